@@ -1,0 +1,282 @@
+"""What each command does. Imported only when a command runs; homes are set before Prefect or MLflow is imported."""
+
+import argparse
+import json
+import logging
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from deployments.environment import prepare_environment
+from ml import packaging, report
+from ml.config import UseCase, load_use_case, require_known, use_case_files
+from ml.errors import ConfigError, UsageError
+from ml.ledger import Entry, Ledger
+from ml.scoring import score_file
+from ml.settings import Settings
+from ml.store import Store, open_store
+
+log = logging.getLogger("retrain.commands")
+
+
+def run(options: argparse.Namespace) -> int:
+    """One night: by the deployment while `retrain up` runs, else in this process."""
+    settings = _settings()
+    use_case = load_use_case(options.use_case, settings.project)
+    write_demo_data(settings, use_case)
+    from deployments.night import run_night_here_or_there
+
+    done = run_night_here_or_there(settings, _request(options))
+    if done.get("dry_run"):
+        _show(options, done, _dry_run_words(done))
+        return 0
+    entry = _ledger(settings, options.use_case).entry(done["entry"])
+    document = {**entry.result, "replayed": done["replayed"]}
+    _show(options, document, "")
+    if not options.json:
+        print_summary(settings, document)
+    return 0
+
+
+def _request(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "use_case": options.use_case,
+        "as_of": str(options.as_of) if options.as_of else None,
+        "seed": options.seed,
+        "again": options.again,
+        "dry_run": options.dry_run,
+        "wait": not options.no_wait,
+    }
+
+
+def _dry_run_words(document: dict[str, Any]) -> str:
+    parts = ", ".join(f"{part['rows']:,} {name}" for name, part in document["split"].items())
+    return (
+        f"{document['use_case']} as of {document['as_of']} would train on {document['device']}: {parts} rows; "
+        f"{document['quarantined_rows']} quarantined. Nothing was trained or moved."
+    )
+
+
+def print_summary(settings: Settings, document: dict[str, Any]) -> None:
+    """The end of a run as an operator reads it."""
+    screen = Console(highlight=False)
+    again = " (finished before; nothing was judged again)" if document["replayed"] else ""
+    screen.print(f"\n[bold]{report.headline(document)}[/bold]{again}")
+    screen.print(f"[dim]{document['question']}[/dim]\n")
+    for sentence in report.data_sentences(document):
+        screen.print(sentence, markup=False)
+    if document["scores"]:
+        screen.print(_score_table(document))
+        for verdict in document["verdicts"]:
+            screen.print(f"{verdict['verdict']:<15}{verdict['gate']}: {verdict['reason']}", markup=False)
+        screen.print(f"\n{report.comparison_sentence(document)}", markup=False)
+    screen.print(f"\n[bold]{document['decision']}[/bold] ", end="")
+    screen.print(f"{document['reason']} {report.champion_sentence(document)}", markup=False)
+    screen.print(f"\nWhere to look:  retrain ledger {document['use_case']}   (every decision)", markup=False)
+    if document["mlflow_run"]:
+        folder = f"{settings.store}/mlflow/{document['mlflow_run']}/artifacts"
+        screen.print(f"                {folder}   (report.md, figures/, model/)", markup=False, soft_wrap=True)
+    screen.print("                retrain up   (the pages of Prefect and MLflow)", markup=False)
+
+
+def _score_table(document: dict[str, Any]) -> Table:
+    names = report.score_names(document)
+    table = Table("on the same test rows", *(report.LABELS[name] for name in names), "what it is", box=None, pad_edge=False)
+    for who, description, cells in report.score_rows(document):
+        table.add_row(who, *cells, description)
+    return table
+
+
+def status(options: argparse.Namespace) -> int:
+    """All use cases, or one: schedule, champion, reference, last decision, disk used."""
+    settings = _settings()
+    if options.use_case:
+        require_known(options.use_case, settings.project)
+    names = [options.use_case] if options.use_case else sorted(use_case_files(settings.project))
+    store = open_store(settings.store)
+    rows = [_status_row(settings, store, name) for name in names]
+    document = {"use_cases": rows, "store": settings.store, "store_bytes": store.size()}
+    if options.json:
+        return _print_json(document)
+    table = Table("use case", "schedule", "champion", "reference", "last as_of", "last decision", "entries", box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(row["use_case"], row["schedule"] or "none", *(_words(row[name]) for name in (
+            "champion", "reference", "last_as_of", "last_decision")), str(row["entries"]))  # fmt: skip
+    screen = Console(highlight=False)
+    screen.print(table)
+    screen.print(f"\nStore {settings.store}: {document['store_bytes'] / 1e6:.1f} MB", markup=False, soft_wrap=True)
+    if options.use_case:
+        _print_entries(Ledger(store, options.use_case).entries()[-5:])
+    return 0
+
+
+def _status_row(settings: Settings, store: Store, name: str) -> dict[str, Any]:
+    use_case, entries = load_use_case(name, settings.project), Ledger(store, name).entries()
+    head = entries[-1] if entries else None
+    return {
+        "use_case": name,
+        "schedule": f"{use_case.schedule} {use_case.time_zone}" if use_case.schedule else None,
+        "champion": head.champion.version if head and head.champion else None,
+        "champion_as_of": str(head.champion.as_of) if head and head.champion else None,
+        "reference": head.reference.version if head and head.reference else None,
+        "last_as_of": str(head.as_of) if head else None,
+        "last_decision": head.decision if head else None,
+        "entries": len(entries),
+    }
+
+
+def _words(value: Any) -> str:
+    return "-" if value is None else str(value)
+
+
+def ledger(options: argparse.Namespace) -> int:
+    """Every entry of a use case's ledger, oldest first."""
+    settings = _settings()
+    require_known(options.use_case, settings.project)
+    entries = _ledger(settings, options.use_case).entries()
+    if options.json:
+        return _print_json({"use_case": options.use_case, "entries": [_entry_row(entry) for entry in entries]})
+    if not entries:
+        Console().print(f"Nothing was decided about {options.use_case} yet: retrain run {options.use_case}", markup=False)
+    _print_entries(entries)
+    return 0
+
+
+def _entry_row(entry: Entry) -> dict[str, Any]:
+    return {
+        "entry": entry.seq,
+        "at": entry.at,
+        "by": entry.by,
+        "as_of": str(entry.as_of),
+        "decision": entry.decision,
+        "version": entry.version,
+        "champion_before": entry.champion_before.version if entry.champion_before else None,
+        "champion_after": entry.champion.version if entry.champion else None,
+        "reference_after": entry.reference.version if entry.reference else None,
+        "reason": entry.reason,
+        "run_key": entry.run_key,
+        "verdicts": entry.result["verdicts"],
+    }
+
+
+def _print_entries(entries: list[Entry]) -> None:
+    screen = Console(highlight=False)
+    for row in map(_entry_row, entries):
+        moved = f"champion {_words(row['champion_before'])} -> {_words(row['champion_after'])}"
+        screen.print(
+            f"\n[bold]{row['entry']}[/bold]  {row['at']}  by {row['by']}  as of {row['as_of']}  "
+            f"[bold]{row['decision']}[/bold]  version {_words(row['version'])}  {moved}"
+        )
+        screen.print(f"   {row['reason']}", markup=False)
+
+
+def score(options: argparse.Namespace) -> int:
+    """Writes one output row per input row, in the same order."""
+    settings = _settings()
+    require_known(options.use_case, settings.project)
+    writer = _writer(Path(options.output))
+    head = _ledger(settings, options.use_case).head()
+    if head is None or head.champion is None:
+        raise UsageError("score needs a champion", f"{options.use_case} has none", f"retrain run {options.use_case} first")
+    store, champion = open_store(settings.store), head.champion
+    folder = packaging.fetch_model(store, champion.folder, champion.files, settings.home / "cache")
+    answers, extra = score_file(folder, Path(options.file))
+    writer(answers)
+    document = {
+        "use_case": options.use_case,
+        "version": head.champion.version,
+        "rows": len(answers),
+        "refused_rows": int(answers.broken_rule.notna().sum()),
+        "ignored_columns": extra,
+        "output": options.output,
+    }
+    words = (
+        f"Scored {document['rows']:,} rows with {options.use_case} version {document['version']} into {options.output}; "
+        f"{document['refused_rows']:,} break a rule and have no answer."
+    )
+    _show(options, document, words + (f" Ignored columns: {', '.join(extra)}." if extra else ""))
+    return 0
+
+
+def _writer(path: Path) -> Any:
+    """How to write the output. Raises UsageError for an ending that is none of the two, before any work."""
+    if path.suffix not in {".parquet", ".csv"}:
+        raise UsageError("-o names a .parquet or .csv file", f"it is {path.name}", "change its ending")
+    return (lambda frame: frame.to_parquet(path)) if path.suffix == ".parquet" else (lambda frame: frame.to_csv(path, index=False))
+
+
+def demo_data(options: argparse.Namespace) -> int:
+    """Writes the data sets of all use cases, or of one, that are not there yet."""
+    settings = _settings()
+    names = [options.use_case] if options.use_case else sorted(use_case_files(settings.project))
+    for name in names:
+        use_case = load_use_case(name, settings.project)
+        if options.use_case and use_case.demo is None:
+            raise UsageError("demo data comes with the examples", f"{name} brings none", "put its data where its source says")
+        write_demo_data(settings, use_case)
+    _show(options, {"written": names, "folder": str(settings.data)}, f"Demo data is in {settings.data}")
+    return 0
+
+
+def write_demo_data(settings: Settings, use_case: UseCase) -> None:
+    """Writes the example's data once, whole or not at all."""
+    folder = settings.data / use_case.name
+    if use_case.demo is None or folder.exists():
+        return
+    log.info("Writing the demo data of %s.", use_case.name)
+    settings.data.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=settings.data, prefix=".writing-") as scratch:
+        try:
+            use_case.demo(Path(scratch) / use_case.name)
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"the demo data of {use_case.name} comes from a package", f"{error.name} is not installed", "run make setup"
+            ) from error
+        shutil.move(Path(scratch) / use_case.name, folder)
+
+
+def up(options: argparse.Namespace) -> int:
+    """Servers, pages and schedules until Ctrl-C."""
+    settings = _settings()
+    from deployments.up import run_up
+
+    for name in sorted(use_case_files(settings.project)):
+        use_case = load_use_case(name, settings.project)
+        if use_case.schedule:
+            write_demo_data(settings, use_case)
+    return run_up(settings, prefect_port=options.prefect_port, mlflow_port=options.mlflow_port)
+
+
+def _settings() -> Settings:
+    settings = Settings.from_environment()
+    try:
+        settings.home.mkdir(parents=True, exist_ok=True)
+        (settings.home / ".writable").touch()
+        (settings.home / ".writable").unlink()
+    except OSError as error:
+        raise ConfigError(
+            "RETRAIN_HOME is a folder that can be written", f"{settings.home}: {error.strerror}", "set RETRAIN_HOME to one that can"
+        ) from error
+    prepare_environment(settings)
+    return settings
+
+
+def _ledger(settings: Settings, use_case: str) -> Ledger:
+    return Ledger(open_store(settings.store), use_case)
+
+
+def _show(options: argparse.Namespace, document: dict[str, Any], words: str) -> None:
+    if options.json:
+        _print_json(document)
+    elif words:
+        Console(highlight=False).print(words, markup=False, soft_wrap=True)
+
+
+def _print_json(document: dict[str, Any]) -> int:
+    sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
+    return 0

@@ -1,0 +1,88 @@
+"""A run of the flow: in this process against a Prefect server, or submitted to the deployment while `retrain up` runs."""
+
+import logging
+import time
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId, LogFilterTimestamp
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.deployments import run_deployment
+from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+from deployments.servers import prefect_server, running_servers
+from flows.retrain import RetrainRequest, retrain
+from ml.decision import DATA_REJECTED
+from ml.errors import DataRejected, RetrainError
+from ml.settings import Settings
+
+log = logging.getLogger("retrain.night")
+POLL_SECONDS = 0.5
+
+
+class NightFailed(RetrainError):
+    """A night ended red for a reason that is not ours to name."""
+
+
+def run_night_here_or_there(settings: Settings, request: dict[str, Any]) -> dict[str, Any]:
+    """The flow's result: the ledger entry's number and whether it was replayed. Raises what the flow raised."""
+    servers = running_servers(settings)
+    if servers is not None:
+        with temporary_settings({PREFECT_API_URL: servers.prefect_api}):
+            return follow(request)
+    given = PREFECT_API_URL.value()
+    if given:
+        return run_here(request)
+    with prefect_server(settings) as api, temporary_settings({PREFECT_API_URL: api}):
+        return run_here(request)
+
+
+def run_here(request: dict[str, Any]) -> dict[str, Any]:
+    """The whole night in this process."""
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):  # its thread adds a second to every flow
+        return _result(retrain(RetrainRequest.model_validate(request), return_state=True))
+
+
+def follow(request: dict[str, Any]) -> dict[str, Any]:
+    """Submits the night to its deployment and shows its log until it ends."""
+    deployed = run_deployment(f"retrain/{request['use_case']}", parameters={"request": request}, timeout=0, as_subflow=False)
+    assert isinstance(deployed, FlowRun)
+    log.info("Submitted to the deployment as run %s.", deployed.name)
+    with get_client(sync_client=True) as client:
+        return _result(_ended(client, deployed.id))
+
+
+def _ended(client: SyncPrefectClient, run_id: UUID) -> State[Any]:
+    """Waits for the final state, showing each new log line of the run once."""
+    shown: set[UUID] = set()
+    while True:
+        state = client.read_flow_run(run_id).state
+        _show_new_lines(client, run_id, shown)
+        if state is not None and state.is_final():
+            return state
+        time.sleep(POLL_SECONDS)
+
+
+def _show_new_lines(client: SyncPrefectClient, run_id: UUID, shown: set[UUID]) -> None:
+    wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id]), timestamp=LogFilterTimestamp())
+    for line in client.read_logs(wanted):
+        if line.id not in shown and line.name.startswith("retrain."):
+            log.info("%s", line.message)
+        shown.add(line.id)
+
+
+def _result(state: State[Any]) -> dict[str, Any]:
+    if state.is_completed():
+        return state.result()
+    error = state.result(raise_on_failure=False)
+    if isinstance(error, RetrainError):
+        raise error
+    if state.name == DATA_REJECTED:
+        raise DataRejected("the data of a night must keep its rules", state.message or "it did not", "mend it and run again")
+    seen = f"{state.name}: {str(error or state.message).strip().splitlines()[-1][:300]}"
+    raise NightFailed("a night ends without an error", seen, "run it again, with --debug for the traceback") from (
+        error if isinstance(error, BaseException) else None
+    )
+
+

@@ -1,0 +1,38 @@
+"""The one table of deployments and schedules, and the process that serves them, a child of `retrain up`."""
+
+from prefect import serve
+from prefect.deployments.runner import RunnerDeployment
+from prefect.schedules import Cron
+
+from flows.retrain import retrain
+from ml.config import load_use_case, use_case_files
+from ml.settings import Settings
+
+ACTIVE_RUNS = 1  # one night at a time on one machine: two would share its cores, or its GPU
+
+
+def deployments(settings: Settings) -> list[RunnerDeployment]:
+    """One deployment a use case, named as it is; scheduled if it has a schedule."""
+    return [_deployment(settings, name) for name in sorted(use_case_files(settings.project))]
+
+
+def _deployment(settings: Settings, name: str) -> RunnerDeployment:
+    use_case = load_use_case(name, settings.project)
+    schedule = Cron(use_case.schedule, timezone=use_case.time_zone) if use_case.schedule else None
+    return retrain.to_deployment(
+        name=name,
+        description=use_case.question,
+        parameters={"request": {"use_case": name}},
+        schedule=schedule,
+        tags=["nightly" if schedule else "on request"],
+    )
+
+
+def main() -> None:
+    """Serves until the process is stopped."""
+    settings = Settings.from_environment()
+    serve(*deployments(settings), pause_on_shutdown=False, print_starting_message=False, limit=ACTIVE_RUNS)
+
+
+if __name__ == "__main__":
+    main()

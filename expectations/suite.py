@@ -1,0 +1,312 @@
+"""Typed rules as Great Expectations suites: read from their files, written as expectations, counted by GX.
+
+The only module that imports great_expectations, and only where it counts: the import takes 4 s. It refuses whatever it
+would otherwise ignore, because GX skips an expectation that it does not know and calls the suite a success.
+"""
+
+import functools
+import json
+import logging
+import re
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+import pandas as pd
+
+from ml.errors import ConfigError, DataRejected
+from ml.serving.rules import Between, InSet, Matches, NotBelow, NotNull, Rule, Scope, Severity, UniqueKey
+
+
+@dataclass(frozen=True)
+class Form:
+    """How GX writes a rule type: the rule's field behind each kwarg, and the kwargs that can only have one value."""
+
+    rule: type[Rule]
+    fields: Mapping[str, str]
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    optional: frozenset[str] = frozenset()
+
+
+UNIQUE_COLUMN = "expect_column_values_to_be_unique"
+UNIQUE_COLUMNS = "expect_compound_columns_to_be_unique"
+FORMS = {
+    "expect_column_values_to_not_be_null": Form(NotNull, {"column": "column"}),
+    "expect_column_values_to_be_between": Form(
+        Between,
+        {"column": "column", "min_value": "minimum", "max_value": "maximum"},
+        optional=frozenset({"min_value", "max_value"}),
+    ),
+    "expect_column_values_to_be_in_set": Form(InSet, {"column": "column", "value_set": "values"}),
+    "expect_column_values_to_match_regex": Form(Matches, {"column": "column", "regex": "pattern"}),
+    "expect_column_pair_values_a_to_be_greater_than_b": Form(
+        NotBelow,
+        {"column_A": "column", "column_B": "other"},
+        fixed={"or_equal": True, "ignore_row_if": "either_value_is_missing"},
+    ),
+    UNIQUE_COLUMN: Form(UniqueKey, {"column": "key"}),
+    UNIQUE_COLUMNS: Form(UniqueKey, {"column_list": "key"}, fixed={"ignore_row_if": "any_value_is_missing"}),
+}
+TYPES = {form.rule: name for name, form in FORMS.items()}
+SEVERITIES: dict[Severity, str] = {"error": "critical", "warning": "warning"}
+SUITE_KEYS = {"name", "expectations", "meta", "id", "notes"}
+EXPECTATION_KEYS = {"type", "kwargs", "meta", "severity", "id", "notes", "description"}
+
+
+def suite_file(use_case_name: str, project: Path | None) -> Path | None:
+    """The use case's suite in the project's own folder, else the one packaged here, else None."""
+    folders = [*([project / "expectations"] if project else []), Path(__file__).parent]
+    files = (folder / f"{use_case_name}.json" for folder in folders)
+    return next((file for file in files if file.is_file()), None)
+
+
+def load_rules(path: Path) -> tuple[Rule, ...]:
+    """The rules of a suite file, read without GX. Raises ConfigError for anything not countable as it is written."""
+    suite = _read(path)
+    place = f"the suite {path}"
+    _require_object(suite, SUITE_KEYS, place)
+    if suite.get("name") != path.stem:
+        raise ConfigError(f"{place} must be named as its file", _seen(suite.get("name")), f"name it {path.stem!r}")
+    expectations = suite.get("expectations")
+    if not isinstance(expectations, list) or not expectations:
+        raise ConfigError(f"{place} must list expectations", _seen(expectations), "add one or delete the file")
+    return tuple(from_gx(fields, f"expectation {i} of {path}") for i, fields in enumerate(expectations, start=1))
+
+
+def to_gx(rule: Rule) -> dict[str, Any]:
+    """The rule as an expectation of a suite file."""
+    name = UNIQUE_COLUMN if len(rule.columns) == 1 and isinstance(rule, UniqueKey) else TYPES[type(rule)]
+    kwargs = {kwarg: getattr(rule, name_of_field) for kwarg, name_of_field in FORMS[name].fields.items()}
+    if name == UNIQUE_COLUMN:
+        kwargs = {"column": rule.columns[0]}
+    stated = {k: list(v) if isinstance(v, tuple) else v for k, v in kwargs.items() if v is not None}
+    return {
+        "type": name,
+        "kwargs": {**stated, **FORMS[name].fixed},
+        "meta": {"scope": rule.scope},
+        "severity": SEVERITIES[rule.severity],
+    }
+
+
+def from_gx(expectation: Any, place: str = "an expectation") -> Rule:
+    """Inverse of `to_gx`. Raises ConfigError, with `place` in its sentence, for any other expectation."""
+    _require_object(expectation, EXPECTATION_KEYS, place)
+    name = expectation.get("type")
+    if not isinstance(name, str) or name not in FORMS:
+        raise ConfigError(f"{place} must have a type with a rule", _seen(name), f"use one of {', '.join(FORMS)}")
+    fields = _fields(FORMS[name], expectation.get("kwargs"), place)
+    if name == UNIQUE_COLUMN:
+        fields = {"key": (fields["key"],)}
+    rule = FORMS[name].rule(scope=_scope(expectation, place), severity=_severity(expectation, place), **fields)
+    _require_possible(rule, place)
+    return rule
+
+
+def unexpected_counts(frame: pd.DataFrame, rules: Sequence[Rule]) -> list[int]:
+    """GX's count of the rows that break each rule, in the order of the rules and whatever their scope and severity.
+
+    Raises DataRejected for a frame without rows, of which GX would find every rule true, and ConfigError without rules
+    or for a rule that GX refuses or cannot evaluate.
+    """
+    if len(frame) == 0:
+        raise DataRejected("rules need rows to be judged on", "the frame has none", "check the rows' source")
+    if not rules:
+        raise ConfigError("rows need rules to be judged by", "there are none", "give the use case a column or a key")
+    for rule in rules:
+        from_gx(to_gx(rule), _place(rule))
+    results = _results(frame, rules)
+    assert sorted(results) == list(range(len(rules))), "GX dropped an expectation"
+    return [_count(results[position], rule, len(frame)) for position, rule in enumerate(rules)]
+
+
+def _read(path: Path) -> Any:
+    try:
+        text = path.read_text("utf-8")
+        return json.loads(text, object_pairs_hook=_object_without_repeats, parse_constant=_refuse_constant)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the suite {path} must be readable as strict JSON", str(error), "mend the file") from error
+
+
+def _object_without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"an object has {', '.join(repeated)} twice")
+    return dict(pairs)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _require_object(value: Any, keys: set[str], place: str) -> None:
+    allowed = f"{place} must be an object of {', '.join(sorted(keys))}"
+    if not isinstance(value, dict):
+        raise ConfigError(allowed, _seen(value), "mend the file")
+    if unknown := sorted(value.keys() - keys):
+        raise ConfigError(allowed, f"it has {', '.join(unknown)}", "delete or rename what it should not have")
+
+
+def _fields(form: Form, kwargs: Any, place: str) -> dict[str, Any]:
+    """The rule's fields from an expectation's kwargs, a null meaning a kwarg that is not there."""
+    _require_object(kwargs, {*form.fields, *form.fixed}, f"kwargs of {place}")
+    stated = {kwarg: value for kwarg, value in kwargs.items() if value is not None}
+    for kwarg in (*form.fields, *form.fixed):
+        if kwarg not in stated and kwarg not in form.optional:
+            raise ConfigError(f"kwargs of {place} must have {kwarg}", "it is not there", "add it")
+    for kwarg, value in form.fixed.items():
+        if stated[kwarg] != value:
+            raise ConfigError(f"{kwarg} of {place} must be {json.dumps(value)}", _seen(stated[kwarg]), "change it")
+    return {form.fields[k]: _value(k, v, place) for k, v in stated.items() if k in form.fields}
+
+
+def _value(kwarg: str, value: Any, place: str) -> Any:
+    what, problem_of = KINDS[kwarg]
+    if problem := problem_of(value):
+        raise ConfigError(f"{kwarg} of {place} must be {what}", problem, "change it")
+    if isinstance(value, list):
+        return tuple(value)
+    return value if isinstance(value, str) else float(value)
+
+
+def _seen(value: Any) -> str:
+    return "it is missing" if value is None else f"it is {value!r}"
+
+
+def _problem_of_name(value: Any) -> str | None:
+    return None if isinstance(value, str) and value else _seen(value)
+
+
+def _problem_of_texts(value: Any) -> str | None:
+    texts = isinstance(value, list) and value and all(isinstance(item, str) for item in value)
+    return None if texts and len(set(value)) == len(value) else _seen(value)
+
+
+def _problem_of_number(value: Any) -> str | None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return None if number and abs(value) <= sys.float_info.max else _seen(value)
+
+
+def _problem_of_pattern(value: Any) -> str | None:
+    """Tries the pattern as masks and GX do: Arrow knows fewer than Python, and pandas warns of groups."""
+    if not isinstance(value, str):
+        return _seen(value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            re.compile(value)
+            pd.Series(["text"], dtype="str").str.contains(value, regex=True)
+        except (re.error, ValueError, Warning) as error:
+            return f"{value!r} is not ({_one_line(str(error))})"
+    return None
+
+
+KINDS: dict[str, tuple[str, Callable[[Any], str | None]]] = {
+    "column": ("the name of a column", _problem_of_name),
+    "column_A": ("the name of a column", _problem_of_name),
+    "column_B": ("the name of a column", _problem_of_name),
+    "column_list": ("a list of different column names", _problem_of_texts),
+    "value_set": ("a list of different texts", _problem_of_texts),
+    "min_value": ("a finite number", _problem_of_number),
+    "max_value": ("a finite number", _problem_of_number),
+    "regex": ("a regular expression that Python and Arrow know, its groups written (?:...)", _problem_of_pattern),
+}
+
+
+def _scope(expectation: dict[str, Any], place: str) -> Scope:
+    meta = {} if expectation.get("meta") is None else expectation["meta"]
+    _require_object(meta, {"scope"}, f"meta of {place}")
+    scope = meta.get("scope", "row")
+    if scope not in get_args(Scope):
+        raise ConfigError(f"scope of {place} must be one of {', '.join(get_args(Scope))}", _seen(scope), "change it")
+    return scope
+
+
+def _severity(expectation: dict[str, Any], place: str) -> Severity:
+    """GX's `info` is refused: a rule that neither sets rows aside nor warns is no rule."""
+    stated = expectation.get("severity", "critical")
+    for severity, name in SEVERITIES.items():
+        if stated == name:
+            return severity
+    raise ConfigError(f"severity of {place} must be critical or warning", _seen(stated), "change it")
+
+
+def _require_possible(rule: Rule, place: str) -> None:
+    if not isinstance(rule, Between):
+        return
+    low, high = rule.minimum, rule.maximum
+    if low is None and high is None:
+        raise ConfigError(f"{place} must have min_value or max_value", "it has neither", "add one")
+    if low is not None and high is not None and low > high:
+        raise ConfigError(f"min_value of {place} must not exceed max_value", f"{low:g} > {high:g}", "mend one")
+
+
+def _place(rule: Rule) -> str:
+    return f"the rule {type(rule).__name__} of {', '.join(rule.columns)}"
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split()).rstrip(".")
+
+
+JUDGING = threading.Lock()  # GX keeps one active project a process
+
+
+@functools.cache
+def _context() -> Any:
+    """The process's GX project: in memory, with nothing drawn and nothing logged."""
+    logging.getLogger("great_expectations").setLevel(logging.CRITICAL)  # what it logs as an error is raised here
+    with warnings.catch_warnings():
+        # GX imports sre_constants and sre_parse, deprecated since Python 3.11, and sends all warnings to logging;
+        # leaving this block undoes the second.
+        warnings.filterwarnings("ignore", "module 'sre_(constants|parse)' is deprecated", DeprecationWarning)
+        from great_expectations import get_context
+        from great_expectations.data_context.types.base import DataContextConfig, InMemoryStoreBackendDefaults
+    config = DataContextConfig(
+        store_backend_defaults=InMemoryStoreBackendDefaults(),  # without a temporary folder for web pages
+        progress_bars={"globally": False, "metric_calculations": False},
+        analytics_enabled=False,
+    )
+    return get_context(mode="ephemeral", project_config=config)
+
+
+def _results(frame: pd.DataFrame, rules: Sequence[Rule]) -> dict[int, Any]:
+    """GX's result for each rule by its position: GX puts those that it could not evaluate first.
+
+    Each call has its own data source: GX would keep the frame, and share its metrics with the next one.
+    """
+    with JUDGING:
+        sources = _context().data_sources
+        asset = sources.add_pandas("frames").add_dataframe_asset("rows")
+        try:
+            batch = asset.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": frame})
+            # No partial list: values of sensitive columns stay out of the result.
+            basic = {"result_format": "BASIC", "partial_unexpected_count": 0}
+            results = batch.validate(_suite(rules), result_format=basic).results
+        finally:
+            sources.delete("frames")
+    return {result.expectation_config.meta["position"]: result for result in results}
+
+
+def _suite(rules: Sequence[Rule]) -> Any:
+    from great_expectations import ExpectationSuite
+
+    expectations = [{**to_gx(rule), "meta": {"position": position}} for position, rule in enumerate(rules)]
+    return ExpectationSuite("rules", expectations=expectations)
+
+
+def _count(result: Any, rule: Rule, rows: int) -> int:
+    if message := _exception(result.exception_info):
+        raise ConfigError(f"{_place(rule)} must be one that Great Expectations can evaluate", message, "mend the rule")
+    assert result.result["element_count"] == rows, "GX judged other rows than it was given"
+    return int(result.result["unexpected_count"])
+
+
+def _exception(info: dict[str, Any]) -> str | None:
+    """The message of the first exception that GX caught; it files a metric's under the metric's name."""
+    caught = [info] if "raised_exception" in info else list(info.values())
+    return next((_one_line(part["exception_message"]) for part in caught if part["raised_exception"]), None)

@@ -1,0 +1,1 @@
+"""A flow is one page: the order of the stages."""

@@ -1,0 +1,120 @@
+"""One night of one use case, from its snapshot to the alias."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date
+from typing import Any
+
+from filelock import FileLock, Timeout
+from prefect import flow
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed, State
+from pydantic import BaseModel, ConfigDict, Field
+
+from ml.artifacts import Trail
+from ml.config import require_known
+from ml.decision import DATA_REJECTED, STATE_NAMES
+from ml.errors import Busy, DataRejected
+from ml.ledger import Entry
+from ml.report import dry_run_document
+from ml.run_key import run_key
+from ml.settings import Settings
+from tasks.data import clean_partitions, split_rows, take_snapshot, validate_partitions
+from tasks.model import evaluate_models, judge_gates, train_candidate, upload_candidate, verify_candidate
+from tasks.registration import (
+    find_finished,
+    move_alias,
+    open_night,
+    read_head,
+    record_decision,
+    register_candidate,
+    skip_if_nothing_new,
+)
+from tasks.report import publish_report
+
+
+log = logging.getLogger("retrain.flow")
+
+
+class RetrainRequest(BaseModel):
+    """The form of a run. A mistyped field is refused before any work."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    use_case: str = Field(description="Which use case, as `retrain status` lists them.")
+    as_of: date | None = Field(None, description="Use data before this day only. Empty: tonight.")
+    seed: int | None = Field(None, ge=0, le=2**31 - 1, description="Another seed than the use case's.")
+    again: str | None = Field(None, max_length=200, description="Why a finished night is to be run once more.")
+    dry_run: bool = Field(False, description="Check the data and say what would be trained; train and move nothing.")
+    wait: bool = Field(True, description="Wait for another run of the use case; otherwise fail at once.")
+
+
+@flow(name="retrain", flow_run_name="{request.use_case}", persist_result=True, result_serializer="json")
+def retrain(request: RetrainRequest) -> State[dict[str, Any]]:
+    """Snapshot, validate, clean, split, train, verify, register, evaluate, judge, record, promote or keep, report."""
+    with only_run_of(request.use_case, wait=request.wait):
+        try:
+            return run_night(request)
+        except DataRejected as error:
+            return Failed(name=DATA_REJECTED, message=str(error), data=error)
+
+
+def run_night(request: RetrainRequest) -> State[dict[str, Any]]:
+    night = open_night(request.use_case, request.as_of, flow_run.scheduled_start_time, request.seed, request.again)
+    snapshot = take_snapshot(night)
+    key = run_key(night, snapshot.digest)
+    finished = find_finished(night, key)
+    if finished:
+        return concluded(finished, replayed=True)
+    idle = None if request.dry_run else skip_if_nothing_new(night, key, snapshot)
+    if idle:
+        return concluded(idle)
+    checks = validate_partitions(night, snapshot)
+    blocks = clean_partitions(night, snapshot, checks)
+    split = split_rows(night, blocks)
+    if request.dry_run:
+        return Completed(message="Dry run: nothing was trained.", data=dry_run_document(night, key, checks, split))
+    fit = train_candidate(night, key, blocks, split)
+    upload = upload_candidate(night, key, blocks, split, fit)
+    verified = verify_candidate(night, key, upload)
+    candidate = register_candidate(night, key, snapshot, split, upload)
+    entry = None
+    while entry is None:  # another run may reach the ledger first: then evaluation is redone, never training
+        head, hand_moved = read_head(night)
+        evaluations = evaluate_models(night, key, blocks, split, upload, head)
+        judgement = judge_gates(night, evaluations, head, hand_moved)
+        trail = Trail(
+            snapshot=snapshot, checks=checks, blocks=blocks, split=split, fit=fit, upload=upload, verified=verified,
+            evaluations=evaluations, judgement=judgement,
+        )  # fmt: skip
+        entry = record_decision(night, key, candidate, trail, head)
+    move_alias(night, entry)
+    publish_report(night, entry, trail)
+    return concluded(entry)
+
+
+def concluded(entry: Entry, *, replayed: bool = False) -> State[dict[str, Any]]:
+    """A green state that says what was decided, with the place of its entry in the ledger."""
+    data = {"use_case": entry.use_case, "entry": entry.seq, "replayed": replayed}
+    return Completed(name=STATE_NAMES[entry.decision], message=entry.reason, data=data)
+
+
+@contextmanager
+def only_run_of(use_case: str, *, wait: bool) -> Iterator[None]:
+    """Holds the use case's lock on this machine. Raises Busy if another run has it and this one shall not wait."""
+    settings = Settings.from_environment()
+    require_known(use_case, settings.project)
+    folder = settings.home / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / f"{use_case}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        if not wait:
+            raise Busy(f"{use_case} runs once at a time", "another run is active", "wait for it to end") from error
+        log.info("Waiting for another run of %s to end.", use_case)
+        lock.acquire()
+    with lock:
+        lock.release()  # the acquire above counts too
+        yield

@@ -1,0 +1,1 @@
+"""What is computed: plain Python that never imports Prefect or Great Expectations."""

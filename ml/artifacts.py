@@ -1,0 +1,306 @@
+"""The values that stages hand to each other: small frozen handles, strict JSON, never data.
+
+What a handle points to lies in the store under a key that `ml.paths` spells.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, Literal, TypeVar
+
+from pydantic import TypeAdapter
+
+from ml.digests import canonical_json
+
+Part = Literal["train", "validation", "test"]
+DecisionName = Literal["FIRST", "PROMOTE", "KEEP", "REJECT", "NOTHING_NEW"]
+VerdictName = Literal["PASS", "FAIL", "INCONCLUSIVE", "NOT_JUDGED", "NOT_APPLICABLE"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What one stage of this run cost, and how much of it had been done before."""
+
+    stage: str
+    seconds: float = 0.0
+    reused: int = 0
+    computed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Handle:
+    work: Work = Work(stage="")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Night:
+    """One run to be made: which use case, as of which date, with which seed, and why again if again."""
+
+    use_case: str
+    as_of: date
+    seed: int
+    again: str | None = None
+    use_case_digest: str
+    code_digest: str
+    lock_digest: str
+    device: str
+    threads: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileRef:
+    """One stored file: its key in the store, size in bytes and SHA-256."""
+
+    key: str
+    size: int
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Partition:
+    """One source partition as it was seen: the rows of a day, or `all`."""
+
+    day: str
+    file: str
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The snapshot's own content; its digest is the snapshot's."""
+
+    partitions: tuple[Partition, ...]
+    side_tables: dict[str, tuple[Partition, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot(Handle):
+    digest: str
+    manifest: str
+    partitions: int
+    first_day: str
+    last_day: str
+    missing_days: tuple[str, ...]
+    changed_days: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleCount:
+    """How often one rule was evaluated on a partition, and broken."""
+
+    rule: str
+    scope: str
+    severity: str
+    evaluated: int
+    unexpected: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartitionCheck:
+    """The verdict on one partition, a pure function of its bytes and the rules."""
+
+    day: str
+    rows: int
+    duplicates: int
+    quarantined: int
+    unlabelled: int
+    unknown_columns: tuple[str, ...]
+    rejected: str | None
+    counts: tuple[RuleCount, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedPartition:
+    """Where a usable partition's verdict lies, and the key of its state."""
+
+    day: str
+    state: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checks(Handle):
+    digest: str
+    partitions: tuple[CheckedPartition, ...]
+    left_out: dict[str, str]
+    rows: int
+    duplicates: int
+    quarantined: int
+    unlabelled: int
+    unknown_columns: dict[str, tuple[str, ...]]
+    broken: tuple[RuleCount, ...]
+    quarantined_days: dict[str, int]
+    rules: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """A partition's cleaned rows in the store."""
+
+    day: str
+    file: FileRef
+    rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blocks(Handle):
+    digest: str
+    blocks: tuple[Block, ...]
+    rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitRows:
+    """Rows and share of the positive class (two classes) of one part."""
+
+    rows: int
+    positive_share: float | None
+    first_day: str | None
+    last_day: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split(Handle):
+    """The three parts and the encoder that was fitted on train rows."""
+
+    digest: str
+    encoder: FileRef
+    train: SplitRows
+    validation: SplitRows
+    test: SplitRows
+    fit_until: str | None
+    test_digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """One epoch's mean training loss, validation loss (log loss or RMSE) and validation score of the use case's metric."""
+
+    epoch: int
+    train_loss: float
+    validation_loss: float
+    validation_score: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit(Handle):
+    weights: FileRef
+    best_epoch: int
+    epochs: tuple[Epoch, ...]
+    device: str
+    threads: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upload(Handle):
+    """A packaged model where it will stay: every file of it, and the answers it must give."""
+
+    run_id: str
+    folder: str
+    files: tuple[FileRef, ...]
+    digest: str
+    threshold: float | None
+    proof: FileRef
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verified(Handle):
+    files: int
+    rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Champion:
+    """A registered version that the ledger names, with what decides whether it can be compared."""
+
+    version: int
+    run_id: str
+    as_of: date
+    fit_until: str | None
+    target_digest: str
+    split_digest: str
+    folder: str
+    files: tuple[FileRef, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A point estimate with its 90 % percentile interval; None, with a reason, where it is undefined."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelScores:
+    """One predictor's scores on the test digest: candidate, champion, reference, best constant or one-column rule."""
+
+    who: str
+    description: str
+    scores: dict[str, Interval]
+    confusion: tuple[tuple[int, ...], ...] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluations(Handle):
+    test_digest: str
+    rows: int
+    units: int
+    unit: str
+    models: dict[str, ModelScores]
+    not_comparable: dict[str, str]
+    evidence: FileRef
+    answers: FileRef
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    gate: str
+    verdict: VerdictName
+    reason: str
+    figures: dict[str, float | int | str | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement(Handle):
+    verdicts: tuple[Verdict, ...]
+    decision: DecisionName
+    reason: str
+    proved_better: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trail:
+    """Every handle of a night, in the order of its stages: what the record is written from."""
+
+    snapshot: Snapshot
+    checks: Checks
+    blocks: Blocks
+    split: Split
+    fit: Fit
+    upload: Upload
+    verified: Verified
+    evaluations: Evaluations
+    judgement: Judgement
+
+    @property
+    def work(self) -> tuple[Work, ...]:
+        return tuple(getattr(self, field.name).work for field in dataclasses.fields(self))
+
+
+H = TypeVar("H")
+
+
+def to_json(value: Any) -> bytes:
+    """Strict JSON of a handle: a NaN raises ValueError."""
+    return canonical_json(TypeAdapter(type(value)).dump_python(value, mode="json"))
+
+
+def from_json(kind: type[H], data: bytes) -> H:
+    """Inverse of `to_json`. Raises pydantic.ValidationError (a ValueError) for anything else."""
+    return TypeAdapter(kind).validate_json(data)
+
+
+def with_work(handle: Any, work: Work) -> Any:
+    return dataclasses.replace(handle, work=work)

@@ -1,0 +1,237 @@
+"""What a use case is: one typed object that says what to learn, from which rows, and what a model must prove.
+
+A use case is a file `ml/use_cases/<name>.py`, or `<RETRAIN_PROJECT>/use_cases/<name>.py`, that defines `USE_CASE`.
+"""
+
+import dataclasses
+import difflib
+import importlib.util
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ml.digests import digest_value
+from ml.errors import ConfigError, UsageError
+from ml.gates import Gate
+from ml.models.estimators import NetworkEstimator
+from ml.serving.columns import Column
+from ml.serving.output import TaskKind
+from ml.serving.rules import Between, InSet, NotNull, Rule, UniqueKey
+
+SAFE_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What is predicted, by constants that no window changes.
+
+    Binary: the second of `classes` holds where the column is over `above`, or equals `positive`. Multiclass: the column
+    holds a class name. Regression: the column's value in `unit`; `log=True` learns its logarithm.
+    """
+
+    column: str
+    kind: TaskKind = "binary"
+    above: float | None = None
+    positive: str | None = None
+    classes: tuple[str, ...] = ()
+    log: bool = False
+    unit: str = ""
+
+    def labels(self, series: pd.Series) -> NDArray[np.float64]:
+        """(rows,) float64: class index or value; NaN where the row has no label."""
+        if self.kind == "regression":
+            return series.to_numpy(np.float64)
+        if self.kind == "multiclass":
+            codes = pd.Index(self.classes).get_indexer(pd.Index(series.astype("object"))).astype(np.float64)
+            return np.where(codes < 0, np.nan, codes)
+        holds = series > self.above if self.above is not None else series == self.positive
+        return np.where(series.isna(), np.nan, holds.astype(np.float64))
+
+    @property
+    def digest(self) -> str:
+        return digest_value(dataclasses.asdict(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A folder of partitions: `YYYY-MM-DD.parquet` (or .csv, .csv.gz) a day, or one `all.parquet`.
+
+    `folder` is absolute or below RETRAIN_HOME/data.
+    """
+
+    folder: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SideTable:
+    """A table joined to the rows on `on`, `take` being added to them; a dated one is joined day by day."""
+
+    name: str
+    source: Source
+    on: tuple[str, ...]
+    take: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UseCase:
+    """One thing to learn. `question` is its title in reports; every other field is described in the README."""
+
+    name: str
+    question: str
+    source: Source
+    columns: tuple[Column, ...]
+    target: Target
+    key: tuple[str, ...]
+    model: NetworkEstimator
+    gates: tuple[Gate, ...]
+    metric: str
+    group: str | None = None
+    side_tables: tuple[SideTable, ...] = ()
+    derive: Callable[[pd.DataFrame], pd.DataFrame] | None = None
+    time_column: str | None = None
+    time_zone: str = "UTC"
+    known_at_column: str | None = None
+    window_days: int = 365
+    label_delay_days: int = 0
+    test_days: int = 28
+    validation_days: int = 14
+    seed: int = 42
+    outlier_std: float = 8.0
+    rare_below: int = 10
+    max_quarantined_fraction: float = 0.05
+    max_missing_days: int = 3
+    min_rows: int = 1
+    schedule: str | None = None
+    replay_from: date | None = None
+    demo: Callable[[Path], None] | None = None
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        _check_columns(self)
+
+    @property
+    def features(self) -> tuple[Column, ...]:
+        """The columns of a raw row that the model is given."""
+        return tuple(column for column in self.columns if column.feature)
+
+    @property
+    def dated(self) -> bool:
+        return self.time_column is not None
+
+    @property
+    def column_rules(self) -> tuple[Rule, ...]:
+        """The row rules that the declared columns and the key imply."""
+        rules = [rule for column in self.columns for rule in _rules_of(column, self.target)]
+        return (*rules, UniqueKey(key=self.key))
+
+    @property
+    def digest(self) -> str:
+        """Digest of all that decides a result: functions count by their source, the estimator by its parameters."""
+        return digest_value({field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)})
+
+    def today(self) -> date:
+        return datetime.now(ZoneInfo(self.time_zone)).date()
+
+
+def _rules_of(column: Column, target: Target) -> list[Rule]:
+    rules: list[Rule] = []
+    if not column.nullable and column.name != target.column:
+        rules.append(NotNull(column=column.name))
+    if column.minimum is not None or column.maximum is not None:
+        rules.append(Between(column=column.name, minimum=column.minimum, maximum=column.maximum))
+    if column.values:
+        rules.append(InSet(column=column.name, values=column.values))
+    return rules
+
+
+def _check_name(name: str) -> None:
+    if not SAFE_NAME.fullmatch(name):
+        raise ConfigError("a use case's name has small letters, digits and _", f"it is {name!r}", "rename it")
+
+
+def _check_columns(use_case: UseCase) -> None:
+    names = [column.name for column in use_case.columns]
+    optional = [use_case.group, use_case.time_column, use_case.known_at_column]
+    used = [use_case.target.column, *use_case.key, *(name for name in optional if name)]
+    undeclared = sorted(set(used) - set(names))
+    if undeclared or len(set(names)) < len(names):
+        problem = f"{undeclared} are not" if undeclared else "a name is there twice"
+        raise ConfigError(
+            f"{use_case.name} must declare every column that it names, once", problem, "mend its columns"
+        )
+    leaked = [column.name for column in use_case.features if column.name == use_case.target.column]
+    if leaked:
+        raise ConfigError(
+            f"{use_case.name} must not give the model its own target", f"{leaked[0]} is a feature", "set feature=False"
+        )
+
+
+def _plain(value: Any) -> Any:
+    """A JSON form of any field of a use case."""
+    if isinstance(value, NetworkEstimator):
+        return {"estimator": type(value).__name__, **{k: _plain(v) for k, v in value.get_params(deep=False).items()}}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {"type": type(value).__name__, **fields}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, date):
+        return value.isoformat()
+    if callable(value):
+        return inspect.getsource(value)
+    return value
+
+
+def use_case_files(project: Path | None) -> dict[str, Path]:
+    """Every known use case by name, the project's own folder first; nothing is imported."""
+    folders = [Path(__file__).parent / "use_cases", *([project / "use_cases"] if project else [])]
+    files = (path for folder in folders for path in sorted(folder.glob("*.py")))
+    return {path.stem: path for path in files if not path.stem.startswith("_")}
+
+
+def require_known(name: str, project: Path | None) -> Path:
+    """The use case's file. Raises UsageError with the known names and the nearest one."""
+    files = use_case_files(project)
+    if name in files:
+        return files[name]
+    nearest = difflib.get_close_matches(name, files, n=1)
+    raise UsageError(
+        f"USE_CASE must be one of {', '.join(sorted(files))}",
+        f"it is {name!r}",
+        f"did you mean {nearest[0]}?" if nearest else "choose one of them, or add ml/use_cases/<name>.py",
+    )
+
+
+def load_use_case(name: str, project: Path | None) -> UseCase:
+    """The USE_CASE object of the file. Raises UsageError for an unknown name, ConfigError for an unusable file."""
+    use_case = getattr(_module(name, require_known(name, project)), "USE_CASE", None)
+    if not isinstance(use_case, UseCase) or use_case.name != name:
+        raise ConfigError(
+            f"the file of use case {name} must define USE_CASE with that name",
+            f"it has {type(use_case).__name__ if not isinstance(use_case, UseCase) else use_case.name}",
+            "define it",
+        )
+    return use_case
+
+
+def _module(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"retrain_use_case_{name}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, ImportError, NameError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path.name} must be importable", f"{error}", "mend the file") from error
+    return module
+
+

@@ -1,0 +1,51 @@
+"""From verdicts to a decision: pure, and nothing moves unless every gate allows it."""
+
+from collections.abc import Sequence
+from datetime import date
+
+from ml.artifacts import Champion, DecisionName, Verdict
+from ml.gates import ALLOWING
+
+STATE_NAMES = {
+    "FIRST": "Promoted",
+    "PROMOTE": "Promoted",
+    "KEEP": "KeptChampion",
+    "REJECT": "NoChampionYet",
+    "NOTHING_NEW": "NothingNew",
+}
+DATA_REJECTED = "DataRejected"
+ALL_STATE_NAMES = (*dict.fromkeys(STATE_NAMES.values()), DATA_REJECTED)
+
+
+def decide(
+    verdicts: Sequence[Verdict], champion: Champion | None, as_of: date, hand_moved: str | None = None
+) -> tuple[DecisionName, str]:
+    """FIRST, PROMOTE, KEEP or REJECT, with the reason as a sentence."""
+    stays: DecisionName = "REJECT" if champion is None else "KEEP"
+    if hand_moved is not None:
+        return stays, hand_moved
+    if not verdicts:
+        return stays, "No gate is configured, and nothing is promoted without one."
+    blocking = [verdict for verdict in verdicts if verdict.verdict not in ALLOWING]
+    if blocking:
+        return stays, " ".join(f"{verdict.gate} says {verdict.verdict}: {verdict.reason}." for verdict in blocking)
+    if champion is None:
+        return "FIRST", f"There was no champion, and all {len(verdicts)} gates allow this one."
+    if as_of <= champion.as_of:
+        return "KEEP", f"All gates allow it, but as_of {as_of} is not newer than the champion's {champion.as_of}."
+    return "PROMOTE", f"All {len(verdicts)} gates allow it."
+
+
+def comparability(
+    champion: Champion, first_test_day: str | None, target_digest: str, split_digest: str, who: str
+) -> str | None:
+    """Why a registered version cannot be compared on tonight's test rows; None if it can."""
+    if champion.target_digest != target_digest:
+        return f"the {who} (version {champion.version}) learnt another target definition"
+    if first_test_day is None:
+        same = champion.split_digest == split_digest
+        return None if same else f"the {who} (version {champion.version}) was trained under another split of the rows"
+    if champion.fit_until is None or champion.fit_until >= first_test_day:
+        seen = champion.fit_until or "an unknown day"
+        return f"the {who} (version {champion.version}) has seen data up to {seen}, and the test begins on {first_test_day}"
+    return None

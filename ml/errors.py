@@ -1,0 +1,62 @@
+"""Every error a user can meet; each reads as one sentence: the rule, the value seen, the next step.
+
+RetrainError                exit code
+├── UsageError              2   the command asks for something that cannot be
+├── ConfigError             1   a use case, a suite or a setting is wrong
+├── DataRejected            3   the data broke a rule that no retry can mend
+├── Corrupt                 1   stored bytes are not the bytes that were written
+├── Busy                    1   another run of the use case is active
+└── Unavailable             1   transient: the only errors that are retried
+    ├── StoreUnavailable
+    ├── RegistryUnavailable
+    └── PrefectUnavailable
+"""
+
+
+class RetrainError(Exception):
+    """A user's error, kept in its three parts so that a machine can read them too."""
+
+    exit_code = 1
+
+    def __init__(self, rule: str, value: str, next_step: str) -> None:
+        super().__init__(rule, value, next_step)
+        self.rule, self.value, self.next_step = rule, value, next_step
+
+    def __str__(self) -> str:
+        return f"{self.rule}, but {self.value}: {self.next_step}."
+
+
+class UsageError(RetrainError):
+    exit_code = 2
+
+
+class ConfigError(RetrainError):
+    pass
+
+
+class DataRejected(RetrainError):
+    exit_code = 3
+
+
+class Corrupt(RetrainError):
+    pass
+
+
+class Busy(RetrainError):
+    pass
+
+
+class Unavailable(RetrainError):
+    pass
+
+
+class StoreUnavailable(Unavailable):
+    pass
+
+
+class RegistryUnavailable(Unavailable):
+    pass
+
+
+class PrefectUnavailable(Unavailable):
+    pass

@@ -1,0 +1,150 @@
+"""Scores of a model on a test set, and the evidence that gates weigh: sufficient statistics a resampling unit.
+
+The paired bootstrap draws units with replacement (Efron and Tibshirani 1993, chapter 13). Units with equal statistics
+are counted once, so that ten thousand resamples are one multinomial draw over the distinct ones.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn import metrics as sklearn_metrics
+
+from ml.serving.output import TaskKind
+
+RESAMPLES = 10_000
+LOWER_IS_BETTER = {"rmse", "mae"}
+CLASS_METRICS = ("f1", "precision", "recall", "accuracy")
+METRICS: dict[TaskKind, tuple[str, ...]] = {
+    "binary": CLASS_METRICS,
+    "multiclass": CLASS_METRICS,
+    "regression": ("rmse", "mae", "r2"),
+}
+Side = Literal["candidate", "other"]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One predictor's answers on the test rows: class index or value a row, and probabilities (rows, classes)."""
+
+    chosen: Floats
+    probability: Floats | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Sufficient statistics of candidate and another predictor on the same rows.
+
+    `statistics` (distinct units, m) with `counts` (distinct units,). For K classes m = K^3: rows by (label, other,
+    candidate). For regression m = 7: n, sums of y and y squared, squared and absolute errors of other and candidate.
+    """
+
+    kind: TaskKind
+    classes: int
+    statistics: tuple[tuple[float, ...], ...]
+    counts: tuple[int, ...]
+
+    @property
+    def units(self) -> int:
+        return sum(self.counts)
+
+    def totals(self) -> Floats:
+        return np.array(self.counts, np.float64)[None] @ np.array(self.statistics, np.float64)
+
+    def resampled(self, seed: int) -> Floats:
+        """(RESAMPLES, m) totals of resampled units."""
+        generator = np.random.default_rng(seed)
+        statistics = np.array(self.statistics, np.float64)
+        share = np.array(self.counts, np.float64) / self.units
+        blocks = np.array_split(np.arange(RESAMPLES), max(1, RESAMPLES * len(share) // 10_000_000))
+        return np.concatenate([generator.multinomial(self.units, share, size=len(b)) @ statistics for b in blocks])
+
+    def metric(self, name: str, side: Side, totals: Floats) -> Floats:
+        """(draws,) the metric on each row of `totals`; NaN where it is undefined."""
+        if self.kind == "regression":
+            return _value_metric(name, totals, 0 if side == "other" else 1)
+        cells = totals.reshape(-1, self.classes, self.classes, self.classes)
+        matrix = cells.sum(axis=3 if side == "other" else 2)
+        return class_metric(name, matrix, binary=self.kind == "binary")
+
+    def difference(self, name: str, totals: Floats) -> Floats:
+        """(draws,) candidate minus other, larger is better; for errors a fraction of the other's."""
+        candidate, other = self.metric(name, "candidate", totals), self.metric(name, "other", totals)
+        if name in LOWER_IS_BETTER:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                return np.where(other > 0, (other - candidate) / other, np.nan)
+        return candidate - other
+
+
+def make_pair(
+    kind: TaskKind, classes: int, y: Floats, candidate: Answers, other: Answers, units: NDArray[np.object_] | None
+) -> Pair:
+    """Evidence from answers on the same rows; `units` names each row's resampling unit, None makes each row one."""
+    if kind == "regression":
+        each = np.column_stack([np.ones_like(y), y, y * y] + _errors(y, other) + _errors(y, candidate))[:, [0, 1, 2, 3, 5, 4, 6]]
+    else:
+        cell = (y * classes + other.chosen) * classes + candidate.chosen
+        each = np.eye(classes**3)[cell.astype(int)]
+    if units is not None:
+        each = pd.DataFrame(each).groupby(pd.Series(units), sort=True).sum().to_numpy()
+    distinct, counts = np.unique(each, axis=0, return_counts=True)
+    rows = tuple(tuple(float(value) for value in row) for row in distinct)
+    return Pair(kind=kind, classes=classes, statistics=rows, counts=tuple(int(count) for count in counts))
+
+
+def _errors(y: Floats, answers: Answers) -> list[Floats]:
+    return [np.square(y - answers.chosen), np.abs(y - answers.chosen)]
+
+
+def class_metric(name: str, matrix: Floats, *, binary: bool) -> Floats:
+    """(draws,) from confusion matrices (draws, label, prediction): of the second class, or the mean over all (macro)."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if name == "accuracy":
+            return np.trace(matrix, axis1=1, axis2=2) / matrix.sum(axis=(1, 2))
+        hit = np.diagonal(matrix, axis1=1, axis2=2)
+        actual, chosen = matrix.sum(axis=2), matrix.sum(axis=1)
+        each = {"precision": hit / chosen, "recall": hit / actual, "f1": 2 * hit / (actual + chosen)}[name]
+        if name == "f1":
+            each = np.where(actual > 0, each, np.nan)  # no positives: F1 is undefined, not 0
+    return each[:, 1] if binary else each.mean(axis=1)
+
+
+def _value_metric(name: str, totals: Floats, side: int) -> Floats:
+    n, total, squares = totals[:, 0], totals[:, 1], totals[:, 2]
+    squared, absolute = totals[:, 3 + side], totals[:, 5 + side]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        spread = squares - total**2 / n
+        return {
+            "rmse": np.sqrt(squared / n),
+            "mae": absolute / n,
+            "r2": np.where(spread > 0, 1 - squared / spread, np.nan),
+        }[name]
+
+
+def probability_scores(kind: TaskKind, y: Floats, probability: Floats | None) -> dict[str, float | None]:
+    """ROC AUC, PR AUC (average precision), log loss and Brier score; macro over one-against-rest for more classes."""
+    if kind == "regression" or probability is None:
+        return {}
+    classes = probability.shape[1]
+    one_hot = np.eye(classes)[y.astype(int)]
+    columns = [1] if kind == "binary" else list(range(classes))
+    defined = all(0 < one_hot[:, c].sum() < len(y) for c in columns)
+    own = np.clip(probability[np.arange(len(y)), y.astype(int)], 1e-15, 1)
+    area = [sklearn_metrics.roc_auc_score(one_hot[:, c], probability[:, c]) for c in columns] if defined else []
+    precision = [sklearn_metrics.average_precision_score(one_hot[:, c], probability[:, c]) for c in columns] if defined else []
+    brier = np.square(probability - one_hot).sum(axis=1).mean() / (2 if kind == "binary" else 1)
+    return {
+        "roc_auc": float(np.mean(area)) if defined else None,
+        "pr_auc": float(np.mean(precision)) if defined else None,
+        "log_loss": float(-np.log(own).mean()),
+        "brier": float(brier),
+    }
+
+
+def confusion(y: Floats, chosen: Floats, classes: int) -> tuple[tuple[int, ...], ...]:
+    """Rows by label, columns by prediction."""
+    matrix = np.bincount((y * classes + chosen).astype(int), minlength=classes**2).reshape(classes, classes)
+    return tuple(tuple(int(count) for count in row) for row in matrix)

@@ -1,0 +1,101 @@
+"""Candidate, champion, reference and baselines scored on the same rows, as evidence for the gates."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+from ml.artifacts import Interval, ModelScores
+from ml.baselines import best_constant, best_rule
+from ml.cleaning import DAY, LABEL
+from ml.config import UseCase
+from ml.evaluation import METRICS, Answers, Pair, confusion, make_pair, probability_scores
+from ml.gates import Evidence, metric_interval
+
+Predict = Callable[[pd.DataFrame], pd.DataFrame]
+
+
+class Baseline(Protocol):
+    description: str
+
+    def answers(self, rows: pd.DataFrame) -> Answers: ...
+
+
+@dataclass(frozen=True)
+class Judged:
+    """All that one evaluation found."""
+
+    models: dict[str, ModelScores]
+    evidence: Evidence
+
+
+class NoAnswer(ValueError):
+    """A model refuses rows that today's rules accept."""
+
+
+def baselines(use_case: UseCase, train: pd.DataFrame) -> dict[str, Baseline]:
+    found: dict[str, Baseline] = {"constant": best_constant(use_case, train[LABEL].to_numpy(np.float64))}
+    rule = best_rule(use_case, train)
+    return found if rule is None else {**found, "rule": rule}
+
+
+def model_answers(use_case: UseCase, predict: Predict, rows: pd.DataFrame) -> Answers:
+    """A packaged model's answers on raw rows. Raises NoAnswer where it refuses some of them."""
+    out = predict(rows.drop(columns=[LABEL, DAY]))
+    refused = int(out["broken_rule"].notna().sum())
+    if refused:
+        raise NoAnswer(f"it refuses {refused} of {len(out)} test rows by its own rules")
+    if use_case.target.kind == "regression":
+        return Answers(out["prediction"].to_numpy(np.float64))
+    classes = use_case.target.classes
+    chosen = pd.Index(classes).get_indexer(pd.Index(out["prediction"])).astype(np.float64)
+    if use_case.target.kind == "binary":
+        positive = out["probability"].to_numpy(np.float64)
+        return Answers(chosen, np.column_stack([1 - positive, positive]))
+    return Answers(chosen, out[[f"probability_{name}" for name in classes]].to_numpy(np.float64))
+
+
+def answer_table(use_case: UseCase, test: pd.DataFrame, answers: Answers) -> pd.DataFrame:
+    """Label, answer and probabilities of each test row: what plots are drawn from."""
+    table = pd.DataFrame({"label": test[LABEL].to_numpy(np.float64), "answer": answers.chosen})
+    probability = answers.probability if answers.probability is not None else np.empty((len(test), 0))
+    return table.assign(**{f"probability_{i}": column for i, column in enumerate(probability.T)})
+
+
+def judge_all(
+    use_case: UseCase, test: pd.DataFrame, answers: dict[str, Answers], descriptions: Mapping[str, str], seed: int
+) -> Judged:
+    """Scores and pairs of everyone in `answers` ("candidate" among them) on the same test rows."""
+    y = test[LABEL].to_numpy(np.float64)
+    units, unit = resampling_units(use_case, test)
+    classes = len(use_case.target.classes)
+    pairs = {
+        who: make_pair(use_case.target.kind, classes, y, answers["candidate"], other, units)
+        for who, other in answers.items()
+    }
+    models = {who: _scores(use_case, who, y, answers[who], pairs[who], descriptions[who], seed) for who in answers}
+    others = {who: pair for who, pair in pairs.items() if who != "candidate"}
+    return Judged(models, Evidence(unit=unit, seed=seed, pairs=others))
+
+
+def resampling_units(use_case: UseCase, test: pd.DataFrame) -> tuple[Any, str]:
+    """Each row's unit, or None for the row itself; and the unit's name."""
+    if use_case.dated:
+        return test[DAY].to_numpy(object), "day"
+    if use_case.group:
+        return test[use_case.group].astype("str").to_numpy(object), use_case.group
+    return None, "row"
+
+
+def _scores(
+    use_case: UseCase, who: str, y: Any, answers: Answers, pair: Pair, description: str, seed: int
+) -> ModelScores:
+    kind = use_case.target.kind
+    scores = {name: metric_interval(pair, name, "other", seed) for name in METRICS[kind]}
+    points = probability_scores(kind, y, answers.probability)
+    undefined = "one class is missing"
+    scores |= {n: Interval(value=v, reason=undefined if v is None else None) for n, v in points.items()}
+    matrix = None if kind == "regression" else confusion(y, answers.chosen, len(use_case.target.classes))
+    return ModelScores(who=who, description=description, scores=scores, confusion=matrix)

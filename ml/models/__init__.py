@@ -1,0 +1,1 @@
+"""Estimators with scikit-learn's contract around the one tabular network."""

@@ -1,0 +1,63 @@
+"""Every artifact's key in the store, spelled once. Keys are relative, with `/` between their parts."""
+
+from ml.errors import UsageError
+
+
+def safe_key(key: str) -> str:
+    """The key itself. Raises UsageError for one that could leave the store."""
+    parts = key.split("/")
+    if not key.isascii() or not key.isprintable() or "\\" in key or any(part in {"", ".", ".."} for part in parts):
+        raise UsageError("a stored name has plain parts between /", f"it is {key!r}", "rename it")
+    return key
+
+
+def manifest(use_case: str, digest: str) -> str:
+    return f"snapshots/{use_case}/{digest}.json"
+
+
+def partition_check(use_case: str, state: str) -> str:
+    return f"partitions/{use_case}/{state}/check.json"
+
+
+def quarantine(use_case: str, state: str) -> str:
+    return f"partitions/{use_case}/{state}/quarantine.parquet"
+
+
+def accepted_rows(use_case: str, state: str) -> str:
+    return f"partitions/{use_case}/{state}/accepted.parquet"
+
+
+def block(use_case: str, digest: str) -> str:
+    return f"partitions/{use_case}/{digest}/block.parquet"
+
+
+def stage(use_case: str, name: str, key: str) -> str:
+    return f"stages/{use_case}/{name}/{key}.json"
+
+
+def stage_file(use_case: str, name: str, key: str, file: str) -> str:
+    return f"stages/{use_case}/{name}/{key}/{file}"
+
+
+def mlflow_root() -> str:
+    return "mlflow"
+
+
+def run_artifacts(run_id: str) -> str:
+    return f"mlflow/{run_id}/artifacts"
+
+
+def model_folder(run_id: str) -> str:
+    return f"{run_artifacts(run_id)}/model"
+
+
+def ledger_folder(use_case: str) -> str:
+    return f"ledger/{use_case}"
+
+
+def ledger_entry(use_case: str, seq: int) -> str:
+    return f"{ledger_folder(use_case)}/{seq:08d}.json"
+
+
+def alias_confirmation(use_case: str, seq: int) -> str:
+    return f"aliases/{use_case}/{seq:08d}.json"

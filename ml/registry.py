@@ -1,0 +1,214 @@
+"""The only module that talks to MLflow. It writes runs, versions, tags and aliases; files go through `ml.store`.
+
+Nothing here catches a missing model as "none" unless the registry itself answered so.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ml import paths
+from ml.artifacts import Epoch
+from ml.errors import RegistryUnavailable
+from ml.serving.columns import Column
+from ml.settings import Settings
+
+RUN_KEY = "run_key"
+CHAMPION, REFERENCE = "champion", "reference"
+LIBRARIES = ("mlflow", "numpy", "pandas", "safetensors", "torch")
+NO_SUCH_ALIAS = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
+EXISTS = {"RESOURCE_ALREADY_EXISTS"}
+ANSWERED = NO_SUCH_ALIAS | EXISTS  # MLflow is there and says no: a mistake of ours, not an outage
+
+
+class Registry:
+    """MLflow's tracking store and model registry at one address, for one use case's experiment and model."""
+
+    def __init__(self, settings: Settings, use_case: str) -> None:
+        self.uri, self.store_uri, self.name = settings.tracking_uri, settings.store, use_case
+        with self._errors():
+            self.client = _client(settings.tracking_uri)
+
+    def run_id(self, run_key: str, run_name: str, tags: Mapping[str, str]) -> str:
+        """The run with this key: the one that there is, or a new one."""
+        with self._errors():
+            experiment = self._experiment()
+            found = self.client.search_runs([experiment], filter_string=f"tags.{RUN_KEY} = '{run_key}'")
+            if found:
+                return found[0].info.run_id
+            run = self.client.create_run(experiment, run_name=run_name, tags={RUN_KEY: run_key, **tags})
+            return run.info.run_id
+
+    def _experiment(self) -> str:
+        found = self.client.get_experiment_by_name(self.name)
+        if found is not None:
+            return found.experiment_id
+        try:
+            return self.client.create_experiment(self.name, artifact_location=f"{self.store_uri}/{paths.mlflow_root()}")
+        except self._exception() as error:
+            if error.error_code not in EXISTS:
+                raise
+            return self.client.get_experiment_by_name(self.name).experiment_id
+
+    def log_history(self, run_id: str, epochs: tuple[Epoch, ...], scores: Mapping[str, float], params: Mapping[str, Any]) -> None:
+        """Curves an epoch, final scores and parameters, in one call."""
+        from mlflow.entities import Metric, Param
+
+        curve = [
+            Metric(name, value, 0, epoch.epoch)
+            for epoch in epochs
+            for name, value in {
+                "train_loss": epoch.train_loss,
+                "validation_loss": epoch.validation_loss,
+                "validation_score": epoch.validation_score,
+            }.items()
+            if value is not None
+        ]
+        final = [Metric(name, value, 0, 0) for name, value in scores.items()]
+        shown = [Param(name, str(value)[:500]) for name, value in params.items()]
+        with self._errors():
+            self.client.log_batch(run_id, metrics=curve + final, params=shown)
+
+    def finish_run(self, run_id: str, tags: Mapping[str, str]) -> None:
+        with self._errors():
+            for key, value in tags.items():
+                self.client.set_tag(run_id, key, value)
+            self.client.set_terminated(run_id)
+
+    def version_of(self, run_key: str) -> int | None:
+        """The version registered under this key, if any."""
+        with self._errors():
+            found = self.client.search_model_versions(f"name = '{self.name}' and tags.`{RUN_KEY}` = '{run_key}'")
+        return min((int(version.version) for version in found), default=None)
+
+    def register(self, run_id: str, run_key: str, tags: Mapping[str, str]) -> int:
+        """The one version of this run key; made if there is none."""
+        existing = self.version_of(run_key)
+        if existing is not None:
+            return existing
+        with self._errors():
+            try:
+                self.client.create_registered_model(self.name)
+            except self._exception() as error:
+                if error.error_code not in EXISTS:
+                    raise
+            source = f"{self.store_uri}/{paths.model_folder(run_id)}"
+            made = self.client.create_model_version(self.name, source, run_id, tags={RUN_KEY: run_key, **tags})
+        return int(made.version)
+
+    def tag_version(self, version: int, tags: Mapping[str, str]) -> None:
+        with self._errors():
+            for key, value in tags.items():
+                self.client.set_model_version_tag(self.name, str(version), key, value)
+
+    def describe_version(self, version: int, text: str) -> None:
+        with self._errors():
+            self.client.update_model_version(self.name, str(version), description=text)
+
+    def alias(self, alias: str) -> int | None:
+        """The version that the alias points to; None only where MLflow answered that there is no such alias or model."""
+        with self._errors():
+            try:
+                return int(self.client.get_model_version_by_alias(self.name, alias).version)
+            except self._exception() as error:
+                if error.error_code in NO_SUCH_ALIAS:
+                    return None
+                raise
+
+    def set_alias(self, alias: str, version: int) -> None:
+        with self._errors():
+            self.client.set_registered_model_alias(self.name, alias, str(version))
+
+    @staticmethod
+    def _exception() -> Any:
+        from mlflow.exceptions import MlflowException
+
+        return MlflowException
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            yield
+        except (MlflowException, SQLAlchemyError, OSError) as error:
+            if getattr(error, "error_code", None) in ANSWERED:
+                raise
+            seen = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+            raise RegistryUnavailable(
+                f"MLflow at {_without_password(self.uri)} must answer", seen, "start it, or check MLFLOW_TRACKING_URI"
+            ) from error
+
+
+def _without_password(uri: str) -> str:
+    head, at, tail = uri.rpartition("@")
+    return f"{head.split('://')[0]}://***@{tail}" if at else uri
+
+
+def _client(uri: str) -> Any:
+    import mlflow
+
+    _quiet()
+    if uri.startswith("sqlite:///"):
+        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    return mlflow.MlflowClient(uri, uri)
+
+
+def _quiet() -> None:
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def load_model(folder: Path) -> Any:
+    """The model in a local folder, as any MLflow user gets it."""
+    import mlflow.pyfunc
+
+    _quiet()
+    return mlflow.pyfunc.load_model(str(folder))
+
+
+def write_pyfunc(
+    folder: Path, *, code: Path, data: Path, columns: tuple[Column, ...], answers: pd.DataFrame, example: pd.DataFrame
+) -> None:
+    """An MLflow model folder around packaged data and its own code; the code folder's name is its loader module."""
+    import mlflow.pyfunc
+    from mlflow.models import ModelSignature
+
+    _quiet()
+    versions = [f"{name}=={metadata.version(name).split('+')[0]}" for name in LIBRARIES]
+    mlflow.pyfunc.save_model(
+        folder,
+        loader_module=code.name,
+        data_path=str(data),
+        code_paths=[str(code)],
+        signature=ModelSignature(_input_schema(columns), _output_schema(answers)),
+        input_example=example,
+        pip_requirements=versions,
+    )
+
+
+def _input_schema(columns: tuple[Column, ...]) -> Any:
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import AnyType
+
+    # MLflow refuses whole numbers where it was promised floats, and floats (nulls) where it was promised whole ones:
+    # numbers are left to the model's own check, which refuses only what is no number.
+    types = {"text": DataType.string, "timestamp": DataType.datetime}
+    return Schema([ColSpec(types.get(column.type, AnyType()), column.name) for column in columns])
+
+
+def _output_schema(answers: pd.DataFrame) -> Any:
+    from mlflow.types import ColSpec, DataType, Schema
+
+    def kind(name: str) -> Any:
+        return DataType.double if answers[name].dtype == "float64" else DataType.string
+
+    return Schema([ColSpec(kind(name), name) for name in answers.columns])

@@ -1,0 +1,298 @@
+"""A night in words: the one document that `--json` prints, and what people read of it.
+
+Everything shown is drawn from that document, so that terminal, Prefect page, MLflow report and ledger say the same.
+"""
+
+from typing import Any
+
+from ml.artifacts import Champion, Checks, ModelScores, Night, Snapshot, Split, SplitRows, Trail
+from ml.config import UseCase
+from ml.evaluation import METRICS
+
+Document = dict[str, Any]
+WHO = {
+    "candidate": "candidate",
+    "champion": "champion",
+    "reference": "reference",
+    "constant": "best constant",
+    "rule": "best one-column rule",
+}
+LABELS = {
+    "f1": "F1",
+    "precision": "precision",
+    "recall": "recall",
+    "accuracy": "accuracy",
+    "roc_auc": "ROC AUC",
+    "pr_auc": "PR AUC",
+    "log_loss": "log loss",
+    "brier": "Brier",
+    "rmse": "RMSE",
+    "mae": "MAE",
+    "r2": "R2",
+}
+HEADLINES = {
+    "FIRST": "is the first champion",
+    "PROMOTE": "is the new champion",
+    "KEEP": "was not promoted; the champion stays",
+    "REJECT": "was not good enough; there is no champion yet",
+}
+
+
+def result_document(
+    use_case: UseCase, night: Night, run_key: str, trail: Trail,
+    version: int, before: Champion | None, after: Champion | None,
+) -> Document:  # fmt: skip
+    """What `--json` prints and the ledger keeps of a judged night: plain JSON values only."""
+    checks, split, fit, evaluations = trail.checks, trail.split, trail.fit, trail.evaluations
+    return {
+        **_head(use_case, night, run_key, trail.snapshot, before, after),
+        "quarantined_rows": checks.quarantined,
+        "data": {
+            "rows": checks.rows,
+            "duplicate_rows": checks.duplicates,
+            "unlabelled_rows": checks.unlabelled,
+            "left_out": dict(checks.left_out),
+            "unknown_columns": {day: list(names) for day, names in checks.unknown_columns.items()},
+            "quarantined_days": dict(checks.quarantined_days),
+            "rules": checks.rules,
+            "broken_rules": [
+                {"rule": c.rule, "scope": c.scope, "severity": c.severity, "unexpected": c.unexpected}
+                for c in checks.broken
+            ],
+        },
+        "split": {part: _part(getattr(split, part)) for part in ("train", "validation", "test")},
+        "training": {"epochs": len(fit.epochs), "best_epoch": fit.best_epoch, "threshold": trail.upload.threshold},
+        "test_digest": evaluations.test_digest,
+        "units": {"name": evaluations.unit, "count": evaluations.units},
+        "scores": {who: _scores(model) for who, model in evaluations.models.items()},
+        "not_comparable": dict(evaluations.not_comparable),
+        "verdicts": [
+            {"gate": v.gate, "verdict": v.verdict, "reason": v.reason, "figures": dict(v.figures)}
+            for v in trail.judgement.verdicts
+        ],
+        "decision": trail.judgement.decision,
+        "reason": trail.judgement.reason,
+        "version": version,
+        "mlflow_run": trail.upload.run_id,
+        "seconds": {work.stage: work.seconds for work in trail.work},
+        "reused": {work.stage: work.reused for work in trail.work},
+        "computed": {work.stage: work.computed for work in trail.work},
+    }
+
+
+def nothing_new_document(
+    use_case: UseCase, night: Night, run_key: str, snapshot: Snapshot, reason: str, champion: Champion | None
+) -> Document:
+    """The same document for a night that had nothing to learn."""
+    work = snapshot.work
+    return {
+        **_head(use_case, night, run_key, snapshot, champion, champion),
+        "quarantined_rows": 0,
+        "test_digest": None,
+        "scores": {},
+        "verdicts": [],
+        "decision": "NOTHING_NEW",
+        "reason": reason,
+        "version": None,
+        "mlflow_run": None,
+        "seconds": {work.stage: work.seconds},
+        "reused": {work.stage: work.reused},
+        "computed": {work.stage: work.computed},
+    }
+
+
+def dry_run_document(night: Night, run_key: str, checks: Checks, split: Split) -> Document:
+    """What a dry run found: what would be trained on what."""
+    return {
+        "dry_run": True,
+        "use_case": night.use_case,
+        "as_of": str(night.as_of),
+        "run_key": run_key,
+        "device": night.device,
+        "quarantined_rows": checks.quarantined,
+        "left_out": dict(checks.left_out),
+        "split": {part: _part(getattr(split, part)) for part in ("train", "validation", "test")},
+    }
+
+
+def _head(
+    use_case: UseCase, night: Night, run_key: str, snapshot: Snapshot, before: Champion | None, after: Champion | None
+) -> Document:
+    return {
+        "use_case": night.use_case,
+        "question": use_case.question,
+        "metric": use_case.metric,
+        "as_of": str(night.as_of),
+        "run_key": run_key,
+        "replayed": False,
+        "seed": night.seed,
+        "again": night.again,
+        "snapshot": {
+            "digest": snapshot.digest,
+            "partitions": snapshot.partitions,
+            "first_day": snapshot.first_day,
+            "last_day": snapshot.last_day,
+            "changed_days": list(snapshot.changed_days),
+        },
+        "champion_before": before.version if before else None,
+        "champion_after": after.version if after else None,
+        "device": night.device,
+        "threads": night.threads,
+    }
+
+
+def _part(part: SplitRows) -> Document:
+    return {
+        "rows": part.rows,
+        "positive_share": part.positive_share,
+        "first_day": part.first_day,
+        "last_day": part.last_day,
+    }
+
+
+def _scores(model: ModelScores) -> Document:
+    scores = {
+        name: {"value": score.value, "low": score.low, "high": score.high, "reason": score.reason}
+        for name, score in model.scores.items()
+    }
+    matrix = [list(row) for row in model.confusion] if model.confusion else None
+    return {"description": model.description, **scores, "confusion": matrix}
+
+
+def headline(document: Document) -> str:
+    """The night in one sentence."""
+    name, decision = document["use_case"], document["decision"]
+    if decision == "NOTHING_NEW":
+        return f"{name} as of {document['as_of']}: nothing new to learn"
+    return f"{name} version {document['version']} (as of {document['as_of']}) {HEADLINES[decision]}"
+
+
+def score_names(document: Document) -> list[str]:
+    """The metrics worth a column: the use case's own first."""
+    scores = document["scores"]["candidate"]
+    shown = [name for name in LABELS if name in scores and name not in {"accuracy", "brier", "precision", "recall"}]
+    return sorted(shown, key=lambda name: name != document["metric"])
+
+
+def score_rows(document: Document) -> list[tuple[str, str, list[str]]]:
+    """(who, description, a cell a metric) for everyone who was scored on these rows."""
+    return [
+        (WHO[who], document["scores"][who]["description"], [cell(document["scores"][who].get(n)) for n in score_names(document)])
+        for who in WHO
+        if who in document["scores"]
+    ]  # fmt: skip
+
+
+def cell(score: Document | None) -> str:
+    """`0.738 [0.721, 0.755]`."""
+    if score is None or score["value"] is None:
+        return "undefined" if score else "-"
+    if score["low"] is None:
+        return number(score["value"])
+    return f"{number(score['value'])} [{number(score['low'])}, {number(score['high'])}]"
+
+
+def number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3f}"
+
+
+def data_sentences(document: Document) -> list[str]:
+    """What came in, what was set aside, and what was trained on."""
+    snapshot, data, split = document["snapshot"], document.get("data"), document.get("split")
+    window = f"{snapshot['partitions']} partitions" + (
+        f", {snapshot['first_day']} to {snapshot['last_day']}" if snapshot["first_day"] != "all" else ""
+    )
+    if data is None or split is None:
+        return [f"{window}."]
+    sentences = [
+        f"{data['rows']:,} rows in {window}.",
+        f"{document['quarantined_rows']:,} rows quarantined, {data['duplicate_rows']:,} exact duplicates dropped, "
+        f"{data['unlabelled_rows']:,} without a label left out.",
+        f"Trained on {split['train']['rows']:,} rows, validated on {split['validation']['rows']:,}, "
+        f"tested on {_test_words(document)}.",
+    ]
+    sentences += [f"Left out: {day}, {why}." for day, why in data["left_out"].items()]
+    sentences += [f"{day} has unknown columns: {', '.join(n)}." for day, n in data["unknown_columns"].items()]
+    if snapshot["changed_days"]:
+        sentences.append(f"Changed since the last night: {', '.join(snapshot['changed_days'])}.")
+    return sentences
+
+
+def _test_words(document: Document) -> str:
+    test, units = document["split"]["test"], document["units"]
+    words = f"{test['rows']:,}" + (f" ({test['first_day']} to {test['last_day']})" if test["first_day"] else "")
+    share = test["positive_share"]
+    return words + (f", {share:.1%} of them positive" if share is not None else "") + f"; {units['count']} {units['name']}s"
+
+
+def comparison_sentence(document: Document) -> str:
+    """How the candidate stands against a rule of thumb, said whichever way it is."""
+    scores, metric = document["scores"], document["metric"]
+    if "rule" not in scores or scores["candidate"][metric]["value"] is None:
+        return ""
+    mine, rule = scores["candidate"][metric], scores["rule"][metric]
+    lower = metric in {"rmse", "mae"}
+    better = mine["value"] < rule["value"] if lower else mine["value"] > rule["value"]
+    apart = "clearly " if mine["low"] is not None and (mine["low"] > rule["value"] or mine["high"] < rule["value"]) else ""
+    verdict = f"is {apart}better than" if better else "does not beat"
+    words = f"In {LABELS[metric]} the model {verdict} one line of thought: {scores['rule']['description']}."
+    gained = [
+        LABELS[name]
+        for name, sign in (("pr_auc", 1), ("log_loss", -1))
+        if name in scores["rule"] and _gain(scores, name, sign) > 0
+    ]
+    if not better and gained:
+        words += f" It earns its keep in {' and '.join(gained)}: ranking and probabilities."
+    return words
+
+
+def _gain(scores: Document, name: str, sign: int) -> float:
+    mine, rule = scores["candidate"][name]["value"], scores["rule"][name]["value"]
+    return sign * (mine - rule) if mine is not None and rule is not None else 0.0
+
+
+def champion_sentence(document: Document) -> str:
+    before, after = document["champion_before"], document["champion_after"]
+    if after is None:
+        return "There is no champion."
+    if before == after:
+        return f"Champion is still version {after}."
+    return f"Champion is now version {after}" + (f", before it was version {before}." if before else ".")
+
+
+def markdown(document: Document) -> str:
+    """The night for people who never saw the code."""
+    lines = [f"# {headline(document)}", "", f"*{document['question']}*", "", f"**{document['decision']}.** {document['reason']}"]
+    lines += ["", champion_sentence(document), "", "## Data", "", *(f"- {line}" for line in data_sentences(document))]
+    if document["scores"]:
+        lines += ["", "## Scores on the same test rows", "", *_score_table(document), "", comparison_sentence(document)]
+        lines += ["", "## Gates", "", *_verdict_table(document)]
+    lines += ["", "## Cost", "", "| stage | seconds | reused | computed |", "| --- | ---: | ---: | ---: |"]
+    lines += [
+        f"| {stage} | {seconds:.1f} | {document['reused'][stage]} | {document['computed'][stage]} |"
+        for stage, seconds in document["seconds"].items()
+    ]
+    lines += ["", f"Device {document['device']}, {document['threads']} thread(s), seed {document['seed']}."]
+    lines += ["", f"Run key `{document['run_key']}`, snapshot `{document['snapshot']['digest']}`."]
+    return "\n".join(lines) + "\n"
+
+
+def _score_table(document: Document) -> list[str]:
+    names = score_names(document)
+    head = "| predictor | " + " | ".join(LABELS[name] for name in names) + " | what it is |"
+    rule = "| --- |" + " ---: |" * len(names) + " --- |"
+    rows = [f"| {who} | {' | '.join(cells)} | {text} |" for who, text, cells in score_rows(document)]
+    return [head, rule, *rows, "", "Intervals are 90 % percentile intervals of a paired bootstrap over "
+            f"{document['units']['count']} {document['units']['name']}s."]  # fmt: skip
+
+
+def _verdict_table(document: Document) -> list[str]:
+    rows = [f"| {v['gate']} | {v['verdict']} | {v['reason']} |" for v in document["verdicts"]]
+    return ["| gate | verdict | why |", "| --- | --- | --- |", *rows]
+
+
+def model_metrics(document: Document) -> dict[str, float]:
+    """The candidate's scores as MLflow metrics."""
+    scores = document["scores"].get("candidate", {})
+    names = [name for names in METRICS.values() for name in names] + ["roc_auc", "pr_auc", "log_loss", "brier"]
+    return {f"test_{n}": scores[n]["value"] for n in dict.fromkeys(names) if n in scores and scores[n]["value"] is not None}

@@ -1,0 +1,67 @@
+"""What makes a run itself: everything that decides its result, in one SHA-256. Never a git commit."""
+
+import functools
+import re
+from importlib import metadata
+from pathlib import Path
+
+from ml.artifacts import Night
+from ml.digests import digest_sources, digest_value
+
+ROOT = Path(__file__).parents[1]
+DATA_MODULES = ("serving/columns.py", "serving/rules.py", "snapshots.py", "validation.py", "cleaning.py")
+
+
+def run_key(night: Night, snapshot_digest: str) -> str:
+    """Key of a run that is finished at most once."""
+    return digest_value([*_what_is_learnt(night, snapshot_digest), str(night.as_of)])
+
+
+def _what_is_learnt(night: Night, snapshot_digest: str) -> list[str | int | None]:
+    return [
+        night.use_case,
+        snapshot_digest,
+        night.use_case_digest,
+        night.code_digest,
+        night.lock_digest,
+        night.device,
+        night.threads,
+        night.seed,
+        night.again,
+    ]
+
+
+def learning_key(night: Night, snapshot_digest: str) -> str:
+    """The run key without its date: two nights with the same one would learn the same, so the second is NOTHING_NEW."""
+    return digest_value(_what_is_learnt(night, snapshot_digest))
+
+
+@functools.cache
+def code_digest(use_case_file: Path) -> str:
+    """Digest of the sources of ml/ and expectations/ that a run of this use case executes."""
+    files = [*(ROOT / "ml").rglob("*.py"), *(ROOT / "expectations").glob("*.py")]
+    own = [path for path in files if path.parent.name != "use_cases"]
+    return digest_value([digest_sources(ROOT, sorted(own)), use_case_file.read_text(encoding="utf-8")])
+
+
+@functools.cache
+def data_code_digest() -> str:
+    """Digest of the code and libraries that decide a partition's state."""
+    files = [ROOT / "ml" / name for name in DATA_MODULES]
+    versions = [metadata.version(name) for name in ("pandas", "pyarrow", "numpy")]
+    return digest_value([digest_sources(ROOT, files), versions])
+
+
+@functools.cache
+def lock_digest() -> str:
+    """Digest of the installed version of everything that the project requires."""
+    required = metadata.requires("nightly-retrain") or []
+    names = {re.split(r"[^A-Za-z0-9_.-]", line)[0] for line in required if "extra ==" not in line}
+    return digest_value({name: metadata.version(name) for name in names})
+
+
+def device_class() -> str:
+    """`cuda` where there is one, else `cpu`."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

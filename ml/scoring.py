@@ -1,0 +1,32 @@
+"""A registered model applied to the rows of a file."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from ml import registry
+from ml.errors import DataRejected
+from ml.serving.columns import Column, conform
+from ml.snapshots import UnusablePartition, read_table, refuse_other_columns
+
+
+def score_file(model_folder: Path, file: Path) -> tuple[pd.DataFrame, list[str]]:
+    """One answer a row in the file's order, and the names of columns that the model ignored.
+
+    Raises DataRejected where the file cannot be read, or a column is missing or of another type.
+    """
+    columns = model_columns(model_folder)
+    try:
+        rows = read_table(file, columns)
+        refuse_other_columns(rows, columns)
+    except UnusablePartition as error:
+        raise DataRejected("a file to score has the columns of a raw row", str(error), "mend the file and score again") from error
+    ignored = [name for name in rows.columns if name not in {column.name for column in columns}]
+    return registry.load_model(model_folder).predict(conform(rows, columns)), ignored
+
+
+def model_columns(model_folder: Path) -> tuple[Column, ...]:
+    """The raw columns that a packaged model takes."""
+    contents = json.loads((model_folder / "data" / "model" / "model.json").read_text(encoding="utf-8"))
+    return tuple(Column(**{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}) for fields in contents["columns"])

@@ -1,0 +1,65 @@
+"""The columns of a raw row: their names, types and declared limits."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+from pandas.api import types
+
+ColumnType = Literal["number", "integer", "text", "timestamp"]
+DatePart = Literal["hour", "weekday", "month"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One raw column.
+
+    A number or integer becomes a standardised feature, a text (or `category=True`) a category with an unknown bucket,
+    a timestamp the named `parts`. `feature=False` keeps the column out of the model.
+    """
+
+    name: str
+    type: ColumnType = "number"
+    nullable: bool = False
+    minimum: float | None = None
+    maximum: float | None = None
+    values: tuple[str, ...] = ()
+    feature: bool = True
+    category: bool = False
+    parts: tuple[DatePart, ...] = ()
+    sensitive: bool = False
+    unit: str = ""
+
+    @property
+    def is_category(self) -> bool:
+        return self.category or self.type == "text"
+
+
+def wrong_type(column: Column, series: pd.Series) -> str | None:
+    """The dtype seen, if the series cannot hold the declared type without loss; None if it can."""
+    if series.isna().all() and column.nullable:
+        return None
+    accepted = {
+        "number": types.is_numeric_dtype(series) and not types.is_bool_dtype(series),
+        "integer": types.is_integer_dtype(series) or _is_whole_with_nulls(column, series),
+        "text": types.is_string_dtype(series),
+        "timestamp": types.is_datetime64_any_dtype(series),
+    }[column.type]
+    return None if accepted else str(series.dtype)
+
+
+def _is_whole_with_nulls(column: Column, series: pd.Series) -> bool:
+    return column.nullable and types.is_float_dtype(series) and bool((series.dropna() % 1 == 0).all())
+
+
+def conform(frame: pd.DataFrame, columns: tuple[Column, ...]) -> pd.DataFrame:
+    """The declared columns in their order and with one dtype a type: float64, str or datetime64[us]."""
+    return pd.DataFrame({column.name: _typed(column, frame[column.name]) for column in columns}, index=frame.index)
+
+
+def _typed(column: Column, series: pd.Series) -> pd.Series:
+    if column.type == "text":
+        return series.astype("str")
+    if column.type == "timestamp":
+        return series.astype("datetime64[us]")
+    return series.astype("float64")

@@ -1,0 +1,127 @@
+"""A registered model: raw rows in, predictions out, with every constant that it needs inside."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+
+from .columns import Column, conform, wrong_type
+from .features import CategoryFeature, Encoder, NumberFeature
+from .network import TabularNetwork, forward_in_blocks
+from .output import Output, probabilities, values
+from .rules import Rule, first_broken, rule_from_dict, rule_to_dict
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    hidden: tuple[int, ...]
+    activation: str
+    outputs: int
+
+
+class PackagedModel:
+    """Columns, rules, encoder, network and output: the whole path from a raw row to an answer."""
+
+    def __init__(
+        self,
+        *,
+        columns: tuple[Column, ...],
+        rules: tuple[Rule, ...],
+        encoder: Encoder,
+        architecture: Architecture,
+        network: TabularNetwork,
+        output: Output,
+        threads: int,
+    ) -> None:
+        self.columns, self.rules, self.encoder = columns, rules, encoder
+        self.architecture, self.network, self.output, self.threads = architecture, network, output, threads
+
+    def predict(self, rows: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """One answer a row, in the same order and under the same index.
+
+        Columns: `prediction` (class name, or the value), `probability` (binary: of the second class) or
+        `probability_<class>` (multiclass), and `broken_rule`: the rule that a row breaks, its answers being null.
+        Raises ValueError where a declared column is missing or has another type; extra columns are ignored.
+        """
+        self._refuse_other_columns(rows)
+        typed = conform(rows, self.columns)
+        broken = first_broken(self.rules, typed)
+        answers = self._answers(self.raw_outputs(typed), rows.index)
+        answers.loc[broken.notna()] = None
+        return answers.assign(broken_rule=broken)
+
+    def raw_outputs(self, typed: pd.DataFrame) -> NDArray[np.float64]:
+        """(rows, outputs) of the network, before calibration, threshold and scale."""
+        return forward_in_blocks(self.network, self.encoder.transform(typed), self.threads)
+
+    def _refuse_other_columns(self, rows: pd.DataFrame) -> None:
+        missing = [column.name for column in self.columns if column.name not in rows.columns]
+        if missing:
+            raise ValueError(f"rows must have the columns that the model was trained on, but {missing} are missing")
+        for column in self.columns:
+            seen = wrong_type(column, rows[column.name])
+            if seen:
+                raise ValueError(f"column {column.name} must be {column.type}, but it is {seen}")
+
+    def _answers(self, outputs: NDArray[np.float64], index: pd.Index) -> pd.DataFrame:
+        if self.output.kind == "binary":
+            probability = probabilities(self.output, outputs)[:, 1]
+            chosen = (probability >= self.output.threshold).astype(int)
+            return pd.DataFrame({"prediction": self._names(chosen), "probability": probability}, index=index)
+        if self.output.kind == "multiclass":
+            p = probabilities(self.output, outputs)
+            columns = {f"probability_{name}": p[:, i] for i, name in enumerate(self.output.classes)}
+            return pd.DataFrame({"prediction": self._names(p.argmax(axis=1)), **columns}, index=index)
+        return pd.DataFrame({"prediction": values(self.output, outputs)}, index=index)
+
+    def _names(self, chosen: NDArray[np.int_]) -> NDArray[np.object_]:
+        return np.array(self.output.classes, dtype=object)[chosen]
+
+    def save(self, folder: Path) -> None:
+        """Writes model.json and weights.safetensors: no pickle."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: t.contiguous() for name, t in self.network.state_dict().items()}, folder / "weights.safetensors")
+        contents = {
+            "columns": [asdict(column) for column in self.columns],
+            "rules": [rule_to_dict(rule) for rule in self.rules],
+            "numbers": [asdict(feature) for feature in self.encoder.numbers],
+            "categories": [asdict(feature) for feature in self.encoder.categories],
+            "architecture": asdict(self.architecture),
+            "output": asdict(self.output),
+            "threads": self.threads,
+        }
+        (folder / "model.json").write_text(json.dumps(contents, indent=1, allow_nan=False), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> "PackagedModel":
+        contents = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        encoder = Encoder(
+            tuple(NumberFeature(**fields) for fields in contents["numbers"]),
+            tuple(CategoryFeature(**_tuples(fields)) for fields in contents["categories"]),
+        )
+        architecture = Architecture(**_tuples(contents["architecture"]))
+        network = build_network(architecture, encoder)
+        network.load_state_dict(load_file(folder / "weights.safetensors"))
+        return cls(
+            columns=tuple(Column(**_tuples(fields)) for fields in contents["columns"]),
+            rules=tuple(rule_from_dict(fields) for fields in contents["rules"]),
+            encoder=encoder,
+            architecture=architecture,
+            network=network,
+            output=Output(**_tuples(contents["output"])),
+            threads=contents["threads"],
+        )
+
+
+def build_network(architecture: Architecture, encoder: Encoder) -> TabularNetwork:
+    return TabularNetwork(
+        numbers=encoder.number_width, category_sizes=encoder.category_sizes, **asdict(architecture)
+    ).eval()
+
+
+def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}

@@ -1,0 +1,73 @@
+"""The one network of all tabular models: a linear model is a network without hidden layers."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
+BLOCK_ROWS = 256
+
+
+class TabularNetwork(nn.Module):
+    """(n, numbers + categories) float32 -> (n, outputs); trailing columns hold category codes.
+
+    An embedding as wide as the first layer equals that layer over one-hot codes, without ever making the one-hot matrix.
+    """
+
+    def __init__(
+        self,
+        *,
+        numbers: int,
+        category_sizes: tuple[int, ...],
+        hidden: tuple[int, ...],
+        activation: str,
+        outputs: int,
+    ) -> None:
+        super().__init__()
+        widths = (*hidden, outputs)
+        bound = (numbers + len(category_sizes)) ** -0.5
+        self.n_numbers = numbers
+        self.bias = nn.Parameter(torch.zeros(widths[0]))
+        self.numbers = nn.Parameter(torch.empty(numbers, widths[0]).uniform_(-bound, bound))
+        self.categories = nn.ModuleList(nn.Embedding(size, widths[0]) for size in category_sizes)
+        for embedding in self.categories:
+            nn.init.uniform_(embedding.weight, -bound, bound)
+        layers: list[nn.Module] = []
+        for width_in, width_out in zip(widths, widths[1:], strict=False):
+            layers += [ACTIVATIONS[activation](), nn.Linear(width_in, width_out)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = x[:, : self.n_numbers] @ self.numbers + self.bias
+        for position, embedding in enumerate(self.categories):
+            first = first + embedding(x[:, self.n_numbers + position].long())
+        return self.layers(first)
+
+
+def forward_in_blocks(network: nn.Module, x: NDArray[np.float32], threads: int) -> NDArray[np.float64]:
+    """(n, width) -> (n, outputs) on the CPU, in blocks of a fixed shape.
+
+    A matrix product's last bits depend on its shape; blocks of one shape give a row the same answer in any company.
+    """
+    outputs = []
+    with _thread_count(threads), torch.inference_mode():
+        for start in range(0, len(x), BLOCK_ROWS):
+            block = np.zeros((BLOCK_ROWS, x.shape[1]), np.float32)
+            rows = x[start : start + BLOCK_ROWS]
+            block[: len(rows)] = rows
+            outputs.append(network(torch.from_numpy(block))[: len(rows)].numpy().astype(np.float64))
+    return np.concatenate(outputs) if outputs else np.empty((0, 1))
+
+
+@contextmanager
+def _thread_count(threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,48 @@
+"""How a network's outputs become probabilities and values; numpy only."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+TaskKind = Literal["binary", "multiclass", "regression"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """How the network's outputs become answers.
+
+    A binary probability is sigmoid(slope * logit + offset); a regression's output is scaled back, and exponentiated
+    where the network learnt logarithms.
+    """
+
+    kind: TaskKind
+    classes: tuple[str, ...] = ()
+    threshold: float = 0.5
+    slope: float = 1.0
+    offset: float = 0.0
+    mean: float = 0.0
+    std: float = 1.0
+    log: bool = False
+
+
+def probabilities(output: Output, outputs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(rows, classes) from the network's outputs: calibrated sigmoid for two classes, softmax for more."""
+    if output.kind == "binary":
+        positive = sigmoid(output.slope * outputs[:, 0] + output.offset)
+        return np.column_stack([1 - positive, positive])
+    shifted = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """1 / (1 + e^-z) without overflow."""
+    small = np.exp(-np.abs(logits))
+    return np.where(logits >= 0, 1 / (1 + small), small / (1 + small))
+
+
+def values(output: Output, outputs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(rows,) in the target's own unit."""
+    scaled = outputs[:, 0] * output.std + output.mean
+    return np.exp(scaled) if output.log else scaled

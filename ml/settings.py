@@ -1,0 +1,55 @@
+"""Where this installation keeps its things, read from the environment at call time."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from ml.errors import ConfigError
+
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The place of everything: `home` on this disk, `store` for files, `tracking_uri` for MLflow."""
+
+    home: Path
+    store: str
+    tracking_uri: str
+    project: Path | None
+    threads: int
+
+    @classmethod
+    def from_environment(cls) -> "Settings":
+        """Reads RETRAIN_HOME, RETRAIN_STORE, RETRAIN_PROJECT, RETRAIN_THREADS and MLFLOW_TRACKING_URI.
+
+        Raises ConfigError for a number of threads that is none, and for files on this disk with an MLflow elsewhere.
+        """
+        home = Path(os.environ.get("RETRAIN_HOME", ".retrain")).absolute()
+        store = os.environ.get("RETRAIN_STORE", str(home / "store"))
+        tracking_uri = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{home / 'mlflow.db'}")
+        project = os.environ.get("RETRAIN_PROJECT")
+        _refuse_disk_with_remote_registry(store, tracking_uri)
+        return cls(home, store, tracking_uri, Path(project).absolute() if project else None, _threads())
+
+    @property
+    def data(self) -> Path:
+        return self.home / "data"
+
+
+def _threads() -> int:
+    text = os.environ.get("RETRAIN_THREADS", "1")
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError("RETRAIN_THREADS must be a whole number from 1", f"it is {text!r}", "unset it or set 1")
+    return int(text)
+
+
+def _refuse_disk_with_remote_registry(store: str, tracking_uri: str) -> None:
+    remote = urlsplit(tracking_uri)
+    if remote.scheme in {"http", "https"} and remote.hostname not in LOOPBACK and not store.startswith("s3://"):
+        raise ConfigError(
+            "a remote MLflow server needs files that it can reach",
+            f"MLFLOW_TRACKING_URI is on {remote.hostname} and the store is the folder {store}",
+            "set RETRAIN_STORE=s3://bucket/prefix",
+        )

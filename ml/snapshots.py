@@ -1,0 +1,165 @@
+"""Which partitions a run uses, and what is in each: the only module that reads the source.
+
+A row of day d is used if and only if d < as_of - label_delay_days.
+"""
+
+import logging
+import re
+from datetime import date, timedelta
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+
+from ml.artifacts import Manifest, Partition
+from ml.config import SideTable, Source, UseCase
+from ml.digests import digest_file
+from ml.errors import DataRejected, UsageError
+from ml.serving.columns import Column, conform, wrong_type
+from ml.settings import Settings
+
+log = logging.getLogger("retrain.snapshots")
+ALL = "all"
+DAY_FILE = re.compile(r"(\d{4}-\d{2}-\d{2}|all)\.(parquet|csv|csv\.gz)")
+
+
+class UnusablePartition(ValueError):
+    """A partition that cannot be read as declared; its message is the reason."""
+
+
+def source_folder(settings: Settings, source: Source) -> Path:
+    return settings.data / source.folder  # an absolute folder stays itself
+
+
+def partition_files(settings: Settings, source: Source) -> dict[str, Path]:
+    """Day (or `all`) to file, in date order. Raises DataRejected where there is no folder or nothing in it."""
+    folder = source_folder(settings, source)
+    found = {match[1]: path for path in sorted(folder.glob("*")) if (match := DAY_FILE.fullmatch(path.name))}
+    if not found:
+        raise DataRejected(
+            "a source has files like 2013-09-30.parquet or all.parquet", f"{folder} has none", "check the source's folder"
+        )
+    return found
+
+
+def last_due_day(use_case: UseCase, as_of: date) -> date:
+    return as_of - timedelta(days=use_case.label_delay_days + 1)
+
+
+def take_manifest(settings: Settings, use_case: UseCase, as_of: date) -> tuple[Manifest, tuple[str, ...]]:
+    """The manifest of the window that ends before `as_of`, and the days missing in it.
+
+    Raises UsageError for a date in the future, DataRejected for an empty window, a missing newest day or too many
+    missing days.
+    """
+    if as_of > use_case.today():
+        raise UsageError("as_of is a day up to today", f"it is {as_of}", f"use --as-of {use_case.today()} or earlier")
+    files = partition_files(settings, use_case.source)
+    sides = {table.name: partition_files(settings, table.source) for table in use_case.side_tables}
+    days, missing = _window(use_case, as_of, files, sides) if use_case.dated else ((ALL,), ())
+    if ALL in days and ALL not in files:
+        raise DataRejected(f"{use_case.name} has no time column and so one partition", "all.parquet is not there", "write it")
+    return Manifest(
+        partitions=tuple(_seen(day, files[day]) for day in days),
+        side_tables={name: tuple(_seen(d, f) for d, f in table.items() if d in {*days, ALL}) for name, table in sides.items()},
+    ), missing
+
+
+def _window(
+    use_case: UseCase, as_of: date, files: dict[str, Path], sides: dict[str, dict[str, Path]]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Days present and days missing, both in order."""
+    first, newest = date.fromisoformat(next(iter(files))), date.fromisoformat(list(files)[-1])
+    last = last_due_day(use_case, as_of)
+    if last < first:
+        raise DataRejected(
+            f"as_of must come after the first data ({first})", f"it is {as_of}", f"use {first + timedelta(days=1)} or later"
+        )
+    if str(last) not in files:
+        before = max((day for day in files if day < str(last)), default="none")
+        raise DataRejected(
+            "the newest due day must be there",
+            f"expected {last}, newest is {before}",
+            f"deliver {last}, or run with --as-of {min(newest, date.fromisoformat(before)) + timedelta(days=use_case.label_delay_days + 1)}",
+        )
+    start = max(first, last - timedelta(days=use_case.window_days - 1))
+    due = [str(start + timedelta(days=n)) for n in range((last - start).days + 1)]
+    present = tuple(day for day in due if day in files and all(day in side or ALL in side for side in sides.values()))
+    missing = tuple(day for day in due if day not in present)
+    if str(last) in missing:
+        raise DataRejected("every side table must have the newest due day", f"{last} is not in all", f"deliver it for {last}")
+    return present, missing
+
+
+def _seen(day: str, path: Path) -> Partition:
+    return Partition(day=day, file=path.name, digest=digest_file(path))
+
+
+def changed_days(before: Manifest | None, now: Manifest) -> tuple[str, ...]:
+    """Days that both manifests have, with different bytes, side tables included."""
+    if before is None:
+        return ()
+    old, new = _by_day(before), _by_day(now)
+    return tuple(sorted({day for table, day in old.keys() & new.keys() if old[table, day] != new[table, day]}))
+
+
+def _by_day(manifest: Manifest) -> dict[tuple[str, str], str]:
+    tables = {"": manifest.partitions, **manifest.side_tables}
+    return {(name, partition.day): partition.digest for name, table in tables.items() for partition in table}
+
+
+def partition_inputs(use_case: UseCase, manifest: Manifest, day: str) -> dict[str, str]:
+    """Digests of all bytes that a partition's rows come from, by table."""
+    by_day = _by_day(manifest)
+    sides = {table.name: by_day.get((table.name, day)) or by_day[table.name, ALL] for table in use_case.side_tables}
+    return {"": by_day["", day], **sides}
+
+
+def read_partition(settings: Settings, use_case: UseCase, manifest: Manifest, day: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """The partition's raw rows, joined and derived, with declared columns and types; and the columns nobody declared.
+
+    Raises UnusablePartition where the file cannot be read, or a column is missing or of another type.
+    """
+    file = next(partition.file for partition in manifest.partitions if partition.day == day)
+    source_columns = read_table(source_folder(settings, use_case.source) / file, use_case.columns)
+    rows = source_columns if use_case.derive is None else use_case.derive(source_columns)
+    for table in use_case.side_tables:
+        rows = rows.merge(_side_rows(settings, table, manifest, day), on=list(table.on), how="left", validate="m:1")
+    refuse_other_columns(rows, use_case.columns)
+    on = {name for table in use_case.side_tables for name in table.on}
+    unknown = set(source_columns.columns) - {column.name for column in use_case.columns} - on
+    return conform(rows, use_case.columns), tuple(sorted(unknown))
+
+
+def _side_rows(settings: Settings, table: SideTable, manifest: Manifest, day: str) -> pd.DataFrame:
+    seen = {partition.day: partition.file for partition in manifest.side_tables[table.name]}
+    path = source_folder(settings, table.source) / seen.get(day, seen.get(ALL, ""))
+    rows = read_table(path, ())
+    absent = [name for name in (*table.on, *table.take) if name not in rows.columns]
+    if absent:
+        raise UnusablePartition(f"{table.name} lacks the columns {', '.join(absent)}")
+    return rows[[*table.on, *table.take]].drop_duplicates(list(table.on))
+
+
+def read_table(path: Path, columns: tuple[Column, ...]) -> pd.DataFrame:
+    """A Parquet or CSV file, CSV parsed by the declared types. Raises UnusablePartition if it cannot be read."""
+    try:
+        if path.suffix == ".parquet":
+            return pd.read_parquet(path)
+        dates = [column.name for column in columns if column.type == "timestamp"]
+        texts = {column.name: "str" for column in columns if column.type == "text"}
+        header = set(pd.read_csv(path, nrows=0).columns)
+        return pd.read_csv(path, parse_dates=[name for name in dates if name in header], dtype=texts)
+    except (OSError, ValueError, EOFError, pa.ArrowException) as error:
+        raise UnusablePartition(f"{path.name} cannot be read ({str(error).splitlines()[0][:120]})") from error
+
+
+def refuse_other_columns(rows: pd.DataFrame, columns: tuple[Column, ...]) -> None:
+    """Raises UnusablePartition where a declared column is missing or of another type."""
+    missing = [column.name for column in columns if column.name not in rows.columns]
+    if missing:
+        raise UnusablePartition(f"column {', '.join(missing)} is missing")
+    for column in columns:
+        seen = wrong_type(column, rows[column.name])
+        if seen:
+            raise UnusablePartition(f"column {column.name} must be {column.type}, but it is {seen}")

@@ -1,0 +1,82 @@
+"""Train, validation and test: by day where there is time, by a hash of the row's key where there is not."""
+
+from collections.abc import Iterable
+from datetime import date, timedelta
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ml.artifacts import Part, SplitRows
+from ml.cleaning import DAY, LABEL
+from ml.config import UseCase
+from ml.digests import digest_value
+from ml.errors import DataRejected
+from ml.snapshots import ALL, last_due_day
+
+TEST_SHARE, VALIDATION_SHARE = 0.2, 0.08  # 80 / 20, and a tenth of the 80
+
+
+def part_of_day(use_case: UseCase, as_of: date, day: str) -> Part:
+    """Test is the last `test_days` before the last due day, validation the days before those, train the rest."""
+    age = (last_due_day(use_case, as_of) - date.fromisoformat(day)).days
+    if age < use_case.test_days:
+        return "test"
+    return "validation" if age < use_case.test_days + use_case.validation_days else "train"
+
+
+def parts_of_rows(use_case: UseCase, keys: pd.DataFrame) -> NDArray[np.object_]:
+    """(rows,) the part of each row, a pure function of its key and the use case's seed: added rows move no other."""
+    hashes = pd.util.hash_pandas_object(keys, index=False, hash_key=f"{use_case.seed:016d}", categorize=False)
+    place = hashes.to_numpy(np.uint64) / 2.0**64
+    return np.select([place < TEST_SHARE, place < TEST_SHARE + VALIDATION_SHARE], ["test", "validation"], "train")
+
+
+def rows_of(use_case: UseCase, as_of: date, part: Part, day: str, block: pd.DataFrame) -> pd.DataFrame:
+    """The block's rows that belong to the part and were known before as_of, with their day."""
+    if day == ALL:
+        chosen = parts_of_rows(use_case, block[list(use_case.key)]) == part
+    else:
+        chosen = np.full(len(block), part_of_day(use_case, as_of, day) == part)
+    if use_case.known_at_column:
+        chosen &= (block[use_case.known_at_column] < pd.Timestamp(as_of)).to_numpy()
+    return block[chosen].assign(**{DAY: day})
+
+
+def split_digest(use_case: UseCase) -> str:
+    """What two runs must share for rows without time to be in the same part."""
+    return digest_value([use_case.seed, list(use_case.key), TEST_SHARE, VALIDATION_SHARE])
+
+
+def fit_until(use_case: UseCase, as_of: date) -> str | None:
+    """The last day that a model of this run may have seen: the day before the first test day."""
+    return str(last_due_day(use_case, as_of) - timedelta(days=use_case.test_days)) if use_case.dated else None
+
+
+def describe(use_case: UseCase, part: Part, frames: Iterable[pd.DataFrame]) -> SplitRows:
+    """Rows of a part. Raises DataRejected if it is empty or, of classes, lacks one."""
+    frames = [frame for frame in frames if len(frame)]
+    rows = sum(len(frame) for frame in frames)
+    if not rows:
+        raise DataRejected(f"{part} needs rows", "it has none", "widen the window or choose a later --as-of")
+    if use_case.target.kind != "regression":
+        _refuse_missing_class(use_case, part, frames)
+    days = sorted({str(frame[DAY].iloc[0]) for frame in frames} - {ALL})
+    positive = sum(float((frame[LABEL] == 1).sum()) for frame in frames) / rows
+    return SplitRows(
+        rows=rows,
+        positive_share=positive if use_case.target.kind == "binary" else None,
+        first_day=days[0] if days else None,
+        last_day=days[-1] if days else None,
+    )
+
+
+def _refuse_missing_class(use_case: UseCase, part: Part, frames: Iterable[pd.DataFrame]) -> None:
+    seen = {int(label) for frame in frames for label in frame[LABEL].unique()}
+    absent = [name for code, name in enumerate(use_case.target.classes) if code not in seen]
+    if absent:
+        raise DataRejected(
+            f"every part needs rows of each class of {use_case.target.column}",
+            f"{part} has none of {', '.join(absent)}",
+            "widen the window or check how the target is recorded",
+        )

@@ -1,0 +1,188 @@
+"""The only module that talks to files on disk or S3 as a store. Keys come from `ml.paths`.
+
+Both kinds create atomically: a reader sees a whole object or none.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from ml.artifacts import FileRef
+from ml.digests import digest_bytes
+from ml.errors import ConfigError, Corrupt, StoreUnavailable
+from ml.paths import safe_key
+
+
+class Store(Protocol):
+    """Where every artifact lies. Methods raise StoreUnavailable when the place does not answer or refuses."""
+
+    uri: str
+
+    def get(self, key: str) -> bytes | None:
+        """The object's bytes, None if there is none."""
+
+    def put(self, key: str, data: bytes) -> None: ...
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Creates the object if there is none; False, and nothing changed, if there is one."""
+
+    def keys(self, prefix: str) -> list[str]:
+        """All keys below the folder `prefix`, sorted."""
+
+    def size(self) -> int:
+        """Bytes stored."""
+
+
+def open_store(uri: str) -> Store:
+    """A store at a folder or at s3://bucket/prefix."""
+    if uri.startswith("s3://"):
+        return S3Store(uri)
+    if "://" in uri:
+        raise ConfigError("RETRAIN_STORE is a folder or s3://bucket/prefix", f"it is {uri!r}", "set one of the two")
+    return DiskStore(Path(uri))
+
+
+def put_file(store: Store, key: str, data: bytes) -> FileRef:
+    store.put(key, data)
+    return FileRef(key=key, size=len(data), digest=digest_bytes(data))
+
+
+def get_file(store: Store, file: FileRef) -> bytes:
+    """The file's bytes. Raises Corrupt if it is gone or its bytes are not those that were written."""
+    data = store.get(file.key)
+    if data is None or digest_bytes(data) != file.digest:
+        seen = "it is gone" if data is None else f"its SHA-256 is {digest_bytes(data)[:12]}"
+        raise Corrupt(f"{file.key} must have SHA-256 {file.digest[:12]}", seen, "run the night again to rebuild it")
+    return data
+
+
+class DiskStore:
+    def __init__(self, root: Path) -> None:
+        self.root, self.uri = root, str(root)
+
+    def get(self, key: str) -> bytes | None:
+        with _disk_errors(self.root):
+            try:
+                return (self.root / safe_key(key)).read_bytes()
+            except FileNotFoundError:
+                return None
+
+    def put(self, key: str, data: bytes) -> None:
+        with _disk_errors(self.root), self._written(key, data) as (temporary, path):
+            os.replace(temporary, path)
+
+    def create(self, key: str, data: bytes) -> bool:
+        with _disk_errors(self.root), self._written(key, data) as (temporary, path):
+            try:
+                os.link(temporary, path)  # fails where the name exists, and shows whole contents: O_EXCL shows half
+            except FileExistsError:
+                return False
+            return True
+
+    @contextmanager
+    def _written(self, key: str, data: bytes) -> Iterator[tuple[str, Path]]:
+        path = self.root / safe_key(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=".writing-", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            yield temporary, path
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+
+    def keys(self, prefix: str) -> list[str]:
+        with _disk_errors(self.root):
+            paths = (self.root / safe_key(prefix)).rglob("*")
+            return sorted(p.relative_to(self.root).as_posix() for p in paths if p.is_file() and p.name[0] != ".")
+
+    def size(self) -> int:
+        return sum(path.stat().st_size for path in self.root.rglob("*") if path.is_file())
+
+
+@contextmanager
+def _disk_errors(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreUnavailable(
+            f"the store {root} must be readable and writable", f"{error.strerror or error}", "give access or space"
+        ) from error
+
+
+class S3Store:
+    """Objects below s3://bucket/prefix; credentials and endpoint by the standard AWS variables."""
+
+    def __init__(self, uri: str) -> None:
+        parts = urlsplit(uri)
+        self.uri, self.bucket, self.prefix = uri.rstrip("/"), parts.netloc, parts.path.strip("/")
+        self._client: Any = None
+
+    @property
+    def client(self) -> Any:
+        if self._client is None:
+            import boto3
+            from botocore.config import Config
+
+            retries = {"mode": "standard", "total_max_attempts": 4}
+            self._client = boto3.client("s3", config=Config(retries=retries, connect_timeout=5, read_timeout=30))
+        return self._client
+
+    def get(self, key: str) -> bytes | None:
+        from botocore.exceptions import ClientError
+
+        with self._s3_errors():
+            try:
+                return self.client.get_object(Bucket=self.bucket, Key=self._name(key))["Body"].read()
+            except ClientError as error:
+                if error.response["Error"]["Code"] == "NoSuchKey":
+                    return None
+                raise
+
+    def put(self, key: str, data: bytes) -> None:
+        with self._s3_errors():
+            self.client.put_object(Bucket=self.bucket, Key=self._name(key), Body=data)
+
+    def create(self, key: str, data: bytes) -> bool:
+        from botocore.exceptions import ClientError
+
+        with self._s3_errors():
+            try:
+                self.client.put_object(Bucket=self.bucket, Key=self._name(key), Body=data, IfNoneMatch="*")
+            except ClientError as error:
+                if error.response["Error"]["Code"] in {"PreconditionFailed", "ConditionalRequestConflict"}:
+                    return False
+                raise
+            return True
+
+    def keys(self, prefix: str) -> list[str]:
+        cut = len(self._name("x")) - 1
+        return sorted(item["Key"][cut:] for item in self._listed(f"{self._name(prefix)}/"))
+
+    def size(self) -> int:
+        return sum(item["Size"] for item in self._listed(f"{self.prefix}/" if self.prefix else ""))
+
+    def _listed(self, prefix: str) -> list[dict[str, Any]]:
+        with self._s3_errors():
+            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
+            return [item for page in pages for item in page.get("Contents", [])]
+
+    def _name(self, key: str) -> str:
+        return f"{self.prefix}/{safe_key(key)}" if self.prefix else safe_key(key)
+
+    @contextmanager
+    def _s3_errors(self) -> Iterator[None]:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            yield
+        except (BotoCoreError, ClientError) as error:
+            raise StoreUnavailable(
+                f"the store {self.uri} must answer", f"{error}", "check the bucket, the AWS_ variables and the network"
+            ) from error

@@ -1,0 +1,118 @@
+"""A candidate from cleaned blocks: encode, fit, and what validation chooses after the fit (calibration, threshold)."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import precision_recall_curve
+
+from ml.artifacts import Blocks, Night, Part
+from ml.cleaning import LABEL, from_parquet
+from ml.config import UseCase
+from ml.models.estimators import NetworkEstimator, OnEpoch
+from ml.serving.features import Encoder
+from ml.serving.model import Architecture, PackagedModel
+from ml.serving.network import TabularNetwork, forward_in_blocks
+from ml.serving.output import Output, sigmoid
+from ml.serving.rules import Rule
+from ml.snapshots import ALL
+from ml.split import part_of_day, rows_of
+from ml.store import Store, get_file
+
+Floats = NDArray[np.float64]
+
+
+def part_frames(store: Store, use_case: UseCase, night: Night, blocks: Blocks, part: Part) -> Iterator[pd.DataFrame]:
+    """The part's rows, one frame a block, in date order."""
+    for block in blocks.blocks:
+        if block.day == ALL or part_of_day(use_case, night.as_of, block.day) == part:
+            yield rows_of(use_case, night.as_of, part, block.day, from_parquet(get_file(store, block.file)))
+
+
+def test_inputs(use_case: UseCase, night: Night, blocks: Blocks) -> list[tuple[str, str]]:
+    """Day and digest of every block that holds test rows: what decides the test digest."""
+    return [
+        (block.day, block.file.digest)
+        for block in blocks.blocks
+        if block.day == ALL or part_of_day(use_case, night.as_of, block.day) == "test"
+    ]
+
+
+def encode(use_case: UseCase, encoder: Encoder, frames: Iterator[pd.DataFrame]) -> tuple[NDArray[np.float32], Floats]:
+    """X (rows, width) and the labels that the network learns (rows,): logarithms where the target says so."""
+    parts = [(encoder.transform(frame), frame[LABEL].to_numpy(np.float64)) for frame in frames]
+    y = np.concatenate([labels for _, labels in parts])
+    return np.concatenate([rows for rows, _ in parts]), np.log(y) if use_case.target.log else y
+
+
+def fit_candidate(
+    use_case: UseCase,
+    night: Night,
+    encoder: Encoder,
+    train: tuple[NDArray[np.float32], Floats],
+    validation: tuple[NDArray[np.float32], Floats],
+    on_epoch: OnEpoch,
+) -> NetworkEstimator:
+    """The use case's estimator, fitted on train rows with the best validation epoch's weights."""
+    estimator = clone(use_case.model).set_params(seed=night.seed, device=night.device)
+    return estimator.fit(*train, validation=validation, category_sizes=encoder.category_sizes, on_epoch=on_epoch)
+
+
+def package(
+    use_case: UseCase, rules: tuple[Rule, ...], encoder: Encoder, network: TabularNetwork, night: Night,
+    train_y: Floats, validation: tuple[NDArray[np.float32], Floats],
+) -> PackagedModel:  # fmt: skip
+    """The model that takes raw rows, with what validation chooses on its own CPU outputs."""
+    columns = use_case.features
+    names = {column.name for column in columns}
+    outputs = forward_in_blocks(network, validation[0], night.threads)
+    return PackagedModel(
+        columns=columns,
+        rules=tuple(rule for rule in rules if rule.scope == "row" and set(rule.columns) <= names),
+        encoder=encoder,
+        architecture=architecture(use_case),
+        network=network,
+        output=choose_output(use_case, outputs, validation[1], train_y),
+        threads=night.threads,
+    )
+
+
+def architecture(use_case: UseCase) -> Architecture:
+    model, classes = use_case.model, len(use_case.target.classes)
+    outputs = classes if use_case.target.kind == "multiclass" else 1
+    return Architecture(hidden=tuple(model.hidden), activation=model.activation, outputs=outputs)
+
+
+def choose_output(use_case: UseCase, outputs: Floats, y: Floats, train_y: Floats) -> Output:
+    target = use_case.target
+    if target.kind == "regression":
+        std = float(train_y.astype(np.float32).std()) or 1.0
+        return Output(kind=target.kind, mean=float(train_y.astype(np.float32).mean()), std=std, log=target.log)
+    if target.kind == "multiclass":
+        return Output(kind=target.kind, classes=target.classes)
+    slope, offset = calibrate(outputs[:, 0], y)
+    threshold = best_f1_threshold(y, sigmoid(slope * outputs[:, 0] + offset))
+    return Output(kind=target.kind, classes=target.classes, threshold=threshold, slope=slope, offset=offset)
+
+
+def calibrate(logits: Floats, y: Floats) -> tuple[float, float]:
+    """Slope and offset that make sigmoid(slope * logit + offset) a probability (Platt 1999), from validation rows.
+
+    A slope that would not keep the order of the rows is refused for the identity.
+    """
+    fitted = LogisticRegression(C=np.inf).fit(logits[:, None], y)
+    slope, offset = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
+    return (slope, offset) if slope > 0 else (1.0, 0.0)
+
+
+def best_f1_threshold(y: Floats, probability: Floats) -> float:
+    """The threshold with the largest F1; between two probabilities their midpoint, of equals the nearest to 0.5."""
+    precision, recall, cuts = precision_recall_curve(y, probability)
+    with np.errstate(invalid="ignore"):
+        f1 = np.nan_to_num(2 * precision * recall / (precision + recall))[:-1]
+    middles = np.concatenate([[cuts[0] / 2], (cuts[1:] + cuts[:-1]) / 2])
+    best = middles[f1 >= f1.max()]
+    return float(best[np.argmin(np.abs(best - 0.5))])

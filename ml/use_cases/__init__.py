@@ -1,0 +1,1 @@
+"""One file a use case; each defines USE_CASE."""

@@ -1,0 +1,1 @@
+"""Stages of a night as Prefect tasks: each retries only what is transient, and resumes from its kept handle."""

@@ -1,0 +1,278 @@
+"""Stages that fail with the data: snapshot, validation, cleaning, split."""
+
+import logging
+from collections import Counter
+
+import pandas as pd
+
+from expectations.suite import unexpected_counts
+from ml import paths
+from ml.artifacts import (
+    Block,
+    Blocks,
+    CheckedPartition,
+    Checks,
+    Manifest,
+    Night,
+    PartitionCheck,
+    RuleCount,
+    Snapshot,
+    Split,
+    Work,
+    from_json,
+    to_json,
+    with_work,
+)
+from ml.cleaning import clean, from_parquet, to_parquet
+from ml.digests import digest_bytes, digest_value
+from ml.errors import ConfigError, DataRejected
+from ml.features import DayState, fit_encoder
+from ml.run_key import data_code_digest
+from ml.serving.rules import Rule, UniqueKey, rule_to_dict
+from ml.snapshots import (
+    UnusablePartition,
+    changed_days,
+    last_due_day,
+    partition_inputs,
+    read_partition,
+    take_manifest,
+)
+from ml.split import describe, fit_until
+from ml.stages import resume_or_make
+from ml.store import put_file
+from ml.training import part_frames, test_inputs
+from ml.validation import ROW_NUMBER, CheckedRows, check_partition, rejected_check, rejection
+from tasks.stage import Site, resume, site_of, stage
+
+log = logging.getLogger("retrain.data")
+PARTITION = "partition__"
+
+
+@stage("take snapshot", timeout_seconds=600)
+def take_snapshot(night: Night) -> Snapshot:
+    """Writes the manifest of the partitions that this night may see."""
+    site = site_of(night)
+    manifest, missing = take_manifest(site.settings, site.use_case, night.as_of)
+    data = to_json(manifest)
+    key = paths.manifest(night.use_case, digest_bytes(data))
+    new = site.store.create(key, data)
+    changed = changed_days(_last_manifest(site), manifest)
+    days = [partition.day for partition in manifest.partitions]
+    log.info("Took a snapshot of %d partitions, %s to %s.", len(days), days[0], days[-1])
+    if changed:
+        log.warning("Changed since the last night: %s.", ", ".join(changed))
+    return Snapshot(
+        work=Work(stage="", reused=int(not new), computed=int(new)),
+        digest=digest_bytes(data),
+        manifest=key,
+        partitions=len(days),
+        first_day=days[0],
+        last_day=days[-1],
+        missing_days=missing,
+        changed_days=changed,
+    )
+
+
+def _last_manifest(site: Site) -> Manifest | None:
+    head = site.ledger.head()
+    data = site.store.get(head.manifest) if head else None
+    return from_json(Manifest, data) if data else None
+
+
+def read_manifest(site: Site, snapshot: Snapshot) -> Manifest:
+    data = site.store.get(snapshot.manifest)
+    assert data is not None, snapshot.manifest
+    return from_json(Manifest, data)
+
+
+@stage("validate partitions", timeout_seconds=3600)
+def validate_partitions(night: Night, snapshot: Snapshot) -> Checks:
+    """Judges every partition that has no verdict yet; raises DataRejected where the window cannot be used."""
+    site = site_of(night)
+    manifest = read_manifest(site, snapshot)
+    states = {partition.day: _state(site, manifest, partition.day) for partition in manifest.partitions}
+    new = {day: state for day, state in states.items() if not _known(site, state)}
+    _judge_new(site, manifest, new)
+    checks = [_read_check(site, state) for state in states.values()]
+    result = _summary(site, night, snapshot, states, checks)
+    log.info(
+        "Validated %d partitions (%d new): %s rows, %d quarantined, %d left out.",
+        len(states), len(new), f"{result.rows:,}", result.quarantined, len(result.left_out),
+    )  # fmt: skip
+    return with_work(result, Work(stage="", reused=len(states) - len(new), computed=len(new)))
+
+
+def _state(site: Site, manifest: Manifest, day: str) -> str:
+    """Key of a partition's verdict: its bytes, the rules, and the code that applies them."""
+    rules = [rule_to_dict(rule) for rule in site.rules if rule.scope != "snapshot"]
+    return digest_value([partition_inputs(site.use_case, manifest, day), rules, _reading(site), day])
+
+
+def _reading(site: Site) -> list[str]:
+    """What decides how a partition's bytes become rows."""
+    return [data_code_digest(), site.use_case.digest]
+
+
+def _known(site: Site, state: str) -> bool:
+    return site.store.get(paths.partition_check(site.use_case.name, state)) is not None
+
+
+def _read_check(site: Site, state: str) -> PartitionCheck:
+    data = site.store.get(paths.partition_check(site.use_case.name, state))
+    assert data is not None, state
+    return from_json(PartitionCheck, data)
+
+
+def _judge_new(site: Site, manifest: Manifest, new: dict[str, str]) -> None:
+    """Checks new partitions, lets Great Expectations confirm the counts in one batch, and keeps the verdicts."""
+    checked: dict[str, CheckedRows] = {}
+    for day in new:
+        try:
+            rows, unknown = read_partition(site.settings, site.use_case, manifest, day)
+            checked[day] = check_partition(site.use_case, site.rules, day, rows, unknown)
+        except UnusablePartition as error:
+            site.store.put(paths.partition_check(site.use_case.name, new[day]), to_json(rejected_check(day, str(error))))
+    _confirm(site, checked)
+    for day, result in checked.items():
+        if len(result.quarantine):
+            site.store.put(paths.quarantine(site.use_case.name, new[day]), to_parquet(result.quarantine))
+        site.store.put(paths.partition_check(site.use_case.name, new[day]), to_json(result.check))
+
+
+def _confirm(site: Site, checked: dict[str, CheckedRows]) -> None:
+    """Raises ConfigError where Great Expectations counts other rows than the masks that set them aside."""
+    rules = [rule for rule in site.rules if rule.scope == "row"]
+    frames = [result.rows.assign(**{PARTITION: day}) for day, result in checked.items() if len(result.rows)]
+    if not frames or not rules:
+        return
+    counted = unexpected_counts(pd.concat(frames, ignore_index=True), [_within_partition(rule) for rule in rules])
+    masked = Counter[str]()
+    for result in checked.values():
+        masked.update({count.rule: count.unexpected for count in result.check.counts if count.scope == "row"})
+    for rule, count in zip(rules, counted, strict=True):
+        if count != masked[rule.sentence]:
+            raise ConfigError(
+                f"Great Expectations and the mask agree on '{rule.sentence}'",
+                f"one counts {count} rows and the other {masked[rule.sentence]}",
+                "report it with the partition",
+            )
+
+
+def _within_partition(rule: Rule) -> Rule:
+    return UniqueKey(key=(PARTITION, *rule.key), severity=rule.severity) if isinstance(rule, UniqueKey) else rule
+
+
+def _summary(
+    site: Site, night: Night, snapshot: Snapshot, states: dict[str, str], checks: list[PartitionCheck]
+) -> Checks:
+    left_out = {day: "it is missing" for day in snapshot.missing_days}
+    left_out |= {check.day: check.rejected for check in checks if check.rejected is not None}
+    _refuse_window(site, night, checks, left_out)
+    used = [check for check in checks if check.rejected is None]
+    partitions = tuple(CheckedPartition(day=check.day, state=states[check.day]) for check in used)
+    return Checks(
+        digest=digest_value([[p.day, p.state] for p in partitions]),
+        partitions=partitions,
+        left_out=left_out,
+        rows=sum(check.rows for check in used),
+        duplicates=sum(check.duplicates for check in used),
+        quarantined=sum(check.quarantined for check in used),
+        unlabelled=sum(check.unlabelled for check in used),
+        unknown_columns={check.day: check.unknown_columns for check in used if check.unknown_columns},
+        broken=_broken(checks),
+        quarantined_days={check.day: check.quarantined for check in used if check.quarantined},
+        rules=len(site.rules),
+    )
+
+
+def _refuse_window(site: Site, night: Night, checks: list[PartitionCheck], left_out: dict[str, str]) -> None:
+    newest = checks[-1]
+    if newest.rejected is not None:
+        raise DataRejected(
+            f"the newest partition ({newest.day}) must be usable", newest.rejected, "deliver it again, then run the night again"
+        )
+    facts = pd.DataFrame({"left_out_days": [float(len(left_out))], "rows": [float(sum(c.rows for c in checks))]})
+    reason = rejection([rule for rule in site.rules if rule.scope == "snapshot"], facts, [])
+    if reason is not None:
+        days = "; ".join(f"{day}: {why}" for day, why in sorted(left_out.items())[:5])
+        raise DataRejected(
+            f"the window up to {last_due_day(site.use_case, night.as_of)} must be usable", f"{reason} ({days})", "deliver the days again"
+        )
+
+
+def _broken(checks: list[PartitionCheck]) -> tuple[RuleCount, ...]:
+    """Every rule that some row or partition broke, summed over partitions, worst first."""
+    totals: dict[tuple[str, str, str], tuple[int, int]] = {}
+    for count in (count for check in checks for count in check.counts):
+        rule = (count.rule, count.scope, count.severity)
+        evaluated, unexpected = totals.get(rule, (0, 0))
+        totals[rule] = evaluated + count.evaluated, unexpected + count.unexpected
+    found = [
+        RuleCount(rule=rule, scope=scope, severity=severity, evaluated=evaluated, unexpected=unexpected)
+        for (rule, scope, severity), (evaluated, unexpected) in totals.items()
+        if unexpected
+    ]
+    return tuple(sorted(found, key=lambda count: -count.unexpected))
+
+
+@stage("clean partitions", timeout_seconds=3600)
+def clean_partitions(night: Night, snapshot: Snapshot, checks: Checks) -> Blocks:
+    """Cleans every partition that has no block yet."""
+    site = site_of(night)
+    manifest = read_manifest(site, snapshot)
+    made = [_block(site, manifest, partition) for partition in checks.partitions]
+    blocks = tuple(block for block, _ in made)
+    reused = sum(kept for _, kept in made)
+    rows = sum(block.rows for block in blocks)
+    log.info("Cleaned %s labelled rows in %d blocks (%d new).", f"{rows:,}", len(blocks), len(blocks) - reused)
+    return Blocks(
+        work=Work(stage="", reused=reused, computed=len(blocks) - reused),
+        digest=digest_value([[block.day, block.file.digest] for block in blocks]),
+        blocks=blocks,
+        rows=rows,
+    )
+
+
+def _block(site: Site, manifest: Manifest, partition: CheckedPartition) -> tuple[Block, bool]:
+    name, state = site.use_case.name, partition.state
+
+    def make() -> Block:
+        rows, _ = read_partition(site.settings, site.use_case, manifest, partition.day)
+        unique = rows[~rows.duplicated()].reset_index(drop=True)
+        aside = site.store.get(paths.quarantine(name, state))
+        set_aside = from_parquet(aside)[ROW_NUMBER] if aside else pd.Series(dtype="int64")
+        block = clean(site.use_case, unique, set_aside)
+        return Block(day=partition.day, file=put_file(site.store, paths.block(name, state), to_parquet(block)), rows=len(block))
+
+    return resume_or_make(site.store, Block, paths.stage(name, "block", state), make)
+
+
+@stage("split rows", timeout_seconds=1800)
+def split_rows(night: Night, blocks: Blocks) -> Split:
+    """Splits by time or key, and fits the encoder on train rows only."""
+    site = site_of(night)
+    key = digest_value([blocks.digest, str(night.as_of), night.use_case_digest, night.code_digest])
+    split = resume(site, Split, "split", key, lambda: _make_split(site, night, blocks, key))
+    log.info(
+        "Split into %s train, %s validation and %s test rows.",
+        f"{split.train.rows:,}", f"{split.validation.rows:,}", f"{split.test.rows:,}",
+    )  # fmt: skip
+    return split
+
+
+def _make_split(site: Site, night: Night, blocks: Blocks, key: str) -> Split:
+    use_case = site.use_case
+    frames = {part: list(part_frames(site.store, use_case, night, blocks, part)) for part in ("train", "validation", "test")}
+    described = {part: describe(use_case, part, frames[part]) for part in frames}
+    encoder = fit_encoder(use_case, [DayState.of(use_case, frame) for frame in frames["train"] if len(frame)])
+    file = put_file(site.store, paths.stage_file(use_case.name, "split", key, "encoder.json"), to_json(encoder))
+    known_at = str(night.as_of) if use_case.known_at_column else None
+    return Split(
+        digest=digest_value([key, file.digest]),
+        encoder=file,
+        fit_until=fit_until(use_case, night.as_of),
+        test_digest=digest_value([test_inputs(use_case, night, blocks), use_case.seed, known_at]),
+        **described,
+    )
+
+

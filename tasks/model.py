@@ -1,0 +1,258 @@
+"""Stages that fail with the model: train, upload, verify, evaluate, judge."""
+
+import logging
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+from safetensors.torch import load, save
+
+from ml import packaging, paths, registry
+from ml.artifacts import (
+    Blocks,
+    Champion,
+    Epoch,
+    Evaluations,
+    FileRef,
+    Fit,
+    Judgement,
+    Night,
+    Split,
+    Upload,
+    Verified,
+    from_json,
+    to_json,
+)
+from ml.cleaning import to_parquet
+from ml.decision import comparability, decide
+from ml.digests import digest_value
+from ml.evaluation import Answers
+from ml.gates import Difference, Evidence
+from ml.judging import NoAnswer, answer_table, baselines, judge_all, model_answers
+from ml.ledger import Entry
+from ml.serving.features import Encoder
+from ml.serving.model import PackagedModel, build_network
+from ml.split import split_digest
+from ml.store import get_file, put_file
+from ml.training import architecture, encode, fit_candidate, package, part_frames
+from tasks.stage import Site, resume, site_of, stage
+
+log = logging.getLogger("retrain.model")
+
+
+@stage("train candidate", timeout_seconds=6 * 3600)
+def train_candidate(night: Night, run_key: str, blocks: Blocks, split: Split) -> Fit:
+    """Fits the use case's estimator and keeps the weights of the best validation epoch."""
+    site = site_of(night)
+    fit = resume(site, Fit, "train", run_key, lambda: _fit(site, night, run_key, blocks, split))
+    best = fit.epochs[fit.best_epoch - 1]
+    log.info(
+        "Trained %d epochs on %s; epoch %d is best with validation loss %.4f.",
+        len(fit.epochs), fit.device, fit.best_epoch, best.validation_loss,
+    )  # fmt: skip
+    return fit
+
+
+def _fit(site: Site, night: Night, run_key: str, blocks: Blocks, split: Split) -> Fit:
+    import torch
+
+    torch.set_num_threads(night.threads)
+    encoder = _encoder(site, split)
+    train, validation = (
+        encode(site.use_case, encoder, part_frames(site.store, site.use_case, night, blocks, part))
+        for part in ("train", "validation")
+    )
+    total = site.use_case.model.epochs
+    log.info("Training on %s with %d thread(s): %s rows, %d inputs.", night.device, night.threads, *_shape(train[0]))
+    fitted = fit_candidate(
+        site.use_case, night, encoder, train, validation, lambda epoch: log.info("%s", _progress(epoch, total))
+    )
+    weights = save({name: weight.contiguous() for name, weight in fitted.network_.state_dict().items()})
+    key = paths.stage_file(night.use_case, "train", run_key, "weights.safetensors")
+    return Fit(
+        weights=put_file(site.store, key, weights),
+        best_epoch=fitted.best_epoch_,
+        epochs=tuple(fitted.epochs_),
+        device=night.device,
+        threads=night.threads,
+    )
+
+
+def _shape(x: object) -> tuple[str, int]:
+    rows, width = x.shape  # type: ignore[attr-defined]
+    return f"{rows:,}", width
+
+
+def _progress(epoch: Epoch, total: int) -> str:
+    score = "undefined" if epoch.validation_score is None else f"{epoch.validation_score:.3f}"
+    return (
+        f"Epoch {epoch.epoch} of {total}: train loss {epoch.train_loss:.4f}, "
+        f"validation loss {epoch.validation_loss:.4f}, validation score {score}."
+    )
+
+
+def _encoder(site: Site, split: Split) -> Encoder:
+    return from_json(Encoder, get_file(site.store, split.encoder))
+
+
+@stage("upload candidate", timeout_seconds=1800)
+def upload_candidate(night: Night, run_key: str, blocks: Blocks, split: Split, fit: Fit) -> Upload:
+    """Packages the model with its code and puts every file where it will stay, with a proof of its answers."""
+    site = site_of(night)
+    upload = resume(site, Upload, "upload", run_key, lambda: _upload(site, night, run_key, blocks, split, fit))
+    size = sum(file.size for file in upload.files)
+    log.info("Uploaded %d files of the model, %s bytes.", len(upload.files), f"{size:,}")
+    return upload
+
+
+def _upload(site: Site, night: Night, run_key: str, blocks: Blocks, split: Split, fit: Fit) -> Upload:
+    model, held_out = _package(site, night, blocks, split, fit)
+    name = f"{night.use_case} {night.as_of}"
+    run_id = site.registry.run_id(run_key, name, {"use_case": night.use_case, "as_of": str(night.as_of)})
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "model"
+        packaging.write_model(model, folder)
+        files = packaging.upload_folder(site.store, folder, paths.model_folder(run_id))
+    proof_key = paths.stage_file(night.use_case, "upload", run_key, "proof.parquet")
+    return Upload(
+        run_id=run_id,
+        folder=paths.model_folder(run_id),
+        files=files,
+        digest=digest_value([[file.key, file.digest] for file in files]),
+        threshold=model.output.threshold if model.output.kind == "binary" else None,
+        proof=packaging.make_proof(site.store, proof_key, model, held_out),
+    )
+
+
+def _package(
+    site: Site, night: Night, blocks: Blocks, split: Split, fit: Fit
+) -> tuple[PackagedModel, pd.DataFrame]:
+    """The packaged model and the validation rows."""
+    encoder = _encoder(site, split)
+    network = build_network(architecture(site.use_case), encoder)
+    network.load_state_dict(load(get_file(site.store, fit.weights)))
+    _, train_y = encode(site.use_case, encoder, part_frames(site.store, site.use_case, night, blocks, "train"))
+    held_out = list(part_frames(site.store, site.use_case, night, blocks, "validation"))
+    validation = encode(site.use_case, encoder, iter(held_out))
+    model = package(site.use_case, site.rules, encoder, network, night, train_y, validation)
+    return model, pd.concat(held_out, ignore_index=True)
+
+
+@stage("verify candidate", timeout_seconds=900)
+def verify_candidate(night: Night, run_key: str, upload: Upload) -> Verified:
+    """Reads the model back from where it lies, loads it in a fresh process and compares its answers exactly."""
+    site = site_of(night)
+
+    def verify() -> Verified:
+        rows = packaging.prove(site.store, _fetch(site, upload.folder, upload.files), upload.proof)
+        return Verified(files=len(upload.files), rows=rows)
+
+    verified = resume(site, Verified, "verify", digest_value([run_key, upload.digest]), verify)
+    log.info("Verified the model's %d files and %d answers in a fresh process.", verified.files, verified.rows)
+    return verified
+
+
+def _fetch(site: Site, folder: str, files: tuple[FileRef, ...]) -> Path:
+    return packaging.fetch_model(site.store, folder, files, site.settings.home / "cache")
+
+
+@stage("evaluate models", timeout_seconds=1800)
+def evaluate_models(
+    night: Night, run_key: str, blocks: Blocks, split: Split, upload: Upload, head: Entry | None
+) -> Evaluations:
+    """Scores candidate, champion, reference and baselines on the same test rows."""
+    site = site_of(night)
+    champion, reference = (head.champion, head.reference) if head else (None, None)
+    opponents = {"champion": champion, "reference": reference}
+    versions = [model.version if model else None for model in opponents.values()]
+    key = digest_value([run_key, upload.digest, split.test_digest, versions])
+    evaluations = resume(
+        site, Evaluations, "evaluate", key, lambda: _evaluate(site, night, run_key, key, blocks, split, upload, opponents)
+    )
+    log.info("Evaluated %d predictors on %s test rows.", len(evaluations.models), f"{evaluations.rows:,}")
+    return evaluations
+
+
+def _evaluate(
+    site: Site, night: Night, run_key: str, key: str, blocks: Blocks, split: Split, upload: Upload,
+    opponents: dict[str, Champion | None],
+) -> Evaluations:  # fmt: skip
+    test, train = (
+        pd.concat(part_frames(site.store, site.use_case, night, blocks, part), ignore_index=True)
+        for part in ("test", "train")
+    )
+    found = baselines(site.use_case, train)
+    answers = {who: baseline.answers(test) for who, baseline in found.items()}
+    answers["candidate"] = _answers(site, upload.folder, upload.files, test)
+    described = {who: baseline.description for who, baseline in found.items()} | {"candidate": "tonight's model"}
+    absent, incomparable = _compare_opponents(site, split, opponents, test, answers, described)
+    judged = judge_all(site.use_case, test, answers, described, seed=int(run_key[:15], 16))
+    evidence = Evidence(
+        unit=judged.evidence.unit,
+        seed=judged.evidence.seed,
+        pairs=judged.evidence.pairs,
+        not_applicable=absent,
+        not_comparable=incomparable,
+    )
+    shown = to_parquet(answer_table(site.use_case, test, answers["candidate"]))
+    return Evaluations(
+        test_digest=split.test_digest,
+        rows=len(test),
+        units=next(iter(evidence.pairs.values())).units,
+        unit=evidence.unit,
+        models=judged.models,
+        not_comparable=incomparable,
+        evidence=put_file(
+            site.store, paths.stage_file(night.use_case, "evaluate", key, "evidence.json"), to_json(evidence)
+        ),
+        answers=put_file(site.store, paths.stage_file(night.use_case, "evaluate", key, "answers.parquet"), shown),
+    )
+
+
+def _answers(site: Site, folder: str, files: tuple[FileRef, ...], test: pd.DataFrame) -> Answers:
+    return model_answers(site.use_case, registry.load_model(_fetch(site, folder, files)).predict, test)
+
+
+def _compare_opponents(
+    site: Site, split: Split, opponents: dict[str, Champion | None], test: pd.DataFrame,
+    answers: dict[str, Answers], described: dict[str, str],
+) -> tuple[dict[str, str], dict[str, str]]:  # fmt: skip
+    """Adds the answers of every comparable opponent; returns why the others have none: absent, not comparable."""
+    absent, incomparable = {}, {}
+    for who, model in opponents.items():
+        if model is None:
+            absent[who] = f"there is no {who} yet"
+            continue
+        reason = comparability(
+            model, split.test.first_day, site.use_case.target.digest, split_digest(site.use_case), who
+        )
+        try:
+            if reason is None:
+                answers[who] = _answers(site, model.folder, model.files, test)
+                described[who] = f"version {model.version}"
+        except NoAnswer as error:
+            reason = f"the {who} (version {model.version}) cannot be compared: {error}"
+        if reason is not None:
+            incomparable[who] = reason
+    return absent, incomparable
+
+
+@stage("judge gates", timeout_seconds=600)
+def judge_gates(night: Night, evaluations: Evaluations, head: Entry | None, hand_moved: str | None) -> Judgement:
+    """Lets every gate weigh the evidence, and decides."""
+    site = site_of(night)
+    evidence = from_json(Evidence, get_file(site.store, evaluations.evidence))
+    verdicts = tuple(gate.judge(evidence) for gate in site.use_case.gates)
+    decision, reason = decide(verdicts, head.champion if head else None, night.as_of, hand_moved)
+    for verdict in verdicts:
+        log.info("%s: %s, %s.", verdict.gate, verdict.verdict, verdict.reason)
+    log.info("Decided %s. %s", decision, reason)
+    return Judgement(
+        verdicts=verdicts, decision=decision, reason=reason, proved_better=_proved_better(site, evidence)
+    )
+
+
+def _proved_better(site: Site, evidence: Evidence) -> bool:
+    """The candidate beats the champion with its whole interval, so that it becomes the reference too."""
+    pair = evidence.pairs.get("champion")
+    return pair is not None and Difference.of(pair, site.use_case.metric, evidence.seed).low > 0

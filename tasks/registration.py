@@ -1,0 +1,207 @@
+"""Stages that fail with the registry or the ledger: open, register, record, move the alias."""
+
+import getpass
+import logging
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from ml import registry
+from ml.artifacts import Champion, Night, Snapshot, Split, Trail, Upload
+from ml.config import require_known
+from ml.ledger import Entry
+from ml.report import nothing_new_document, result_document
+from ml.run_key import code_digest, device_class, learning_key, lock_digest
+from ml.snapshots import partition_files
+from ml.split import split_digest
+from tasks.stage import Site, open_site, site_of, stage
+
+log = logging.getLogger("retrain.registration")
+
+
+@stage("open night", timeout_seconds=300)
+def open_night(use_case: str, as_of: date | None, scheduled: datetime | None, seed: int | None, again: str | None) -> Night:
+    """What is to be run: the date, the seed, and the digests of all that decides the result."""
+    site = open_site(use_case)
+    night = Night(
+        use_case=use_case,
+        as_of=as_of or default_as_of(site, scheduled),
+        seed=site.use_case.seed if seed is None else seed,
+        again=again,
+        use_case_digest=site.digest,
+        code_digest=code_digest(require_known(use_case, site.settings.project)),
+        lock_digest=lock_digest(),
+        device=device_class(),
+        threads=site.settings.threads,
+    )
+    log.info("Opened %s as of %s: %s, seed %d.", use_case, night.as_of, night.device, night.seed)
+    return night
+
+
+def default_as_of(site: Site, scheduled: datetime | None) -> date:
+    """The scheduled start's date in the use case's time zone, or today; replaying, the day after the last finished."""
+    use_case = site.use_case
+    if use_case.replay_from is None:
+        return scheduled.astimezone(ZoneInfo(use_case.time_zone)).date() if scheduled else use_case.today()
+    head = max((entry.as_of for entry in site.ledger.entries()), default=None)
+    newest = date.fromisoformat(list(partition_files(site.settings, use_case.source))[-1])
+    last_possible = newest + timedelta(days=use_case.label_delay_days + 1)
+    return min(head + timedelta(days=1), last_possible) if head else use_case.replay_from
+
+
+def roll_alias_forward(site: Site) -> str | None:
+    """Makes the alias follow the ledger after a crash between the two.
+
+    Returns a sentence, and changes nothing, where somebody else moved the alias.
+    """
+    move = site.ledger.last_move()
+    expected = move.champion.version if move and move.champion else None
+    seen = site.registry.alias(registry.CHAMPION)
+    if seen == expected:
+        if move:
+            site.ledger.confirm_alias(move)
+        return None
+    before = move.champion_before.version if move and move.champion_before else None
+    if move and seen == before and not site.ledger.alias_confirmed(move):
+        follow_ledger(site, move)
+        return None
+    return (
+        f"The alias champion was moved by hand: the ledger says version {expected}, MLflow says {seen}. "
+        f"Nothing is promoted until an operator sets it back to {expected}."
+    )
+
+
+def follow_ledger(site: Site, move: Entry) -> None:
+    """Sets both aliases to what the entry says, then notes that they were seen there."""
+    if move.champion:
+        site.registry.set_alias(registry.CHAMPION, move.champion.version)
+    if move.reference:
+        site.registry.set_alias(registry.REFERENCE, move.reference.version)
+    site.ledger.confirm_alias(move)
+
+
+@stage("look up the ledger", timeout_seconds=300)
+def find_finished(night: Night, run_key: str) -> Entry | None:
+    """The entry of this very run, if it was judged before."""
+    site = site_of(night)
+    hand_moved = roll_alias_forward(site)
+    if hand_moved:
+        log.warning("%s", hand_moved)
+    return site.ledger.finished(run_key)
+
+
+@stage("read champion", timeout_seconds=300)
+def read_head(night: Night) -> tuple[Entry | None, str | None]:
+    """The ledger's head, and a sentence if somebody moved the alias by hand."""
+    site = site_of(night)
+    hand_moved = roll_alias_forward(site)
+    return site.ledger.head(), hand_moved
+
+
+@stage("register candidate", timeout_seconds=600)
+def register_candidate(night: Night, run_key: str, snapshot: Snapshot, split: Split, upload: Upload) -> Champion:
+    """Makes the one version of this run key, kept or not."""
+    site = site_of(night)
+    tags = {
+        "use_case": night.use_case,
+        "as_of": str(night.as_of),
+        "fit_until": split.fit_until or "undated",
+        "snapshot_digest": snapshot.digest,
+        "test_digest": split.test_digest,
+        "model_digest": upload.digest,
+        "target_digest": site.use_case.target.digest,
+        "code_digest": night.code_digest,
+        "use_case_digest": night.use_case_digest,
+    }
+    version = site.registry.register(upload.run_id, run_key, tags)
+    log.info("Registered %s version %d.", night.use_case, version)
+    return Champion(
+        version=version,
+        run_id=upload.run_id,
+        as_of=night.as_of,
+        fit_until=split.fit_until,
+        target_digest=site.use_case.target.digest,
+        split_digest=split_digest(site.use_case),
+        folder=upload.folder,
+        files=upload.files,
+    )
+
+
+@stage("record decision", timeout_seconds=300)
+def record_decision(
+    night: Night, run_key: str, candidate: Champion, trail: Trail, head: Entry | None
+) -> Entry | None:
+    """Adds the decision to the ledger; None if another run did so since the champion was read."""
+    site = site_of(night)
+    judgement, before = trail.judgement, head.champion if head else None
+    moves = judgement.decision in {"FIRST", "PROMOTE"}
+    champion = candidate if moves else before
+    entry = _entry(
+        night, run_key, trail.snapshot, head,
+        decision=judgement.decision,
+        reason=judgement.reason,
+        version=candidate.version,
+        champion=champion,
+        reference=candidate if moves and (before is None or judgement.proved_better) else head and head.reference,
+        result=result_document(site.use_case, night, run_key, trail, candidate.version, before, champion),
+    )  # fmt: skip
+    return _append(site, entry)
+
+
+@stage("compare with last night", timeout_seconds=300)
+def skip_if_nothing_new(night: Night, run_key: str, snapshot: Snapshot) -> Entry | None:
+    """Records NOTHING_NEW and returns its entry, if the last finished run learnt from the very same; else None."""
+    site = site_of(night)
+    head = site.ledger.head()
+    if head is None or head.learning_key != learning_key(night, snapshot.digest):
+        return None
+    reason = f"Data, use case and code equal those of {head.as_of} (entry {head.seq}); nothing was trained."
+    entry = _entry(
+        night, run_key, snapshot, head,
+        decision="NOTHING_NEW",
+        reason=reason,
+        version=None,
+        champion=head.champion,
+        reference=head.reference,
+        result=nothing_new_document(site.use_case, night, run_key, snapshot, reason, head.champion),
+    )  # fmt: skip
+    return _append(site, entry)
+
+
+def _entry(night: Night, run_key: str, snapshot: Snapshot, head: Entry | None, **decided: Any) -> Entry:
+    return Entry(
+        seq=head.seq + 1 if head else 1,
+        use_case=night.use_case,
+        at=datetime.now(UTC).isoformat(timespec="seconds"),
+        by=getpass.getuser(),
+        as_of=night.as_of,
+        run_key=run_key,
+        learning_key=learning_key(night, snapshot.digest),
+        champion_before=head.champion if head else None,
+        judged_against=head.seq if head else 0,
+        manifest=snapshot.manifest,
+        **decided,
+    )
+
+
+def _append(site: Site, entry: Entry) -> Entry | None:
+    if not site.ledger.append(entry):
+        log.warning("Another run added to the ledger first; this one looks again at the new head.")
+        return None
+    log.info("Recorded %s as entry %d of the ledger.", entry.decision, entry.seq)
+    return entry
+
+
+@stage("move alias", timeout_seconds=300)
+def move_alias(night: Night, entry: Entry) -> None:
+    """Makes MLflow say what the ledger says: aliases, tags, and a description of the version."""
+    site = site_of(night)
+    if entry.moves_champion:
+        follow_ledger(site, entry)
+        log.info("Moved the alias champion to version %d.", entry.champion.version if entry.champion else 0)
+    if entry.version is None:
+        return
+    verdicts = {f"verdict.{v['gate']}": f"{v['verdict']}: {v['reason']}" for v in entry.result["verdicts"]}
+    tags = {"decision": entry.decision, "reason": entry.reason, "ledger_entry": str(entry.seq), **verdicts}
+    site.registry.tag_version(entry.version, tags)
+    site.registry.describe_version(entry.version, f"{entry.decision} as of {entry.as_of}. {entry.reason}")

@@ -1,0 +1,48 @@
+"""The last stage: what operators and data scientists read, in Prefect and in MLflow."""
+
+import logging
+
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from ml import paths, report
+from ml.artifacts import Night, Trail
+from ml.cleaning import from_parquet
+from ml.ledger import Entry
+from ml.plots import night_figures
+from ml.store import get_file, put_file
+from tasks.stage import site_of, stage
+
+log = logging.getLogger("retrain.report")
+
+
+@stage("publish report", timeout_seconds=600)
+def publish_report(night: Night, entry: Entry, trail: Trail) -> None:
+    """Puts the report into Prefect, and report, curves and figures into the MLflow run."""
+    site, run_id = site_of(night), trail.upload.run_id
+    answers = from_parquet(get_file(site.store, trail.evaluations.answers))
+    figures = night_figures(site.use_case, trail.fit.epochs, trail.fit.best_epoch, answers)
+    for name, image in figures.items():
+        put_file(site.store, f"{paths.run_artifacts(run_id)}/figures/{name}", image)
+    text = report.markdown(entry.result)
+    put_file(site.store, f"{paths.run_artifacts(run_id)}/report.md", text.encode())
+    _log_to_mlflow(night, entry, trail)
+    publish_to_prefect(entry)
+    log.info("Published the report and %d figures.", len(figures))
+
+
+def _log_to_mlflow(night: Night, entry: Entry, trail: Trail) -> None:
+    site, run_id = site_of(night), trail.upload.run_id
+    params = {"seed": night.seed, "device": night.device, "threads": night.threads, **site.use_case.model.get_params()}
+    params |= {"seed": night.seed, "device": night.device, "best_epoch": trail.fit.best_epoch}
+    site.registry.log_history(run_id, trail.fit.epochs, report.model_metrics(entry.result), params)
+    verdicts = {f"verdict.{v['gate']}": v["verdict"] for v in entry.result["verdicts"]}
+    site.registry.finish_run(run_id, {"decision": entry.decision, "mlflow.note.content": report.markdown(entry.result), **verdicts})
+
+
+def publish_to_prefect(entry: Entry) -> None:
+    """A page of text, and a table of the data checks."""
+    name = entry.use_case.replace("_", "-")
+    create_markdown_artifact(report.markdown(entry.result), key=f"{name}-report", description=report.headline(entry.result))
+    broken = entry.result.get("data", {}).get("broken_rules", [])
+    table = broken or [{"rule": "every rule", "scope": "all", "severity": "-", "unexpected": 0}]
+    create_table_artifact(table, key=f"{name}-data-checks", description="Rules that rows or partitions broke")

@@ -1,0 +1,109 @@
+"""What every stage shares: how it becomes a Prefect task, where it works, and how it resumes."""
+
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar
+
+from prefect import Task, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.tasks import exponential_backoff
+
+from expectations.suite import load_rules, suite_file
+from ml import paths
+from ml.artifacts import Handle, Night, Work, with_work
+from ml.config import UseCase, load_use_case
+from ml.digests import digest_value
+from ml.errors import Unavailable
+from ml.ledger import Ledger
+from ml.registry import Registry
+from ml.serving.rules import Rule, rule_to_dict
+from ml.settings import Settings
+from ml.stages import resume_or_make
+from ml.store import Store, open_store
+from ml.validation import partition_rules, snapshot_rules
+
+P = ParamSpec("P")
+R = TypeVar("R")
+H = TypeVar("H", bound=Handle)
+
+
+def is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Only an unavailable store, registry or server is worth a retry; data and gates answer the same again."""
+    del task, run
+    return isinstance(state.result(raise_on_failure=False), Unavailable)
+
+
+def stage(name: str, *, timeout_seconds: float) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """A task of that name; a returned handle carries the seconds that it took."""
+
+    def decorate(function: Callable[P, R]) -> Task[P, R]:
+        @functools.wraps(function)
+        def timed(*args: P.args, **kwargs: P.kwargs) -> R:
+            start = time.perf_counter()
+            result = function(*args, **kwargs)
+            if isinstance(result, Handle):
+                seconds = round(time.perf_counter() - start, 3)
+                work = Work(stage=name, seconds=seconds, reused=result.work.reused, computed=result.work.computed)
+                result = with_work(result, work)
+            return result
+
+        return task(
+            timed,
+            name=name,
+            task_run_name=name,
+            retries=3,
+            retry_delay_seconds=exponential_backoff(backoff_factor=2),
+            retry_jitter_factor=0.5,
+            retry_condition_fn=is_transient,
+            timeout_seconds=timeout_seconds,
+            cache_policy=NO_CACHE,
+            persist_result=False,
+        )
+
+    return decorate
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a use case's stages work: its settings, store, definition and rules."""
+
+    settings: Settings
+    store: Store
+    use_case: UseCase
+    rules: tuple[Rule, ...]
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(self.store, self.use_case.name)
+
+    @property
+    def registry(self) -> Registry:
+        return Registry(self.settings, self.use_case.name)
+
+    @property
+    def digest(self) -> str:
+        """Digest of the resolved use case: its object and every rule, a suite file's too."""
+        return digest_value([self.use_case.digest, [rule_to_dict(rule) for rule in self.rules]])
+
+
+def open_site(use_case_name: str) -> Site:
+    """Raises UsageError for an unknown use case, ConfigError for an unreadable one or its suite."""
+    settings = Settings.from_environment()
+    use_case = load_use_case(use_case_name, settings.project)
+    suite = suite_file(use_case_name, settings.project)
+    own = load_rules(suite) if suite else ()
+    rules = (*use_case.column_rules, *partition_rules(use_case), *snapshot_rules(use_case), *own)
+    return Site(settings, open_store(settings.store), use_case, rules)
+
+
+def site_of(night: Night) -> Site:
+    return open_site(night.use_case)
+
+
+def resume(site: Site, kind: type[H], name: str, key: str, make: Callable[[], H]) -> H:
+    """The stage's kept handle, or a new one; its work says which."""
+    handle, kept = resume_or_make(site.store, kind, paths.stage(site.use_case.name, name, key), make)
+    return with_work(handle, Work(stage=name, reused=int(kept), computed=int(not kept)))
