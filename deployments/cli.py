@@ -12,7 +12,10 @@ from ml.errors import RetrainError, UsageError
 
 Command = Callable[[argparse.Namespace], int]
 INTERRUPTED = 130
-EPILOG = "exit codes: 0 done (whatever was decided), 1 error, 2 usage, 3 data rejected, 130 interrupted (run again to resume)"
+EPILOG = (
+    "exit codes: 0 done (whatever was decided), 1 error, 2 usage, 3 data rejected, "
+    "130 interrupted (run again to resume)"
+)
 
 
 class Parser(argparse.ArgumentParser):

@@ -86,7 +86,9 @@ def print_summary(settings: Settings, document: dict[str, Any]) -> None:
 
 def _score_table(document: dict[str, Any]) -> Table:
     names = report.score_names(document)
-    table = Table("on the same test rows", *(report.LABELS[name] for name in names), "what it is", box=None, pad_edge=False)
+    table = Table(
+        "on the same test rows", *(report.LABELS[name] for name in names), "what it is", box=None, pad_edge=False
+    )
     for who, description, cells in report.score_rows(document):
         table.add_row(who, *cells, description)
     return table
@@ -100,10 +102,20 @@ def status(options: argparse.Namespace) -> int:
     names = [options.use_case] if options.use_case else sorted(use_case_files(settings.project))
     store = open_store(settings.store)
     rows = [_status_row(settings, store, name) for name in names]
-    document = {"use_cases": rows, "store": settings.store, "store_bytes": store.size()}
+    document: dict[str, Any] = {"use_cases": rows, "store": settings.store, "store_bytes": store.size()}
     if options.json:
         return _print_json(document)
-    table = Table("use case", "schedule", "champion", "reference", "last as_of", "last decision", "entries", box=None, pad_edge=False)
+    table = Table(
+        "use case",
+        "schedule",
+        "champion",
+        "reference",
+        "last as_of",
+        "last decision",
+        "entries",
+        box=None,
+        pad_edge=False,
+    )
     for row in rows:
         table.add_row(row["use_case"], row["schedule"] or "none", *(_words(row[name]) for name in (
             "champion", "reference", "last_as_of", "last_decision")), str(row["entries"]))  # fmt: skip
@@ -142,7 +154,9 @@ def ledger(options: argparse.Namespace) -> int:
     if options.json:
         return _print_json({"use_case": options.use_case, "entries": [_entry_row(entry) for entry in entries]})
     if not entries:
-        Console().print(f"Nothing was decided about {options.use_case} yet: retrain run {options.use_case}", markup=False)
+        Console().print(
+            f"Nothing was decided about {options.use_case} yet: retrain run {options.use_case}", markup=False
+        )
     _print_entries(entries)
     return 0
 
@@ -182,7 +196,9 @@ def score(options: argparse.Namespace) -> int:
     writer = _writer(Path(options.output))
     head = _ledger(settings, options.use_case).head()
     if head is None or head.champion is None:
-        raise UsageError("score needs a champion", f"{options.use_case} has none", f"retrain run {options.use_case} first")
+        raise UsageError(
+            "score needs a champion", f"{options.use_case} has none", f"retrain run {options.use_case} first"
+        )
     store, champion = open_store(settings.store), head.champion
     folder = packaging.fetch_model(store, champion.folder, champion.files, settings.home / "cache")
     answers, extra = score_file(folder, Path(options.file))
@@ -196,7 +212,8 @@ def score(options: argparse.Namespace) -> int:
         "output": options.output,
     }
     words = (
-        f"Scored {document['rows']:,} rows with {options.use_case} version {document['version']} into {options.output}; "
+        f"Scored {document['rows']:,} rows with {options.use_case} version {document['version']} into "
+        f"{options.output}; "
         f"{document['refused_rows']:,} break a rule and have no answer."
     )
     _show(options, document, words + (f" Ignored columns: {', '.join(extra)}." if extra else ""))
@@ -207,7 +224,11 @@ def _writer(path: Path) -> Any:
     """How to write the output. Raises UsageError for an ending that is none of the two, before any work."""
     if path.suffix not in {".parquet", ".csv"}:
         raise UsageError("-o names a .parquet or .csv file", f"it is {path.name}", "change its ending")
-    return (lambda frame: frame.to_parquet(path)) if path.suffix == ".parquet" else (lambda frame: frame.to_csv(path, index=False))
+    return (
+        (lambda frame: frame.to_parquet(path))
+        if path.suffix == ".parquet"
+        else (lambda frame: frame.to_csv(path, index=False))
+    )
 
 
 def demo_data(options: argparse.Namespace) -> int:
@@ -217,7 +238,9 @@ def demo_data(options: argparse.Namespace) -> int:
     for name in names:
         use_case = load_use_case(name, settings.project)
         if options.use_case and use_case.demo is None:
-            raise UsageError("demo data comes with the examples", f"{name} brings none", "put its data where its source says")
+            raise UsageError(
+                "demo data comes with the examples", f"{name} brings none", "put its data where its source says"
+            )
         write_demo_data(settings, use_case)
     _show(options, {"written": names, "folder": str(settings.data)}, f"Demo data is in {settings.data}")
     return 0
@@ -235,7 +258,9 @@ def write_demo_data(settings: Settings, use_case: UseCase) -> None:
             use_case.demo(Path(scratch) / use_case.name)
         except ModuleNotFoundError as error:
             raise ConfigError(
-                f"the demo data of {use_case.name} comes from a package", f"{error.name} is not installed", "run make setup"
+                f"the demo data of {use_case.name} comes from a package",
+                f"{error.name} is not installed",
+                "run make setup",
             ) from error
         shutil.move(Path(scratch) / use_case.name, folder)
 
@@ -260,7 +285,9 @@ def _settings() -> Settings:
         (settings.home / ".writable").unlink()
     except OSError as error:
         raise ConfigError(
-            "RETRAIN_HOME is a folder that can be written", f"{settings.home}: {error.strerror}", "set RETRAIN_HOME to one that can"
+            "RETRAIN_HOME is a folder that can be written",
+            f"{settings.home}: {error.strerror}",
+            "set RETRAIN_HOME to one that can",
         ) from error
     prepare_environment(settings)
     return settings

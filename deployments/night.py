@@ -1,4 +1,4 @@
-"""A run of the flow: in this process against a Prefect server, or submitted to the deployment while `retrain up` runs."""
+"""A run of the flow: in this process, or submitted to the deployment while `retrain up` runs."""
 
 import logging
 import time
@@ -46,7 +46,9 @@ def run_here(request: dict[str, Any]) -> dict[str, Any]:
 
 def follow(request: dict[str, Any]) -> dict[str, Any]:
     """Submits the night to its deployment and shows its log until it ends."""
-    deployed = run_deployment(f"retrain/{request['use_case']}", parameters={"request": request}, timeout=0, as_subflow=False)
+    deployed = run_deployment(
+        f"retrain/{request['use_case']}", parameters={"request": request}, timeout=0, as_subflow=False
+    )
     assert isinstance(deployed, FlowRun)
     log.info("Submitted to the deployment as run %s.", deployed.name)
     with get_client(sync_client=True) as client:
@@ -79,10 +81,10 @@ def _result(state: State[Any]) -> dict[str, Any]:
     if isinstance(error, RetrainError):
         raise error
     if state.name == DATA_REJECTED:
-        raise DataRejected("the data of a night must keep its rules", state.message or "it did not", "mend it and run again")
+        raise DataRejected(
+            "the data of a night must keep its rules", state.message or "it did not", "mend it and run again"
+        )
     seen = f"{state.name}: {str(error or state.message).strip().splitlines()[-1][:300]}"
     raise NightFailed("a night ends without an error", seen, "run it again, with --debug for the traceback") from (
         error if isinstance(error, BaseException) else None
     )
-
-

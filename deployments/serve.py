@@ -19,13 +19,15 @@ def deployments(settings: Settings) -> list[RunnerDeployment]:
 def _deployment(settings: Settings, name: str) -> RunnerDeployment:
     use_case = load_use_case(name, settings.project)
     schedule = Cron(use_case.schedule, timezone=use_case.time_zone) if use_case.schedule else None
-    return retrain.to_deployment(
+    deployment = retrain.to_deployment(
         name=name,
         description=use_case.question,
         parameters={"request": {"use_case": name}},
         schedule=schedule,
         tags=["nightly" if schedule else "on request"],
     )
+    assert isinstance(deployment, RunnerDeployment)  # it is a coroutine only where a loop runs
+    return deployment
 
 
 def main() -> None:

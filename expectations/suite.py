@@ -80,7 +80,7 @@ def load_rules(path: Path) -> tuple[Rule, ...]:
 def to_gx(rule: Rule) -> dict[str, Any]:
     """The rule as an expectation of a suite file."""
     name = UNIQUE_COLUMN if len(rule.columns) == 1 and isinstance(rule, UniqueKey) else TYPES[type(rule)]
-    kwargs = {kwarg: getattr(rule, name_of_field) for kwarg, name_of_field in FORMS[name].fields.items()}
+    kwargs = {kwarg: getattr(rule, attribute) for kwarg, attribute in FORMS[name].fields.items()}
     if name == UNIQUE_COLUMN:
         kwargs = {"column": rule.columns[0]}
     stated = {k: list(v) if isinstance(v, tuple) else v for k, v in kwargs.items() if v is not None}

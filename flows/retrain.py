@@ -8,8 +8,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from prefect import flow
+from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
-from prefect.states import Completed, Failed, State
+from prefect.states import Completed, Failed
 from pydantic import BaseModel, ConfigDict, Field
 
 from ml.artifacts import Trail
@@ -32,7 +33,6 @@ from tasks.registration import (
     skip_if_nothing_new,
 )
 from tasks.report import publish_report
-
 
 log = logging.getLogger("retrain.flow")
 

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 from ml.digests import canonical_json
 
 Part = Literal["train", "validation", "test"]
+PARTS: tuple[Part, ...] = ("train", "validation", "test")
 DecisionName = Literal["FIRST", "PROMOTE", "KEEP", "REJECT", "NOTHING_NEW"]
 VerdictName = Literal["PASS", "FAIL", "INCONCLUSIVE", "NOT_JUDGED", "NOT_APPLICABLE"]
 
@@ -173,7 +174,7 @@ class Split(Handle):
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """One epoch's mean training loss, validation loss (log loss or RMSE) and validation score of the use case's metric."""
+    """One epoch's mean training loss, validation loss (log loss or RMSE) and validation score (F1 or R2)."""
 
     epoch: int
     train_loss: float
@@ -186,6 +187,8 @@ class Fit(Handle):
     weights: FileRef
     best_epoch: int
     epochs: tuple[Epoch, ...]
+    target_mean: float
+    target_std: float
     device: str
     threads: int
 

@@ -65,7 +65,7 @@ def best_rule(use_case: UseCase, train: pd.DataFrame) -> OneColumnRule | None:
     labels = train[LABEL].to_numpy(np.float64)
     find = _best_cut_of_values if use_case.target.kind == "regression" else _best_cut_of_classes
     found = [(*find(use_case.metric, train[name].to_numpy(np.float64), labels), name) for name in names]
-    score, threshold, rising, name = max(found, key=lambda cut: cut[0])
+    _, threshold, rising, name = max(found, key=lambda cut: cut[0])
     return _rule(use_case, name, threshold, rising, train[name].to_numpy(np.float64) > threshold, labels)
 
 
@@ -122,5 +122,3 @@ def _best_cut_of_values(metric: str, column: Floats, labels: Floats) -> tuple[fl
     explained = total[ends] ** 2 / n[ends] + (total[-1] - total[ends]) ** 2 / (n[-1] - n[ends])
     best = int(explained.argmax())
     return float(explained[best] - squares), _middle(ordered, ends[best]), True
-
-

@@ -166,9 +166,7 @@ def _check_columns(use_case: UseCase) -> None:
     undeclared = sorted(set(used) - set(names))
     if undeclared or len(set(names)) < len(names):
         problem = f"{undeclared} are not" if undeclared else "a name is there twice"
-        raise ConfigError(
-            f"{use_case.name} must declare every column that it names, once", problem, "mend its columns"
-        )
+        raise ConfigError(f"{use_case.name} must declare every column that it names, once", problem, "mend its columns")
     leaked = [column.name for column in use_case.features if column.name == use_case.target.column]
     if leaked:
         raise ConfigError(
@@ -233,5 +231,3 @@ def _module(name: str, path: Path) -> ModuleType:
     except (SyntaxError, ImportError, NameError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path.name} must be importable", f"{error}", "mend the file") from error
     return module
-
-

@@ -47,5 +47,5 @@ def comparability(
         return None if same else f"the {who} (version {champion.version}) was trained under another split of the rows"
     if champion.fit_until is None or champion.fit_until >= first_test_day:
         seen = champion.fit_until or "an unknown day"
-        return f"the {who} (version {champion.version}) has seen data up to {seen}, and the test begins on {first_test_day}"
+        return f"the {who} (version {champion.version}) has seen data up to {seen}; the test begins {first_test_day}"
     return None

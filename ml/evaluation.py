@@ -84,7 +84,9 @@ def make_pair(
 ) -> Pair:
     """Evidence from answers on the same rows; `units` names each row's resampling unit, None makes each row one."""
     if kind == "regression":
-        each = np.column_stack([np.ones_like(y), y, y * y] + _errors(y, other) + _errors(y, candidate))[:, [0, 1, 2, 3, 5, 4, 6]]
+        each = np.column_stack([np.ones_like(y), y, y * y] + _errors(y, other) + _errors(y, candidate))[
+            :, [0, 1, 2, 3, 5, 4, 6]
+        ]
     else:
         cell = (y * classes + other.chosen) * classes + candidate.chosen
         each = np.eye(classes**3)[cell.astype(int)]
@@ -100,7 +102,7 @@ def _errors(y: Floats, answers: Answers) -> list[Floats]:
 
 
 def class_metric(name: str, matrix: Floats, *, binary: bool) -> Floats:
-    """(draws,) from confusion matrices (draws, label, prediction): of the second class, or the mean over all (macro)."""
+    """(draws,) from confusion matrices (draws, label, prediction): of the second class, or macro."""
     with np.errstate(divide="ignore", invalid="ignore"):
         if name == "accuracy":
             return np.trace(matrix, axis1=1, axis2=2) / matrix.sum(axis=(1, 2))
@@ -134,7 +136,9 @@ def probability_scores(kind: TaskKind, y: Floats, probability: Floats | None) ->
     defined = all(0 < one_hot[:, c].sum() < len(y) for c in columns)
     own = np.clip(probability[np.arange(len(y)), y.astype(int)], 1e-15, 1)
     area = [sklearn_metrics.roc_auc_score(one_hot[:, c], probability[:, c]) for c in columns] if defined else []
-    precision = [sklearn_metrics.average_precision_score(one_hot[:, c], probability[:, c]) for c in columns] if defined else []
+    precision = (
+        [sklearn_metrics.average_precision_score(one_hot[:, c], probability[:, c]) for c in columns] if defined else []
+    )
     brier = np.square(probability - one_hot).sum(axis=1).mean() / (2 if kind == "binary" else 1)
     return {
         "roc_auc": float(np.mean(area)) if defined else None,

@@ -97,5 +97,5 @@ def _numbers(use_case: UseCase) -> list[Column]:
 
 
 def _categories(use_case: UseCase) -> list[tuple[Column, str | None]]:
-    dates = [(column, part) for column in use_case.features for part in column.parts]
-    return [(column, None) for column in use_case.features if column.is_category] + dates
+    plain: list[tuple[Column, str | None]] = [(column, None) for column in use_case.features if column.is_category]
+    return plain + [(column, part) for column in use_case.features for part in column.parts]

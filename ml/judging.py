@@ -18,7 +18,8 @@ Predict = Callable[[pd.DataFrame], pd.DataFrame]
 
 
 class Baseline(Protocol):
-    description: str
+    @property
+    def description(self) -> str: ...
 
     def answers(self, rows: pd.DataFrame) -> Answers: ...
 
@@ -57,7 +58,7 @@ def model_answers(use_case: UseCase, predict: Predict, rows: pd.DataFrame) -> An
     return Answers(chosen, out[[f"probability_{name}" for name in classes]].to_numpy(np.float64))
 
 
-def answer_table(use_case: UseCase, test: pd.DataFrame, answers: Answers) -> pd.DataFrame:
+def answer_table(test: pd.DataFrame, answers: Answers) -> pd.DataFrame:
     """Label, answer and probabilities of each test row: what plots are drawn from."""
     table = pd.DataFrame({"label": test[LABEL].to_numpy(np.float64), "answer": answers.chosen})
     probability = answers.probability if answers.probability is not None else np.empty((len(test), 0))

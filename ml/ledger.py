@@ -16,7 +16,7 @@ from ml.store import Store
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One decision. `judged_against` is the seq of the head that it was made under; `result` is what `--json` prints."""
+    """One decision, made under the head `judged_against`; `result` is what `--json` prints."""
 
     seq: int
     use_case: str
@@ -89,4 +89,6 @@ class Ledger:
         try:
             return from_json(Entry, data or b"")
         except ValueError as error:
-            raise Corrupt("a ledger entry is a whole JSON document", f"{key} is not", "restore it from a copy") from error
+            raise Corrupt(
+                "a ledger entry is a whole JSON document", f"{key} is not", "restore it from a copy"
+            ) from error

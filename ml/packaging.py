@@ -23,7 +23,7 @@ PROOF_ROWS = 256
 
 
 def serving_name(source: Path = SERVING) -> str:
-    """The package name of a copy of the serving code: it holds the code's digest, so that other code has another name."""
+    """The package name of a copy of the serving code: it holds the code's digest."""
     return f"retrain_serving_{digest_sources(source, sorted(source.glob('*.py')))[:16]}"
 
 
@@ -35,7 +35,12 @@ def write_model(model: PackagedModel, folder: Path, source: Path = SERVING) -> N
         model.save(Path(scratch) / "model")
         example = synthetic_rows(model.columns)
         registry.write_pyfunc(
-            folder, code=code, data=Path(scratch) / "model", columns=model.columns, answers=model.predict(example), example=example
+            folder,
+            code=code,
+            data=Path(scratch) / "model",
+            columns=model.columns,
+            answers=model.predict(example),
+            example=example,
         )
 
 
@@ -79,7 +84,7 @@ def make_proof(store: Store, key: str, model: PackagedModel, rows: pd.DataFrame)
 
 
 def prove(store: Store, folder: Path, proof: FileRef) -> int:
-    """Loads the model in a fresh process and compares its answers exactly; returns the rows compared. Raises Corrupt."""
+    """Compares the model's answers in a fresh process exactly; returns the rows compared. Raises Corrupt."""
     frame = from_parquet(get_file(store, proof))
     asked = [name for name in frame.columns if not name.startswith("answer__")]
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,4 +1,4 @@
-"""Figures of a night, readable without the code: learning curve, confusion matrix, precision-recall, calibration, errors."""
+"""Figures of a night, readable without the code."""
 
 import io
 from typing import Any
@@ -12,7 +12,9 @@ from ml.artifacts import Epoch
 from ml.config import UseCase
 
 
-def night_figures(use_case: UseCase, epochs: tuple[Epoch, ...], best_epoch: int, answers: pd.DataFrame) -> dict[str, bytes]:
+def night_figures(
+    use_case: UseCase, epochs: tuple[Epoch, ...], best_epoch: int, answers: pd.DataFrame
+) -> dict[str, bytes]:
     """File name to PNG. `answers` has label, answer and probability_<class index> a test row."""
     figures = {"learning_curve.png": _learning_curve(use_case, epochs, best_epoch)}
     if use_case.target.kind == "regression":
@@ -90,7 +92,10 @@ def _precision_recall(use_case: UseCase, answers: pd.DataFrame) -> bytes:
         axes.plot([hit / actual], [hit / chosen], "o", color="C1", label="at the threshold in use")
     axes.axhline(actual / len(answers), color="0.6", linestyle=":", label="no skill (share of the class)")
     positive = use_case.target.classes[1]
-    axes.set(xlabel=f"recall: share of '{positive}' that is found", ylabel=f"precision: share of said '{positive}' that is right")
+    axes.set(
+        xlabel=f"recall: share of '{positive}' that is found",
+        ylabel=f"precision: share of said '{positive}' that is right",
+    )
     axes.set(title=f"{use_case.name}: precision and recall on test rows", xlim=(0, 1), ylim=(0, 1.02))
     axes.legend(frameon=False, loc="best")
     return _png(figure)

@@ -55,7 +55,9 @@ class Registry:
                 raise
             return self.client.get_experiment_by_name(self.name).experiment_id
 
-    def log_history(self, run_id: str, epochs: tuple[Epoch, ...], scores: Mapping[str, float], params: Mapping[str, Any]) -> None:
+    def log_history(
+        self, run_id: str, epochs: tuple[Epoch, ...], scores: Mapping[str, float], params: Mapping[str, Any]
+    ) -> None:
         """Curves an epoch, final scores and parameters, in one call."""
         from mlflow.entities import Metric, Param
 
@@ -111,7 +113,7 @@ class Registry:
             self.client.update_model_version(self.name, str(version), description=text)
 
     def alias(self, alias: str) -> int | None:
-        """The version that the alias points to; None only where MLflow answered that there is no such alias or model."""
+        """The version that the alias points to; None only where MLflow answered that there is none."""
         with self._errors():
             try:
                 return int(self.client.get_model_version_by_alias(self.name, alias).version)
@@ -202,7 +204,8 @@ def _input_schema(columns: tuple[Column, ...]) -> Any:
     # MLflow refuses whole numbers where it was promised floats, and floats (nulls) where it was promised whole ones:
     # numbers are left to the model's own check, which refuses only what is no number.
     types = {"text": DataType.string, "timestamp": DataType.datetime}
-    return Schema([ColSpec(types.get(column.type, AnyType()), column.name) for column in columns])
+    anything = AnyType()  # type: ignore[no-untyped-call]
+    return Schema([ColSpec(types.get(column.type, anything), column.name) for column in columns])
 
 
 def _output_schema(answers: pd.DataFrame) -> Any:

@@ -176,11 +176,12 @@ def score_names(document: Document) -> list[str]:
 
 def score_rows(document: Document) -> list[tuple[str, str, list[str]]]:
     """(who, description, a cell a metric) for everyone who was scored on these rows."""
+    names, scores = score_names(document), document["scores"]
     return [
-        (WHO[who], document["scores"][who]["description"], [cell(document["scores"][who].get(n)) for n in score_names(document)])
+        (WHO[who], scores[who]["description"], [cell(scores[who].get(name)) for name in names])
         for who in WHO
-        if who in document["scores"]
-    ]  # fmt: skip
+        if who in scores
+    ]
 
 
 def cell(score: Document | None) -> str:
@@ -222,7 +223,11 @@ def _test_words(document: Document) -> str:
     test, units = document["split"]["test"], document["units"]
     words = f"{test['rows']:,}" + (f" ({test['first_day']} to {test['last_day']})" if test["first_day"] else "")
     share = test["positive_share"]
-    return words + (f", {share:.1%} of them positive" if share is not None else "") + f"; {units['count']} {units['name']}s"
+    return (
+        words
+        + (f", {share:.1%} of them positive" if share is not None else "")
+        + f"; {units['count']} {units['name']}s"
+    )
 
 
 def comparison_sentence(document: Document) -> str:
@@ -233,7 +238,9 @@ def comparison_sentence(document: Document) -> str:
     mine, rule = scores["candidate"][metric], scores["rule"][metric]
     lower = metric in {"rmse", "mae"}
     better = mine["value"] < rule["value"] if lower else mine["value"] > rule["value"]
-    apart = "clearly " if mine["low"] is not None and (mine["low"] > rule["value"] or mine["high"] < rule["value"]) else ""
+    apart = (
+        "clearly " if mine["low"] is not None and (mine["low"] > rule["value"] or mine["high"] < rule["value"]) else ""
+    )
     verdict = f"is {apart}better than" if better else "does not beat"
     words = f"In {LABELS[metric]} the model {verdict} one line of thought: {scores['rule']['description']}."
     gained = [
@@ -262,7 +269,13 @@ def champion_sentence(document: Document) -> str:
 
 def markdown(document: Document) -> str:
     """The night for people who never saw the code."""
-    lines = [f"# {headline(document)}", "", f"*{document['question']}*", "", f"**{document['decision']}.** {document['reason']}"]
+    lines = [
+        f"# {headline(document)}",
+        "",
+        f"*{document['question']}*",
+        "",
+        f"**{document['decision']}.** {document['reason']}",
+    ]
     lines += ["", champion_sentence(document), "", "## Data", "", *(f"- {line}" for line in data_sentences(document))]
     if document["scores"]:
         lines += ["", "## Scores on the same test rows", "", *_score_table(document), "", comparison_sentence(document)]
@@ -295,4 +308,6 @@ def model_metrics(document: Document) -> dict[str, float]:
     """The candidate's scores as MLflow metrics."""
     scores = document["scores"].get("candidate", {})
     names = [name for names in METRICS.values() for name in names] + ["roc_auc", "pr_auc", "log_loss", "brier"]
-    return {f"test_{n}": scores[n]["value"] for n in dict.fromkeys(names) if n in scores and scores[n]["value"] is not None}
+    return {
+        f"test_{n}": scores[n]["value"] for n in dict.fromkeys(names) if n in scores and scores[n]["value"] is not None
+    }

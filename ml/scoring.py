@@ -7,7 +7,7 @@ import pandas as pd
 
 from ml import registry
 from ml.errors import DataRejected
-from ml.serving.columns import Column, conform
+from ml.serving.columns import Column, conform, with_tuples
 from ml.snapshots import UnusablePartition, read_table, refuse_other_columns
 
 
@@ -21,7 +21,9 @@ def score_file(model_folder: Path, file: Path) -> tuple[pd.DataFrame, list[str]]
         rows = read_table(file, columns)
         refuse_other_columns(rows, columns)
     except UnusablePartition as error:
-        raise DataRejected("a file to score has the columns of a raw row", str(error), "mend the file and score again") from error
+        raise DataRejected(
+            "a file to score has the columns of a raw row", str(error), "mend the file and score again"
+        ) from error
     ignored = [name for name in rows.columns if name not in {column.name for column in columns}]
     return registry.load_model(model_folder).predict(conform(rows, columns)), ignored
 
@@ -29,4 +31,4 @@ def score_file(model_folder: Path, file: Path) -> tuple[pd.DataFrame, list[str]]
 def model_columns(model_folder: Path) -> tuple[Column, ...]:
     """The raw columns that a packaged model takes."""
     contents = json.loads((model_folder / "data" / "model" / "model.json").read_text(encoding="utf-8"))
-    return tuple(Column(**{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}) for fields in contents["columns"])
+    return tuple(Column(**with_tuples(fields)) for fields in contents["columns"])

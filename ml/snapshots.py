@@ -3,6 +3,7 @@
 A row of day d is used if and only if d < as_of - label_delay_days.
 """
 
+import functools
 import logging
 import re
 from datetime import date, timedelta
@@ -37,7 +38,9 @@ def partition_files(settings: Settings, source: Source) -> dict[str, Path]:
     found = {match[1]: path for path in sorted(folder.glob("*")) if (match := DAY_FILE.fullmatch(path.name))}
     if not found:
         raise DataRejected(
-            "a source has files like 2013-09-30.parquet or all.parquet", f"{folder} has none", "check the source's folder"
+            "a source has files like 2013-09-30.parquet or all.parquet",
+            f"{folder} has none",
+            "check the source's folder",
         )
     return found
 
@@ -58,10 +61,14 @@ def take_manifest(settings: Settings, use_case: UseCase, as_of: date) -> tuple[M
     sides = {table.name: partition_files(settings, table.source) for table in use_case.side_tables}
     days, missing = _window(use_case, as_of, files, sides) if use_case.dated else ((ALL,), ())
     if ALL in days and ALL not in files:
-        raise DataRejected(f"{use_case.name} has no time column and so one partition", "all.parquet is not there", "write it")
+        raise DataRejected(
+            f"{use_case.name} has no time column and so one partition", "all.parquet is not there", "write it"
+        )
     return Manifest(
         partitions=tuple(_seen(day, files[day]) for day in days),
-        side_tables={name: tuple(_seen(d, f) for d, f in table.items() if d in {*days, ALL}) for name, table in sides.items()},
+        side_tables={
+            name: tuple(_seen(d, f) for d, f in table.items() if d in {*days, ALL}) for name, table in sides.items()
+        },
     ), missing
 
 
@@ -69,25 +76,30 @@ def _window(
     use_case: UseCase, as_of: date, files: dict[str, Path], sides: dict[str, dict[str, Path]]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Days present and days missing, both in order."""
-    first, newest = date.fromisoformat(next(iter(files))), date.fromisoformat(list(files)[-1])
+    first = date.fromisoformat(next(iter(files)))
     last = last_due_day(use_case, as_of)
     if last < first:
         raise DataRejected(
-            f"as_of must come after the first data ({first})", f"it is {as_of}", f"use {first + timedelta(days=1)} or later"
+            f"as_of must come after the first data ({first})",
+            f"it is {as_of}",
+            f"use {first + timedelta(days=1)} or later",
         )
     if str(last) not in files:
-        before = max((day for day in files if day < str(last)), default="none")
+        before = max(day for day in files if day < str(last))
+        possible = date.fromisoformat(before) + timedelta(days=use_case.label_delay_days + 1)
         raise DataRejected(
             "the newest due day must be there",
             f"expected {last}, newest is {before}",
-            f"deliver {last}, or run with --as-of {min(newest, date.fromisoformat(before)) + timedelta(days=use_case.label_delay_days + 1)}",
+            f"deliver {last}, or run with --as-of {possible}",
         )
     start = max(first, last - timedelta(days=use_case.window_days - 1))
     due = [str(start + timedelta(days=n)) for n in range((last - start).days + 1)]
     present = tuple(day for day in due if day in files and all(day in side or ALL in side for side in sides.values()))
     missing = tuple(day for day in due if day not in present)
     if str(last) in missing:
-        raise DataRejected("every side table must have the newest due day", f"{last} is not in all", f"deliver it for {last}")
+        raise DataRejected(
+            "every side table must have the newest due day", f"{last} is not in all", f"deliver it for {last}"
+        )
     return present, missing
 
 
@@ -115,7 +127,9 @@ def partition_inputs(use_case: UseCase, manifest: Manifest, day: str) -> dict[st
     return {"": by_day["", day], **sides}
 
 
-def read_partition(settings: Settings, use_case: UseCase, manifest: Manifest, day: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
+def read_partition(
+    settings: Settings, use_case: UseCase, manifest: Manifest, day: str
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """The partition's raw rows, joined and derived, with declared columns and types; and the columns nobody declared.
 
     Raises UnusablePartition where the file cannot be read, or a column is missing or of another type.
@@ -134,11 +148,18 @@ def read_partition(settings: Settings, use_case: UseCase, manifest: Manifest, da
 def _side_rows(settings: Settings, table: SideTable, manifest: Manifest, day: str) -> pd.DataFrame:
     seen = {partition.day: partition.file for partition in manifest.side_tables[table.name]}
     path = source_folder(settings, table.source) / seen.get(day, seen.get(ALL, ""))
-    rows = read_table(path, ())
+    rows = _undated_table(path, path.stat().st_mtime_ns) if day not in seen else read_table(path, ())
     absent = [name for name in (*table.on, *table.take) if name not in rows.columns]
     if absent:
         raise UnusablePartition(f"{table.name} lacks the columns {', '.join(absent)}")
     return rows[[*table.on, *table.take]].drop_duplicates(list(table.on))
+
+
+@functools.lru_cache(maxsize=8)
+def _undated_table(path: Path, changed_at: int) -> pd.DataFrame:
+    """A table that every day of a window joins, read once."""
+    del changed_at
+    return read_table(path, ())
 
 
 def read_table(path: Path, columns: tuple[Column, ...]) -> pd.DataFrame:

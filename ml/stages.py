@@ -1,4 +1,4 @@
-"""Resuming: a stage whose handle lies in the store under its content key, and whose files are whole, is not run again."""
+"""Resuming: a stage whose handle is kept under its content key, with whole files, is not run again."""
 
 import dataclasses
 import logging

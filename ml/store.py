@@ -73,12 +73,12 @@ class DiskStore:
 
     def put(self, key: str, data: bytes) -> None:
         with _disk_errors(self.root), self._written(key, data) as (temporary, path):
-            os.replace(temporary, path)
+            Path(temporary).replace(path)
 
     def create(self, key: str, data: bytes) -> bool:
         with _disk_errors(self.root), self._written(key, data) as (temporary, path):
             try:
-                os.link(temporary, path)  # fails where the name exists, and shows whole contents: O_EXCL shows half
+                path.hardlink_to(temporary)  # fails where the name exists, and shows whole contents: O_EXCL shows half
             except FileExistsError:
                 return False
             return True

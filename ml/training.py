@@ -9,7 +9,7 @@ from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import precision_recall_curve
 
-from ml.artifacts import Blocks, Night, Part
+from ml.artifacts import Blocks, Fit, Night, Part
 from ml.cleaning import LABEL, from_parquet
 from ml.config import UseCase
 from ml.models.estimators import NetworkEstimator, OnEpoch
@@ -63,7 +63,7 @@ def fit_candidate(
 
 def package(
     use_case: UseCase, rules: tuple[Rule, ...], encoder: Encoder, network: TabularNetwork, night: Night,
-    train_y: Floats, validation: tuple[NDArray[np.float32], Floats],
+    fit: Fit, validation: tuple[NDArray[np.float32], Floats],
 ) -> PackagedModel:  # fmt: skip
     """The model that takes raw rows, with what validation chooses on its own CPU outputs."""
     columns = use_case.features
@@ -75,7 +75,7 @@ def package(
         encoder=encoder,
         architecture=architecture(use_case),
         network=network,
-        output=choose_output(use_case, outputs, validation[1], train_y),
+        output=choose_output(use_case, outputs, validation[1], fit),
         threads=night.threads,
     )
 
@@ -86,11 +86,11 @@ def architecture(use_case: UseCase) -> Architecture:
     return Architecture(hidden=tuple(model.hidden), activation=model.activation, outputs=outputs)
 
 
-def choose_output(use_case: UseCase, outputs: Floats, y: Floats, train_y: Floats) -> Output:
+def choose_output(use_case: UseCase, outputs: Floats, y: Floats, fit: Fit) -> Output:
+    """Scale, calibration and threshold, from the fit and from outputs (rows, outputs) on validation rows."""
     target = use_case.target
     if target.kind == "regression":
-        std = float(train_y.astype(np.float32).std()) or 1.0
-        return Output(kind=target.kind, mean=float(train_y.astype(np.float32).mean()), std=std, log=target.log)
+        return Output(kind=target.kind, mean=fit.target_mean, std=fit.target_std, log=target.log)
     if target.kind == "multiclass":
         return Output(kind=target.kind, classes=target.classes)
     slope, offset = calibrate(outputs[:, 0], y)

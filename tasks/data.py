@@ -1,13 +1,13 @@
 """Stages that fail with the data: snapshot, validation, cleaning, split."""
 
 import logging
-from collections import Counter
 
 import pandas as pd
 
 from expectations.suite import unexpected_counts
 from ml import paths
 from ml.artifacts import (
+    PARTS,
     Block,
     Blocks,
     CheckedPartition,
@@ -28,7 +28,7 @@ from ml.digests import digest_bytes, digest_value
 from ml.errors import ConfigError, DataRejected
 from ml.features import DayState, fit_encoder
 from ml.run_key import data_code_digest
-from ml.serving.rules import Rule, UniqueKey, rule_to_dict
+from ml.serving.rules import rule_to_dict
 from ml.snapshots import (
     UnusablePartition,
     changed_days,
@@ -41,11 +41,19 @@ from ml.split import describe, fit_until
 from ml.stages import resume_or_make
 from ml.store import put_file
 from ml.training import part_frames, test_inputs
-from ml.validation import ROW_NUMBER, CheckedRows, check_partition, rejected_check, rejection
+from ml.validation import (
+    ROW_NUMBER,
+    Batch,
+    BatchVerdict,
+    check_batch,
+    drop_duplicates,
+    rejected_check,
+    rejection,
+    within_partition,
+)
 from tasks.stage import Site, resume, site_of, stage
 
 log = logging.getLogger("retrain.data")
-PARTITION = "partition__"
 
 
 @stage("take snapshot", timeout_seconds=600)
@@ -125,41 +133,38 @@ def _read_check(site: Site, state: str) -> PartitionCheck:
 
 def _judge_new(site: Site, manifest: Manifest, new: dict[str, str]) -> None:
     """Checks new partitions, lets Great Expectations confirm the counts in one batch, and keeps the verdicts."""
-    checked: dict[str, CheckedRows] = {}
+    frames: dict[str, pd.DataFrame] = {}
+    unknown: dict[str, tuple[str, ...]] = {}
+    checks: dict[str, PartitionCheck] = {}
     for day in new:
         try:
-            rows, unknown = read_partition(site.settings, site.use_case, manifest, day)
-            checked[day] = check_partition(site.use_case, site.rules, day, rows, unknown)
+            frames[day], unknown[day] = read_partition(site.settings, site.use_case, manifest, day)
         except UnusablePartition as error:
-            site.store.put(paths.partition_check(site.use_case.name, new[day]), to_json(rejected_check(day, str(error))))
-    _confirm(site, checked)
-    for day, result in checked.items():
-        if len(result.quarantine):
-            site.store.put(paths.quarantine(site.use_case.name, new[day]), to_parquet(result.quarantine))
-        site.store.put(paths.partition_check(site.use_case.name, new[day]), to_json(result.check))
+            checks[day] = rejected_check(day, str(error))
+    if frames:
+        batch = Batch.of(frames, unknown)
+        verdict = check_batch(site.use_case, site.rules, batch)
+        _confirm(site, batch, verdict)
+        for day, rows in verdict.quarantine.items():
+            site.store.put(paths.quarantine(site.use_case.name, new[day]), to_parquet(rows))
+        checks |= verdict.checks
+    for day, check in checks.items():
+        site.store.put(paths.partition_check(site.use_case.name, new[day]), to_json(check))
 
 
-def _confirm(site: Site, checked: dict[str, CheckedRows]) -> None:
+def _confirm(site: Site, batch: Batch, verdict: BatchVerdict) -> None:
     """Raises ConfigError where Great Expectations counts other rows than the masks that set them aside."""
     rules = [rule for rule in site.rules if rule.scope == "row"]
-    frames = [result.rows.assign(**{PARTITION: day}) for day, result in checked.items() if len(result.rows)]
-    if not frames or not rules:
+    if not len(batch.rows) or not rules:
         return
-    counted = unexpected_counts(pd.concat(frames, ignore_index=True), [_within_partition(rule) for rule in rules])
-    masked = Counter[str]()
-    for result in checked.values():
-        masked.update({count.rule: count.unexpected for count in result.check.counts if count.scope == "row"})
-    for rule, count in zip(rules, counted, strict=True):
-        if count != masked[rule.sentence]:
+    counted = unexpected_counts(batch.rows, [within_partition(rule) for rule in rules])
+    for rule, count, masked in zip(rules, counted, verdict.totals, strict=True):
+        if count != masked:
             raise ConfigError(
                 f"Great Expectations and the mask agree on '{rule.sentence}'",
-                f"one counts {count} rows and the other {masked[rule.sentence]}",
+                f"one counts {count} rows and the other {masked}",
                 "report it with the partition",
             )
-
-
-def _within_partition(rule: Rule) -> Rule:
-    return UniqueKey(key=(PARTITION, *rule.key), severity=rule.severity) if isinstance(rule, UniqueKey) else rule
 
 
 def _summary(
@@ -189,14 +194,18 @@ def _refuse_window(site: Site, night: Night, checks: list[PartitionCheck], left_
     newest = checks[-1]
     if newest.rejected is not None:
         raise DataRejected(
-            f"the newest partition ({newest.day}) must be usable", newest.rejected, "deliver it again, then run the night again"
+            f"the newest partition ({newest.day}) must be usable",
+            newest.rejected,
+            "deliver it again, then run the night again",
         )
     facts = pd.DataFrame({"left_out_days": [float(len(left_out))], "rows": [float(sum(c.rows for c in checks))]})
     reason = rejection([rule for rule in site.rules if rule.scope == "snapshot"], facts, [])
     if reason is not None:
         days = "; ".join(f"{day}: {why}" for day, why in sorted(left_out.items())[:5])
         raise DataRejected(
-            f"the window up to {last_due_day(site.use_case, night.as_of)} must be usable", f"{reason} ({days})", "deliver the days again"
+            f"the window up to {last_due_day(site.use_case, night.as_of)} must be usable",
+            f"{reason} ({days})",
+            "deliver the days again",
         )
 
 
@@ -238,11 +247,13 @@ def _block(site: Site, manifest: Manifest, partition: CheckedPartition) -> tuple
 
     def make() -> Block:
         rows, _ = read_partition(site.settings, site.use_case, manifest, partition.day)
-        unique = rows[~rows.duplicated()].reset_index(drop=True)
+        unique = drop_duplicates(rows)
         aside = site.store.get(paths.quarantine(name, state))
         set_aside = from_parquet(aside)[ROW_NUMBER] if aside else pd.Series(dtype="int64")
         block = clean(site.use_case, unique, set_aside)
-        return Block(day=partition.day, file=put_file(site.store, paths.block(name, state), to_parquet(block)), rows=len(block))
+        return Block(
+            day=partition.day, file=put_file(site.store, paths.block(name, state), to_parquet(block)), rows=len(block)
+        )
 
     return resume_or_make(site.store, Block, paths.stage(name, "block", state), make)
 
@@ -262,9 +273,8 @@ def split_rows(night: Night, blocks: Blocks) -> Split:
 
 def _make_split(site: Site, night: Night, blocks: Blocks, key: str) -> Split:
     use_case = site.use_case
-    frames = {part: list(part_frames(site.store, use_case, night, blocks, part)) for part in ("train", "validation", "test")}
-    described = {part: describe(use_case, part, frames[part]) for part in frames}
-    encoder = fit_encoder(use_case, [DayState.of(use_case, frame) for frame in frames["train"] if len(frame)])
+    train, validation, test = (list(part_frames(site.store, use_case, night, blocks, part)) for part in PARTS)
+    encoder = fit_encoder(use_case, [DayState.of(use_case, frame) for frame in train if len(frame)])
     file = put_file(site.store, paths.stage_file(use_case.name, "split", key, "encoder.json"), to_json(encoder))
     known_at = str(night.as_of) if use_case.known_at_column else None
     return Split(
@@ -272,7 +282,7 @@ def _make_split(site: Site, night: Night, blocks: Blocks, key: str) -> Split:
         encoder=file,
         fit_until=fit_until(use_case, night.as_of),
         test_digest=digest_value([test_inputs(use_case, night, blocks), use_case.seed, known_at]),
-        **described,
+        train=describe(use_case, "train", train),
+        validation=describe(use_case, "validation", validation),
+        test=describe(use_case, "test", test),
     )
-
-

@@ -73,6 +73,8 @@ def _fit(site: Site, night: Night, run_key: str, blocks: Blocks, split: Split) -
         weights=put_file(site.store, key, weights),
         best_epoch=fitted.best_epoch_,
         epochs=tuple(fitted.epochs_),
+        target_mean=getattr(fitted, "mean_", 0.0),
+        target_std=getattr(fitted, "std_", 1.0),
         device=night.device,
         threads=night.threads,
     )
@@ -124,17 +126,14 @@ def _upload(site: Site, night: Night, run_key: str, blocks: Blocks, split: Split
     )
 
 
-def _package(
-    site: Site, night: Night, blocks: Blocks, split: Split, fit: Fit
-) -> tuple[PackagedModel, pd.DataFrame]:
+def _package(site: Site, night: Night, blocks: Blocks, split: Split, fit: Fit) -> tuple[PackagedModel, pd.DataFrame]:
     """The packaged model and the validation rows."""
     encoder = _encoder(site, split)
     network = build_network(architecture(site.use_case), encoder)
     network.load_state_dict(load(get_file(site.store, fit.weights)))
-    _, train_y = encode(site.use_case, encoder, part_frames(site.store, site.use_case, night, blocks, "train"))
     held_out = list(part_frames(site.store, site.use_case, night, blocks, "validation"))
     validation = encode(site.use_case, encoder, iter(held_out))
-    model = package(site.use_case, site.rules, encoder, network, night, train_y, validation)
+    model = package(site.use_case, site.rules, encoder, network, night, fit, validation)
     return model, pd.concat(held_out, ignore_index=True)
 
 
@@ -167,7 +166,11 @@ def evaluate_models(
     versions = [model.version if model else None for model in opponents.values()]
     key = digest_value([run_key, upload.digest, split.test_digest, versions])
     evaluations = resume(
-        site, Evaluations, "evaluate", key, lambda: _evaluate(site, night, run_key, key, blocks, split, upload, opponents)
+        site,
+        Evaluations,
+        "evaluate",
+        key,
+        lambda: _evaluate(site, night, run_key, key, blocks, split, upload, opponents),
     )
     log.info("Evaluated %d predictors on %s test rows.", len(evaluations.models), f"{evaluations.rows:,}")
     return evaluations
@@ -194,7 +197,7 @@ def _evaluate(
         not_applicable=absent,
         not_comparable=incomparable,
     )
-    shown = to_parquet(answer_table(site.use_case, test, answers["candidate"]))
+    shown = to_parquet(answer_table(test, answers["candidate"]))
     return Evaluations(
         test_digest=split.test_digest,
         rows=len(test),
@@ -247,9 +250,7 @@ def judge_gates(night: Night, evaluations: Evaluations, head: Entry | None, hand
     for verdict in verdicts:
         log.info("%s: %s, %s.", verdict.gate, verdict.verdict, verdict.reason)
     log.info("Decided %s. %s", decision, reason)
-    return Judgement(
-        verdicts=verdicts, decision=decision, reason=reason, proved_better=_proved_better(site, evidence)
-    )
+    return Judgement(verdicts=verdicts, decision=decision, reason=reason, proved_better=_proved_better(site, evidence))
 
 
 def _proved_better(site: Site, evidence: Evidence) -> bool:

@@ -20,7 +20,9 @@ log = logging.getLogger("retrain.registration")
 
 
 @stage("open night", timeout_seconds=300)
-def open_night(use_case: str, as_of: date | None, scheduled: datetime | None, seed: int | None, again: str | None) -> Night:
+def open_night(
+    use_case: str, as_of: date | None, scheduled: datetime | None, seed: int | None, again: str | None
+) -> Night:
     """What is to be run: the date, the seed, and the digests of all that decides the result."""
     site = open_site(use_case)
     night = Night(
@@ -128,9 +130,7 @@ def register_candidate(night: Night, run_key: str, snapshot: Snapshot, split: Sp
 
 
 @stage("record decision", timeout_seconds=300)
-def record_decision(
-    night: Night, run_key: str, candidate: Champion, trail: Trail, head: Entry | None
-) -> Entry | None:
+def record_decision(night: Night, run_key: str, candidate: Champion, trail: Trail, head: Entry | None) -> Entry | None:
     """Adds the decision to the ledger; None if another run did so since the champion was read."""
     site = site_of(night)
     judgement, before = trail.judgement, head.champion if head else None

@@ -36,13 +36,17 @@ def _log_to_mlflow(night: Night, entry: Entry, trail: Trail) -> None:
     params |= {"seed": night.seed, "device": night.device, "best_epoch": trail.fit.best_epoch}
     site.registry.log_history(run_id, trail.fit.epochs, report.model_metrics(entry.result), params)
     verdicts = {f"verdict.{v['gate']}": v["verdict"] for v in entry.result["verdicts"]}
-    site.registry.finish_run(run_id, {"decision": entry.decision, "mlflow.note.content": report.markdown(entry.result), **verdicts})
+    site.registry.finish_run(
+        run_id, {"decision": entry.decision, "mlflow.note.content": report.markdown(entry.result), **verdicts}
+    )
 
 
 def publish_to_prefect(entry: Entry) -> None:
     """A page of text, and a table of the data checks."""
     name = entry.use_case.replace("_", "-")
-    create_markdown_artifact(report.markdown(entry.result), key=f"{name}-report", description=report.headline(entry.result))
+    create_markdown_artifact(
+        report.markdown(entry.result), key=f"{name}-report", description=report.headline(entry.result)
+    )
     broken = entry.result.get("data", {}).get("broken_rules", [])
     table = broken or [{"rule": "every rule", "scope": "all", "severity": "-", "unexpected": 0}]
     create_table_artifact(table, key=f"{name}-data-checks", description="Rules that rows or partitions broke")

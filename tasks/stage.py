@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
-from prefect import Task, task
+from prefect import Task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import exponential_backoff
@@ -50,7 +50,7 @@ def stage(name: str, *, timeout_seconds: float) -> Callable[[Callable[P, R]], Ta
                 result = with_work(result, work)
             return result
 
-        return task(
+        return Task(
             timed,
             name=name,
             task_run_name=name,

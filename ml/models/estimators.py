@@ -20,7 +20,6 @@ from ml.serving.output import Output, TaskKind, probabilities
 
 if TYPE_CHECKING:
     from torch import Tensor, optim
-    from torch.nn import Module
 
     from ml.serving.network import TabularNetwork
 
@@ -81,14 +80,14 @@ class NetworkEstimator(BaseEstimator):
         The trailing `len(category_sizes)` columns hold category codes. Without `validation` (a pair X, y) the training
         loss chooses the epoch. Raises ValueError for NaN, infinities, or fewer than two classes.
         """
-        X, y = check_X_y(X, y, dtype=np.float32)
-        self.n_features_in_ = X.shape[1]
+        rows, labels = check_X_y(X, y, dtype=np.float32)
+        self.n_features_in_ = rows.shape[1]
         self.category_sizes_ = category_sizes
-        y = self._learn_target(np.asarray(y))
+        learnt = self._learn_target(np.asarray(labels))
         held_out = None
         if validation is not None:
             held_out = check_array(validation[0], dtype=np.float32), self._encode(np.asarray(validation[1]))
-        self.epochs_, self.best_epoch_ = self._descend(X, y, held_out, on_epoch)
+        self.epochs_, self.best_epoch_ = self._descend(rows, learnt, held_out, on_epoch)
         return self
 
     def _descend(
@@ -101,7 +100,9 @@ class NetworkEstimator(BaseEstimator):
         import torch
 
         rows, labels = torch.from_numpy(X).to(self.device), torch.from_numpy(y).to(self.device)
-        judged_rows, judged_y = (rows, y) if held_out is None else (torch.from_numpy(held_out[0]).to(self.device), held_out[1])
+        judged_rows, judged_y = (
+            (rows, y) if held_out is None else (torch.from_numpy(held_out[0]).to(self.device), held_out[1])
+        )
         generator = torch.Generator().manual_seed(self.seed)
         self.network_ = self._new_network().to(self.device)
         optimizer = self._new_optimizer()
@@ -110,12 +111,12 @@ class NetworkEstimator(BaseEstimator):
         best, best_epoch, best_weights = np.inf, 0, self._weights()
         for number in range(1, self.epochs + 1):
             self.network_.train()
-            train_loss = 0.0
+            train_loss = torch.zeros((), device=self.device)
             for batch in self._batches(len(X), generator):
                 batch = batch.to(self.device)
                 optimizer.zero_grad(set_to_none=True)
                 value = loss(self.network_(self._with_noise(rows[batch], generator)), labels[batch])
-                value.backward()
+                value.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 train_loss += value.detach() * len(batch)
             epoch = self._judge(number, float(train_loss) / len(X), judged_rows, judged_y)
@@ -156,7 +157,7 @@ class NetworkEstimator(BaseEstimator):
         import torch
 
         order = torch.randperm(rows, generator=generator)
-        return iter(order.split(self.batch_size or rows))
+        return iter(torch.split(order, self.batch_size or rows))
 
     def _with_noise(self, rows: Tensor, generator: Any) -> Tensor:
         import torch
@@ -286,6 +287,7 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):
         return 1
 
     def _loss_function(self, y: NDArray[np.float32]) -> Callable[[Tensor, Tensor], Tensor]:
+        del y
         if self.loss == "cross_entropy":
             raise ValueError("a regressor learns with loss 'mse', but loss is 'cross_entropy'")
         return lambda outputs, labels: (outputs[:, 0] - labels).square().mean()

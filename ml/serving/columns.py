@@ -1,7 +1,7 @@
 """The columns of a raw row: their names, types and declared limits."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 from pandas.api import types
@@ -33,6 +33,11 @@ class Column:
     @property
     def is_category(self) -> bool:
         return self.category or self.type == "text"
+
+
+def with_tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields read from JSON as a frozen dataclass wants them: lists become tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
 def wrong_type(column: Column, series: pd.Series) -> str | None:

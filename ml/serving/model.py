@@ -10,11 +10,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from .columns import Column, conform, wrong_type
+from .columns import Column, conform, with_tuples, wrong_type
 from .features import CategoryFeature, Encoder, NumberFeature
 from .network import TabularNetwork, forward_in_blocks
 from .output import Output, probabilities, values
 from .rules import Rule, first_broken, rule_from_dict, rule_to_dict
+
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
@@ -47,6 +48,7 @@ class PackagedModel:
         `probability_<class>` (multiclass), and `broken_rule`: the rule that a row breaks, its answers being null.
         Raises ValueError where a declared column is missing or has another type; extra columns are ignored.
         """
+        del params  # MLflow passes it
         self._refuse_other_columns(rows)
         typed = conform(rows, self.columns)
         broken = first_broken(self.rules, typed)
@@ -84,7 +86,9 @@ class PackagedModel:
     def save(self, folder: Path) -> None:
         """Writes model.json and weights.safetensors: no pickle."""
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: t.contiguous() for name, t in self.network.state_dict().items()}, folder / "weights.safetensors")
+        save_file(
+            {name: t.contiguous() for name, t in self.network.state_dict().items()}, folder / "weights.safetensors"
+        )
         contents = {
             "columns": [asdict(column) for column in self.columns],
             "rules": [rule_to_dict(rule) for rule in self.rules],
@@ -101,18 +105,18 @@ class PackagedModel:
         contents = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         encoder = Encoder(
             tuple(NumberFeature(**fields) for fields in contents["numbers"]),
-            tuple(CategoryFeature(**_tuples(fields)) for fields in contents["categories"]),
+            tuple(CategoryFeature(**with_tuples(fields)) for fields in contents["categories"]),
         )
-        architecture = Architecture(**_tuples(contents["architecture"]))
+        architecture = Architecture(**with_tuples(contents["architecture"]))
         network = build_network(architecture, encoder)
         network.load_state_dict(load_file(folder / "weights.safetensors"))
         return cls(
-            columns=tuple(Column(**_tuples(fields)) for fields in contents["columns"]),
+            columns=tuple(Column(**with_tuples(fields)) for fields in contents["columns"]),
             rules=tuple(rule_from_dict(fields) for fields in contents["rules"]),
             encoder=encoder,
             architecture=architecture,
             network=network,
-            output=Output(**_tuples(contents["output"])),
+            output=Output(**with_tuples(contents["output"])),
             threads=contents["threads"],
         )
 
@@ -121,7 +125,3 @@ def build_network(architecture: Architecture, encoder: Encoder) -> TabularNetwor
     return TabularNetwork(
         numbers=encoder.number_width, category_sizes=encoder.category_sizes, **asdict(architecture)
     ).eval()
-
-
-def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}

@@ -8,6 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from .features import FIRST_CODE
+
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 BLOCK_ROWS = 256
 
@@ -15,7 +17,7 @@ BLOCK_ROWS = 256
 class TabularNetwork(nn.Module):
     """(n, numbers + categories) float32 -> (n, outputs); trailing columns hold category codes.
 
-    An embedding as wide as the first layer equals that layer over one-hot codes, without ever making the one-hot matrix.
+    An embedding as wide as the first layer equals that layer over one-hot codes, without the one-hot matrix.
     """
 
     def __init__(
@@ -32,10 +34,13 @@ class TabularNetwork(nn.Module):
         bound = (numbers + len(category_sizes)) ** -0.5
         self.n_numbers = numbers
         self.bias = nn.Parameter(torch.zeros(widths[0]))
-        self.numbers = nn.Parameter(torch.empty(numbers, widths[0]).uniform_(-bound, bound))
-        self.categories = nn.ModuleList(nn.Embedding(size, widths[0]) for size in category_sizes)
-        for embedding in self.categories:
+        self.numbers = nn.Parameter(nn.init.uniform_(torch.empty(numbers, widths[0]), -bound, bound))
+        embeddings = [nn.Embedding(size, widths[0]) for size in category_sizes]
+        for embedding in embeddings:
             nn.init.uniform_(embedding.weight, -bound, bound)
+            with torch.no_grad():
+                embedding.weight[:FIRST_CODE] = 0  # an unknown value that training never showed stays without effect
+        self.categories = nn.ModuleList(embeddings)
         layers: list[nn.Module] = []
         for width_in, width_out in zip(widths, widths[1:], strict=False):
             layers += [ACTIVATIONS[activation](), nn.Linear(width_in, width_out)]
@@ -45,7 +50,8 @@ class TabularNetwork(nn.Module):
         first = x[:, : self.n_numbers] @ self.numbers + self.bias
         for position, embedding in enumerate(self.categories):
             first = first + embedding(x[:, self.n_numbers + position].long())
-        return self.layers(first)
+        answer: Tensor = self.layers(first)
+        return answer
 
 
 def forward_in_blocks(network: nn.Module, x: NDArray[np.float32], threads: int) -> NDArray[np.float64]:

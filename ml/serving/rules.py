@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from .columns import with_tuples
+
 Mask: TypeAlias = NDArray[np.bool_]
 Scope = Literal["row", "partition", "snapshot"]
 Severity = Literal["error", "warning"]
@@ -18,7 +20,7 @@ Severity = Literal["error", "warning"]
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """A claim about a frame. Scope `row` speaks of raw rows; `partition` and `snapshot` of a frame of facts about them."""
+    """A claim about a frame: of raw rows, or of facts about partitions or a snapshot."""
 
     scope: Scope = "row"
     severity: Severity = "error"
@@ -154,6 +156,6 @@ def rule_to_dict(rule: Rule) -> dict[str, Any]:
 
 
 def rule_from_dict(fields: dict[str, Any]) -> Rule:
-    """Inverse of `rule_to_dict`, lists becoming tuples; KeyError for an unknown type."""
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-    return RULE_TYPES[values.pop("type")](**values)
+    """Inverse of `rule_to_dict`; KeyError for an unknown type."""
+    values = with_tuples(fields)
+    return RULE_TYPES[str(values.pop("type"))](**values)

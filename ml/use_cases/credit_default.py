@@ -33,9 +33,7 @@ USE_CASE = UseCase(
     columns=(
         Column(name="application", type="integer", minimum=1, feature=False),
         Column(name="seniority", minimum=0, maximum=60, unit="years"),
-        Column(
-            name="home", type="text", nullable=True, values=("ignore", "other", "owner", "parents", "priv", "rent")
-        ),
+        Column(name="home", type="text", nullable=True, values=("ignore", "other", "owner", "parents", "priv", "rent")),
         Column(name="time", minimum=1, maximum=120, unit="months"),
         Column(name="age", minimum=18, maximum=100, unit="years", sensitive=True),
         Column(

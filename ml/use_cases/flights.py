@@ -37,13 +37,17 @@ def write_demo_data(folder: Path) -> None:
     )
     kept = ["scheduled_departure", "carrier", "flight", "tailnum", "origin", "dest", "distance"]
     _write_days(folder / "flights", flights, [*kept, "scheduled_arrival_hour", "dep_delay", "arr_delay"])
-    _write_days(folder / "weather", weather.drop_duplicates(["origin", "month", "day", "hour"]), ["origin", "hour", *WEATHER])
+    _write_days(
+        folder / "weather", weather.drop_duplicates(["origin", "month", "day", "hour"]), ["origin", "hour", *WEATHER]
+    )
     (folder / "planes").mkdir(parents=True, exist_ok=True)
     planes.rename(columns={"year": "plane_year"})[["tailnum", *PLANE]].to_parquet(folder / "planes" / "all.parquet")
 
 
 def _local_time(flights: pd.DataFrame, clock: pd.Series) -> pd.Series:
-    return pd.to_datetime(flights[["year", "month", "day"]]) + pd.to_timedelta(clock // 100 * 60 + clock % 100, unit="min")
+    return pd.to_datetime(flights[["year", "month", "day"]]) + pd.to_timedelta(
+        clock // 100 * 60 + clock % 100, unit="min"
+    )
 
 
 def _write_days(folder: Path, table: pd.DataFrame, columns: list[str]) -> None:
@@ -70,7 +74,7 @@ USE_CASE = UseCase(
     time_zone="America/New_York",
     key=("carrier", "flight", "origin", "dest", "scheduled_departure"),
     columns=(
-        Column(name="scheduled_departure", type="timestamp", parts=("hour", "weekday", "month")),
+        Column(name="scheduled_departure", type="timestamp", parts=("hour", "weekday")),
         Column(name="scheduled_arrival_hour", minimum=0, maximum=24),
         Column(name="carrier", type="text"),
         Column(name="flight", type="integer", minimum=1, feature=False),
@@ -93,12 +97,14 @@ USE_CASE = UseCase(
         Column(name="arr_delay", nullable=True, minimum=-200, maximum=2880, feature=False, unit="minutes"),
     ),
     target=Target(column="arr_delay", above=15, classes=("on time", "late")),
-    model=NetworkClassifier(hidden=(64, 32), batch_size=512, epochs=10, optimizer="adam", learning_rate=2e-3),
+    model=NetworkClassifier(hidden=(64, 32), optimizer="adamw", weight_decay=0.1, batch_size=2048, epochs=8),
     metric="f1",
     gates=(
         MinMetric(metric="f1", floor=0.70, why="leaving late alone tells 0.74 in September; under 0.70 it is ignored"),
         BetterThanTrivial(metric="f1", why="calling every flight late needs no model"),
-        NotWorseThanChampion(metric="f1", max_drop=0.01, why="a hundredth of F1 is about 10 flights a day"),
+        NotWorseThanChampion(
+            metric="f1", max_drop=0.01, why="a hundredth of F1 is about one late flight a day more that is missed"
+        ),
         NotWorseThanReference(metric="f1", max_drop=0.02, why="small losses may not add up to more than this"),
     ),
     min_rows=300,

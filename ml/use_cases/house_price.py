@@ -13,17 +13,32 @@ from ml.gates import BetterThanTrivial, MinMetric, NotWorseThanChampion, NotWors
 from ml.models.estimators import linear_regression
 from ml.serving.columns import Column
 
-AREAS = """area first_flr_sf second_flr_sf low_qual_fin_sf wood_deck_sf open_porch_sf enclosed_porch
-    three_season_porch screen_porch pool_area""".split()
-AREAS_OR_NULL = """mas_vnr_area bsmt_fin_sf_1 bsmt_fin_sf_2 bsmt_unf_sf total_bsmt_sf garage_area""".split()
-COUNTS = "full_bath half_bath bedroom_abv_gr kitchen_abv_gr tot_rms_abv_grd fireplaces".split()
-COUNTS_OR_NULL = "bsmt_full_bath bsmt_half_bath garage_cars".split()
-TEXTS = """ms_zoning lot_shape land_contour lot_config land_slope neighborhood condition_1 bldg_type
-    house_style roof_style exterior_1st exterior_2nd foundation heating functional paved_drive""".split()
-TEXTS_OR_NULL = """alley mas_vnr_type bsmt_exposure bsmt_fin_type_1 bsmt_fin_type_2 electrical garage_type
-    garage_finish fence""".split()
-GRADES = "exter_qual exter_cond heating_qc kitchen_qual".split()
-GRADES_OR_NULL = "bsmt_qual bsmt_cond fireplace_qu garage_qual garage_cond".split()
+AREAS = """
+    area first_flr_sf second_flr_sf low_qual_fin_sf wood_deck_sf open_porch_sf enclosed_porch three_season_porch
+    screen_porch pool_area
+""".split()
+AREAS_OR_NULL = """
+    mas_vnr_area bsmt_fin_sf_1 bsmt_fin_sf_2 bsmt_unf_sf total_bsmt_sf garage_area
+""".split()
+COUNTS = """
+    full_bath half_bath bedroom_abv_gr kitchen_abv_gr tot_rms_abv_grd fireplaces
+""".split()
+COUNTS_OR_NULL = """
+    bsmt_full_bath bsmt_half_bath garage_cars
+""".split()
+TEXTS = """
+    ms_zoning lot_shape land_contour lot_config land_slope neighborhood condition_1 bldg_type house_style
+    roof_style exterior_1st exterior_2nd foundation heating functional paved_drive
+""".split()
+TEXTS_OR_NULL = """
+    alley mas_vnr_type bsmt_exposure bsmt_fin_type_1 bsmt_fin_type_2 electrical garage_type garage_finish fence
+""".split()
+GRADES = """
+    exter_qual exter_cond heating_qc kitchen_qual
+""".split()
+GRADES_OR_NULL = """
+    bsmt_qual bsmt_cond fireplace_qu garage_qual garage_cond
+""".split()
 GRADE = ("Ex", "Gd", "TA", "Fa", "Po")  # excellent, good, typical, fair, poor
 
 

@@ -17,12 +17,16 @@ CATEGORIES = {"mostype": 41, "moshoofd": 10}
 # Steps: house count, household size, age, purchasing power.
 STEPS = {"maanthui": 10, "mgemomv": 6, "mgemleef": 6, "mkoopkla": 8}
 # Tenths of the post code's people: religion, family, schooling, work, class, home, car, health insurance, income.
-SHARES = """mgodrk mgodpr mgodov mgodge mrelge mrelsa mrelov mfalleen mfgekind mfwekind moplhoog moplmidd mopllaag
-    mberhoog mberzelf mberboer mbermidd mberarbg mberarbo mska mskb1 mskb2 mskc mskd mhhuur mhkoop maut1 maut2 maut0
-    mzfonds mzpart minkm30 mink3045 mink4575 mink7512 mink123m minkgem""".split()
+SHARES = """
+    mgodrk mgodpr mgodov mgodge mrelge mrelsa mrelov mfalleen mfgekind mfwekind moplhoog moplmidd mopllaag
+    mberhoog mberzelf mberboer mbermidd mberarbg mberarbo mska mskb1 mskb2 mskc mskd mhhuur mhkoop maut1 maut2
+    maut0 mzfonds mzpart minkm30 mink3045 mink4575 mink7512 mink123m minkgem
+""".split()
 # Twenty-one kinds of policy: p + kind is what the customer pays for it in steps, a + kind how many there are.
-POLICIES = """wapart wabedr waland persaut besaut motsco vraaut aanhang tractor werkt brom leven persong gezong waoreg
-    brand zeilpl plezier fiets inboed bystand""".split()
+POLICIES = """
+    wapart wabedr waland persaut besaut motsco vraaut aanhang tractor werkt brom leven persong gezong waoreg
+    brand zeilpl plezier fiets inboed bystand
+""".split()
 
 
 def write_demo_data(folder: Path) -> None:

