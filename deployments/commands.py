@@ -9,9 +9,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from deployments.environment import prepare_environment
 from ml import packaging, report
 from ml.config import UseCase, load_use_case, require_known, use_case_files
@@ -22,6 +19,7 @@ from ml.settings import Settings
 from ml.store import Store, open_store
 
 log = logging.getLogger("retrain.commands")
+STATUS_COLUMNS = ("use_case", "schedule", "champion", "reference", "last_as_of", "last_decision", "entries")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -64,34 +62,38 @@ def _dry_run_words(document: dict[str, Any]) -> str:
 
 def print_summary(settings: Settings, document: dict[str, Any]) -> None:
     """The end of a run as an operator reads it."""
-    screen = Console(highlight=False)
     again = " (finished before; nothing was judged again)" if document["replayed"] else ""
-    screen.print(f"\n[bold]{report.headline(document)}[/bold]{again}")
-    screen.print(f"[dim]{document['question']}[/dim]\n")
-    for sentence in report.data_sentences(document):
-        screen.print(sentence, markup=False)
+    _say("", f"{report.headline(document)}{again}", document["question"], "", *report.data_sentences(document), "")
     if document["scores"]:
-        screen.print(_score_table(document))
-        for verdict in document["verdicts"]:
-            screen.print(f"{verdict['verdict']:<15}{verdict['gate']}: {verdict['reason']}", markup=False)
-        screen.print(f"\n{report.comparison_sentence(document)}", markup=False)
-    screen.print(f"\n[bold]{document['decision']}[/bold] ", end="")
-    screen.print(f"{document['reason']} {report.champion_sentence(document)}", markup=False)
-    screen.print(f"\nWhere to look:  retrain ledger {document['use_case']}   (every decision)", markup=False)
+        _say(*_score_lines(document), "")
+        _say(*(f"{verdict['verdict']:<15}{verdict['reason']}" for verdict in document["verdicts"]), "")
+        _say(report.comparison_sentence(document), "")
+    _say(f"{document['decision']}: {document['reason']} {report.champion_sentence(document)}", "", "Where to look")
+    _say(f"  retrain ledger {document['use_case']}   every decision", "  retrain up   the pages of Prefect and MLflow")
     if document["mlflow_run"]:
-        folder = f"{settings.store}/mlflow/{document['mlflow_run']}/artifacts"
-        screen.print(f"                {folder}   (report.md, figures/, model/)", markup=False, soft_wrap=True)
-    screen.print("                retrain up   (the pages of Prefect and MLflow)", markup=False)
+        _say(f"  {settings.store}/mlflow/{document['mlflow_run']}/artifacts   report.md, figures, model")
 
 
-def _score_table(document: dict[str, Any]) -> Table:
+def _score_lines(document: dict[str, Any]) -> list[str]:
+    """A table that fits a terminal, then what each row is."""
     names = report.score_names(document)
-    table = Table(
-        "on the same test rows", *(report.LABELS[name] for name in names), "what it is", box=None, pad_edge=False
-    )
-    for who, description, cells in report.score_rows(document):
-        table.add_row(who, *cells, description)
-    return table
+    rows = report.score_rows(document)
+    table = [
+        ["on the same test rows", *(report.LABELS[name] for name in names)],
+        *([who, *cells] for who, _, cells in rows),
+    ]
+    described = [f"  {who}: {description}" for who, description, _ in rows]
+    return [*_aligned(table), *described]
+
+
+def _aligned(table: list[list[str]]) -> list[str]:
+    """Rows of cells, each column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return ["  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)).rstrip() for row in table]
+
+
+def _say(*lines: str) -> None:
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
 
 
 def status(options: argparse.Namespace) -> int:
@@ -105,23 +107,9 @@ def status(options: argparse.Namespace) -> int:
     document: dict[str, Any] = {"use_cases": rows, "store": settings.store, "store_bytes": store.size()}
     if options.json:
         return _print_json(document)
-    table = Table(
-        "use case",
-        "schedule",
-        "champion",
-        "reference",
-        "last as_of",
-        "last decision",
-        "entries",
-        box=None,
-        pad_edge=False,
-    )
-    for row in rows:
-        table.add_row(row["use_case"], row["schedule"] or "none", *(_words(row[name]) for name in (
-            "champion", "reference", "last_as_of", "last_decision")), str(row["entries"]))  # fmt: skip
-    screen = Console(highlight=False)
-    screen.print(table)
-    screen.print(f"\nStore {settings.store}: {document['store_bytes'] / 1e6:.1f} MB", markup=False, soft_wrap=True)
+    cells = [[_words(row[name]) for name in STATUS_COLUMNS] for row in rows]
+    _say(*_aligned([[name.replace("_", " ") for name in STATUS_COLUMNS], *cells]))
+    _say("", f"Store {settings.store}: {document['store_bytes'] / 1e6:.1f} MB")
     if options.use_case:
         _print_entries(Ledger(store, options.use_case).entries()[-5:])
     return 0
@@ -154,9 +142,7 @@ def ledger(options: argparse.Namespace) -> int:
     if options.json:
         return _print_json({"use_case": options.use_case, "entries": [_entry_row(entry) for entry in entries]})
     if not entries:
-        Console().print(
-            f"Nothing was decided about {options.use_case} yet: retrain run {options.use_case}", markup=False
-        )
+        _say(f"Nothing was decided about {options.use_case} yet: retrain run {options.use_case}")
     _print_entries(entries)
     return 0
 
@@ -179,14 +165,13 @@ def _entry_row(entry: Entry) -> dict[str, Any]:
 
 
 def _print_entries(entries: list[Entry]) -> None:
-    screen = Console(highlight=False)
     for row in map(_entry_row, entries):
         moved = f"champion {_words(row['champion_before'])} -> {_words(row['champion_after'])}"
-        screen.print(
-            f"\n[bold]{row['entry']}[/bold]  {row['at']}  by {row['by']}  as of {row['as_of']}  "
-            f"[bold]{row['decision']}[/bold]  version {_words(row['version'])}  {moved}"
+        _say(
+            f"\n{row['entry']}  {row['at']}  by {row['by']}  as of {row['as_of']}  {row['decision']}  "
+            f"version {_words(row['version'])}  {moved}",
+            f"   {row['reason']}",
         )
-        screen.print(f"   {row['reason']}", markup=False)
 
 
 def score(options: argparse.Namespace) -> int:
@@ -301,7 +286,7 @@ def _show(options: argparse.Namespace, document: dict[str, Any], words: str) -> 
     if options.json:
         _print_json(document)
     elif words:
-        Console(highlight=False).print(words, markup=False, soft_wrap=True)
+        _say(words)
 
 
 def _print_json(document: dict[str, Any]) -> int:

@@ -12,7 +12,7 @@ def prepare_environment(settings: Settings) -> None:
     """
     settings.home.mkdir(parents=True, exist_ok=True)  # Prefect makes its own folder, but not the one around it
     os.environ.update(_fixed(settings))
-    for name, value in _defaults().items():
+    for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
 
 
@@ -22,10 +22,9 @@ def _fixed(settings: Settings) -> dict[str, str]:
     return {
         "RETRAIN_HOME": str(home),  # absolute, for children in another working directory
         "PREFECT_HOME": str(prefect),
-        "PREFECT_PROFILES_PATH": str(prefect / "profiles.toml"),
         "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(prefect / "ui"),  # by default inside the installed package
         "MPLCONFIGDIR": str(home / "matplotlib"),
-        "XDG_CACHE_HOME": str(home / "cache"),  # fontconfig, asked by matplotlib, and torch
+        "XDG_CACHE_HOME": str(home / "cache"),  # of torch, and of fontconfig, which matplotlib asks for fonts
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -33,16 +32,16 @@ def _fixed(settings: Settings) -> dict[str, str]:
     }
 
 
-def _defaults() -> dict[str, str]:
-    return {
-        "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",  # its own server loses the last events: deployments.servers
-        "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
-        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-        "PREFECT_CLI_COLORS": "false",
-        "PREFECT_LOGGING_COLORS": "false",
-        "PREFECT_LOGGING_EXTRA_LOGGERS": "retrain",  # so that a run's page shows our lines
-        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # the same loggers speak outside of runs too
-        # `retrain` inherits the root's level; the console, whose handler stays at WARNING, shows no more than before.
-        "PREFECT_LOGGING_ROOT_LEVEL": "INFO",
-        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
-    }
+_DEFAULTS = {
+    "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",  # a server nobody asked for; ours are in deployments.servers
+    "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "PREFECT_CLI_COLORS": "false",
+    "PREFECT_LOGGING_COLORS": "false",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "retrain",  # so that the page of a run shows our lines
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # the same loggers speak outside of runs too
+    # `retrain` inherits the root's level and reaches the page; the console shows warnings, as Python would.
+    "PREFECT_LOGGING_ROOT_LEVEL": "INFO",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+}

@@ -277,7 +277,7 @@ def _context() -> Any:
 def _results(frame: pd.DataFrame, rules: Sequence[Rule]) -> dict[int, Any]:
     """GX's result for each rule by its position: GX puts those that it could not evaluate first.
 
-    Each call has its own data source: GX would keep the frame, and share its metrics with the next one.
+    Each call has its own data source, because one that stays would keep the frame in memory.
     """
     with JUDGING:
         sources = _context().data_sources

@@ -271,6 +271,7 @@ class Judgement(Handle):
     decision: DecisionName
     reason: str
     proved_better: bool
+    against_rule: Verdict | None
 
 
 @dataclass(frozen=True, kw_only=True)

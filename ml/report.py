@@ -5,7 +5,7 @@ Everything shown is drawn from that document, so that terminal, Prefect page, ML
 
 from typing import Any
 
-from ml.artifacts import Champion, Checks, ModelScores, Night, Snapshot, Split, SplitRows, Trail
+from ml.artifacts import Champion, Checks, ModelScores, Night, Snapshot, Split, SplitRows, Trail, Verdict
 from ml.config import UseCase
 from ml.evaluation import METRICS
 
@@ -66,10 +66,8 @@ def result_document(
         "units": {"name": evaluations.unit, "count": evaluations.units},
         "scores": {who: _scores(model) for who, model in evaluations.models.items()},
         "not_comparable": dict(evaluations.not_comparable),
-        "verdicts": [
-            {"gate": v.gate, "verdict": v.verdict, "reason": v.reason, "figures": dict(v.figures)}
-            for v in trail.judgement.verdicts
-        ],
+        "verdicts": [_verdict(verdict) for verdict in trail.judgement.verdicts],
+        "against_rule": _verdict(trail.judgement.against_rule) if trail.judgement.against_rule else None,
         "decision": trail.judgement.decision,
         "reason": trail.judgement.reason,
         "version": version,
@@ -89,6 +87,7 @@ def nothing_new_document(
         **_head(use_case, night, run_key, snapshot, champion, champion),
         "quarantined_rows": 0,
         "test_digest": None,
+        "against_rule": None,
         "scores": {},
         "verdicts": [],
         "decision": "NOTHING_NEW",
@@ -147,6 +146,15 @@ def _part(part: SplitRows) -> Document:
         "positive_share": part.positive_share,
         "first_day": part.first_day,
         "last_day": part.last_day,
+    }
+
+
+def _verdict(verdict: Verdict) -> Document:
+    return {
+        "gate": verdict.gate,
+        "verdict": verdict.verdict,
+        "reason": verdict.reason,
+        "figures": dict(verdict.figures),
     }
 
 
@@ -232,30 +240,29 @@ def _test_words(document: Document) -> str:
 
 def comparison_sentence(document: Document) -> str:
     """How the candidate stands against a rule of thumb, said whichever way it is."""
-    scores, metric = document["scores"], document["metric"]
-    if "rule" not in scores or scores["candidate"][metric]["value"] is None:
+    against, scores = document["against_rule"], document["scores"]
+    if against is None:
         return ""
-    mine, rule = scores["candidate"][metric], scores["rule"][metric]
-    lower = metric in {"rmse", "mae"}
-    better = mine["value"] < rule["value"] if lower else mine["value"] > rule["value"]
-    apart = (
-        "clearly " if mine["low"] is not None and (mine["low"] > rule["value"] or mine["high"] < rule["value"]) else ""
+    stands = {"PASS": "is better than", "FAIL": "is worse than"}.get(against["verdict"], "is no surer than")
+    figures = against["figures"]
+    interval = f" ({figures['difference']:+.4f} [{figures['low']:+.4f}, {figures['high']:+.4f}])" if figures else ""
+    words = (
+        f"In {LABELS[document['metric']]} the model {stands} the best rule on one column{interval}: "
+        f"{scores['rule']['description']}."
     )
-    verdict = f"is {apart}better than" if better else "does not beat"
-    words = f"In {LABELS[metric]} the model {verdict} one line of thought: {scores['rule']['description']}."
-    gained = [
-        LABELS[name]
-        for name, sign in (("pr_auc", 1), ("log_loss", -1))
-        if name in scores["rule"] and _gain(scores, name, sign) > 0
-    ]
-    if not better and gained:
-        words += f" It earns its keep in {' and '.join(gained)}: ranking and probabilities."
+    gains = [f"{LABELS[name]} {_gain(scores, name)}" for name in ("pr_auc", "log_loss") if _gains(scores, name)]
+    if against["verdict"] != "PASS" and gains:
+        words += f" It earns its keep in ranking and probabilities: {', '.join(gains)}."
     return words
 
 
-def _gain(scores: Document, name: str, sign: int) -> float:
-    mine, rule = scores["candidate"][name]["value"], scores["rule"][name]["value"]
-    return sign * (mine - rule) if mine is not None and rule is not None else 0.0
+def _gains(scores: Document, name: str) -> bool:
+    mine, rule = (scores[who].get(name, {}).get("value") for who in ("candidate", "rule"))
+    return mine is not None and rule is not None and (mine < rule if name == "log_loss" else mine > rule)
+
+
+def _gain(scores: Document, name: str) -> str:
+    return f"{number(scores['candidate'][name]['value'])} against {number(scores['rule'][name]['value'])}"
 
 
 def champion_sentence(document: Document) -> str:

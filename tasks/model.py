@@ -27,7 +27,7 @@ from ml.cleaning import to_parquet
 from ml.decision import comparability, decide
 from ml.digests import digest_value
 from ml.evaluation import Answers
-from ml.gates import Difference, Evidence
+from ml.gates import BetterThanRule, Difference, Evidence
 from ml.judging import NoAnswer, answer_table, baselines, judge_all, model_answers
 from ml.ledger import Entry
 from ml.serving.features import Encoder
@@ -38,6 +38,7 @@ from ml.training import architecture, encode, fit_candidate, package, part_frame
 from tasks.stage import Site, resume, site_of, stage
 
 log = logging.getLogger("retrain.model")
+RULE_OF_THUMB = "a model that a rule of thumb equals must say so"
 
 
 @stage("train candidate", timeout_seconds=6 * 3600)
@@ -250,7 +251,15 @@ def judge_gates(night: Night, evaluations: Evaluations, head: Entry | None, hand
     for verdict in verdicts:
         log.info("%s: %s, %s.", verdict.gate, verdict.verdict, verdict.reason)
     log.info("Decided %s. %s", decision, reason)
-    return Judgement(verdicts=verdicts, decision=decision, reason=reason, proved_better=_proved_better(site, evidence))
+    return Judgement(
+        verdicts=verdicts,
+        decision=decision,
+        reason=reason,
+        proved_better=_proved_better(site, evidence),
+        against_rule=BetterThanRule(metric=site.use_case.metric, why=RULE_OF_THUMB).judge(evidence)
+        if "rule" in evidence.pairs
+        else None,
+    )
 
 
 def _proved_better(site: Site, evidence: Evidence) -> bool:

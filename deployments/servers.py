@@ -1,0 +1,373 @@
+"""Real Prefect and MLflow servers as children on loopback; none of them outlives the process that started it.
+
+`python -m deployments.servers PID MODULE [ARGUMENT ...]` is how a child runs: MODULE, for as long as PID lives.
+"""
+
+import http.client
+import json
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from filelock import FileLock, Timeout
+
+from ml import paths
+from ml.errors import Busy, PrefectUnavailable, RegistryUnavailable, Unavailable, UsageError
+from ml.settings import Settings
+
+HOST = "127.0.0.1"
+START_SECONDS = 60.0  # measured on two cores: Prefect 8-11 s with a new database, 3-4 s afterwards; MLflow 5-8 s
+STOP_SECONDS = 5.0  # measured: 0.2 s each
+SETTLE_SECONDS = 5.0
+ANSWER_SECONDS = 5.0
+POLL_SECONDS = 0.05
+ORPHAN_SECONDS = 0.5
+
+# What schedules, workers and concurrency limits need, and one run does not. The recorders of events and task runs and
+# the automations stay on.
+SCHEDULING_SERVICES = (
+    "SCHEDULER",
+    "LATE_RUNS",
+    "FOREMAN",
+    "CANCELLATION_CLEANUP",
+    "PAUSE_EXPIRATIONS",
+    "REPOSSESSOR",
+    "CLEANUP_RECONCILER",
+)
+ENDED = ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]
+NOT_ENDED = ["SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"]
+
+
+@dataclass(frozen=True)
+class Servers:
+    """Where a running `retrain up` can be reached, and its process."""
+
+    prefect_api: str
+    prefect_ui: str
+    mlflow_ui: str
+    pid: int
+
+
+@dataclass(frozen=True)
+class Child:
+    """A process of ours in a session of its own, so that Ctrl-C in the terminal reaches only its parent."""
+
+    name: str
+    process: "subprocess.Popen[bytes]"
+    log: Path
+    unavailable: type[Unavailable]
+
+    def require_alive(self) -> None:
+        """Raises the child's error if it has ended by itself."""
+        code = self.process.poll()
+        if code is not None:
+            said = self.last_lines(1)
+            raise self.unavailable(
+                f"the {self.name} runs until it is stopped",
+                f"it ended with exit code {code}" + (f" and said: {said}" if said else ""),
+                f"read {self.log}",
+            )
+
+    def last_lines(self, number: int) -> str:
+        lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+        return "\n".join(lines[-number:])
+
+
+@dataclass(frozen=True)
+class Server:
+    """A child with an address, and another that answers as soon as it is ready."""
+
+    child: Child
+    url: str
+    health: str
+
+    def wait(self) -> None:
+        """Returns when the server answers; raises its error if it ends first, or is silent for START_SECONDS."""
+        deadline = time.monotonic() + START_SECONDS
+        while not answers(self.health):
+            self.child.require_alive()
+            if time.monotonic() > deadline:
+                raise self.child.unavailable(
+                    f"the {self.child.name} answers within {START_SECONDS:.0f} s",
+                    f"{self.health} does not",
+                    f"read {self.child.log}",
+                )
+            time.sleep(POLL_SECONDS)
+
+
+@contextmanager
+def prefect_server(
+    settings: Settings, port: int = 0, *, services: bool = False, meanwhile: Callable[[], object] = lambda: None
+) -> Iterator[str]:
+    """A Prefect server for the time of the context; yields the URL of its API. Port 0 stands for a free one.
+
+    `services` adds the page and what schedules need. `meanwhile` is called while the server starts: imports take as
+    long. At the end, what this process still holds for the server is sent and recorded before it stops.
+    """
+    since = datetime.now(UTC)
+    with ExitStack() as stack:
+        with one_start_at_a_time(settings):
+            server = stack.enter_context(starting_prefect(settings, port, services=services))
+            meanwhile()
+            server.wait()
+        try:
+            yield server.url
+        finally:
+            send_what_is_held()
+            wait_until_recorded(server.url, since)
+
+
+@contextmanager
+def mlflow_server(settings: Settings, port: int = 0) -> Iterator[str]:
+    """An MLflow server for the time of the context; yields its URL, which is also its page. Port 0: a free one."""
+    with starting_mlflow(settings, port) as server:
+        server.wait()
+        yield server.url
+
+
+@contextmanager
+def starting_prefect(settings: Settings, port: int = 0, *, services: bool) -> Iterator[Server]:
+    """A Prefect server on the database of PREFECT_HOME, perhaps not ready yet. Its URL is the API's."""
+    port = port or free_port()
+    address = f"http://{HOST}:{port}"
+    environment = {
+        "PREFECT_SERVER_API_HOST": HOST,  # by variables, because the page asks these, and not the flags, for the API
+        "PREFECT_SERVER_API_PORT": str(port),
+        "PREFECT_SERVER_UI_ENABLED": str(services).lower(),
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{address},http://localhost:{port}",  # by default any web site
+        **({} if services else {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in SCHEDULING_SERVICES}),
+    }
+    command = ["prefect", "server", "start"]
+    with child(settings, "prefect-server", command, environment, PrefectUnavailable) as process:
+        yield Server(process, f"{address}/api", f"{address}/api/health")
+
+
+@contextmanager
+def starting_mlflow(settings: Settings, port: int = 0) -> Iterator[Server]:
+    """An MLflow server on the tracking store, perhaps not ready yet. It reads artifacts where the runs say they are."""
+    port = port or free_port()
+    address = f"http://{HOST}:{port}"
+    environment = {
+        "MLFLOW_BACKEND_STORE_URI": settings.tracking_uri,  # not an argument: it may hold a password
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # five more processes, for evaluations by language models
+    }
+    root = f"{settings.store}/{paths.mlflow_root()}"
+    command = ["mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
+    command += ["--no-serve-artifacts", "--default-artifact-root", root]
+    with child(settings, "mlflow-server", command, environment, RegistryUnavailable) as process:
+        yield Server(process, address, f"{address}/health")
+
+
+@contextmanager
+def child(
+    settings: Settings, name: str, command: list[str], environment: Mapping[str, str], unavailable: type[Unavailable]
+) -> Iterator[Child]:
+    """Runs `python -m` with the command until the context ends or this process does, whatever ends it.
+
+    Its output is appended to <home>/logs/<name>.log.
+    """
+    path = settings.home / "logs" / f"{name}.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "deployments.servers", str(os.getpid()), *command],
+            env=_environment(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield Child(name.replace("-", " "), process, path, unavailable)
+    finally:
+        _stop(process)
+
+
+def _environment(own: Mapping[str, str]) -> dict[str, str]:
+    """This process's variables and the child's own; the working directory must not shadow our packages."""
+    inherited = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+    return {**inherited, "PYTHONSAFEPATH": "1", **own}
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    """Asks the process to end, and kills what is left of its session."""
+    process.terminate()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def send_what_is_held() -> None:
+    """Sends the logs and events that Prefect holds in this process.
+
+    Without it the last lines are lost, and at its exit Python waits over a minute for a server that has gone.
+    """
+    if "prefect" not in sys.modules:
+        return
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    EventsWorker.drain_all(timeout=SETTLE_SECONDS)
+    APILogWorker.drain_all(timeout=SETTLE_SECONDS)
+
+
+def wait_until_recorded(api: str, since: datetime) -> None:
+    """Waits until the server has recorded the end of every task run of the flow runs that ended since then.
+
+    Flow runs are written at once; task runs are events, recorded one after the other.
+    """
+    query = {
+        "flow_runs": {"state": {"type": {"any_": ENDED}}, "end_time": {"after_": since.isoformat()}},
+        "task_runs": {"state": {"type": {"any_": NOT_ENDED}}},
+    }
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while ask(f"{api}/task_runs/count", query) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+
+
+@contextmanager
+def one_start_at_a_time(settings: Settings) -> Iterator[None]:
+    """Two servers that migrate one new database at the same time: the second dies of a duplicate column."""
+    settings.home.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(settings.home / "prefect-start.lock", timeout=START_SECONDS)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise PrefectUnavailable(
+            f"a Prefect server starts within {START_SECONDS:.0f} s",
+            f"another process is still starting one in {settings.home}",
+            "wait for it, or end it",
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def only_up(settings: Settings) -> Iterator[None]:
+    """At most one `retrain up` in a home. The kernel forgets the lock of a process that was killed."""
+    settings.home.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(settings.home / "up.lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise Busy(
+            f"one `retrain up` runs in {settings.home}", "another one does", "stop it, or set RETRAIN_HOME"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def announce(settings: Settings, servers: Servers) -> Iterator[None]:
+    """Tells the other commands, for the time of the context, where the servers are."""
+    path = _announcement(settings)
+    whole = path.with_suffix(".json.tmp")
+    whole.write_text(json.dumps(asdict(servers)))
+    whole.replace(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def running_servers(settings: Settings) -> Servers | None:
+    """The servers of the `retrain up` of this home, if its process is alive and Prefect answers."""
+    try:
+        servers = Servers(**json.loads(_announcement(settings).read_text()))
+    except FileNotFoundError:
+        return None
+    return servers if _is_alive(servers.pid) and answers(f"{servers.prefect_api}/health") else None
+
+
+def _announcement(settings: Settings) -> Path:
+    return settings.home / "up.json"
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
+
+
+def answers(url: str) -> bool:
+    return _status_and_body("GET", url, None)[0] == http.client.OK
+
+
+def ask(url: str, query: Mapping[str, Any]) -> Any:
+    """The answer of Prefect's API to a query; None where it has none."""
+    status, body = _status_and_body("POST", url, json.dumps(query))
+    return json.loads(body) if status == http.client.OK else None
+
+
+def _status_and_body(method: str, url: str, content: str | None) -> tuple[int, bytes]:
+    """One request. The status is 0 where nobody answers. A proxy is not asked: it would look for its own loopback."""
+    parts = urlsplit(url)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = kind(parts.netloc, timeout=ANSWER_SECONDS)
+    try:
+        connection.request(method, parts.path, content, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        return response.status, response.read()
+    except (OSError, http.client.HTTPException):
+        return 0, b""
+    finally:
+        connection.close()
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind((HOST, 0))
+        return int(listener.getsockname()[1])
+
+
+def require_free_port(port: int, option: str) -> None:
+    """Raises UsageError, which names the option, for a port that cannot be opened."""
+    try:
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((HOST, port))
+    except (OSError, OverflowError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "there is no such port"
+        raise UsageError(f"{option} is a free port", f"{port} is not ({reason})", f"set {option} to another") from error
+
+
+def _live_with(parent: int) -> None:
+    """Kills this process and all of its session soon after the parent has gone, even if that was killed."""
+    while os.getppid() == parent:
+        time.sleep(ORPHAN_SECONDS)
+    os.killpg(0, signal.SIGKILL)
+
+
+def _run_as_child(parent: int, module: str) -> None:
+    threading.Thread(target=_live_with, args=[parent], daemon=True).start()
+    sys.argv = sys.argv[2:]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    _run_as_child(int(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,166 @@
+"""Gates and decisions as tables of cases: pure, no servers."""
+
+from datetime import date
+
+import numpy as np
+import pytest
+
+from ml.artifacts import Champion, Verdict
+from ml.decision import ALL_STATE_NAMES, comparability, decide
+from ml.evaluation import Answers, Pair, make_pair
+from ml.gates import (
+    BetterThanRule,
+    BetterThanTrivial,
+    Difference,
+    Evidence,
+    Gate,
+    MinMetric,
+    NotWorseThanChampion,
+    NotWorseThanReference,
+)
+
+FLOOR = MinMetric(metric="f1", floor=0.7, why="a test")
+CHAMPION = NotWorseThanChampion(metric="f1", max_drop=0.02, why="a test")
+TRIVIAL = BetterThanTrivial(metric="f1", why="a test")
+
+
+def binary(labels: list[int], candidate: list[int], other: list[int], repeat: int = 1, units: bool = False) -> Pair:
+    y, c, o = (np.tile(np.array(x, float), repeat) for x in (labels, candidate, other))
+    names = np.array([f"d{i // len(labels):03}" for i in range(len(y))], object) if units else None
+    return make_pair("binary", 2, y, Answers(c), Answers(o), names)
+
+
+def evidence(pair: Pair, who: str = "champion") -> Evidence:
+    return Evidence(unit="row", seed=7, pairs={who: pair, "constant": pair})
+
+
+GOOD = [1, 1, 1, 0, 0, 0, 0, 0, 0, 1]
+LABELS = [1, 1, 1, 0, 0, 0, 0, 0, 0, 0]
+BAD = [0, 0, 1, 0, 0, 0, 1, 1, 1, 1]
+
+CASES = [
+    ("equal scores pass", CHAMPION, binary(LABELS, GOOD, GOOD, 100), "PASS"),
+    ("a much worse model fails", CHAMPION, binary(LABELS, BAD, GOOD, 100), "FAIL"),
+    ("a better model passes", CHAMPION, binary(LABELS, GOOD, BAD, 100), "PASS"),
+    ("one row is too few", CHAMPION, binary([1], [1], [1]), "INCONCLUSIVE"),
+    ("nineteen rows are too few", FLOOR, binary([1], [1], [1], 19), "INCONCLUSIVE"),
+    ("one class only: undefined", FLOOR, binary([0], [0], [0], 100), "FAIL"),
+    ("one class only: the difference too", CHAMPION, binary([0], [0], [0], 100), "FAIL"),
+    ("a floor that is reached", FLOOR, binary(LABELS, GOOD, GOOD, 100), "PASS"),
+    ("a floor that is not", FLOOR, binary(LABELS, BAD, BAD, 100), "FAIL"),
+    ("better than a constant", TRIVIAL, binary(LABELS, GOOD, [1] * 10, 100), "PASS"),
+    ("no better than a constant", TRIVIAL, binary(LABELS, [1] * 10, [1] * 10, 100), "FAIL"),
+    ("an unknown metric", MinMetric(metric="rmse", floor=1, why="a test"), binary(LABELS, GOOD, GOOD, 100), "FAIL"),
+    ("a positive is too rare to resample", CHAMPION, binary([1] + [0] * 99, [1] + [0] * 99, [0] * 100), "INCONCLUSIVE"),
+]
+
+
+@pytest.mark.parametrize(("gate", "pair", "expected"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_a_gate_answers(gate: Gate, pair: Pair, expected: str) -> None:
+    verdict = gate.judge(evidence(pair))
+    assert verdict.verdict == expected, verdict.reason
+
+
+def test_absent_and_incomparable_opponents() -> None:
+    none = Evidence(unit="row", seed=1, pairs={}, not_applicable={"champion": "there is no champion yet"})
+    assert CHAMPION.judge(none).verdict == "NOT_APPLICABLE"
+    other = Evidence(unit="row", seed=1, pairs={}, not_comparable={"champion": "it has seen the test rows"})
+    assert CHAMPION.judge(other).verdict == "NOT_JUDGED"
+    assert CHAMPION.judge(Evidence(unit="row", seed=1, pairs={})).verdict == "FAIL"
+
+
+def test_an_open_interval_names_the_smallest_loss_that_could_be_seen() -> None:
+    generator = np.random.default_rng(0)
+    y = (generator.random(200) < 0.4).astype(float)
+    candidate, other = (np.where(generator.random(200) < 0.8, y, 1 - y) for _ in range(2))
+    pair = make_pair("binary", 2, y, Answers(candidate), Answers(other), None)
+    verdict = NotWorseThanChampion(metric="f1", max_drop=0.05, why="a test").judge(evidence(pair))
+    assert verdict.verdict == "INCONCLUSIVE"
+    assert "cannot show a loss under" in verdict.reason
+
+
+def test_days_are_resampled_whole() -> None:
+    """Rows of a day stand or fall together: a model that fails on some days is less sure than its rows suggest."""
+    day_good, day_bad = binary(LABELS, GOOD, GOOD, 1), binary(LABELS, BAD, GOOD, 1)
+    del day_good, day_bad
+    labels = np.tile(np.array(LABELS, float), 30)
+    other = np.tile(np.array(GOOD, float), 30)
+    candidate = np.concatenate([np.tile(np.array(BAD if d % 3 == 0 else GOOD, float), 1) for d in range(30)])
+    days = np.repeat([f"{d:02}" for d in range(30)], 10).astype(object)
+    by_day = Difference.of(make_pair("binary", 2, labels, Answers(candidate), Answers(other), days), "f1", 3)
+    by_row = Difference.of(make_pair("binary", 2, labels, Answers(candidate), Answers(other), None), "f1", 3)
+    assert by_day.value == pytest.approx(by_row.value)
+    assert by_day.detectable > 1.2 * by_row.detectable
+
+
+def test_errors_are_judged_as_fractions_of_the_champions() -> None:
+    generator = np.random.default_rng(1)
+    y = generator.normal(100, 20, 400)
+    good, bad = y + generator.normal(0, 5, 400), y + generator.normal(0, 8, 400)
+    pair = make_pair("regression", 0, y, Answers(bad), Answers(good), None)
+    difference = Difference.of(pair, "rmse", 1)
+    rmse = lambda answer: float(np.sqrt(np.square(answer - y).mean()))  # noqa: E731
+    assert difference.value == pytest.approx((rmse(good) - rmse(bad)) / rmse(good))
+    gate = NotWorseThanReference(metric="rmse", max_drop=0.1, why="a test")
+    assert gate.judge(evidence(pair, "reference")).verdict == "FAIL"
+    assert MinMetric(metric="rmse", floor=20.0, why="a ceiling").judge(evidence(pair)).verdict == "PASS"
+
+
+def test_the_rule_gate_wants_more_than_a_rule_of_thumb() -> None:
+    gate = BetterThanRule(metric="f1", why="a test")
+    same = binary(LABELS, GOOD, GOOD, 100)
+    assert gate.judge(evidence(same, "rule")).verdict == "FAIL"
+
+
+def test_seed_and_evidence_decide_the_interval() -> None:
+    pair = binary(LABELS, GOOD, BAD, 10)
+    assert Difference.of(pair, "f1", 5) == Difference.of(pair, "f1", 5)
+    assert Difference.of(pair, "f1", 5) != Difference.of(pair, "f1", 6)
+
+
+def verdict(name: str) -> Verdict:
+    return Verdict(gate="G", verdict=name, reason="so", figures={})  # type: ignore[arg-type]
+
+
+def champion(as_of: date = date(2013, 10, 1), fit_until: str | None = "2013-09-02") -> Champion:
+    return Champion(
+        version=1, run_id="r", as_of=as_of, fit_until=fit_until, target_digest="t", split_digest="s", folder="f", files=()
+    )
+
+
+NIGHT = date(2013, 10, 2)
+DECISIONS = [
+    ("all allow, no champion", ["PASS", "NOT_APPLICABLE"], None, None, "FIRST"),
+    ("all allow, a champion", ["PASS"], champion(), None, "PROMOTE"),
+    ("one fails", ["PASS", "FAIL"], champion(), None, "KEEP"),
+    ("one fails, no champion", ["FAIL"], None, None, "REJECT"),
+    ("one is open", ["INCONCLUSIVE"], champion(), None, "KEEP"),
+    ("one could not judge", ["NOT_JUDGED"], champion(), None, "KEEP"),
+    ("no gates", [], None, None, "REJECT"),
+    ("the same date", ["PASS"], champion(as_of=NIGHT), None, "KEEP"),
+    ("an older date", ["PASS"], champion(as_of=date(2013, 10, 5)), None, "KEEP"),
+    ("an alias moved by hand", ["PASS"], champion(), "moved", "KEEP"),
+]
+
+
+@pytest.mark.parametrize(
+    ("names", "before", "hand", "expected"), [d[1:] for d in DECISIONS], ids=[d[0] for d in DECISIONS]
+)
+def test_a_decision_follows_from_verdicts(
+    names: list[str], before: Champion | None, hand: str | None, expected: str
+) -> None:
+    decision, reason = decide([verdict(name) for name in names], before, NIGHT, hand)
+    assert decision == expected
+    assert reason
+
+
+def test_what_can_be_compared() -> None:
+    assert comparability(champion(), "2013-09-04", "t", "s", "champion") is None
+    assert "has seen data" in str(comparability(champion(fit_until="2013-09-04"), "2013-09-04", "t", "s", "champion"))
+    assert "another target" in str(comparability(champion(), "2013-09-04", "other", "s", "champion"))
+    assert comparability(champion(fit_until=None), None, "t", "s", "champion") is None
+    assert "another split" in str(comparability(champion(fit_until=None), None, "t", "other", "champion"))
+
+
+def test_state_names_stand_in_one_tuple() -> None:
+    assert ALL_STATE_NAMES == ("Promoted", "KeptChampion", "NoChampionYet", "NothingNew", "DataRejected")
