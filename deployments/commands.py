@@ -78,10 +78,8 @@ def _score_lines(document: dict[str, Any]) -> list[str]:
     """A table that fits a terminal, then what each row is."""
     names = report.score_names(document)
     rows = report.score_rows(document)
-    table = [
-        ["on the same test rows", *(report.LABELS[name] for name in names)],
-        *([who, *cells] for who, _, cells in rows),
-    ]
+    head = ["on the same test rows", *(report.LABELS[name] for name in names)]
+    table = [head, *([who, *cells] for who, _, cells in rows)]
     described = [f"  {who}: {description}" for who, description, _ in rows]
     return [*_aligned(table), *described]
 

@@ -11,12 +11,12 @@ def prepare_environment(settings: Settings) -> None:
     Prefect, MLflow, Great Expectations and matplotlib read these once, at import: call it before.
     """
     settings.home.mkdir(parents=True, exist_ok=True)  # Prefect makes its own folder, but not the one around it
-    os.environ.update(_fixed(settings))
+    os.environ.update(homes_and_telemetry(settings))
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
 
 
-def _fixed(settings: Settings) -> dict[str, str]:
+def homes_and_telemetry(settings: Settings) -> dict[str, str]:
     """Nothing is written outside RETRAIN_HOME and nothing is reported to anyone, whatever the shell says."""
     home, prefect = settings.home, settings.home / "prefect"
     return {

@@ -5,6 +5,7 @@
 
 import http.client
 import json
+import logging
 import os
 import runpy
 import signal
@@ -23,9 +24,12 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 
+from deployments.environment import homes_and_telemetry
 from ml import paths
 from ml.errors import Busy, PrefectUnavailable, RegistryUnavailable, Unavailable, UsageError
 from ml.settings import Settings
+
+log = logging.getLogger("retrain.servers")
 
 HOST = "127.0.0.1"
 START_SECONDS = 60.0  # measured on two cores: Prefect 8-11 s with a new database, 3-4 s afterwards; MLflow 5-8 s
@@ -34,6 +38,7 @@ SETTLE_SECONDS = 5.0
 ANSWER_SECONDS = 5.0
 POLL_SECONDS = 0.05
 ORPHAN_SECONDS = 0.5
+SHOWN_LINES = 10
 
 # What schedules, workers and concurrency limits need, and one run does not. The recorders of events and task runs and
 # the automations stay on.
@@ -70,15 +75,16 @@ class Child:
     unavailable: type[Unavailable]
 
     def require_alive(self) -> None:
-        """Raises the child's error if it has ended by itself."""
+        """Raises the child's error, and logs its last lines, if it has ended by itself."""
         code = self.process.poll()
-        if code is not None:
-            said = self.last_lines(1)
-            raise self.unavailable(
-                f"the {self.name} runs until it is stopped",
-                f"it ended with exit code {code}" + (f" and said: {said}" if said else ""),
-                f"read {self.log}",
-            )
+        if code is None:
+            return
+        log.error("The last lines of the %s:\n%s", self.name, self.last_lines(SHOWN_LINES))
+        raise self.unavailable(
+            f"the {self.name} runs until it is stopped",
+            f"it ended with exit code {code} ({self.last_lines(1) or 'it said nothing'})",
+            f"read {self.log}",
+        )
 
     def last_lines(self, number: int) -> str:
         lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
@@ -146,6 +152,9 @@ def starting_prefect(settings: Settings, port: int = 0, *, services: bool) -> It
         "PREFECT_SERVER_API_HOST": HOST,  # by variables, because the page asks these, and not the flags, for the API
         "PREFECT_SERVER_API_PORT": str(port),
         "PREFECT_SERVER_UI_ENABLED": str(services).lower(),
+        # One by one, as by default, 1,000 quick task runs were recorded at 20 a second and 70 % lost at the stop.
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "500",
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{address},http://localhost:{port}",  # by default any web site
         **({} if services else {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in SCHEDULING_SERVICES}),
     }
@@ -165,7 +174,7 @@ def starting_mlflow(settings: Settings, port: int = 0) -> Iterator[Server]:
     }
     root = f"{settings.store}/{paths.mlflow_root()}"
     command = ["mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
-    command += ["--no-serve-artifacts", "--default-artifact-root", root]
+    command += ["--no-serve-artifacts", "--default-artifact-root", root, "--uvicorn-opts", "--log-level warning"]
     with child(settings, "mlflow-server", command, environment, RegistryUnavailable) as process:
         yield Server(process, address, f"{address}/health")
 
@@ -183,7 +192,7 @@ def child(
     with path.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "deployments.servers", str(os.getpid()), *command],
-            env=_environment(environment),
+            env=_environment(settings, environment),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -195,10 +204,11 @@ def child(
         _stop(process)
 
 
-def _environment(own: Mapping[str, str]) -> dict[str, str]:
-    """This process's variables and the child's own; the working directory must not shadow our packages."""
+def _environment(settings: Settings, own: Mapping[str, str]) -> dict[str, str]:
+    """This process's variables, those of the home, and the child's own."""
     inherited = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-    return {**inherited, "PYTHONSAFEPATH": "1", **own}
+    safe = {"PYTHONSAFEPATH": "1"}  # a folder `ml` or `tasks` in the working directory must not shadow ours
+    return {**inherited, **homes_and_telemetry(settings), **safe, **own}
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
@@ -224,14 +234,15 @@ def send_what_is_held() -> None:
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
 
-    EventsWorker.drain_all(timeout=SETTLE_SECONDS)
-    APILogWorker.drain_all(timeout=SETTLE_SECONDS)
+    for worker in (EventsWorker, APILogWorker):
+        logging.getLogger(worker.__name__).setLevel(logging.ERROR)  # it would warn of each line still to be sent
+        worker.drain_all(timeout=SETTLE_SECONDS)
 
 
 def wait_until_recorded(api: str, since: datetime) -> None:
-    """Waits until the server has recorded the end of every task run of the flow runs that ended since then.
+    """Waits while a flow run that ended since then has task runs that are recorded as unfinished.
 
-    Flow runs are written at once; task runs are events, recorded one after the other.
+    Flow runs are written at once, task runs from events, a second later and again if the database was locked.
     """
     query = {
         "flow_runs": {"state": {"type": {"any_": ENDED}}, "end_time": {"after_": since.isoformat()}},

@@ -17,6 +17,7 @@ from ml.artifacts import Epoch
 from ml.errors import RegistryUnavailable
 from ml.serving.columns import Column
 from ml.settings import Settings
+from ml.store import open_store
 
 RUN_KEY = "run_key"
 CHAMPION, REFERENCE = "champion", "reference"
@@ -30,7 +31,7 @@ class Registry:
     """MLflow's tracking store and model registry at one address, for one use case's experiment and model."""
 
     def __init__(self, settings: Settings, use_case: str) -> None:
-        self.uri, self.store_uri, self.name = settings.tracking_uri, settings.store, use_case
+        self.uri, self.store_uri, self.name = settings.tracking_uri, open_store(settings.store).uri, use_case
         with self._errors():
             self.client = _client(settings.tracking_uri)
 
@@ -154,14 +155,12 @@ def _without_password(uri: str) -> str:
 
 
 def _client(uri: str) -> Any:
-    import mlflow
+    from mlflow import MlflowClient
 
     _quiet()
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
-    return mlflow.MlflowClient(uri, uri)
+    return MlflowClient(uri, uri)  # never mlflow.set_tracking_uri: it writes the address into the environment
 
 
 def _quiet() -> None:

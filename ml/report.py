@@ -208,9 +208,7 @@ def number(value: float) -> str:
 def data_sentences(document: Document) -> list[str]:
     """What came in, what was set aside, and what was trained on."""
     snapshot, data, split = document["snapshot"], document.get("data"), document.get("split")
-    window = f"{snapshot['partitions']} partitions" + (
-        f", {snapshot['first_day']} to {snapshot['last_day']}" if snapshot["first_day"] != "all" else ""
-    )
+    window = window_words(snapshot["partitions"], snapshot["first_day"], snapshot["last_day"])
     if data is None or split is None:
         return [f"{window}."]
     sentences = [
@@ -225,6 +223,12 @@ def data_sentences(document: Document) -> list[str]:
     if snapshot["changed_days"]:
         sentences.append(f"Changed since the last night: {', '.join(snapshot['changed_days'])}.")
     return sentences
+
+
+def window_words(partitions: int, first_day: str, last_day: str) -> str:
+    """`273 partitions, 2013-01-01 to 2013-09-30`, or `1 partition` where there are no days."""
+    count = f"{partitions} partition" + ("s" if partitions != 1 else "")
+    return count if first_day == "all" else f"{count}, {first_day} to {last_day}"
 
 
 def _test_words(document: Document) -> str:

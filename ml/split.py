@@ -27,7 +27,8 @@ def part_of_day(use_case: UseCase, as_of: date, day: str) -> Part:
 
 def parts_of_rows(use_case: UseCase, keys: pd.DataFrame) -> NDArray[np.object_]:
     """(rows,) the part of each row, a pure function of its key and the use case's seed: added rows move no other."""
-    hashes = pd.util.hash_pandas_object(keys, index=False, hash_key=f"{use_case.seed:016d}", categorize=False)
+    seeded = keys.assign(seed__=str(use_case.seed))  # pandas' own `hash_key` leaves the hashes of numbers as they are
+    hashes = pd.util.hash_pandas_object(seeded, index=False, categorize=False)
     place = hashes.to_numpy(np.uint64) / 2.0**64
     return np.select([place < TEST_SHARE, place < TEST_SHARE + VALIDATION_SHARE], ["test", "validation"], "train")
 

@@ -4,17 +4,21 @@ Both kinds create atomically: a reader sees a whole object or none.
 """
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 from ml.artifacts import FileRef
 from ml.digests import digest_bytes
 from ml.errors import ConfigError, Corrupt, StoreUnavailable
 from ml.paths import safe_key
+
+S3_URI = re.compile(r"s3://([A-Za-z0-9._-]+)((?:/[A-Za-z0-9_=-][A-Za-z0-9._=-]*)*)/?")
+MULTIPART_BYTES = 64 * 1024**2  # from here on in parts, of which each is retried; below, S3 checks one sum of the whole
 
 
 class Store(Protocol):
@@ -39,11 +43,12 @@ class Store(Protocol):
 
 def open_store(uri: str) -> Store:
     """A store at a folder or at s3://bucket/prefix."""
-    if uri.startswith("s3://"):
-        return S3Store(uri)
-    if "://" in uri:
+    if "://" not in uri:
+        return DiskStore(Path(uri).absolute())
+    place = S3_URI.fullmatch(uri)
+    if place is None:
         raise ConfigError("RETRAIN_STORE is a folder or s3://bucket/prefix", f"it is {uri!r}", "set one of the two")
-    return DiskStore(Path(uri))
+    return S3Store(place[1], place[2].removeprefix("/"))
 
 
 def put_file(store: Store, key: str, data: bytes) -> FileRef:
@@ -103,7 +108,9 @@ class DiskStore:
             return sorted(p.relative_to(self.root).as_posix() for p in paths if p.is_file() and p.name[0] != ".")
 
     def size(self) -> int:
-        return sum(path.stat().st_size for path in self.root.rglob("*") if path.is_file())
+        with _disk_errors(self.root):
+            paths = [path for path in self.root.rglob("*") if path.name[0] != "."]  # the others come and go
+            return sum(path.stat().st_size for path in paths if path.is_file())
 
 
 @contextmanager
@@ -119,9 +126,9 @@ def _disk_errors(root: Path) -> Iterator[None]:
 class S3Store:
     """Objects below s3://bucket/prefix; credentials and endpoint by the standard AWS variables."""
 
-    def __init__(self, uri: str) -> None:
-        parts = urlsplit(uri)
-        self.uri, self.bucket, self.prefix = uri.rstrip("/"), parts.netloc, parts.path.strip("/")
+    def __init__(self, bucket: str, prefix: str) -> None:
+        self.bucket, self.prefix = bucket, f"{prefix}/" if prefix else ""
+        self.uri = f"s3://{bucket}/{prefix}".removesuffix("/")
         self._client: Any = None
 
     @property
@@ -130,7 +137,8 @@ class S3Store:
             import boto3
             from botocore.config import Config
 
-            retries = {"mode": "standard", "total_max_attempts": 4}
+            # Eight writers at once wait up to 4 s for a conditional write. The standard mode spreads its retries.
+            retries = {"mode": "standard", "total_max_attempts": 3}
             self._client = boto3.client("s3", config=Config(retries=retries, connect_timeout=5, read_timeout=30))
         return self._client
 
@@ -147,7 +155,10 @@ class S3Store:
 
     def put(self, key: str, data: bytes) -> None:
         with self._s3_errors():
-            self.client.put_object(Bucket=self.bucket, Key=self._name(key), Body=data)
+            if len(data) < MULTIPART_BYTES:
+                self.client.put_object(Bucket=self.bucket, Key=self._name(key), Body=data)
+            else:
+                self.client.upload_fileobj(BytesIO(data), self.bucket, self._name(key))
 
     def create(self, key: str, data: bytes) -> bool:
         from botocore.exceptions import ClientError
@@ -156,17 +167,18 @@ class S3Store:
             try:
                 self.client.put_object(Bucket=self.bucket, Key=self._name(key), Body=data, IfNoneMatch="*")
             except ClientError as error:
-                if error.response["Error"]["Code"] in {"PreconditionFailed", "ConditionalRequestConflict"}:
-                    return False
-                raise
+                if error.response["Error"]["Code"] != "PreconditionFailed":
+                    raise
+                repeated = error.response["ResponseMetadata"].get("RetryAttempts", 0) > 0
+                return repeated and self.get(key) == data  # the first attempt made it, and its answer was lost
             return True
 
     def keys(self, prefix: str) -> list[str]:
-        cut = len(self._name("x")) - 1
-        return sorted(item["Key"][cut:] for item in self._listed(f"{self._name(prefix)}/"))
+        listed = self._listed(f"{self._name(prefix)}/")
+        return sorted(item["Key"].removeprefix(self.prefix) for item in listed)
 
     def size(self) -> int:
-        return sum(item["Size"] for item in self._listed(f"{self.prefix}/" if self.prefix else ""))
+        return sum(item["Size"] for item in self._listed(self.prefix))
 
     def _listed(self, prefix: str) -> list[dict[str, Any]]:
         with self._s3_errors():
@@ -174,7 +186,7 @@ class S3Store:
             return [item for page in pages for item in page.get("Contents", [])]
 
     def _name(self, key: str) -> str:
-        return f"{self.prefix}/{safe_key(key)}" if self.prefix else safe_key(key)
+        return f"{self.prefix}{safe_key(key)}"
 
     @contextmanager
     def _s3_errors(self) -> Iterator[None]:

@@ -27,6 +27,7 @@ from ml.cleaning import clean, from_parquet, to_parquet
 from ml.digests import digest_bytes, digest_value
 from ml.errors import ConfigError, DataRejected
 from ml.features import DayState, fit_encoder
+from ml.report import window_words
 from ml.run_key import data_code_digest
 from ml.serving.rules import rule_to_dict
 from ml.snapshots import (
@@ -66,7 +67,7 @@ def take_snapshot(night: Night) -> Snapshot:
     new = site.store.create(key, data)
     changed = changed_days(_last_manifest(site), manifest)
     days = [partition.day for partition in manifest.partitions]
-    log.info("Took a snapshot of %d partitions, %s to %s.", len(days), days[0], days[-1])
+    log.info("Took a snapshot of %s.", window_words(len(days), days[0], days[-1]))
     if changed:
         log.warning("Changed since the last night: %s.", ", ".join(changed))
     return Snapshot(

@@ -1,6 +1,7 @@
-"""One home, one Prefect server and one MLflow store for all story tests; pure tests use none of them."""
+"""One home, one Prefect server and one MLflow database for all story tests; pure tests use none of them."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from deployments.environment import prepare_environment
 from ml.settings import Settings
+from tests.story import Shop, open_shop
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -24,3 +26,36 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture
 def settings(home: Path) -> Settings:
     return Settings.from_environment()
+
+
+@pytest.fixture(scope="session")
+def prefect(home: Path) -> Iterator[str]:
+    """A real Prefect server, with its page and schedules; the URL of its API."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from deployments.servers import prefect_server
+
+    with prefect_server(Settings.from_environment(), services=True) as api, temporary_settings({PREFECT_API_URL: api}):
+        yield api
+
+
+@pytest.fixture(scope="session")
+def empty_mlflow(home: Path) -> Path:
+    """A migrated MLflow database without content: making one takes seconds, a copy none."""
+    from ml.registry import Registry
+
+    settings = Settings.from_environment()
+    Registry(settings, "nobody").alias("champion")
+    return home / "mlflow.db"
+
+
+@pytest.fixture
+def shop(
+    prefect: str, empty_mlflow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Shop:
+    """A fresh home with 80 days of a shop, on the session's Prefect server."""
+    opened = open_shop(tmp_path, monkeypatch)
+    shutil.copy(empty_mlflow, opened.settings.home / "mlflow.db")
+    return opened
+
+

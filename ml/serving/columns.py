@@ -42,19 +42,16 @@ def with_tuples(fields: dict[str, Any]) -> dict[str, Any]:
 
 def wrong_type(column: Column, series: pd.Series) -> str | None:
     """The dtype seen, if the series cannot hold the declared type without loss; None if it can."""
-    if series.isna().all() and column.nullable:
-        return None
+    present = series.dropna()
+    if present.empty:
+        return None  # nulls have every type; whether they may be there is a rule's business
     accepted = {
         "number": types.is_numeric_dtype(series) and not types.is_bool_dtype(series),
-        "integer": types.is_integer_dtype(series) or _is_whole_with_nulls(column, series),
-        "text": types.is_string_dtype(series),
-        "timestamp": types.is_datetime64_any_dtype(series),
+        "integer": types.is_integer_dtype(series) or types.is_float_dtype(series) and bool((present % 1 == 0).all()),
+        "text": types.is_string_dtype(present),
+        "timestamp": types.is_datetime64_dtype(series),  # one with a time zone would lose it
     }[column.type]
     return None if accepted else str(series.dtype)
-
-
-def _is_whole_with_nulls(column: Column, series: pd.Series) -> bool:
-    return column.nullable and types.is_float_dtype(series) and bool((series.dropna() % 1 == 0).all())
 
 
 def conform(frame: pd.DataFrame, columns: tuple[Column, ...]) -> pd.DataFrame:

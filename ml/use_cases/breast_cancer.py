@@ -1,8 +1,9 @@
 """Is the lump whose cells were just measured malignant?
 
-Data: 569 fine needle aspirates of breast lumps, 30 measures of the cell nuclei in each image (Wisconsin Diagnostic Breast
-Cancer, UCI Machine Learning Repository, CC BY 4.0; the copy inside scikit-learn). The moment of prediction is after the
-image and before the biopsy's result. Caveat: a test set of about 114 patients shows only large differences between models.
+Data: 569 fine needle aspirates of breast lumps, with 30 measures of the cell nuclei in each image (Wisconsin
+Diagnostic Breast Cancer of the UCI Machine Learning Repository, CC BY 4.0; scikit-learn's copy). The moment of
+prediction is after the image was measured and before anybody gave a diagnosis. Caveat: about 114 patients in test show
+only large differences between models.
 """
 
 from pathlib import Path
@@ -56,13 +57,21 @@ USE_CASE = UseCase(
         Column(name="diagnosis", type="text", values=("benign", "malignant"), feature=False),
     ),
     target=Target(column="diagnosis", positive="malignant", classes=("benign", "malignant")),
-    model=logistic_regression(batch_size=32, epochs=30, learning_rate=1e-2, weight_decay=1e-3),
+    model=logistic_regression(batch_size=32, epochs=30, learning_rate=1e-2, weight_decay=1e-2, noise_std=0.3),
     metric="f1",
     gates=(
-        MinMetric(metric="f1", floor=0.90, why="TODO"),
+        MinMetric(
+            metric="f1",
+            floor=0.85,
+            why="held-out train rows gave 0.89 to 1.00 in 20 splits; three points lower something is broken",
+        ),
         BetterThanTrivial(metric="f1", why="calling every lump malignant needs no microscope"),
-        NotWorseThanChampion(metric="f1", max_drop=0.05, why="TODO"),
-        NotWorseThanReference(metric="f1", max_drop=0.05, why="TODO"),
+        NotWorseThanChampion(
+            metric="f1",
+            max_drop=0.05,
+            why="one more error in about 114 patients costs 0.01, and under 0.05 chance decides",
+        ),
+        NotWorseThanReference(metric="f1", max_drop=0.05, why="small losses may not add up to more than this"),
     ),
     min_rows=300,
     demo=write_demo_data,

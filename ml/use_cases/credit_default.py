@@ -1,8 +1,8 @@
-"""Will the applicant for a loan fail to pay it back?
+"""Will the loan that is applied for go bad?
 
-Data: 4,454 consumer loans of a Spanish lender with what the applicant declared (credit_data of the R package modeldata,
-from the teaching material of L. A. Belanche). The moment of prediction is the application, so nothing of the repayment is
-known. Caveat: only granted loans are in it; of applicants that the lender turned away the model has seen none.
+Data: 4,454 consumer loans with what the applicants declared (credit_data of the R package modeldata, from the teaching
+material of L. A. Belanche). The moment of prediction is the application, so nothing of the repayment is known. Caveat:
+only granted loans have an outcome, so the model has seen nobody whom the lender turned away.
 """
 
 from pathlib import Path
@@ -35,13 +35,15 @@ USE_CASE = UseCase(
         Column(name="seniority", minimum=0, maximum=60, unit="years"),
         Column(name="home", type="text", nullable=True, values=("ignore", "other", "owner", "parents", "priv", "rent")),
         Column(name="time", minimum=1, maximum=120, unit="months"),
-        Column(name="age", minimum=18, maximum=100, unit="years", sensitive=True),
+        # Whether somebody is old or married is no reason to refuse a loan, and on held-out train rows neither raised F1.
+        Column(name="age", minimum=18, maximum=100, unit="years", sensitive=True, feature=False),
         Column(
             name="marital",
             type="text",
             nullable=True,
             values=("divorced", "married", "separated", "single", "widow"),
             sensitive=True,
+            feature=False,
         ),
         Column(name="records", type="text", values=("no", "yes")),
         Column(name="job", type="text", nullable=True, values=("fixed", "freelance", "others", "partime")),
@@ -54,13 +56,19 @@ USE_CASE = UseCase(
         Column(name="status", type="text", values=("bad", "good"), feature=False),
     ),
     target=Target(column="status", positive="bad", classes=("good", "bad")),
-    model=NetworkClassifier(hidden=(32, 16), batch_size=64, epochs=20, learning_rate=2e-3, weight_decay=1e-4),
+    model=NetworkClassifier(hidden=(32, 16), batch_size=64, epochs=20, learning_rate=2e-3, weight_decay=3e-3),
     metric="f1",
     gates=(
-        MinMetric(metric="f1", floor=0.55, why="TODO"),
+        MinMetric(
+            metric="f1",
+            floor=0.57,
+            why="a logistic regression gave 0.58 to 0.68 on held-out train rows; a network must not do worse",
+        ),
         BetterThanTrivial(metric="f1", why="calling every loan bad needs no model"),
-        NotWorseThanChampion(metric="f1", max_drop=0.03, why="TODO"),
-        NotWorseThanReference(metric="f1", max_drop=0.05, why="TODO"),
+        NotWorseThanChampion(
+            metric="f1", max_drop=0.04, why="under 0.04 two equal models differ by chance on about 890 loans"
+        ),
+        NotWorseThanReference(metric="f1", max_drop=0.06, why="small losses may not add up to more than this"),
     ),
     min_rows=2000,
     demo=write_demo_data,

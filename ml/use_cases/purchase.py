@@ -1,7 +1,7 @@
 """Will the customer buy a caravan insurance?
 
-Data: 5,822 customers of a Dutch insurer, the social figures of their post code and their other policies (Caravan of the R
-package ISLR, supplied by Sentient Machine Research for the CoIL Challenge 2000). The moment of prediction is before a
+Data: 5,822 customers of a Dutch insurer, the social figures of their post code and their other policies (Caravan of the
+R package ISLR, supplied by Sentient Machine Research for the CoIL Challenge 2000). The moment of prediction is before a
 mailing. Caveat: customers of one post code share its 43 figures, so that test rows are kin of train rows.
 """
 
@@ -61,13 +61,21 @@ USE_CASE = UseCase(
         Column(name="purchase", type="text", values=("no", "yes"), feature=False),
     ),
     target=Target(column="purchase", positive="yes", classes=("no", "yes")),
-    model=NetworkClassifier(hidden=(32,), batch_size=128, epochs=20, learning_rate=1e-3, class_weight="balanced"),
+    model=NetworkClassifier(
+        hidden=(16,), batch_size=128, epochs=12, learning_rate=1e-3, weight_decay=3e-2, class_weight="balanced"
+    ),
     metric="f1",
     gates=(
-        MinMetric(metric="f1", floor=0.15, why="TODO"),
+        MinMetric(
+            metric="f1",
+            floor=0.17,
+            why="held-out train rows gave 0.20 to 0.30 in 16 splits, and writing to everybody gives 0.11",
+        ),
         BetterThanTrivial(metric="f1", why="writing to every customer needs no model"),
-        NotWorseThanChampion(metric="f1", max_drop=0.05, why="TODO"),
-        NotWorseThanReference(metric="f1", max_drop=0.05, why="TODO"),
+        NotWorseThanChampion(
+            metric="f1", max_drop=0.06, why="about 70 buyers in a test set: under 0.06 chance decides"
+        ),
+        NotWorseThanReference(metric="f1", max_drop=0.08, why="small losses may not add up to more than this"),
     ),
     min_rows=3000,
     demo=write_demo_data,

@@ -1,0 +1,140 @@
+"""`retrain up`: the Prefect server, the MLflow server and the served schedules, one process tree on loopback."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
+from types import FrameType
+from urllib.parse import urlsplit
+
+from deployments.servers import (
+    START_SECONDS,
+    Child,
+    Server,
+    Servers,
+    announce,
+    ask,
+    child,
+    one_start_at_a_time,
+    only_up,
+    require_free_port,
+    starting_mlflow,
+    starting_prefect,
+)
+from ml.errors import PrefectUnavailable
+from ml.settings import Settings
+
+WATCH_SECONDS = 0.2
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def run_up(
+    settings: Settings,
+    prefect_port: int = 4200,
+    mlflow_port: int = 5000,
+    *,
+    serving: str = "deployments.serve",
+    say: Callable[[str], None] = _say,
+) -> int:
+    """Runs everything until Ctrl-C or SIGTERM, the normal end, and returns the exit code.
+
+    Where PREFECT_API_URL or MLFLOW_TRACKING_URI names a server, it is used and none is started. Raises UsageError for
+    a taken port, Busy for a second `up` in this home, and the error of a child that ends by itself.
+    """
+    with only_up(settings), ended_by_signals(), suppress(KeyboardInterrupt), ExitStack() as children:
+        since = datetime.now(UTC)
+        started, servers = _start_servers(settings, prefect_port, mlflow_port, children)
+        say(f"Prefect  {servers.prefect_ui}\nMLflow   {servers.mlflow_ui}\nLogs     {settings.home / 'logs'}")
+        schedules = _start_serving(settings, serving, servers, children)
+        _wait_until_served(servers, schedules, since)
+        children.enter_context(announce(settings, servers))
+        say("The schedules are served. Ctrl-C stops everything.")
+        _watch([*(server.child for server in started), schedules])
+    return 0
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """The first ending signal interrupts; those after it are ignored, so that the children are stopped in peace."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        for each in ENDING_SIGNALS:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = {each: signal.signal(each, interrupt) for each in ENDING_SIGNALS}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def _start_servers(
+    settings: Settings, prefect_port: int, mlflow_port: int, children: ExitStack
+) -> tuple[list[Server], Servers]:
+    """Starts the servers that are not given, side by side, and waits for them."""
+    api, page = os.environ.get("PREFECT_API_URL"), _given_mlflow(settings)
+    if api is None:
+        require_free_port(prefect_port, "--prefect-port")
+    if page is None:
+        require_free_port(mlflow_port, "--mlflow-port")
+    started: list[Server] = []
+    with one_start_at_a_time(settings):
+        if api is None:
+            started.append(children.enter_context(starting_prefect(settings, prefect_port, services=True)))
+            api = started[-1].url
+        if page is None:
+            started.append(children.enter_context(starting_mlflow(settings, mlflow_port)))
+            page = started[-1].url
+        for server in started:
+            server.wait()
+    return started, Servers(api, api.removesuffix("/api"), page, os.getpid())
+
+
+def _given_mlflow(settings: Settings) -> str | None:
+    """The MLflow server that MLFLOW_TRACKING_URI names, if it names a server and not a database."""
+    return settings.tracking_uri if urlsplit(settings.tracking_uri).scheme in {"http", "https"} else None
+
+
+def _start_serving(settings: Settings, module: str, servers: Servers, children: ExitStack) -> Child:
+    """The last to be started, so that it is the first to be stopped."""
+    environment = {"PREFECT_API_URL": servers.prefect_api}
+    return children.enter_context(child(settings, "serve", [module], environment, PrefectUnavailable))
+
+
+def _wait_until_served(servers: Servers, schedules: Child, since: datetime) -> None:
+    """Returns when a deployment has asked for work, so that `retrain run` finds them all."""
+    deadline = time.monotonic() + START_SECONDS
+    while not _is_served(servers.prefect_api, since):
+        schedules.require_alive()
+        if time.monotonic() > deadline:
+            raise PrefectUnavailable(
+                f"the schedules are served within {START_SECONDS:.0f} s",
+                "no deployment asked for work",
+                f"read {schedules.log}",
+            )
+        time.sleep(WATCH_SECONDS)
+
+
+def _is_served(api: str, since: datetime) -> bool:
+    """An API that does not tell, for want of a password, is believed."""
+    deployments = ask(f"{api}/deployments/filter", {"sort": "UPDATED_DESC"})
+    polled = [each["last_polled"] for each in deployments or [] if each["last_polled"]]
+    return deployments is None or any(datetime.fromisoformat(time_) >= since for time_ in polled)
+
+
+def _watch(children: Sequence[Child]) -> None:
+    """Watches for ever; raises the error of the first child that ends by itself."""
+    while True:
+        for each in children:
+            each.require_alive()
+        time.sleep(WATCH_SECONDS)

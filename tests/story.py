@@ -1,0 +1,129 @@
+"""What story tests share: a home with a small dated use case of its own, and nights run in it on the real servers."""
+
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ml.ledger import Entry, Ledger
+from ml.settings import Settings
+from ml.store import open_store
+
+FIRST_DAY = date(2024, 1, 1)
+DAYS = 80
+ROWS_A_DAY = 60
+
+SHOP = '''
+"""Will the basket be paid late? Generated rows of a shop, for the tests."""
+
+from datetime import date
+
+from ml.config import Source, Target, UseCase
+from ml.gates import BetterThanTrivial, MinMetric, NotWorseThanChampion, NotWorseThanReference
+from ml.models.estimators import logistic_regression
+from ml.serving.columns import Column
+
+USE_CASE = UseCase(
+    name="shop",
+    question="Will the basket be paid late?",
+    source=Source(folder="shop"),
+    time_column="bought_at",
+    key=("basket",),
+    columns=(
+        Column(name="basket", type="integer", minimum=0, feature=False),
+        Column(name="bought_at", type="timestamp", parts=("hour",)),
+        Column(name="amount", minimum=0, unit="dollars"),
+        Column(name="reminders", type="integer", nullable=True, minimum=0, maximum=50),
+        Column(name="country", type="text", values=("DE", "FR", "US")),
+        Column(name="days_to_pay", nullable=True, minimum=0, feature=False),
+    ),
+    target=Target(column="days_to_pay", above=30, classes=("in time", "late")),
+    model=logistic_regression(batch_size=256, learning_rate=0.05, epochs=4),
+    metric="f1",
+    gates=(
+        MinMetric(metric="f1", floor=0.5, why="half of it is noise"),
+        BetterThanTrivial(metric="f1", why="calling all late needs no model"),
+        NotWorseThanChampion(metric="f1", max_drop=0.05, why="the noise of a retraining"),
+        NotWorseThanReference(metric="f1", max_drop=0.1, why="twice that"),
+    ),
+    max_quarantined_fraction=0.2,
+    min_rows=10,
+    schedule="0 3 * * *",
+    replay_from=date(2024, 3, 1),
+)
+'''
+
+
+def shop_day(day: date) -> pd.DataFrame:
+    """One day's rows: late payment follows reminders and amount, with noise."""
+    generator = np.random.default_rng(day.toordinal())
+    n = ROWS_A_DAY
+    amount = generator.gamma(2.0, 50.0, n)
+    reminders = generator.poisson(1.0, n).astype("float64")
+    late = reminders + amount / 150 + generator.normal(0, 0.7, n) > 2.2
+    reminders[generator.random(n) < 0.1] = np.nan
+    return pd.DataFrame(
+        {
+            "basket": np.arange(n) + day.toordinal() * 1000,
+            "bought_at": pd.Timestamp(day) + pd.to_timedelta(generator.integers(0, 86_400, n), unit="s"),
+            "amount": amount,
+            "reminders": reminders,
+            "country": pd.Series(generator.choice(["DE", "FR", "US"], n), dtype="str"),
+            "days_to_pay": np.where(late, 45.0, 12.0),
+        }
+    )
+
+
+@dataclass
+class Shop:
+    """A project folder with the use case `shop`, its data, and the ledger of its nights."""
+
+    settings: Settings
+
+    def file(self, day: str) -> Path:
+        return self.settings.data / "shop" / f"{day}.parquet"
+
+    def rewrite(self, day: str, **columns: Any) -> None:
+        """The day's file with some columns changed; None drops one."""
+        rows = pd.read_parquet(self.file(day))
+        for name, value in columns.items():
+            rows = rows.drop(columns=name) if value is None else rows.assign(**{name: value})
+        rows.to_parquet(self.file(day))
+
+    def night(self, as_of: str | None = "2024-03-15", **request: Any) -> dict[str, Any]:
+        """Runs a night in this process; the flow's result."""
+        from deployments.night import run_here
+
+        return run_here({"use_case": "shop", "as_of": as_of, **request})
+
+    def document(self, as_of: str | None = "2024-03-15", **request: Any) -> dict[str, Any]:
+        """Runs a night; what `--json` prints."""
+        done = self.night(as_of, **request)
+        return {**self.ledger.entry(done["entry"]).result, "replayed": done["replayed"]}
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(open_store(self.settings.store), "shop")
+
+    def entries(self) -> list[Entry]:
+        return self.ledger.entries()
+
+
+def open_shop(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    """A fresh home and project below `folder`, named by the environment for the time of the test."""
+    home, project = folder / "home", folder / "project"
+    (project / "use_cases").mkdir(parents=True)
+    (project / "use_cases" / "shop.py").write_text(SHOP, encoding="utf-8")
+    (home / "data" / "shop").mkdir(parents=True)
+    for number in range(DAYS):
+        day = FIRST_DAY + timedelta(days=number)
+        shop_day(day).to_parquet(home / "data" / "shop" / f"{day}.parquet")
+    monkeypatch.setenv("RETRAIN_HOME", str(home))
+    monkeypatch.setenv("RETRAIN_PROJECT", str(project))
+    return Shop(Settings.from_environment())
+
+

@@ -1,0 +1,282 @@
+"""Nights on a real Prefect server and a real MLflow, with a small shop's data."""
+
+import json
+import threading
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import flows.retrain
+import tasks.data
+import tasks.model
+import tasks.registration
+import tasks.report
+from flows.retrain import RetrainRequest, only_run_of
+from ml import packaging
+from ml.errors import Busy, Corrupt, DataRejected, RetrainError, StoreUnavailable, UsageError
+from ml.ledger import Ledger
+from ml.registry import CHAMPION, REFERENCE, Registry
+from tests.story import Shop
+
+def registry(shop: Shop) -> Registry:
+    return Registry(shop.settings, "shop")
+
+
+def versions(shop: Shop) -> list[int]:
+    return sorted(int(v.version) for v in registry(shop).client.search_model_versions("name = 'shop'"))
+
+
+def test_a_first_night_a_second_and_each_again(shop: Shop) -> None:
+    """The first is FIRST, the second is judged on the same rows, and neither is judged twice."""
+    first = shop.document("2024-03-15")
+    assert (first["decision"], first["champion_before"], first["champion_after"]) == ("FIRST", None, 1)
+    second = shop.document("2024-03-16")
+    assert second["champion_before"] == 1
+    assert set(second["scores"]) == {"candidate", "champion", "reference", "constant", "rule"}
+    assert second["reused"]["validate partitions"] == first["computed"]["validate partitions"]
+    assert second["computed"]["validate partitions"] == second["computed"]["clean partitions"] == 1
+    assert {v["gate"]: v["verdict"] for v in second["verdicts"]}["NotWorseThanChampion f1"] in {"PASS", "INCONCLUSIVE"}
+    for before, as_of in ((first, "2024-03-15"), (second, "2024-03-16")):
+        again = shop.document(as_of)
+        assert again == {**before, "replayed": True}
+    assert versions(shop) == [1, 2]
+    assert registry(shop).alias(CHAMPION) == second["champion_after"]
+    assert [entry.seq for entry in shop.entries()] == [1, 2]
+    json.dumps(second, allow_nan=False)
+
+
+def test_a_night_is_run_again_on_purpose_only_and_never_moves_the_alias_back(shop: Shop) -> None:
+    first = shop.document("2024-03-15")
+    other_seed = shop.document("2024-03-15", seed=7)
+    assert other_seed["run_key"] != first["run_key"]
+    assert other_seed["decision"] == "KEEP"
+    older = shop.document("2024-03-14")
+    assert older["decision"] == "KEEP"
+    assert "NOT_JUDGED" in {verdict["verdict"] for verdict in older["verdicts"]} or "not newer" in older["reason"]
+    assert registry(shop).alias(CHAMPION) == 1
+    assert versions(shop) == [1, 2, 3]
+
+
+def test_a_bad_day_is_quarantined_or_left_out_and_named(shop: Shop) -> None:
+    amount = pd.read_parquet(shop.file("2024-03-13"))["amount"].copy()
+    amount[:3] = -5.0
+    amount[3:5] = float("nan")
+    shop.rewrite("2024-03-13", amount=amount, colour="red")
+    shop.rewrite("2024-03-10", country=None)
+    document = shop.document("2024-03-15")
+    assert document["quarantined_rows"] == 5
+    assert document["data"]["quarantined_days"] == {"2024-03-13": 5}
+    assert {rule["rule"]: rule["unexpected"] for rule in document["data"]["broken_rules"]} == {
+        "amount is at least 0": 3,
+        "amount is present": 2,
+    }
+    assert document["data"]["unknown_columns"] == {"2024-03-13": ["colour"]}
+    assert document["data"]["left_out"] == {"2024-03-10": "column country is missing"}
+    from ml import report
+
+    text = report.markdown(document)
+    assert all(word in text for word in ("2024-03-13", "colour", "2024-03-10", "column country is missing"))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"country": None}, "country is missing"),
+        ({"amount": "much"}, "amount must be number"),
+        ({"amount": -1.0}, "quarantined_fraction"),
+    ],
+)
+def test_a_bad_newest_day_rejects_the_night(shop: Shop, change: dict[str, Any], words: str) -> None:
+    shop.rewrite("2024-03-14", **change)
+    with pytest.raises(DataRejected, match=words):
+        shop.night("2024-03-15")
+    assert shop.entries() == []
+    assert versions(shop) == []
+
+
+def test_one_class_only_is_rejected(shop: Shop) -> None:
+    for file in shop.settings.data.glob("shop/*.parquet"):
+        shop.rewrite(file.stem, days_to_pay=12.0)
+    with pytest.raises(DataRejected, match="has none of late"):
+        shop.night("2024-03-15")
+
+
+STAGES = [
+    (tasks.data, "take_manifest"),
+    (tasks.data, "check_batch"),
+    (tasks.data, "clean"),
+    (tasks.data, "fit_encoder"),
+    (tasks.model, "fit_candidate"),
+    (tasks.model, "package"),
+    (packaging, "prove"),
+    (Registry, "register"),
+    (tasks.model, "judge_all"),
+    (tasks.model, "decide"),
+    (Ledger, "append"),
+    (tasks.registration, "follow_ledger"),
+]
+
+
+def test_after_an_error_anywhere_only_that_stage_and_later_ones_run_again(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Breaks one stage after the other; each run goes one stage further, and nothing done is done again."""
+    calls: dict[str, int] = {}
+    for owner, name in STAGES:
+        monkeypatch.setattr(owner, name, _failing_once(getattr(owner, name), name, calls))
+    for _, name in STAGES:
+        with pytest.raises(RetrainError, match=f"broken {name}"):
+            shop.night("2024-03-15")
+    done = shop.document("2024-03-15")
+    assert done["decision"] == "FIRST"
+    assert calls["fit_candidate"] == calls["package"] == calls["prove"] == 2
+    assert versions(shop) == [1]
+    assert registry(shop).alias(CHAMPION) == 1
+    assert len(shop.entries()) == 1
+
+
+def _failing_once(function: Any, name: str, calls: dict[str, int]) -> Any:
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        calls[name] = calls.get(name, 0) + 1
+        if calls[name] == 1:
+            raise ConnectionError(f"broken {name}")
+        return function(*args, **kwargs)
+
+    return broken
+
+
+def test_a_moved_head_redoes_the_evaluation_and_not_the_training(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop.night("2024-03-15")
+    append, fits = Ledger.append, []
+    fit = tasks.model.fit_candidate
+
+    def overtaken(ledger: Ledger, entry: Any) -> bool:
+        monkeypatch.setattr(Ledger, "append", append)
+        head = ledger.head()
+        assert head is not None
+        rival = type(entry)(**{**vars(head), "seq": entry.seq, "run_key": "another", "champion_before": head.champion})
+        assert append(ledger, rival)
+        return append(ledger, entry)
+
+    monkeypatch.setattr(Ledger, "append", overtaken)
+    monkeypatch.setattr(tasks.model, "fit_candidate", lambda *a, **k: fits.append(1) or fit(*a, **k))
+    shop.night("2024-03-16")
+    entries = shop.entries()
+    assert [entry.seq for entry in entries] == [1, 2, 3]
+    assert entries[-1].judged_against == 2
+    assert len(fits) == 1
+    assert versions(shop) == [1, 2]
+
+
+def test_the_alias_follows_the_ledger_and_a_hand_that_moves_it_blocks_promotion(shop: Shop) -> None:
+    shop.night("2024-03-15")
+    entry = shop.entries()[0]
+    registry(shop).client.delete_registered_model_alias("shop", CHAMPION)
+    blocked = shop.document("2024-03-16")
+    assert blocked["decision"] == "KEEP"
+    assert "moved by hand: the ledger says version 1, MLflow says None" in blocked["reason"]
+    assert registry(shop).alias(CHAMPION) is None
+    tasks.registration.follow_ledger(tasks.registration.open_site("shop"), entry)
+    assert registry(shop).alias(CHAMPION) == registry(shop).alias(REFERENCE) == 1
+    assert shop.document("2024-03-17")["decision"] in {"PROMOTE", "KEEP"}
+
+
+def test_a_crash_between_ledger_and_alias_is_mended_by_the_next_command(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks.registration, "follow_ledger", _failing_once(None, "follow_ledger", {}))
+        with pytest.raises(RetrainError):
+            shop.night("2024-03-15")
+    assert registry(shop).alias(CHAMPION) is None
+    assert shop.night("2024-03-15")["replayed"]
+    assert registry(shop).alias(CHAMPION) == 1
+
+
+def test_a_champion_that_cannot_be_read_is_an_error_and_never_a_verdict(shop: Shop) -> None:
+    shop.night("2024-03-15")
+    champion = shop.entries()[0].champion
+    assert champion is not None
+    weights = next(file for file in champion.files if file.key.endswith("weights.safetensors"))
+    path = shop.settings.home / "store" / weights.key
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with pytest.raises(Corrupt, match="must have SHA-256"):
+        shop.night("2024-03-16")
+    assert len(shop.entries()) == 1
+
+
+def test_a_dry_run_trains_and_moves_nothing(shop: Shop) -> None:
+    found = shop.night("2024-03-15", dry_run=True)
+    assert found["dry_run"] and found["split"]["test"]["rows"] > 0
+    assert shop.entries() == [] and versions(shop) == []
+
+
+def test_a_replay_takes_the_day_after_the_last_finished_one(shop: Shop) -> None:
+    assert shop.document(None)["as_of"] == "2024-03-01"
+    assert shop.document(None)["as_of"] == "2024-03-02"
+
+
+def test_an_undated_source_without_change_teaches_nothing_new(shop: Shop) -> None:
+    project = shop.settings.project
+    assert project is not None
+    file = project / "use_cases" / "shop.py"
+    undated = file.read_text().replace('    time_column="bought_at",\n', "").replace("replay_from=date(2024, 3, 1),", "")
+    file.write_text(undated)
+    rows = pd.concat([pd.read_parquet(path) for path in sorted(shop.settings.data.glob("shop/*.parquet"))])
+    rows.to_parquet(shop.settings.data / "shop" / "all.parquet")
+    first, idle = shop.document("2024-03-15"), shop.document("2024-03-16")
+    assert (first["decision"], idle["decision"]) == ("FIRST", "NOTHING_NEW")
+    assert idle["champion_after"] == 1 and versions(shop) == [1]
+    assert shop.document("2024-03-17", again="a new fit")["decision"] == "PROMOTE"
+
+
+def test_a_second_run_waits_or_says_that_another_is_active(shop: Shop) -> None:
+    with only_run_of("shop", wait=False):
+        with pytest.raises(Busy, match="another run is active"), only_run_of("shop", wait=False):
+            pass
+        done = threading.Event()
+        waiting = threading.Thread(target=lambda: _hold(done), daemon=True)
+        waiting.start()
+        assert not done.wait(0.3)
+    assert done.wait(10)
+
+
+def _hold(done: threading.Event) -> None:
+    with only_run_of("shop", wait=True):
+        done.set()
+
+
+@pytest.mark.parametrize("name", ["shopp", "../shop", "shop/../../etc", "/etc/passwd", "SHOP", "shop\n", ""])
+def test_an_unknown_name_is_refused_before_anything_is_written(shop: Shop, name: str) -> None:
+    with pytest.raises(UsageError, match="USE_CASE must be one of"), only_run_of(name, wait=False):
+        pass
+    assert not list(shop.settings.home.glob("locks/*"))
+
+
+def test_a_transient_error_is_retried_and_another_is_not(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = []
+    take = tasks.data.take_manifest
+
+    def away_once(*args: Any) -> Any:
+        tries.append(1)
+        if len(tries) == 1:
+            raise StoreUnavailable("the store answers", "it does not", "wait")
+        return take(*args)
+
+    monkeypatch.setattr(tasks.data, "take_manifest", away_once)
+    assert shop.night("2024-03-15", dry_run=True)["dry_run"]
+    assert len(tries) == 2
+
+
+def test_a_mistyped_parameter_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="as_off"):
+        RetrainRequest.model_validate({"use_case": "shop", "as_off": "2024-03-15"})
+
+
+def test_a_state_says_what_was_decided(shop: Shop) -> None:
+    state = flows.retrain.retrain(RetrainRequest(use_case="shop", as_of="2024-03-15"), return_state=True)  # type: ignore[arg-type]
+    assert (state.name, state.is_completed()) == ("Promoted", True)
+    shop.rewrite("2024-03-15", country=None)
+    state = flows.retrain.retrain(RetrainRequest(use_case="shop", as_of="2024-03-16"), return_state=True)  # type: ignore[arg-type]
+    assert (state.name, state.is_failed()) == ("DataRejected", True)

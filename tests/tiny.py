@@ -1,0 +1,191 @@
+"""Two tiny use cases with generated rows: `tills` by day and `parcels` in one file; and models fitted to the second."""
+
+from collections.abc import Callable
+from datetime import date, timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ml.artifacts import FileRef, Fit, Night
+from ml.cleaning import LABEL, clean
+from ml.config import Source, Target, UseCase
+from ml.features import DayState, fit_encoder
+from ml.gates import BetterThanTrivial
+from ml.models.estimators import NetworkClassifier, NetworkEstimator, NetworkRegressor
+from ml.serving.columns import Column, conform
+from ml.serving.model import PackagedModel
+from ml.serving.output import TaskKind
+from ml.settings import Settings
+from ml.training import encode, fit_candidate, package
+
+FIRST_DAY = date(2024, 1, 1)
+KINDS: tuple[TaskKind, ...] = ("binary", "multiclass", "regression")
+TARGETS: dict[TaskKind, Target] = {
+    "binary": Target(column="outcome", positive="late", classes=("in time", "late")),
+    "multiclass": Target(column="pace", kind="multiclass", classes=("slow", "usual", "quick")),
+    "regression": Target(column="price", kind="regression", log=True, unit="dollars"),
+}
+
+
+def night(**changes: Any) -> Night:
+    fields: dict[str, Any] = dict.fromkeys(("use_case_digest", "code_digest", "lock_digest"), "0" * 64)
+    fields |= {"use_case": "parcels", "as_of": date(2024, 3, 1), "seed": 1, "device": "cpu", "threads": 1}
+    return Night(**{**fields, **changes})
+
+
+def site(folder: Path) -> Settings:
+    """A home below `folder`, of which nothing is there yet."""
+    return Settings(home=folder, store=str(folder / "store"), tracking_uri="sqlite://", project=None, threads=1)
+
+
+def tills(**changes: Any) -> UseCase:
+    """Is a sale returned? A file a day."""
+    fields: dict[str, Any] = {
+        "name": "tills",
+        "question": "Will the sale be returned?",
+        "source": Source(folder="tills"),
+        "time_column": "at",
+        "key": ("sale",),
+        "columns": (
+            Column(name="sale", type="integer", feature=False),
+            Column(name="at", type="timestamp", parts=("hour",)),
+            Column(name="amount", minimum=0, maximum=1000),
+            Column(name="items", type="integer", nullable=True),
+            Column(name="shop", type="text"),
+            Column(name="returned_after", nullable=True, feature=False),
+        ),
+        "target": Target(column="returned_after", above=0, classes=("kept", "returned")),
+        "model": NetworkClassifier(hidden=(), batch_size=64, epochs=2),
+        "metric": "f1",
+        "gates": (BetterThanTrivial(metric="f1", why="a test"),),
+        "window_days": 30,
+        "test_days": 5,
+        "validation_days": 3,
+        "rare_below": 1,
+    }
+    return UseCase(**{**fields, **changes})
+
+
+def sales(day: date, rows: int = 30) -> pd.DataFrame:
+    """A day's rows; every fifteenth has no label."""
+    generator = np.random.default_rng(day.toordinal())
+    items = generator.integers(1, 5, rows).astype("float64")
+    items[::7] = np.nan
+    returned = (generator.random(rows) < 0.4).astype("float64")
+    returned[::15] = np.nan
+    return pd.DataFrame(
+        {
+            "sale": np.arange(rows) + day.toordinal() * 1000,
+            "at": pd.Timestamp(day) + pd.to_timedelta(generator.integers(0, 86_400, rows), unit="s"),
+            "amount": generator.gamma(2.0, 10.0, rows),
+            "items": items,
+            "shop": pd.Series(generator.choice(["north", "south", "007"], rows), dtype="str"),
+            "returned_after": returned,
+        }
+    )
+
+
+def write_sales(folder: Path, days: int, write: Callable[[pd.DataFrame, Path], None] | None = None) -> None:
+    """`days` files from FIRST_DAY on, Parquet if `write` does not say otherwise."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for day in (FIRST_DAY + timedelta(days=n) for n in range(days)):
+        (write or to_parquet)(sales(day), folder / str(day))
+
+
+def to_parquet(rows: pd.DataFrame, path: Path) -> None:
+    rows.to_parquet(path.with_name(f"{path.name}.parquet"), index=False)
+
+
+def to_csv(rows: pd.DataFrame, path: Path) -> None:
+    rows.to_csv(path.with_name(f"{path.name}.csv"), index=False)
+
+
+def to_csv_gz(rows: pd.DataFrame, path: Path) -> None:
+    rows.to_csv(path.with_name(f"{path.name}.csv.gz"), index=False)
+
+
+def parcels(kind: TaskKind = "binary", **changes: Any) -> UseCase:
+    """When does a parcel arrive, and what does it cost? One file; `kind` says which of its targets is learnt."""
+    estimator: NetworkEstimator = NetworkRegressor() if kind == "regression" else NetworkClassifier()
+    fields: dict[str, Any] = {
+        "name": "parcels",
+        "question": "When will it arrive?",
+        "source": Source(folder="parcels"),
+        "key": ("parcel",),
+        "columns": (
+            Column(name="parcel", type="integer", feature=False),
+            Column(name="weight", minimum=0, maximum=30, unit="kg"),
+            Column(name="distance", nullable=True, minimum=0, unit="km"),
+            Column(name="carrier", type="text", nullable=True),
+            Column(name="zone", type="integer", category=True),
+            Column(name="outcome", type="text", values=("in time", "late"), feature=False),
+            Column(name="pace", type="text", feature=False),
+            Column(name="price", minimum=0, feature=False, unit="dollars"),
+        ),
+        "target": TARGETS[kind],
+        "model": estimator.set_params(hidden=(8,), epochs=3, batch_size=64, learning_rate=0.02),
+        "metric": "rmse" if kind == "regression" else "f1",
+        "gates": (BetterThanTrivial(metric="f1", why="a test"),),
+    }
+    return UseCase(**{**fields, **changes})
+
+
+def parcel_rows(rows: int = 400, seed: int = 0) -> pd.DataFrame:
+    generator = np.random.default_rng(seed)
+    weight, distance = generator.uniform(0.1, 20, rows), generator.uniform(1, 1000, rows)
+    carrier = generator.choice(np.array(["ant", "bee", "cat", None], object), rows)
+    delay = weight / 20 + distance / 1000 + 0.5 * (carrier == "cat") + generator.normal(0, 0.2, rows)
+    return pd.DataFrame(
+        {
+            "parcel": np.arange(rows),
+            "weight": weight,
+            "distance": np.where(generator.random(rows) < 0.1, np.nan, distance),
+            "carrier": pd.Series(carrier, dtype="str"),
+            "zone": generator.integers(1, 4, rows),
+            "outcome": pd.Series(np.where(delay > 1.2, "late", "in time"), dtype="str"),
+            "pace": pd.Series(np.select([delay > 1.3, delay > 0.9], ["slow", "usual"], "quick"), dtype="str"),
+            "price": np.exp(1 + weight / 10 + generator.normal(0, 0.1, rows)),
+        }
+    )
+
+
+def cleaned(use_case: UseCase, rows: pd.DataFrame) -> pd.DataFrame:
+    """A block as a night has it: typed and labelled."""
+    return clean(use_case, conform(rows, use_case.columns), pd.Series(dtype="int64"))
+
+
+def fit_of(use_case: UseCase, estimator: NetworkEstimator) -> Fit:
+    """What a night keeps of a fit, without the file of weights."""
+    return Fit(
+        weights=FileRef(key="weights", size=0, digest="0" * 64),
+        best_epoch=estimator.best_epoch_,
+        epochs=tuple(estimator.epochs_),
+        target_mean=getattr(estimator, "mean_", 0.0),
+        target_std=getattr(estimator, "std_", 1.0),
+        device="cpu",
+        threads=1,
+    )
+
+
+@cache
+def packaged(kind: TaskKind = "binary") -> PackagedModel:
+    """A model of parcels, fitted on 400 rows with 200 for validation."""
+    use_case = parcels(kind)
+    train, validation = (cleaned(use_case, parcel_rows(rows, seed)) for rows, seed in ((400, 0), (200, 1)))
+    encoder = fit_encoder(use_case, [DayState.of(use_case, train)])
+    encoded, held_out = (encode(use_case, encoder, iter([frame])) for frame in (train, validation))
+    estimator = fit_candidate(use_case, night(), encoder, encoded, held_out, lambda epoch: None)
+    rules = use_case.column_rules
+    return package(use_case, rules, encoder, estimator.network_, night(), fit_of(use_case, estimator), held_out)
+
+
+def raw_parcels(rows: int = 400, seed: int = 2) -> pd.DataFrame:
+    """Raw rows as a caller of the model sends them."""
+    return parcel_rows(rows, seed)[["weight", "distance", "carrier", "zone"]]
+
+
+def labels_of(frame: pd.DataFrame) -> np.ndarray:
+    return frame[LABEL].to_numpy(np.float64)
