@@ -1,21 +1,21 @@
 """A run of the flow: in this process, or submitted to the deployment while `retrain up` runs."""
 
+import importlib
 import logging
+import os
 import time
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId, LogFilterTimestamp
-from prefect.client.schemas.objects import FlowRun, State
-from prefect.deployments import run_deployment
-from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-
 from deployments.servers import prefect_server, running_servers
-from flows.retrain import RetrainRequest, retrain
 from ml.decision import DATA_REJECTED
 from ml.errors import DataRejected, RetrainError
 from ml.settings import Settings
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import State
 
 log = logging.getLogger("retrain.night")
 POLL_SECONDS = 0.5
@@ -29,23 +29,40 @@ def run_night_here_or_there(settings: Settings, request: dict[str, Any]) -> dict
     """The flow's result: the ledger entry's number and whether it was replayed. Raises what the flow raised."""
     servers = running_servers(settings)
     if servers is not None:
-        with temporary_settings({PREFECT_API_URL: servers.prefect_api}):
+        with _api(servers.prefect_api):
             return follow(request)
-    given = PREFECT_API_URL.value()
-    if given:
+    if os.environ.get("PREFECT_API_URL"):
         return run_here(request)
-    with prefect_server(settings) as api, temporary_settings({PREFECT_API_URL: api}):
+    with prefect_server(settings, meanwhile=_import_flow) as api, _api(api):
         return run_here(request)
+
+
+def _import_flow() -> None:
+    importlib.import_module("flows.retrain")
+
+
+def _api(url: str) -> AbstractContextManager[object]:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    return temporary_settings({PREFECT_API_URL: url})
 
 
 def run_here(request: dict[str, Any]) -> dict[str, Any]:
     """The whole night in this process."""
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+    from flows.retrain import RetrainRequest, retrain
+
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):  # its thread adds a second to every flow
         return _result(retrain(RetrainRequest.model_validate(request), return_state=True))
 
 
 def follow(request: dict[str, Any]) -> dict[str, Any]:
     """Submits the night to its deployment and shows its log until it ends."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.objects import FlowRun
+    from prefect.deployments import run_deployment
+
     deployed = run_deployment(
         f"retrain/{request['use_case']}", parameters={"request": request}, timeout=0, as_subflow=False
     )
@@ -55,7 +72,7 @@ def follow(request: dict[str, Any]) -> dict[str, Any]:
         return _result(_ended(client, deployed.id))
 
 
-def _ended(client: SyncPrefectClient, run_id: UUID) -> State[Any]:
+def _ended(client: "SyncPrefectClient", run_id: UUID) -> "State[Any]":
     """Waits for the final state, showing each new log line of the run once."""
     shown: set[UUID] = set()
     while True:
@@ -66,15 +83,17 @@ def _ended(client: SyncPrefectClient, run_id: UUID) -> State[Any]:
         time.sleep(POLL_SECONDS)
 
 
-def _show_new_lines(client: SyncPrefectClient, run_id: UUID, shown: set[UUID]) -> None:
-    wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id]), timestamp=LogFilterTimestamp())
+def _show_new_lines(client: "SyncPrefectClient", run_id: UUID, shown: set[UUID]) -> None:
+    from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+
+    wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id]))
     for line in client.read_logs(wanted):
         if line.id not in shown and line.name.startswith("retrain."):
             log.info("%s", line.message)
         shown.add(line.id)
 
 
-def _result(state: State[Any]) -> dict[str, Any]:
+def _result(state: "State[Any]") -> dict[str, Any]:
     if state.is_completed():
         return state.result()
     error = state.result(raise_on_failure=False)

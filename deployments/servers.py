@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -212,16 +212,25 @@ def _environment(settings: Settings, own: Mapping[str, str]) -> dict[str, str]:
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
-    """Asks the process to end, and kills what is left of its session."""
-    process.terminate()
+    """Asks all of the child's session to end, so that a flow run can still report its end, and kills what remains."""
     try:
-        process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        pass
+        _signal_session(process, signal.SIGTERM)
+        deadline = time.monotonic() + STOP_SECONDS
+        while _signal_session(process, 0) and time.monotonic() < deadline:
+            process.poll()
+            time.sleep(POLL_SECONDS)
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        _signal_session(process, signal.SIGKILL)
         process.wait()
+
+
+def _signal_session(process: "subprocess.Popen[bytes]", number: int) -> bool:
+    """Whether somebody was there to be signalled."""
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def send_what_is_held() -> None:

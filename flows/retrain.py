@@ -32,7 +32,7 @@ from tasks.registration import (
     register_candidate,
     skip_if_nothing_new,
 )
-from tasks.report import publish_report
+from tasks.report import name_flow_run, publish_report
 
 log = logging.getLogger("retrain.flow")
 
@@ -62,6 +62,7 @@ def retrain(request: RetrainRequest) -> State[dict[str, Any]]:
 
 def run_night(request: RetrainRequest) -> State[dict[str, Any]]:
     night = open_night(request.use_case, request.as_of, flow_run.scheduled_start_time, request.seed, request.again)
+    name_flow_run(night)
     snapshot = take_snapshot(night)
     key = run_key(night, snapshot.digest)
     finished = find_finished(night, key)

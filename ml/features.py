@@ -16,6 +16,8 @@ from ml.config import UseCase
 from ml.serving.columns import Column
 from ml.serving.features import CategoryFeature, Encoder, NumberFeature, category_texts
 
+ROUNDING = 1e-12  # of the mean; merging thousands of days of one value leaves less
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -46,7 +48,9 @@ class Moments:
 
     @property
     def std(self) -> float:
-        return (self.squares / self.count) ** 0.5 if self.count and self.squares > 0 else 1.0
+        """The spread; 1 where there is none but what rounding leaves of equal values."""
+        std = (self.squares / self.count) ** 0.5 if self.count else 0.0
+        return std if std > ROUNDING * abs(self.mean) else 1.0
 
 
 @dataclass(frozen=True)

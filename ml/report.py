@@ -290,7 +290,7 @@ def markdown(document: Document) -> str:
     lines += ["", champion_sentence(document), "", "## Data", "", *(f"- {line}" for line in data_sentences(document))]
     if document["scores"]:
         lines += ["", "## Scores on the same test rows", "", *_score_table(document), "", comparison_sentence(document)]
-        lines += ["", "## Gates", "", *_verdict_table(document)]
+        lines += ["", "## Gates", "", *_verdict_list(document)]
     lines += ["", "## Cost", "", "| stage | seconds | reused | computed |", "| --- | ---: | ---: | ---: |"]
     lines += [
         f"| {stage} | {seconds:.1f} | {document['reused'][stage]} | {document['computed'][stage]} |"
@@ -302,17 +302,17 @@ def markdown(document: Document) -> str:
 
 
 def _score_table(document: Document) -> list[str]:
-    names = score_names(document)
-    head = "| predictor | " + " | ".join(LABELS[name] for name in names) + " | what it is |"
-    rule = "| --- |" + " ---: |" * len(names) + " --- |"
-    rows = [f"| {who} | {' | '.join(cells)} | {text} |" for who, text, cells in score_rows(document)]
-    return [head, rule, *rows, "", "Intervals are 90 % percentile intervals of a paired bootstrap over "
-            f"{document['units']['count']} {document['units']['name']}s."]  # fmt: skip
+    """The scores, then what each predictor is: Prefect's page does not break the lines of a wide table."""
+    names, rows = score_names(document), score_rows(document)
+    head = "| predictor | " + " | ".join(LABELS[name] for name in names) + " |"
+    lines = [head, "| --- |" + " ---: |" * len(names), *(f"| {who} | {' | '.join(cells)} |" for who, _, cells in rows)]
+    units = document["units"]
+    note = f"Intervals are 90 % percentile intervals of a paired bootstrap over {units['count']} {units['name']}s."
+    return [*lines, "", *(f"- {who}: {description}" for who, description, _ in rows), "", note]
 
 
-def _verdict_table(document: Document) -> list[str]:
-    rows = [f"| {v['gate']} | {v['verdict']} | {v['reason']} |" for v in document["verdicts"]]
-    return ["| gate | verdict | why |", "| --- | --- | --- |", *rows]
+def _verdict_list(document: Document) -> list[str]:
+    return [f"- **{v['verdict']}** {v['gate']}: {v['reason']}" for v in document["verdicts"]]
 
 
 def model_metrics(document: Document) -> dict[str, float]:

@@ -99,11 +99,15 @@ def choose_output(use_case: UseCase, outputs: Floats, y: Floats, fit: Fit) -> Ou
 
 
 def calibrate(logits: Floats, y: Floats) -> tuple[float, float]:
-    """Slope and offset that make sigmoid(slope * logit + offset) a probability (Platt 1999), from validation rows.
+    """Slope and offset that make sigmoid(slope * logit + offset) a probability, from validation rows.
 
-    A slope that would not keep the order of the rows is refused for the identity.
+    Platt (1999), with his smoothed targets: a few well separated rows must not make the model certain. A slope that
+    would not keep the order of the rows is refused for the identity.
     """
-    fitted = LogisticRegression(C=np.inf).fit(logits[:, None], y)
+    positives, negatives = float(y.sum()), float(len(y) - y.sum())
+    smoothed = np.where(y == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+    both, halves = np.concatenate([logits, logits])[:, None], np.repeat([1, 0], len(y))
+    fitted = LogisticRegression(C=np.inf).fit(both, halves, np.concatenate([smoothed, 1 - smoothed]))
     slope, offset = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
     return (slope, offset) if slope > 0 else (1.0, 0.0)
 

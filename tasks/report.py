@@ -1,8 +1,11 @@
 """The last stage: what operators and data scientists read, in Prefect and in MLflow."""
 
 import logging
+from uuid import UUID
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.client.orchestration import get_client
+from prefect.runtime import flow_run
 
 from ml import paths, report
 from ml.artifacts import Night, Trail
@@ -13,6 +16,14 @@ from ml.store import get_file, put_file
 from tasks.stage import site_of, stage
 
 log = logging.getLogger("retrain.report")
+
+
+def name_flow_run(night: Night) -> None:
+    """Names the run by its use case and date, once the date is known."""
+    run_id = flow_run.get_id()
+    if run_id is not None:
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(UUID(run_id), name=f"{night.use_case} {night.as_of}")
 
 
 @stage("publish report", timeout_seconds=600)
@@ -44,9 +55,7 @@ def _log_to_mlflow(night: Night, entry: Entry, trail: Trail) -> None:
 def publish_to_prefect(entry: Entry) -> None:
     """A page of text, and a table of the data checks."""
     name = entry.use_case.replace("_", "-")
-    create_markdown_artifact(
-        report.markdown(entry.result), key=f"{name}-report", description=report.headline(entry.result)
-    )
-    broken = entry.result.get("data", {}).get("broken_rules", [])
-    table = broken or [{"rule": "every rule", "scope": "all", "severity": "-", "unexpected": 0}]
-    create_table_artifact(table, key=f"{name}-data-checks", description="Rules that rows or partitions broke")
+    create_markdown_artifact(report.markdown(entry.result), key=f"{name}-report")
+    broken = entry.result["data"]["broken_rules"]
+    table = broken or [{"rule": "every rule holds", "scope": "-", "severity": "-", "unexpected": 0}]
+    create_table_artifact(table, key=f"{name}-data-checks", description=f"Data checks as of {entry.as_of}")

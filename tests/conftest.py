@@ -9,6 +9,7 @@ import pytest
 
 from deployments.environment import prepare_environment
 from ml.settings import Settings
+from tests.s3_server import FOREIGN, S3Server, s3_server
 from tests.story import Shop, open_shop
 
 
@@ -59,3 +60,14 @@ def shop(
     return opened
 
 
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """A real S3 server, and the AWS variables by which this process and its children find it."""
+    with s3_server() as server, pytest.MonkeyPatch.context() as patch:
+        for name in FOREIGN:
+            patch.delenv(name, raising=False)
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        yield server

@@ -178,6 +178,6 @@ class _Carrier(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(answer)
 
-    do_GET = do_PUT = do_POST = do_PATCH = do_DELETE = do_HEAD = carry
+    do_GET = do_PUT = do_POST = do_PATCH = do_DELETE = do_HEAD = carry  # noqa: N815
 
     def log_message(self, *arguments: object) -> None: ...

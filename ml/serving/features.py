@@ -53,9 +53,9 @@ class CategoryFeature:
 def category_texts(series: pd.Series, part: str | None) -> pd.Series:
     """The text under which a value is counted as a category: a date part, a whole number without '.0', or itself."""
     if part is not None:
-        series = series.dt.weekday if part == "weekday" else getattr(series.dt, part)
+        series = series.dt.day_of_week if part == "weekday" else getattr(series.dt, part)
     if pd.api.types.is_numeric_dtype(series):
-        texts = series.map(lambda value: None if pd.isna(value) else f"{value:g}")
+        texts = series.map(lambda value: None if pd.isna(value) else f"{value:.16g}")  # 16 digits: every whole number that float64 holds
         return texts.astype("object")
     return series.astype("object").where(series.notna(), None)
 

@@ -35,7 +35,7 @@ USE_CASE = UseCase(
         Column(name="seniority", minimum=0, maximum=60, unit="years"),
         Column(name="home", type="text", nullable=True, values=("ignore", "other", "owner", "parents", "priv", "rent")),
         Column(name="time", minimum=1, maximum=120, unit="months"),
-        # Whether somebody is old or married is no reason to refuse a loan, and on held-out train rows neither raised F1.
+        # Age and marriage are no reason to refuse a loan, and on held-out train rows neither raised F1.
         Column(name="age", minimum=18, maximum=100, unit="years", sensitive=True, feature=False),
         Column(
             name="marital",

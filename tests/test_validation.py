@@ -1,0 +1,174 @@
+"""The verdict on partitions: counts, attribution, quarantine and rejection."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ml.artifacts import PartitionCheck
+from ml.config import UseCase
+from ml.serving.columns import conform
+from ml.serving.rules import Between, InSet, NotNull, Rule
+from ml.validation import (
+    ROW_NUMBER,
+    Batch,
+    BatchVerdict,
+    check_batch,
+    drop_duplicates,
+    partition_rules,
+    rejected_check,
+    rejection,
+    snapshot_rules,
+)
+from tests.tiny import FIRST_DAY, sales, tills
+
+DAY = str(FIRST_DAY)
+OTHER_DAY = "2024-01-02"
+
+
+def day(rows: int = 30, **changes: Any) -> pd.DataFrame:
+    """A day's rows with values changed: name=(row numbers, value)."""
+    frame = conform(sales(FIRST_DAY, rows), tills().columns)
+    for name, (where, value) in changes.items():
+        frame.loc[where, name] = value
+    return frame
+
+
+def judged(frames: dict[str, pd.DataFrame], *more: Rule, **changes: Any) -> BatchVerdict:
+    use_case = tills(**{"max_quarantined_fraction": 0.2, **changes})
+    return check_batch(use_case, rules(use_case, *more), Batch.of(frames, dict.fromkeys(frames, ())))
+
+
+def rules(use_case: UseCase, *more: Rule) -> list[Rule]:
+    return [*use_case.column_rules, *partition_rules(use_case), *more]
+
+
+def check_of(frame: pd.DataFrame, *more: Rule, **changes: Any) -> PartitionCheck:
+    return judged({DAY: frame}, *more, **changes).checks[DAY]
+
+
+def broken(check: PartitionCheck) -> dict[str, int]:
+    return {count.rule: count.unexpected for count in check.counts if count.unexpected}
+
+
+def test_good_rows_break_nothing() -> None:
+    check = check_of(day())
+    assert (check.rows, check.duplicates, check.quarantined, check.unlabelled, check.rejected) == (30, 0, 0, 2, None)
+    assert broken(check) == {}
+    assert {count.evaluated for count in check.counts if count.scope == "row"} == {30}
+
+
+BREAKS = [
+    ("amount", -1.0, "amount lies between 0 and 1000"),
+    ("amount", 1001.0, "amount lies between 0 and 1000"),
+    ("amount", np.nan, "amount is present"),
+    ("shop", None, "shop is present"),
+    ("sale", 7.0, "(sale) is unique"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "rule"), BREAKS)
+def test_a_row_that_breaks_a_rule_is_set_aside_under_its_sentence(name: str, value: Any, rule: str) -> None:
+    verdict = judged({DAY: day(**{name: ([3, 8], value)})})
+    assert broken(verdict.checks[DAY]) == {rule: 2}
+    aside = verdict.quarantine[DAY]
+    assert aside[ROW_NUMBER].tolist() == [3, 8]
+    assert set(aside["broken_rule"]) == {rule}
+    assert verdict.checks[DAY].rejected is None
+
+
+def test_a_row_without_a_label_is_counted_and_not_set_aside() -> None:
+    verdict = judged({DAY: day(returned_after=([1], np.nan))})
+    assert verdict.checks[DAY].unlabelled == 3
+    assert verdict.quarantine == {}
+
+
+def test_a_row_is_set_aside_once_and_counted_under_every_rule_it_breaks() -> None:
+    verdict = judged({DAY: day(amount=([3], -1.0), shop=([3], None))})
+    assert verdict.checks[DAY].quarantined == 1
+    assert len(broken(verdict.checks[DAY])) == 2
+    assert verdict.quarantine[DAY]["broken_rule"].tolist() == ["amount lies between 0 and 1000"]
+
+
+def test_a_warning_is_counted_and_sets_nothing_aside() -> None:
+    verdict = judged({DAY: day()}, InSet(column="shop", values=("north", "south"), severity="warning"))
+    assert verdict.checks[DAY].quarantined == 0
+    assert list(broken(verdict.checks[DAY])) == ["shop is one of north, south"]
+
+
+def test_exact_duplicates_are_dropped_and_counted_before_rules() -> None:
+    rows = day()
+    check = check_of(pd.concat([rows, rows.iloc[:4]], ignore_index=True))
+    assert (check.rows, check.duplicates, check.quarantined) == (34, 4, 0)
+    assert drop_duplicates(pd.concat([rows, rows])).equals(rows)
+
+
+def test_a_key_is_unique_within_a_partition() -> None:
+    verdict = judged({DAY: day(), OTHER_DAY: day(amount=([0], 5.0))})
+    assert [check.quarantined for check in verdict.checks.values()] == [0, 0]
+
+
+def test_every_row_of_a_clash_is_set_aside() -> None:
+    clash = pd.concat([day(), day().iloc[[5]].assign(amount=3.0)], ignore_index=True)
+    assert judged({DAY: clash}).quarantine[DAY][ROW_NUMBER].tolist() == [5, 30]
+
+
+def test_too_large_a_share_set_aside_rejects_the_partition_and_names_the_rule_behind_it() -> None:
+    frame = day(amount=(range(7), -1.0))
+    check = check_of(frame)
+    assert check.rejected is not None
+    assert "quarantined_fraction is at most 0.2 (it is 0.233)" in check.rejected
+    assert "7 rows break 'amount lies between 0 and 1000'" in check.rejected
+    assert check_of(frame, max_quarantined_fraction=0.25).rejected is None
+
+
+def test_one_bad_day_does_not_reject_its_neighbour() -> None:
+    checks = judged({DAY: day(amount=(range(30), -1.0)), OTHER_DAY: day()}).checks
+    assert checks[DAY].rejected is not None
+    assert checks[OTHER_DAY].rejected is None
+    assert broken(checks[OTHER_DAY]) == {}
+
+
+@pytest.mark.parametrize("rows", [0, 9])
+def test_too_few_rows_reject_the_partition(rows: int) -> None:
+    reason = check_of(day().iloc[:rows], min_rows=10).rejected
+    assert reason == f"the rule is that rows is at least 10 (it is {rows})"
+
+
+def test_a_partition_gets_the_same_verdict_in_any_company() -> None:
+    bad, good = day(amount=([2], -1.0)), day()
+    together = judged({DAY: bad, OTHER_DAY: good})
+    alone = judged({DAY: bad})
+    assert together.checks[DAY] == alone.checks[DAY]
+    assert together.quarantine[DAY].reset_index(drop=True).equals(alone.quarantine[DAY].reset_index(drop=True))
+    assert together.totals == alone.totals
+
+
+def test_partition_rules_of_a_suite_speak_of_facts() -> None:
+    few = Between(scope="partition", column="unlabelled", maximum=1)
+    assert "unlabelled is at most 1 (it is 2)" in str(check_of(day(), few).rejected)
+    mild = Between(scope="partition", column="unlabelled", maximum=1, severity="warning")
+    assert check_of(day(), mild).rejected is None
+
+
+def test_snapshot_rules_bound_the_days_left_out() -> None:
+    facts = pd.DataFrame({"left_out_days": [4.0], "rows": [100.0]})
+    assert rejection(snapshot_rules(tills()), facts, []) == "the rule is that left_out_days is at most 3 (it is 4)"
+    assert rejection(snapshot_rules(tills(max_missing_days=4)), facts, []) is None
+
+
+def test_an_unreadable_partition_is_rejected_with_its_reason() -> None:
+    assert rejected_check(DAY, "it cannot be read").rejected == "it cannot be read"
+
+
+def test_the_columns_imply_the_row_rules() -> None:
+    assert [rule.sentence for rule in tills().column_rules] == [
+        "sale is present",
+        "at is present",
+        "amount is present",
+        "amount lies between 0 and 1000",
+        "shop is present",
+        "(sale) is unique",
+    ]
+    assert NotNull(column="returned_after") not in tills().column_rules
