@@ -175,7 +175,7 @@ def _print_entries(entries: list[Entry]) -> None:
 def score(options: argparse.Namespace) -> int:
     """Writes one output row per input row, in the same order."""
     settings = _settings()
-    require_known(options.use_case, settings.project)
+    use_case = load_use_case(options.use_case, settings.project)
     writer = _writer(Path(options.output))
     head = _ledger(settings, options.use_case).head()
     if head is None or head.champion is None:
@@ -184,7 +184,7 @@ def score(options: argparse.Namespace) -> int:
         )
     store, champion = open_store(settings.store), head.champion
     folder = packaging.fetch_model(store, champion.folder, champion.files, settings.home / "cache")
-    answers, extra = score_file(folder, Path(options.file))
+    answers, extra = score_file(settings, use_case, folder, Path(options.file))
     writer(answers)
     document = {
         "use_case": options.use_case,

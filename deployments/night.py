@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from deployments.servers import prefect_server, running_servers
+from deployments.servers import answers, prefect_server, running_servers
 from ml.decision import DATA_REJECTED
-from ml.errors import DataRejected, RetrainError
+from ml.errors import DataRejected, PrefectUnavailable, RetrainError
 from ml.settings import Settings
 
 if TYPE_CHECKING:
@@ -31,10 +31,21 @@ def run_night_here_or_there(settings: Settings, request: dict[str, Any]) -> dict
     if servers is not None:
         with _api(servers.prefect_api):
             return follow(request)
-    if os.environ.get("PREFECT_API_URL"):
+    given = os.environ.get("PREFECT_API_URL")
+    if given:
+        _require_prefect(given)
         return run_here(request)
     with prefect_server(settings, meanwhile=_import_flow) as api, _api(api):
         return run_here(request)
+
+
+def _require_prefect(api: str) -> None:
+    if not answers(f"{api}/health"):
+        raise PrefectUnavailable(
+            "the Prefect server that PREFECT_API_URL names must answer",
+            f"{api} does not",
+            "start it, or unset PREFECT_API_URL",
+        )
 
 
 def _import_flow() -> None:
@@ -84,10 +95,12 @@ def _ended(client: "SyncPrefectClient", run_id: UUID) -> "State[Any]":
 
 
 def _show_new_lines(client: "SyncPrefectClient", run_id: UUID, shown: set[UUID]) -> None:
+    """Reads a page that overlaps the last one, for lines may arrive out of order."""
     from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+    from prefect.client.schemas.sorting import LogSort
 
     wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id]))
-    for line in client.read_logs(wanted):
+    for line in client.read_logs(wanted, offset=max(0, len(shown) - 50), sort=LogSort.TIMESTAMP_ASC):
         if line.id not in shown and line.name.startswith("retrain."):
             log.info("%s", line.message)
         shown.add(line.id)

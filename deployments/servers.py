@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,6 +51,7 @@ SCHEDULING_SERVICES = (
     "REPOSSESSOR",
     "CLEANUP_RECONCILER",
 )
+SUCCESS = range(200, 300)
 ENDED = ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]
 NOT_ENDED = ["SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"]
 
@@ -181,11 +182,16 @@ def starting_mlflow(settings: Settings, port: int = 0) -> Iterator[Server]:
 
 @contextmanager
 def child(
-    settings: Settings, name: str, command: list[str], environment: Mapping[str, str], unavailable: type[Unavailable]
+    settings: Settings,
+    name: str,
+    command: list[str],
+    environment: Mapping[str, str],
+    unavailable: type[Unavailable],
+    ending: signal.Signals = signal.SIGTERM,
 ) -> Iterator[Child]:
     """Runs `python -m` with the command until the context ends or this process does, whatever ends it.
 
-    Its output is appended to <home>/logs/<name>.log.
+    Its output is appended to <home>/logs/<name>.log. The `ending` signal is what it is asked with to stop.
     """
     path = settings.home / "logs" / f"{name}.log"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -201,7 +207,7 @@ def child(
     try:
         yield Child(name.replace("-", " "), process, path, unavailable)
     finally:
-        _stop(process)
+        _stop(process, ending)
 
 
 def _environment(settings: Settings, own: Mapping[str, str]) -> dict[str, str]:
@@ -211,26 +217,16 @@ def _environment(settings: Settings, own: Mapping[str, str]) -> dict[str, str]:
     return {**inherited, **homes_and_telemetry(settings), **safe, **own}
 
 
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    """Asks all of the child's session to end, so that a flow run can still report its end, and kills what remains."""
+def _stop(process: "subprocess.Popen[bytes]", ending: signal.Signals) -> None:
+    """Asks the child to end, and kills what is left of its session."""
     try:
-        _signal_session(process, signal.SIGTERM)
-        deadline = time.monotonic() + STOP_SECONDS
-        while _signal_session(process, 0) and time.monotonic() < deadline:
-            process.poll()
-            time.sleep(POLL_SECONDS)
+        process.send_signal(ending)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_SECONDS)
     finally:
-        _signal_session(process, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def _signal_session(process: "subprocess.Popen[bytes]", number: int) -> bool:
-    """Whether somebody was there to be signalled."""
-    try:
-        os.killpg(process.pid, number)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def send_what_is_held() -> None:
@@ -339,9 +335,9 @@ def answers(url: str) -> bool:
 
 
 def ask(url: str, query: Mapping[str, Any]) -> Any:
-    """The answer of Prefect's API to a query; None where it has none."""
+    """The answer of Prefect's API; None where it has none."""
     status, body = _status_and_body("POST", url, json.dumps(query))
-    return json.loads(body) if status == http.client.OK else None
+    return json.loads(body) if status in SUCCESS else None
 
 
 def _status_and_body(method: str, url: str, content: str | None) -> tuple[int, bytes]:

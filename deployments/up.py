@@ -28,6 +28,13 @@ from ml.errors import PrefectUnavailable
 from ml.settings import Settings
 
 WATCH_SECONDS = 0.2
+# Of deployments only: other runs are executed by their own process, which may be alive.
+LOST_RUNS = {
+    "flow_runs": {
+        "state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}},
+        "deployment_id": {"is_null_": False},
+    }
+}
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -52,6 +59,9 @@ def run_up(
     with only_up(settings), ended_by_signals(), suppress(KeyboardInterrupt), ExitStack() as children:
         since = datetime.now(UTC)
         started, servers = _start_servers(settings, prefect_port, mlflow_port, children)
+        if "PREFECT_API_URL" not in os.environ:  # the server is ours alone, and so are its runs
+            _end_lost_runs(servers.prefect_api)
+            children.callback(_end_lost_runs, servers.prefect_api)
         say(f"Prefect  {servers.prefect_ui}\nMLflow   {servers.mlflow_ui}\nLogs     {settings.home / 'logs'}")
         schedules = _start_serving(settings, serving, servers, children)
         _wait_until_served(servers, schedules, since)
@@ -106,9 +116,18 @@ def _given_mlflow(settings: Settings) -> str | None:
 
 
 def _start_serving(settings: Settings, module: str, servers: Servers, children: ExitStack) -> Child:
-    """The last to be started, so that it is the first to be stopped."""
+    """The last to be started, so that it is the first to be stopped. Asked with SIGTERM, it leaves tracebacks."""
     environment = {"PREFECT_API_URL": servers.prefect_api}
-    return children.enter_context(child(settings, "serve", [module], environment, PrefectUnavailable))
+    return children.enter_context(
+        child(settings, "serve", [module], environment, PrefectUnavailable, ending=signal.SIGINT)
+    )
+
+
+def _end_lost_runs(api: str) -> None:
+    """Ends what nobody executes any more: such runs would stay Running for ever, and could not be retried."""
+    for run in ask(f"{api}/flow_runs/filter", LOST_RUNS) or []:
+        state = {"type": "CRASHED", "name": "Crashed", "message": "`retrain up` stopped while this run was active."}
+        ask(f"{api}/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
 
 
 def _wait_until_served(servers: Servers, schedules: Child, since: datetime) -> None:

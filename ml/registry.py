@@ -24,6 +24,7 @@ CHAMPION, REFERENCE = "champion", "reference"
 LIBRARIES = ("mlflow", "numpy", "pandas", "safetensors", "torch")
 NO_SUCH_ALIAS = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 EXISTS = {"RESOURCE_ALREADY_EXISTS"}
+DATABASE_ATTEMPTS = 3  # MLflow's own 10 take 101 s, and a task makes four rounds of them
 ANSWERED = NO_SUCH_ALIAS | EXISTS  # MLflow is there and says no: a mistake of ours, not an outage
 
 
@@ -85,9 +86,12 @@ class Registry:
 
     def version_of(self, run_key: str) -> int | None:
         """The version registered under this key, if any."""
+        return min(self._versions_of(run_key), default=None)
+
+    def _versions_of(self, run_key: str) -> list[int]:
         with self._errors():
             found = self.client.search_model_versions(f"name = '{self.name}' and tags.`{RUN_KEY}` = '{run_key}'")
-        return min((int(version.version) for version in found), default=None)
+        return sorted(int(version.version) for version in found)
 
     def register(self, run_id: str, run_key: str, tags: Mapping[str, str]) -> int:
         """The one version of this run key; made if there is none."""
@@ -101,8 +105,20 @@ class Registry:
                 if error.error_code not in EXISTS:
                     raise
             source = f"{self.store_uri}/{paths.model_folder(run_id)}"
-            made = self.client.create_model_version(self.name, source, run_id, tags={RUN_KEY: run_key, **tags})
-        return int(made.version)
+            self.client.create_model_version(self.name, source, run_id, tags={RUN_KEY: run_key, **tags})
+        return self._first_version_of(run_key)
+
+    def _first_version_of(self, run_key: str) -> int:
+        """Deletes all others: MLflow repeats a request whose answer was lost, and another machine may run the same."""
+        first, *others = self._versions_of(run_key)
+        for version in others:
+            with self._errors():
+                try:
+                    self.client.delete_model_version(self.name, str(version))
+                except self._exception() as error:
+                    if error.error_code not in NO_SUCH_ALIAS:
+                        raise
+        return first
 
     def tag_version(self, version: int, tags: Mapping[str, str]) -> None:
         with self._errors():
@@ -156,8 +172,10 @@ def _without_password(uri: str) -> str:
 
 def _client(uri: str) -> Any:
     from mlflow import MlflowClient
+    from mlflow.store.db import utils
 
     _quiet()
+    utils.MAX_RETRY_COUNT = DATABASE_ATTEMPTS
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     return MlflowClient(uri, uri)  # never mlflow.set_tracking_uri: it writes the address into the environment

@@ -6,26 +6,31 @@ from pathlib import Path
 import pandas as pd
 
 from ml import registry
+from ml.config import UseCase
 from ml.errors import DataRejected
 from ml.serving.columns import Column, conform, with_tuples
-from ml.snapshots import UnusablePartition, read_table, refuse_other_columns
+from ml.settings import Settings
+from ml.snapshots import UnusablePartition, complete_by_day, read_table, refuse_other_columns
 
 
-def score_file(model_folder: Path, file: Path) -> tuple[pd.DataFrame, list[str]]:
+def score_file(settings: Settings, use_case: UseCase, model_folder: Path, file: Path) -> tuple[pd.DataFrame, list[str]]:
     """One answer a row in the file's order, and the names of columns that the model ignored.
 
-    Raises DataRejected where the file cannot be read, or a column is missing or of another type.
+    The file holds raw rows, or rows of the source, which are then joined as a night joins them. Raises DataRejected
+    where it cannot be read, or a column is missing or of another type.
     """
     columns = model_columns(model_folder)
+    names = {column.name for column in columns}
     try:
-        rows = read_table(file, columns)
-        refuse_other_columns(rows, columns)
+        rows = read_table(file, use_case.columns)
+        whole = rows if names <= set(rows.columns) else complete_by_day(settings, use_case, rows)
+        refuse_other_columns(whole, columns)
     except UnusablePartition as error:
         raise DataRejected(
             "a file to score has the columns of a raw row", str(error), "mend the file and score again"
         ) from error
-    ignored = [name for name in rows.columns if name not in {column.name for column in columns}]
-    return registry.load_model(model_folder).predict(conform(rows, columns)), ignored
+    ignored = [name for name in rows.columns if name not in names]
+    return registry.load_model(model_folder).predict(conform(whole, columns)), ignored
 
 
 def model_columns(model_folder: Path) -> tuple[Column, ...]:

@@ -135,20 +135,50 @@ def read_partition(
     Raises UnusablePartition where the file cannot be read, or a column is missing or of another type.
     """
     file = next(partition.file for partition in manifest.partitions if partition.day == day)
-    source_columns = read_table(source_folder(settings, use_case.source) / file, use_case.columns)
-    rows = source_columns if use_case.derive is None else use_case.derive(source_columns)
-    for table in use_case.side_tables:
-        rows = rows.merge(_side_rows(settings, table, manifest, day), on=list(table.on), how="left", validate="m:1")
+    source = read_table(source_folder(settings, use_case.source) / file, use_case.columns)
+    sides = {
+        table.name: source_folder(settings, table.source) / _file_of_day(manifest.side_tables[table.name], day)
+        for table in use_case.side_tables
+    }
+    rows = complete(use_case, source, sides)
     refuse_other_columns(rows, use_case.columns)
     on = {name for table in use_case.side_tables for name in table.on}
-    unknown = set(source_columns.columns) - {column.name for column in use_case.columns} - on
+    unknown = set(source.columns) - {column.name for column in use_case.columns} - on
     return conform(rows, use_case.columns), tuple(sorted(unknown))
 
 
-def _side_rows(settings: Settings, table: SideTable, manifest: Manifest, day: str) -> pd.DataFrame:
-    seen = {partition.day: partition.file for partition in manifest.side_tables[table.name]}
-    path = source_folder(settings, table.source) / seen.get(day, seen.get(ALL, ""))
-    rows = _undated_table(path, path.stat().st_mtime_ns) if day not in seen else read_table(path, ())
+def _file_of_day(partitions: tuple[Partition, ...], day: str) -> str:
+    files = {partition.day: partition.file for partition in partitions}
+    return files.get(day) or files[ALL]
+
+
+def complete(use_case: UseCase, rows: pd.DataFrame, sides: dict[str, Path]) -> pd.DataFrame:
+    """One partition's source rows as raw rows: derived, then joined to the side tables' files, in the same order.
+
+    Raises UnusablePartition where a side table's file cannot be read or lacks a column.
+    """
+    whole = rows if use_case.derive is None else use_case.derive(rows)
+    for table in use_case.side_tables:
+        whole = whole.merge(_side_rows(table, sides[table.name]), on=list(table.on), how="left", validate="m:1")
+    return whole.set_index(rows.index)
+
+
+def complete_by_day(settings: Settings, use_case: UseCase, rows: pd.DataFrame) -> pd.DataFrame:
+    """Source rows of any days as raw rows, for scoring. Raises UnusablePartition for a day without a side table."""
+    sides = {table.name: partition_files(settings, table.source) for table in use_case.side_tables}
+    days = rows[use_case.time_column].dt.date if use_case.time_column in rows else pd.Series(ALL, index=rows.index)
+    parts = []
+    for day, part in rows.groupby(days.astype("str")):
+        absent = [name for name, files in sides.items() if str(day) not in files and ALL not in files]
+        if absent:
+            raise UnusablePartition(f"{', '.join(absent)} has no {day}")
+        chosen = {name: files.get(str(day)) or files[ALL] for name, files in sides.items()}
+        parts.append(complete(use_case, part, chosen))
+    return pd.concat(parts).loc[rows.index]
+
+
+def _side_rows(table: SideTable, path: Path) -> pd.DataFrame:
+    rows = _undated_table(path, path.stat().st_mtime_ns) if path.name.startswith(ALL) else read_table(path, ())
     absent = [name for name in (*table.on, *table.take) if name not in rows.columns]
     if absent:
         raise UnusablePartition(f"{table.name} lacks the columns {', '.join(absent)}")

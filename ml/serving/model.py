@@ -53,7 +53,8 @@ class PackagedModel:
         typed = conform(rows, self.columns)
         broken = first_broken(self.rules, typed)
         answers = self._answers(self.raw_outputs(typed), rows.index)
-        answers.loc[broken.notna()] = None
+        if broken.notna().any():  # None, not NaN: a server's JSON must say null
+            answers = answers.astype("object").where(broken.isna(), None)
         return answers.assign(broken_rule=broken)
 
     def raw_outputs(self, typed: pd.DataFrame) -> NDArray[np.float64]:

@@ -144,7 +144,7 @@ RULE_TYPES: dict[str, type[Rule]] = {t.__name__: t for t in (NotNull, Between, I
 
 def first_broken(rules: Iterable[Rule], frame: pd.DataFrame) -> pd.Series:
     """(rows,) the sentence of the first row rule of severity error that the row breaks, None where it breaks none."""
-    broken = pd.Series(None, index=frame.index, dtype="object")
+    broken = pd.Series(np.full(len(frame), None, dtype=object), index=frame.index)
     for rule in rules:
         if rule.scope == "row" and rule.severity == "error":
             broken[rule.unexpected(frame) & broken.isna().to_numpy(bool)] = rule.sentence

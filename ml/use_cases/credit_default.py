@@ -35,7 +35,7 @@ USE_CASE = UseCase(
         Column(name="seniority", minimum=0, maximum=60, unit="years"),
         Column(name="home", type="text", nullable=True, values=("ignore", "other", "owner", "parents", "priv", "rent")),
         Column(name="time", minimum=1, maximum=120, unit="months"),
-        # Age and marriage are no reason to refuse a loan, and on held-out train rows neither raised F1.
+        # Age and marriage are no reason to refuse a loan, and on held-out train rows neither adds a point of F1.
         Column(name="age", minimum=18, maximum=100, unit="years", sensitive=True, feature=False),
         Column(
             name="marital",
@@ -61,8 +61,8 @@ USE_CASE = UseCase(
     gates=(
         MinMetric(
             metric="f1",
-            floor=0.57,
-            why="a logistic regression gave 0.58 to 0.68 on held-out train rows; a network must not do worse",
+            floor=0.55,
+            why="two points under the worst of 12 splits of train and validation rows; all bad gives 0.44",
         ),
         BetterThanTrivial(metric="f1", why="calling every loan bad needs no model"),
         NotWorseThanChampion(

@@ -68,8 +68,8 @@ USE_CASE = UseCase(
     gates=(
         MinMetric(
             metric="f1",
-            floor=0.17,
-            why="held-out train rows gave 0.20 to 0.30 in 16 splits, and writing to everybody gives 0.11",
+            floor=0.13,
+            why="a fifth over writing to everybody (0.11); 16 splits of train and validation rows had mean 0.21",
         ),
         BetterThanTrivial(metric="f1", why="writing to every customer needs no model"),
         NotWorseThanChampion(
