@@ -25,6 +25,7 @@ def homes_and_telemetry(settings: Settings) -> dict[str, str]:
         "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(prefect / "ui"),  # by default inside the installed package
         "MPLCONFIGDIR": str(home / "matplotlib"),
         "XDG_CACHE_HOME": str(home / "cache"),  # of torch, and of fontconfig, which matplotlib asks for fonts
+        "TORCHINDUCTOR_CACHE_DIR": str(home / "cache" / "torchinductor"),  # made at import, by default in TMPDIR
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -35,6 +36,7 @@ def homes_and_telemetry(settings: Settings) -> dict[str, str]:
 _DEFAULTS = {
     "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",  # a server nobody asked for; ours are in deployments.servers
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
+    "PREFECT_RUNNER_POLL_FREQUENCY": "2",  # by default a submitted run waits up to 10 s before it is looked at
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "PREFECT_CLI_COLORS": "false",
     "PREFECT_LOGGING_COLORS": "false",

@@ -42,9 +42,7 @@ def run_night_here_or_there(settings: Settings, request: dict[str, Any]) -> dict
 def _require_prefect(api: str) -> None:
     if not answers(f"{api}/health"):
         raise PrefectUnavailable(
-            "the Prefect server that PREFECT_API_URL names must answer",
-            f"{api} does not",
-            "start it, or unset PREFECT_API_URL",
+            "the server at PREFECT_API_URL must answer", f"{api} does not", "start it, or unset PREFECT_API_URL"
         )
 
 

@@ -32,13 +32,13 @@ from ml.settings import Settings
 log = logging.getLogger("retrain.servers")
 
 HOST = "127.0.0.1"
-START_SECONDS = 60.0  # measured on two cores: Prefect 8-11 s with a new database, 3-4 s afterwards; MLflow 5-8 s
-STOP_SECONDS = 5.0  # measured: 0.2 s each
+START_SECONDS = 60.0  # measured on two idle cores: Prefect 8 s with a new database and 3 s afterwards, MLflow 5 s
+STOP_SECONDS = 5.0  # measured: Prefect 0.2 s, MLflow 1.5 s
 SETTLE_SECONDS = 5.0
 ANSWER_SECONDS = 5.0
 POLL_SECONDS = 0.05
 ORPHAN_SECONDS = 0.5
-SHOWN_LINES = 10
+SHOWN_LINES, SHOWN_CHARACTERS = 10, 300
 
 # What schedules, workers and concurrency limits need, and one run does not. The recorders of events and task runs and
 # the automations stay on.
@@ -73,6 +73,7 @@ class Child:
     name: str
     process: "subprocess.Popen[bytes]"
     log: Path
+    log_start: int  # bytes that earlier processes had written
     unavailable: type[Unavailable]
 
     def require_alive(self) -> None:
@@ -80,16 +81,23 @@ class Child:
         code = self.process.poll()
         if code is None:
             return
-        log.error("The last lines of the %s:\n%s", self.name, self.last_lines(SHOWN_LINES))
+        lines = self._said()
+        log.error("The %s said at last:\n%s", self.name, "\n".join(lines[-SHOWN_LINES:]))
         raise self.unavailable(
             f"the {self.name} runs until it is stopped",
-            f"it ended with exit code {code} ({self.last_lines(1) or 'it said nothing'})",
+            f"it ended with exit code {code} ({_last_words(lines)})",
             f"read {self.log}",
         )
 
-    def last_lines(self, number: int) -> str:
-        lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
-        return "\n".join(lines[-number:])
+    def _said(self) -> list[str]:
+        text = self.log.read_bytes()[self.log_start :].decode(errors="replace")
+        return [line.rstrip() for line in text.splitlines() if line.strip()]
+
+
+def _last_words(lines: list[str]) -> str:
+    """The last line that names an error, or else the last."""
+    errors = [line for line in lines if "Error" in line]
+    return (errors or lines or ["it said nothing"])[-1].strip()[:SHOWN_CHARACTERS]
 
 
 @dataclass(frozen=True)
@@ -160,7 +168,7 @@ def starting_prefect(settings: Settings, port: int = 0, *, services: bool) -> It
         **({} if services else {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in SCHEDULING_SERVICES}),
     }
     command = ["prefect", "server", "start"]
-    with child(settings, "prefect-server", command, environment, PrefectUnavailable) as process:
+    with child(settings, "Prefect server", command, environment, PrefectUnavailable) as process:
         yield Server(process, f"{address}/api", f"{address}/api/health")
 
 
@@ -176,7 +184,7 @@ def starting_mlflow(settings: Settings, port: int = 0) -> Iterator[Server]:
     root = f"{settings.store}/{paths.mlflow_root()}"
     command = ["mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
     command += ["--no-serve-artifacts", "--default-artifact-root", root, "--uvicorn-opts", "--log-level warning"]
-    with child(settings, "mlflow-server", command, environment, RegistryUnavailable) as process:
+    with child(settings, "MLflow server", command, environment, RegistryUnavailable) as process:
         yield Server(process, address, f"{address}/health")
 
 
@@ -191,11 +199,12 @@ def child(
 ) -> Iterator[Child]:
     """Runs `python -m` with the command until the context ends or this process does, whatever ends it.
 
-    Its output is appended to <home>/logs/<name>.log. The `ending` signal is what it is asked with to stop.
+    Its output is appended to <home>/logs/, under its name. The `ending` signal is what it is asked with to stop.
     """
-    path = settings.home / "logs" / f"{name}.log"
+    path = settings.home / "logs" / f"{name.lower().replace(' ', '-')}.log"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as output:
+        written_before = output.tell()
         process = subprocess.Popen(
             [sys.executable, "-m", "deployments.servers", str(os.getpid()), *command],
             env=_environment(settings, environment),
@@ -205,7 +214,7 @@ def child(
             start_new_session=True,
         )
     try:
-        yield Child(name.replace("-", " "), process, path, unavailable)
+        yield Child(name, process, path, written_before, unavailable)
     finally:
         _stop(process, ending)
 
@@ -213,8 +222,11 @@ def child(
 def _environment(settings: Settings, own: Mapping[str, str]) -> dict[str, str]:
     """This process's variables, those of the home, and the child's own."""
     inherited = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-    safe = {"PYTHONSAFEPATH": "1"}  # a folder `ml` or `tasks` in the working directory must not shadow ours
-    return {**inherited, **homes_and_telemetry(settings), **safe, **own}
+    python = {
+        "PYTHONSAFEPATH": "1",  # a folder `ml` or `tasks` in the working directory must not shadow ours
+        "PYTHONUNBUFFERED": "1",  # so that the last line of a log is what was said last
+    }
+    return {**inherited, **homes_and_telemetry(settings), **python, **own}
 
 
 def _stop(process: "subprocess.Popen[bytes]", ending: signal.Signals) -> None:
@@ -286,7 +298,7 @@ def only_up(settings: Settings) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise Busy(
-            f"one `retrain up` runs in {settings.home}", "another one does", "stop it, or set RETRAIN_HOME"
+            "a home has one `retrain up`", f"another one runs in {settings.home}", "stop it, or set RETRAIN_HOME"
         ) from error
     try:
         yield

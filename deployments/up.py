@@ -35,7 +35,7 @@ LOST_RUNS = {
         "deployment_id": {"is_null_": False},
     }
 }
-ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def _say(text: str) -> None:
@@ -59,7 +59,7 @@ def run_up(
     with only_up(settings), ended_by_signals(), suppress(KeyboardInterrupt), ExitStack() as children:
         since = datetime.now(UTC)
         started, servers = _start_servers(settings, prefect_port, mlflow_port, children)
-        if "PREFECT_API_URL" not in os.environ:  # the server is ours alone, and so are its runs
+        if _given_prefect() is None:  # the server is ours alone, and so are its runs
             _end_lost_runs(servers.prefect_api)
             children.callback(_end_lost_runs, servers.prefect_api)
         say(f"Prefect  {servers.prefect_ui}\nMLflow   {servers.mlflow_ui}\nLogs     {settings.home / 'logs'}")
@@ -67,6 +67,7 @@ def run_up(
         _wait_until_served(servers, schedules, since)
         children.enter_context(announce(settings, servers))
         say("The schedules are served. Ctrl-C stops everything.")
+        children.callback(say, "Stopping.")
         _watch([*(server.child for server in started), schedules])
     return 0
 
@@ -92,7 +93,7 @@ def _start_servers(
     settings: Settings, prefect_port: int, mlflow_port: int, children: ExitStack
 ) -> tuple[list[Server], Servers]:
     """Starts the servers that are not given, side by side, and waits for them."""
-    api, page = os.environ.get("PREFECT_API_URL"), _given_mlflow(settings)
+    api, page = _given_prefect(), _given_mlflow(settings)
     if api is None:
         require_free_port(prefect_port, "--prefect-port")
     if page is None:
@@ -110,6 +111,10 @@ def _start_servers(
     return started, Servers(api, api.removesuffix("/api"), page, os.getpid())
 
 
+def _given_prefect() -> str | None:
+    return os.environ.get("PREFECT_API_URL") or None
+
+
 def _given_mlflow(settings: Settings) -> str | None:
     """The MLflow server that MLFLOW_TRACKING_URI names, if it names a server and not a database."""
     return settings.tracking_uri if urlsplit(settings.tracking_uri).scheme in {"http", "https"} else None
@@ -119,7 +124,7 @@ def _start_serving(settings: Settings, module: str, servers: Servers, children: 
     """The last to be started, so that it is the first to be stopped. Asked with SIGTERM, it leaves tracebacks."""
     environment = {"PREFECT_API_URL": servers.prefect_api}
     return children.enter_context(
-        child(settings, "serve", [module], environment, PrefectUnavailable, ending=signal.SIGINT)
+        child(settings, "schedule server", [module], environment, PrefectUnavailable, ending=signal.SIGINT)
     )
 
 

@@ -92,7 +92,7 @@ def prove(store: Store, folder: Path, proof: FileRef) -> int:
         frame[asked].to_parquet(rows)
         script = Path(__file__).parent / "proof_process.py"
         done = subprocess.run(
-            [sys.executable, "-I", str(script), str(folder), str(rows), str(answers)],
+            [sys.executable, "-P", str(script), str(folder), str(rows), str(answers)],
             cwd=scratch, capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode:

@@ -22,10 +22,10 @@ from ml.store import open_store
 RUN_KEY = "run_key"
 CHAMPION, REFERENCE = "champion", "reference"
 LIBRARIES = ("mlflow", "numpy", "pandas", "safetensors", "torch")
-NO_SUCH_ALIAS = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
+NOT_THERE = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 EXISTS = {"RESOURCE_ALREADY_EXISTS"}
 DATABASE_ATTEMPTS = 3  # MLflow's own 10 take 101 s, and a task makes four rounds of them
-ANSWERED = NO_SUCH_ALIAS | EXISTS  # MLflow is there and says no: a mistake of ours, not an outage
+ANSWERED = NOT_THERE | EXISTS  # MLflow is there and says no: a mistake of ours, not an outage
 
 
 class Registry:
@@ -95,9 +95,14 @@ class Registry:
 
     def register(self, run_id: str, run_key: str, tags: Mapping[str, str]) -> int:
         """The one version of this run key; made if there is none."""
-        existing = self.version_of(run_key)
-        if existing is not None:
-            return existing
+        if self.version_of(run_key) is None:
+            self._make_version(run_id, {RUN_KEY: run_key, **tags})
+        first, *others = self._versions_of(run_key)
+        for version in others:  # a request whose answer was lost is sent again, and another machine may run the same
+            self._delete_version(version)
+        return first
+
+    def _make_version(self, run_id: str, tags: Mapping[str, str]) -> None:
         with self._errors():
             try:
                 self.client.create_registered_model(self.name)
@@ -105,20 +110,15 @@ class Registry:
                 if error.error_code not in EXISTS:
                     raise
             source = f"{self.store_uri}/{paths.model_folder(run_id)}"
-            self.client.create_model_version(self.name, source, run_id, tags={RUN_KEY: run_key, **tags})
-        return self._first_version_of(run_key)
+            self.client.create_model_version(self.name, source, run_id, tags=dict(tags))
 
-    def _first_version_of(self, run_key: str) -> int:
-        """Deletes all others: MLflow repeats a request whose answer was lost, and another machine may run the same."""
-        first, *others = self._versions_of(run_key)
-        for version in others:
-            with self._errors():
-                try:
-                    self.client.delete_model_version(self.name, str(version))
-                except self._exception() as error:
-                    if error.error_code not in NO_SUCH_ALIAS:
-                        raise
-        return first
+    def _delete_version(self, version: int) -> None:
+        with self._errors():
+            try:
+                self.client.delete_model_version(self.name, str(version))
+            except self._exception() as error:
+                if error.error_code not in NOT_THERE:
+                    raise
 
     def tag_version(self, version: int, tags: Mapping[str, str]) -> None:
         with self._errors():
@@ -135,7 +135,7 @@ class Registry:
             try:
                 return int(self.client.get_model_version_by_alias(self.name, alias).version)
             except self._exception() as error:
-                if error.error_code in NO_SUCH_ALIAS:
+                if error.error_code in NOT_THERE:
                     return None
                 raise
 
@@ -159,7 +159,8 @@ class Registry:
         except (MlflowException, SQLAlchemyError, OSError) as error:
             if getattr(error, "error_code", None) in ANSWERED:
                 raise
-            seen = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+            seen = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            seen = seen.replace(self.uri.rstrip("/"), _without_password(self.uri.rstrip("/")))[:200]
             raise RegistryUnavailable(
                 f"MLflow at {_without_password(self.uri)} must answer", seen, "start it, or check MLFLOW_TRACKING_URI"
             ) from error
@@ -172,10 +173,12 @@ def _without_password(uri: str) -> str:
 
 def _client(uri: str) -> Any:
     from mlflow import MlflowClient
-    from mlflow.store.db import utils
 
     _quiet()
-    utils.MAX_RETRY_COUNT = DATABASE_ATTEMPTS
+    if not uri.startswith("http"):
+        from mlflow.store.db import utils
+
+        utils.MAX_RETRY_COUNT = DATABASE_ATTEMPTS
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     return MlflowClient(uri, uri)  # never mlflow.set_tracking_uri: it writes the address into the environment

@@ -7,7 +7,7 @@ from typing import Any
 
 from ml.artifacts import Champion, Checks, ModelScores, Night, Snapshot, Split, SplitRows, Trail, Verdict
 from ml.config import UseCase
-from ml.evaluation import METRICS
+from ml.evaluation import LOWER_IS_BETTER, METRICS
 
 Document = dict[str, Any]
 WHO = {
@@ -249,7 +249,9 @@ def comparison_sentence(document: Document) -> str:
         return ""
     stands = {"PASS": "is better than", "FAIL": "is worse than"}.get(against["verdict"], "is no surer than")
     figures = against["figures"]
-    interval = f" ({figures['difference']:+.4f} [{figures['low']:+.4f}, {figures['high']:+.4f}])" if figures else ""
+    form = "+.1%" if document["metric"] in LOWER_IS_BETTER else "+.4f"
+    low, high = (format(figures[name], form) for name in ("low", "high")) if figures else ("", "")
+    interval = f" ({figures['difference']:{form}} [{low}, {high}])" if figures else ""
     words = (
         f"In {LABELS[document['metric']]} the model {stands} the best rule on one column{interval}: "
         f"{scores['rule']['description']}."

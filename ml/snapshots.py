@@ -6,6 +6,7 @@ A row of day d is used if and only if d < as_of - label_delay_days.
 import functools
 import logging
 import re
+import zlib
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -33,9 +34,17 @@ def source_folder(settings: Settings, source: Source) -> Path:
 
 
 def partition_files(settings: Settings, source: Source) -> dict[str, Path]:
-    """Day (or `all`) to file, in date order. Raises DataRejected where there is no folder or nothing in it."""
+    """Day (or `all`) to file, in date order.
+
+    Raises DataRejected where there is no folder or nothing in it, and where a name is no day or a day has two files.
+    """
     folder = source_folder(settings, source)
-    found = {match[1]: path for path in sorted(folder.glob("*")) if (match := DAY_FILE.fullmatch(path.name))}
+    found: dict[str, Path] = {}
+    for path in sorted(folder.glob("*")):
+        match = DAY_FILE.fullmatch(path.name)
+        if match:
+            _refuse_ambiguous(found, match[1], path)
+            found[match[1]] = path
     if not found:
         raise DataRejected(
             "a source has files like 2013-09-30.parquet or all.parquet",
@@ -43,6 +52,25 @@ def partition_files(settings: Settings, source: Source) -> dict[str, Path]:
             "check the source's folder",
         )
     return found
+
+
+def _refuse_ambiguous(found: dict[str, Path], day: str, path: Path) -> None:
+    if day in found:
+        seen = f"{found[day].name} and {path.name} are both in {path.parent}"
+        raise DataRejected("a source has one file a day", seen, "remove one of them")
+    if found and day == ALL:
+        seen = f"{path.parent} has {path.name} and {next(iter(found.values())).name}"
+        raise DataRejected("a source has a file a day, or one for all", seen, "remove one kind")
+    if day != ALL and not _is_day(day):
+        raise DataRejected("a partition's file is named by its day", f"{path} names none", "rename it")
+
+
+def _is_day(text: str) -> bool:
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def last_due_day(use_case: UseCase, as_of: date) -> date:
@@ -76,6 +104,12 @@ def _window(
     use_case: UseCase, as_of: date, files: dict[str, Path], sides: dict[str, dict[str, Path]]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Days present and days missing, both in order."""
+    if ALL in files:
+        raise DataRejected(
+            f"{use_case.name} has a time column and so a file a day",
+            f"there is only {files[ALL].name}",
+            "write a file a day",
+        )
     first = date.fromisoformat(next(iter(files)))
     last = last_due_day(use_case, as_of)
     if last < first:
@@ -155,12 +189,32 @@ def _file_of_day(partitions: tuple[Partition, ...], day: str) -> str:
 def complete(use_case: UseCase, rows: pd.DataFrame, sides: dict[str, Path]) -> pd.DataFrame:
     """One partition's source rows as raw rows: derived, then joined to the side tables' files, in the same order.
 
-    Raises UnusablePartition where a side table's file cannot be read or lacks a column.
+    Raises UnusablePartition where a side table's file cannot be read or lacks a column, and where the rows lack one.
     """
-    whole = rows if use_case.derive is None else use_case.derive(rows)
+    whole = _derived(use_case, rows)
     for table in use_case.side_tables:
-        whole = whole.merge(_side_rows(table, sides[table.name]), on=list(table.on), how="left", validate="m:1")
+        whole = _joined(whole, table, _side_rows(table, sides[table.name], use_case.columns))
     return whole.set_index(rows.index)
+
+
+def _derived(use_case: UseCase, rows: pd.DataFrame) -> pd.DataFrame:
+    """What `derive` makes of the rows; where it fails, their columns are looked at before it is blamed."""
+    if use_case.derive is None:
+        return rows
+    try:
+        return use_case.derive(rows)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        joined = {name for table in use_case.side_tables for name in table.take}
+        refuse_other_columns(rows, tuple(column for column in use_case.columns if column.name not in joined))
+        raise
+
+
+def _joined(rows: pd.DataFrame, table: SideTable, side: pd.DataFrame) -> pd.DataFrame:
+    _refuse_missing(rows, table.on)
+    try:
+        return rows.merge(side, on=list(table.on), how="left", validate="m:1")
+    except ValueError as error:
+        raise UnusablePartition(f"{table.name} cannot be joined on {', '.join(table.on)} ({_short(error)})") from error
 
 
 def complete_by_day(settings: Settings, use_case: UseCase, rows: pd.DataFrame) -> pd.DataFrame:
@@ -177,8 +231,9 @@ def complete_by_day(settings: Settings, use_case: UseCase, rows: pd.DataFrame) -
     return pd.concat(parts).loc[rows.index]
 
 
-def _side_rows(table: SideTable, path: Path) -> pd.DataFrame:
-    rows = _undated_table(path, path.stat().st_mtime_ns) if path.name.startswith(ALL) else read_table(path, ())
+def _side_rows(table: SideTable, path: Path, columns: tuple[Column, ...]) -> pd.DataFrame:
+    undated = path.name.startswith(ALL)
+    rows = _undated_table(path, path.stat().st_mtime_ns, columns) if undated else read_table(path, columns)
     absent = [name for name in (*table.on, *table.take) if name not in rows.columns]
     if absent:
         raise UnusablePartition(f"{table.name} lacks the columns {', '.join(absent)}")
@@ -186,10 +241,10 @@ def _side_rows(table: SideTable, path: Path) -> pd.DataFrame:
 
 
 @functools.lru_cache(maxsize=8)
-def _undated_table(path: Path, changed_at: int) -> pd.DataFrame:
+def _undated_table(path: Path, changed_at: int, columns: tuple[Column, ...]) -> pd.DataFrame:
     """A table that every day of a window joins, read once."""
     del changed_at
-    return read_table(path, ())
+    return read_table(path, columns)
 
 
 def read_table(path: Path, columns: tuple[Column, ...]) -> pd.DataFrame:
@@ -201,16 +256,25 @@ def read_table(path: Path, columns: tuple[Column, ...]) -> pd.DataFrame:
         texts = {column.name: "str" for column in columns if column.type == "text"}
         header = set(pd.read_csv(path, nrows=0).columns)
         return pd.read_csv(path, parse_dates=[name for name in dates if name in header], dtype=texts)
-    except (OSError, ValueError, EOFError, pa.ArrowException) as error:
-        raise UnusablePartition(f"{path.name} cannot be read ({str(error).splitlines()[0][:120]})") from error
+    except (OSError, ValueError, EOFError, zlib.error, pa.ArrowException) as error:
+        raise UnusablePartition(f"{path.name} cannot be read ({_short(error)})") from error
+
+
+def _short(error: Exception) -> str:
+    """The first line of the error's message, or its kind if it has none."""
+    return (str(error) or type(error).__name__).splitlines()[0][:120]
 
 
 def refuse_other_columns(rows: pd.DataFrame, columns: tuple[Column, ...]) -> None:
     """Raises UnusablePartition where a declared column is missing or of another type."""
-    missing = [column.name for column in columns if column.name not in rows.columns]
-    if missing:
-        raise UnusablePartition(f"column {', '.join(missing)} is missing")
+    _refuse_missing(rows, tuple(column.name for column in columns))
     for column in columns:
         seen = wrong_type(column, rows[column.name])
         if seen:
             raise UnusablePartition(f"column {column.name} must be {column.type}, but it is {seen}")
+
+
+def _refuse_missing(rows: pd.DataFrame, names: tuple[str, ...]) -> None:
+    missing = [name for name in names if name not in rows.columns]
+    if missing:
+        raise UnusablePartition(f"column {', '.join(missing)} is missing")

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,18 @@ def shop(
     return opened
 
 
+
+
+@pytest.fixture(scope="session")
+def mlflow_server_url(empty_mlflow: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real MLflow server over HTTP, on a database of its own; its URL."""
+    from deployments.servers import mlflow_server
+
+    folder = tmp_path_factory.mktemp("mlflow")
+    database = shutil.copy(empty_mlflow, folder / "mlflow.db")
+    settings = replace(Settings.from_environment(), home=folder, tracking_uri=f"sqlite:///{database}")
+    with mlflow_server(settings) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

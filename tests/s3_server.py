@@ -134,11 +134,14 @@ def free_ports(number: int) -> list[int]:
 
 @dataclass
 class Line:
-    """A line to a server: `sent` changes the body of a request, `answered` that of an answer; None loses the answer."""
+    """A line to a server, which may change what is sent and what is answered; an answer of None is lost.
+
+    Both functions see the request's method and path, and the body.
+    """
 
     endpoint: str
-    sent: Callable[[str, bytes], bytes] = lambda method, body: body
-    answered: Callable[[str, bytes], bytes | None] = lambda method, body: body
+    sent: Callable[[str, bytes], bytes] = lambda request, body: body
+    answered: Callable[[str, bytes], bytes | None] = lambda request, body: body
 
 
 @contextmanager
@@ -146,7 +149,7 @@ def line_to(endpoint: str) -> Iterator[Line]:
     """An HTTP server that hands everything on to `endpoint`, as its Line says."""
     server = ThreadingHTTPServer((HOST, 0), type("Handler", (_Carrier,), {"target": urlsplit(endpoint).netloc}))
     server.line = Line(f"http://{HOST}:{server.server_port}")  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=[0.02], daemon=True)
     thread.start()
     try:
         yield server.line  # type: ignore[attr-defined]
@@ -162,10 +165,11 @@ class _Carrier(BaseHTTPRequestHandler):
     def carry(self) -> None:
         line: Line = self.server.line  # type: ignore[attr-defined]
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        request = f"{self.command} {self.path}"
         connection = HTTPConnection(self.target)
-        connection.request(self.command, self.path, line.sent(self.command, body), dict(self.headers.items()))
+        connection.request(self.command, self.path, line.sent(request, body), dict(self.headers.items()))
         response = connection.getresponse()
-        answer = line.answered(self.command, response.read())
+        answer = line.answered(request, response.read())
         connection.close()
         self.close_connection = True
         if answer is None:

@@ -12,9 +12,14 @@ from tests.tiny import FIRST_DAY, parcel_rows, parcels, sales, tills
 LABELS = [
     ("over a limit", Target(column="y", above=1.0), [0.0, 1.0, 1.5, np.nan], [0, 0, 1, np.nan]),
     ("equal to a text", Target(column="y", positive="b", classes=("a", "b")), ["a", "b", None], [0, 1, np.nan]),
-    ("one of several", Target(column="y", kind="multiclass", classes=("c", "a")), ["a", "c", "x", None], [1, 0] + [np.nan] * 2),
+    (
+        "one of several",
+        Target(column="y", kind="multiclass", classes=("c", "a")),
+        ["a", "x", None],
+        [1, np.nan, np.nan],
+    ),
     ("a value", Target(column="y", kind="regression"), [2.5, np.nan], [2.5, np.nan]),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("target", "values", "labels"), [c[1:] for c in LABELS], ids=[c[0] for c in LABELS])

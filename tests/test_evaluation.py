@@ -24,7 +24,9 @@ from ml.evaluation import (
 Floats = NDArray[np.float64]
 
 
-def drawn_classes(seed: int, classes: int, rows: int = 200, missing: int | None = None) -> tuple[Floats, Floats, Floats]:
+def drawn_classes(
+    seed: int, classes: int, rows: int = 200, missing: int | None = None
+) -> tuple[Floats, Floats, Floats]:
     """Labels and two predictors' answers; neither predictor ever says `missing`."""
     generator = np.random.default_rng(seed)
     y = generator.integers(0, classes, rows)
@@ -107,7 +109,10 @@ def test_what_is_undefined_is_nan_and_never_a_number(y: list[int], said: list[in
 def test_a_class_without_rows_leaves_macro_scores_undefined() -> None:
     y, said = np.array([0.0, 1, 1]), Answers(np.array([0.0, 1, 2]))
     pair = make_pair("multiclass", 3, y, said, said, None)
-    assert {name for name in CLASS_METRICS if np.isnan(pair.metric(name, "other", pair.totals())[0])} == {"f1", "recall"}
+    assert {name for name in CLASS_METRICS if np.isnan(pair.metric(name, "other", pair.totals())[0])} == {
+        "f1",
+        "recall",
+    }
 
 
 def test_r2_of_a_constant_label_is_undefined() -> None:

@@ -11,7 +11,6 @@ from ml.serving.output import TaskKind
 from tests.tiny import KINDS, cleaned, packaged, parcel_rows, parcels, tills
 
 
-
 def rows_of(kind: TaskKind, rows: int = 100, seed: int = 5) -> pd.DataFrame:
     return cleaned(parcels(kind), parcel_rows(rows, seed)).assign(**{DAY: "all"})
 
@@ -23,7 +22,9 @@ def test_everyone_is_scored_with_every_metric_on_the_same_rows(kind: TaskKind) -
     answers = {who: baseline.answers(test) for who, baseline in found.items()}
     answers["candidate"] = model_answers(use_case, packaged(kind).predict, test)
     judged = judge_all(use_case, test, answers, dict.fromkeys(answers, "words"), seed=1)
-    assert set(judged.models) == ({"candidate", "constant"} if kind == "multiclass" else {"candidate", "constant", "rule"})
+    assert set(judged.models) == (
+        {"candidate", "constant"} if kind == "multiclass" else {"candidate", "constant", "rule"}
+    )
     assert set(judged.evidence.pairs) == set(judged.models) - {"candidate"}
     for model in judged.models.values():
         assert set(METRICS[kind]) <= set(model.scores)

@@ -19,6 +19,7 @@ from ml.ledger import Ledger
 from ml.registry import CHAMPION, REFERENCE, Registry
 from tests.story import Shop
 
+
 def registry(shop: Shop) -> Registry:
     return Registry(shop.settings, "shop")
 

@@ -35,7 +35,9 @@ def test_test_is_the_last_days_and_validation_the_days_before(number: int, part:
 
 def test_a_label_delay_moves_every_boundary() -> None:
     late = tills(label_delay_days=2)
-    assert [part_of_day(late, AS_OF, day(n)) for n in (9, 10, 12, 13, 17)] == ["train"] + ["validation"] * 2 + ["test"] * 2
+    assert [part_of_day(late, AS_OF, day(n)) for n in (9, 10, 12, 13, 17)] == ["train"] + ["validation"] * 2 + [
+        "test"
+    ] * 2
     assert (fit_until(tills(), AS_OF), fit_until(late, AS_OF)) == (day(14), day(12))
     assert fit_until(parcels(), AS_OF) is None
 
@@ -131,7 +133,9 @@ def test_a_part_is_described() -> None:
         (parcels("regression"), [], ["validation needs rows"]),
     ],
 )
-def test_a_part_without_rows_or_without_a_class_is_rejected(use_case: UseCase, labels: list[int], words: list[str]) -> None:
+def test_a_part_without_rows_or_without_a_class_is_rejected(
+    use_case: UseCase, labels: list[int], words: list[str]
+) -> None:
     with pytest.raises(DataRejected) as caught:
         describe(use_case, "validation", [frame(labels)])
     assert all(word in str(caught.value) for word in words)
@@ -158,7 +162,9 @@ def test_a_night_reads_each_day_in_one_part_in_date_order(blocks: Blocks, tmp_pa
     assert days_of(tmp_path, blocks, "train") == [day(n) for n in range(12)]
     assert days_of(tmp_path, blocks, "validation") == [day(n) for n in range(12, 15)]
     assert days_of(tmp_path, blocks, "test") == [day(n) for n in range(15, 20)]
-    assert [name for name, _ in training.test_inputs(tills(), night(as_of=AS_OF), blocks)] == [day(n) for n in range(15, 20)]
+    assert [name for name, _ in training.test_inputs(tills(), night(as_of=AS_OF), blocks)] == [
+        day(n) for n in range(15, 20)
+    ]
 
 
 def test_constants_are_learnt_from_train_rows_only(blocks: Blocks, tmp_path: Path) -> None:

@@ -78,7 +78,8 @@ class NetworkEstimator(BaseEstimator):
         """Learns from X (n, numbers + categories) and y (n,).
 
         The trailing `len(category_sizes)` columns hold category codes. Without `validation` (a pair X, y) the training
-        loss chooses the epoch. Raises ValueError for NaN, infinities, or fewer than two classes.
+        loss chooses the epoch. Raises ValueError for NaN, infinities, or fewer than two classes, and where not even the
+        first epoch ends with numbers.
         """
         rows, labels = check_X_y(X, y, dtype=np.float32)
         self.n_features_in_ = rows.shape[1]
@@ -99,9 +100,9 @@ class NetworkEstimator(BaseEstimator):
     ) -> tuple[list[Epoch], int]:
         import torch
 
-        rows, labels = torch.from_numpy(X).to(self.device), torch.from_numpy(y).to(self.device)
+        rows, labels = torch.tensor(X, device=self.device), torch.tensor(y, device=self.device)
         judged_rows, judged_y = (
-            (rows, y) if held_out is None else (torch.from_numpy(held_out[0]).to(self.device), held_out[1])
+            (rows, y) if held_out is None else (torch.tensor(held_out[0], device=self.device), held_out[1])
         )
         generator = torch.Generator().manual_seed(self.seed)
         self.network_ = self._new_network().to(self.device)
@@ -120,6 +121,8 @@ class NetworkEstimator(BaseEstimator):
                 optimizer.step()
                 train_loss += value.detach() * len(batch)
             epoch = self._judge(number, float(train_loss) / len(X), judged_rows, judged_y)
+            if epoch is None:  # what follows would be no number either
+                break
             history.append(epoch)
             if on_epoch is not None:
                 on_epoch(epoch)
@@ -127,6 +130,8 @@ class NetworkEstimator(BaseEstimator):
                 best, best_epoch, best_weights = epoch.validation_loss, number, self._weights()
             if self.patience is not None and number - best_epoch >= self.patience:
                 break
+        if not history:
+            raise ValueError(f"the loss must stay a number, but with learning_rate {self.learning_rate} it does not: lower it")
         self.network_.load_state_dict(best_weights)
         self.network_.to("cpu").eval()
         return history, best_epoch
@@ -169,12 +174,15 @@ class NetworkEstimator(BaseEstimator):
         noise[:, :numbers].normal_(std=self.noise_std, generator=generator)
         return rows + noise.to(rows.device)
 
-    def _judge(self, number: int, train_loss: float, rows: Tensor, y: NDArray[np.float32]) -> Epoch:
+    def _judge(self, number: int, train_loss: float, rows: Tensor, y: NDArray[np.float32]) -> Epoch | None:
+        """The epoch's losses and score; None where the network's answers have run away."""
         import torch
 
         self.network_.eval()
         with torch.inference_mode():
             outputs = self.network_(rows).cpu().numpy().astype(np.float64)
+        if not (np.isfinite(train_loss) and np.isfinite(outputs).all()):
+            return None
         loss, score = self._validation(y, outputs)
         return Epoch(epoch=number, train_loss=train_loss, validation_loss=loss, validation_score=score)
 

@@ -47,7 +47,7 @@ def wrong_type(column: Column, series: pd.Series) -> str | None:
         return None  # nulls have every type; whether they may be there is a rule's business
     accepted = {
         "number": types.is_numeric_dtype(series) and not types.is_bool_dtype(series),
-        "integer": types.is_integer_dtype(series) or types.is_float_dtype(series) and bool((present % 1 == 0).all()),
+        "integer": types.is_integer_dtype(series) or (types.is_float_dtype(series) and bool((present % 1 == 0).all())),
         "text": types.is_string_dtype(present),
         "timestamp": types.is_datetime64_dtype(series),  # one with a time zone would lose it
     }[column.type]

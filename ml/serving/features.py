@@ -55,7 +55,8 @@ def category_texts(series: pd.Series, part: str | None) -> pd.Series:
     if part is not None:
         series = series.dt.day_of_week if part == "weekday" else getattr(series.dt, part)
     if pd.api.types.is_numeric_dtype(series):
-        texts = series.map(lambda value: None if pd.isna(value) else f"{value:.16g}")  # 16 digits: every whole number that float64 holds
+        # 16 digits keep apart all whole numbers that float64 holds.
+        texts = series.map(lambda value: None if pd.isna(value) else f"{value:.16g}")
         return texts.astype("object")
     return series.astype("object").where(series.notna(), None)
 

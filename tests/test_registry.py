@@ -1,0 +1,202 @@
+"""What the registry answers about models and aliases, on sqlite and over HTTP; an outage is never an answer."""
+
+import shutil
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from ml.errors import ConfigError, RegistryUnavailable
+from ml.registry import CHAMPION, REFERENCE, Registry
+from ml.settings import Settings
+from tests.s3_server import free_ports, line_to
+
+CALLS: dict[str, Callable[[Registry], object]] = {
+    "alias": lambda registry: registry.alias(CHAMPION),
+    "version_of": lambda registry: registry.version_of("a key"),
+    "run_id": lambda registry: registry.run_id("a key", "a run", {}),
+    "register": lambda registry: registry.register("a run", "a key", {}),
+    "set_alias": lambda registry: registry.set_alias(CHAMPION, 1),
+    "finish_run": lambda registry: registry.finish_run("a run", {}),
+}
+
+
+def registry_at(uri: str, store: str = "s3://bucket/prefix") -> Registry:
+    """A registry of a model that nobody has registered yet."""
+    settings = Settings(home=Path(), store=store, tracking_uri=uri, project=None, threads=1)
+    return Registry(settings, f"model_{uuid4().hex}")
+
+
+def register(registry: Registry, run_key: str) -> int:
+    return registry.register(registry.run_id(run_key, "a run", {}), run_key, {})
+
+
+def count(registry: Registry) -> int:
+    return len(registry.client.search_model_versions(f"name = '{registry.name}'"))
+
+
+@pytest.fixture(params=["sqlite", "http"])
+def registry(request: pytest.FixtureRequest, empty_mlflow: Path, tmp_path: Path) -> Registry:
+    if request.param == "http":
+        return registry_at(request.getfixturevalue("mlflow_server_url"))
+    return registry_at(f"sqlite:///{shutil.copy(empty_mlflow, tmp_path / 'mlflow.db')}")
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+
+
+def test_a_missing_model_and_a_missing_alias_are_none(registry: Registry) -> None:
+    assert registry.alias(CHAMPION) is None
+    assert registry.version_of("a key") is None
+    version = register(registry, "a key")
+    assert registry.alias(CHAMPION) is None
+    registry.set_alias(CHAMPION, version)
+    assert (registry.alias(CHAMPION), registry.alias(REFERENCE)) == (version, None)
+
+
+def test_a_run_key_has_one_run_and_one_version(registry: Registry) -> None:
+    assert registry.run_id("a key", "a run", {}) == registry.run_id("a key", "another", {})
+    assert register(registry, "a key") == register(registry, "a key") == registry.version_of("a key") == 1
+    assert register(registry, "another key") == 2
+    assert count(registry) == 2
+
+
+def test_the_source_of_a_version_lies_in_the_store_and_in_its_run(registry: Registry) -> None:
+    run = registry.run_id("a key", "a run", {})
+    registry.register(run, "a key", {})
+    version = registry.client.get_model_version(registry.name, "1")
+    assert version.source == f"s3://bucket/prefix/mlflow/{run}/artifacts/model"
+    assert version.source == f"{registry.client.get_run(run).info.artifact_uri}/model"
+
+
+def test_over_http_a_folder_is_a_source_too(mlflow_server_url: str, tmp_path: Path) -> None:
+    registry = registry_at(mlflow_server_url, str(tmp_path / "store"))
+    assert register(registry, "a key") == 1
+    assert registry.client.get_model_version(registry.name, "1").source.startswith(str(tmp_path / "store"))
+
+
+def test_two_who_register_one_run_key_at_once_make_one_version(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have looked and found none before either makes one."""
+    run, both_looked, look = registry.run_id("a key", "a run", {}), threading.Barrier(2), Registry.version_of
+
+    def look_and_wait(self: Registry, run_key: str) -> int | None:
+        found = look(self, run_key)
+        both_looked.wait(20)
+        return found
+
+    monkeypatch.setattr(Registry, "version_of", look_and_wait)
+    with ThreadPoolExecutor(2) as pool:
+        made = list(pool.map(lambda _: registry.register(run, "a key", {}), range(2)))
+    monkeypatch.undo()
+    assert made[0] == made[1] == registry.version_of("a key")
+    assert count(registry) == 1
+
+
+def test_a_registration_whose_answer_was_lost_is_not_made_twice(mlflow_server_url: str) -> None:
+    """MLflow's client sends every request again, those that create something too."""
+    lost: list[str] = []
+
+    def lose_first_creation(request: str, body: bytes) -> bytes | None:
+        if request.endswith("model-versions/create") and not lost:
+            lost.append(request)
+            return None
+        return body
+
+    with line_to(mlflow_server_url) as line:
+        line.answered = lose_first_creation
+        registry = registry_at(line.endpoint)
+        version = register(registry, "a key")
+        assert version == registry.version_of("a key")
+        assert (len(lost), count(registry)) == (1, 1)
+
+
+def test_a_registration_of_which_every_answer_was_lost_is_found_again(impatient: None, mlflow_server_url: str) -> None:
+    with line_to(mlflow_server_url) as line:
+        registry = registry_at(line.endpoint)
+        run = registry.run_id("a key", "a run", {})
+        line.answered = lambda request, body: None if request.endswith("model-versions/create") else body
+        with pytest.raises(RegistryUnavailable):
+            registry.register(run, "a key", {})
+        assert count(registry) == 2
+        assert registry.register(run, "a key", {}) == 1
+        assert count(registry) == 1
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_a_server_that_is_away_is_an_error_and_never_nothing(
+    impatient: None, call: Callable[[Registry], object]
+) -> None:
+    address = f"http://127.0.0.1:{free_ports(1)[0]}"
+    with pytest.raises(RegistryUnavailable) as caught:
+        call(registry_at(address))
+    assert caught.value.rule == f"MLflow at {address} must answer"
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_a_server_that_goes_away_is_an_error_and_never_nothing(
+    impatient: None, mlflow_server_url: str, call: Callable[[Registry], object]
+) -> None:
+    with line_to(mlflow_server_url) as line:
+        registry = registry_at(line.endpoint)
+        registry.set_alias(CHAMPION, register(registry, "a key"))
+        for answer in (None, b"<html>Bad gateway</html>"):
+            line.answered = lambda request, body, answer=answer: answer
+            with pytest.raises(RegistryUnavailable):
+                call(registry)
+            with pytest.raises(RegistryUnavailable):
+                registry.alias(REFERENCE)
+        line.answered = lambda request, body: body
+        assert (registry.alias(CHAMPION), registry.alias(REFERENCE)) == (1, None)
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@pytest.mark.parametrize("there", ["a folder", "another file"])
+def test_a_database_that_cannot_be_read_is_an_error_and_never_nothing(
+    tmp_path: Path, there: str, call: Callable[[Registry], object]
+) -> None:
+    path = tmp_path / "mlflow.db"
+    path.mkdir() if there == "a folder" else path.write_text("not a database\n" * 100)
+    with pytest.raises(RegistryUnavailable) as caught:
+        call(registry_at(f"sqlite:///{path}"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_password_in_the_address_is_not_shown(impatient: None) -> None:
+    with pytest.raises(RegistryUnavailable) as caught:
+        registry_at(f"http://somebody:secret@127.0.0.1:{free_ports(1)[0]}").alias(CHAMPION)
+    assert "***@127.0.0.1" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("uri", "store", "refused"),
+    [
+        ("http://mlflow.example:5000", "store", True),
+        ("https://mlflow.example", "/data/store", True),
+        ("http://mlflow.example:5000", "s3://bucket/prefix", False),
+        ("http://127.0.0.1:5000", "store", False),
+        ("http://localhost:5000", "store", False),
+        ("http://[::1]:5000", "store", False),
+        ("sqlite:////data/mlflow.db", "store", False),
+    ],
+)
+def test_a_remote_server_with_files_on_this_disk_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, uri: str, store: str, refused: bool
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("RETRAIN_STORE", store)
+    if not refused:
+        assert Settings.from_environment().tracking_uri == uri
+        return
+    with pytest.raises(
+        ConfigError, match=r"on mlflow\.example and the store is the folder .*store: set RETRAIN_STORE=s3"
+    ):
+        Settings.from_environment()

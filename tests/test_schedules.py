@@ -1,0 +1,85 @@
+"""Deployments on a real Prefect server: schedules yield runs, and a failed run is retried from the page."""
+
+import os
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+
+from deployments.serve import deployments
+from ml.config import load_use_case, use_case_files
+from tests.story import Shop
+
+
+def wait_for(what: Any, seconds: float) -> Any:
+    """The first true answer of `what()`, or its last one after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not (answer := what()) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return answer
+
+
+def test_every_use_case_has_a_deployment_with_its_schedule(shop: Shop) -> None:
+    table = {deployment.name: deployment for deployment in deployments(shop.settings)}
+    assert set(table) == set(use_case_files(shop.settings.project))
+    for name, deployment in table.items():
+        use_case = load_use_case(name, shop.settings.project)
+        assert [s.schedule.cron for s in deployment.schedules or []] == (
+            [use_case.schedule] if use_case.schedule else []
+        )
+        assert deployment.parameters == {"request": {"use_case": name}}
+
+
+def test_a_cron_schedule_yields_scheduled_runs(shop: Shop) -> None:
+    """Under SQLAlchemy 2.1 the server is healthy and never schedules anything."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
+
+    deployment = next(deployment for deployment in deployments(shop.settings) if deployment.name == "shop")
+    identifier = deployment.apply()
+    with get_client(sync_client=True) as client:
+        chosen = DeploymentFilter(id=DeploymentFilterId(any_=[identifier]))  # type: ignore[list-item]
+        runs = wait_for(lambda: client.read_flow_runs(deployment_filter=chosen), 90)
+    assert len(runs) >= 2
+    assert {run.state.name for run in runs} == {"Scheduled"}
+    starts = sorted(run.expected_start_time for run in runs)
+    assert {(later - earlier).days for earlier, later in zip(starts, starts[1:], strict=False)} == {1}
+
+
+@pytest.mark.slow
+def test_a_failed_night_is_retried_from_the_page(shop: Shop, prefect: str) -> None:
+    """As the page's Retry does: the run is scheduled again, in its deployment, and resumes."""
+    from prefect.client.orchestration import get_client
+    from prefect.deployments import run_deployment
+    from prefect.states import AwaitingRetry
+
+    good = shop.file("2024-03-14").read_bytes()
+    shop.file("2024-03-14").write_bytes(b"not parquet")
+    served = subprocess.Popen(
+        [sys.executable, "-m", "deployments.serve"], env={**os.environ, "PREFECT_API_URL": prefect}
+    )
+    try:
+        with get_client(sync_client=True) as client:
+            wait_for(lambda: _is_there(client), 60)
+            request = {"use_case": "shop", "as_of": "2024-03-15"}
+            run: Any = run_deployment("retrain/shop", parameters={"request": request}, timeout=120, as_subflow=False)
+            assert (run.state.name, "cannot be read" in run.state.message) == ("DataRejected", True)
+            shop.file("2024-03-14").write_bytes(good)
+            client.set_flow_run_state(run.id, AwaitingRetry(), force=True)
+            ended = wait_for(lambda: _final(client, run.id), 120)
+            assert ended.name == "Promoted"
+    finally:
+        served.terminate()
+        served.wait(30)
+    assert [entry.decision for entry in shop.entries()] == ["FIRST"]
+
+
+def _is_there(client: Any) -> bool:
+    return any(deployment.name == "shop" for deployment in client.read_deployments())
+
+
+def _final(client: Any, run_id: Any) -> Any:
+    state = client.read_flow_run(run_id).state
+    return state if state.is_completed() or state.is_crashed() else None

@@ -1,0 +1,177 @@
+"""What validation chooses after a fit, and the model that comes of it."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import log_loss
+
+from ml.artifacts import Block, Blocks
+from ml.cleaning import LABEL, to_parquet
+from ml.features import DayState, fit_encoder
+from ml.models.estimators import NetworkClassifier
+from ml.serving.output import Output, TaskKind, sigmoid
+from ml.serving.rules import Between, NotBelow, NotNull
+from ml.store import open_store, put_file
+from ml.training import (
+    architecture,
+    best_f1_threshold,
+    calibrate,
+    choose_output,
+    encode,
+    fit_candidate,
+    package,
+    part_frames,
+)
+from tests.tiny import KINDS, cleaned, fit_of, night, packaged, parcel_rows, parcels
+
+
+def exact_f1(y: np.ndarray, said: np.ndarray) -> Fraction:
+    return Fraction(2 * int((y * said).sum()), int(y.sum() + said.sum()))
+
+
+def every_middle(probability: np.ndarray) -> list[float]:
+    cuts = np.unique(probability)
+    return [cuts[0] / 2, *((cuts[1:] + cuts[:-1]) / 2)]
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 99)), min_size=1, max_size=12))
+def test_the_threshold_has_the_largest_f1_and_of_equals_lies_nearest_to_a_half(rows: list[tuple[bool, int]]) -> None:
+    y = np.array([True] + [label for label, _ in rows], float)
+    p = np.array([50] + [percent for _, percent in rows]) / 100
+    said = {middle: exact_f1(y, p >= middle) for middle in every_middle(p)}
+    best = [middle for middle, f1 in said.items() if f1 == max(said.values())]
+    assert best_f1_threshold(y, p) == min(best, key=lambda middle: abs(middle - 0.5))
+
+
+TIES = [
+    ("a perfect cut lies in the middle", [0, 0, 1, 1], [0.1, 0.2, 0.6, 0.9], 0.4),
+    ("everything is positive", [1, 1], [0.4, 0.8], 0.2),
+    ("equal probabilities cannot be parted", [0, 1, 1], [0.3, 0.3, 0.3], 0.15),
+    ("of two equal cuts the one nearer to a half", [1, 0, 1], [0.55, 0.6, 0.7], 0.275),
+    ("the same from above", [1, 0, 0, 1], [0.2, 0.45, 0.55, 0.9], 0.725),
+    ("of 2/6 and 4/12 too", [0, 0, 0, 1] + [0] * 5 + [1], [0.9, 0.8, 0.7, 0.6, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1], 0.5),
+]
+
+
+@pytest.mark.parametrize(("y", "p", "threshold"), [case[1:] for case in TIES], ids=[case[0] for case in TIES])
+def test_a_threshold_by_hand(y: list[int], p: list[float], threshold: float) -> None:
+    assert best_f1_threshold(np.array(y, float), np.array(p)) == pytest.approx(threshold)
+
+
+def validation_outputs(seed: int = 0, rows: int = 400) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    y = (generator.random(rows) < 0.3).astype(float)
+    return 8 * y + generator.normal(0, 6, rows), y
+
+
+def test_calibration_keeps_the_order_of_rows_and_lowers_the_log_loss() -> None:
+    logits, y = validation_outputs()
+    slope, offset = calibrate(logits, y)
+    assert slope > 0
+    calibrated = sigmoid(slope * logits + offset)
+    assert np.array_equal(np.argsort(calibrated, kind="stable"), np.argsort(logits, kind="stable"))
+    assert log_loss(y, calibrated) < log_loss(y, sigmoid(logits))
+    assert calibrated.mean() == pytest.approx(y.mean(), abs=0.01)
+
+
+def test_a_calibration_that_would_turn_the_order_round_is_refused() -> None:
+    logits, y = validation_outputs()
+    assert calibrate(-logits, y) == (1.0, 0.0)
+
+
+def test_a_calibration_of_well_separated_rows_is_not_certain() -> None:
+    y = np.array([0.0] * 10 + [1.0] * 10)
+    slope, offset = calibrate(np.where(y == 1, 3.0, -3.0), y)
+    assert sigmoid(slope * np.array([3.0, -3.0]) + offset) == pytest.approx([11 / 12, 1 / 12], abs=0.01)
+
+
+def test_the_output_of_two_classes_is_calibrated_and_has_the_threshold_of_calibrated_probabilities() -> None:
+    logits, y = validation_outputs()
+    fit = fit_of(parcels(), fitted("binary"))
+    output = choose_output(parcels(), logits[:, None], y, fit)
+    p = sigmoid(output.slope * logits + output.offset)
+    assert (output.slope, output.offset) == calibrate(logits, y)
+    assert exact_f1(y, p >= output.threshold) == max(exact_f1(y, p >= middle) for middle in every_middle(p))
+    assert output.classes == ("in time", "late")
+
+
+def fitted(kind: TaskKind) -> NetworkClassifier:
+    generator = np.random.default_rng(0)
+    y = generator.normal(5, 2, 20) if kind == "regression" else np.arange(20) % 2
+    return parcels(kind).model.set_params(epochs=1).fit(generator.normal(size=(20, 2)), y)
+
+
+def test_other_outputs_have_no_threshold_of_their_own() -> None:
+    classes = choose_output(parcels("multiclass"), np.zeros((3, 3)), np.zeros(3), fit_of(parcels(), fitted("binary")))
+    assert classes == Output(kind="multiclass", classes=("slow", "usual", "quick"))
+    regression = fitted("regression")
+    output = choose_output(parcels("regression"), np.zeros((3, 1)), np.zeros(3), fit_of(parcels(), regression))
+    assert (output.mean, output.std, output.log) == (regression.mean_, regression.std_, True)
+
+
+@pytest.mark.parametrize(("kind", "outputs"), [("binary", 1), ("multiclass", 3), ("regression", 1)])
+def test_the_architecture_follows_the_target(kind: TaskKind, outputs: int) -> None:
+    shape = architecture(parcels(kind))
+    assert (shape.hidden, shape.activation, shape.outputs) == ((8,), "relu", outputs)
+
+
+def test_a_model_carries_the_row_rules_about_its_own_columns_only() -> None:
+    model = packaged()
+    use_case = parcels()
+    rules = (
+        NotNull(column="weight"),
+        NotNull(column="outcome"),
+        NotBelow(column="distance", other="price"),
+        NotBelow(column="distance", other="weight"),
+        Between(scope="partition", column="weight", minimum=1),
+    )
+    validation = cleaned(use_case, parcel_rows(50))
+    held_out = encode(use_case, model.encoder, iter([validation]))
+    fit = fit_of(use_case, fitted("binary"))
+    made = package(use_case, rules, model.encoder, model.network, night(), fit, held_out)
+    assert made.rules == (rules[0], rules[3])
+    assert [column.name for column in made.columns] == ["weight", "distance", "carrier", "zone"]
+
+
+def test_a_logarithm_is_learnt_where_the_target_says_so() -> None:
+    use_case = parcels("regression")
+    block = cleaned(use_case, parcel_rows(50))
+    encoder = fit_encoder(use_case, [DayState.of(use_case, block)])
+    X, y = encode(use_case, encoder, iter([block.iloc[:20], block.iloc[20:]]))
+    assert y == pytest.approx(np.log(block[LABEL]))
+    assert X.shape == (50, encoder.number_width + len(encoder.category_sizes))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_candidate_depends_on_the_nights_seed_and_leaves_the_use_case_as_it_is(kind: TaskKind) -> None:
+    use_case = parcels(kind)
+    block = cleaned(use_case, parcel_rows(100))
+    encoder = fit_encoder(use_case, [DayState.of(use_case, block)])
+    train = encode(use_case, encoder, iter([block]))
+    one, same, other = (
+        fit_candidate(use_case, night(seed=seed), encoder, train, train, lambda epoch: None).network_.numbers
+        for seed in (1, 1, 2)
+    )
+    assert (one == same).all()
+    assert (one != other).any()
+    assert use_case.model.seed == 42
+    assert not hasattr(use_case.model, "network_")
+
+
+def test_a_file_is_read_as_three_parts(tmp_path: Path) -> None:
+    use_case, store = parcels(), open_store(str(tmp_path))
+    rows = cleaned(use_case, parcel_rows())
+    block = Block(day="all", file=put_file(store, "all.parquet", to_parquet(rows)), rows=len(rows))
+    blocks = Blocks(digest="d", blocks=(block,), rows=len(rows))
+    train, validation, test = (
+        list(part_frames(store, use_case, night(), blocks, part)) for part in ("train", "validation", "test")
+    )
+    assert [len(frames) for frames in (train, validation, test)] == [1, 1, 1]
+    seen = {key for frame in (*train, *validation, *test) for key in frame["parcel"]}
+    assert seen == set(rows["parcel"])
+    assert sum(len(frame) for frame in (*train, *validation, *test)) == len(rows)
