@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import os
 import shutil
 import sys
 import tempfile
@@ -24,6 +25,8 @@ STATUS_COLUMNS = ("use_case", "schedule", "champion", "reference", "last_as_of",
 
 def run(options: argparse.Namespace) -> int:
     """One night: by the deployment while `retrain up` runs, else in this process."""
+    if not options.debug:  # one sentence comes at the end; Prefect would print every traceback before it
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     settings = _settings()
     use_case = load_use_case(options.use_case, settings.project)
     write_demo_data(settings, use_case)
@@ -177,6 +180,8 @@ def score(options: argparse.Namespace) -> int:
     settings = _settings()
     use_case = load_use_case(options.use_case, settings.project)
     writer = _writer(Path(options.output))
+    if not Path(options.file).is_file():
+        raise UsageError("FILE is a file of raw rows", f"there is no {options.file}", "check its path")
     head = _ledger(settings, options.use_case).head()
     if head is None or head.champion is None:
         raise UsageError(

@@ -1,6 +1,7 @@
 """`retrain up`: the Prefect server, the MLflow server and the served schedules, one process tree on loopback."""
 
 import os
+import shutil
 import signal
 import sys
 import time
@@ -122,7 +123,10 @@ def _given_mlflow(settings: Settings) -> str | None:
 
 def _start_serving(settings: Settings, module: str, servers: Servers, children: ExitStack) -> Child:
     """The last to be started, so that it is the first to be stopped. Asked with SIGTERM, it leaves tracebacks."""
-    environment = {"PREFECT_API_URL": servers.prefect_api}
+    scratch = settings.home / "tmp"  # Prefect keeps a folder in TMPDIR, and leaves it when it is killed
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    environment = {"PREFECT_API_URL": servers.prefect_api, "TMPDIR": str(scratch)}
     return children.enter_context(
         child(settings, "schedule server", [module], environment, PrefectUnavailable, ending=signal.SIGINT)
     )

@@ -298,7 +298,7 @@ H = TypeVar("H")
 
 def to_json(value: Any) -> bytes:
     """Strict JSON of a handle: a NaN raises ValueError."""
-    return canonical_json(TypeAdapter(type(value)).dump_python(value, mode="json"))
+    return canonical_json(TypeAdapter(type(value)).dump_python(value))  # mode="json" makes a NaN in an Any null
 
 
 def from_json(kind: type[H], data: bytes) -> H:

@@ -3,13 +3,23 @@
 import hashlib
 import json
 from collections.abc import Iterable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 
 def canonical_json(value: Any) -> bytes:
-    """Sorted, compact and strict: NaN and infinities raise ValueError."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
+    """Sorted, compact and strict: NaN and infinities raise ValueError. A day is written like 2013-10-01."""
+    text = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False, default=_day_text
+    )
+    return text.encode()
+
+
+def _day_text(value: Any) -> str:
+    if type(value) is not date:
+        raise TypeError(f"canonical JSON cannot hold a {type(value).__name__}")
+    return value.isoformat()
 
 
 def digest_bytes(data: bytes) -> str:

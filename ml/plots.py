@@ -53,15 +53,15 @@ def _learning_curve(use_case: UseCase, epochs: tuple[Epoch, ...], best_epoch: in
     axes.set(xlabel="epoch", ylabel="loss", title=f"{use_case.name}: learning curve")
     axes.xaxis.get_major_locator().set_params(integer=True)
     handles, labels = axes.get_legend_handles_labels()
-    scores = [epoch.validation_score for epoch in epochs]
-    if None not in scores:
+    scores = [epoch.validation_score for epoch in epochs if epoch.validation_score is not None]
+    if len(scores) == len(epochs):
         right = axes.twinx()
         name = "R2" if use_case.target.kind == "regression" else "F1 at threshold 0.5"
         right.plot(number, scores, color="C1", label=f"validation {name} (right)")
-        right.set_ylabel(name)
+        right.set(ylabel=name, ylim=(min(0.0, *scores), 1.0))
         more = right.get_legend_handles_labels()
         handles, labels = handles + more[0], labels + more[1]
-    axes.legend(handles, labels, frameon=False, loc="best")
+    figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=2)
     return _png(figure)
 
 

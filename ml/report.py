@@ -247,7 +247,7 @@ def comparison_sentence(document: Document) -> str:
     against, scores = document["against_rule"], document["scores"]
     if against is None:
         return ""
-    stands = {"PASS": "is better than", "FAIL": "is worse than"}.get(against["verdict"], "is no surer than")
+    stands = {"PASS": "is better than", "FAIL": "is no better than"}.get(against["verdict"], "is not surely better than")
     figures = against["figures"]
     form = "+.1%" if document["metric"] in LOWER_IS_BETTER else "+.4f"
     low, high = (format(figures[name], form) for name in ("low", "high")) if figures else ("", "")

@@ -275,6 +275,9 @@ def split_rows(night: Night, blocks: Blocks) -> Split:
 def _make_split(site: Site, night: Night, blocks: Blocks, key: str) -> Split:
     use_case = site.use_case
     train, validation, test = (list(part_frames(site.store, use_case, night, blocks, part)) for part in PARTS)
+    described = {
+        part: describe(use_case, part, frames) for part, frames in zip(PARTS, (train, validation, test), strict=True)
+    }
     encoder = fit_encoder(use_case, [DayState.of(use_case, frame) for frame in train if len(frame)])
     file = put_file(site.store, paths.stage_file(use_case.name, "split", key, "encoder.json"), to_json(encoder))
     known_at = str(night.as_of) if use_case.known_at_column else None
@@ -283,7 +286,7 @@ def _make_split(site: Site, night: Night, blocks: Blocks, key: str) -> Split:
         encoder=file,
         fit_until=fit_until(use_case, night.as_of),
         test_digest=digest_value([test_inputs(use_case, night, blocks), use_case.seed, known_at]),
-        train=describe(use_case, "train", train),
-        validation=describe(use_case, "validation", validation),
-        test=describe(use_case, "test", test),
+        train=described["train"],
+        validation=described["validation"],
+        test=described["test"],
     )

@@ -1,6 +1,7 @@
 """What every stage shares: how it becomes a Prefect task, where it works, and how it resumes."""
 
 import functools
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from ml.stages import resume_or_make
 from ml.store import Store, open_store
 from ml.validation import partition_rules, snapshot_rules
 
+log = logging.getLogger("retrain.stage")
+RETRIES = 3
 P = ParamSpec("P")
 R = TypeVar("R")
 H = TypeVar("H", bound=Handle)
@@ -33,7 +36,10 @@ H = TypeVar("H", bound=Handle)
 def is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     """Only an unavailable store, registry or server is worth a retry; data and gates answer the same again."""
     del task, run
-    return isinstance(state.result(raise_on_failure=False), Unavailable)
+    error = state.result(raise_on_failure=False)
+    if isinstance(error, Unavailable):
+        log.warning("%s (tried again up to %d times)", error, RETRIES)
+    return isinstance(error, Unavailable)
 
 
 def stage(name: str, *, timeout_seconds: float) -> Callable[[Callable[P, R]], Task[P, R]]:
@@ -54,7 +60,7 @@ def stage(name: str, *, timeout_seconds: float) -> Callable[[Callable[P, R]], Ta
             timed,
             name=name,
             task_run_name=name,
-            retries=3,
+            retries=RETRIES,
             retry_delay_seconds=exponential_backoff(backoff_factor=2),
             retry_jitter_factor=0.5,
             retry_condition_fn=is_transient,

@@ -242,7 +242,9 @@ def test_losses_are_means_over_rows_with_scikit_learns_weights(loss: Any, class_
     outputs = generator.normal(size=(len(y), 1 if classes == 2 else classes)).astype(np.float32)
     logits = np.concatenate([np.zeros_like(outputs), outputs], axis=1) if classes == 2 else outputs
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    each = -np.log(p[np.arange(len(y)), y]) if loss == "cross_entropy" else np.square(p - np.eye(classes)[y]).sum(axis=1)
+    each = (
+        -np.log(p[np.arange(len(y)), y]) if loss == "cross_entropy" else np.square(p - np.eye(classes)[y]).sum(axis=1)
+    )
     seen = model._loss_function(y.astype(np.float32))(torch.from_numpy(outputs), torch.tensor(y, dtype=torch.float32))
     assert float(seen) == pytest.approx(float((each * compute_sample_weight(class_weight, y)).mean()), rel=1e-5)
 

@@ -61,12 +61,12 @@ def forward_in_blocks(network: nn.Module, x: NDArray[np.float32], threads: int) 
     """
     outputs = []
     with _thread_count(threads), torch.inference_mode():
-        for start in range(0, len(x), BLOCK_ROWS):
+        for start in range(0, max(len(x), 1), BLOCK_ROWS):  # no rows too have a shape
             block = np.zeros((BLOCK_ROWS, x.shape[1]), np.float32)
             rows = x[start : start + BLOCK_ROWS]
             block[: len(rows)] = rows
             outputs.append(network(torch.from_numpy(block))[: len(rows)].numpy().astype(np.float64))
-    return np.concatenate(outputs) if outputs else np.empty((0, 1))
+    return np.concatenate(outputs)
 
 
 @contextmanager

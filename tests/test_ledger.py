@@ -1,0 +1,129 @@
+"""The ledger: entries in order, one new head at a time, and nothing read that is not whole."""
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ml import paths
+from ml.artifacts import Champion
+from ml.errors import Corrupt
+from ml.ledger import Entry, Ledger
+from ml.store import open_store
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(open_store(str(tmp_path)), "tills")
+
+
+def version(number: int) -> Champion:
+    return Champion(
+        version=number,
+        run_id="run",
+        as_of=date(2024, 3, number),
+        fit_until="2024-02-01",
+        target_digest="t",
+        split_digest="s",
+        folder="f",
+        files=(),
+    )
+
+
+def entry(seq: int, **changes: Any) -> Entry:
+    fields: dict[str, Any] = {
+        "use_case": "tills",
+        "at": "2024-03-01T03:00:00+00:00",
+        "by": "anna",
+        "as_of": date(2024, 3, seq),
+        "run_key": f"run {seq}",
+        "learning_key": "l",
+        "decision": "KEEP",
+        "reason": "so",
+        "version": seq,
+        "champion_before": None,
+        "champion": None,
+        "reference": None,
+        "judged_against": seq - 1,
+        "manifest": "m",
+        "result": {"scores": {"f1": None}, "verdicts": []},
+    }
+    return Entry(seq=seq, **{**fields, **changes})
+
+
+def test_an_empty_ledger_knows_nothing(ledger: Ledger) -> None:
+    assert (ledger.entries(), ledger.head(), ledger.last_move(), ledger.finished("run 1")) == ([], None, None, None)
+
+
+def test_entries_come_back_as_they_were_in_their_order(ledger: Ledger) -> None:
+    written = [entry(seq) for seq in range(1, 13)]
+    assert all(ledger.append(one) for one in written)
+    assert ledger.entries() == written
+    assert ledger.head() == written[-1]
+    assert ledger.entry(3) == written[2]
+
+
+def test_a_second_entry_of_the_same_number_is_refused_and_changes_nothing(ledger: Ledger) -> None:
+    assert ledger.append(entry(1))
+    assert not ledger.append(entry(1, reason="another run"))
+    assert ledger.head() == entry(1)
+
+
+def test_of_many_runs_that_were_judged_against_one_head_one_is_recorded(ledger: Ledger) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda n: ledger.append(entry(1, run_key=f"run {n}")), range(8)))
+    assert won.count(True) == 1
+    assert [one.run_key for one in ledger.entries()] == [f"run {won.index(True)}"]
+
+
+def test_a_finished_run_is_found_by_its_key_the_newest_first(ledger: Ledger) -> None:
+    for seq, key in enumerate(["a", "b", "a"], start=1):
+        ledger.append(entry(seq, run_key=key))
+    assert ledger.finished("a") == entry(3, run_key="a")
+    assert ledger.finished("b") == entry(2, run_key="b")
+    assert ledger.finished("c") is None
+
+
+def test_the_last_move_is_the_newest_entry_that_changed_the_champion(ledger: Ledger) -> None:
+    moves = [(None, version(1)), (version(1), version(1)), (version(1), version(3)), (version(3), version(3))]
+    for seq, (before, after) in enumerate(moves, start=1):
+        ledger.append(entry(seq, champion_before=before, champion=after))
+    assert ledger.last_move() == ledger.entry(3)
+    ledger.append(entry(5, champion_before=version(3), champion=None))
+    assert ledger.last_move() == ledger.entry(5)
+
+
+def test_each_use_case_has_its_own(ledger: Ledger) -> None:
+    ledger.append(entry(1))
+    assert Ledger(ledger.store, "parcels").entries() == []
+    assert Ledger(ledger.store, "till").entries() == []
+
+
+def test_an_alias_is_confirmed_once_and_for_one_entry(ledger: Ledger) -> None:
+    assert not ledger.alias_confirmed(entry(1))
+    ledger.confirm_alias(entry(1))
+    ledger.confirm_alias(entry(1))
+    assert ledger.alias_confirmed(entry(1))
+    assert not ledger.alias_confirmed(entry(2))
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"seq": 1}', b"\xff\xfe"])
+def test_an_entry_that_is_not_whole_is_corrupt_and_never_skipped(ledger: Ledger, data: bytes) -> None:
+    ledger.append(entry(1))
+    ledger.store.put(paths.ledger_entry("tills", 2), data)
+    for work in (ledger.entries, ledger.head, ledger.last_move, lambda: ledger.finished("run 1")):
+        with pytest.raises(Corrupt, match="ledger/tills/00000002.json"):
+            work()
+
+
+def test_an_entry_that_is_not_there_is_corrupt(ledger: Ledger) -> None:
+    with pytest.raises(Corrupt):
+        ledger.entry(7)
+
+
+def test_a_result_that_strict_json_cannot_hold_is_never_recorded(ledger: Ledger) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        ledger.append(entry(1, result={"f1": float("nan")}))
+    assert ledger.entries() == []
