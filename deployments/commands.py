@@ -4,15 +4,14 @@ import argparse
 import json
 import logging
 import os
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from deployments.environment import prepare_environment
 from ml import packaging, report
-from ml.config import UseCase, load_use_case, require_known, use_case_files
+from ml.config import load_use_case, require_known, use_case_files
+from ml.demo import write_demo_data
 from ml.errors import ConfigError, UsageError
 from ml.ledger import Entry, Ledger
 from ml.scoring import score_file
@@ -28,8 +27,7 @@ def run(options: argparse.Namespace) -> int:
     if not options.debug:  # one sentence comes at the end; Prefect would print every traceback before it
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     settings = _settings()
-    use_case = load_use_case(options.use_case, settings.project)
-    write_demo_data(settings, use_case)
+    require_known(options.use_case, settings.project)
     from deployments.night import run_night_here_or_there
 
     done = run_night_here_or_there(settings, _request(options))
@@ -234,34 +232,11 @@ def demo_data(options: argparse.Namespace) -> int:
     return 0
 
 
-def write_demo_data(settings: Settings, use_case: UseCase) -> None:
-    """Writes the example's data once, whole or not at all."""
-    folder = settings.data / use_case.name
-    if use_case.demo is None or folder.exists():
-        return
-    log.info("Writing the demo data of %s.", use_case.name)
-    settings.data.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=settings.data, prefix=".writing-") as scratch:
-        try:
-            use_case.demo(Path(scratch) / use_case.name)
-        except ModuleNotFoundError as error:
-            raise ConfigError(
-                f"the demo data of {use_case.name} comes from a package",
-                f"{error.name} is not installed",
-                "run make setup",
-            ) from error
-        shutil.move(Path(scratch) / use_case.name, folder)
-
-
 def up(options: argparse.Namespace) -> int:
     """Servers, pages and schedules until Ctrl-C."""
     settings = _settings()
     from deployments.up import run_up
 
-    for name in sorted(use_case_files(settings.project)):
-        use_case = load_use_case(name, settings.project)
-        if use_case.schedule:
-            write_demo_data(settings, use_case)
     return run_up(settings, prefect_port=options.prefect_port, mlflow_port=options.mlflow_port)
 
 

@@ -23,7 +23,7 @@ class RetrainError(Exception):
         self.rule, self.value, self.next_step = rule, value, next_step
 
     def __str__(self) -> str:
-        return f"{self.rule}, but {self.value}: {self.next_step}."
+        return f"{self.rule}, but {self.value}: {self.next_step}" + ("" if self.next_step.endswith("?") else ".")
 
 
 class UsageError(RetrainError):

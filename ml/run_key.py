@@ -9,7 +9,7 @@ from ml.artifacts import Night
 from ml.digests import digest_sources, digest_value
 
 ROOT = Path(__file__).parents[1]
-DATA_MODULES = ("serving/columns.py", "serving/rules.py", "snapshots.py", "validation.py", "cleaning.py")
+DATA_MODULES = ("serving/columns.py", "serving/rules.py", "config.py", "snapshots.py", "validation.py", "cleaning.py")
 
 
 def run_key(night: Night, snapshot_digest: str) -> str:
@@ -36,12 +36,18 @@ def learning_key(night: Night, snapshot_digest: str) -> str:
     return digest_value(_what_is_learnt(night, snapshot_digest))
 
 
-@functools.cache
 def code_digest(use_case_file: Path) -> str:
-    """Digest of the sources of ml/ and expectations/ that a run of this use case executes."""
+    """Digest of the sources of ml/ and expectations/ that a run of this use case executes.
+
+    Our own modules are in memory as they were when first read; the use case's file is executed anew by every run.
+    """
+    return digest_value([own_code_digest(), use_case_file.read_text(encoding="utf-8")])
+
+
+@functools.cache
+def own_code_digest() -> str:
     files = [*(ROOT / "ml").rglob("*.py"), *(ROOT / "expectations").glob("*.py")]
-    own = [path for path in files if path.parent.name != "use_cases"]
-    return digest_value([digest_sources(ROOT, sorted(own)), use_case_file.read_text(encoding="utf-8")])
+    return digest_sources(ROOT, sorted(path for path in files if path.parent.name != "use_cases"))
 
 
 @functools.cache

@@ -22,13 +22,13 @@ class Settings:
 
     @classmethod
     def from_environment(cls) -> "Settings":
-        """Reads RETRAIN_HOME, RETRAIN_STORE, RETRAIN_PROJECT, RETRAIN_THREADS and MLFLOW_TRACKING_URI.
+        """Reads RETRAIN_HOME, RETRAIN_STORE, RETRAIN_PROJECT, RETRAIN_THREADS and MLFLOW_TRACKING_URI; empty is unset.
 
         Raises ConfigError for a number of threads that is none, and for files on this disk with an MLflow elsewhere.
         """
-        home = Path(os.environ.get("RETRAIN_HOME", ".retrain")).absolute()
-        store = os.environ.get("RETRAIN_STORE", str(home / "store"))
-        tracking_uri = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{home / 'mlflow.db'}")
+        home = Path(os.environ.get("RETRAIN_HOME") or ".retrain").absolute()
+        store = os.environ.get("RETRAIN_STORE") or str(home / "store")
+        tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
         project = os.environ.get("RETRAIN_PROJECT")
         _refuse_disk_with_remote_registry(store, tracking_uri)
         return cls(home, store, tracking_uri, Path(project).absolute() if project else None, _threads())
@@ -39,7 +39,7 @@ class Settings:
 
 
 def _threads() -> int:
-    text = os.environ.get("RETRAIN_THREADS", "1")
+    text = os.environ.get("RETRAIN_THREADS") or "1"
     if not text.isdecimal() or int(text) < 1:
         raise ConfigError("RETRAIN_THREADS must be a whole number from 1", f"it is {text!r}", "unset it or set 1")
     return int(text)

@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 from ml import registry
 from ml.artifacts import Champion, Night, Snapshot, Split, Trail, Upload
 from ml.config import require_known
+from ml.demo import write_demo_data
 from ml.ledger import Entry
 from ml.report import nothing_new_document, result_document
 from ml.run_key import code_digest, device_class, learning_key, lock_digest
@@ -25,6 +26,7 @@ def open_night(
 ) -> Night:
     """What is to be run: the date, the seed, and the digests of all that decides the result."""
     site = open_site(use_case)
+    write_demo_data(site.settings, site.use_case)
     night = Night(
         use_case=use_case,
         as_of=as_of or default_as_of(site, scheduled),

@@ -114,7 +114,7 @@ def test_an_entry_that_is_not_whole_is_corrupt_and_never_skipped(ledger: Ledger,
     ledger.append(entry(1))
     ledger.store.put(paths.ledger_entry("tills", 2), data)
     for work in (ledger.entries, ledger.head, ledger.last_move, lambda: ledger.finished("run 1")):
-        with pytest.raises(Corrupt, match="ledger/tills/00000002.json"):
+        with pytest.raises(Corrupt, match=r"ledger/tills/00000002\.json"):
             work()
 
 

@@ -1,9 +1,13 @@
 """Nights on a real Prefect server and a real MLflow, with a small shop's data."""
 
 import json
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -222,7 +226,9 @@ def test_an_undated_source_without_change_teaches_nothing_new(shop: Shop) -> Non
     project = shop.settings.project
     assert project is not None
     file = project / "use_cases" / "shop.py"
-    undated = file.read_text().replace('    time_column="bought_at",\n', "").replace("replay_from=date(2024, 3, 1),", "")
+    undated = (
+        file.read_text().replace('    time_column="bought_at",\n', "").replace("replay_from=date(2024, 3, 1),", "")
+    )
     file.write_text(undated)
     rows = pd.concat([pd.read_parquet(path) for path in sorted(shop.settings.data.glob("shop/*.parquet"))])
     rows.to_parquet(shop.settings.data / "shop" / "all.parquet")
@@ -281,3 +287,43 @@ def test_a_state_says_what_was_decided(shop: Shop) -> None:
     shop.rewrite("2024-03-15", country=None)
     state = flows.retrain.retrain(RetrainRequest(use_case="shop", as_of="2024-03-16"), return_state=True)  # type: ignore[arg-type]
     assert (state.name, state.is_failed()) == ("DataRejected", True)
+
+
+FOREIGN = """
+import sys
+
+class NotOurs:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"ml", "tasks", "flows", "expectations", "deployments"}:
+            raise ImportError(name)
+
+sys.meta_path.insert(0, NotOurs())
+import mlflow.pyfunc, pandas as pd
+rows, answers, tracking = sys.argv[1:]
+mlflow.set_tracking_uri(tracking)
+mlflow.pyfunc.load_model("models:/shop@champion").predict(pd.read_parquet(rows)).to_parquet(answers)
+"""
+
+
+def test_the_champion_gives_its_reported_scores_where_nothing_of_ours_can_be_imported(
+    shop: Shop, tmp_path: Path
+) -> None:
+    document = shop.document("2024-03-15")
+    test = document["split"]["test"]
+    days = [file for file in sorted(shop.settings.data.glob("shop/*.parquet"))]
+    rows = pd.concat([pd.read_parquet(f) for f in days if test["first_day"] <= f.stem <= test["last_day"]])
+    raw, answers = tmp_path / "rows.parquet", tmp_path / "answers.parquet"
+    rows.to_parquet(raw)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    subprocess.run(
+        [sys.executable, "-c", FOREIGN, str(raw), str(answers), shop.settings.tracking_uri], cwd=elsewhere, check=True
+    )
+    said = pd.read_parquet(answers)
+    label = (rows["days_to_pay"] > 30).to_numpy()
+    late = (said["prediction"] == "late").to_numpy()
+    hits = int((label & late).sum())
+    assert len(rows) == test["rows"]
+    assert document["scores"]["candidate"]["f1"]["value"] == 2 * hits / int(label.sum() + late.sum())
+    own = np.where(label, said["probability"], 1 - said["probability"])
+    assert document["scores"]["candidate"]["log_loss"]["value"] == float(-np.log(own).mean())

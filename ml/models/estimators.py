@@ -131,7 +131,9 @@ class NetworkEstimator(BaseEstimator):
             if self.patience is not None and number - best_epoch >= self.patience:
                 break
         if not history:
-            raise ValueError(f"the loss must stay a number, but with learning_rate {self.learning_rate} it does not: lower it")
+            raise ValueError(
+                f"the loss must stay a number, but with learning_rate {self.learning_rate} it does not: lower it"
+            )
         self.network_.load_state_dict(best_weights)
         self.network_.to("cpu").eval()
         return history, best_epoch

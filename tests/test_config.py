@@ -1,0 +1,238 @@
+"""What a use case may say, where its file is found, and what its digest speaks of."""
+
+import dataclasses
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from ml.config import Source, Target, UseCase, load_use_case, require_known, use_case_files
+from ml.errors import ConfigError, UsageError
+from ml.gates import BetterThanTrivial, MinMetric
+from ml.models.estimators import NetworkClassifier
+from ml.run_key import code_digest
+from ml.serving.columns import Column
+from tests.tiny import parcels, tills
+
+SHIPPED = sorted(use_case_files(None))
+
+
+def columns(*names: str, **changes: Any) -> tuple[Column, ...]:
+    return tuple(dataclasses.replace(c, **changes) if c.name in names else c for c in tills().columns)
+
+
+def without(name: str) -> tuple[Column, ...]:
+    return tuple(column for column in tills().columns if column.name != name)
+
+
+REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
+    ("the target is not declared", {"columns": without("returned_after")}, ["returned_after", "mend its columns"]),
+    ("the key is not declared", {"columns": without("sale")}, ["sale"]),
+    ("the time column is not declared", {"columns": without("at")}, ["at"]),
+    ("the group is not declared", {"group": "region"}, ["region"]),
+    ("the known-at column is not declared", {"known_at_column": "known_at"}, ["known_at"]),
+    ("a column is declared twice", {"columns": (*tills().columns, Column(name="shop"))}, ["twice"]),
+    ("the target is a feature", {"columns": columns("returned_after", feature=True)}, ["set feature=False"]),
+    ("a name with a space", {"name": "my tills"}, ["'my tills'", "rename it"]),
+    ("a name that leaves its folder", {"name": "../tills"}, ["'../tills'"]),
+    ("a name with capitals", {"name": "Tills"}, ["'Tills'"]),
+    ("an empty name", {"name": ""}, ["''"]),
+    ("a name that is too long", {"name": "t" * 65}, ["small letters"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "words"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED])
+def test_a_use_case_that_cannot_be_is_refused(changes: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        tills(**changes)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_only_features_are_given_to_the_model() -> None:
+    assert [column.name for column in tills().features] == ["at", "amount", "items", "shop"]
+    assert (tills().dated, parcels().dated) == (True, False)
+
+
+# Files
+
+TILLS = '''
+"""A file of a company's own."""
+
+from ml.config import Source, Target, UseCase
+from ml.gates import BetterThanTrivial, MinMetric
+from ml.models.estimators import NetworkClassifier
+from ml.serving.columns import Column
+
+
+def add_double(rows):
+    return rows.assign(double=rows["x"] * 2)
+
+
+USE_CASE = UseCase(
+    name="NAME",
+    question="Is it?",
+    source=Source(folder="NAME"),
+    columns=(Column(name="id", feature=False), Column(name="x"), Column(name="y", feature=False)),
+    target=Target(column="y", above=1, classes=("no", "yes")),
+    key=("id",),
+    model=NetworkClassifier(hidden=(8,), learning_rate=0.01),
+    gates=(MinMetric(metric="f1", floor=0.5, why="a test"), BetterThanTrivial(metric="f1", why="a test")),
+    metric="f1",
+    derive=add_double,
+)
+'''
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "use_cases").mkdir()
+    (tmp_path / "use_cases" / "_draft.py").write_text("raise SystemExit")
+    return tmp_path
+
+
+def write(project: Path, text: str = TILLS, name: str = "own_tills") -> Path:
+    path = project / "use_cases" / f"{name}.py"
+    path.write_text(text.replace("NAME", name))
+    return path
+
+
+def test_a_companys_own_folder_is_found_beside_the_shipped_files(project: Path) -> None:
+    path = write(project)
+    assert use_case_files(project)["own_tills"] == path
+    assert set(use_case_files(project)) == {*SHIPPED, "own_tills"}
+    use_case = load_use_case("own_tills", project)
+    assert (use_case.name, use_case.model.hidden) == ("own_tills", (8,))
+    with pytest.raises(UsageError):
+        load_use_case("own_tills", None)
+
+
+def test_a_companys_own_file_goes_before_a_shipped_one(project: Path) -> None:
+    path = write(project, name="flights")
+    assert use_case_files(project)["flights"] == path
+    assert load_use_case("flights", project).question == "Is it?"
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [("flight", "did you mean flights?"), ("hous_price", "did you mean house_price?"), ("zzz", "choose one of them")],
+)
+def test_an_unknown_name_is_answered_with_the_known_ones_and_the_nearest(name: str, word: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        require_known(name, None)
+    assert all(known in str(caught.value) for known in SHIPPED)
+    assert repr(name) in str(caught.value)
+    assert word in str(caught.value)
+
+
+UNUSABLE = [
+    ("no object", "X = 1", "define USE_CASE"),
+    ("another object", "USE_CASE = 1", "it has int"),
+    ("another name", TILLS.replace("NAME", "other"), "it has other"),
+    ("a syntax error", "def", "invalid syntax"),
+    ("a missing module", "import nonsense_module", "nonsense_module"),
+    ("a missing name", "nonsense_name", "nonsense_name"),
+    ("an unknown field", TILLS.replace('metric="f1",\n    derive', 'metrik="f1",\n    derive'), "metrik"),
+    ("a missing field", TILLS.replace('    key=("id",),\n', ""), "'key'"),
+]
+
+
+@pytest.mark.parametrize(("text", "word"), [case[1:] for case in UNUSABLE], ids=[case[0] for case in UNUSABLE])
+def test_an_unusable_file_is_a_config_error_that_names_it(project: Path, text: str, word: str) -> None:
+    write(project, text)
+    with pytest.raises(ConfigError) as caught:
+        load_use_case("own_tills", project)
+    assert "own_tills" in str(caught.value)
+    assert word in str(caught.value)
+
+
+# Digests
+
+
+def digest_of(project: Path, text: str) -> str:
+    write(project, text)
+    return load_use_case("own_tills", project).digest
+
+
+EDITS = [
+    ("a function's source", 'rows["x"] * 2', 'rows["x"] * 3', True),
+    ("a gate's figure", "floor=0.5", "floor=0.6", True),
+    ("the model's parameter", "learning_rate=0.01", "learning_rate=0.02", True),
+    ("the model's layers", "hidden=(8,)", "hidden=(8, 8)", True),
+    ("the target's limit", "above=1", "above=2", True),
+    ("a column's limit", 'Column(name="x")', 'Column(name="x", minimum=0)', True),
+    ("a field with a default", 'metric="f1",\n    derive', 'metric="f1",\n    window_days=7,\n    derive', True),
+    ("a gate that is gone", 'BetterThanTrivial(metric="f1", why="a test")', "", True),
+    ("the file's first line", "A file of a company's own.", "Another line.", False),
+    ("a default that is spelt out", 'metric="f1",\n    derive', 'metric="f1",\n    seed=42,\n    derive', False),
+    ("a space", "hidden=(8,), learning", "hidden=(8,),  learning", False),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "changes"), [case[1:] for case in EDITS], ids=[case[0] for case in EDITS])
+def test_the_digest_follows_what_decides_a_result_and_nothing_else(
+    project: Path, old: str, new: str, changes: bool
+) -> None:
+    before = digest_of(project, TILLS)
+    assert old in TILLS
+    assert (digest_of(project, TILLS.replace(old, new)) != before) is changes
+    assert digest_of(project, TILLS) == before
+
+
+def test_the_code_of_a_run_holds_the_whole_file_as_it_is_now(project: Path) -> None:
+    path = write(project)
+    before = code_digest(path)
+    assert code_digest(path) == before
+    write(project, TILLS.replace("A file", "The file"))
+    assert code_digest(path) != before
+
+
+def _edits() -> list[Callable[[], UseCase]]:
+    return [
+        tills,
+        lambda: tills(source=Source(folder="other")),
+        lambda: tills(target=Target(column="returned_after", above=1, classes=("kept", "returned"))),
+        lambda: tills(replay_from=date(2024, 1, 1)),
+        lambda: tills(model=NetworkClassifier(hidden=(), batch_size=64, epochs=2, seed=1)),
+        lambda: tills(gates=(MinMetric(metric="f1", floor=0.5, why="a test"),)),
+        lambda: tills(columns=columns("amount", sensitive=True)),
+    ]
+
+
+def test_objects_that_differ_have_different_digests_and_equal_ones_the_same() -> None:
+    assert len({make().digest for make in _edits()}) == len(_edits())
+    assert [make().digest for make in _edits()] == [make().digest for make in _edits()]
+
+
+# The shipped use cases
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_use_case_keeps_the_house_rules(name: str) -> None:
+    use_case = load_use_case(name, None)
+    gates = {type(gate) for gate in use_case.gates}
+    assert {BetterThanTrivial, MinMetric} <= gates
+    assert all(gate.why.strip() for gate in use_case.gates)
+    features = {column.name for column in use_case.features}
+    assert use_case.target.column not in features
+    assert len(use_case.key) > 1 or not set(use_case.key) & features
+    assert use_case.demo is not None
+    assert use_case.question.endswith("?")
+    assert use_case.metric in {gate.metric for gate in use_case.gates}
+    assert len(use_case.digest) == 64
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_target_is_complete(name: str) -> None:
+    target = load_use_case(name, None).target
+    if target.kind == "binary":
+        assert len(target.classes) == 2
+        assert (target.above is None) != (target.positive is None)
+        assert target.positive in {None, target.classes[1]}
+    elif target.kind == "regression":
+        assert target.unit
+        assert target.labels(pd.Series([1.0, 2.0])).tolist() == [1.0, 2.0]
+    else:
+        assert len(set(target.classes)) > 2

@@ -1,0 +1,100 @@
+"""What makes a run itself."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ml import cleaning, config, run_key, snapshots, validation
+from ml.serving import columns, rules
+from tests.tiny import night
+
+OTHER: dict[str, Any] = {
+    "use_case": "tills",
+    "as_of": date(2024, 3, 2),
+    "seed": 2,
+    "again": "a reason",
+    "use_case_digest": "1" * 64,
+    "code_digest": "1" * 64,
+    "lock_digest": "1" * 64,
+    "device": "cuda",
+    "threads": 2,
+}
+
+
+def test_every_field_of_a_night_is_part_of_its_key() -> None:
+    assert set(OTHER) == {field.name for field in dataclasses.fields(night())}
+    keys = [run_key.run_key(night(), "s"), run_key.run_key(night(), "t")]
+    keys += [run_key.run_key(night(**{name: value}), "s") for name, value in OTHER.items()]
+    assert len(set(keys)) == len(OTHER) + 2
+    assert run_key.run_key(night(), "s") == keys[0]
+    assert all(len(key) == 64 for key in keys)
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_the_learning_key_is_the_run_key_without_its_date(name: str) -> None:
+    same = run_key.learning_key(night(**{name: OTHER[name]}), "s") == run_key.learning_key(night(), "s")
+    assert same is (name == "as_of")
+    assert run_key.learning_key(night(), "s") != run_key.learning_key(night(), "t")
+
+
+DECIDING: list[Callable[..., Any]] = [
+    snapshots.read_partition,
+    columns.conform,
+    columns.wrong_type,
+    config.Target.labels,
+    rules.first_broken,
+    validation.check_batch,
+    cleaning.clean,
+]
+
+
+@pytest.mark.parametrize("function", DECIDING, ids=lambda function: function.__qualname__)
+def test_code_that_decides_a_partitions_state_is_part_of_its_key(function: Callable[..., Any]) -> None:
+    file = Path(inspect.getsourcefile(function) or "")
+    assert file.relative_to(run_key.ROOT / "ml").as_posix() in run_key.DATA_MODULES
+
+
+def test_the_code_of_a_run_is_that_of_its_own_use_case_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of the sources: another use case's file changes nothing, any other file everything."""
+    for name in ("ml/gates.py", "ml/models/x.py", "ml/use_cases/a.py", "ml/use_cases/b.py", "expectations/suite.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x = 1")
+    monkeypatch.setattr(run_key, "ROOT", tmp_path)
+
+    def digest(name: str = "a") -> str:
+        run_key.own_code_digest.cache_clear()
+        return run_key.code_digest(tmp_path / "ml" / "use_cases" / f"{name}.py")
+
+    before = digest()
+    for name in ("ml/gates.py", "ml/models/x.py", "ml/use_cases/a.py", "expectations/suite.py"):
+        (tmp_path / name).write_text("x = 2")
+        assert digest() != before
+        (tmp_path / name).write_text("x = 1")
+        assert digest() == before
+    (tmp_path / "ml" / "use_cases" / "b.py").write_text("x = 2")
+    assert digest() == before
+    run_key.own_code_digest.cache_clear()
+
+
+def test_digests_of_the_installation_are_stable() -> None:
+    for digest in (run_key.lock_digest, run_key.data_code_digest):
+        first = digest()
+        digest.cache_clear()
+        assert digest() == first
+        assert len(first) == 64
+
+
+def test_a_library_of_another_version_is_another_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = run_key.lock_digest()
+    version = run_key.metadata.version
+    run_key.lock_digest.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(run_key.metadata, "version", lambda name: "99" if name == "torch" else version(name))
+        assert run_key.lock_digest() != before
+    run_key.lock_digest.cache_clear()
+    assert run_key.lock_digest() == before

@@ -1,0 +1,77 @@
+"""Where an installation keeps its things, as the environment says."""
+
+from pathlib import Path
+
+import pytest
+
+from ml.errors import ConfigError
+from ml.settings import Settings
+
+NAMES = ("RETRAIN_HOME", "RETRAIN_STORE", "RETRAIN_PROJECT", "RETRAIN_THREADS", "MLFLOW_TRACKING_URI")
+
+
+def settings(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Settings:
+    with monkeypatch.context() as patch:
+        for name in NAMES:
+            patch.delenv(name, raising=False)
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        return Settings.from_environment()
+
+
+@pytest.mark.parametrize("variables", [{}, dict.fromkeys(NAMES, "")], ids=["unset", "empty"])
+def test_by_default_everything_lies_below_one_folder_in_the_working_directory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variables: dict[str, str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    seen = settings(monkeypatch, **variables)
+    home = tmp_path / ".retrain"
+    assert seen == Settings(home, str(home / "store"), f"sqlite:///{home / 'mlflow.db'}", None, 1)
+    assert seen.data == home / "data"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_each_variable_moves_one_thing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert settings(monkeypatch, RETRAIN_HOME="here").home == tmp_path / "here"
+    assert settings(monkeypatch, RETRAIN_HOME="here").store == str(tmp_path / "here" / "store")
+    assert settings(monkeypatch, RETRAIN_STORE="s3://bucket/x").store == "s3://bucket/x"
+    assert settings(monkeypatch, RETRAIN_PROJECT="mine").project == tmp_path / "mine"
+    assert settings(monkeypatch, RETRAIN_THREADS="4").threads == 4
+    assert settings(monkeypatch, MLFLOW_TRACKING_URI="http://localhost:5000").tracking_uri == "http://localhost:5000"
+
+
+def test_the_environment_is_read_at_call_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings(monkeypatch, RETRAIN_THREADS="2") != settings(monkeypatch, RETRAIN_THREADS="3")
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", " "])
+def test_a_number_of_threads_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        settings(monkeypatch, RETRAIN_THREADS=text)
+    assert repr(text) in str(caught.value)
+
+
+PLACES = [
+    ("http://mlflow.company:5000", "/data/store", False),
+    ("https://mlflow.company", "store", False),
+    ("http://mlflow.company:5000", "s3://bucket/prefix", True),
+    ("http://127.0.0.1:5000", "/data/store", True),
+    ("http://localhost:5000", "/data/store", True),
+    ("http://[::1]:5000", "/data/store", True),
+    ("postgresql://user:secret@db/mlflow", "/data/store", True),
+    ("sqlite:////data/mlflow.db", "/data/store", True),
+]
+
+
+@pytest.mark.parametrize(("uri", "store", "allowed"), PLACES)
+def test_files_on_this_disk_and_an_mlflow_elsewhere_are_refused(
+    monkeypatch: pytest.MonkeyPatch, uri: str, store: str, allowed: bool
+) -> None:
+    variables = {"MLFLOW_TRACKING_URI": uri, "RETRAIN_STORE": store}
+    if allowed:
+        assert settings(monkeypatch, **variables).store == store
+        return
+    with pytest.raises(ConfigError) as caught:
+        settings(monkeypatch, **variables)
+    assert all(word in str(caught.value) for word in ("mlflow.company", store, "RETRAIN_STORE=s3://"))
