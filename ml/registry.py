@@ -159,11 +159,19 @@ class Registry:
         except (MlflowException, SQLAlchemyError, OSError) as error:
             if getattr(error, "error_code", None) in ANSWERED:
                 raise
-            seen = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            seen = seen.replace(self.uri.rstrip("/"), _without_password(self.uri.rstrip("/")))[:200]
             raise RegistryUnavailable(
-                f"MLflow at {_without_password(self.uri)} must answer", seen, "start it, or check MLFLOW_TRACKING_URI"
+                f"MLflow at {_without_password(self.uri)} must answer",
+                self._seen(error),
+                "start it, or check MLFLOW_TRACKING_URI",
             ) from error
+
+    def _seen(self, error: BaseException) -> str:
+        """The first line of what went wrong at the bottom: MLflow wraps a refused connection in four exceptions."""
+        while error.__cause__ or error.__context__:
+            error = error.__cause__ or error.__context__ or error
+        said = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+        address = self.uri.rstrip("/")
+        return said.splitlines()[0].replace(address, _without_password(address))[:200].rstrip(". ")
 
 
 def _without_password(uri: str) -> str:

@@ -230,7 +230,10 @@ def test_an_undated_source_without_change_teaches_nothing_new(shop: Shop) -> Non
         file.read_text().replace('    time_column="bought_at",\n', "").replace("replay_from=date(2024, 3, 1),", "")
     )
     file.write_text(undated)
-    rows = pd.concat([pd.read_parquet(path) for path in sorted(shop.settings.data.glob("shop/*.parquet"))])
+    days = sorted(shop.settings.data.glob("shop/*.parquet"))
+    rows = pd.concat([pd.read_parquet(path) for path in days])
+    for path in days:
+        path.unlink()
     rows.to_parquet(shop.settings.data / "shop" / "all.parquet")
     first, idle = shop.document("2024-03-15"), shop.document("2024-03-16")
     assert (first["decision"], idle["decision"]) == ("FIRST", "NOTHING_NEW")

@@ -136,8 +136,7 @@ def test_a_server_that_is_away_is_an_error_and_never_nothing(
     address = f"http://127.0.0.1:{free_ports(1)[0]}"
     with pytest.raises(RegistryUnavailable) as caught:
         call(registry_at(address))
-    assert caught.value.rule == f"MLflow at {address} must answer"
-    assert "\n" not in str(caught.value)
+    assert (caught.value.rule, caught.value.value) == (f"MLflow at {address} must answer", "Connection refused")
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
@@ -158,15 +157,17 @@ def test_a_server_that_goes_away_is_an_error_and_never_nothing(
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-@pytest.mark.parametrize("there", ["a folder", "another file"])
+@pytest.mark.parametrize(
+    ("there", "seen"), [("a folder", "unable to open database file"), ("another file", "file is not a database")]
+)
 def test_a_database_that_cannot_be_read_is_an_error_and_never_nothing(
-    tmp_path: Path, there: str, call: Callable[[Registry], object]
+    tmp_path: Path, there: str, seen: str, call: Callable[[Registry], object]
 ) -> None:
     path = tmp_path / "mlflow.db"
     path.mkdir() if there == "a folder" else path.write_text("not a database\n" * 100)
     with pytest.raises(RegistryUnavailable) as caught:
         call(registry_at(f"sqlite:///{path}"))
-    assert "\n" not in str(caught.value)
+    assert caught.value.value == seen
 
 
 def test_a_password_in_the_address_is_not_shown(impatient: None) -> None:

@@ -1,0 +1,258 @@
+"""A model as files: it needs nothing of this project, keeps its own code, and holds no row of data."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ml import registry
+from ml.cleaning import from_parquet
+from ml.config import load_use_case, use_case_files
+from ml.errors import Corrupt, DataRejected
+from ml.packaging import SERVING, fetch_model, make_proof, serving_name, synthetic_rows, upload_folder, write_model
+from ml.scoring import model_columns, score_file
+from ml.serving.columns import Column, conform
+from ml.serving.model import PackagedModel
+from ml.serving.rules import first_broken
+from ml.store import get_file, open_store
+from tests.tiny import packaged, parcel_rows, parcels, raw_parcels, site
+
+ORDERS = (("ours",), ("other",), ("ours", "other"), ("other", "ours"))
+# Imports the libraries once; each order of loading then has a process of its own, forked before any model is loaded.
+SCRIPT = """
+import os, sys
+from pathlib import Path
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"ml", "tasks", "flows", "expectations", "deployments"}:
+            raise ImportError(f"{name} is refused")
+
+sys.meta_path.insert(0, Refuse())
+try:
+    import ml
+except ImportError as error:
+    assert "refused" in str(error)
+else:
+    raise SystemExit("ml can be imported")
+
+import mlflow.pyfunc, pandas, torch
+
+folder = Path(sys.argv[1])
+rows = pandas.read_parquet(folder / "rows.parquet")
+for order in sys.argv[2:]:
+    child = os.fork()
+    if child == 0:
+        models = {name: mlflow.pyfunc.load_model(str(folder / name)) for name in order.split(",")}
+        for turn in (1, 2):
+            for name, model in models.items():
+                model.predict(rows).to_parquet(folder / f"{order}.{name}.{turn}.parquet")
+        os._exit(0)
+    if os.waitpid(child, 0)[1] != 0:
+        raise SystemExit(f"loading {order} failed")
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models `ours`, and `other` whose code turns every number round; and the answers of both in fresh processes."""
+    folder = tmp_path_factory.mktemp("models")
+    changed = folder / "changed"
+    shutil.copytree(SERVING, changed)
+    code = (changed / "features.py").read_text()
+    assert "[scaled.astype(np.float32)]" in code
+    (changed / "features.py").write_text(code.replace("[scaled.astype(np.float32)]", "[-scaled.astype(np.float32)]"))
+    write_model(packaged(), folder / "ours")
+    write_model(packaged(), folder / "other", source=changed)
+    rows().to_parquet(folder / "rows.parquet")
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+    orders = [",".join(order) for order in ORDERS]
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", SCRIPT, str(folder), *orders], cwd=elsewhere, capture_output=True, text=True, check=False
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def rows() -> pd.DataFrame:
+    """Raw rows with unknown and missing values, and one that breaks a rule."""
+    return raw_parcels(300).assign(
+        carrier=["never seen", None, *raw_parcels(298)["carrier"]], weight=[31.0, *range(299)]
+    )
+
+
+def turned_round() -> PackagedModel:
+    """What the other model's code means: every number's weight with the other sign."""
+    model = packaged()
+    loaded = PackagedModel(**{name: getattr(model, name) for name in (
+        "columns", "rules", "encoder", "architecture", "output", "threads")}, network=_copy(model))  # fmt: skip
+    positions = np.cumsum([0, *(feature.width for feature in model.encoder.numbers)])[:-1]
+    loaded.network.numbers.data[positions] *= -1
+    return loaded
+
+
+def _copy(model: PackagedModel) -> Any:
+    from copy import deepcopy
+
+    return deepcopy(model.network)
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=",".join)
+@pytest.mark.parametrize("turn", [1, 2])
+def test_models_give_their_own_answers_in_a_process_without_this_project_in_any_order_of_loading(
+    folder: Path, order: tuple[str, ...], turn: int
+) -> None:
+    expected = {"ours": packaged().predict(rows()), "other": turned_round().predict(rows())}
+    assert not expected["ours"].equals(expected["other"])
+    for name in order:
+        seen = pd.read_parquet(folder / f"{','.join(order)}.{name}.{turn}.parquet")
+        pd.testing.assert_frame_equal(seen, expected[name], check_exact=True, check_dtype=False)
+
+
+def test_the_name_of_a_models_code_is_that_of_its_bytes(folder: Path) -> None:
+    names = {path.name for path in folder.glob("*/code/*")}
+    assert names == {serving_name(), serving_name(folder / "changed")}
+    assert len(names) == 2
+
+
+@pytest.mark.parametrize("name", ["ours", "other"])
+def test_a_model_folder_holds_no_pickle_and_no_row_of_data(folder: Path, name: str) -> None:
+    files = {path.relative_to(folder / name).as_posix() for path in (folder / name).rglob("*") if path.is_file()}
+    assert {"MLmodel", "data/model/model.json", "data/model/weights.safetensors", "input_example.json"} <= files
+    assert {path.rpartition(".")[2] for path in files} <= {"MLmodel", "json", "safetensors", "py", "yaml", "txt"}
+    example = json.loads((folder / name / "input_example.json").read_text())
+    assert example["data"] == [[15.0, 1.0, "AA", 1.0]]
+
+
+def test_a_model_says_what_it_needs_and_takes(folder: Path) -> None:
+    needed = (folder / "ours" / "requirements.txt").read_text().split()
+    assert {line.partition("==")[0] for line in needed} == set(registry.LIBRARIES)
+    assert all("==" in line and "+" not in line for line in needed)
+    assert model_columns(folder / "ours") == packaged().columns
+
+
+FORMS: list[tuple[str, Callable[[pd.DataFrame], pd.DataFrame]]] = [
+    ("as they are", lambda rows: rows),
+    ("whole numbers", lambda rows: rows.assign(weight=range(1, 21))),
+    ("floats for integers", lambda rows: rows.astype({"zone": "float64"})),
+    ("objects with None", lambda rows: rows.assign(carrier=pd.Series(["ant", None] * 10, dtype="object"))),
+    ("a column of nulls", lambda rows: rows.assign(distance=None)),
+    ("one row", lambda rows: rows.iloc[[7]]),
+    ("no rows", lambda rows: rows.iloc[:0]),
+    ("extra columns in another order", lambda rows: rows.assign(zebra=1)[["zone", "zebra", "carrier", "distance", "weight"]]),
+    ("a null that a rule refuses", lambda rows: rows.assign(weight=[None, *range(1, 20)])),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", [case[1] for case in FORMS], ids=[case[0] for case in FORMS])
+def test_mlflow_passes_raw_rows_through_as_they_are(folder: Path, form: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    raw = form(raw_parcels(20))
+    seen = registry.load_model(folder / "ours").predict(raw)
+    assert seen.equals(packaged().predict(raw))
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [({"zone": None}, "zone"), ({"weight": "heavy"}, "weight must be number"), ({"carrier": 7}, "carrier")],
+)
+def test_mlflow_refuses_missing_and_wrongly_typed_columns_by_name(
+    folder: Path, change: dict[str, Any], word: str
+) -> None:
+    raw = raw_parcels(5)
+    for name, value in change.items():
+        raw = raw.drop(columns=name) if value is None else raw.assign(**{name: value})
+    with pytest.raises(Exception, match=word):
+        registry.load_model(folder / "ours").predict(raw)
+
+
+# Synthetic rows
+
+LIMITS = [
+    Column(name="x"),
+    Column(name="x", minimum=5),
+    Column(name="x", maximum=-5),
+    Column(name="x", minimum=0.2, maximum=0.9),
+    Column(name="x", minimum=-0.9, maximum=-0.2),
+    Column(name="x", type="integer", minimum=1, maximum=2),
+    Column(name="x", type="text", values=("b", "a")),
+    Column(name="x", type="text"),
+    Column(name="x", type="timestamp"),
+]
+
+
+@pytest.mark.parametrize("column", LIMITS, ids=str)
+def test_a_made_up_row_keeps_the_declared_limits(column: Column) -> None:
+    row = conform(synthetic_rows((column,)), (column,))
+    rules = parcels(columns=(column, *parcels().columns)).column_rules
+    assert first_broken([rule for rule in rules if rule.columns == ("x",)], row).isna().all()
+
+
+@pytest.mark.parametrize("name", sorted(use_case_files(None)))
+def test_every_shipped_use_case_has_a_made_up_row(name: str) -> None:
+    use_case = load_use_case(name, None)
+    row = conform(synthetic_rows(use_case.features), use_case.features)
+    given = {column.name for column in use_case.features}
+    rules = [rule for rule in use_case.column_rules if set(rule.columns) <= given]
+    assert first_broken(rules, row).isna().all()
+
+
+# Files in a store
+
+
+def test_a_model_comes_out_of_the_store_as_it_went_in(folder: Path, tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"))
+    files = upload_folder(store, folder / "ours", "mlflow/run/artifacts/model")
+    assert len(files) == len([path for path in (folder / "ours").rglob("*") if path.is_file()])
+    back = fetch_model(store, "mlflow/run/artifacts/model", files, tmp_path / "cache")
+    for file in files:
+        name = file.key.removeprefix("mlflow/run/artifacts/model/")
+        assert (back / name).read_bytes() == (folder / "ours" / name).read_bytes()
+    store.put(files[0].key, b"spoilt")
+    with pytest.raises(Corrupt, match=files[0].key):
+        fetch_model(store, "mlflow/run/artifacts/model", files, tmp_path / "cache")
+
+
+def test_a_proof_is_raw_rows_with_the_answers_to_them(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    proof = from_parquet(get_file(store, make_proof(store, "proof.parquet", packaged(), parcel_rows(300))))
+    asked = [name for name in proof.columns if not name.startswith("answer__")]
+    assert asked == ["weight", "distance", "carrier", "zone"]
+    assert len(proof) == 256
+    answers = packaged().predict(proof[asked]).add_prefix("answer__")
+    assert proof.drop(columns=asked).equals(answers)
+
+
+# Scoring a file
+
+
+def written(rows: pd.DataFrame, path: Path) -> Path:
+    rows.to_parquet(path) if path.suffix == ".parquet" else rows.to_csv(path, index=False)
+    return path
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "rows.csv", "rows.csv.gz"])
+def test_a_file_is_scored_row_by_row_whatever_its_format(folder: Path, tmp_path: Path, name: str) -> None:
+    file = written(rows().assign(zebra=1), tmp_path / name)
+    answers, ignored = score_file(site(tmp_path), parcels(), folder / "ours", file)
+    assert ignored == ["zebra"]
+    assert answers["broken_rule"].notna().sum() == packaged().predict(rows())["broken_rule"].notna().sum() > 0
+    pd.testing.assert_frame_equal(answers, packaged().predict(rows()), check_exact=True)
+
+
+def test_a_file_without_the_models_columns_is_refused(folder: Path, tmp_path: Path) -> None:
+    file = written(rows().drop(columns="zone"), tmp_path / "rows.parquet")
+    with pytest.raises(DataRejected, match="column zone is missing"):
+        score_file(site(tmp_path), parcels(), folder / "ours", file)
+    file.write_bytes(b"nothing")
+    with pytest.raises(DataRejected, match="cannot be read"):
+        score_file(site(tmp_path), parcels(), folder / "ours", file)
+    with pytest.raises(DataRejected, match="cannot be read"):
+        score_file(site(tmp_path), parcels(), folder / "ours", tmp_path / "not there.csv")
