@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -70,9 +71,18 @@ def print_summary(settings: Settings, document: dict[str, Any]) -> None:
         _say(*(f"{verdict['verdict']:<15}{verdict['reason']}" for verdict in document["verdicts"]), "")
         _say(report.comparison_sentence(document), "")
     _say(f"{document['decision']}: {document['reason']} {report.champion_sentence(document)}", "", "Where to look")
-    _say(f"  retrain ledger {document['use_case']}   every decision", "  retrain up   the pages of Prefect and MLflow")
+    me = _own_name()
+    _say(f"  {me} ledger {document['use_case']}   every decision", f"  {me} up   the pages of Prefect and MLflow")
     if document["mlflow_run"]:
         _say(f"  {settings.store}/mlflow/{document['mlflow_run']}/artifacts   report.md, figures, model")
+
+
+def _own_name() -> str:
+    """How this command is called from here: `retrain` where it is on the PATH, else its path."""
+    here = Path(sys.argv[0])
+    if shutil.which("retrain") or not here.exists():
+        return "retrain"
+    return str(here.relative_to(Path.cwd())) if here.is_relative_to(Path.cwd()) else str(here)
 
 
 def _score_lines(document: dict[str, Any]) -> list[str]:

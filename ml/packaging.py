@@ -54,9 +54,11 @@ def _synthetic(column: Column) -> object:
         return pd.Timestamp("2000-01-01T12:00:00")
     if column.type == "text":
         return column.values[0] if column.values else "AA"
-    low = 0.0 if column.minimum is None else column.minimum
-    high = low + 2 if column.maximum is None else column.maximum
-    return float((low + high) // 2)
+    low, high = column.minimum, column.maximum
+    if low is None:
+        low = 0.0 if high is None else min(0.0, high - 2)
+    middle = (low + (low + 2 if high is None else high)) / 2
+    return float(middle // 1) if column.type == "integer" else middle
 
 
 def upload_folder(store: Store, folder: Path, key: str) -> tuple[FileRef, ...]:

@@ -2,9 +2,9 @@
 
 import sys
 
-import mlflow.pyfunc
-import pandas as pd
-
 if __name__ == "__main__":
+    import mlflow.pyfunc
+    import pandas as pd
+
     folder, rows, answers = sys.argv[1:]
     mlflow.pyfunc.load_model(folder).predict(pd.read_parquet(rows)).to_parquet(answers)

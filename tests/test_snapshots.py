@@ -18,6 +18,7 @@ from ml.settings import Settings
 from ml.snapshots import (
     UnusablePartition,
     changed_days,
+    complete_by_day,
     partition_inputs,
     read_partition,
     read_table,
@@ -414,3 +415,57 @@ def test_an_undated_source_is_one_partition(tmp_path: Path) -> None:
     (place.data / "parcels" / "all.parquet").rename(place.data / "parcels" / "2024-01-01.parquet")
     with pytest.raises(DataRejected, match=r"all\.parquet is not there"):
         take_manifest(place, parcels(), date(2024, 1, 1))
+
+
+# Rows to score
+
+
+def source_rows(*numbers: int) -> pd.DataFrame:
+    """Rows of the source of several days, mixed, without labels."""
+    rows = pd.concat([sales(as_of(number)) for number in numbers], ignore_index=True)
+    return rows.drop(columns="returned_after").sample(frac=1, random_state=0)
+
+
+def test_source_rows_of_any_days_are_joined_as_a_night_joins_them(ten_days: Settings, rates: Path) -> None:
+    rows = source_rows(3, 7, 4)
+    whole = complete_by_day(ten_days, with_rates(), rows)
+    assert whole.index.equals(rows.index)
+    assert whole[rows.columns].equals(rows)
+    nights = pd.concat([read(ten_days, with_rates(), number)[0] for number in (3, 4, 7)]).set_index("sale")
+    assert np.array_equal(whole["rate"], nights.loc[whole["sale"], "rate"])
+
+
+def test_an_index_with_repeats_makes_no_rows(ten_days: Settings, rates: Path) -> None:
+    rows = source_rows(3, 4)
+    repeated = complete_by_day(ten_days, with_rates(), rows.set_axis([0, 1] * 30))
+    assert list(repeated.index) == [0, 1] * 30
+    assert np.array_equal(repeated["rate"], complete_by_day(ten_days, with_rates(), rows)["rate"])
+
+
+def test_a_row_without_its_time_keeps_its_place_and_has_nothing_joined(ten_days: Settings, rates: Path) -> None:
+    rows = source_rows(3)
+    rows.loc[5, "at"] = pd.NaT
+    whole = complete_by_day(ten_days, with_rates(), rows)
+    assert whole.index.equals(rows.index)
+    assert whole.index[whole["rate"].isna()].tolist() == [5]
+
+
+def test_no_rows_to_score_stay_none(ten_days: Settings, rates: Path) -> None:
+    assert len(complete_by_day(ten_days, with_rates(), source_rows(3).iloc[:0])) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda rows: rows.assign(at=pd.Timestamp("2024-06-01")), "rates has no 2024-06-01"),
+        (lambda rows: rows.assign(at="soon"), "column at must be timestamp, but it is str"),
+        (lambda rows: rows.drop(columns="at"), "column at is missing"),
+        (lambda rows: rows.drop(columns="shop"), "column shop is missing"),
+    ],
+    ids=["a day without a side table", "a time that is text", "no time", "no key of a side table"],
+)
+def test_rows_that_cannot_be_joined_are_refused_by_name(
+    ten_days: Settings, rates: Path, change: Callable[[pd.DataFrame], pd.DataFrame], words: str
+) -> None:
+    with pytest.raises(UnusablePartition, match=words):
+        complete_by_day(ten_days, with_rates(), change(source_rows(3)))
