@@ -9,14 +9,14 @@ from pathlib import Path
 import pandas as pd
 
 import ml.serving
-from ml import paths, registry
+from ml import registry
 from ml.artifacts import FileRef
 from ml.cleaning import from_parquet, to_parquet
 from ml.digests import digest_sources
 from ml.errors import Corrupt
 from ml.serving.columns import Column
 from ml.serving.model import PackagedModel
-from ml.store import Store, get_file, put_file
+from ml.store import DiskStore, Store, get_file, put_file
 
 SERVING = Path(ml.serving.__file__).parent
 PROOF_ROWS = 256
@@ -68,14 +68,13 @@ def upload_folder(store: Store, folder: Path, key: str) -> tuple[FileRef, ...]:
 
 
 def fetch_model(store: Store, folder_key: str, files: tuple[FileRef, ...], cache: Path) -> Path:
-    """The model's files on this disk, each verified by its digest. Raises Corrupt."""
-    name = paths.safe_key(folder_key).replace("/", "-")
-    folder = cache / name
+    """The model's files in a folder of their own on this disk, each verified by its digest. Raises Corrupt."""
+    cached = DiskStore(cache)
     for file in files:
-        path = folder / file.key.removeprefix(f"{folder_key}/")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(get_file(store, file))
-    return folder
+        data = get_file(store, file)
+        if cached.get(file.key) != data:
+            cached.put(file.key, data)  # whole or not at all: another process may be loading the same model
+    return cache / folder_key
 
 
 def make_proof(store: Store, key: str, model: PackagedModel, rows: pd.DataFrame) -> FileRef:

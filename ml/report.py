@@ -45,7 +45,7 @@ def result_document(
     """What `--json` prints and the ledger keeps of a judged night: plain JSON values only."""
     checks, split, fit, evaluations = trail.checks, trail.split, trail.fit, trail.evaluations
     return {
-        **_head(use_case, night, run_key, trail.snapshot, before, after),
+        **_head(use_case, night, run_key, trail.snapshot, checks.rows, before, after),
         "quarantined_rows": checks.quarantined,
         "data": {
             "rows": checks.rows,
@@ -84,7 +84,7 @@ def nothing_new_document(
     """The same document for a night that had nothing to learn."""
     work = snapshot.work
     return {
-        **_head(use_case, night, run_key, snapshot, champion, champion),
+        **_head(use_case, night, run_key, snapshot, None, champion, champion),
         "quarantined_rows": 0,
         "test_digest": None,
         "against_rule": None,
@@ -115,8 +115,9 @@ def dry_run_document(night: Night, run_key: str, checks: Checks, split: Split) -
 
 
 def _head(
-    use_case: UseCase, night: Night, run_key: str, snapshot: Snapshot, before: Champion | None, after: Champion | None
-) -> Document:
+    use_case: UseCase, night: Night, run_key: str, snapshot: Snapshot, rows: int | None,
+    before: Champion | None, after: Champion | None,
+) -> Document:  # fmt: skip
     return {
         "use_case": night.use_case,
         "question": use_case.question,
@@ -128,6 +129,7 @@ def _head(
         "again": night.again,
         "snapshot": {
             "digest": snapshot.digest,
+            "rows": rows,
             "partitions": snapshot.partitions,
             "first_day": snapshot.first_day,
             "last_day": snapshot.last_day,
@@ -247,7 +249,9 @@ def comparison_sentence(document: Document) -> str:
     against, scores = document["against_rule"], document["scores"]
     if against is None:
         return ""
-    stands = {"PASS": "is better than", "FAIL": "is no better than"}.get(against["verdict"], "is not surely better than")
+    stands = {"PASS": "is better than", "FAIL": "is no better than"}.get(
+        against["verdict"], "is not surely better than"
+    )
     figures = against["figures"]
     form = "+.1%" if document["metric"] in LOWER_IS_BETTER else "+.4f"
     low, high = (format(figures[name], form) for name in ("low", "high")) if figures else ("", "")
