@@ -205,7 +205,7 @@ def metric_interval(pair: Pair, metric: str, side: Side, seed: int) -> Interval:
     """The metric of one side with its interval."""
     value = float(pair.metric(metric, side, pair.totals())[0])
     if not np.isfinite(value):
-        return Interval(value=None, reason="no row has the class that it measures")
+        return Interval(value=None, reason="a class has no rows or no answers, or all labels are equal")
     draws: Floats = pair.metric(metric, side, pair.resampled(seed))
     defined = draws[np.isfinite(draws)]
     if pair.units < MIN_UNITS or 1 - len(defined) / len(draws) > MAX_UNDEFINED:

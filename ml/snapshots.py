@@ -10,6 +10,7 @@ import zlib
 from datetime import date, timedelta
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
@@ -187,13 +188,14 @@ def _file_of_day(partitions: tuple[Partition, ...], day: str) -> str:
 
 
 def complete(use_case: UseCase, rows: pd.DataFrame, sides: dict[str, Path]) -> pd.DataFrame:
-    """One partition's source rows as raw rows: derived, then joined to the side tables' files, in the same order.
+    """One partition's source rows as raw rows: derived, then joined to the files of side tables, in the same order.
 
     Raises UnusablePartition where a side table's file cannot be read or lacks a column, and where the rows lack one.
     """
     whole = _derived(use_case, rows)
     for table in use_case.side_tables:
-        whole = _joined(whole, table, _side_rows(table, sides[table.name], use_case.columns))
+        if table.name in sides:
+            whole = _joined(whole, table, _side_rows(table, sides[table.name], use_case.columns))
     return whole.set_index(rows.index)
 
 
@@ -218,17 +220,35 @@ def _joined(rows: pd.DataFrame, table: SideTable, side: pd.DataFrame) -> pd.Data
 
 
 def complete_by_day(settings: Settings, use_case: UseCase, rows: pd.DataFrame) -> pd.DataFrame:
-    """Source rows of any days as raw rows, for scoring. Raises UnusablePartition for a day without a side table."""
+    """Source rows of any days as raw rows, for scoring, in the same order.
+
+    A row without its time is joined to undated tables only. Raises UnusablePartition where a column is missing or of
+    another type, and for a day without a side table.
+    """
     sides = {table.name: partition_files(settings, table.source) for table in use_case.side_tables}
-    days = rows[use_case.time_column].dt.date if use_case.time_column in rows else pd.Series(ALL, index=rows.index)
-    parts = []
-    for day, part in rows.groupby(days.astype("str")):
-        absent = [name for name, files in sides.items() if str(day) not in files and ALL not in files]
-        if absent:
-            raise UnusablePartition(f"{', '.join(absent)} has no {day}")
-        chosen = {name: files.get(str(day)) or files[ALL] for name, files in sides.items()}
-        parts.append(complete(use_case, part, chosen))
-    return pd.concat(parts).loc[rows.index]
+    numbered = rows.reset_index(drop=True)
+    parts = [
+        complete(use_case, part, _files_of_day(sides, str(day)))
+        for day, part in numbered.groupby(_days(use_case, numbered))
+    ]
+    whole = pd.concat(parts).sort_index() if parts else numbered
+    taken = [name for table in use_case.side_tables for name in table.take if name not in whole]
+    return whole.assign(**dict.fromkeys(taken, np.nan)).set_axis(rows.index)
+
+
+def _days(use_case: UseCase, rows: pd.DataFrame) -> pd.Series:
+    """(rows,) the partition of each row; `all` where it has no time."""
+    if not use_case.dated:
+        return pd.Series(ALL, index=rows.index)
+    refuse_other_columns(rows, tuple(column for column in use_case.columns if column.name == use_case.time_column))
+    return pd.to_datetime(rows[use_case.time_column]).dt.strftime("%Y-%m-%d").fillna(ALL)
+
+
+def _files_of_day(sides: dict[str, dict[str, Path]], day: str) -> dict[str, Path]:
+    absent = [name for name, files in sides.items() if day not in files and ALL not in files]
+    if absent and day != ALL:
+        raise UnusablePartition(f"{', '.join(absent)} has no {day}")
+    return {name: files.get(day) or files[ALL] for name, files in sides.items() if name not in absent}
 
 
 def _side_rows(table: SideTable, path: Path, columns: tuple[Column, ...]) -> pd.DataFrame:

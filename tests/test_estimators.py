@@ -1,7 +1,7 @@
 """The estimators: scikit-learn's contract, what they learn, what each parameter changes, and that a seed decides."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,15 @@ from ml.serving.network import TabularNetwork, forward_in_blocks
 
 Floats = NDArray[np.float64]
 ALL = (NetworkClassifier, NetworkRegressor, logistic_regression, linear_regression)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """A night trains with one thread by default, and with more these small steps only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def two_classes(rows: int = 120, seed: int = 0) -> tuple[Floats, Floats]:
@@ -140,9 +149,9 @@ XOR = np.tile([[0, 0], [0, 1], [1, 0], [1, 1]], (8, 1)).astype(float)
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
 def test_a_perceptron_learns_what_no_linear_model_can(activation: Any, loss: Any) -> None:
     y = XOR[:, 0] != XOR[:, 1]
-    learn = {"epochs": 80, "learning_rate": 0.1, "batch_size": None, "loss": loss}
-    assert NetworkClassifier(hidden=(16,), activation=activation, **learn).fit(XOR, y).score(XOR, y) == 1.0
-    assert logistic_regression(**learn).fit(XOR, y).score(XOR, y) < 1.0
+    learn = {"epochs": 80, "learning_rate": 0.1, "batch_size": None, "loss": loss, "activation": activation}
+    assert NetworkClassifier(hidden=(16,), **learn).fit(XOR, y).score(XOR, y) == 1.0
+    assert logistic_regression(**{**learn, "epochs": 10}).fit(XOR, y).score(XOR, y) < 1.0
 
 
 def test_a_perceptron_learns_a_curve() -> None:
@@ -189,6 +198,13 @@ def test_each_parameter_changes_the_model_and_a_seed_decides_it(change: dict[str
     first, second = (NetworkClassifier(**{**BASE, **change}).fit(X, y) for _ in range(2))
     assert equal(first, second)
     assert not np.array_equal(first.predict_proba(X), before.predict_proba(X))
+
+
+def test_a_seed_decides_the_first_weights() -> None:
+    X, y = two_classes()
+    still = {**BASE, "epochs": 1, "learning_rate": 1e-12}
+    first, second = (NetworkClassifier(**{**still, "seed": seed}).fit(X, y) for seed in (1, 2))
+    assert max(float(np.abs(a - b).max()) for a, b in zip(weights(first), weights(second), strict=True)) > 0.1
 
 
 def test_adamw_decays_weights_otherwise_than_adam() -> None:
@@ -329,8 +345,9 @@ def test_an_embedding_equals_a_linear_layer_over_one_hot_codes() -> None:
     first = np.concatenate([state["numbers"], state["categories.0.weight"], state["categories.1.weight"]])
     hidden = np.tanh(np.concatenate([numbers, one_hot], axis=1) @ first + state["bias"])
     expected = hidden @ state["layers.1.weight"].T + state["layers.1.bias"]
-    seen = forward_in_blocks(network, np.concatenate([numbers, codes], axis=1).astype(np.float32), threads=1)
-    assert seen == pytest.approx(expected, abs=1e-5)
+    x = np.concatenate([numbers, codes], axis=1).astype(np.float32)
+    assert forward_in_blocks(network, x, threads=1) == pytest.approx(expected, abs=1e-5)
+    assert network(torch.from_numpy(x)).detach().numpy() == pytest.approx(expected, abs=1e-5)
 
 
 def test_categories_are_learnt_and_an_unseen_one_stays_without_effect() -> None:
@@ -342,6 +359,20 @@ def test_categories_are_learnt_and_an_unseen_one_stays_without_effect() -> None:
     assert model.predict([[0, 2], [0, 3], [0, 4]]) == pytest.approx([1, -1, 3], abs=0.1)
     embedding = model.network_.state_dict()["categories.0.weight"].numpy()
     assert (embedding[:2] == 0).all()
+
+
+@pytest.mark.parametrize(("numbers", "hidden"), [(1, ()), (37, (64, 32)), (30, (17, 5)), (130, (128,))])
+def test_a_row_has_one_answer_at_every_place_of_a_block(numbers: int, hidden: tuple[int, ...]) -> None:
+    generator = np.random.default_rng(0)
+    network = TabularNetwork(numbers=numbers, category_sizes=(9,), hidden=hidden, activation="relu", outputs=3).eval()
+    x = np.column_stack([generator.normal(size=(600, numbers)), generator.integers(0, 9, 600)]).astype(np.float32)
+    order = generator.permutation(len(x))
+    together = forward_in_blocks(network, x, threads=1)
+    assert np.array_equal(forward_in_blocks(network, x[order], threads=1), together[order])
+    assert np.array_equal(forward_in_blocks(network, x, threads=2), together)
+    assert all(
+        np.array_equal(forward_in_blocks(network, x[[n]], threads=1)[0], together[n]) for n in (0, 255, 256, 599)
+    )
 
 
 def test_the_thread_count_of_a_process_stays_as_it_was() -> None:

@@ -53,11 +53,30 @@ class TabularNetwork(nn.Module):
         answer: Tensor = self.layers(first)
         return answer
 
+    def answer(self, x: Tensor) -> Tensor:
+        """What `forward` computes, with every sum in the order of its columns: no row's answer depends on another.
 
-def forward_in_blocks(network: nn.Module, x: NDArray[np.float32], threads: int) -> NDArray[np.float64]:
-    """(n, width) -> (n, outputs) on the CPU, in blocks of a fixed shape.
+        The last bits of a matrix product depend on its shape, and on a row's place in it.
+        """
+        first = _product(x[:, : self.n_numbers], self.numbers, self.bias)
+        for position, embedding in enumerate(self.categories):
+            first = first + embedding(x[:, self.n_numbers + position].long())
+        for layer in self.layers:
+            first = _product(first, layer.weight.T, layer.bias) if isinstance(layer, nn.Linear) else layer(first)
+        return first
 
-    A matrix product's last bits depend on its shape; blocks of one shape give a row the same answer in any company.
+
+def _product(x: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
+    total = bias.repeat(len(x), 1)
+    for column, weight in zip(x.T, weights, strict=True):
+        total += column[:, None] * weight
+    return total
+
+
+def forward_in_blocks(network: TabularNetwork, x: NDArray[np.float32], threads: int) -> NDArray[np.float64]:
+    """(n, width) -> (n, outputs) on the CPU, the same for a row in any company.
+
+    Blocks have one shape, because vectorised activations treat the end of an array otherwise than its middle.
     """
     outputs = []
     with _thread_count(threads), torch.inference_mode():
@@ -65,7 +84,7 @@ def forward_in_blocks(network: nn.Module, x: NDArray[np.float32], threads: int) 
             block = np.zeros((BLOCK_ROWS, x.shape[1]), np.float32)
             rows = x[start : start + BLOCK_ROWS]
             block[: len(rows)] = rows
-            outputs.append(network(torch.from_numpy(block))[: len(rows)].numpy().astype(np.float64))
+            outputs.append(network.answer(torch.from_numpy(block))[: len(rows)].numpy().astype(np.float64))
     return np.concatenate(outputs)
 
 

@@ -1,0 +1,34 @@
+"""Figures of a night: which there are, and that each is a picture."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ml.artifacts import Epoch
+from ml.plots import night_figures
+from ml.serving.output import TaskKind
+from tests.tiny import parcels
+
+NAMES: dict[TaskKind, set[str]] = {
+    "binary": {"learning_curve.png", "confusion_matrix.png", "precision_recall.png", "calibration.png"},
+    "multiclass": {"learning_curve.png", "confusion_matrix.png"},
+    "regression": {"learning_curve.png", "predicted_and_true.png"},
+}
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_each_kind_of_target_has_its_figures(kind: TaskKind) -> None:
+    generator = np.random.default_rng(0)
+    classes = {"binary": 2, "multiclass": 3, "regression": 0}[kind]
+    labels = generator.integers(0, classes, 60).astype(float) if classes else generator.uniform(1, 9, 60)
+    p = generator.dirichlet(np.ones(max(classes, 1)), 60)
+    answers = pd.DataFrame({"label": labels, "answer": p.argmax(axis=1).astype(float) if classes else labels * 1.1})
+    answers = answers.assign(**{f"probability_{i}": p[:, i] for i in range(classes)})
+    scores = (None, 0.4) if kind == "binary" else (0.3, 0.4)
+    epochs = tuple(
+        Epoch(epoch=number, train_loss=1.0, validation_loss=1.0, validation_score=score)
+        for number, score in enumerate(scores, start=1)
+    )
+    figures = night_figures(parcels(kind), epochs, 1, answers)
+    assert set(figures) == NAMES[kind]
+    assert all(image.startswith(b"\x89PNG") and len(image) > 5000 for image in figures.values())

@@ -1,0 +1,231 @@
+"""A night in words: every reader sees the same document, and nothing undefined is shown as a number."""
+
+import json
+from datetime import date
+from typing import Any
+
+import pytest
+
+from ml.artifacts import (
+    Blocks,
+    Champion,
+    Checks,
+    DecisionName,
+    Epoch,
+    Evaluations,
+    FileRef,
+    Fit,
+    Interval,
+    Judgement,
+    ModelScores,
+    RuleCount,
+    Snapshot,
+    Split,
+    SplitRows,
+    Trail,
+    Upload,
+    Verdict,
+    Verified,
+    Work,
+    to_json,
+)
+from ml.report import (
+    cell,
+    champion_sentence,
+    comparison_sentence,
+    data_sentences,
+    dry_run_document,
+    headline,
+    markdown,
+    model_metrics,
+    nothing_new_document,
+    result_document,
+    score_rows,
+    window_words,
+)
+from tests.tiny import night, tills
+
+FILE = FileRef(key="a/b", size=3, digest="0" * 64)
+
+
+def rows(number: int) -> SplitRows:
+    return SplitRows(rows=number, positive_share=0.25, first_day="2024-02-01", last_day="2024-02-28")
+
+
+def scores(who: str, f1: Interval) -> ModelScores:
+    return ModelScores(
+        who=who,
+        description=f"what {who} is",
+        scores={"f1": f1, "precision": Interval(value=None, reason="no row"), "pr_auc": Interval(value=0.6)},
+        confusion=((3, 1), (0, 2)),
+    )
+
+
+def verdict(name: Any, **figures: float) -> Verdict:
+    return Verdict(gate="BetterThanRule f1", verdict=name, reason="so it is", figures=dict(figures))
+
+
+def trail(decision: DecisionName = "PROMOTE", against: Verdict | None = None, **checks: Any) -> Trail:
+    found: dict[str, Any] = {
+        "left_out": {"2024-01-07": "it is missing"},
+        "unknown_columns": {"2024-01-08": ("ape", "zebra")},
+        "broken": (RuleCount(rule="x is present", scope="row", severity="error", evaluated=9, unexpected=4),),
+    }
+    return Trail(
+        snapshot=snapshot(),
+        checks=Checks(
+            work=Work(stage="validate partitions", seconds=1.25, reused=3, computed=1),
+            digest="d", partitions=(), rows=12_345, duplicates=2, quarantined=17, unlabelled=5, quarantined_days={},
+            rules=4, **{**found, **checks},
+        ),
+        blocks=Blocks(digest="d", blocks=(), rows=1),
+        split=Split(
+            digest="d", encoder=FILE, train=rows(9000), validation=rows(1000), test=rows(2000), fit_until=None,
+            test_digest="t",
+        ),
+        fit=Fit(
+            weights=FILE, best_epoch=2, target_mean=0, target_std=1, device="cpu", threads=1,
+            epochs=tuple(Epoch(epoch=n, train_loss=1, validation_loss=1, validation_score=None) for n in (1, 2, 3)),
+        ),
+        upload=Upload(run_id="run", folder="f", files=(FILE,), digest="d", threshold=0.4, proof=FILE),
+        verified=Verified(files=1, rows=5),
+        evaluations=Evaluations(
+            test_digest="t", rows=2000, units=28, unit="day", not_comparable={}, evidence=FILE, answers=FILE,
+            models={
+                "candidate": scores("candidate", Interval(value=0.7381, low=0.72, high=0.755)),
+                "rule": scores("rule", Interval(value=None, reason="no row")),
+            },
+        ),
+        judgement=Judgement(
+            verdicts=(verdict("PASS", low=0.1),), decision=decision, reason="All gates allow it.",
+            proved_better=True, against_rule=against,
+        ),
+    )  # fmt: skip
+
+
+def snapshot() -> Snapshot:
+    return Snapshot(
+        work=Work(stage="take snapshot", seconds=0.5, computed=1), digest="s" * 64, manifest="m", partitions=59,
+        first_day="2024-01-01", last_day="2024-02-28", missing_days=(), changed_days=("2024-01-03",),
+    )  # fmt: skip
+
+
+def champion(version: int) -> Champion:
+    return Champion(
+        version=version, run_id="r", as_of=date(2024, 2, 1), fit_until=None, target_digest="t", split_digest="s",
+        folder="f", files=(),
+    )  # fmt: skip
+
+
+def document(decision: DecisionName = "PROMOTE", before: int | None = 3, after: int | None = 4, **more: Any) -> Any:
+    old, new = (None if version is None else champion(version) for version in (before, after))
+    return result_document(tills(), night(use_case="tills"), "k" * 64, trail(decision, **more), 4, old, new)
+
+
+def test_a_document_is_strict_json_with_every_part_of_the_night() -> None:
+    made = document()
+    assert json.loads(json.dumps(made, allow_nan=False)) == made
+    assert made["scores"]["candidate"]["f1"] == {"value": 0.7381, "low": 0.72, "high": 0.755, "reason": None}
+    assert made["scores"]["rule"]["f1"] == {"value": None, "low": None, "high": None, "reason": "no row"}
+    assert made["snapshot"]["digest"] == "s" * 64
+    assert (made["champion_before"], made["champion_after"], made["version"]) == (3, 4, 4)
+    assert made["seconds"]["validate partitions"] == 1.25
+    assert (made["reused"]["validate partitions"], made["computed"]["validate partitions"]) == (3, 1)
+    assert {"run_key", "test_digest", "split", "decision", "reason", "verdicts", "seed", "device"} <= made.keys()
+
+
+def test_the_other_documents_share_its_head() -> None:
+    idle = nothing_new_document(tills(), night(use_case="tills"), "k", snapshot(), "Nothing changed.", champion(3))
+    head = {"use_case", "as_of", "run_key", "seed", "snapshot", "champion_before", "champion_after", "replayed"}
+    assert head <= idle.keys() & document().keys()
+    assert (idle["decision"], idle["version"], idle["champion_after"]) == ("NOTHING_NEW", None, 3)
+    dry = dry_run_document(night(use_case="tills"), "k", trail().checks, trail().split)
+    assert dry["dry_run"] is True
+    assert dry["split"]["train"]["rows"] == 9000
+    assert {"decision", "version"}.isdisjoint(dry)
+    for made in (idle, dry):
+        json.dumps(made, allow_nan=False)
+
+
+CELLS = [
+    (None, "-"),
+    ({"value": None, "low": None, "high": None}, "undefined"),
+    ({"value": 0.7384, "low": None, "high": None}, "0.738"),
+    ({"value": 0.7384, "low": 0.7, "high": 0.8}, "0.738 [0.700, 0.800]"),
+    ({"value": 12345.6, "low": 999.9, "high": 20000}, "12,346 [999.900, 20,000]"),
+    ({"value": 0.0, "low": None, "high": None}, "0.000"),
+]
+
+
+@pytest.mark.parametrize(("score", "text"), CELLS)
+def test_a_score_is_shown_with_its_interval_and_never_as_a_number_where_it_is_undefined(score: Any, text: str) -> None:
+    assert cell(score) == text
+
+
+HEADLINES: list[tuple[DecisionName, int | None, int | None, str, str]] = [
+    ("FIRST", None, 4, "is the first champion", "Champion is now version 4."),
+    ("PROMOTE", 3, 4, "is the new champion", "Champion is now version 4, before it was version 3."),
+    ("KEEP", 3, 3, "was not promoted", "Champion is still version 3."),
+    ("REJECT", None, None, "was not good enough", "There is no champion."),
+]
+
+
+@pytest.mark.parametrize(("decision", "before", "after", "words", "sentence"), HEADLINES)
+def test_each_decision_has_its_sentence(
+    decision: DecisionName, before: int | None, after: int | None, words: str, sentence: str
+) -> None:
+    made = document(decision, before, after)
+    assert headline(made).startswith("tills version 4 (as of 2024-03-01)")
+    assert words in headline(made)
+    assert champion_sentence(made) == sentence
+    assert sentence in markdown(made)
+
+
+def test_what_came_in_and_what_was_left_out_is_said_with_numbers() -> None:
+    text = " ".join(data_sentences(document()))
+    for words in (
+        "12,345 rows", "59 partitions", "17 rows quarantined", "2 exact duplicates", "5 without a label",
+        "9,000 rows", "1,000", "2,000", "28 days", "2024-01-07, it is missing", "ape, zebra", "2024-01-03",
+    ):  # fmt: skip
+        assert words in text
+
+
+def test_the_report_holds_scores_gates_and_keys() -> None:
+    text = markdown(document(against=verdict("PASS", difference=0.01, low=0.001, high=0.02)))
+    for words in ("0.738 [0.720, 0.755]", "undefined", "BetterThanRule f1", "so it is", "k" * 64, "s" * 64, "28 days"):
+        assert words in text
+    assert "nan" not in text.lower().split()
+    assert "None" not in text
+
+
+@pytest.mark.parametrize("name", ["PASS", "FAIL", "INCONCLUSIVE"])
+def test_the_model_is_compared_with_a_rule_of_thumb_whichever_way_it_ends(name: str) -> None:
+    made = document(against=verdict(name, difference=-0.01, low=-0.02, high=0.001))
+    sentence = comparison_sentence(made)
+    assert "what rule is" in sentence
+    assert ("is better than" in sentence) is (name == "PASS")
+    assert comparison_sentence(document()) == ""
+
+
+def test_everyone_who_was_scored_has_a_row() -> None:
+    assert [(who, words) for who, words, _ in score_rows(document())] == [
+        ("candidate", "what candidate is"),
+        ("best one-column rule", "what rule is"),
+    ]
+
+
+def test_only_defined_scores_become_metrics() -> None:
+    assert model_metrics(document()) == {"test_f1": 0.7381, "test_pr_auc": 0.6}
+    idle = nothing_new_document(tills(), night(), "k", snapshot(), "Nothing changed.", None)
+    assert model_metrics(idle) == {}
+
+
+def test_a_window_is_said_in_words() -> None:
+    assert window_words(59, "2024-01-01", "2024-02-28") == "59 partitions, 2024-01-01 to 2024-02-28"
+    assert window_words(1, "all", "all") == "1 partition"
+
+
+def test_a_trail_lists_its_work_in_the_order_of_its_stages() -> None:
+    assert [work.stage for work in trail().work][:2] == ["take snapshot", "validate partitions"]
+    assert len(trail().work) == 9
+    assert to_json(trail().checks)
