@@ -32,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _command(options.command)(options)
     except RetrainError as error:
         return _fail(error, as_json="--json" in words, debug="--debug" in words)
+    except Exception as error:  # noqa: BLE001 - the last net
+        return _fail(_unforeseen(error), as_json="--json" in words, debug="--debug" in words)
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted; run the same command again to resume.\n")
         return INTERRUPTED
@@ -114,6 +116,13 @@ def _show_log(*, quiet: bool) -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S"))
     handler.setLevel(logging.WARNING if quiet else logging.INFO)
     logger.handlers = [handler]
+
+
+def _unforeseen(error: Exception) -> RetrainError:
+    said = (str(error).strip() or "no message").splitlines()[0][:200]
+    foreseen = RetrainError("a command ends without an error", f"{type(error).__name__}: {said}", "see it with --debug")
+    foreseen.__cause__ = error
+    return foreseen
 
 
 def _fail(error: RetrainError, *, as_json: bool, debug: bool) -> int:

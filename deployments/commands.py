@@ -125,11 +125,11 @@ def status(options: argparse.Namespace) -> int:
 
 
 def _status_row(settings: Settings, store: Store, name: str) -> dict[str, Any]:
-    use_case, entries = load_use_case(name, settings.project), Ledger(store, name).entries()
+    entries = Ledger(store, name).entries()
     head = entries[-1] if entries else None
     return {
         "use_case": name,
-        "schedule": f"{use_case.schedule} {use_case.time_zone}" if use_case.schedule else None,
+        "schedule": _schedule(settings, name),
         "champion": head.champion.version if head and head.champion else None,
         "champion_as_of": str(head.champion.as_of) if head and head.champion else None,
         "reference": head.reference.version if head and head.reference else None,
@@ -137,6 +137,15 @@ def _status_row(settings: Settings, store: Store, name: str) -> dict[str, Any]:
         "last_decision": head.decision if head else None,
         "entries": len(entries),
     }
+
+
+def _schedule(settings: Settings, name: str) -> str | None:
+    try:
+        use_case = load_use_case(name, settings.project)
+    except ConfigError as error:
+        log.warning("%s", error)
+        return "broken file"
+    return f"{use_case.schedule} {use_case.time_zone}" if use_case.schedule else None
 
 
 def _words(value: Any) -> str:

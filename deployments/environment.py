@@ -10,7 +10,7 @@ def prepare_environment(settings: Settings) -> None:
 
     Prefect, MLflow, Great Expectations and matplotlib read these once, at import: call it before.
     """
-    settings.home.mkdir(parents=True, exist_ok=True)  # Prefect makes its own folder, but not the one around it
+    (settings.home / "tmp").mkdir(parents=True, exist_ok=True)  # Prefect makes its own folder, but not the one around it
     os.environ.update(homes_and_telemetry(settings))
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
@@ -25,10 +25,12 @@ def homes_and_telemetry(settings: Settings) -> dict[str, str]:
         "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(prefect / "ui"),  # by default inside the installed package
         "MPLCONFIGDIR": str(home / "matplotlib"),
         "XDG_CACHE_HOME": str(home / "cache"),  # of torch, and of fontconfig, which matplotlib asks for fonts
+        "TMPDIR": str(home / "tmp"),
         "TORCHINDUCTOR_CACHE_DIR": str(home / "cache" / "torchinductor"),  # made at import, by default in TMPDIR
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # stdout is our document's
         "GX_ANALYTICS_ENABLED": "false",
     }
 
@@ -46,4 +48,8 @@ _DEFAULTS = {
     "PREFECT_LOGGING_ROOT_LEVEL": "INFO",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
+    # By default one call to a dead server takes four minutes; the tasks try again on their own.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }

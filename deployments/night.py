@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from deployments.servers import answers, prefect_server, running_servers
-from ml.decision import DATA_REJECTED
-from ml.errors import DataRejected, PrefectUnavailable, RetrainError
+from ml.errors import Busy, PrefectUnavailable, RetrainError, UsageError
 from ml.settings import Settings
 
 if TYPE_CHECKING:
@@ -72,13 +71,31 @@ def follow(request: dict[str, Any]) -> dict[str, Any]:
     from prefect.client.schemas.objects import FlowRun
     from prefect.deployments import run_deployment
 
-    deployed = run_deployment(
-        f"retrain/{request['use_case']}", parameters={"request": request}, timeout=0, as_subflow=False
-    )
+    name = f"retrain/{request['use_case']}"
+    with get_client(sync_client=True) as client:
+        _require_deployment(client, name, wait=request["wait"])
+    deployed = run_deployment(name, parameters={"request": request}, timeout=0, as_subflow=False)
     assert isinstance(deployed, FlowRun)
     log.info("Submitted to the deployment as run %s.", deployed.name)
     with get_client(sync_client=True) as client:
         return _result(_ended(client, deployed.id))
+
+
+def _require_deployment(client: "SyncPrefectClient", name: str, *, wait: bool) -> None:
+    """Raises UsageError for a use case that is not served, Busy if a run is active and this one shall not wait."""
+    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName, FlowRunFilter
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        client.read_deployment_by_name(name)
+    except ObjectNotFound:
+        raise UsageError(
+            "`retrain up` serves what there was when it started", f"{name} was not", "start it again"
+        ) from None
+    active = FlowRunFilter.model_validate({"state": {"type": {"any_": ["PENDING", "RUNNING"]}}})
+    chosen = DeploymentFilter(name=DeploymentFilterName(any_=[name.split("/")[1]]))
+    if not wait and client.read_flow_runs(flow_run_filter=active, deployment_filter=chosen):
+        raise Busy(f"{name} runs once at a time", "another run is active", "wait for it to end")
 
 
 def _ended(client: "SyncPrefectClient", run_id: UUID) -> "State[Any]":
@@ -105,16 +122,13 @@ def _show_new_lines(client: "SyncPrefectClient", run_id: UUID, shown: set[UUID])
 
 
 def _result(state: "State[Any]") -> dict[str, Any]:
+    """The flow's answer. Raises its own error, which Prefect keeps by its class and sentence."""
     if state.is_completed():
         return state.result()
     error = state.result(raise_on_failure=False)
     if isinstance(error, RetrainError):
         raise error
-    if state.name == DATA_REJECTED:
-        raise DataRejected(
-            "the data of a night must keep its rules", state.message or "it did not", "mend it and run again"
-        )
-    seen = f"{state.name}: {str(error or state.message).strip().splitlines()[-1][:300]}"
-    raise NightFailed("a night ends without an error", seen, "run it again, with --debug for the traceback") from (
-        error if isinstance(error, BaseException) else None
-    )
+    kind = type(error).__name__ if isinstance(error, BaseException) else "no exception"
+    raise NightFailed(
+        "a night ends without an error", f"it is {state.name} with {kind}", "see the log of its run"
+    ) from (error if isinstance(error, BaseException) else None)

@@ -1,19 +1,29 @@
 """The one table of deployments and schedules, and the process that serves them, a child of `retrain up`."""
 
+import logging
+
 from prefect import serve
 from prefect.deployments.runner import RunnerDeployment
 from prefect.schedules import Cron
 
 from flows.retrain import retrain
 from ml.config import load_use_case, use_case_files
+from ml.errors import ConfigError
 from ml.settings import Settings
 
+log = logging.getLogger("retrain.serve")
 ACTIVE_RUNS = 1  # one night at a time on one machine: two would share its cores, or its GPU
 
 
 def deployments(settings: Settings) -> list[RunnerDeployment]:
-    """One deployment a use case, named as it is; scheduled if it has a schedule."""
-    return [_deployment(settings, name) for name in sorted(use_case_files(settings.project))]
+    """One deployment a use case, scheduled if it has a schedule. A broken file is named and left out."""
+    found = []
+    for name in sorted(use_case_files(settings.project)):
+        try:
+            found.append(_deployment(settings, name))
+        except ConfigError as error:
+            log.error("%s is not served. %s", name, error)
+    return found
 
 
 def _deployment(settings: Settings, name: str) -> RunnerDeployment:

@@ -58,10 +58,11 @@ EXPECTATION_KEYS = {"type", "kwargs", "meta", "severity", "id", "notes", "descri
 
 
 def suite_file(use_case_name: str, project: Path | None) -> Path | None:
-    """The use case's suite in the project's own folder, else the one packaged here, else None."""
-    folders = [*([project / "expectations"] if project else []), Path(__file__).parent]
-    files = (folder / f"{use_case_name}.json" for folder in folders)
-    return next((file for file in files if file.is_file()), None)
+    """The suite beside the use case: of the project's folder if the use case is there, else the one packaged here."""
+    own = project is not None and (project / "use_cases" / f"{use_case_name}.py").is_file()
+    folder = project / "expectations" if project is not None and own else Path(__file__).parent
+    file = folder / f"{use_case_name}.json"
+    return file if file.is_file() else None
 
 
 def load_rules(path: Path) -> tuple[Rule, ...]:

@@ -65,10 +65,10 @@ def run_night(request: RetrainRequest) -> State[dict[str, Any]]:
     name_flow_run(night)
     snapshot = take_snapshot(night)
     key = run_key(night, snapshot.digest)
-    finished = find_finished(night, key)
-    if finished:
+    finished, published = find_finished(night, key)
+    if finished and published:
         return concluded(finished, replayed=True)
-    idle = None if request.dry_run else skip_if_nothing_new(night, key, snapshot)
+    idle = None if finished or request.dry_run else skip_if_nothing_new(night, key, snapshot)
     if idle:
         return concluded(idle)
     checks = validate_partitions(night, snapshot)
@@ -82,17 +82,17 @@ def run_night(request: RetrainRequest) -> State[dict[str, Any]]:
     candidate = register_candidate(night, key, snapshot, split, upload)
     entry = None
     while entry is None:  # another run may reach the ledger first: then evaluation is redone, never training
-        head, hand_moved = read_head(night)
+        head, hand_moved = read_head(night, finished)
         evaluations = evaluate_models(night, key, blocks, split, upload, head)
         judgement = judge_gates(night, evaluations, head, hand_moved)
         trail = Trail(
             snapshot=snapshot, checks=checks, blocks=blocks, split=split, fit=fit, upload=upload, verified=verified,
             evaluations=evaluations, judgement=judgement,
         )  # fmt: skip
-        entry = record_decision(night, key, candidate, trail, head)
+        entry = finished or record_decision(night, key, candidate, trail, head)
     move_alias(night, entry)
     publish_report(night, entry, trail)
-    return concluded(entry)
+    return concluded(entry, replayed=finished is not None)
 
 
 def concluded(entry: Entry, *, replayed: bool = False) -> State[dict[str, Any]]:
@@ -116,6 +116,7 @@ def only_run_of(use_case: str, *, wait: bool) -> Iterator[None]:
             raise Busy(f"{use_case} runs once at a time", "another run is active", "wait for it to end") from error
         log.info("Waiting for another run of %s to end.", use_case)
         lock.acquire()
-    with lock:
-        lock.release()  # the acquire above counts too
+    try:
         yield
+    finally:
+        lock.release()

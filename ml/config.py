@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ml.digests import digest_value
 from ml.errors import ConfigError, UsageError
+from ml.evaluation import METRICS
 from ml.gates import Gate
 from ml.models.estimators import NetworkEstimator
 from ml.serving.columns import Column
@@ -84,7 +85,15 @@ class SideTable:
 
 @dataclass(frozen=True, kw_only=True)
 class UseCase:
-    """One thing to learn. `question` is its title in reports; every other field is described in the README."""
+    """One thing to learn.
+
+    Days: `window_days` back from the last due day (as_of - label_delay_days - 1) are used, the last `test_days` as
+    test, the `validation_days` before as validation; up to `max_missing_days` may be missing or unusable. Rows: a day
+    has at least `min_rows` after at most `max_quarantined_fraction` were set aside; a number is clipped at
+    `outlier_std` standard deviations; a category seen on fewer than `rare_below` train rows is unknown. `derive`
+    turns a partition's source rows into rows with more columns. `replay_from` makes scheduled nights walk through old
+    data, from that date on. `question` is the title of reports; `demo` writes example data.
+    """
 
     name: str
     question: str
@@ -118,6 +127,7 @@ class UseCase:
     def __post_init__(self) -> None:
         _check_name(self.name)
         _check_columns(self)
+        _check_learning(self)
 
     @property
     def features(self) -> tuple[Column, ...]:
@@ -133,6 +143,12 @@ class UseCase:
         """The row rules that the declared columns and the key imply."""
         rules = [rule for column in self.columns for rule in _rules_of(column, self.target)]
         return (*rules, UniqueKey(key=self.key))
+
+    @property
+    def data_digest(self) -> str:
+        """Digest of what decides how a partition's bytes become rows and labels."""
+        names = ("source", "columns", "target", "key", "time_column", "derive", "side_tables")
+        return digest_value({name: _plain(getattr(self, name)) for name in names})
 
     @property
     def digest(self) -> str:
@@ -167,11 +183,37 @@ def _check_columns(use_case: UseCase) -> None:
     if undeclared or len(set(names)) < len(names):
         problem = f"{undeclared} are not" if undeclared else "a name is there twice"
         raise ConfigError(f"{use_case.name} must declare every column that it names, once", problem, "mend its columns")
+    reserved = [name for name in names if name.endswith("__")]
+    if reserved:
+        raise ConfigError("a column's name does not end in __", f"{reserved[0]} does", "rename it in `derive`")
     leaked = [column.name for column in use_case.features if column.name == use_case.target.column]
     if leaked:
         raise ConfigError(
             f"{use_case.name} must not give the model its own target", f"{leaked[0]} is a feature", "set feature=False"
         )
+
+
+def _check_learning(use_case: UseCase) -> None:
+    """Refuses what could only fail in the middle of a night."""
+    target, metrics = use_case.target, METRICS[use_case.target.kind]
+    names = [gate.name for gate in use_case.gates]
+    against = [gate.metric for gate in use_case.gates if gate.opponent in {"constant", "rule"} and "Than" in gate.name]
+    column = next(column for column in use_case.columns if column.name == target.column)
+    problems = {
+        f"metric is one of {', '.join(metrics)}": use_case.metric not in metrics,
+        "no two gates are of one kind and metric": len(set(names)) < len(names),
+        "a gate against the best constant or rule has the metric that chose them": bool(
+            set(against) - {use_case.metric}
+        ),
+        "a binary target names two classes, and `above` or `positive`": target.kind == "binary"
+        and (len(target.classes) != 2 or (target.above is None) == (target.positive is None)),
+        "a target with `positive` declares the column's values": target.positive is not None and not column.values,
+        "a multiclass target names its classes": target.kind == "multiclass" and len(target.classes) < 3,
+        "replay_from needs a time_column": use_case.replay_from is not None and not use_case.dated,
+    }
+    for rule, broken in problems.items():
+        if broken:
+            raise ConfigError(f"in a use case, {rule}", f"{use_case.name} differs", "mend the file")
 
 
 def _plain(value: Any) -> Any:
@@ -228,6 +270,10 @@ def _module(name: str, path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except (SyntaxError, ImportError, NameError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path.name} must be importable", f"{error}", "mend the file") from error
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"{path.name} must be importable", f"{type(error).__name__}: {error}", "mend the file"
+        ) from error
     return module

@@ -43,7 +43,7 @@ def comparability(
     if champion.target_digest != target_digest:
         return f"the {who} (version {champion.version}) learnt another target definition"
     if first_test_day is None:
-        same = champion.split_digest == split_digest
+        same = champion.fit_until is None and champion.split_digest == split_digest
         return None if same else f"the {who} (version {champion.version}) was trained under another split of the rows"
     if champion.fit_until is None or champion.fit_until >= first_test_day:
         seen = champion.fit_until or "an unknown day"

@@ -12,13 +12,21 @@ RetrainError                exit code
     └── PrefectUnavailable
 """
 
+import re
+
+SENTENCE = re.compile(r"(.*?), but (.*?): (.*)\.", flags=re.DOTALL)
+
 
 class RetrainError(Exception):
     """A user's error, kept in its three parts so that a machine can read them too."""
 
     exit_code = 1
 
-    def __init__(self, rule: str, value: str, next_step: str) -> None:
+    def __init__(self, rule: str, value: str | None = None, next_step: str = "") -> None:
+        """From its parts, or from the whole sentence alone: Prefect keeps an error's class and what it says."""
+        if value is None:
+            parts = SENTENCE.fullmatch(rule)
+            rule, value, next_step = parts.groups() if parts else (rule, "it does not", "see the log")
         super().__init__(rule, value, next_step)
         self.rule, self.value, self.next_step = rule, value, next_step
 

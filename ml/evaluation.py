@@ -4,6 +4,7 @@ The paired bootstrap draws units with replacement (Efron and Tibshirani 1993, ch
 are counted once, so that ten thousand resamples are one multinomial draw over the distinct ones.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +16,7 @@ from sklearn import metrics as sklearn_metrics
 from ml.serving.output import TaskKind
 
 RESAMPLES = 10_000
+FEW_DISTINCT = 64
 LOWER_IS_BETTER = {"rmse", "mae"}
 CLASS_METRICS = ("f1", "precision", "recall", "accuracy")
 METRICS: dict[TaskKind, tuple[str, ...]] = {
@@ -56,11 +58,7 @@ class Pair:
 
     def resampled(self, seed: int) -> Floats:
         """(RESAMPLES, m) totals of resampled units."""
-        generator = np.random.default_rng(seed)
-        statistics = np.array(self.statistics, np.float64)
-        share = np.array(self.counts, np.float64) / self.units
-        blocks = np.array_split(np.arange(RESAMPLES), max(1, RESAMPLES * len(share) // 10_000_000))
-        return np.concatenate([generator.multinomial(self.units, share, size=len(b)) @ statistics for b in blocks])
+        return _resampled(self, seed)
 
     def metric(self, name: str, side: Side, totals: Floats) -> Floats:
         """(draws,) the metric on each row of `totals`; NaN where it is undefined."""
@@ -77,6 +75,30 @@ class Pair:
             with np.errstate(divide="ignore", invalid="ignore"):
                 return np.where(other > 0, (other - candidate) / other, np.nan)
         return candidate - other
+
+
+@functools.lru_cache(maxsize=8)
+def _resampled(pair: Pair, seed: int) -> Floats:
+    """Draws once for all metrics: of few distinct units how often each, of many which."""
+    generator = np.random.default_rng(seed)
+    statistics, counts = np.array(pair.statistics, np.float64), np.array(pair.counts)
+    if len(counts) <= FEW_DISTINCT:
+        return generator.multinomial(pair.units, counts / pair.units, size=RESAMPLES) @ statistics
+    each = statistics[np.repeat(np.arange(len(counts)), counts)]
+    return np.concatenate([_drawn(generator, each, len(block)) for block in _draw_blocks(pair.units)])
+
+
+def _drawn(generator: np.random.Generator, each: Floats, draws: int) -> Floats:
+    """(draws, m) sums of as many units as there are, drawn with replacement."""
+    units = len(each)
+    chosen = generator.integers(0, units, size=(draws, units)) + np.arange(draws)[:, None] * units
+    times = np.bincount(chosen.ravel(), minlength=draws * units).reshape(draws, units)
+    return times @ each
+
+
+def _draw_blocks(units: int) -> list[NDArray[np.int_]]:
+    """All resamples, in blocks that need at most some 80 MB."""
+    return np.array_split(np.arange(RESAMPLES), max(1, RESAMPLES * units // 10_000_000))
 
 
 def make_pair(

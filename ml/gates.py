@@ -96,8 +96,6 @@ class MinMetric(Gate):
 class Comparison(Gate):
     """The difference to the opponent, whose interval decides."""
 
-    max_drop: float = 0.0
-
     def _weigh(self, pair: Pair, evidence: Evidence) -> Verdict:
         difference = Difference.of(pair, self.metric, evidence.seed)
         if not np.isfinite(difference.value):
@@ -113,9 +111,27 @@ class Comparison(Gate):
             difference=difference.value,
             low=difference.low,
             high=difference.high,
-            max_drop=self.max_drop,
             smallest_detectable_drop=difference.detectable,
+            **self._limits,
         )
+
+    def _decide(self, d: "Difference") -> tuple[VerdictName, str]:
+        raise NotImplementedError
+
+    @property
+    def _limits(self) -> dict[str, float]:
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotWorse(Comparison):
+    """The whole interval lies above -`max_drop`: points of a score, or a fraction of the opponent's error."""
+
+    max_drop: float
+
+    @property
+    def _limits(self) -> dict[str, float]:
+        return {"max_drop": self.max_drop}
 
     def _decide(self, d: "Difference") -> tuple[VerdictName, str]:
         seen = f"{self.metric} differs from the {self.opponent}'s by {d.in_words(self.metric)}"
@@ -131,12 +147,12 @@ class Comparison(Gate):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NotWorseThanChampion(Comparison):
+class NotWorseThanChampion(NotWorse):
     opponent: ClassVar[str] = "champion"
 
 
 @dataclass(frozen=True, kw_only=True)
-class NotWorseThanReference(Comparison):
+class NotWorseThanReference(NotWorse):
     """Against the last version that was first or proved better, so that small losses cannot add up night by night."""
 
     opponent: ClassVar[str] = "reference"

@@ -81,6 +81,13 @@ class Ledger:
         """Notes that the registry's alias was seen to follow this entry."""
         self.store.create(paths.alias_confirmation(self.use_case, entry.seq), b"{}")
 
+    def is_published(self, entry: Entry) -> bool:
+        return self.store.get(paths.published(self.use_case, entry.seq)) is not None
+
+    def mark_published(self, entry: Entry) -> None:
+        """Notes that tags and report of this entry were written."""
+        self.store.create(paths.published(self.use_case, entry.seq), b"{}")
+
     def _keys(self) -> list[str]:
         return self.store.keys(paths.ledger_folder(self.use_case))
 

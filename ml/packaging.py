@@ -33,14 +33,13 @@ def write_model(model: PackagedModel, folder: Path, source: Path = SERVING) -> N
         code = Path(scratch) / serving_name(source)
         shutil.copytree(source, code, ignore=shutil.ignore_patterns("__pycache__"))
         model.save(Path(scratch) / "model")
-        example = synthetic_rows(model.columns)
         registry.write_pyfunc(
             folder,
             code=code,
             data=Path(scratch) / "model",
             columns=model.columns,
-            answers=model.predict(example),
-            example=example,
+            output=model.output,
+            example=synthetic_rows(model.columns),
         )
 
 

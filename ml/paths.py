@@ -23,10 +23,6 @@ def quarantine(use_case: str, state: str) -> str:
     return f"partitions/{use_case}/{state}/quarantine.parquet"
 
 
-def accepted_rows(use_case: str, state: str) -> str:
-    return f"partitions/{use_case}/{state}/accepted.parquet"
-
-
 def block(use_case: str, digest: str) -> str:
     return f"partitions/{use_case}/{digest}/block.parquet"
 
@@ -57,6 +53,10 @@ def ledger_folder(use_case: str) -> str:
 
 def ledger_entry(use_case: str, seq: int) -> str:
     return f"{ledger_folder(use_case)}/{seq:08d}.json"
+
+
+def published(use_case: str, seq: int) -> str:
+    return f"published/{use_case}/{seq:08d}.json"
 
 
 def alias_confirmation(use_case: str, seq: int) -> str:

@@ -14,8 +14,10 @@ import pandas as pd
 
 from ml import paths
 from ml.artifacts import Epoch
+from ml.digests import digest_file, digest_value
 from ml.errors import RegistryUnavailable
 from ml.serving.columns import Column
+from ml.serving.output import Output
 from ml.settings import Settings
 from ml.store import open_store
 
@@ -163,7 +165,7 @@ class Registry:
                 f"MLflow at {_without_password(self.uri)} must answer",
                 self._seen(error),
                 "start it, or check MLFLOW_TRACKING_URI",
-            ) from error
+            ) from None  # the causes quote the address, with its password
 
     def _seen(self, error: BaseException) -> str:
         """The first line of what went wrong at the bottom: MLflow wraps a refused connection in four exceptions."""
@@ -206,22 +208,26 @@ def load_model(folder: Path) -> Any:
 
 
 def write_pyfunc(
-    folder: Path, *, code: Path, data: Path, columns: tuple[Column, ...], answers: pd.DataFrame, example: pd.DataFrame
+    folder: Path, *, code: Path, data: Path, columns: tuple[Column, ...], output: Output, example: pd.DataFrame
 ) -> None:
-    """An MLflow model folder around packaged data and its own code; the code folder's name is its loader module."""
+    """An MLflow model folder around packaged data and its own code; the code folder's name is its loader module.
+
+    The same data and code give the same bytes: MLflow's own time and random identifier are replaced.
+    """
     import mlflow.pyfunc
-    from mlflow.models import ModelSignature
+    from mlflow.models import Model, ModelSignature
 
     _quiet()
-    versions = [f"{name}=={metadata.version(name).split('+')[0]}" for name in LIBRARIES]
+    identity = digest_value([code.name, *(digest_file(path) for path in sorted(data.iterdir()))])
     mlflow.pyfunc.save_model(
         folder,
         loader_module=code.name,
         data_path=str(data),
         code_paths=[str(code)],
-        signature=ModelSignature(_input_schema(columns), _output_schema(answers)),
+        mlflow_model=Model(model_uuid=identity[:32], utc_time_created="1970-01-01 00:00:00"),
+        signature=ModelSignature(_input_schema(columns), _output_schema(output)),
         input_example=example,
-        pip_requirements=versions,
+        pip_requirements=[f"{name}=={metadata.version(name).split('+')[0]}" for name in LIBRARIES],
     )
 
 
@@ -236,10 +242,15 @@ def _input_schema(columns: tuple[Column, ...]) -> Any:
     return Schema([ColSpec(types.get(column.type, anything), column.name) for column in columns])
 
 
-def _output_schema(answers: pd.DataFrame) -> Any:
+def _output_schema(output: Output) -> Any:
     from mlflow.types import ColSpec, DataType, Schema
 
-    def kind(name: str) -> Any:
-        return DataType.double if answers[name].dtype == "float64" else DataType.string
-
-    return Schema([ColSpec(kind(name), name) for name in answers.columns])
+    text, number = DataType.string, DataType.double
+    if output.kind == "regression":
+        answers = [ColSpec(number, "prediction")]
+    elif output.kind == "binary":
+        answers = [ColSpec(text, "prediction"), ColSpec(number, "probability")]
+    else:
+        shares = [ColSpec(number, f"probability_{name}") for name in output.classes]
+        answers = [ColSpec(text, "prediction"), *shares]
+    return Schema([*answers, ColSpec(text, "broken_rule")])

@@ -10,6 +10,7 @@ from ml.config import UseCase
 from ml.evaluation import LOWER_IS_BETTER, METRICS
 
 Document = dict[str, Any]
+MOST_DAYS = 5
 WHO = {
     "candidate": "candidate",
     "champion": "champion",
@@ -85,7 +86,7 @@ def nothing_new_document(
     work = snapshot.work
     return {
         **_head(use_case, night, run_key, snapshot, None, champion, champion),
-        "quarantined_rows": 0,
+        "quarantined_rows": None,
         "test_digest": None,
         "against_rule": None,
         "scores": {},
@@ -220,6 +221,10 @@ def data_sentences(document: Document) -> list[str]:
         f"Trained on {split['train']['rows']:,} rows, validated on {split['validation']['rows']:,}, "
         f"tested on {_test_words(document)}.",
     ]
+    sentences += [
+        f"Quarantined on {day}: {count}." for day, count in list(data["quarantined_days"].items())[-MOST_DAYS:]
+    ]
+    sentences += [f"Broken {rule['unexpected']} times: {rule['rule']}." for rule in data["broken_rules"]]
     sentences += [f"Left out: {day}, {why}." for day, why in data["left_out"].items()]
     sentences += [f"{day} has unknown columns: {', '.join(n)}." for day, n in data["unknown_columns"].items()]
     if snapshot["changed_days"]:

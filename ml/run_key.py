@@ -60,10 +60,17 @@ def data_code_digest() -> str:
 
 @functools.cache
 def lock_digest() -> str:
-    """Digest of the installed version of everything that the project requires."""
+    """Digest of the installed version of everything that the project requires, and of the kind of CPU it runs on."""
     required = metadata.requires("nightly-retrain") or []
     names = {re.split(r"[^A-Za-z0-9_.-]", line)[0] for line in required if "extra ==" not in line}
-    return digest_value({name: metadata.version(name) for name in names})
+    return digest_value([{name: metadata.version(name) for name in sorted(names)}, _instructions()])
+
+
+def _instructions() -> str:
+    """The CPU's vector instructions: another kind sums in another order, and answers must be equal to the last bit."""
+    import torch
+
+    return torch.backends.cpu.get_cpu_capability()
 
 
 def device_class() -> str:

@@ -27,15 +27,28 @@ class Settings:
         Raises ConfigError for a number of threads that is none, and for files on this disk with an MLflow elsewhere.
         """
         home = Path(os.environ.get("RETRAIN_HOME") or ".retrain").absolute()
-        store = os.environ.get("RETRAIN_STORE") or str(home / "store")
+        store = _absolute(os.environ.get("RETRAIN_STORE") or str(home / "store"))
         tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
         project = os.environ.get("RETRAIN_PROJECT")
         _refuse_disk_with_remote_registry(store, tracking_uri)
-        return cls(home, store, tracking_uri, Path(project).absolute() if project else None, _threads())
+        return cls(home, store, tracking_uri, _existing(project) if project else None, _threads())
 
     @property
     def data(self) -> Path:
         return self.home / "data"
+
+
+def _absolute(store: str) -> str:
+    """A folder's whole path: children work in other folders. An address stays."""
+    if "@" in store:
+        raise ConfigError("RETRAIN_STORE holds no credentials", "it has an @", "set AWS_ACCESS_KEY_ID and its secret")
+    return store if "://" in store else str(Path(store).absolute())
+
+
+def _existing(project: str) -> Path:
+    if not Path(project).is_dir():
+        raise ConfigError("RETRAIN_PROJECT is a folder", f"there is no {project}", "make it, or unset RETRAIN_PROJECT")
+    return Path(project).absolute()
 
 
 def _threads() -> int:

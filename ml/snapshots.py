@@ -167,24 +167,46 @@ def read_partition(
 ) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """The partition's raw rows, joined and derived, with declared columns and types; and the columns nobody declared.
 
-    Raises UnusablePartition where the file cannot be read, or a column is missing or of another type.
+    Raises UnusablePartition where the file cannot be read, a column is missing or of another type, or a row is of
+    another day; DataRejected where the bytes are no longer those of the manifest.
     """
-    file = next(partition.file for partition in manifest.partitions if partition.day == day)
-    source = read_table(source_folder(settings, use_case.source) / file, use_case.columns)
-    sides = {
-        table.name: source_folder(settings, table.source) / _file_of_day(manifest.side_tables[table.name], day)
-        for table in use_case.side_tables
-    }
-    rows = complete(use_case, source, sides)
+    path, digest = _place(settings, use_case.source, manifest.partitions, day)
+    places = {t.name: _place(settings, t.source, manifest.side_tables[t.name], day) for t in use_case.side_tables}
+    try:
+        source = read_table(path, use_case.columns)
+        rows = complete(use_case, source, {name: place for name, (place, _) in places.items()})
+    finally:  # read first and hashed after, so that no change in between is missed
+        _refuse_changed({path: digest, **dict(places.values())})
     refuse_other_columns(rows, use_case.columns)
+    _refuse_other_days(use_case, rows, day)
     on = {name for table in use_case.side_tables for name in table.on}
     unknown = set(source.columns) - {column.name for column in use_case.columns} - on
     return conform(rows, use_case.columns), tuple(sorted(unknown))
 
 
-def _file_of_day(partitions: tuple[Partition, ...], day: str) -> str:
-    files = {partition.day: partition.file for partition in partitions}
-    return files.get(day) or files[ALL]
+def _place(settings: Settings, source: Source, partitions: tuple[Partition, ...], day: str) -> tuple[Path, str]:
+    """The file of a day, or of all days, and the digest that it had when the snapshot was taken."""
+    seen = {partition.day: partition for partition in partitions}
+    partition = seen.get(day) or seen[ALL]
+    return source_folder(settings, source) / partition.file, partition.digest
+
+
+def _refuse_changed(files: dict[Path, str]) -> None:
+    for path, digest in files.items():
+        if not path.exists() or digest_file(path) != digest:
+            raise DataRejected(
+                "a partition stays as it is during a night", f"{path.name} changed since the snapshot", "run it again"
+            )
+
+
+def _refuse_other_days(use_case: UseCase, rows: pd.DataFrame, day: str) -> None:
+    """The name of a file says which day its rows are of; a row of a later day would let the future in."""
+    if use_case.time_column is None or not len(rows):
+        return
+    days = rows[use_case.time_column].dt.strftime("%Y-%m-%d")
+    others = int((days.notna() & (days != day)).sum())
+    if others:
+        raise UnusablePartition(f"{others} of {len(rows)} rows are of another day by {use_case.time_column}")
 
 
 def complete(use_case: UseCase, rows: pd.DataFrame, sides: dict[str, Path]) -> pd.DataFrame:
@@ -205,10 +227,10 @@ def _derived(use_case: UseCase, rows: pd.DataFrame) -> pd.DataFrame:
         return rows
     try:
         return use_case.derive(rows)
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except Exception as error:  # noqa: BLE001 - a company's own code; its message may quote the row
         joined = {name for table in use_case.side_tables for name in table.take}
         refuse_other_columns(rows, tuple(column for column in use_case.columns if column.name not in joined))
-        raise
+        raise UnusablePartition(f"derive fails on it with {type(error).__name__}") from None
 
 
 def _joined(rows: pd.DataFrame, table: SideTable, side: pd.DataFrame) -> pd.DataFrame:
@@ -257,7 +279,7 @@ def _side_rows(table: SideTable, path: Path, columns: tuple[Column, ...]) -> pd.
     absent = [name for name in (*table.on, *table.take) if name not in rows.columns]
     if absent:
         raise UnusablePartition(f"{table.name} lacks the columns {', '.join(absent)}")
-    return rows[[*table.on, *table.take]].drop_duplicates(list(table.on))
+    return rows[[*table.on, *table.take]].drop_duplicates()
 
 
 @functools.lru_cache(maxsize=8)

@@ -46,7 +46,8 @@ def rows_of(use_case: UseCase, as_of: date, part: Part, day: str, block: pd.Data
 
 def split_digest(use_case: UseCase) -> str:
     """What two runs must share for rows without time to be in the same part."""
-    return digest_value([use_case.seed, list(use_case.key), TEST_SHARE, VALIDATION_SHARE])
+    types = [column.type for name in use_case.key for column in use_case.columns if column.name == name]
+    return digest_value([use_case.seed, list(use_case.key), types, TEST_SHARE, VALIDATION_SHARE])
 
 
 def fit_until(use_case: UseCase, as_of: date) -> str | None:

@@ -16,7 +16,7 @@ from ml.serving.features import Encoder
 from ml.serving.model import Architecture, PackagedModel
 from ml.serving.network import TabularNetwork, forward_in_blocks
 from ml.serving.output import Output, sigmoid
-from ml.serving.rules import Rule
+from ml.serving.rules import Rule, UniqueKey
 from ml.snapshots import ALL
 from ml.split import part_of_day, rows_of
 from ml.store import Store, get_file
@@ -70,13 +70,18 @@ def package(
     outputs = forward_in_blocks(network, validation[0], night.threads)
     return PackagedModel(
         columns=columns,
-        rules=tuple(rule for rule in rules if rule.scope == "row" and set(rule.columns) <= names),
+        rules=tuple(rule for rule in rules if _travels(rule, names)),
         encoder=encoder,
         architecture=architecture(use_case),
         network=network,
         output=choose_output(use_case, outputs, validation[1], fit),
         threads=night.threads,
     )
+
+
+def _travels(rule: Rule, names: set[str]) -> bool:
+    """A model judges a row alone, by the columns that it is given: uniqueness is a matter of partitions."""
+    return rule.scope == "row" and set(rule.columns) <= names and not isinstance(rule, UniqueKey)
 
 
 def architecture(use_case: UseCase) -> Architecture:

@@ -14,8 +14,10 @@ from ml.artifacts import PartitionCheck, RuleCount
 from ml.config import UseCase
 from ml.serving.rules import Between, Mask, Rule, UniqueKey
 
-ROW_NUMBER = "row_number"
+ROW_NUMBER = "row_number__"
 PARTITION = "partition__"
+PARTITION_FACTS = {"read", "rows", "duplicates", "quarantined", "quarantined_fraction", "unlabelled", "unknown_columns"}
+SNAPSHOT_FACTS = {"rows", "left_out_days"}
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ def check_batch(use_case: UseCase, rules: Sequence[Rule], batch: Batch) -> Batch
     masks = [within_partition(rule).unexpected(batch.rows) for rule in of_row]
     broken = _first_broken(of_row, masks, len(batch.rows))
     facts = _facts(use_case, batch, broken)
-    by_day = {day: batch.rows.index[batch.rows[PARTITION] == day] for day in facts}
+    found = batch.rows.groupby(PARTITION).indices
+    by_day = {day: found.get(day, np.empty(0, int)) for day in facts}
     checks, quarantine = {}, {}
     for day, rows in by_day.items():
         counts = [_count(rule, len(rows), int(mask[rows].sum())) for rule, mask in zip(of_row, masks, strict=True)]

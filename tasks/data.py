@@ -24,7 +24,8 @@ from ml.artifacts import (
     with_work,
 )
 from ml.cleaning import clean, from_parquet, to_parquet
-from ml.digests import digest_bytes, digest_value
+from ml.config import require_known
+from ml.digests import digest_bytes, digest_file, digest_value
 from ml.errors import ConfigError, DataRejected
 from ml.features import DayState, fit_encoder
 from ml.report import window_words
@@ -38,7 +39,7 @@ from ml.snapshots import (
     read_partition,
     take_manifest,
 )
-from ml.split import describe, fit_until
+from ml.split import describe, fit_until, split_digest
 from ml.stages import resume_or_make
 from ml.store import put_file
 from ml.training import part_frames, test_inputs
@@ -100,9 +101,10 @@ def validate_partitions(night: Night, snapshot: Snapshot) -> Checks:
     site = site_of(night)
     manifest = read_manifest(site, snapshot)
     states = {partition.day: _state(site, manifest, partition.day) for partition in manifest.partitions}
-    new = {day: state for day, state in states.items() if not _known(site, state)}
-    _judge_new(site, manifest, new)
-    checks = [_read_check(site, state) for state in states.values()]
+    kept = {day: check for day, state in states.items() if (check := _kept_check(site, state)) is not None}
+    new = {day: state for day, state in states.items() if day not in kept}
+    judged = {**kept, **_judge_new(site, manifest, new)}
+    checks = [judged[day] for day in states]
     result = _summary(site, night, snapshot, states, checks)
     log.info(
         "Validated %d partitions (%d new): %s rows, %d quarantined, %d left out.",
@@ -112,27 +114,25 @@ def validate_partitions(night: Night, snapshot: Snapshot) -> Checks:
 
 
 def _state(site: Site, manifest: Manifest, day: str) -> str:
-    """Key of a partition's verdict: its bytes, the rules, and the code that applies them."""
+    """Key of a partition's verdict and block: its bytes, the rules, and all that decides how bytes become rows."""
     rules = [rule_to_dict(rule) for rule in site.rules if rule.scope != "snapshot"]
-    return digest_value([partition_inputs(site.use_case, manifest, day), rules, _reading(site), day])
+    reading = [data_code_digest(), site.use_case.data_digest]
+    if site.use_case.derive is not None:  # its source alone would miss the functions and constants that it uses
+        reading.append(digest_file(require_known(site.use_case.name, site.settings.project)))
+    return digest_value([partition_inputs(site.use_case, manifest, day), rules, reading, day])
 
 
-def _reading(site: Site) -> list[str]:
-    """What decides how a partition's bytes become rows."""
-    return [data_code_digest(), site.use_case.digest]
-
-
-def _known(site: Site, state: str) -> bool:
-    return site.store.get(paths.partition_check(site.use_case.name, state)) is not None
-
-
-def _read_check(site: Site, state: str) -> PartitionCheck:
+def _kept_check(site: Site, state: str) -> PartitionCheck | None:
+    """The partition's verdict, if it was judged before and can be read."""
     data = site.store.get(paths.partition_check(site.use_case.name, state))
-    assert data is not None, state
-    return from_json(PartitionCheck, data)
+    try:
+        return None if data is None else from_json(PartitionCheck, data)
+    except ValueError:
+        log.warning("The verdict of a partition cannot be read; the partition is judged again.")
+        return None
 
 
-def _judge_new(site: Site, manifest: Manifest, new: dict[str, str]) -> None:
+def _judge_new(site: Site, manifest: Manifest, new: dict[str, str]) -> dict[str, PartitionCheck]:
     """Checks new partitions, lets Great Expectations confirm the counts in one batch, and keeps the verdicts."""
     frames: dict[str, pd.DataFrame] = {}
     unknown: dict[str, tuple[str, ...]] = {}
@@ -151,6 +151,7 @@ def _judge_new(site: Site, manifest: Manifest, new: dict[str, str]) -> None:
         checks |= verdict.checks
     for day, check in checks.items():
         site.store.put(paths.partition_check(site.use_case.name, new[day]), to_json(check))
+    return checks
 
 
 def _confirm(site: Site, batch: Batch, verdict: BatchVerdict) -> None:
@@ -173,8 +174,8 @@ def _summary(
 ) -> Checks:
     left_out = {day: "it is missing" for day in snapshot.missing_days}
     left_out |= {check.day: check.rejected for check in checks if check.rejected is not None}
-    _refuse_window(site, night, checks, left_out)
     used = [check for check in checks if check.rejected is None]
+    _refuse_window(site, night, checks, left_out)
     partitions = tuple(CheckedPartition(day=check.day, state=states[check.day]) for check in used)
     return Checks(
         digest=digest_value([[p.day, p.state] for p in partitions]),
@@ -199,7 +200,8 @@ def _refuse_window(site: Site, night: Night, checks: list[PartitionCheck], left_
             newest.rejected,
             "deliver it again, then run the night again",
         )
-    facts = pd.DataFrame({"left_out_days": [float(len(left_out))], "rows": [float(sum(c.rows for c in checks))]})
+    usable = float(sum(check.rows for check in checks if check.rejected is None))
+    facts = pd.DataFrame({"left_out_days": [float(len(left_out))], "rows": [usable]})
     reason = rejection([rule for rule in site.rules if rule.scope == "snapshot"], facts, [])
     if reason is not None:
         days = "; ".join(f"{day}: {why}" for day, why in sorted(left_out.items())[:5])
@@ -285,7 +287,7 @@ def _make_split(site: Site, night: Night, blocks: Blocks, key: str) -> Split:
         digest=digest_value([key, file.digest]),
         encoder=file,
         fit_until=fit_until(use_case, night.as_of),
-        test_digest=digest_value([test_inputs(use_case, night, blocks), use_case.seed, known_at]),
+        test_digest=digest_value([test_inputs(use_case, night, blocks), split_digest(use_case), known_at]),
         train=described["train"],
         validation=described["validation"],
         test=described["test"],

@@ -2,6 +2,7 @@
 
 import logging
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -30,6 +31,7 @@ from ml.evaluation import Answers
 from ml.gates import BetterThanRule, Difference, Evidence
 from ml.judging import NoAnswer, answer_table, baselines, judge_all, model_answers
 from ml.ledger import Entry
+from ml.scoring import model_columns
 from ml.serving.features import Encoder
 from ml.serving.model import PackagedModel, build_network
 from ml.split import split_digest
@@ -102,7 +104,8 @@ def _encoder(site: Site, split: Split) -> Encoder:
 def upload_candidate(night: Night, run_key: str, blocks: Blocks, split: Split, fit: Fit) -> Upload:
     """Packages the model with its code and puts every file where it will stay, with a proof of its answers."""
     site = site_of(night)
-    upload = resume(site, Upload, "upload", run_key, lambda: _upload(site, night, run_key, blocks, split, fit))
+    key = digest_value([run_key, site.settings.tracking_uri])  # a run belongs to the MLflow that it was made in
+    upload = resume(site, Upload, "upload", key, lambda: _upload(site, night, run_key, blocks, split, fit))
     size = sum(file.size for file in upload.files)
     log.info("Uploaded %d files of the model, %s bytes.", len(upload.files), f"{size:,}")
     return upload
@@ -191,13 +194,7 @@ def _evaluate(
     described = {who: baseline.description for who, baseline in found.items()} | {"candidate": "tonight's model"}
     absent, incomparable = _compare_opponents(site, split, opponents, test, answers, described)
     judged = judge_all(site.use_case, test, answers, described, seed=int(run_key[:15], 16))
-    evidence = Evidence(
-        unit=judged.evidence.unit,
-        seed=judged.evidence.seed,
-        pairs=judged.evidence.pairs,
-        not_applicable=absent,
-        not_comparable=incomparable,
-    )
+    evidence = replace(judged.evidence, not_applicable=absent, not_comparable=incomparable)
     shown = to_parquet(answer_table(test, answers["candidate"]))
     return Evaluations(
         test_digest=split.test_digest,
@@ -230,6 +227,7 @@ def _compare_opponents(
         reason = comparability(
             model, split.test.first_day, site.use_case.target.digest, split_digest(site.use_case), who
         )
+        reason = reason or _lacks(site, model, who, test)
         try:
             if reason is None:
                 answers[who] = _answers(site, model.folder, model.files, test)
@@ -239,6 +237,12 @@ def _compare_opponents(
         if reason is not None:
             incomparable[who] = reason
     return absent, incomparable
+
+
+def _lacks(site: Site, model: Champion, who: str, test: pd.DataFrame) -> str | None:
+    """Why a model cannot be asked: a column that it was trained on is no longer declared."""
+    gone = [c.name for c in model_columns(_fetch(site, model.folder, model.files)) if c.name not in test.columns]
+    return f"the {who} (version {model.version}) needs {', '.join(gone)}, which is no longer declared" if gone else None
 
 
 @stage("judge gates", timeout_seconds=600)

@@ -10,6 +10,7 @@ from ml import registry
 from ml.artifacts import Champion, Night, Snapshot, Split, Trail, Upload
 from ml.config import require_known
 from ml.demo import write_demo_data
+from ml.gates import ALLOWING
 from ml.ledger import Entry
 from ml.report import nothing_new_document, result_document
 from ml.run_key import code_digest, device_class, learning_key, lock_digest
@@ -76,28 +77,31 @@ def roll_alias_forward(site: Site) -> str | None:
 
 
 def follow_ledger(site: Site, move: Entry) -> None:
-    """Sets both aliases to what the entry says, then notes that they were seen there."""
-    if move.champion:
-        site.registry.set_alias(registry.CHAMPION, move.champion.version)
+    """Sets both aliases to what the entry says, champion last, then notes that they were seen there."""
     if move.reference:
         site.registry.set_alias(registry.REFERENCE, move.reference.version)
+    if move.champion:
+        site.registry.set_alias(registry.CHAMPION, move.champion.version)
     site.ledger.confirm_alias(move)
 
 
 @stage("look up the ledger", timeout_seconds=300)
-def find_finished(night: Night, run_key: str) -> Entry | None:
-    """The entry of this very run, if it was judged before."""
+def find_finished(night: Night, run_key: str) -> tuple[Entry | None, bool]:
+    """The entry of this very run, if it was judged before; and whether everything after it was done too."""
     site = site_of(night)
     hand_moved = roll_alias_forward(site)
     if hand_moved:
         log.warning("%s", hand_moved)
-    return site.ledger.finished(run_key)
+    entry = site.ledger.finished(run_key)
+    return entry, entry is not None and (entry.decision == "NOTHING_NEW" or site.ledger.is_published(entry))
 
 
 @stage("read champion", timeout_seconds=300)
-def read_head(night: Night) -> tuple[Entry | None, str | None]:
-    """The ledger's head, and a sentence if somebody moved the alias by hand."""
+def read_head(night: Night, finished: Entry | None) -> tuple[Entry | None, str | None]:
+    """The ledger's head, or that a finished run was judged under; and a sentence if a hand moved the alias."""
     site = site_of(night)
+    if finished is not None:
+        return site.ledger.entry(finished.judged_against) if finished.judged_against else None, None
     hand_moved = roll_alias_forward(site)
     return site.ledger.head(), hand_moved
 
@@ -155,7 +159,7 @@ def skip_if_nothing_new(night: Night, run_key: str, snapshot: Snapshot) -> Entry
     """Records NOTHING_NEW and returns its entry, if the last finished run learnt from the very same; else None."""
     site = site_of(night)
     head = site.ledger.head()
-    if head is None or head.learning_key != learning_key(night, snapshot.digest):
+    if head is None or not _is_settled(head) or head.learning_key != _learning_key(site, night, snapshot):
         return None
     reason = f"Data, use case and code equal those of {head.as_of} (entry {head.seq}); nothing was trained."
     entry = _entry(
@@ -170,6 +174,19 @@ def skip_if_nothing_new(night: Night, run_key: str, snapshot: Snapshot) -> Entry
     return _append(site, entry)
 
 
+def _is_settled(entry: Entry) -> bool:
+    """Judged by its gates alone. A KEEP for its date or for a moved alias is worth another night with the same data."""
+    return entry.decision not in {"KEEP", "REJECT"} or any(
+        verdict["verdict"] not in ALLOWING for verdict in entry.result["verdicts"]
+    )
+
+
+def _learning_key(site: Site, night: Night, snapshot: Snapshot) -> str:
+    """With the date where a column says which rows were known by then."""
+    known = str(night.as_of) if site.use_case.known_at_column else ""
+    return learning_key(night, snapshot.digest + known)
+
+
 def _entry(night: Night, run_key: str, snapshot: Snapshot, head: Entry | None, **decided: Any) -> Entry:
     return Entry(
         seq=head.seq + 1 if head else 1,
@@ -178,7 +195,7 @@ def _entry(night: Night, run_key: str, snapshot: Snapshot, head: Entry | None, *
         by=getpass.getuser(),
         as_of=night.as_of,
         run_key=run_key,
-        learning_key=learning_key(night, snapshot.digest),
+        learning_key=_learning_key(site_of(night), night, snapshot),
         champion_before=head.champion if head else None,
         judged_against=head.seq if head else 0,
         manifest=snapshot.manifest,
@@ -187,20 +204,25 @@ def _entry(night: Night, run_key: str, snapshot: Snapshot, head: Entry | None, *
 
 
 def _append(site: Site, entry: Entry) -> Entry | None:
-    if not site.ledger.append(entry):
+    """The entry once it is in the ledger; the one that is there if this very run was recorded before; None if another
+    run took its place."""
+    if site.ledger.append(entry):
+        log.info("Recorded %s as entry %d of the ledger.", entry.decision, entry.seq)
+        return entry
+    finished = site.ledger.finished(entry.run_key)  # by an attempt whose answer was lost, or on another machine
+    if finished is None:
         log.warning("Another run added to the ledger first; this one looks again at the new head.")
-        return None
-    log.info("Recorded %s as entry %d of the ledger.", entry.decision, entry.seq)
-    return entry
+    return finished
 
 
 @stage("move alias", timeout_seconds=300)
 def move_alias(night: Night, entry: Entry) -> None:
     """Makes MLflow say what the ledger says: aliases, tags, and a description of the version."""
     site = site_of(night)
-    if entry.moves_champion:
-        follow_ledger(site, entry)
-        log.info("Moved the alias champion to version %d.", entry.champion.version if entry.champion else 0)
+    move = site.ledger.last_move() if entry.moves_champion else None
+    if move and move.champion:  # a newer one than this entry's, if another run moved on meanwhile
+        follow_ledger(site, move)
+        log.info("Moved the alias champion to version %d.", move.champion.version)
     if entry.version is None:
         return
     verdicts = {f"verdict.{v['gate']}": f"{v['verdict']}: {v['reason']}" for v in entry.result["verdicts"]}

@@ -38,13 +38,14 @@ def publish_report(night: Night, entry: Entry, trail: Trail) -> None:
     put_file(site.store, f"{paths.run_artifacts(run_id)}/report.md", text.encode())
     _log_to_mlflow(night, entry, trail)
     publish_to_prefect(entry)
+    site.ledger.mark_published(entry)
     log.info("Published the report and %d figures.", len(figures))
 
 
 def _log_to_mlflow(night: Night, entry: Entry, trail: Trail) -> None:
     site, run_id = site_of(night), trail.upload.run_id
-    params = {"seed": night.seed, "device": night.device, "threads": night.threads, **site.use_case.model.get_params()}
-    params |= {"seed": night.seed, "device": night.device, "best_epoch": trail.fit.best_epoch}
+    ran = {"seed": night.seed, "device": night.device, "threads": night.threads, "best_epoch": trail.fit.best_epoch}
+    params = {**site.use_case.model.get_params(), **ran}
     site.registry.log_history(run_id, trail.fit.epochs, report.model_metrics(entry.result), params)
     verdicts = {f"verdict.{v['gate']}": v["verdict"] for v in entry.result["verdicts"]}
     site.registry.finish_run(

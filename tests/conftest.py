@@ -52,15 +52,11 @@ def empty_mlflow(home: Path) -> Path:
 
 
 @pytest.fixture
-def shop(
-    prefect: str, empty_mlflow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Shop:
+def shop(prefect: str, empty_mlflow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
     """A fresh home with 80 days of a shop, on the session's Prefect server."""
     opened = open_shop(tmp_path, monkeypatch)
     shutil.copy(empty_mlflow, opened.settings.home / "mlflow.db")
     return opened
-
-
 
 
 @pytest.fixture(scope="session")

@@ -125,5 +125,3 @@ def open_shop(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
     monkeypatch.setenv("RETRAIN_HOME", str(home))
     monkeypatch.setenv("RETRAIN_PROJECT", str(project))
     return Shop(Settings.from_environment())
-
-

@@ -124,7 +124,14 @@ def verdict(name: str) -> Verdict:
 
 def champion(as_of: date = date(2013, 10, 1), fit_until: str | None = "2013-09-02") -> Champion:
     return Champion(
-        version=1, run_id="r", as_of=as_of, fit_until=fit_until, target_digest="t", split_digest="s", folder="f", files=()
+        version=1,
+        run_id="r",
+        as_of=as_of,
+        fit_until=fit_until,
+        target_digest="t",
+        split_digest="s",
+        folder="f",
+        files=(),
     )
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import confusion_matrix
 
 from ml.cleaning import DAY, LABEL
 from ml.evaluation import METRICS
@@ -31,6 +32,12 @@ def test_everyone_is_scored_with_every_metric_on_the_same_rows(kind: TaskKind) -
         assert all(score.value is not None or score.reason for score in model.scores.values())
         assert (model.confusion is None) == (kind == "regression")
         assert model.confusion is None or sum(map(sum, model.confusion)) == len(test)
+    for who, said in answers.items():
+        matrix, y = judged.models[who].confusion, test[LABEL]
+        if matrix is not None:
+            assert np.array_equal(matrix, confusion_matrix(y, said.chosen, labels=range(len(matrix))))
+        else:
+            assert judged.models[who].scores["mae"].value == pytest.approx(np.abs(y - said.chosen).mean())
     table = answer_table(test, answers["candidate"])
     assert list(table.columns[:2]) == ["label", "answer"]
     assert table.shape == (len(test), 2 + {"binary": 2, "multiclass": 3, "regression": 0}[kind])

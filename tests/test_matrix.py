@@ -131,7 +131,6 @@ def test_a_night_on_s3_with_mlflow_over_http(
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="record_decision takes its own entry for another run's and judges again")
 def test_an_entry_whose_answers_were_all_lost_is_not_made_twice(
     s3: S3Server, on_s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -128,8 +128,8 @@ def parcels(kind: TaskKind = "binary", **changes: Any) -> UseCase:
         "target": TARGETS[kind],
         "model": estimator.set_params(hidden=(8,), epochs=3, batch_size=64, learning_rate=0.02),
         "metric": "rmse" if kind == "regression" else "f1",
-        "gates": (BetterThanTrivial(metric="f1", why="a test"),),
     }
+    fields["gates"] = (BetterThanTrivial(metric=changes.get("metric", fields["metric"]), why="a test"),)
     return UseCase(**{**fields, **changes})
 
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import pandas as pd
 from pandas.api import types
 
+EXACT = 2**53
 ColumnType = Literal["number", "integer", "text", "timestamp"]
 DatePart = Literal["hour", "weekday", "month"]
 
@@ -51,6 +52,8 @@ def wrong_type(column: Column, series: pd.Series) -> str | None:
         "text": types.is_string_dtype(present),
         "timestamp": types.is_datetime64_dtype(series),  # one with a time zone would lose it
     }[column.type]
+    if accepted and column.type == "integer" and bool((present.abs() > EXACT).any()):
+        return f"{series.dtype} over 2**53, which float64 cannot tell apart (declare it text)"
     return None if accepted else str(series.dtype)
 
 
