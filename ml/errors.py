@@ -14,7 +14,7 @@ RetrainError                exit code
 
 import re
 
-SENTENCE = re.compile(r"(.*?), but (.*?): (.*)\.", flags=re.DOTALL)
+SENTENCE = re.compile(r"(.*?), but (.*?): (.*?)\.?", flags=re.DOTALL)
 
 
 class RetrainError(Exception):

@@ -47,11 +47,16 @@ def default_as_of(site: Site, scheduled: datetime | None) -> date:
     """The scheduled start's date in the use case's time zone, or today; replaying, the day after the last finished."""
     use_case = site.use_case
     if use_case.replay_from is None:
-        return scheduled.astimezone(ZoneInfo(use_case.time_zone)).date() if scheduled else use_case.today()
+        return _local_date(scheduled, use_case.time_zone) if scheduled else use_case.today()
     head = max((entry.as_of for entry in site.ledger.entries()), default=None)
     newest = date.fromisoformat(list(partition_files(site.settings, use_case.source))[-1])
     last_possible = newest + timedelta(days=use_case.label_delay_days + 1)
     return min(head + timedelta(days=1), last_possible) if head else use_case.replay_from
+
+
+def _local_date(moment: datetime, time_zone: str) -> date:
+    local = moment.astimezone(ZoneInfo(time_zone))
+    return date(local.year, local.month, local.day)  # not local.date(): Prefect's moments make dates of their own kind
 
 
 def roll_alias_forward(site: Site) -> str | None:

@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import f1_score
 
 from ml.baselines import OneColumnRule, best_constant, best_rule
 from ml.cleaning import LABEL
@@ -52,13 +51,18 @@ def every_cut(train: pd.DataFrame) -> list[pd.Series]:
     return [train[name] > cut for name, cut in cuts]
 
 
+def f1(y: np.ndarray, said: np.ndarray) -> float:
+    return float(2 * (y * said).sum() / (y.sum() + said.sum()))
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_no_threshold_has_a_better_f1_on_train(seed: int) -> None:
     train = train_rows(seed, "binary")
     rule = best_rule(parcels(), train)
     assert rule is not None
-    best = max(f1_score(train[LABEL], said) for above in every_cut(train) for said in (above, ~above) if said.any())
-    assert f1_score(train[LABEL], rule.answers(train).chosen) == pytest.approx(best)
+    y = train[LABEL].to_numpy()
+    best = max(f1(y, said.to_numpy()) for above in every_cut(train) for said in (above, ~above))
+    assert f1(y, rule.answers(train).chosen) == best
 
 
 @pytest.mark.parametrize("seed", range(6))

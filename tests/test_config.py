@@ -56,6 +56,44 @@ def test_only_features_are_given_to_the_model() -> None:
     assert (tills().dated, parcels().dated) == (True, False)
 
 
+UNLEARNABLE: list[tuple[str, Callable[[], UseCase], str]] = [
+    ("another kind's metric", lambda: tills(metric="rmse"), "metric is one of f1"),
+    ("a gate twice", lambda: tills(gates=(floor(0.5), floor(0.6))), "no two gates"),
+    ("a gate against what another metric chose", lambda: tills(metric="recall"), "the metric that chose them"),
+    ("one class", lambda: tills(target=target(classes=("kept",))), "names two classes"),
+    ("no limit", lambda: tills(target=target(above=None)), "`above` or `positive`"),
+    ("a limit and a value", lambda: tills(target=target(positive="returned")), "`above` or `positive`"),
+    ("an open set of values", lambda: parcels(columns=open_outcome()), "declares the column's values"),
+    ("two of several classes", lambda: parcels("multiclass", target=pace("slow", "quick")), "names its classes"),
+    ("a replay without days", lambda: parcels(replay_from=date(2024, 1, 1)), "replay_from needs a time_column"),
+]
+
+
+def floor(figure: float) -> MinMetric:
+    return MinMetric(metric="f1", floor=figure, why="a test")
+
+
+def target(**changes: Any) -> Target:
+    return dataclasses.replace(tills().target, **changes)
+
+
+def pace(*classes: str) -> Target:
+    return Target(column="pace", kind="multiclass", classes=classes)
+
+
+def open_outcome() -> tuple[Column, ...]:
+    return tuple(dataclasses.replace(c, values=()) if c.name == "outcome" else c for c in parcels().columns)
+
+
+@pytest.mark.parametrize(("make", "word"), [case[1:] for case in UNLEARNABLE], ids=[case[0] for case in UNLEARNABLE])
+def test_what_could_only_fail_in_the_middle_of_a_night_is_refused_at_once(
+    make: Callable[[], UseCase], word: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make()
+    assert word in str(caught.value)
+
+
 # Files
 
 TILLS = '''
@@ -204,6 +242,25 @@ def _edits() -> list[Callable[[], UseCase]]:
 def test_objects_that_differ_have_different_digests_and_equal_ones_the_same() -> None:
     assert len({make().digest for make in _edits()}) == len(_edits())
     assert [make().digest for make in _edits()] == [make().digest for make in _edits()]
+
+
+DATA_EDITS: list[tuple[str, dict[str, Any], bool]] = [
+    ("a gate", {"gates": (MinMetric(metric="f1", floor=0.5, why="a test"),)}, False),
+    ("the model", {"model": NetworkClassifier(hidden=(3,))}, False),
+    ("the window", {"window_days": 7}, False),
+    ("the target's limit", {"target": target(above=1)}, True),
+    ("a column's limit", {"columns": columns("amount", maximum=7)}, True),
+    ("derive", {"derive": lambda rows: rows}, True),
+    ("the source", {"source": Source(folder="other")}, True),
+]
+
+
+@pytest.mark.parametrize(("changes", "other"), [case[1:] for case in DATA_EDITS], ids=[case[0] for case in DATA_EDITS])
+def test_the_digest_of_data_follows_what_decides_rows_and_labels_and_not_the_learning(
+    changes: dict[str, Any], other: bool
+) -> None:
+    assert (tills(**changes).data_digest != tills().data_digest) is other
+    assert tills(**changes).digest != tills().digest
 
 
 # The shipped use cases

@@ -33,6 +33,22 @@ def test_an_error_survives_a_journey_between_processes(kind: type[RetrainError])
     assert str(error) == str(kind(*PARTS))
 
 
+SENTENCES = [
+    ("a, but b: c.", ("a", "b", "c")),
+    ("a, but b: did you mean c?", ("a", "b", "did you mean c?")),
+    ("x.y, but it is 3: 4, but 5: write 1.2.", ("x.y", "it is 3", "4, but 5: write 1.2")),
+    ("a, but it is\nb: c.", ("a", "it is\nb", "c")),
+]
+
+
+@pytest.mark.parametrize(("sentence", "parts"), SENTENCES)
+def test_an_error_comes_back_from_its_sentence_alone(sentence: str, parts: tuple[str, str, str]) -> None:
+    error = RetrainError(sentence)
+    assert (error.rule, error.value, error.next_step) == parts
+    assert str(error) == sentence
+    assert str(RetrainError("something else")).startswith("something else, but ")
+
+
 @pytest.mark.parametrize("kind", every_class())
 def test_an_error_has_the_exit_code_that_the_tree_at_the_top_of_its_file_says(kind: type[RetrainError]) -> None:
     assert kind.exit_code == EXIT_CODES.get(kind.__name__, 1)

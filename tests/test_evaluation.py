@@ -11,6 +11,7 @@ from sklearn import metrics as sklearn_metrics
 
 from ml.evaluation import (
     CLASS_METRICS,
+    FEW_DISTINCT,
     METRICS,
     RESAMPLES,
     Answers,
@@ -168,8 +169,11 @@ def by_day(seed: int = 3, days: int = 40, rows: int = 12) -> tuple[Pair, NDArray
     return make_pair("binary", 2, y, Answers(candidate), Answers(other), names), cells
 
 
-def test_the_bootstrap_over_distinct_statistics_is_direct_resampling_of_units() -> None:
-    pair, cells = by_day()
+@pytest.mark.parametrize("days", [40, 200])
+def test_the_bootstrap_over_distinct_statistics_is_direct_resampling_of_units(days: int) -> None:
+    """Of few distinct units it draws how often each, of many which."""
+    pair, cells = by_day(days=days)
+    assert (len(pair.counts) > FEW_DISTINCT) == (days == 200)
     generator = np.random.default_rng(0)
     picked = generator.integers(0, len(cells), (RESAMPLES, len(cells)))
     direct = pair.difference("f1", cells[picked].sum(axis=1).astype(float))
@@ -179,14 +183,16 @@ def test_the_bootstrap_over_distinct_statistics_is_direct_resampling_of_units() 
     assert np.percentile(ours, [5, 95]) == pytest.approx(np.percentile(direct, [5, 95]), abs=0.1 * direct.std())
 
 
-def test_the_bootstrap_is_the_same_for_the_same_seed_only() -> None:
-    pair, _ = by_day()
+@pytest.mark.parametrize("days", [40, 200])
+def test_the_bootstrap_is_the_same_for_the_same_seed_only(days: int) -> None:
+    pair, _ = by_day(days=days)
     assert np.array_equal(pair.resampled(5), pair.resampled(5))
     assert not np.array_equal(pair.resampled(5), pair.resampled(6))
 
 
-def test_a_resample_has_as_many_rows_as_the_test_set() -> None:
-    pair, cells = by_day()
+@pytest.mark.parametrize("days", [40, 200])
+def test_a_resample_has_as_many_rows_as_the_test_set(days: int) -> None:
+    pair, cells = by_day(days=days)
     assert (pair.resampled(0).sum(axis=1) == cells.sum()).all()
     assert pair.units == len(cells)
 

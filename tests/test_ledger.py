@@ -109,6 +109,16 @@ def test_an_alias_is_confirmed_once_and_for_one_entry(ledger: Ledger) -> None:
     assert not ledger.alias_confirmed(entry(2))
 
 
+def test_an_entry_is_published_once_and_for_itself(ledger: Ledger) -> None:
+    assert not ledger.is_published(entry(1))
+    ledger.mark_published(entry(1))
+    ledger.mark_published(entry(1))
+    assert ledger.is_published(entry(1))
+    assert not ledger.is_published(entry(2))
+    assert not ledger.alias_confirmed(entry(1))
+    assert ledger.entries() == []
+
+
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"seq": 1}', b"\xff\xfe"])
 def test_an_entry_that_is_not_whole_is_corrupt_and_never_skipped(ledger: Ledger, data: bytes) -> None:
     ledger.append(entry(1))

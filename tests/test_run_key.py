@@ -89,6 +89,16 @@ def test_digests_of_the_installation_are_stable() -> None:
         assert len(first) == 64
 
 
+def test_another_kind_of_cpu_is_another_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sums may end in other bits."""
+    before = run_key.lock_digest()
+    run_key.lock_digest.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "another")
+        assert run_key.lock_digest() != before
+    run_key.lock_digest.cache_clear()
+
+
 def test_a_library_of_another_version_is_another_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     before = run_key.lock_digest()
     version = run_key.metadata.version

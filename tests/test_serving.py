@@ -213,6 +213,8 @@ TYPES = [
     ("integer", pd.Series([1.0, np.nan]), None),
     ("integer", pd.Series([1.5]), "float64"),
     ("integer", pd.Series([np.inf]), "float64"),
+    ("integer", pd.Series([2**53]), None),
+    ("integer", pd.Series([2**53 + 1]), "int64 over 2**53, which float64 cannot tell apart (declare it text)"),
     ("text", pd.Series(["a", None]), None),
     ("text", pd.Series(["a", None], dtype="object"), None),
     ("text", pd.Series(["a", 1], dtype="object"), "object"),

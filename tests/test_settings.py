@@ -36,6 +36,8 @@ def test_each_variable_moves_one_thing(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert settings(monkeypatch, RETRAIN_HOME="here").home == tmp_path / "here"
     assert settings(monkeypatch, RETRAIN_HOME="here").store == str(tmp_path / "here" / "store")
     assert settings(monkeypatch, RETRAIN_STORE="s3://bucket/x").store == "s3://bucket/x"
+    assert settings(monkeypatch, RETRAIN_STORE="there").store == str(tmp_path / "there")
+    (tmp_path / "mine").mkdir()
     assert settings(monkeypatch, RETRAIN_PROJECT="mine").project == tmp_path / "mine"
     assert settings(monkeypatch, RETRAIN_THREADS="4").threads == 4
     assert settings(monkeypatch, MLFLOW_TRACKING_URI="http://localhost:5000").tracking_uri == "http://localhost:5000"
@@ -50,6 +52,18 @@ def test_a_number_of_threads_that_is_none_is_refused(monkeypatch: pytest.MonkeyP
     with pytest.raises(ConfigError) as caught:
         settings(monkeypatch, RETRAIN_THREADS=text)
     assert repr(text) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "word"),
+    [("RETRAIN_PROJECT", "nowhere", "there is no nowhere"), ("RETRAIN_STORE", "s3://key:secret@bucket", "it has an @")],
+)
+def test_a_place_that_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str, word: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        settings(monkeypatch, **{name: value})
+    assert name in str(caught.value)
+    assert word in str(caught.value)
+    assert "secret@" not in str(caught.value)
 
 
 PLACES = [
@@ -70,7 +84,7 @@ def test_files_on_this_disk_and_an_mlflow_elsewhere_are_refused(
 ) -> None:
     variables = {"MLFLOW_TRACKING_URI": uri, "RETRAIN_STORE": store}
     if allowed:
-        assert settings(monkeypatch, **variables).store == store
+        assert settings(monkeypatch, **variables).tracking_uri == uri
         return
     with pytest.raises(ConfigError) as caught:
         settings(monkeypatch, **variables)

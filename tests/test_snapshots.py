@@ -396,12 +396,42 @@ def test_a_column_that_derive_or_a_join_needs_is_refused_by_its_name(
         read(ten_days, with_rates())
 
 
-def test_a_mistake_in_derive_itself_is_no_fault_of_the_data(ten_days: Settings) -> None:
+def test_a_partition_on_which_derive_fails_is_unusable_and_no_value_is_quoted(ten_days: Settings) -> None:
     def mistaken(rows: pd.DataFrame) -> pd.DataFrame:
-        return rows.assign(hour=rows["nonsense"])
+        return rows.assign(hour=rows["shop"].map({"south": 1})["secret of a row"])
 
-    with pytest.raises(KeyError, match="nonsense"):
+    with pytest.raises(UnusablePartition, match=r"derive fails on it with KeyError$") as caught:
         read(ten_days, tills(derive=mistaken))
+    assert "secret" not in str(caught.value)
+
+
+def test_rows_of_another_day_make_the_day_unusable(ten_days: Settings) -> None:
+    """The name of a file cannot let the future in."""
+    rows = sales(as_of(9))
+    rows.loc[[3, 4], "at"] = pd.Timestamp(as_of(10))
+    rows.loc[5, "at"] = pd.NaT
+    rows.to_parquet(file(ten_days, 9))
+    with pytest.raises(UnusablePartition, match="2 of 30 rows are of another day by at"):
+        read(ten_days, tills())
+
+
+@pytest.mark.parametrize("name", ["tills", "rates"])
+def test_bytes_that_change_during_a_night_reject_it(ten_days: Settings, rates: Path, name: str) -> None:
+    manifest, _ = take_manifest(ten_days, with_rates(), as_of(10))
+    path = ten_days.data / name / f"{day(9)}.parquet"
+    pd.read_parquet(path).iloc[:-1].to_parquet(path)
+    assert len(read_partition(ten_days, with_rates(), manifest, day(8))[0]) == 30
+    with pytest.raises(DataRejected, match=rf"{day(9)}\.parquet changed since the snapshot"):
+        read_partition(ten_days, with_rates(), manifest, day(9))
+    path.unlink()
+    with pytest.raises(DataRejected, match="changed since the snapshot"):
+        read_partition(ten_days, with_rates(), manifest, day(9))
+
+
+def test_a_side_table_that_contradicts_itself_makes_the_day_unusable(ten_days: Settings, rates: Path) -> None:
+    to_parquet(pd.concat([rates_of(9), rates_of(5)]), rates / day(9))
+    with pytest.raises(UnusablePartition, match="rates cannot be joined on shop, hour"):
+        read(ten_days, with_rates())
 
 
 def test_an_undated_source_is_one_partition(tmp_path: Path) -> None:

@@ -94,13 +94,13 @@ def test_every_path_we_spell_is_a_safe_key() -> None:
         paths.manifest("flights", digest),
         paths.partition_check("flights", digest),
         paths.quarantine("flights", digest),
-        paths.accepted_rows("flights", digest),
         paths.block("flights", digest),
         paths.stage("flights", "split", digest),
         paths.stage_file("flights", "split", digest, "encoder.json"),
         paths.mlflow_root(),
         paths.model_folder("run"),
         paths.ledger_entry("flights", 12),
+        paths.published("flights", 12),
         paths.alias_confirmation("flights", 12),
     ]
     assert [paths.safe_key(key) for key in spelt] == spelt

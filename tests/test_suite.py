@@ -226,7 +226,9 @@ def test_the_projects_suite_comes_before_the_packaged_one(tmp_path):
     assert suite_file("flights", None) == suite_file("flights", tmp_path) == packaged
     assert suite_file("orders", tmp_path) is None
     (tmp_path / "expectations").mkdir()
+    (tmp_path / "use_cases").mkdir()
     for name in ("flights", "orders"):
+        (tmp_path / "use_cases" / f"{name}.py").touch()  # a suite stands beside its use case
         path = tmp_path / "expectations" / f"{name}.json"
         write(path, [to_gx(NotNull(column="x"))])
         assert suite_file(name, tmp_path) == path

@@ -14,7 +14,7 @@ from ml.cleaning import LABEL, to_parquet
 from ml.features import DayState, fit_encoder
 from ml.models.estimators import NetworkClassifier
 from ml.serving.output import Output, TaskKind, sigmoid
-from ml.serving.rules import Between, NotBelow, NotNull
+from ml.serving.rules import Between, NotBelow, NotNull, UniqueKey
 from ml.store import open_store, put_file
 from ml.training import (
     architecture,
@@ -129,6 +129,7 @@ def test_a_model_carries_the_row_rules_about_its_own_columns_only() -> None:
         NotBelow(column="distance", other="price"),
         NotBelow(column="distance", other="weight"),
         Between(scope="partition", column="weight", minimum=1),
+        UniqueKey(key=("weight", "zone")),
     )
     validation = cleaned(use_case, parcel_rows(50))
     held_out = encode(use_case, model.encoder, iter([validation]))
