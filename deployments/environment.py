@@ -10,7 +10,7 @@ def prepare_environment(settings: Settings) -> None:
 
     Prefect, MLflow, Great Expectations and matplotlib read these once, at import: call it before.
     """
-    (settings.home / "tmp").mkdir(parents=True, exist_ok=True)  # Prefect makes its own folder, but not the one around it
+    (settings.home / "tmp").mkdir(parents=True, exist_ok=True)  # Prefect makes its own, not the one around it
     os.environ.update(homes_and_telemetry(settings))
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
