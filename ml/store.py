@@ -94,6 +94,7 @@ class DiskStore:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=".writing-", dir=path.parent)
         try:
+            os.fchmod(handle, 0o644)  # a service of another user loads what this one registered
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
                 file.flush()

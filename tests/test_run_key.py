@@ -83,6 +83,7 @@ def test_the_code_of_a_run_is_that_of_its_own_use_case_only(tmp_path: Path, monk
 
 def test_digests_of_the_installation_are_stable() -> None:
     for digest in (run_key.lock_digest, run_key.data_code_digest):
+        digest.cache_clear()
         first = digest()
         digest.cache_clear()
         assert digest() == first
