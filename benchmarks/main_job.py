@@ -32,7 +32,10 @@ def night(home: Path, as_of: str) -> tuple[dict[str, Any], float]:
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(
-            [RETRAIN, "demo-data", "flights", "--quiet"], env={**os.environ, "RETRAIN_HOME": folder}, check=True
+            [RETRAIN, "demo-data", "flights", "--quiet"],
+            env={**os.environ, "RETRAIN_HOME": folder},
+            check=True,
+            stdout=subprocess.DEVNULL,
         )
         documents, walls = zip(*(night(Path(folder), as_of) for as_of in NIGHTS), strict=True)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024

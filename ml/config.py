@@ -210,8 +210,7 @@ def _check_learning(use_case: UseCase) -> None:
         "a target with `positive` declares the column's values": target.positive is not None and not column.values,
         "a multiclass target names its classes": target.kind == "multiclass" and len(target.classes) < 3,
         "label_delay_days is at least 0": use_case.label_delay_days < 0,
-        "window_days holds more than test and validation": min(use_case.test_days, use_case.validation_days) < 1
-        or use_case.window_days <= use_case.test_days + use_case.validation_days,
+        "test_days and validation_days are at least 1": min(use_case.test_days, use_case.validation_days) < 1,
         "replay_from needs a time_column": use_case.replay_from is not None and not use_case.dated,
     }
     for rule, broken in problems.items():
