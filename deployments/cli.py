@@ -3,9 +3,11 @@
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from datetime import date
+from importlib import import_module, metadata
 from typing import Any, NoReturn
 
 from ml.errors import RetrainError, UsageError
@@ -15,6 +17,10 @@ INTERRUPTED = 130
 EPILOG = (
     "exit codes: 0 done (whatever was decided), 1 error, 2 usage, 3 data rejected, "
     "130 interrupted (run again to resume)"
+)
+AS_OF_HELP = (
+    "use data before this day only (default: today in the use case's time zone; for replayed data the day after the "
+    "last night, for undated data it only names the night)"
 )
 
 
@@ -29,9 +35,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = parser().parse_args(words)
         _show_log(quiet=options.quiet)
-        return _command(options.command)(options)
+        code = _command(options.command)(options)
+        sys.stdout.flush()
+        return code
     except RetrainError as error:
         return _fail(error, as_json="--json" in words, debug="--debug" in words)
+    except BrokenPipeError:  # `retrain ledger flights | head`: who reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:  # noqa: BLE001 - the last net
         return _fail(_unforeseen(error), as_json="--json" in words, debug="--debug" in words)
     except KeyboardInterrupt:
@@ -41,52 +52,85 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     top = Parser(prog="retrain", description="Nightly retraining with gates that bind.", epilog=EPILOG)
+    top.add_argument("--version", action="version", version=f"retrain {metadata.version('nightly-retrain')}")
     shared = Parser(add_help=False)
     shared.add_argument("--json", action="store_true", help="print one JSON document on stdout")
     shared.add_argument("--quiet", action="store_true", help="no progress lines on stderr")
     shared.add_argument("--debug", action="store_true", help="show tracebacks")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
-    for add in (_add_run, _add_status, _add_ledger, _add_score, _add_demo_data, _add_up):
+    for add in (_add_run, _add_status, _add_ledger, _add_score, _add_demo_data, _add_up, _add_moves, _add_data):
         add(commands, shared)
     return top
 
 
+def _add(commands: Any, shared: argparse.ArgumentParser, name: str, what: str) -> Parser:
+    return commands.add_parser(name, parents=[shared], help=what, description=f"{what[0].upper()}{what[1:]}.")
+
+
 def _add_run(commands: Any, shared: argparse.ArgumentParser) -> None:
-    run = commands.add_parser("run", parents=[shared], help="one night, now", epilog=EPILOG)
+    run = _add(commands, shared, "run", "one night, now")
+    run.epilog = EPILOG
     run.add_argument("use_case", metavar="USE_CASE")
-    run.add_argument("--as-of", type=_date, metavar="D", help="use data before this day only (default: tonight)")
+    run.add_argument("--as-of", type=_date, metavar="D", help=AS_OF_HELP)
     run.add_argument("--dry-run", action="store_true", help="check the data and say what would be trained")
     run.add_argument("--seed", type=_seed, metavar="N", help="another seed than the use case's")
-    run.add_argument("--again", metavar="REASON", help="run a finished night once more")
+    run.add_argument(
+        "--again", metavar="REASON", help="run a finished night once more; say why, in words not used for it before"
+    )
     run.add_argument("--no-wait", action="store_true", help="fail if another run of the use case is active")
 
 
 def _add_status(commands: Any, shared: argparse.ArgumentParser) -> None:
-    status = commands.add_parser("status", parents=[shared], help="schedule, champion and last decisions")
+    status = _add(commands, shared, "status", "schedule, champion and last decisions")
     status.add_argument("use_case", metavar="USE_CASE", nargs="?")
 
 
 def _add_ledger(commands: Any, shared: argparse.ArgumentParser) -> None:
-    ledger = commands.add_parser("ledger", parents=[shared], help="every decision: when, who, from, to, why")
+    ledger = _add(commands, shared, "ledger", "every decision: when, who, from, to, why")
     ledger.add_argument("use_case", metavar="USE_CASE")
 
 
 def _add_score(commands: Any, shared: argparse.ArgumentParser) -> None:
-    score = commands.add_parser("score", parents=[shared], help="the champion's answers to the rows of a file")
+    score = _add(commands, shared, "score", "the champion's answers to the rows of a file")
     score.add_argument("use_case", metavar="USE_CASE")
     score.add_argument("file", metavar="FILE", help="a .parquet, .csv or .csv.gz file of raw rows")
     score.add_argument("-o", "--output", metavar="OUT", required=True, help="a .parquet or .csv file to write")
 
 
 def _add_demo_data(commands: Any, shared: argparse.ArgumentParser) -> None:
-    demo = commands.add_parser("demo-data", parents=[shared], help="write the real data sets that the examples use")
+    demo = _add(commands, shared, "demo-data", "write the real data sets that the examples use")
     demo.add_argument("use_case", metavar="USE_CASE", nargs="?")
 
 
 def _add_up(commands: Any, shared: argparse.ArgumentParser) -> None:
-    up = commands.add_parser("up", parents=[shared], help="Prefect and MLflow with their pages, and the schedules")
+    up = _add(commands, shared, "up", "Prefect and MLflow with their pages, and the schedules")
     up.add_argument("--prefect-port", type=int, default=4200, metavar="PORT")
     up.add_argument("--mlflow-port", type=int, default=5000, metavar="PORT")
+
+
+def _add_moves(commands: Any, shared: argparse.ArgumentParser) -> None:
+    promote = _add(commands, shared, "promote", "make a registered version champion, whatever the gates said of it")
+    rollback = _add(commands, shared, "rollback", "make an earlier champion champion again")
+    hold = _add(commands, shared, "hold", "from now on train and register every night, and move nothing")
+    release = _add(commands, shared, "release", "end a hold")
+    for move in (promote, rollback, hold, release):
+        move.add_argument("use_case", metavar="USE_CASE")
+        _add_confirmation(move)
+    promote.add_argument("--version", type=int, metavar="N", required=True, help="which, as `retrain ledger` shows it")
+    rollback.add_argument("--to", type=int, metavar="VERSION", help="which one (default: the champion before)")
+
+
+def _add_data(commands: Any, shared: argparse.ArgumentParser) -> None:
+    data = _add(commands, shared, "data", "leave a day out of every snapshot, or take it in again")
+    data.add_argument("action", choices=("exclude", "include"))
+    data.add_argument("use_case", metavar="USE_CASE")
+    data.add_argument("day", metavar="DAY", type=_date)
+    _add_confirmation(data)
+
+
+def _add_confirmation(move: Parser) -> None:
+    move.add_argument("--reason", metavar="WHY", help="goes into the ledger (asked for on a terminal)")
+    move.add_argument("--yes", action="store_true", help="do not ask")
 
 
 def _date(text: str) -> date:
@@ -102,10 +146,12 @@ def _seed(text: str) -> int:
     return int(text)
 
 
-def _command(name: str) -> Command:
-    from deployments import commands
+MODULES = dict.fromkeys(("promote", "rollback", "hold", "release", "data"), "deployments.moves")
 
-    return getattr(commands, name.replace("-", "_"))
+
+def _command(name: str) -> Command:
+    module = import_module(MODULES.get(name, "deployments.commands"))
+    return getattr(module, name.replace("-", "_"))
 
 
 def _show_log(*, quiet: bool) -> None:

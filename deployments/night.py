@@ -8,13 +8,13 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from deployments.servers import answers, prefect_server, running_servers
-from ml.errors import Busy, PrefectUnavailable, RetrainError, UsageError
+from deployments.servers import Servers, answers, prefect_server, running_servers
+from ml.errors import Busy, ConfigError, PrefectUnavailable, RetrainError, UsageError
 from ml.settings import Settings
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
-    from prefect.client.schemas.objects import State
+    from prefect.client.schemas.objects import FlowRun, State
 
 log = logging.getLogger("retrain.night")
 POLL_SECONDS = 0.5
@@ -28,14 +28,24 @@ def run_night_here_or_there(settings: Settings, request: dict[str, Any]) -> dict
     """The flow's result: the ledger entry's number and whether it was replayed. Raises what the flow raised."""
     servers = running_servers(settings)
     if servers is not None:
+        _require_same_place(settings, servers)
         with _api(servers.prefect_api):
-            return follow(request)
+            return follow(request, servers.prefect_ui)
     given = os.environ.get("PREFECT_API_URL")
     if given:
         _require_prefect(given)
         return run_here(request)
     with prefect_server(settings, meanwhile=_import_flow) as api, _api(api):
         return run_here(request)
+
+
+def _require_same_place(settings: Settings, servers: Servers) -> None:
+    if (servers.store, servers.tracking_uri) != (settings.store, settings.tracking_uri):
+        raise ConfigError(
+            "a command has the RETRAIN_STORE and MLFLOW_TRACKING_URI of the `retrain up` that runs",
+            f"that serves {servers.store}",
+            "set the same, or stop it",
+        )
 
 
 def _require_prefect(api: str) -> None:
@@ -65,37 +75,53 @@ def run_here(request: dict[str, Any]) -> dict[str, Any]:
         return _result(retrain(RetrainRequest.model_validate(request), return_state=True))
 
 
-def follow(request: dict[str, Any]) -> dict[str, Any]:
-    """Submits the night to its deployment and shows its log until it ends."""
+def follow(request: dict[str, Any], page: str) -> dict[str, Any]:
+    """Submits the night to its deployment, unless the very same is active, and shows its log until it ends."""
     from prefect.client.orchestration import get_client
-    from prefect.client.schemas.objects import FlowRun
-    from prefect.deployments import run_deployment
 
     name = f"retrain/{request['use_case']}"
     with get_client(sync_client=True) as client:
-        _require_deployment(client, name, wait=request["wait"])
-    deployed = run_deployment(name, parameters={"request": request}, timeout=0, as_subflow=False)
-    assert isinstance(deployed, FlowRun)
-    log.info("Submitted to the deployment as run %s.", deployed.name)
-    with get_client(sync_client=True) as client:
-        return _result(_ended(client, deployed.id))
+        active = _active_runs(client, name)
+        same = [run.id for run in active if run.parameters == {"request": request}]
+        if active and not same and not request["wait"]:
+            raise Busy(f"{name} runs once at a time", "another run is active", "wait for it to end")
+        run_id = same[0] if same else _submit(name, request)
+        log.info("%s run %s/runs/flow-run/%s", "Following the active" if same else "Submitted as", page, run_id)
+        try:
+            return _result(_ended(client, run_id))
+        except KeyboardInterrupt:
+            log.warning("The run goes on; the same command follows it again. To end it, cancel it on its page.")
+            raise
 
 
-def _require_deployment(client: "SyncPrefectClient", name: str, *, wait: bool) -> None:
-    """Raises UsageError for a use case that is not served, Busy if a run is active and this one shall not wait."""
-    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName, FlowRunFilter
+def _submit(name: str, request: dict[str, Any]) -> UUID:
+    from prefect.client.schemas.objects import FlowRun
+    from prefect.deployments import run_deployment
+
+    run = run_deployment(name, parameters={"request": request}, timeout=0, as_subflow=False)
+    assert isinstance(run, FlowRun)
+    return run.id
+
+
+def _active_runs(client: "SyncPrefectClient", name: str) -> "list[FlowRun]":
+    """The deployment's runs that were submitted and have not ended. Raises UsageError if it is not served."""
+    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId, FlowRunFilter
     from prefect.exceptions import ObjectNotFound
 
     try:
-        client.read_deployment_by_name(name)
+        deployment = client.read_deployment_by_name(name)
     except ObjectNotFound:
         raise UsageError(
             "`retrain up` serves what there was when it started", f"{name} was not", "start it again"
         ) from None
-    active = FlowRunFilter.model_validate({"state": {"type": {"any_": ["PENDING", "RUNNING"]}}})
-    chosen = DeploymentFilter(name=DeploymentFilterName(any_=[name.split("/")[1]]))
-    if not wait and client.read_flow_runs(flow_run_filter=active, deployment_filter=chosen):
-        raise Busy(f"{name} runs once at a time", "another run is active", "wait for it to end")
+    active = {"state": {"type": {"any_": ["SCHEDULED", "PENDING", "RUNNING"]}}}
+    chosen = DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id]))
+    runs = client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(active), deployment_filter=chosen)
+    return [run for run in runs if not run.auto_scheduled or not _is_scheduled(run)]
+
+
+def _is_scheduled(run: "FlowRun") -> bool:
+    return run.state is not None and run.state.is_scheduled()
 
 
 def _ended(client: "SyncPrefectClient", run_id: UUID) -> "State[Any]":

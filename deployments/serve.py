@@ -1,6 +1,7 @@
 """The one table of deployments and schedules, and the process that serves them, a child of `retrain up`."""
 
 import logging
+from copy import deepcopy
 
 from prefect import serve
 from prefect.deployments.runner import RunnerDeployment
@@ -37,7 +38,15 @@ def _deployment(settings: Settings, name: str) -> RunnerDeployment:
         tags=["nightly" if schedule else "on request"],
     )
     assert isinstance(deployment, RunnerDeployment)  # it is a coroutine only where a loop runs
+    _offer_only(deployment, name)
     return deployment
+
+
+def _offer_only(deployment: RunnerDeployment, name: str) -> None:
+    """The form of a use case's deployment offers no other name."""
+    schema = deepcopy(deployment._parameter_openapi_schema)
+    schema.definitions["RetrainRequest"]["properties"]["use_case"]["enum"] = [name]
+    deployment._parameter_openapi_schema = schema
 
 
 def main() -> None:

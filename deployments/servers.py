@@ -22,11 +22,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from filelock import FileLock, Timeout
-
 from deployments.environment import homes_and_telemetry
 from ml import paths
 from ml.errors import Busy, PrefectUnavailable, RegistryUnavailable, Unavailable, UsageError
+from ml.locks import held_lock
 from ml.settings import Settings
 
 log = logging.getLogger("retrain.servers")
@@ -58,12 +57,14 @@ NOT_ENDED = ["SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"]
 
 @dataclass(frozen=True)
 class Servers:
-    """Where a running `retrain up` can be reached, and its process."""
+    """Where a running `retrain up` can be reached, its process, and the places that its runs use."""
 
     prefect_api: str
     prefect_ui: str
     mlflow_ui: str
     pid: int
+    store: str
+    tracking_uri: str
 
 
 @dataclass(frozen=True)
@@ -273,37 +274,21 @@ def wait_until_recorded(api: str, since: datetime) -> None:
 @contextmanager
 def one_start_at_a_time(settings: Settings) -> Iterator[None]:
     """Two servers that migrate one new database at the same time: the second dies of a duplicate column."""
-    settings.home.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(settings.home / "prefect-start.lock", timeout=START_SECONDS)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise PrefectUnavailable(
-            f"a Prefect server starts within {START_SECONDS:.0f} s",
-            f"another process is still starting one in {settings.home}",
-            "wait for it, or end it",
-        ) from error
-    try:
+    busy = PrefectUnavailable(
+        f"a Prefect server starts within {START_SECONDS:.0f} s",
+        f"another process is still starting one in {settings.home}",
+        "wait for it, or end it",
+    )
+    with held_lock(settings.home / "prefect-start.lock", START_SECONDS, busy):
         yield
-    finally:
-        lock.release()
 
 
 @contextmanager
 def only_up(settings: Settings) -> Iterator[None]:
-    """At most one `retrain up` in a home. The kernel forgets the lock of a process that was killed."""
-    settings.home.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(settings.home / "up.lock", blocking=False)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise Busy(
-            "a home has one `retrain up`", f"another one runs in {settings.home}", "stop it, or set RETRAIN_HOME"
-        ) from error
-    try:
+    """At most one `retrain up` in a home."""
+    busy = Busy("a home has one `retrain up`", f"another one runs in {settings.home}", "stop it, or set RETRAIN_HOME")
+    with held_lock(settings.home / "up.lock", 0, busy):
         yield
-    finally:
-        lock.release()
 
 
 @contextmanager

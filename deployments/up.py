@@ -109,7 +109,7 @@ def _start_servers(
             page = started[-1].url
         for server in started:
             server.wait()
-    return started, Servers(api, api.removesuffix("/api"), page, os.getpid())
+    return started, Servers(api, api.removesuffix("/api"), page, os.getpid(), settings.store, settings.tracking_uri)
 
 
 def _given_prefect() -> str | None:

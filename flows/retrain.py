@@ -2,11 +2,10 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import date
 from typing import Any
 
-from filelock import FileLock, Timeout
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
@@ -17,11 +16,13 @@ from ml.artifacts import Trail
 from ml.config import require_known
 from ml.decision import DATA_REJECTED, STATE_NAMES
 from ml.errors import Busy, DataRejected
-from ml.ledger import Entry
+from ml.ledger import NightEntry
+from ml.locks import held_lock
 from ml.report import dry_run_document
 from ml.run_key import run_key
 from ml.settings import Settings
 from tasks.data import clean_partitions, split_rows, take_snapshot, validate_partitions
+from tasks.flow_run import end_lost_runs, name_flow_run
 from tasks.model import evaluate_models, judge_gates, train_candidate, upload_candidate, verify_candidate
 from tasks.registration import (
     find_finished,
@@ -32,7 +33,7 @@ from tasks.registration import (
     register_candidate,
     skip_if_nothing_new,
 )
-from tasks.report import name_flow_run, publish_report
+from tasks.report import publish_rejection, publish_report
 
 log = logging.getLogger("retrain.flow")
 
@@ -54,9 +55,11 @@ class RetrainRequest(BaseModel):
 def retrain(request: RetrainRequest) -> State[dict[str, Any]]:
     """Snapshot, validate, clean, split, train, verify, register, evaluate, judge, record, promote or keep, report."""
     with only_run_of(request.use_case, wait=request.wait):
+        end_lost_runs(request.use_case)
         try:
             return run_night(request)
         except DataRejected as error:
+            publish_rejection(request.use_case, error)
             return Failed(name=DATA_REJECTED, message=str(error), data=error)
 
 
@@ -66,7 +69,7 @@ def run_night(request: RetrainRequest) -> State[dict[str, Any]]:
     snapshot = take_snapshot(night)
     key = run_key(night, snapshot.digest)
     finished, published = find_finished(night, key)
-    if finished and published:
+    if finished and published and not request.dry_run:
         return concluded(finished, replayed=True)
     idle = None if finished or request.dry_run else skip_if_nothing_new(night, key, snapshot)
     if idle:
@@ -75,16 +78,18 @@ def run_night(request: RetrainRequest) -> State[dict[str, Any]]:
     blocks = clean_partitions(night, snapshot, checks)
     split = split_rows(night, blocks)
     if request.dry_run:
-        return Completed(message="Dry run: nothing was trained.", data=dry_run_document(night, key, checks, split))
+        return Completed(
+            message="Dry run: nothing was trained.", data=dry_run_document(night, key, checks, split, finished)
+        )
     fit = train_candidate(night, key, blocks, split)
     upload = upload_candidate(night, key, blocks, split, fit)
     verified = verify_candidate(night, key, upload)
     candidate = register_candidate(night, key, snapshot, split, upload)
     entry = None
     while entry is None:  # another run may reach the ledger first: then evaluation is redone, never training
-        head, hand_moved = read_head(night, finished)
+        head, blocked = read_head(night, finished)
         evaluations = evaluate_models(night, key, blocks, split, upload, head)
-        judgement = judge_gates(night, evaluations, head, hand_moved)
+        judgement = judge_gates(night, evaluations, head, blocked)
         trail = Trail(
             snapshot=snapshot, checks=checks, blocks=blocks, split=split, fit=fit, upload=upload, verified=verified,
             evaluations=evaluations, judgement=judgement,
@@ -95,7 +100,7 @@ def run_night(request: RetrainRequest) -> State[dict[str, Any]]:
     return concluded(entry, replayed=finished is not None)
 
 
-def concluded(entry: Entry, *, replayed: bool = False) -> State[dict[str, Any]]:
+def concluded(entry: NightEntry, *, replayed: bool = False) -> State[dict[str, Any]]:
     """A green state that says what was decided, with the place of its entry in the ledger."""
     data = {"use_case": entry.use_case, "entry": entry.seq, "replayed": replayed}
     return Completed(name=STATE_NAMES[entry.decision], message=entry.reason, data=data)
@@ -106,17 +111,14 @@ def only_run_of(use_case: str, *, wait: bool) -> Iterator[None]:
     """Holds the use case's lock on this machine. Raises Busy if another run has it and this one shall not wait."""
     settings = Settings.from_environment()
     require_known(use_case, settings.project)
-    folder = settings.home / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / f"{use_case}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        if not wait:
-            raise Busy(f"{use_case} runs once at a time", "another run is active", "wait for it to end") from error
-        log.info("Waiting for another run of %s to end.", use_case)
-        lock.acquire()
-    try:
+    path = settings.home / "locks" / f"{use_case}.lock"
+    busy = Busy(f"{use_case} runs once at a time", "another run is active", "wait for it to end")
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(held_lock(path, 0, busy))
+        except Busy:
+            if not wait:
+                raise
+            log.info("Waiting for another run of %s to end.", use_case)
+            stack.enter_context(held_lock(path, -1, busy))
         yield
-    finally:
-        lock.release()

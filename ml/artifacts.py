@@ -68,9 +68,10 @@ class Partition:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The snapshot's own content; its digest is the snapshot's."""
+    """The snapshot's own content; its digest is the snapshot's. `excluded`: days that operators left out, and why."""
 
     partitions: tuple[Partition, ...]
+    excluded: dict[str, str] = dataclasses.field(default_factory=dict)
     side_tables: dict[str, tuple[Partition, ...]]
 
 
@@ -82,6 +83,7 @@ class Snapshot(Handle):
     first_day: str
     last_day: str
     missing_days: tuple[str, ...]
+    excluded: dict[str, str]
     changed_days: tuple[str, ...]
 
 

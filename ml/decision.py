@@ -18,12 +18,12 @@ ALL_STATE_NAMES = (*dict.fromkeys(STATE_NAMES.values()), DATA_REJECTED)
 
 
 def decide(
-    verdicts: Sequence[Verdict], champion: Champion | None, as_of: date, hand_moved: str | None = None
+    verdicts: Sequence[Verdict], champion: Champion | None, as_of: date, blocked: str | None = None
 ) -> tuple[DecisionName, str]:
-    """FIRST, PROMOTE, KEEP or REJECT, with the reason as a sentence."""
+    """FIRST, PROMOTE, KEEP or REJECT, with the reason as a sentence; `blocked` says why nothing may move now."""
     stays: DecisionName = "REJECT" if champion is None else "KEEP"
-    if hand_moved is not None:
-        return stays, hand_moved
+    if blocked is not None:
+        return stays, blocked
     if not verdicts:
         return stays, "No gate is configured, and nothing is promoted without one."
     blocking = [verdict for verdict in verdicts if verdict.verdict not in ALLOWING]

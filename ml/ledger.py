@@ -1,46 +1,79 @@
-"""The record of decisions and alias moves: the truth about who is champion.
+"""The record of decisions and operators' moves: the truth about who is champion.
 
-Entries are immutable objects, created only if absent: that create is the compare-and-set. Every entry holds the
-champion and the reference after it, so that the head alone answers.
+Entries are immutable objects, created only if absent: that create is the compare-and-set. Every entry holds what is
+true after it (champion, reference, hold, excluded days), so that the head alone answers.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from datetime import date
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter
 
 from ml import paths
-from ml.artifacts import Champion, DecisionName, from_json, to_json
+from ml.artifacts import Champion, DecisionName, to_json
 from ml.errors import Corrupt
 from ml.store import Store
+
+MoveName = Literal["OPERATOR_PROMOTE", "ROLLBACK", "HOLD", "RELEASE", "EXCLUDE", "INCLUDE"]
+CHAMPION_MOVES = {"OPERATOR_PROMOTE", "ROLLBACK"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One decision, made under the head `judged_against`; `result` is what `--json` prints."""
+    """What every entry says: when, by whom, why, and what is true after it."""
 
     seq: int
     use_case: str
     at: str
     by: str
+    decision: str
+    reason: str
+    champion_before: Champion | None
+    champion: Champion | None
+    reference: Champion | None
+    held: str | None = None
+    excluded: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def moves_champion(self) -> bool:
+        return version_of(self.champion_before) != version_of(self.champion)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NightEntry(Entry):
+    """A night's decision, made under the head `judged_against`; `result` is what `--json` prints."""
+
+    kind: Literal["night"] = "night"
     as_of: date
     run_key: str
     learning_key: str
     decision: DecisionName
-    reason: str
-    version: int | None
-    champion_before: Champion | None
-    champion: Champion | None
-    reference: Champion | None
+    candidate: Champion | None
     judged_against: int
     manifest: str
     result: dict[str, Any]
 
+
+@dataclass(frozen=True, kw_only=True)
+class OperatorEntry(Entry):
+    """What an operator did by name, outside of any night."""
+
+    kind: Literal["operator"] = "operator"
+    decision: MoveName
+
     @property
     def moves_champion(self) -> bool:
-        return _version(self.champion_before) != _version(self.champion)
+        """By name even where the ledger says so already: the alias may have been moved by hand."""
+        return self.decision in CHAMPION_MOVES
 
 
-def _version(model: Champion | None) -> int | None:
+AnyEntry = NightEntry | OperatorEntry
+ENTRY: TypeAdapter[AnyEntry] = TypeAdapter(Annotated[AnyEntry, Field(discriminator="kind")])
+
+
+def version_of(model: Champion | None) -> int | None:
     return None if model is None else model.version
 
 
@@ -48,53 +81,67 @@ class Ledger:
     def __init__(self, store: Store, use_case: str) -> None:
         self.store, self.use_case = store, use_case
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[AnyEntry]:
         """All entries, oldest first."""
         return [self._read(key) for key in self._keys()]
 
-    def head(self) -> Entry | None:
+    def nights(self) -> list[NightEntry]:
+        """The decisions of nights, oldest first."""
+        return [entry for entry in self.entries() if isinstance(entry, NightEntry)]
+
+    def head(self) -> AnyEntry | None:
         """The newest entry."""
         keys = self._keys()
         return self._read(keys[-1]) if keys else None
 
-    def entry(self, seq: int) -> Entry:
+    def entry(self, seq: int) -> AnyEntry:
         return self._read(paths.ledger_entry(self.use_case, seq))
 
-    def finished(self, run_key: str) -> Entry | None:
-        """The entry of a run that was judged before."""
-        newest_first = (self._read(key) for key in reversed(self._keys()))
-        return next((entry for entry in newest_first if entry.run_key == run_key), None)
+    def last_night(self) -> NightEntry | None:
+        """The newest decision of a night."""
+        return next((entry for entry in self._newest_first() if isinstance(entry, NightEntry)), None)
 
-    def append(self, entry: Entry) -> bool:
+    def finished(self, run_key: str) -> NightEntry | None:
+        """The entry of a run that was judged before."""
+        nights = (entry for entry in self._newest_first() if isinstance(entry, NightEntry))
+        return next((night for night in nights if night.run_key == run_key), None)
+
+    def append(self, entry: AnyEntry) -> bool:
         """Adds the entry as the new head; False if another one took its place first."""
         return self.store.create(paths.ledger_entry(self.use_case, entry.seq), to_json(entry))
 
-    def last_move(self) -> Entry | None:
-        """The newest entry that changed the champion."""
-        newest_first = (self._read(key) for key in reversed(self._keys()))
-        return next((entry for entry in newest_first if entry.moves_champion), None)
+    def last_move(self) -> AnyEntry | None:
+        """The newest entry that names the champion anew."""
+        return next((entry for entry in self._newest_first() if entry.moves_champion), None)
 
-    def alias_confirmed(self, entry: Entry) -> bool:
+    def candidate(self, version: int) -> Champion | None:
+        """The registered version as its night recorded it."""
+        return next((night.candidate for night in self.nights() if version_of(night.candidate) == version), None)
+
+    def alias_confirmed(self, entry: AnyEntry) -> bool:
         return self.store.get(paths.alias_confirmation(self.use_case, entry.seq)) is not None
 
-    def confirm_alias(self, entry: Entry) -> None:
+    def confirm_alias(self, entry: AnyEntry) -> None:
         """Notes that the registry's alias was seen to follow this entry."""
         self.store.create(paths.alias_confirmation(self.use_case, entry.seq), b"{}")
 
-    def is_published(self, entry: Entry) -> bool:
+    def is_published(self, entry: NightEntry) -> bool:
         return self.store.get(paths.published(self.use_case, entry.seq)) is not None
 
-    def mark_published(self, entry: Entry) -> None:
+    def mark_published(self, entry: NightEntry) -> None:
         """Notes that tags and report of this entry were written."""
         self.store.create(paths.published(self.use_case, entry.seq), b"{}")
+
+    def _newest_first(self) -> Iterator[AnyEntry]:
+        return (self._read(key) for key in reversed(self._keys()))
 
     def _keys(self) -> list[str]:
         return self.store.keys(paths.ledger_folder(self.use_case))
 
-    def _read(self, key: str) -> Entry:
+    def _read(self, key: str) -> AnyEntry:
         data = self.store.get(key)
         try:
-            return from_json(Entry, data or b"")
+            return ENTRY.validate_json(data or b"")
         except ValueError as error:
             raise Corrupt(
                 "a ledger entry is a whole JSON document", f"{key} is not", "restore it from a copy"

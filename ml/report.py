@@ -8,6 +8,7 @@ from typing import Any
 from ml.artifacts import Champion, Checks, ModelScores, Night, Snapshot, Split, SplitRows, Trail, Verdict
 from ml.config import UseCase
 from ml.evaluation import LOWER_IS_BETTER, METRICS
+from ml.ledger import NightEntry
 
 Document = dict[str, Any]
 MOST_DAYS = 5
@@ -37,6 +38,12 @@ HEADLINES = {
     "KEEP": "was not promoted; the champion stays",
     "REJECT": "was not good enough; there is no champion yet",
 }
+HEADLINES_THEN = {
+    "FIRST": "became the first champion",
+    "PROMOTE": "became the new champion",
+    "KEEP": "was not promoted; the champion stayed",
+    "REJECT": "was not good enough; there was no champion yet",
+}
 
 
 def result_document(
@@ -65,7 +72,7 @@ def result_document(
         "training": {"epochs": len(fit.epochs), "best_epoch": fit.best_epoch, "threshold": trail.upload.threshold},
         "test_digest": evaluations.test_digest,
         "units": {"name": evaluations.unit, "count": evaluations.units},
-        "scores": {who: _scores(model) for who, model in evaluations.models.items()},
+        "scores": {who: _scores(evaluations.models.get(who)) for who in WHO},
         "not_comparable": dict(evaluations.not_comparable),
         "verdicts": [_verdict(verdict) for verdict in trail.judgement.verdicts],
         "against_rule": _verdict(trail.judgement.against_rule) if trail.judgement.against_rule else None,
@@ -88,8 +95,9 @@ def nothing_new_document(
         **_head(use_case, night, run_key, snapshot, None, champion, champion),
         "quarantined_rows": None,
         "test_digest": None,
+        "not_comparable": {},
         "against_rule": None,
-        "scores": {},
+        "scores": dict.fromkeys(WHO),
         "verdicts": [],
         "decision": "NOTHING_NEW",
         "reason": reason,
@@ -101,13 +109,14 @@ def nothing_new_document(
     }
 
 
-def dry_run_document(night: Night, run_key: str, checks: Checks, split: Split) -> Document:
-    """What a dry run found: what would be trained on what."""
+def dry_run_document(night: Night, run_key: str, checks: Checks, split: Split, finished: NightEntry | None) -> Document:
+    """What a dry run found: what would be trained on what, and whether it was before."""
     return {
         "dry_run": True,
         "use_case": night.use_case,
         "as_of": str(night.as_of),
         "run_key": run_key,
+        "finished_before": finished.seq if finished else None,
         "device": night.device,
         "quarantined_rows": checks.quarantined,
         "left_out": dict(checks.left_out),
@@ -161,7 +170,9 @@ def _verdict(verdict: Verdict) -> Document:
     }
 
 
-def _scores(model: ModelScores) -> Document:
+def _scores(model: ModelScores | None) -> Document | None:
+    if model is None:
+        return None
     scores = {
         name: {"value": score.value, "low": score.low, "high": score.high, "reason": score.reason}
         for name, score in model.scores.items()
@@ -171,11 +182,17 @@ def _scores(model: ModelScores) -> Document:
 
 
 def headline(document: Document) -> str:
-    """The night in one sentence."""
+    """The night in one sentence, in the past where it was finished before."""
     name, decision = document["use_case"], document["decision"]
     if decision == "NOTHING_NEW":
         return f"{name} as of {document['as_of']}: nothing new to learn"
-    return f"{name} version {document['version']} (as of {document['as_of']}) {HEADLINES[decision]}"
+    words = (HEADLINES_THEN if document["replayed"] else HEADLINES)[decision]
+    return f"{name} version {document['version']} (as of {document['as_of']}) {words}"
+
+
+def scored(document: Document) -> bool:
+    """Whether anything was evaluated in that night."""
+    return document["scores"]["candidate"] is not None
 
 
 def score_names(document: Document) -> list[str]:
@@ -191,7 +208,7 @@ def score_rows(document: Document) -> list[tuple[str, str, list[str]]]:
     return [
         (WHO[who], scores[who]["description"], [cell(scores[who].get(name)) for name in names])
         for who in WHO
-        if who in scores
+        if scores[who] is not None
     ]
 
 
@@ -215,16 +232,19 @@ def data_sentences(document: Document) -> list[str]:
     if data is None or split is None:
         return [f"{window}."]
     sentences = [
-        f"{data['rows']:,} rows in {window}.",
-        f"{document['quarantined_rows']:,} rows quarantined, {data['duplicate_rows']:,} exact duplicates dropped, "
+        f"{counted(data['rows'], 'row')} in {window}.",
+        f"{counted(document['quarantined_rows'], 'row')} quarantined, "
+        f"{counted(data['duplicate_rows'], 'exact duplicate')} dropped, "
         f"{data['unlabelled_rows']:,} without a label left out.",
-        f"Trained on {split['train']['rows']:,} rows, validated on {split['validation']['rows']:,}, "
+        f"Trained on {counted(split['train']['rows'], 'row')}, validated on {split['validation']['rows']:,}, "
         f"tested on {_test_words(document)}.",
     ]
     sentences += [
-        f"Quarantined on {day}: {count}." for day, count in list(data["quarantined_days"].items())[-MOST_DAYS:]
+        f"Quarantined on {day}: {counted(count, 'row')}."
+        for day, count in list(data["quarantined_days"].items())[-MOST_DAYS:]
+        if day != "all"
     ]
-    sentences += [f"Broken {rule['unexpected']} times: {rule['rule']}." for rule in data["broken_rules"]]
+    sentences += [f"Broken {counted(rule['unexpected'], 'time')}: {rule['rule']}." for rule in data["broken_rules"]]
     sentences += [f"Left out: {day}, {why}." for day, why in data["left_out"].items()]
     sentences += [f"{day} has unknown columns: {', '.join(n)}." for day, n in data["unknown_columns"].items()]
     if snapshot["changed_days"]:
@@ -232,9 +252,14 @@ def data_sentences(document: Document) -> list[str]:
     return sentences
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 row`, `2,000 rows`."""
+    return f"{number:,} {noun}" + ("s" if number != 1 else "")
+
+
 def window_words(partitions: int, first_day: str, last_day: str) -> str:
     """`273 partitions, 2013-01-01 to 2013-09-30`, or `1 partition` where there are no days."""
-    count = f"{partitions} partition" + ("s" if partitions != 1 else "")
+    count = counted(partitions, "partition")
     return count if first_day == "all" else f"{count}, {first_day} to {last_day}"
 
 
@@ -245,7 +270,7 @@ def _test_words(document: Document) -> str:
     return (
         words
         + (f", {share:.1%} of them positive" if share is not None else "")
-        + f"; {units['count']} {units['name']}s"
+        + f"; {counted(units['count'], units['name'])}"
     )
 
 
@@ -289,6 +314,16 @@ def champion_sentence(document: Document) -> str:
     return f"Champion is now version {after}" + (f", before it was version {before}." if before else ".")
 
 
+def way_out(document: Document) -> str:
+    """How an operator promotes a candidate that could not be compared: no later night can either."""
+    if document["version"] is None or not document["not_comparable"] or document["decision"] != "KEEP":
+        return ""
+    return (
+        f"If version {document['version']} is to serve all the same: "
+        f"retrain promote {document['use_case']} --version {document['version']} --reason WHY"
+    )
+
+
 def markdown(document: Document) -> str:
     """The night for people who never saw the code."""
     lines = [
@@ -298,8 +333,16 @@ def markdown(document: Document) -> str:
         "",
         f"**{document['decision']}.** {document['reason']}",
     ]
-    lines += ["", champion_sentence(document), "", "## Data", "", *(f"- {line}" for line in data_sentences(document))]
-    if document["scores"]:
+    lines += [
+        "",
+        champion_sentence(document),
+        *([way_out(document)] if way_out(document) else []),
+        "",
+        "## Data",
+        "",
+        *(f"- {line}" for line in data_sentences(document)),
+    ]
+    if scored(document):
         lines += ["", "## Scores on the same test rows", "", *_score_table(document), "", comparison_sentence(document)]
         lines += ["", "## Gates", "", *_verdict_list(document)]
     lines += ["", "## Cost", "", "| stage | seconds | reused | computed |", "| --- | ---: | ---: | ---: |"]
@@ -328,7 +371,7 @@ def _verdict_list(document: Document) -> list[str]:
 
 def model_metrics(document: Document) -> dict[str, float]:
     """The candidate's scores as MLflow metrics."""
-    scores = document["scores"].get("candidate", {})
+    scores = document["scores"]["candidate"] or {}
     names = [name for names in METRICS.values() for name in names] + ["roc_auc", "pr_auc", "log_loss", "brier"]
     return {
         f"test_{n}": scores[n]["value"] for n in dict.fromkeys(names) if n in scores and scores[n]["value"] is not None

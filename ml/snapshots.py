@@ -7,8 +7,10 @@ import functools
 import logging
 import re
 import zlib
+from collections.abc import Mapping
 from datetime import date, timedelta
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pandas as pd
@@ -78,8 +80,10 @@ def last_due_day(use_case: UseCase, as_of: date) -> date:
     return as_of - timedelta(days=use_case.label_delay_days + 1)
 
 
-def take_manifest(settings: Settings, use_case: UseCase, as_of: date) -> tuple[Manifest, tuple[str, ...]]:
-    """The manifest of the window that ends before `as_of`, and the days missing in it.
+def take_manifest(
+    settings: Settings, use_case: UseCase, as_of: date, excluded: Mapping[str, str]
+) -> tuple[Manifest, tuple[str, ...]]:
+    """The manifest of the window that ends before `as_of` without the excluded days, and the days missing in it.
 
     Raises UsageError for a date in the future, DataRejected for an empty window, a missing newest day or too many
     missing days.
@@ -88,13 +92,16 @@ def take_manifest(settings: Settings, use_case: UseCase, as_of: date) -> tuple[M
         raise UsageError("as_of is a day up to today", f"it is {as_of}", f"use --as-of {use_case.today()} or earlier")
     files = partition_files(settings, use_case.source)
     sides = {table.name: partition_files(settings, table.source) for table in use_case.side_tables}
-    days, missing = _window(use_case, as_of, files, sides) if use_case.dated else ((ALL,), ())
+    days, missing, left_out = (
+        _window(use_case, as_of, files, sides, excluded) if use_case.dated else ((ALL,), (), dict[str, str]())
+    )
     if ALL in days and ALL not in files:
         raise DataRejected(
             f"{use_case.name} has no time column and so one partition", "all.parquet is not there", "write it"
         )
     return Manifest(
         partitions=tuple(_seen(day, files[day]) for day in days),
+        excluded=left_out,
         side_tables={
             name: tuple(_seen(d, f) for d, f in table.items() if d in {*days, ALL}) for name, table in sides.items()
         },
@@ -102,40 +109,48 @@ def take_manifest(settings: Settings, use_case: UseCase, as_of: date) -> tuple[M
 
 
 def _window(
-    use_case: UseCase, as_of: date, files: dict[str, Path], sides: dict[str, dict[str, Path]]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Days present and days missing, both in order."""
+    use_case: UseCase,
+    as_of: date,
+    files: dict[str, Path],
+    sides: dict[str, dict[str, Path]],
+    excluded: Mapping[str, str],
+) -> tuple[tuple[str, ...], tuple[str, ...], dict[str, str]]:
+    """Days present, days missing and days excluded, each in order."""
     if ALL in files:
         raise DataRejected(
             f"{use_case.name} has a time column and so a file a day",
             f"there is only {files[ALL].name}",
             "write a file a day",
         )
-    first = date.fromisoformat(next(iter(files)))
-    last = last_due_day(use_case, as_of)
+    first, last = date.fromisoformat(next(iter(files))), last_due_day(use_case, as_of)
     if last < first:
         raise DataRejected(
             f"as_of must come after the first data ({first})",
             f"it is {as_of}",
-            f"use {first + timedelta(days=1)} or later",
+            f"use {_as_of_with(use_case, first, use_case.test_days + use_case.validation_days)} or later, "
+            "which leaves rows to train on",
         )
-    if str(last) not in files:
-        before = max(day for day in files if day < str(last))
-        possible = date.fromisoformat(before) + timedelta(days=use_case.label_delay_days + 1)
-        raise DataRejected(
-            "the newest due day must be there",
-            f"expected {last}, newest is {before}",
-            f"deliver {last}, or run with --as-of {possible}",
-        )
+    whole = {day for day in files if all(day in side or ALL in side for side in sides.values())}
+    if str(last) not in {*whole, *excluded}:
+        _refuse_missing_newest(use_case, str(last), files, whole)
     start = max(first, last - timedelta(days=use_case.window_days - 1))
     due = [str(start + timedelta(days=n)) for n in range((last - start).days + 1)]
-    present = tuple(day for day in due if day in files and all(day in side or ALL in side for side in sides.values()))
-    missing = tuple(day for day in due if day not in present)
-    if str(last) in missing:
-        raise DataRejected(
-            "every side table must have the newest due day", f"{last} is not in all", f"deliver it for {last}"
-        )
-    return present, missing
+    present = tuple(day for day in due if day in whole and day not in excluded)
+    missing = tuple(day for day in due if day not in {*whole, *excluded})
+    return present, missing, {day: excluded[day] for day in due if day in excluded}
+
+
+def _as_of_with(use_case: UseCase, day: date, days_after: int = 0) -> date:
+    """The as_of whose last due day lies so many days after the day."""
+    return day + timedelta(days=use_case.label_delay_days + 1 + days_after)
+
+
+def _refuse_missing_newest(use_case: UseCase, last: str, files: dict[str, Path], whole: set[str]) -> NoReturn:
+    """Raises DataRejected, which names the newest as_of that the data allow."""
+    before = max((day for day in whole if day < last), default=None)
+    possible = f", or run with --as-of {_as_of_with(use_case, date.fromisoformat(before))}" if before else ""
+    rule = "every side table must have the newest due day" if last in files else "the newest due day must be there"
+    raise DataRejected(rule, f"expected {last}, newest is {before or 'none'}", f"deliver {last}{possible}")
 
 
 def _seen(day: str, path: Path) -> Partition:

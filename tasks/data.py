@@ -28,7 +28,7 @@ from ml.config import require_known
 from ml.digests import digest_bytes, digest_file, digest_value
 from ml.errors import ConfigError, DataRejected
 from ml.features import DayState, fit_encoder
-from ml.report import window_words
+from ml.report import counted, window_words
 from ml.run_key import data_code_digest
 from ml.serving.rules import rule_to_dict
 from ml.snapshots import (
@@ -62,7 +62,8 @@ log = logging.getLogger("retrain.data")
 def take_snapshot(night: Night) -> Snapshot:
     """Writes the manifest of the partitions that this night may see."""
     site = site_of(night)
-    manifest, missing = take_manifest(site.settings, site.use_case, night.as_of)
+    head = site.ledger.head()
+    manifest, missing = take_manifest(site.settings, site.use_case, night.as_of, head.excluded if head else {})
     data = to_json(manifest)
     key = paths.manifest(night.use_case, digest_bytes(data))
     new = site.store.create(key, data)
@@ -79,13 +80,14 @@ def take_snapshot(night: Night) -> Snapshot:
         first_day=days[0],
         last_day=days[-1],
         missing_days=missing,
+        excluded=manifest.excluded,
         changed_days=changed,
     )
 
 
 def _last_manifest(site: Site) -> Manifest | None:
-    head = site.ledger.head()
-    data = site.store.get(head.manifest) if head else None
+    night = site.ledger.last_night()
+    data = site.store.get(night.manifest) if night else None
     return from_json(Manifest, data) if data else None
 
 
@@ -107,8 +109,9 @@ def validate_partitions(night: Night, snapshot: Snapshot) -> Checks:
     checks = [judged[day] for day in states]
     result = _summary(site, night, snapshot, states, checks)
     log.info(
-        "Validated %d partitions (%d new): %s rows, %d quarantined, %d left out.",
-        len(states), len(new), f"{result.rows:,}", result.quarantined, len(result.left_out),
+        "Validated %s (%d new): %s, %d quarantined, %d left out.",
+        counted(len(states), "partition"), len(new), counted(result.rows, "row"), result.quarantined,
+        len(result.left_out),
     )  # fmt: skip
     return with_work(result, Work(stage="", reused=len(states) - len(new), computed=len(new)))
 
@@ -180,7 +183,7 @@ def _summary(
     return Checks(
         digest=digest_value([[p.day, p.state] for p in partitions]),
         partitions=partitions,
-        left_out=left_out,
+        left_out=left_out | {day: f"excluded ({reason})" for day, reason in snapshot.excluded.items()},
         rows=sum(check.rows for check in used),
         duplicates=sum(check.duplicates for check in used),
         quarantined=sum(check.quarantined for check in used),
@@ -236,7 +239,10 @@ def clean_partitions(night: Night, snapshot: Snapshot, checks: Checks) -> Blocks
     blocks = tuple(block for block, _ in made)
     reused = sum(kept for _, kept in made)
     rows = sum(block.rows for block in blocks)
-    log.info("Cleaned %s labelled rows in %d blocks (%d new).", f"{rows:,}", len(blocks), len(blocks) - reused)
+    log.info(
+        "Cleaned %s in %s (%d new).",
+        counted(rows, "labelled row"), counted(len(blocks), "block"), len(blocks) - reused,
+    )  # fmt: skip
     return Blocks(
         work=Work(stage="", reused=reused, computed=len(blocks) - reused),
         digest=digest_value([[block.day, block.file.digest] for block in blocks]),

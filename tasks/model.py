@@ -30,7 +30,7 @@ from ml.digests import digest_value
 from ml.evaluation import Answers
 from ml.gates import BetterThanRule, Difference, Evidence
 from ml.judging import NoAnswer, answer_table, baselines, judge_all, model_answers
-from ml.ledger import Entry
+from ml.ledger import AnyEntry
 from ml.scoring import model_columns
 from ml.serving.features import Encoder
 from ml.serving.model import PackagedModel, build_network
@@ -161,7 +161,7 @@ def _fetch(site: Site, folder: str, files: tuple[FileRef, ...]) -> Path:
 
 @stage("evaluate models", timeout_seconds=1800)
 def evaluate_models(
-    night: Night, run_key: str, blocks: Blocks, split: Split, upload: Upload, head: Entry | None
+    night: Night, run_key: str, blocks: Blocks, split: Split, upload: Upload, head: AnyEntry | None
 ) -> Evaluations:
     """Scores candidate, champion, reference and baselines on the same test rows."""
     site = site_of(night)
@@ -246,12 +246,12 @@ def _lacks(site: Site, model: Champion, who: str, test: pd.DataFrame) -> str | N
 
 
 @stage("judge gates", timeout_seconds=600)
-def judge_gates(night: Night, evaluations: Evaluations, head: Entry | None, hand_moved: str | None) -> Judgement:
+def judge_gates(night: Night, evaluations: Evaluations, head: AnyEntry | None, blocked: str | None) -> Judgement:
     """Lets every gate weigh the evidence, and decides."""
     site = site_of(night)
     evidence = from_json(Evidence, get_file(site.store, evaluations.evidence))
     verdicts = tuple(gate.judge(evidence) for gate in site.use_case.gates)
-    decision, reason = decide(verdicts, head.champion if head else None, night.as_of, hand_moved)
+    decision, reason = decide(verdicts, head.champion if head else None, night.as_of, blocked)
     for verdict in verdicts:
         log.info("%s: %s, %s.", verdict.gate, verdict.verdict, verdict.reason)
     log.info("Decided %s. %s", decision, reason)

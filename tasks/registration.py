@@ -6,12 +6,12 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from ml import registry
+from ml.alias import follow_ledger, roll_alias_forward
 from ml.artifacts import Champion, Night, Snapshot, Split, Trail, Upload
 from ml.config import require_known
 from ml.demo import write_demo_data
 from ml.gates import ALLOWING
-from ml.ledger import Entry
+from ml.ledger import AnyEntry, NightEntry
 from ml.report import nothing_new_document, result_document
 from ml.run_key import code_digest, device_class, learning_key, lock_digest
 from ml.snapshots import partition_files
@@ -48,7 +48,7 @@ def default_as_of(site: Site, scheduled: datetime | None) -> date:
     use_case = site.use_case
     if use_case.replay_from is None:
         return _local_date(scheduled, use_case.time_zone) if scheduled else use_case.today()
-    head = max((entry.as_of for entry in site.ledger.entries()), default=None)
+    head = max((entry.as_of for entry in site.ledger.nights()), default=None)
     newest = date.fromisoformat(list(partition_files(site.settings, use_case.source))[-1])
     last_possible = newest + timedelta(days=use_case.label_delay_days + 1)
     return min(head + timedelta(days=1), last_possible) if head else use_case.replay_from
@@ -59,42 +59,11 @@ def _local_date(moment: datetime, time_zone: str) -> date:
     return date(local.year, local.month, local.day)  # not local.date(): Prefect's moments make dates of their own kind
 
 
-def roll_alias_forward(site: Site) -> str | None:
-    """Makes the alias follow the ledger after a crash between the two.
-
-    Returns a sentence, and changes nothing, where somebody else moved the alias.
-    """
-    move = site.ledger.last_move()
-    expected = move.champion.version if move and move.champion else None
-    seen = site.registry.alias(registry.CHAMPION)
-    if seen == expected:
-        if move:
-            site.ledger.confirm_alias(move)
-        return None
-    before = move.champion_before.version if move and move.champion_before else None
-    if move and seen == before and not site.ledger.alias_confirmed(move):
-        follow_ledger(site, move)
-        return None
-    return (
-        f"The alias champion was moved by hand: the ledger says version {expected}, MLflow says {seen}. "
-        f"Nothing is promoted until an operator sets it back to {expected}."
-    )
-
-
-def follow_ledger(site: Site, move: Entry) -> None:
-    """Sets both aliases to what the entry says, champion last, then notes that they were seen there."""
-    if move.reference:
-        site.registry.set_alias(registry.REFERENCE, move.reference.version)
-    if move.champion:
-        site.registry.set_alias(registry.CHAMPION, move.champion.version)
-    site.ledger.confirm_alias(move)
-
-
 @stage("look up the ledger", timeout_seconds=300)
-def find_finished(night: Night, run_key: str) -> tuple[Entry | None, bool]:
+def find_finished(night: Night, run_key: str) -> tuple[NightEntry | None, bool]:
     """The entry of this very run, if it was judged before; and whether everything after it was done too."""
     site = site_of(night)
-    hand_moved = roll_alias_forward(site)
+    hand_moved = roll_alias_forward(site.ledger, site.registry)
     if hand_moved:
         log.warning("%s", hand_moved)
     entry = site.ledger.finished(run_key)
@@ -102,13 +71,20 @@ def find_finished(night: Night, run_key: str) -> tuple[Entry | None, bool]:
 
 
 @stage("read champion", timeout_seconds=300)
-def read_head(night: Night, finished: Entry | None) -> tuple[Entry | None, str | None]:
-    """The ledger's head, or that a finished run was judged under; and a sentence if a hand moved the alias."""
+def read_head(night: Night, finished: NightEntry | None) -> tuple[AnyEntry | None, str | None]:
+    """The ledger's head, or that a finished run was judged under; and why nothing may be promoted now, if so."""
     site = site_of(night)
     if finished is not None:
         return site.ledger.entry(finished.judged_against) if finished.judged_against else None, None
-    hand_moved = roll_alias_forward(site)
-    return site.ledger.head(), hand_moved
+    hand_moved = roll_alias_forward(site.ledger, site.registry)
+    head = site.ledger.head()
+    return head, hand_moved or _held(head)
+
+
+def _held(head: AnyEntry | None) -> str | None:
+    if head is None or head.held is None:
+        return None
+    return f"{head.use_case} is held ({head.held}): nothing moves until retrain release {head.use_case}."
 
 
 @stage("register candidate", timeout_seconds=600)
@@ -141,7 +117,9 @@ def register_candidate(night: Night, run_key: str, snapshot: Snapshot, split: Sp
 
 
 @stage("record decision", timeout_seconds=300)
-def record_decision(night: Night, run_key: str, candidate: Champion, trail: Trail, head: Entry | None) -> Entry | None:
+def record_decision(
+    night: Night, run_key: str, candidate: Champion, trail: Trail, head: AnyEntry | None
+) -> NightEntry | None:
     """Adds the decision to the ledger; None if another run did so since the champion was read."""
     site = site_of(night)
     judgement, before = trail.judgement, head.champion if head else None
@@ -151,7 +129,7 @@ def record_decision(night: Night, run_key: str, candidate: Champion, trail: Trai
         night, run_key, trail.snapshot, head,
         decision=judgement.decision,
         reason=judgement.reason,
-        version=candidate.version,
+        candidate=candidate,
         champion=champion,
         reference=candidate if moves and (before is None or judgement.proved_better) else head and head.reference,
         result=result_document(site.use_case, night, run_key, trail, candidate.version, before, champion),
@@ -160,26 +138,27 @@ def record_decision(night: Night, run_key: str, candidate: Champion, trail: Trai
 
 
 @stage("compare with last night", timeout_seconds=300)
-def skip_if_nothing_new(night: Night, run_key: str, snapshot: Snapshot) -> Entry | None:
+def skip_if_nothing_new(night: Night, run_key: str, snapshot: Snapshot) -> NightEntry | None:
     """Records NOTHING_NEW and returns its entry, if the last finished run learnt from the very same; else None."""
     site = site_of(night)
-    head = site.ledger.head()
-    if head is None or not _is_settled(head) or head.learning_key != _learning_key(site, night, snapshot):
+    last, head = site.ledger.last_night(), site.ledger.head()
+    if last is None or not _is_settled(last) or last.learning_key != _learning_key(site, night, snapshot):
         return None
-    reason = f"Data, use case and code equal those of {head.as_of} (entry {head.seq}); nothing was trained."
+    champion = head.champion if head else None
+    reason = f"Data, use case and code equal those of {last.as_of} (entry {last.seq}); nothing was trained."
     entry = _entry(
         night, run_key, snapshot, head,
         decision="NOTHING_NEW",
         reason=reason,
-        version=None,
-        champion=head.champion,
-        reference=head.reference,
-        result=nothing_new_document(site.use_case, night, run_key, snapshot, reason, head.champion),
+        candidate=None,
+        champion=champion,
+        reference=head and head.reference,
+        result=nothing_new_document(site.use_case, night, run_key, snapshot, reason, champion),
     )  # fmt: skip
     return _append(site, entry)
 
 
-def _is_settled(entry: Entry) -> bool:
+def _is_settled(entry: NightEntry) -> bool:
     """Judged by its gates alone. A KEEP for its date or for a moved alias is worth another night with the same data."""
     return entry.decision not in {"KEEP", "REJECT"} or any(
         verdict["verdict"] not in ALLOWING for verdict in entry.result["verdicts"]
@@ -192,8 +171,8 @@ def _learning_key(site: Site, night: Night, snapshot: Snapshot) -> str:
     return learning_key(night, snapshot.digest + known)
 
 
-def _entry(night: Night, run_key: str, snapshot: Snapshot, head: Entry | None, **decided: Any) -> Entry:
-    return Entry(
+def _entry(night: Night, run_key: str, snapshot: Snapshot, head: AnyEntry | None, **decided: Any) -> NightEntry:
+    return NightEntry(
         seq=head.seq + 1 if head else 1,
         use_case=night.use_case,
         at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -202,13 +181,15 @@ def _entry(night: Night, run_key: str, snapshot: Snapshot, head: Entry | None, *
         run_key=run_key,
         learning_key=_learning_key(site_of(night), night, snapshot),
         champion_before=head.champion if head else None,
+        held=head.held if head else None,
+        excluded=head.excluded if head else {},
         judged_against=head.seq if head else 0,
         manifest=snapshot.manifest,
         **decided,
     )
 
 
-def _append(site: Site, entry: Entry) -> Entry | None:
+def _append(site: Site, entry: NightEntry) -> NightEntry | None:
     """The entry once it is in the ledger; the one that is there if this very run was recorded before; None if another
     run took its place."""
     if site.ledger.append(entry):
@@ -221,16 +202,17 @@ def _append(site: Site, entry: Entry) -> Entry | None:
 
 
 @stage("move alias", timeout_seconds=300)
-def move_alias(night: Night, entry: Entry) -> None:
+def move_alias(night: Night, entry: NightEntry) -> None:
     """Makes MLflow say what the ledger says: aliases, tags, and a description of the version."""
     site = site_of(night)
     move = site.ledger.last_move() if entry.moves_champion else None
     if move and move.champion:  # a newer one than this entry's, if another run moved on meanwhile
-        follow_ledger(site, move)
+        follow_ledger(site.ledger, site.registry, move)
         log.info("Moved the alias champion to version %d.", move.champion.version)
-    if entry.version is None:
+    if entry.candidate is None:
         return
+    version = entry.candidate.version
     verdicts = {f"verdict.{v['gate']}": f"{v['verdict']}: {v['reason']}" for v in entry.result["verdicts"]}
     tags = {"decision": entry.decision, "reason": entry.reason, "ledger_entry": str(entry.seq), **verdicts}
-    site.registry.tag_version(entry.version, tags)
-    site.registry.describe_version(entry.version, f"{entry.decision} as of {entry.as_of}. {entry.reason}")
+    site.registry.tag_version(version, tags)
+    site.registry.describe_version(version, f"{entry.decision} as of {entry.as_of}. {entry.reason}")

@@ -1,16 +1,14 @@
 """The last stage: what operators and data scientists read, in Prefect and in MLflow."""
 
 import logging
-from uuid import UUID
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
-from prefect.client.orchestration import get_client
-from prefect.runtime import flow_run
 
 from ml import paths, report
 from ml.artifacts import Night, Trail
 from ml.cleaning import from_parquet
-from ml.ledger import Entry
+from ml.errors import DataRejected
+from ml.ledger import NightEntry
 from ml.plots import night_figures
 from ml.store import get_file, put_file
 from tasks.stage import site_of, stage
@@ -18,16 +16,8 @@ from tasks.stage import site_of, stage
 log = logging.getLogger("retrain.report")
 
 
-def name_flow_run(night: Night) -> None:
-    """Names the run by its use case and date, once the date is known."""
-    run_id = flow_run.get_id()
-    if run_id is not None:
-        with get_client(sync_client=True) as client:
-            client.update_flow_run(UUID(run_id), name=f"{night.use_case} {night.as_of}")
-
-
 @stage("publish report", timeout_seconds=600)
-def publish_report(night: Night, entry: Entry, trail: Trail) -> None:
+def publish_report(night: Night, entry: NightEntry, trail: Trail) -> None:
     """Puts the report into Prefect, and report, curves and figures into the MLflow run."""
     site, run_id = site_of(night), trail.upload.run_id
     answers = from_parquet(get_file(site.store, trail.evaluations.answers))
@@ -42,7 +32,7 @@ def publish_report(night: Night, entry: Entry, trail: Trail) -> None:
     log.info("Published the report and %d figures.", len(figures))
 
 
-def _log_to_mlflow(night: Night, entry: Entry, trail: Trail) -> None:
+def _log_to_mlflow(night: Night, entry: NightEntry, trail: Trail) -> None:
     site, run_id = site_of(night), trail.upload.run_id
     ran = {"seed": night.seed, "device": night.device, "threads": night.threads, "best_epoch": trail.fit.best_epoch}
     params = {**site.use_case.model.get_params(), **ran}
@@ -53,10 +43,16 @@ def _log_to_mlflow(night: Night, entry: Entry, trail: Trail) -> None:
     )
 
 
-def publish_to_prefect(entry: Entry) -> None:
+def publish_to_prefect(entry: NightEntry) -> None:
     """A page of text, and a table of the data checks."""
     name = entry.use_case.replace("_", "-")
     create_markdown_artifact(report.markdown(entry.result), key=f"{name}-report")
     broken = entry.result["data"]["broken_rules"]
-    table = broken or [{"rule": "every rule holds", "scope": "-", "severity": "-", "unexpected": 0}]
+    table = broken or [{"rule": "every rule holds", "scope": "all", "severity": "none", "unexpected": 0}]
     create_table_artifact(table, key=f"{name}-data-checks", description=f"Data checks as of {entry.as_of}")
+
+
+def publish_rejection(use_case: str, error: DataRejected) -> None:
+    """The page of a night whose data were rejected: what was seen, and what to do."""
+    text = f"# {use_case}: data rejected\n\n{error}\n\nNothing was trained, and the champion is as it was.\n"
+    create_markdown_artifact(text, key=f"{use_case.replace('_', '-')}-report")

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ml.ledger import Entry, Ledger
+from ml.ledger import Ledger, NightEntry
 from ml.settings import Settings
 from ml.store import open_store
 
@@ -103,14 +103,16 @@ class Shop:
     def document(self, as_of: str | None = "2024-03-15", **request: Any) -> dict[str, Any]:
         """Runs a night; what `--json` prints."""
         done = self.night(as_of, **request)
-        return {**self.ledger.entry(done["entry"]).result, "replayed": done["replayed"]}
+        entry = self.ledger.entry(done["entry"])
+        assert isinstance(entry, NightEntry)
+        return {**entry.result, "replayed": done["replayed"]}
 
     @property
     def ledger(self) -> Ledger:
         return Ledger(open_store(self.settings.store), "shop")
 
-    def entries(self) -> list[Entry]:
-        return self.ledger.entries()
+    def entries(self) -> list[NightEntry]:
+        return self.ledger.nights()
 
 
 def open_shop(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:

@@ -10,7 +10,7 @@ import pytest
 from ml import paths
 from ml.artifacts import Champion
 from ml.errors import Corrupt
-from ml.ledger import Entry, Ledger
+from ml.ledger import Ledger, NightEntry
 from ml.store import open_store
 
 
@@ -32,7 +32,7 @@ def version(number: int) -> Champion:
     )
 
 
-def entry(seq: int, **changes: Any) -> Entry:
+def entry(seq: int, **changes: Any) -> NightEntry:
     fields: dict[str, Any] = {
         "use_case": "tills",
         "at": "2024-03-01T03:00:00+00:00",
@@ -42,7 +42,7 @@ def entry(seq: int, **changes: Any) -> Entry:
         "learning_key": "l",
         "decision": "KEEP",
         "reason": "so",
-        "version": seq,
+        "candidate": None,
         "champion_before": None,
         "champion": None,
         "reference": None,
@@ -50,7 +50,7 @@ def entry(seq: int, **changes: Any) -> Entry:
         "manifest": "m",
         "result": {"scores": {"f1": None}, "verdicts": []},
     }
-    return Entry(seq=seq, **{**fields, **changes})
+    return NightEntry(seq=seq, **{**fields, **changes})
 
 
 def test_an_empty_ledger_knows_nothing(ledger: Ledger) -> None:

@@ -16,7 +16,7 @@ from uuid import uuid4
 import pandas as pd
 import pytest
 
-from ml.ledger import Ledger
+from ml.ledger import Ledger, version_of
 from ml.registry import CHAMPION, Registry
 from ml.settings import Settings
 from ml.store import open_store
@@ -110,8 +110,8 @@ def night_here() -> dict[str, Any]:
 
 
 def decisions() -> list[tuple[str, int | None]]:
-    entries = Ledger(open_store(Settings.from_environment().store), "breast_cancer").entries()
-    return [(entry.decision, entry.version) for entry in entries]
+    entries = Ledger(open_store(Settings.from_environment().store), "breast_cancer").nights()
+    return [(entry.decision, version_of(entry.candidate)) for entry in entries]
 
 
 def test_a_night_on_s3_with_mlflow_over_http(

@@ -106,7 +106,7 @@ def trail(decision: DecisionName = "PROMOTE", against: Verdict | None = None, **
 def snapshot() -> Snapshot:
     return Snapshot(
         work=Work(stage="take snapshot", seconds=0.5, computed=1), digest="s" * 64, manifest="m", partitions=59,
-        first_day="2024-01-01", last_day="2024-02-28", missing_days=(), changed_days=("2024-01-03",),
+        first_day="2024-01-01", last_day="2024-02-28", missing_days=(), excluded={}, changed_days=("2024-01-03",),
     )  # fmt: skip
 
 
@@ -139,7 +139,7 @@ def test_the_other_documents_share_its_head() -> None:
     head = {"use_case", "as_of", "run_key", "seed", "snapshot", "champion_before", "champion_after", "replayed"}
     assert head <= idle.keys() & document().keys()
     assert (idle["decision"], idle["version"], idle["champion_after"]) == ("NOTHING_NEW", None, 3)
-    dry = dry_run_document(night(use_case="tills"), "k", trail().checks, trail().split)
+    dry = dry_run_document(night(use_case="tills"), "k", trail().checks, trail().split, None)
     assert dry["dry_run"] is True
     assert dry["split"]["train"]["rows"] == 9000
     assert {"decision", "version"}.isdisjoint(dry)

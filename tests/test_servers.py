@@ -143,13 +143,13 @@ def test_servers_are_found_while_their_process_lives_and_answers(settings: Setti
     settings.home.mkdir()
     assert running_servers(settings) is None
     with answering() as api:
-        here = Servers(api, "http://127.0.0.1:1", "http://127.0.0.1:2", os.getpid())
+        here = Servers(api, "http://127.0.0.1:1", "http://127.0.0.1:2", os.getpid(), "store", "sqlite://")
         with announce(settings, here):
             assert running_servers(settings) == here
         assert running_servers(settings) is None
         ended = subprocess.Popen([sys.executable, "-c", ""])
         ended.wait()
-        with announce(settings, Servers(api, "", "", ended.pid)):
+        with announce(settings, Servers(api, "", "", ended.pid, "", "")):
             assert running_servers(settings) is None
     with announce(settings, here):
         assert running_servers(settings) is None, "nobody answers any more"

@@ -60,7 +60,7 @@ def file(ten_days: Settings, number: int) -> Path:
 
 
 def seen_days(ten_days: Settings, use_case: UseCase, night: date) -> list[str]:
-    return [partition.day for partition in take_manifest(ten_days, use_case, night)[0].partitions]
+    return [partition.day for partition in take_manifest(ten_days, use_case, night, {})[0].partitions]
 
 
 @pytest.mark.parametrize("delay", [0, 1, 3])
@@ -78,7 +78,7 @@ def test_the_window_has_so_many_days(ten_days: Settings) -> None:
 
 def test_days_that_are_missing_are_named(ten_days: Settings) -> None:
     file(ten_days, 4).unlink()
-    manifest, missing = take_manifest(ten_days, tills(), as_of(10))
+    manifest, missing = take_manifest(ten_days, tills(), as_of(10), {})
     assert missing == (day(4),)
     assert day(4) not in [partition.day for partition in manifest.partitions]
 
@@ -94,20 +94,20 @@ def digest(manifest: Manifest) -> str:
 
 
 def test_unchanged_bytes_give_the_same_digest_and_changed_ones_are_named(ten_days: Settings) -> None:
-    before, _ = take_manifest(ten_days, tills(), as_of(10))
+    before, _ = take_manifest(ten_days, tills(), as_of(10), {})
     file(ten_days, 2).write_bytes(file(ten_days, 2).read_bytes())
-    same, _ = take_manifest(ten_days, tills(), as_of(10))
+    same, _ = take_manifest(ten_days, tills(), as_of(10), {})
     assert digest(same) == digest(before)
     assert changed_days(before, same) == ()
     sales(as_of(2), rows=29).to_parquet(file(ten_days, 2))
-    after, _ = take_manifest(ten_days, tills(), as_of(10))
+    after, _ = take_manifest(ten_days, tills(), as_of(10), {})
     assert digest(after) != digest(before)
     assert changed_days(before, after) == (day(2),)
     assert changed_days(None, after) == ()
 
 
 def test_a_later_night_changes_no_earlier_day(ten_days: Settings) -> None:
-    first, second = (take_manifest(ten_days, tills(), as_of(n))[0] for n in (9, 10))
+    first, second = (take_manifest(ten_days, tills(), as_of(n), {})[0] for n in (9, 10))
     assert changed_days(first, second) == ()
     assert digest(first) != digest(second)
 
@@ -139,7 +139,7 @@ def no_such_day(ten_days: Settings) -> None:
 
 WINDOWS: list[tuple[str, Callable[[Settings], None], date, type[RetrainError], list[str]]] = [
     ("a missing newest day", without(8, 9), as_of(10), DataRejected, [f"expected {day(9)}, newest is {day(7)}"]),
-    ("a date before the data", nothing, as_of(0), DataRejected, [str(FIRST_DAY), f"use {day(1)}"]),
+    ("a date before the data", nothing, as_of(0), DataRejected, [str(FIRST_DAY), f"use {as_of(9)} or later"]),
     ("a date after the data", nothing, as_of(12), DataRejected, [f"expected {day(11)}", f"newest is {day(9)}"]),
     ("the future", nothing, date(2999, 1, 1), UsageError, ["2999-01-01", "earlier"]),
     ("an empty folder", without(*range(10)), as_of(10), DataRejected, ["tills has none", "2013-09-30.parquet"]),
@@ -155,14 +155,14 @@ def test_an_unusable_window_is_refused_with_the_rule_the_value_and_the_next_step
 ) -> None:
     spoil(ten_days)
     with pytest.raises(kind) as caught:
-        take_manifest(ten_days, tills(), night)
+        take_manifest(ten_days, tills(), night, {})
     assert all(word in str(caught.value) for word in words), str(caught.value)
     assert all((caught.value.rule, caught.value.value, caught.value.next_step))
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataRejected, match="tills has none"):
-        take_manifest(site(tmp_path), tills(), as_of(10))
+        take_manifest(site(tmp_path), tills(), as_of(10), {})
 
 
 def test_an_absolute_source_stays_where_it_is(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_an_absolute_source_stays_where_it_is(tmp_path: Path) -> None:
 
 
 def read(ten_days: Settings, use_case: UseCase, number: int = 9) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    manifest, _ = take_manifest(ten_days, use_case, as_of(number + 1))
+    manifest, _ = take_manifest(ten_days, use_case, as_of(number + 1), {})
     return read_partition(ten_days, use_case, manifest, day(number))
 
 
@@ -324,10 +324,10 @@ def test_a_side_table_without_a_row_leaves_nulls_and_a_repeated_one_makes_no_row
 
 
 def test_side_tables_stand_in_the_manifest_and_obey_the_same_rule(ten_days: Settings, rates: Path) -> None:
-    manifest, _ = take_manifest(ten_days, with_rates(), as_of(6))
+    manifest, _ = take_manifest(ten_days, with_rates(), as_of(6), {})
     assert [partition.day for partition in manifest.side_tables["rates"]] == [day(n) for n in range(6)]
     to_parquet(rates_of(99), rates / day(2))
-    changed, _ = take_manifest(ten_days, with_rates(), as_of(6))
+    changed, _ = take_manifest(ten_days, with_rates(), as_of(6), {})
     assert changed_days(manifest, changed) == (day(2),)
     before, after = (partition_inputs(with_rates(), seen, day(2)) for seen in (manifest, changed))
     assert before[""] == after[""]
@@ -339,7 +339,7 @@ def test_an_undated_side_table_is_joined_to_every_day(ten_days: Settings, rates:
     for path in rates.glob("*"):
         path.unlink()
     to_parquet(rates_of(7), rates / "all")
-    manifest, _ = take_manifest(ten_days, with_rates(), as_of(10))
+    manifest, _ = take_manifest(ten_days, with_rates(), as_of(10), {})
     assert [partition.day for partition in manifest.side_tables["rates"]] == ["all"]
     first, last = (read(ten_days, with_rates(), number)[0] for number in (0, 9))
     assert set(first["rate"]) == set(last["rate"]) == {7.0, 8.0, 9.0}
@@ -361,10 +361,22 @@ def test_a_side_table_in_csv_joins_like_one_in_parquet(
 
 def test_a_day_without_its_side_table_is_missing(ten_days: Settings, rates: Path) -> None:
     (rates / f"{day(4)}.parquet").unlink()
-    assert take_manifest(ten_days, with_rates(), as_of(10))[1] == (day(4),)
+    assert take_manifest(ten_days, with_rates(), as_of(10), {})[1] == (day(4),)
     (rates / f"{day(9)}.parquet").unlink()
-    with pytest.raises(DataRejected, match=f"{day(9)} is not in all"):
-        take_manifest(ten_days, with_rates(), as_of(10))
+    with pytest.raises(
+        DataRejected, match=f"expected {day(9)}, newest is {day(8)}: deliver {day(9)}, or run with --as-of {as_of(9)}"
+    ):
+        take_manifest(ten_days, with_rates(), as_of(10), {})
+
+
+def test_an_excluded_day_is_neither_used_nor_missing(ten_days: Settings) -> None:
+    """The newest due day too: an operator says that the night may go on without it."""
+    (ten_days.data / "tills" / f"{day(9)}.parquet").unlink()
+    excluded = {day(3): "doubled", day(9): "lost", "2023-01-01": "long ago"}
+    manifest, missing = take_manifest(ten_days, tills(), as_of(10), excluded)
+    assert missing == ()
+    assert [partition.day for partition in manifest.partitions] == [day(n) for n in (0, 1, 2, 4, 5, 6, 7, 8)]
+    assert manifest.excluded == {day(3): "doubled", day(9): "lost"}
 
 
 def test_a_side_table_that_lacks_a_column_makes_the_day_unusable(ten_days: Settings, rates: Path) -> None:
@@ -417,7 +429,7 @@ def test_rows_of_another_day_make_the_day_unusable(ten_days: Settings) -> None:
 
 @pytest.mark.parametrize("name", ["tills", "rates"])
 def test_bytes_that_change_during_a_night_reject_it(ten_days: Settings, rates: Path, name: str) -> None:
-    manifest, _ = take_manifest(ten_days, with_rates(), as_of(10))
+    manifest, _ = take_manifest(ten_days, with_rates(), as_of(10), {})
     path = ten_days.data / name / f"{day(9)}.parquet"
     pd.read_parquet(path).iloc[:-1].to_parquet(path)
     assert len(read_partition(ten_days, with_rates(), manifest, day(8))[0]) == 30
@@ -438,13 +450,13 @@ def test_an_undated_source_is_one_partition(tmp_path: Path) -> None:
     place = site(tmp_path)
     (place.data / "parcels").mkdir(parents=True)
     to_parquet(parcel_rows(), place.data / "parcels" / "all")
-    manifest, missing = take_manifest(place, parcels(), date(2024, 1, 1))
+    manifest, missing = take_manifest(place, parcels(), date(2024, 1, 1), {})
     assert ([partition.day for partition in manifest.partitions], missing) == (["all"], ())
     rows, _ = read_partition(place, parcels(), manifest, "all")
     assert len(rows) == 400
     (place.data / "parcels" / "all.parquet").rename(place.data / "parcels" / "2024-01-01.parquet")
     with pytest.raises(DataRejected, match=r"all\.parquet is not there"):
-        take_manifest(place, parcels(), date(2024, 1, 1))
+        take_manifest(place, parcels(), date(2024, 1, 1), {})
 
 
 # Rows to score

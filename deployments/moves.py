@@ -1,0 +1,98 @@
+"""An operator's moves: shown, confirmed on the terminal or by --yes, and then one entry of the ledger."""
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from deployments.commands import entry_row
+from deployments.terminal import home_settings, say, show, words_of
+from ml.alias import roll_alias_forward
+from ml.config import load_use_case, require_known
+from ml.errors import UsageError
+from ml.ledger import Ledger, OperatorEntry, version_of
+from ml.moves import carry_out, plan_exclude, plan_hold, plan_include, plan_promote, plan_release, plan_rollback
+from ml.registry import Registry
+from ml.store import get_file, open_store
+
+Plan = Callable[[Ledger, str], OperatorEntry]
+YES = {"y", "yes"}
+
+
+def promote(options: argparse.Namespace) -> int:
+    """Makes a registered version champion, whatever the gates said of it."""
+    return _move_champion(options, lambda ledger, reason: plan_promote(ledger, options.version, reason))
+
+
+def rollback(options: argparse.Namespace) -> int:
+    """Makes an earlier champion champion again."""
+    return _move_champion(options, lambda ledger, reason: plan_rollback(ledger, options.to, reason))
+
+
+def hold(options: argparse.Namespace) -> int:
+    """From now on nights train and register, and move nothing."""
+    return _note(options, plan_hold)
+
+
+def release(options: argparse.Namespace) -> int:
+    """Ends a hold."""
+    return _note(options, plan_release)
+
+
+def data(options: argparse.Namespace) -> int:
+    """Leaves a day out of every snapshot from now on, or takes it in again."""
+    _require_dated(options.use_case)
+    plan = plan_exclude if options.action == "exclude" else plan_include
+    return _note(options, lambda ledger, reason: plan(ledger, str(options.day), reason))
+
+
+def _require_dated(name: str) -> None:
+    if not load_use_case(name, home_settings().project).dated:
+        raise UsageError("a day is left out of a use case with days", f"{name} has none", "mend its file instead")
+
+
+def _move_champion(options: argparse.Namespace, plan: Plan) -> int:
+    """With the alias rolled forward first and moved last, and the chosen version's files verified in between."""
+    settings = home_settings()
+    require_known(options.use_case, settings.project)
+    ledger, registry = Ledger(open_store(settings.store), options.use_case), Registry(settings, options.use_case)
+    hand_moved = roll_alias_forward(ledger, registry)
+    entry = plan(ledger, _reason(options))
+    assert entry.champion is not None
+    for file in entry.champion.files:
+        get_file(ledger.store, file)
+    if hand_moved:
+        say(hand_moved)
+    seen = words_of(registry.alias("champion") if hand_moved else version_of(entry.champion_before))
+    _confirm(options, f"Champion of {entry.use_case}: {seen} -> {entry.champion.version} ({entry.reason})")
+    carry_out(ledger, registry, entry)
+    show(options, entry_row(entry), f"Champion of {entry.use_case} is now version {entry.champion.version}.")
+    return 0
+
+
+def _note(options: argparse.Namespace, plan: Plan) -> int:
+    """A move that only the ledger knows: nights read it there."""
+    settings = home_settings()
+    require_known(options.use_case, settings.project)
+    ledger = Ledger(open_store(settings.store), options.use_case)
+    entry = plan(ledger, _reason(options))
+    _confirm(options, f"{entry.decision} {entry.use_case}: {entry.reason}")
+    carry_out(ledger, None, entry)
+    show(options, entry_row(entry), f"Recorded {entry.decision} as entry {entry.seq} of the ledger.")
+    return 0
+
+
+def _reason(options: argparse.Namespace) -> str:
+    if options.reason is not None:
+        return str(options.reason)
+    if not sys.stdin.isatty():
+        raise UsageError("a move has a reason", "it has none and there is no terminal to ask on", "add --reason WHY")
+    return input("Why? ")
+
+
+def _confirm(options: argparse.Namespace, question: str) -> None:
+    if options.yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError("a move is confirmed", "there is no terminal to ask on", "add --yes")
+    if input(f"{question}. Go on? [y/N] ").strip().lower() not in YES:
+        raise UsageError("a move is confirmed with y", "it was not", "nothing was done")

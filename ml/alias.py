@@ -1,0 +1,38 @@
+"""MLflow's aliases follow the ledger: rolled forward after a crash, and reported where somebody else moved them."""
+
+from ml.ledger import AnyEntry, Ledger, OperatorEntry, version_of
+from ml.registry import CHAMPION, REFERENCE, Registry
+
+
+def roll_alias_forward(ledger: Ledger, registry: Registry) -> str | None:
+    """Makes the alias follow the ledger after a crash between the two.
+
+    Returns a sentence, and changes nothing, where somebody else moved the alias.
+    """
+    move = ledger.last_move()
+    expected, before = (version_of(move.champion), version_of(move.champion_before)) if move else (None, None)
+    seen = registry.alias(CHAMPION)
+    if seen == expected:
+        if move:
+            ledger.confirm_alias(move)
+        return None
+    if move and (seen == before or isinstance(move, OperatorEntry)) and not ledger.alias_confirmed(move):
+        follow_ledger(ledger, registry, move)
+        return None
+    return (
+        f"The alias champion was moved by hand: the ledger says {_words(expected)}, MLflow says {_words(seen)}. "
+        f"Nothing is promoted until an operator says which holds: retrain promote {ledger.use_case} --version N."
+    )
+
+
+def _words(version: int | None) -> str:
+    return "that there is none" if version is None else f"version {version}"
+
+
+def follow_ledger(ledger: Ledger, registry: Registry, move: AnyEntry) -> None:
+    """Sets both aliases to what the entry says, champion last, then notes that they were seen there."""
+    if move.reference:
+        registry.set_alias(REFERENCE, move.reference.version)
+    if move.champion:
+        registry.set_alias(CHAMPION, move.champion.version)
+    ledger.confirm_alias(move)

@@ -1,0 +1,136 @@
+"""What an operator may do by name: choose the champion, hold it, leave a day out. Each is one entry of the ledger."""
+
+import getpass
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from ml.alias import follow_ledger
+from ml.artifacts import Champion
+from ml.errors import Busy, UsageError
+from ml.ledger import AnyEntry, Ledger, MoveName, OperatorEntry, version_of
+from ml.registry import Registry
+
+
+def plan_promote(ledger: Ledger, version: int, reason: str) -> OperatorEntry:
+    """The entry that makes a registered version champion and reference, whatever the gates said of it."""
+    return _choose(ledger, "OPERATOR_PROMOTE", _recorded(ledger, version), reason)
+
+
+def plan_rollback(ledger: Ledger, version: int | None, reason: str) -> OperatorEntry:
+    """The entry that makes an earlier champion champion again; by default the one before."""
+    head = _head(ledger)
+    if head.champion is None:
+        raise UsageError("a rollback leaves a champion", f"{ledger.use_case} has none", "look at the ledger")
+    served = _champions_before(ledger, head.champion.version)
+    if not served:
+        raise UsageError(
+            "a rollback goes back to an earlier champion",
+            f"version {head.champion.version} is the first",
+            f"choose any version with retrain promote {ledger.use_case} --version N",
+        )
+    if version is not None and version not in served:
+        raise UsageError(
+            f"--to names an earlier champion ({', '.join(map(str, served))})", f"it is {version}", "choose one of them"
+        )
+    return _choose(ledger, "ROLLBACK", served[version if version is not None else next(iter(served))], reason)
+
+
+def plan_hold(ledger: Ledger, reason: str) -> OperatorEntry:
+    """The entry after which nights train and register, and move nothing."""
+    head = _head(ledger)
+    if head.held is not None:
+        raise UsageError("a use case is held once", f"it is held already ({head.held})", "release it first")
+    return _entry(ledger, "HOLD", reason, held=f"by {getpass.getuser()}: {reason}")
+
+
+def plan_release(ledger: Ledger, reason: str) -> OperatorEntry:
+    """The entry that ends a hold."""
+    if _head(ledger).held is None:
+        raise UsageError("a release ends a hold", f"{ledger.use_case} is not held", "nothing is to be done")
+    return _entry(ledger, "RELEASE", reason, held=None)
+
+
+def plan_exclude(ledger: Ledger, day: str, reason: str) -> OperatorEntry:
+    """The entry after which no snapshot uses the day."""
+    head = ledger.head()
+    excluded = dict(head.excluded) if head else {}
+    if day in excluded:
+        raise UsageError("a day is excluded once", f"{day} is already ({excluded[day]})", "nothing is to be done")
+    return _entry(ledger, "EXCLUDE", f"{day}: {reason}", excluded={**excluded, day: reason})
+
+
+def plan_include(ledger: Ledger, day: str, reason: str) -> OperatorEntry:
+    """The entry after which an excluded day is used again."""
+    head = ledger.head()
+    excluded = dict(head.excluded) if head else {}
+    if day not in excluded:
+        known = ", ".join(sorted(excluded)) or "none"
+        raise UsageError(f"DAY is an excluded one ({known})", f"it is {day}", "look at retrain status")
+    del excluded[day]
+    return _entry(ledger, "INCLUDE", f"{day}: {reason}", excluded=excluded)
+
+
+def carry_out(ledger: Ledger, registry: Registry | None, entry: OperatorEntry) -> None:
+    """Appends the entry and lets the aliases follow it. Raises Busy, naming what was done, if another was first."""
+    if not ledger.append(entry):
+        first = ledger.entry(entry.seq)
+        raise Busy(
+            "a move is made on the ledger that its operator saw",
+            f"{first.by} was first with {first.decision} at {first.at} ({first.reason})",
+            f"look at retrain ledger {ledger.use_case}, then decide again",
+        )
+    if registry is not None and entry.moves_champion:
+        follow_ledger(ledger, registry, entry)
+
+
+def _recorded(ledger: Ledger, version: int) -> Champion:
+    found = ledger.candidate(version)
+    if found is None:
+        known = [str(version_of(night.candidate)) for night in ledger.nights() if night.candidate]
+        raise UsageError(
+            f"--version names a version that a night recorded ({', '.join(known) or 'there is none'})",
+            f"it is {version}",
+            f"look at retrain ledger {ledger.use_case}",
+        )
+    return found
+
+
+def _champions_before(ledger: Ledger, version: int) -> dict[int, Champion]:
+    """Every version that served before the present one, the latest first."""
+    served = [entry.champion for entry in reversed(ledger.entries()) if entry.moves_champion and entry.champion]
+    return {model.version: model for model in served if model.version != version}
+
+
+def _head(ledger: Ledger) -> AnyEntry:
+    head = ledger.head()
+    if head is None:
+        name = ledger.use_case
+        raise UsageError("an operator moves what a night decided", f"{name} has no entry", f"retrain run {name} first")
+    return head
+
+
+def _choose(ledger: Ledger, name: MoveName, chosen: Champion, reason: str) -> OperatorEntry:
+    return _entry(ledger, name, reason, champion=chosen, reference=chosen)
+
+
+def _entry(ledger: Ledger, name: MoveName, reason: str, **changes: Any) -> OperatorEntry:
+    """The next entry after the head: all that is true stays so but for the changes."""
+    if not reason.strip():
+        raise UsageError("a move has a reason", "it is empty", "say why with --reason")
+    head = ledger.head()
+    kept: Mapping[str, Any] = (
+        {"champion": head.champion, "reference": head.reference, "held": head.held, "excluded": head.excluded}
+        if head
+        else {"champion": None, "reference": None}
+    )
+    return OperatorEntry(
+        seq=head.seq + 1 if head else 1,
+        use_case=ledger.use_case,
+        at=datetime.now(UTC).isoformat(timespec="seconds"),
+        by=getpass.getuser(),
+        reason=reason,
+        champion_before=head.champion if head else None,
+        decision=name,
+        **{**kept, **changes},
+    )

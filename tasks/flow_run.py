@@ -1,0 +1,53 @@
+"""The flow run as Prefect shows it: its name, and the end of runs whose process is gone."""
+
+import platform
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.runtime import flow_run
+from prefect.states import Crashed
+
+from ml.artifacts import Night
+from ml.digests import digest_value
+from ml.settings import Settings
+
+
+def name_flow_run(night: Night) -> None:
+    """Names the run by its use case and date, once the date is known."""
+    run_id = flow_run.get_id()
+    if run_id is not None:
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(UUID(run_id), name=f"{night.use_case} {night.as_of}")
+
+
+def end_lost_runs(use_case: str) -> None:
+    """Ends earlier runs of the use case that hold its lock on this machine no more: their process was killed.
+
+    To be called while holding the lock. Without it they would stay Running for ever, and could not be retried.
+    """
+    run_id = flow_run.get_id()
+    if run_id is None:
+        return
+    tag = _holder(use_case)
+    with get_client(sync_client=True) as client:
+        for lost in _running(client, tag):
+            if lost.id != UUID(run_id):
+                state: State[Any] = Crashed(
+                    message="The process of this run ended without a word; a later run holds its lock."
+                )
+                client.set_flow_run_state(lost.id, state, force=True)
+        client.update_flow_run(UUID(run_id), tags={*flow_run.get_tags(), tag})
+
+
+def _running(client: SyncPrefectClient, tag: str) -> list[FlowRun]:
+    chosen = FlowRunFilter.model_validate({"state": {"type": {"any_": ["RUNNING"]}}, "tags": {"all_": [tag]}})
+    return client.read_flow_runs(flow_run_filter=chosen)
+
+
+def _holder(use_case: str) -> str:
+    """The tag of the runs that share one lock: those of this use case, machine and home."""
+    place = digest_value([platform.node(), str(Settings.from_environment().home)])
+    return f"lock:{use_case}:{place[:12]}"

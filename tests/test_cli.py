@@ -1,0 +1,122 @@
+"""The command as an operator types it: its answers, its questions, and one sentence for whatever cannot be."""
+
+import io
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from deployments.cli import main
+from ml.registry import CHAMPION, REFERENCE, Registry
+from tests.story import Shop
+
+BY_NAME = ["--yes", "--reason", "a test says so"]
+
+
+@pytest.fixture
+def typed(capsys: pytest.CaptureFixture[str]) -> Any:
+    """Types a command; its exit code, and what it printed."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        code = main([*words])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+@pytest.fixture
+def nights(shop: Shop, prefect: str, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    """A shop whose first night is done."""
+    monkeypatch.setenv("PREFECT_API_URL", prefect)
+    shop.night("2024-03-15")
+    return shop
+
+
+def test_an_operator_holds_promotes_rolls_back_and_leaves_a_day_out(nights: Shop, typed: Any) -> None:
+    """Each move is one entry, says what it did, and the next night obeys it."""
+    assert typed("hold", "shop", *BY_NAME)[0] == 0
+    assert typed("data", "exclude", "shop", "2024-03-01", *BY_NAME)[0] == 0
+    code, out, _ = typed("run", "shop", "--as-of", "2024-03-16")
+    assert (code, "nothing moves until retrain release shop" in out) == (0, True)
+    assert "Left out: 2024-03-01, excluded (a test says so)." in out
+    held = nights.entries()[-1].result
+    assert (held["decision"], held["champion_after"], held["snapshot"]["partitions"]) == ("KEEP", 1, 74)
+
+    registry = Registry(nights.settings, "shop")
+    code, out, _ = typed("promote", "shop", "--version", "2", *BY_NAME)
+    assert (code, out) == (0, "Champion of shop is now version 2.\n")
+    assert (registry.alias(CHAMPION), registry.alias(REFERENCE)) == (2, 2)
+    assert typed("rollback", "shop", *BY_NAME)[1] == "Champion of shop is now version 1.\n"
+    assert registry.alias(CHAMPION) == 1
+    assert typed("release", "shop", *BY_NAME)[0] == 0
+
+    _, out, _ = typed("ledger", "shop", "--json")
+    told = [(each["decision"], each["champion_after"], each["held"] is not None) for each in json.loads(out)["entries"]]
+    assert told == [
+        ("FIRST", 1, False), ("HOLD", 1, True), ("EXCLUDE", 1, True), ("KEEP", 1, True), ("OPERATOR_PROMOTE", 2, True),
+        ("ROLLBACK", 1, True), ("RELEASE", 1, False),
+    ]  # fmt: skip
+    _, out, _ = typed("status", "shop")
+    assert "Excluded: 2024-03-01, a test says so" in out
+
+
+def test_a_replayed_night_speaks_of_then_and_names_the_champion_of_today(nights: Shop, typed: Any) -> None:
+    nights.night("2024-03-15", seed=5)
+    assert typed("promote", "shop", "--version", "2", *BY_NAME)[0] == 0
+    code, out, _ = typed("run", "shop", "--as-of", "2024-03-15")
+    assert code == 0
+    assert "became the first champion" in out
+    assert "Champion today: 2." in out
+    code, out, _ = typed("run", "shop", "--as-of", "2024-03-15", "--dry-run")
+    assert "entry 1 of the ledger would be replayed" in out
+
+
+def test_an_alias_moved_by_hand_is_settled_by_the_operator(nights: Shop, typed: Any) -> None:
+    registry = Registry(nights.settings, "shop")
+    nights.night("2024-03-15", seed=5)
+    registry.set_alias(CHAMPION, 2)
+    code, out, _ = typed("promote", "shop", "--version", "1", *BY_NAME)
+    assert (code, "moved by hand" in out) == (0, True)
+    assert registry.alias(CHAMPION) == 1
+
+
+QUESTIONS = [
+    (["hold", "shop", "--reason", "so"], 2, "add --yes"),
+    (["hold", "shop", "--yes"], 2, "add --reason"),
+    (["promote", "shop", "--version", "9", *BY_NAME], 2, "recorded (1), but it is 9"),
+    (["rollback", "shop", *BY_NAME], 2, "version 1 is the first"),
+    (["release", "shop", *BY_NAME], 2, "shop is not held"),
+    (["data", "include", "shop", "2024-03-01", *BY_NAME], 2, "excluded one (none)"),
+    (["data", "exclude", "shop", "yesterday", *BY_NAME], 2, "2013-10-01"),
+    (["data", "exclude", "breast_cancer", "2024-03-01", *BY_NAME], 2, "breast_cancer has none"),
+    (["hold", "shopp", *BY_NAME], 2, "did you mean shop?"),
+]
+
+
+def test_what_cannot_be_is_refused_in_one_sentence_and_nothing_is_recorded(
+    nights: Shop, typed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    for words, code, part in QUESTIONS:
+        assert typed(*words)[0] == code, words
+        _, _, said = typed(*words)
+        assert part in said, words
+        assert said.count("\n") == 1, words
+    assert [entry.seq for entry in nights.ledger.entries()] == [1]
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    command = f"{sys.executable} -m deployments.cli ledger flights --json | head -c 1"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_every_command_says_what_it_does(typed: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--help"], ["run", "--help"], ["data", "--help"], ["--version"]):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == 0
+        assert len(capsys.readouterr().out.splitlines()) >= (1 if words == ["--version"] else 5)
