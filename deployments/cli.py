@@ -58,7 +58,17 @@ def parser() -> argparse.ArgumentParser:
     shared.add_argument("--quiet", action="store_true", help="no progress lines on stderr")
     shared.add_argument("--debug", action="store_true", help="show tracebacks")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
-    for add in (_add_run, _add_status, _add_ledger, _add_score, _add_demo_data, _add_up, _add_moves, _add_data):
+    for add in (
+        _add_run,
+        _add_status,
+        _add_ledger,
+        _add_score,
+        _add_demo_data,
+        _add_up,
+        _add_moves,
+        _add_data,
+        _add_doctor,
+    ):
         add(commands, shared)
     return top
 
@@ -128,6 +138,14 @@ def _add_data(commands: Any, shared: argparse.ArgumentParser) -> None:
     _add_confirmation(data)
 
 
+def _add_doctor(commands: Any, shared: argparse.ArgumentParser) -> None:
+    doctor = _add(
+        commands, shared, "doctor", "find what is wrong with this installation, and mend what is safe to mend"
+    )
+    doctor.add_argument("use_case", metavar="USE_CASE", nargs="?")
+    doctor.add_argument("--mend", action="store_true", help="mend it (without, nothing is changed)")
+
+
 def _add_confirmation(move: Parser) -> None:
     move.add_argument("--reason", metavar="WHY", help="goes into the ledger (asked for on a terminal)")
     move.add_argument("--yes", action="store_true", help="do not ask")
@@ -147,6 +165,7 @@ def _seed(text: str) -> int:
 
 
 MODULES = dict.fromkeys(("promote", "rollback", "hold", "release", "data"), "deployments.moves")
+MODULES["doctor"] = "deployments.doctor"
 
 
 def _command(name: str) -> Command:

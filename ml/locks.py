@@ -6,7 +6,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ml.errors import RetrainError
+from ml.errors import Busy, RetrainError
 
 
 @contextmanager
@@ -22,3 +22,12 @@ def held_lock(path: Path, seconds: float, otherwise: RetrainError) -> Iterator[N
         yield
     finally:
         lock.release()
+
+
+def is_free(path: Path) -> bool:
+    """Whether nobody holds the lock at this moment."""
+    try:
+        with held_lock(path, 0, Busy("a lock is free", "it is held", "wait")):
+            return True
+    except Busy:
+        return False

@@ -6,6 +6,7 @@ Nothing here catches a missing model as "none" unless the registry itself answer
 import contextlib
 import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,17 @@ CHAMPION, REFERENCE = "champion", "reference"
 LIBRARIES = ("mlflow", "numpy", "pandas", "safetensors", "torch")
 NOT_THERE = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 EXISTS = {"RESOURCE_ALREADY_EXISTS"}
+UNFINISHED = {"PENDING", "FAILED"}
 DATABASE_ATTEMPTS = 3  # MLflow's own 10 take 101 s, and a task makes four rounds of them
 ANSWERED = NOT_THERE | EXISTS  # MLflow is there and says no: a mistake of ours, not an outage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    """A registered version and the run that it came from."""
+
+    number: int
+    run_id: str
 
 
 class Registry:
@@ -101,7 +111,7 @@ class Registry:
             self._make_version(run_id, {RUN_KEY: run_key, **tags})
         first, *others = self._versions_of(run_key)
         for version in others:  # a request whose answer was lost is sent again, and another machine may run the same
-            self._delete_version(version)
+            self.delete_version(version)
         return first
 
     def _make_version(self, run_id: str, tags: Mapping[str, str]) -> None:
@@ -114,7 +124,47 @@ class Registry:
             source = f"{self.store_uri}/{paths.model_folder(run_id)}"
             self.client.create_model_version(self.name, source, run_id, tags=dict(tags))
 
-    def _delete_version(self, version: int) -> None:
+    def versions(self) -> list[Version]:
+        """All versions, oldest first."""
+        with self._errors():
+            found = self.client.search_model_versions(f"name = '{self.name}'")
+        return sorted((Version(number=int(v.version), run_id=v.run_id) for v in found), key=lambda v: v.number)
+
+    def run_ids(self, status: str | None = None) -> list[str]:
+        """The runs of the use case, deleted ones too; of one status if it is given."""
+        from mlflow.entities import ViewType
+
+        with self._errors():
+            experiment = self.client.get_experiment_by_name(self.name)
+            if experiment is None:
+                return []
+            chosen = f"attributes.status = '{status}'" if status else ""
+            pages = [self.client.search_runs([experiment.experiment_id], chosen, ViewType.ALL)]
+            while pages[-1].token:
+                pages.append(
+                    self.client.search_runs(
+                        [experiment.experiment_id], chosen, ViewType.ALL, page_token=pages[-1].token
+                    )
+                )
+        return [run.info.run_id for page in pages for run in page]
+
+    def end_run(self, run_id: str) -> None:
+        """Marks a run that nobody runs any more."""
+        with self._errors():
+            self.client.set_terminated(run_id, "KILLED")
+
+    def failed_models(self) -> list[str]:
+        """Logged models that are no whole ones. Ours are versions only; others may log here too."""
+        with self._errors():
+            experiment = self.client.get_experiment_by_name(self.name)
+            found = self.client.search_logged_models([experiment.experiment_id]) if experiment else []
+        return [model.model_id for model in found if model.status.value in UNFINISHED]
+
+    def delete_model(self, model_id: str) -> None:
+        with self._errors():
+            self.client.delete_logged_model(model_id)
+
+    def delete_version(self, version: int) -> None:
         with self._errors():
             try:
                 self.client.delete_model_version(self.name, str(version))

@@ -1,0 +1,200 @@
+"""`retrain doctor`: what is wrong with this installation and its use cases, and, with --mend, the mending."""
+
+import argparse
+import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from deployments.servers import Servers, ask, running_servers
+from deployments.terminal import home_settings, say, show
+from ml.config import UseCase, load_use_case, require_known, use_case_files
+from ml.digests import digest_bytes
+from ml.errors import ConfigError, Corrupt, Unavailable
+from ml.health import Finding, findings, stray_runs
+from ml.ledger import Ledger
+from ml.locks import is_free
+from ml.registry import Registry
+from ml.run_key import device_class
+from ml.settings import Settings
+from ml.store import Store, open_store
+
+LITTLE_SPACE = 2 * 1024**3  # bytes: a first night of the flights needs a tenth of it
+Check = Callable[[], Iterator[Finding]]
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Checks everything; exit code 1 if something is left that only a person can mend."""
+    settings = home_settings()
+    if options.use_case:
+        require_known(options.use_case, settings.project)
+    names = [options.use_case] if options.use_case else sorted(use_case_files(settings.project))
+    checks = _checks(settings, names)
+    rows = [row for title, check in checks.items() for row in _examined(title, check, mend=options.mend)]
+    left = [row for row in rows if row["state"] in {"wrong", "unknown"}]
+    show(options, {"checks": rows, "left": len(left), "device": device_class()}, "")
+    if not options.json:
+        _print_rows(rows)
+    return 1 if left else 0
+
+
+def _checks(settings: Settings, names: list[str]) -> dict[str, Check]:
+    """Title to check. Each is run by itself, so that one that cannot answer hides no other."""
+    store = open_store(settings.store)
+    return {
+        "versions of the libraries": _versions,
+        f"space in {settings.home}": partial(_space, settings.home),
+        f"store {settings.store}": partial(_store, store),
+        f"MLflow and its files, {len(names)} use cases": partial(_strays, settings, store),
+        "retrain up": partial(_up, settings),
+        **{f"use case {name}": partial(_use_case, settings, store, name) for name in names},
+    }
+
+
+def _examined(title: str, check: Check, *, mend: bool) -> Iterator[dict[str, Any]]:
+    """What a check found, mended where that is asked for and safe."""
+    found = False
+    try:
+        for finding in check():
+            found = True
+            yield _row(title, finding, mended=_mended(finding) if mend else False)
+    except (Unavailable, ConfigError, Corrupt) as error:
+        found = True
+        yield {"check": title, "state": "unknown", "seen": str(error), "mend": error.next_step}
+    if not found:
+        yield {"check": title, "state": "well", "seen": "", "mend": ""}
+
+
+def _mended(finding: Finding) -> bool:
+    if finding.repair is None:
+        return False
+    finding.repair()
+    return True
+
+
+def _row(title: str, finding: Finding, *, mended: bool) -> dict[str, Any]:
+    state = "mended" if mended else "note" if finding.note else "wrong"
+    mend = finding.mend if mended or finding.repair is None else f"{finding.mend}: retrain doctor --mend"
+    return {"check": title, "state": state, "seen": finding.seen, "mend": mend}
+
+
+def _print_rows(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        say(f"{row['state']:<8}{row['check']}")
+        if row["seen"]:
+            say(f"        {row['seen']}", f"        -> {row['mend']}")
+    say("", f"Device: {device_class()}")
+
+
+def _versions() -> Iterator[Finding]:
+    """Libraries that are not within the bounds that pyproject.toml states."""
+    from packaging.requirements import Requirement
+
+    for line in metadata.requires("nightly-retrain") or []:
+        requirement = Requirement(line)
+        if requirement.marker is None and not requirement.specifier.contains(metadata.version(requirement.name)):
+            yield Finding(
+                place="libraries",
+                seen=f"{requirement.name} is {metadata.version(requirement.name)}, and {requirement.specifier} works",
+                mend="make setup, in an environment of its own",
+            )
+
+
+def _space(home: Path) -> Iterator[Finding]:
+    free = shutil.disk_usage(home).free
+    if free < LITTLE_SPACE:
+        yield Finding(place=str(home), seen=f"{free / 1e9:.1f} GB are free", mend="retrain gc, or a larger disk")
+
+
+def _store(store: Store) -> Iterator[Finding]:
+    """Reachable, writable, and without what killed writers left."""
+    key, data = f"doctor/{uuid4().hex}", b"written by retrain doctor"
+    store.put(key, data)
+    read = store.get(key)
+    store.delete(key)
+    if read is None or digest_bytes(read) != digest_bytes(data):
+        yield Finding(place=store.uri, seen="it does not give back what was written", mend="look at the disk")
+    for name in store.leftovers():
+        yield Finding(
+            place=store.uri,
+            seen=f"{name} was left half-written",
+            mend="it is deleted",
+            repair=partial(store.delete_leftover, name),
+        )
+
+
+def _strays(settings: Settings, store: Store) -> Iterator[Finding]:
+    known: set[str] = set()
+    for name in use_case_files(settings.project):
+        nights = Ledger(store, name).nights()
+        known |= {night.candidate.run_id for night in nights if night.candidate}
+        known |= set(Registry(settings, name).run_ids())
+    yield from stray_runs(store, known)
+
+
+def _use_case(settings: Settings, store: Store, name: str) -> Iterator[Finding]:
+    """Its file, its ledger, its versions, and a champion that answers."""
+    try:
+        load_use_case(name, settings.project)
+    except ConfigError as error:
+        yield Finding(place=name, seen=str(error), mend=error.next_step)
+    active = not is_free(settings.home / "locks" / f"{name}.lock")
+    yield from findings(store, Registry(settings, name), name, active=active)
+    yield from _champion_answers(settings, store, name)
+
+
+def _champion_answers(settings: Settings, store: Store, name: str) -> Iterator[Finding]:
+    head = Ledger(store, name).head()
+    if head is None or head.champion is None:
+        return
+    from ml import packaging
+    from ml.registry import load_model
+    from ml.scoring import model_columns
+
+    model = head.champion
+    try:
+        folder = packaging.fetch_model(store, model.folder, model.files, settings.home / "cache")
+        load_model(folder).predict(packaging.synthetic_rows(model_columns(folder)))
+    except Corrupt:
+        return  # said with its files
+    except (ValueError, ImportError, AttributeError, RuntimeError) as error:
+        yield Finding(
+            place=name,
+            seen=f"champion version {model.version} gives no answer ({type(error).__name__}: {error})",
+            mend=f"retrain rollback {name}",
+        )
+
+
+def _up(settings: Settings) -> Iterator[Finding]:
+    """The servers and schedules of `retrain up`, where use cases have schedules."""
+    servers = running_servers(settings)
+    wanted = [case for case in _loadable(settings) if case.schedule]
+    if servers is None:
+        if wanted:
+            names = ", ".join(case.name for case in wanted)
+            yield Finding(
+                place="up", seen=f"it does not run, and so no night of {names} is scheduled", mend="retrain up"
+            )
+        return
+    yield from _schedules(servers, [case.name for case in wanted])
+
+
+def _loadable(settings: Settings) -> Iterator[UseCase]:
+    for name in use_case_files(settings.project):
+        try:
+            yield load_use_case(name, settings.project)
+        except ConfigError:
+            continue  # said with the use case
+
+
+def _schedules(servers: Servers, names: list[str]) -> Iterator[Finding]:
+    deployed = {each["name"]: each for each in ask(f"{servers.prefect_api}/deployments/filter", {}) or []}
+    for name in names:
+        deployment = deployed.get(name)
+        if deployment is None:
+            yield Finding(place=name, seen="it is not served", mend="stop `retrain up` and start it again")
+        elif deployment["paused"] or not any(each["active"] for each in deployment["schedules"]):
+            yield Finding(place=name, seen="its schedule is paused", mend="switch it on at its deployment's page")

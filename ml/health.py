@@ -1,0 +1,178 @@
+"""What may be wrong with one use case's models, ledger and files, and how each is mended. Finds; mends only if asked.
+
+What a killed run leaves is no damage while it can be resumed: it is named, and mended only where no run is active.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from ml import paths
+from ml.alias import follow_ledger
+from ml.artifacts import Champion
+from ml.errors import Corrupt
+from ml.ledger import AnyEntry, Ledger, version_of
+from ml.registry import CHAMPION, Registry, Version
+from ml.store import Store, get_file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that is not as it should be: what was seen, how to mend it, and the mending itself where it is safe.
+
+    A note is no fault: it may be as somebody wants it.
+    """
+
+    place: str
+    seen: str
+    mend: str
+    repair: Callable[[], None] | None = None
+    note: bool = False
+
+
+def findings(store: Store, registry: Registry, name: str, *, active: bool) -> Iterator[Finding]:
+    """Everything found about a use case; `active` says that a run of it is going on."""
+    ledger = Ledger(store, name)
+    try:
+        entries = ledger.entries()
+    except Corrupt as error:
+        yield Finding(place=name, seen=str(error), mend="restore the ledger's object from a copy")
+        return
+    yield from _gaps(name, entries)
+    yield from _alias(ledger, registry)
+    yield from _served_models(store, name, entries)
+    if not active:
+        yield from _unrecorded_versions(store, registry, name, entries)
+        yield from _stuck_runs(registry, name)
+    yield from _lost_versions(registry, name, entries)
+    yield from _failed_models(registry, name)
+
+
+def _gaps(name: str, entries: list[AnyEntry]) -> Iterator[Finding]:
+    numbers = [entry.seq for entry in entries]
+    if numbers != list(range(1, len(numbers) + 1)):
+        absent = sorted(set(range(1, max(numbers) + 1)) - set(numbers))
+        yield Finding(
+            place=name,
+            seen=f"the ledger lacks {', '.join(map(str, absent))}",
+            mend="restore its objects from a copy",
+        )
+
+
+def _alias(ledger: Ledger, registry: Registry) -> Iterator[Finding]:
+    move, seen = ledger.last_move(), registry.alias(CHAMPION)
+    expected = version_of(move.champion) if move else None
+    if seen == expected:
+        return
+    told = f"the ledger says champion {_words(expected)}, MLflow's alias says {_words(seen)}"
+    if move and not ledger.alias_confirmed(move):
+        yield Finding(
+            place=ledger.use_case,
+            seen=f"{told}: a run died between the two",
+            mend="the alias follows the ledger",
+            repair=partial(follow_ledger, ledger, registry, move),
+        )
+        return
+    yield Finding(
+        place=ledger.use_case,
+        seen=f"{told}: it was moved by hand",
+        mend=f"say which holds: retrain promote {ledger.use_case} --version {_words(expected)} (or {_words(seen)})",
+    )
+
+
+def _words(version: int | None) -> str:
+    return "none" if version is None else str(version)
+
+
+def _served_models(store: Store, name: str, entries: list[AnyEntry]) -> Iterator[Finding]:
+    """Champion and reference must lie there as they were registered."""
+    if not entries:
+        return
+    head = entries[-1]
+    for who, model in {"champion": head.champion, "reference": head.reference}.items():
+        broken = [file.key for file in model.files if not _is_whole(store, model, file.key)] if model else []
+        if model and broken:
+            yield Finding(
+                place=name,
+                seen=f"{who} version {model.version}: {', '.join(broken)} is gone or changed",
+                mend=f"retrain rollback {name}, or restore the file from a copy",
+            )
+
+
+def _is_whole(store: Store, model: Champion, key: str) -> bool:
+    (file,) = (file for file in model.files if file.key == key)
+    try:
+        get_file(store, file)
+    except Corrupt:
+        return False
+    return True
+
+
+def _unrecorded_versions(store: Store, registry: Registry, name: str, entries: list[AnyEntry]) -> Iterator[Finding]:
+    """Versions that no night recorded: a run died between registering and recording, and was never run again."""
+    recorded = {version_of(getattr(entry, "candidate", None)) for entry in entries}
+    for version in registry.versions():
+        if version.number not in recorded:
+            yield Finding(
+                place=name,
+                seen=f"version {version.number} is in MLflow, and no night recorded it",
+                mend="run its night again, which finishes it; mending deletes it and its files",
+                repair=partial(_delete_version, store, registry, version),
+            )
+
+
+def _delete_version(store: Store, registry: Registry, version: Version) -> None:
+    registry.delete_version(version.number)
+    for key in store.keys(paths.run_artifacts(version.run_id)):
+        store.delete(key)
+
+
+def _stuck_runs(registry: Registry, name: str) -> Iterator[Finding]:
+    for run_id in registry.run_ids("RUNNING"):
+        yield Finding(
+            place=name,
+            seen=f"MLflow's run {run_id} is running, and nobody runs it",
+            mend="it is marked as killed; running its night again resumes it",
+            repair=partial(registry.end_run, run_id),
+        )
+
+
+def _lost_versions(registry: Registry, name: str, entries: list[AnyEntry]) -> Iterator[Finding]:
+    """Versions that serve, and that somebody deleted in MLflow."""
+    if not entries:
+        return
+    known = {version.number for version in registry.versions()}
+    for who, model in {"champion": entries[-1].champion, "reference": entries[-1].reference}.items():
+        if model and model.version not in known:
+            yield Finding(
+                place=name,
+                seen=f"{who} version {model.version} is no longer in MLflow",
+                mend=f"retrain rollback {name}, or promote a version that is",
+            )
+
+
+def _failed_models(registry: Registry, name: str) -> Iterator[Finding]:
+    for model_id in registry.failed_models():
+        yield Finding(
+            place=name,
+            seen=f"MLflow's logged model {model_id} failed or was never finished",
+            mend="it is deleted",
+            repair=partial(registry.delete_model, model_id),
+        )
+
+
+def stray_runs(store: Store, known: set[str]) -> Iterator[Finding]:
+    """Files of runs that neither MLflow nor any ledger knows (`known`): their runs were deleted."""
+    found = {key.split("/")[1] for key in store.keys(paths.mlflow_root())}
+    for run_id in sorted(found - known):
+        yield Finding(
+            place=paths.mlflow_root(),
+            seen=f"the store has files of run {run_id}, which MLflow does not know",
+            mend="they are deleted",
+            repair=lambda run_id=run_id: _delete_all(store, f"{paths.mlflow_root()}/{run_id}"),  # type: ignore[misc]
+        )
+
+
+def _delete_all(store: Store, folder: str) -> None:
+    for key in store.keys(folder):
+        store.delete(key)
