@@ -6,8 +6,10 @@ Both kinds create atomically: a reader sees a whole object or none.
 import os
 import re
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +21,7 @@ from ml.paths import safe_key
 
 S3_URI = re.compile(r"s3://([A-Za-z0-9._-]+)((?:/[A-Za-z0-9_=-][A-Za-z0-9._=-]*)*)/?")
 MULTIPART_BYTES = 64 * 1024**2  # from here on in parts, of which each is retried; below, S3 checks one sum of the whole
+CONNECTIONS = 10  # to S3 at once
 
 
 class Store(Protocol):
@@ -34,11 +37,17 @@ class Store(Protocol):
     def create(self, key: str, data: bytes) -> bool:
         """Creates the object if there is none; False, and nothing changed, if there is one."""
 
+    def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """The objects' bytes in the order of `keys`, None for one that is not there."""
+
+    def delete(self, key: str) -> None:
+        """Removes the object; nothing happens where there is none."""
+
     def keys(self, prefix: str) -> list[str]:
         """All keys below the folder `prefix`, sorted."""
 
-    def size(self) -> int:
-        """Bytes stored."""
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """The bytes of every object below the folder `prefix`, or of all, by key; none is read."""
 
 
 def open_store(uri: str) -> Store:
@@ -103,15 +112,32 @@ class DiskStore:
         finally:
             Path(temporary).unlink(missing_ok=True)
 
-    def keys(self, prefix: str) -> list[str]:
-        with _disk_errors(self.root):
-            paths = (self.root / safe_key(prefix)).rglob("*")
-            return sorted(p.relative_to(self.root).as_posix() for p in paths if p.is_file() and p.name[0] != ".")
+    def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        return [self.get(key) for key in keys]
 
-    def size(self) -> int:
+    def delete(self, key: str) -> None:
+        """The folder stays, be it empty: a writer may have made it a moment ago."""
+        with _disk_errors(self.root), suppress(FileNotFoundError, IsADirectoryError):
+            (self.root / safe_key(key)).unlink()
+
+    def keys(self, prefix: str) -> list[str]:
+        return sorted(self.sizes(safe_key(prefix)))
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        folder = self.root / safe_key(prefix) if prefix else self.root
         with _disk_errors(self.root):
-            paths = [path for path in self.root.rglob("*") if path.name[0] != "."]  # the others come and go
-            return sum(path.stat().st_size for path in paths if path.is_file())
+            return {path.relative_to(self.root).as_posix(): size for path, size in _files(folder)}
+
+
+def _files(folder: Path) -> Iterator[tuple[Path, int]]:
+    """Every file below the folder but temporary ones, and its bytes; `Path.rglob` skips folders it may not read."""
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _files(folder / entry.name)
+            elif entry.name[0] != ".":
+                with suppress(FileNotFoundError):  # deleted since it was listed
+                    yield folder / entry.name, entry.stat().st_size
 
 
 @contextmanager
@@ -130,19 +156,17 @@ class S3Store:
     def __init__(self, bucket: str, prefix: str) -> None:
         self.bucket, self.prefix = bucket, f"{prefix}/" if prefix else ""
         self.uri = f"s3://{bucket}/{prefix}".removesuffix("/")
-        self._client: Any = None
 
-    @property
+    @cached_property  # of one thread at a time, as `boto3.client` is not safe in several
     def client(self) -> Any:
-        if self._client is None:
-            import boto3
-            from botocore.config import Config
+        import boto3
+        from botocore.config import Config
 
-            # A conditional write waits up to 4 s for eight others. Three attempts are over within 0.2 s where nobody
-            # listens, and in 12 s where nothing answers: the longer patience is that of the tasks.
-            retries = {"mode": "standard", "total_max_attempts": 3}
-            self._client = boto3.client("s3", config=Config(retries=retries, connect_timeout=4, read_timeout=30))
-        return self._client
+        # A conditional write waits up to 4 s for eight others. Three attempts are over within 0.2 s where nobody
+        # listens, and in 12 s where nothing answers: the longer patience is that of the tasks.
+        retries = {"mode": "standard", "total_max_attempts": 3}
+        config = Config(retries=retries, connect_timeout=4, read_timeout=30, max_pool_connections=CONNECTIONS)
+        return boto3.client("s3", config=config)
 
     def get(self, key: str) -> bytes | None:
         from botocore.exceptions import ClientError
@@ -175,17 +199,23 @@ class S3Store:
                 return repeated and self.get(key) == data  # the first attempt made it, and its answer was lost
             return True
 
-    def keys(self, prefix: str) -> list[str]:
-        listed = self._listed(f"{self._name(prefix)}/")
-        return sorted(item["Key"].removeprefix(self.prefix) for item in listed)
+    def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
+            return list(pool.map(self.get, keys))
 
-    def size(self) -> int:
-        return sum(item["Size"] for item in self._listed(self.prefix))
-
-    def _listed(self, prefix: str) -> list[dict[str, Any]]:
+    def delete(self, key: str) -> None:
         with self._s3_errors():
-            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
-            return [item for page in pages for item in page.get("Contents", [])]
+            self.client.delete_object(Bucket=self.bucket, Key=self._name(key))
+
+    def keys(self, prefix: str) -> list[str]:
+        return sorted(self.sizes(safe_key(prefix)))
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        folder = f"{self._name(prefix)}/" if prefix else self.prefix
+        with self._s3_errors():
+            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=folder)
+            items = [item for page in pages for item in page.get("Contents", [])]
+        return {item["Key"].removeprefix(self.prefix): item["Size"] for item in items}
 
     def _name(self, key: str) -> str:
         return f"{self.prefix}{safe_key(key)}"

@@ -20,7 +20,9 @@ CALLS: dict[str, Callable[[Store], object]] = {
     "put": lambda store: store.put("a/b", b"1"),
     "create": lambda store: store.create("a/b", b"1"),
     "keys": lambda store: store.keys("a"),
-    "size": lambda store: store.size(),
+    "get_many": lambda store: store.get_many(["a/b", "a/c"]),
+    "delete": lambda store: store.delete("a/b"),
+    "sizes": lambda store: store.sizes(),
 }
 
 
@@ -72,12 +74,35 @@ def test_keys_are_those_of_one_folder_sorted(store: Store) -> None:
     assert store.keys("c") == []
 
 
-def test_size_is_the_sum_of_all_bytes(store: Store) -> None:
-    assert store.size() == 0
+def test_sizes_are_those_of_one_folder_or_of_all(store: Store) -> None:
+    assert store.sizes() == store.sizes("b") == {}
     store.put("a/1", b"12345")
     store.put("b/1", b"123")
     store.put("b/1", b"1")
-    assert store.size() == 6
+    store.put("b/c/1", b"")
+    store.put("bb", b"12")
+    assert store.sizes() == {"a/1": 5, "b/1": 1, "b/c/1": 0, "bb": 2}
+    assert store.sizes("b") == {"b/1": 1, "b/c/1": 0}
+
+
+def test_many_are_read_in_the_order_that_was_asked_for(store: Store) -> None:
+    for number in range(20):
+        store.put(f"many/{number}", str(number).encode())
+    asked = [f"many/{number}" for number in (19, 3, 20, 3, *range(20))]
+    assert store.get_many(asked) == [b"19", b"3", None, b"3", *(str(number).encode() for number in range(20))]
+    assert store.get_many([]) == []
+
+
+def test_what_was_deleted_is_gone_and_can_be_created_again(store: Store) -> None:
+    store.put("a/b/1", b"1")
+    store.put("a/b/2", b"2")
+    for _ in range(2):
+        store.delete("a/b/1")
+        assert (store.get("a/b/1"), store.keys("a")) == (None, ["a/b/2"])
+    store.delete("a")
+    store.delete("nothing/here")
+    assert store.sizes() == {"a/b/2": 1}
+    assert store.create("a/b/1", b"3") is True
 
 
 def test_a_file_comes_back_with_its_digest(store: Store) -> None:
@@ -87,10 +112,20 @@ def test_a_file_comes_back_with_its_digest(store: Store) -> None:
 
 @pytest.mark.parametrize("key", ["", "/a", "a/", "a//b", "../a", "a/../b", "a/.", "a\\b", "a\nb", "ä"])
 def test_a_key_that_could_leave_the_store_is_refused(store: Store, key: str) -> None:
-    for call in (store.get, store.keys, lambda k: store.put(k, b"1"), lambda k: store.create(k, b"1")):
+    for call in (
+        store.get,
+        store.keys,
+        store.delete,
+        lambda k: store.get_many([k]),
+        lambda k: store.put(k, b"1"),
+        lambda k: store.create(k, b"1"),
+    ):
         with pytest.raises(UsageError, match="plain parts"):
             call(key)
-    assert store.size() == 0
+    if key:
+        with pytest.raises(UsageError, match="plain parts"):
+            store.sizes(key)
+    assert store.sizes() == {}
 
 
 def test_more_keys_than_a_page_of_a_listing_holds(s3_store: Store) -> None:
@@ -99,14 +134,14 @@ def test_more_keys_than_a_page_of_a_listing_holds(s3_store: Store) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda key: s3_store.put(key, b"1"), expected))
     assert s3_store.keys("many") == expected
-    assert s3_store.size() == 1005
+    assert sum(s3_store.sizes().values()) == 1005
 
 
 def test_a_prefix_hides_what_lies_outside_it(s3: S3Server) -> None:
     inside, beside, around = (open_store(f"s3://{BUCKET}/{place}") for place in ("team/a", "team/ab", "team"))
     inside.put("x/1", b"1")
     beside.put("x/2", b"22")
-    assert (inside.keys("x"), inside.size(), inside.get("x/2")) == (["x/1"], 1, None)
+    assert (inside.keys("x"), sum(inside.sizes().values()), inside.get("x/2")) == (["x/1"], 1, None)
     assert around.keys("a") == ["a/x/1"]
     assert open_store(f"s3://{BUCKET}").get("team/a/x/1") == b"1"
 
@@ -241,7 +276,7 @@ def test_a_large_object_goes_in_parts(s3: S3Server, s3_store: Store, monkeypatch
         key = f"{s3_store.uri}/large".removeprefix(f"s3://{BUCKET}/")
         checksum = s3.client().head_object(Bucket=BUCKET, Key=key, ChecksumMode="ENABLED")["ChecksumCRC32"]
         assert checksum.partition("-")[2] == parts
-    assert s3_store.size() == ml.store.MULTIPART_BYTES - 1
+    assert sum(s3_store.sizes().values()) == ml.store.MULTIPART_BYTES - 1
 
 
 def assert_one_sentence(error: StoreUnavailable, rule: str, seen: str) -> None:
