@@ -1,5 +1,6 @@
 """A proxy on loopback between an HTTP client and its server, which does to a request what a bad network would."""
 
+import re
 import socket
 import struct
 import threading
@@ -86,11 +87,11 @@ class Proxy(ThreadingHTTPServer):
         self.struck: list[str] = []
 
     def strike(self, fault: Fault, *, times: int | None = None, on: str = "") -> None:
-        """From now on the fault meets requests whose line begins with `on`; all of them, or the first few."""
+        """From now on the fault meets requests whose line matches `on` from its start; all of them, or a few."""
         self.struck.clear()
 
         def struck(exchange: Exchange) -> None:
-            if not exchange.request_line.startswith(on) or (times is not None and len(self.struck) >= times):
+            if not re.match(on, exchange.request_line) or (times is not None and len(self.struck) >= times):
                 hand_on(exchange)
                 return
             self.struck.append(exchange.request_line)

@@ -132,7 +132,7 @@ def test_a_disk_that_fills_up_while_writing_leaves_nothing(
     assert files(tmp_path) == []
 
 
-def test_a_store_that_is_no_folder_is_unavailable(tmp_path: Path) -> None:
+def test_a_store_that_is_no_folder_is_said_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     store = DiskStore(tmp_path / "file")
     for work in (
@@ -143,7 +143,7 @@ def test_a_store_that_is_no_folder_is_unavailable(tmp_path: Path) -> None:
         lambda: store.keys("a"),
         lambda: store.sizes(),
     ):
-        with pytest.raises(StoreUnavailable) as caught:
+        with pytest.raises(ConfigError) as caught:
             work()
         assert str(tmp_path / "file") in str(caught.value)
 
