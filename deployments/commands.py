@@ -109,7 +109,7 @@ def status(options: argparse.Namespace) -> int:
     names = [options.use_case] if options.use_case else sorted(use_case_files(settings.project))
     store = open_store(settings.store)
     rows = [_status_row(settings, store, name) for name in names]
-    document: dict[str, Any] = {"use_cases": rows, "store": settings.store, "store_bytes": store.size()}
+    document: dict[str, Any] = {"use_cases": rows, "store": settings.store, "store_bytes": sum(store.sizes().values())}
     if options.json:
         return print_json(document)
     cells = [[words_of(row[name]) for name in STATUS_COLUMNS] for row in rows]

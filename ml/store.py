@@ -1,28 +1,47 @@
 """The only module that talks to files on disk or S3 as a store. Keys come from `ml.paths`.
 
-Both kinds create atomically: a reader sees a whole object or none.
+Both kinds create atomically: a reader sees a whole object or none, and one that was there when a write returned is
+there after a loss of power. What may pass by itself raises StoreUnavailable, which the tasks try again; what only a
+person can mend (keys, rights, a bucket that is not there) raises ConfigError at once.
 """
 
+import errno
 import os
+import random
 import re
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+import zlib
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from http import HTTPStatus
 from io import BytesIO
+from itertools import count
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from ml.artifacts import FileRef
 from ml.digests import digest_bytes
 from ml.errors import ConfigError, Corrupt, StoreUnavailable
 from ml.paths import safe_key
+from ml.s3_errors import broke_on_its_way, first_line, in_words
 
 S3_URI = re.compile(r"s3://([A-Za-z0-9._-]+)((?:/[A-Za-z0-9_=-][A-Za-z0-9._=-]*)*)/?")
-MULTIPART_BYTES = 64 * 1024**2  # from here on in parts, of which each is retried; below, S3 checks one sum of the whole
+MULTIPART_BYTES = 8 * 1024**2  # from here on in parts, of which each is retried
+CONNECTIONS = 10  # to S3 at once
+ENCRYPTION = re.compile(r"|(AES256|aws:kms)(?:(?<=kms):(\S+))?")
+LEFTOVER = ".writing-"
+LEFTOVER_SECONDS = 3600.0  # nobody writes one object for so long
+ATTEMPTS = 3  # where bytes broke on their way; boto3 makes as many of its own where no answer began
+R = TypeVar("R")
 
 
 class Store(Protocol):
-    """Where every artifact lies. Methods raise StoreUnavailable when the place does not answer or refuses."""
+    """Where every artifact lies. Each method raises StoreUnavailable when the place does not answer or is full, and
+    ConfigError when it refuses."""
 
     uri: str
 
@@ -34,11 +53,22 @@ class Store(Protocol):
     def create(self, key: str, data: bytes) -> bool:
         """Creates the object if there is none; False, and nothing changed, if there is one."""
 
+    def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """The objects' bytes in the order of `keys`, None for one that is not there."""
+
+    def delete(self, key: str) -> None:
+        """Removes the object; nothing happens where there is none."""
+
     def keys(self, prefix: str) -> list[str]:
         """All keys below the folder `prefix`, sorted."""
 
-    def size(self) -> int:
-        """Bytes stored."""
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """The bytes of every object below the folder `prefix`, or of all, by key; none is read."""
+
+    def leftovers(self, min_age_seconds: float = LEFTOVER_SECONDS) -> list[str]:
+        """What writers that were killed have left, sorted: no objects, but they take space."""
+
+    def delete_leftover(self, name: str) -> None: ...
 
 
 def open_store(uri: str) -> Store:
@@ -79,6 +109,7 @@ class DiskStore:
     def put(self, key: str, data: bytes) -> None:
         with _disk_errors(self.root), self._written(key, data) as (temporary, path):
             Path(temporary).replace(path)
+            self._sync_folders(path)
 
     def create(self, key: str, data: bytes) -> bool:
         with _disk_errors(self.root), self._written(key, data) as (temporary, path):
@@ -86,13 +117,23 @@ class DiskStore:
                 path.hardlink_to(temporary)  # fails where the name exists, and shows whole contents: O_EXCL shows half
             except FileExistsError:
                 return False
+            self._sync_folders(path)
             return True
+
+    def _sync_folders(self, path: Path) -> None:
+        """Makes the name last through a loss of power, in folders that may be new; 0.4 of a write's 0.9 ms."""
+        for folder in path.relative_to(self.root).parents:
+            handle = os.open(self.root / folder, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
 
     @contextmanager
     def _written(self, key: str, data: bytes) -> Iterator[tuple[str, Path]]:
         path = self.root / safe_key(key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=".writing-", dir=path.parent)
+        handle, temporary = tempfile.mkstemp(prefix=LEFTOVER, dir=path.parent)
         try:
             os.fchmod(handle, 0o644)  # a service of another user loads what this one registered
             with os.fdopen(handle, "wb") as file:
@@ -103,15 +144,47 @@ class DiskStore:
         finally:
             Path(temporary).unlink(missing_ok=True)
 
-    def keys(self, prefix: str) -> list[str]:
-        with _disk_errors(self.root):
-            paths = (self.root / safe_key(prefix)).rglob("*")
-            return sorted(p.relative_to(self.root).as_posix() for p in paths if p.is_file() and p.name[0] != ".")
+    def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """One after the other: threads took four times as long for small files, and as long for large ones."""
+        return [self.get(key) for key in keys]
 
-    def size(self) -> int:
+    def delete(self, key: str) -> None:
+        """The folder stays, be it empty: a writer may have made it a moment ago."""
+        with _disk_errors(self.root), suppress(FileNotFoundError, IsADirectoryError):
+            (self.root / safe_key(key)).unlink()
+
+    def keys(self, prefix: str) -> list[str]:
+        return sorted(self.sizes(safe_key(prefix)))
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        folder = self.root / safe_key(prefix) if prefix else self.root
+        return {self._key(path): stat.st_size for path, stat in self._files(folder) if path.name[0] != "."}
+
+    def leftovers(self, min_age_seconds: float = LEFTOVER_SECONDS) -> list[str]:
+        before = time.time() - min_age_seconds
+        files = self._files(self.root)
+        return sorted(self._key(p) for p, stat in files if p.name.startswith(LEFTOVER) and stat.st_mtime <= before)
+
+    def delete_leftover(self, name: str) -> None:
+        self.delete(name)
+
+    def _key(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
+    def _files(self, folder: Path) -> list[tuple[Path, os.stat_result]]:
         with _disk_errors(self.root):
-            paths = [path for path in self.root.rglob("*") if path.name[0] != "."]  # the others come and go
-            return sum(path.stat().st_size for path in paths if path.is_file())
+            return list(_walk(folder))
+
+
+def _walk(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Every file below the folder, as what it is; `Path.rglob` passes over folders that it may not read."""
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _walk(folder / entry.name)
+            else:
+                with suppress(FileNotFoundError):  # deleted since it was listed
+                    yield folder / entry.name, entry.stat()
 
 
 @contextmanager
@@ -119,85 +192,182 @@ def _disk_errors(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        seen = f"{error.strerror or error}" + (f" at {error.filename}" if error.filename else "")
+        if isinstance(error, PermissionError | NotADirectoryError | FileExistsError) or error.errno == errno.EROFS:
+            raise ConfigError(
+                f"the store {root} must be a folder that we may read and write", seen, "give access"
+            ) from error
+        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
         raise StoreUnavailable(
-            f"the store {root} must be readable and writable", f"{error.strerror or error}", "give access or space"
+            f"the store {root} must be readable and writable", seen, "free some space" if full else "check the disk"
         ) from error
 
 
 class S3Store:
-    """Objects below s3://bucket/prefix; credentials and endpoint by the standard AWS variables."""
+    """Objects below s3://bucket/prefix; credentials and endpoint by the standard AWS variables, encryption by
+    RETRAIN_S3_ENCRYPTION. Every byte is checked by CRC32 at both ends."""
 
     def __init__(self, bucket: str, prefix: str) -> None:
         self.bucket, self.prefix = bucket, f"{prefix}/" if prefix else ""
         self.uri = f"s3://{bucket}/{prefix}".removesuffix("/")
-        self._client: Any = None
+        self.encryption = _encryption()
 
-    @property
+    @cached_property  # of one thread at a time, as `boto3.client` is not safe in several
     def client(self) -> Any:
-        if self._client is None:
-            import boto3
-            from botocore.config import Config
+        import boto3
+        from botocore.config import Config
+        from botocore.exceptions import BotoCoreError
 
-            # A conditional write waits up to 4 s for eight others. Three attempts are over within 0.2 s where nobody
-            # listens, and in 12 s where nothing answers: the longer patience is that of the tasks.
-            retries = {"mode": "standard", "total_max_attempts": 3}
-            self._client = boto3.client("s3", config=Config(retries=retries, connect_timeout=4, read_timeout=30))
-        return self._client
+        # A conditional write waits up to 4 s for eight others. Three attempts are over within 0.2 s where nobody
+        # listens, and in 12 s where nothing answers: the longer patience is that of the tasks.
+        retries = {"mode": "standard", "total_max_attempts": 3}
+        config = Config(retries=retries, connect_timeout=4, read_timeout=30, max_pool_connections=CONNECTIONS)
+        try:
+            return boto3.client("s3", config=config)
+        except ValueError as error:
+            if isinstance(error, BotoCoreError):
+                raise
+            raise ConfigError(
+                "AWS_ENDPOINT_URL is an address such as https://host:port", first_line(error), "mend it"
+            ) from error
 
     def get(self, key: str) -> bytes | None:
+        name = self._name(key)
+        return self._tried(lambda: self._read(name))
+
+    def _read(self, name: str) -> bytes | None:
         from botocore.exceptions import ClientError
 
-        with self._s3_errors():
-            try:
-                return self.client.get_object(Bucket=self.bucket, Key=self._name(key))["Body"].read()
-            except ClientError as error:
-                if error.response["Error"]["Code"] == "NoSuchKey":
-                    return None
-                raise
+        try:
+            answer = self.client.get_object(Bucket=self.bucket, Key=name)
+        except ClientError as error:
+            if error.response["Error"]["Code"] == "NoSuchKey":
+                return None
+            raise
+        self._require("ETag" in answer)
+        return answer["Body"].read()
 
     def put(self, key: str, data: bytes) -> None:
-        with self._s3_errors():
-            if len(data) < MULTIPART_BYTES:
-                self.client.put_object(Bucket=self.bucket, Key=self._name(key), Body=data)
-            else:
-                self.client.upload_fileobj(BytesIO(data), self.bucket, self._name(key))
+        name = self._name(key)
+        self._tried(lambda: self._write(name, data))
+
+    def _write(self, name: str, data: bytes) -> None:
+        if len(data) < MULTIPART_BYTES:
+            self._require("ETag" in self.client.put_object(Bucket=self.bucket, Key=name, Body=data, **self.encryption))
+            return
+        from boto3.s3.transfer import TransferConfig
+
+        more = dict(self.encryption)
+        if self.client.meta.config.request_checksum_calculation == "when_supported":
+            # Of the whole: boto3's own is of the parts' checksums, and boto3 compares that with nothing on reading.
+            more["ChecksumCRC32"] = b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()
+        parts = TransferConfig(multipart_threshold=MULTIPART_BYTES)
+        try:
+            self.client.upload_fileobj(BytesIO(data), self.bucket, name, more, Config=parts)
+            stored = self.client.head_object(Bucket=self.bucket, Key=name)["ContentLength"]
+        except KeyError:  # boto3 looks for what only S3 answers
+            stored = -1
+        self._require(stored == len(data))
 
     def create(self, key: str, data: bytes) -> bool:
+        assert len(data) < MULTIPART_BYTES, "what is created is a document, in one request"
+        name = self._name(key)
+        attempts = count()
+        return self._tried(lambda: self._create(name, data, repeated=next(attempts) > 0))
+
+    def _create(self, name: str, data: bytes, *, repeated: bool) -> bool:
         from botocore.exceptions import ClientError
 
-        with self._s3_errors():
-            try:
-                self.client.put_object(Bucket=self.bucket, Key=self._name(key), Body=data, IfNoneMatch="*")
-            except ClientError as error:
-                if error.response["Error"]["Code"] != "PreconditionFailed":
-                    raise
-                repeated = error.response["ResponseMetadata"].get("RetryAttempts", 0) > 0
-                return repeated and self.get(key) == data  # the first attempt made it, and its answer was lost
-            return True
+        try:
+            answer = self.client.put_object(Bucket=self.bucket, Key=name, Body=data, IfNoneMatch="*", **self.encryption)
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "PreconditionFailed":
+                raise
+            repeated = repeated or error.response["ResponseMetadata"].get("RetryAttempts", 0) > 0
+            return repeated and self._read(name) == data  # the first attempt made it, and its answer was lost
+        self._require("ETag" in answer)
+        return True
+
+    def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
+            return list(pool.map(self.get, keys))
+
+    def delete(self, key: str) -> None:
+        name = self._name(key)
+        answer = self._tried(lambda: self.client.delete_object(Bucket=self.bucket, Key=name))
+        self._require(answer["ResponseMetadata"]["HTTPStatusCode"] == HTTPStatus.NO_CONTENT)
 
     def keys(self, prefix: str) -> list[str]:
-        listed = self._listed(f"{self._name(prefix)}/")
-        return sorted(item["Key"].removeprefix(self.prefix) for item in listed)
+        return sorted(self.sizes(safe_key(prefix)))
 
-    def size(self) -> int:
-        return sum(item["Size"] for item in self._listed(self.prefix))
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        folder = f"{self._name(prefix)}/" if prefix else self.prefix
+        items = self._tried(lambda: self._listed("list_objects_v2", "Contents", folder))
+        return {item["Key"].removeprefix(self.prefix): item["Size"] for item in items}
 
-    def _listed(self, prefix: str) -> list[dict[str, Any]]:
-        with self._s3_errors():
-            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
-            return [item for page in pages for item in page.get("Contents", [])]
+    def leftovers(self, min_age_seconds: float = LEFTOVER_SECONDS) -> list[str]:
+        """Uploads in parts that were neither completed nor aborted, as key?upload."""
+        before = time.time() - min_age_seconds
+        uploads = self._tried(lambda: self._listed("list_multipart_uploads", "Uploads", self.prefix))
+        old = [upload for upload in uploads if upload["Initiated"].timestamp() <= before]
+        return sorted(f"{upload['Key'].removeprefix(self.prefix)}?{upload['UploadId']}" for upload in old)
+
+    def delete_leftover(self, name: str) -> None:
+        key, _, upload = name.partition("?")
+        with self._s3_errors(), suppress(self.client.exceptions.NoSuchUpload):
+            self.client.abort_multipart_upload(Bucket=self.bucket, Key=self._name(key), UploadId=upload)
+
+    def _listed(self, operation: str, kind: str, prefix: str) -> list[dict[str, Any]]:
+        pages = list(self.client.get_paginator(operation).paginate(Bucket=self.bucket, Prefix=prefix))
+        self._require(all("IsTruncated" in page for page in pages))
+        return [item for page in pages for item in page.get(kind, [])]
 
     def _name(self, key: str) -> str:
         return f"{self.prefix}{safe_key(key)}"
 
+    def _require(self, answered_by_s3: bool) -> None:
+        """Anything may answer 200 at a wrong address: what it did not store must not count as stored."""
+        if not answered_by_s3:
+            raise StoreUnavailable(
+                f"the store {self.uri} must be an S3 server", "what answers is none", "check AWS_ENDPOINT_URL"
+            )
+
+    def _tried(self, work: Callable[[], R]) -> R:
+        """The work's answer, from up to three attempts where bytes broke on their way: boto3 itself tries again only
+        where no answer began."""
+        with self._s3_errors():
+            for attempt in range(ATTEMPTS - 1):
+                try:
+                    return work()
+                except _boto_errors() as error:
+                    if not broke_on_its_way(error):
+                        raise
+                    time.sleep(random.uniform(0, 0.2 * 2**attempt))
+            return work()
+
     @contextmanager
     def _s3_errors(self) -> Iterator[None]:
-        from botocore.exceptions import BotoCoreError, ClientError
-
         try:
             yield
-        except (BotoCoreError, ClientError) as error:
-            seen = str(error).splitlines()[0][:300].rstrip(". ")
-            raise StoreUnavailable(
-                f"the store {self.uri} must answer", seen, "check the bucket, the AWS_ variables and the network"
-            ) from error
+        except _boto_errors() as error:
+            raise in_words(error, self.uri) from error
+
+
+def _boto_errors() -> tuple[type[Exception], ...]:
+    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
+    from urllib3.exceptions import HTTPError
+
+    return BotoCoreError, ClientError, ResponseParserError, HTTPError
+
+
+def _encryption() -> dict[str, str]:
+    """How S3 encrypts what is stored. Raises ConfigError for what RETRAIN_S3_ENCRYPTION cannot be."""
+    asked = os.environ.get("RETRAIN_S3_ENCRYPTION") or ""
+    found = ENCRYPTION.fullmatch(asked)
+    if found is None:
+        raise ConfigError(
+            "RETRAIN_S3_ENCRYPTION is AES256, aws:kms or aws:kms:KEY", f"it is {asked!r}", "unset it or set one of them"
+        )
+    kind, key = found.groups()
+    return ({"ServerSideEncryption": kind} if kind else {}) | ({"SSEKMSKeyId": key} if key else {})

@@ -1,21 +1,17 @@
-"""A real S3 server (SeaweedFS) on loopback, and a line to it that damages or loses what it carries."""
+"""A real S3 server (SeaweedFS) on loopback."""
 
 import os
 import signal
 import socket
 import subprocess
 import sysconfig
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from http.client import HTTPConnection
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
-from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
@@ -130,58 +126,3 @@ def free_ports(number: int) -> list[int]:
         for listener in listeners:
             listener.bind((HOST, 0))
         return [listener.getsockname()[1] for listener in listeners]
-
-
-@dataclass
-class Line:
-    """A line to a server, which may change what is sent and what is answered; an answer of None is lost.
-
-    Both functions see the request's method and path, and the body.
-    """
-
-    endpoint: str
-    sent: Callable[[str, bytes], bytes] = lambda request, body: body
-    answered: Callable[[str, bytes], bytes | None] = lambda request, body: body
-
-
-@contextmanager
-def line_to(endpoint: str) -> Iterator[Line]:
-    """An HTTP server that hands everything on to `endpoint`, as its Line says."""
-    server = ThreadingHTTPServer((HOST, 0), type("Handler", (_Carrier,), {"target": urlsplit(endpoint).netloc}))
-    server.line = Line(f"http://{HOST}:{server.server_port}")  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever, args=[0.02], daemon=True)
-    thread.start()
-    try:
-        yield server.line  # type: ignore[attr-defined]
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-class _Carrier(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    target: str
-
-    def carry(self) -> None:
-        line: Line = self.server.line  # type: ignore[attr-defined]
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        request = f"{self.command} {self.path}"
-        connection = HTTPConnection(self.target)
-        connection.request(self.command, self.path, line.sent(request, body), dict(self.headers.items()))
-        response = connection.getresponse()
-        answer = line.answered(request, response.read())
-        connection.close()
-        self.close_connection = True
-        if answer is None:
-            return
-        self.send_response(response.status)
-        for name, value in response.getheaders():
-            if name.lower() not in {"content-length", "transfer-encoding", "connection", "date", "server"}:
-                self.send_header(name, value)
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-
-    do_GET = do_PUT = do_POST = do_PATCH = do_DELETE = do_HEAD = carry  # noqa: N815
-
-    def log_message(self, *arguments: object) -> None: ...

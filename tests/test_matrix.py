@@ -1,5 +1,6 @@
 """The main job in every place that its files and its registry may have, as a user runs it: a process a command."""
 
+import itertools
 import json
 import os
 import shutil
@@ -20,7 +21,8 @@ from ml.ledger import Ledger, version_of
 from ml.registry import CHAMPION, Registry
 from ml.settings import Settings
 from ml.store import open_store
-from tests.s3_server import BUCKET, S3Server, line_to
+from tests.s3_proxy import Exchange, Fault, hand_on, lose_answer, proxy_to, reset_answer, reset_request, say
+from tests.s3_server import BUCKET, S3Server
 
 NIGHT = ["run", "breast_cancer", "--as-of", "2024-01-02", "--json"]
 SERVICE = """
@@ -135,25 +137,44 @@ def test_an_entry_whose_answers_were_all_lost_is_not_made_twice(
     s3: S3Server, on_s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The store makes the entry and is gone before it says so, in every attempt of the client: the task tries again."""
-    lost: list[str] = []
-
-    def lose_entry(request: str, body: bytes) -> bytes | None:
-        if request.startswith(f"PUT /{BUCKET}/{on_s3}/ledger/") and len(lost) < 3:
-            lost.append(request)
-            return None
-        return body
-
-    with line_to(s3.endpoint) as line:
-        line.answered = lose_entry
-        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", line.endpoint)
+    with proxy_to(s3.endpoint) as proxy:
+        proxy.strike(lose_answer, times=3, on=f"PUT /{BUCKET}/{on_s3}/ledger/")
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.endpoint)
         night_here()
-        assert len(lost) == 3
+        assert len(proxy.struck) == 3
         assert [decision for decision, _ in decisions()] == ["FIRST"]
+
+
+@pytest.mark.slow
+def test_a_night_over_a_bad_line_ends_with_one_version_and_one_entry(
+    s3: S3Server, on_s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A burst that is longer than the client's patience, then every third request is reset or loses its answer."""
+    burst, faults = say(503, "SlowDown"), itertools.cycle([reset_request, reset_answer, lose_answer])
+
+    with proxy_to(s3.endpoint) as proxy:
+
+        def bad_line(exchange: Exchange) -> None:
+            number = len(proxy.seen)
+            fault = burst if 20 < number <= 40 else next(faults) if number % 3 == 0 else hand_on
+            struck.append(fault)
+            fault(exchange)
+
+        struck: list[Fault] = []
+        proxy.fault = bad_line
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.endpoint)
+        assert night_here() == {"use_case": "breast_cancer", "entry": 1, "replayed": False}
+        assert {burst, reset_request, reset_answer, lose_answer} < set(struck)
+    assert decisions() == [("FIRST", 1)]
+    registry = Registry(Settings.from_environment(), "breast_cancer")
+    assert (registry.alias(CHAMPION), len(registry.client.search_model_versions())) == (1, 1)
+    assert night_here() == {"use_case": "breast_cancer", "entry": 1, "replayed": True}
 
 
 OUTAGE_SECONDS = 90.0  # measured: 20 s for S3, 28 s for MLflow and 4 s for Prefect, twice that on a busy machine
 NOBODY = "http://127.0.0.1:1"
 OUTAGES = {
+    "bucket": ("ConfigError", {"RETRAIN_STORE": "s3://no-such-bucket/p"}),
     "MLflow": ("RegistryUnavailable", {"MLFLOW_TRACKING_URI": NOBODY}),
     "S3": ("StoreUnavailable", {"RETRAIN_STORE": f"s3://{BUCKET}/p", "AWS_ENDPOINT_URL_S3": NOBODY}),
     "Prefect": ("PrefectUnavailable", {"PREFECT_API_URL": f"{NOBODY}/api"}),

@@ -13,7 +13,8 @@ import pytest
 from ml.errors import ConfigError, RegistryUnavailable
 from ml.registry import CHAMPION, REFERENCE, Registry
 from ml.settings import Settings
-from tests.s3_server import free_ports, line_to
+from tests.s3_proxy import hand_on, lose_answer, page, proxy_to
+from tests.s3_server import free_ports
 
 CALLS: dict[str, Callable[[Registry], object]] = {
     "alias": lambda registry: registry.alias(CHAMPION),
@@ -102,27 +103,19 @@ def test_two_who_register_one_run_key_at_once_make_one_version(
 
 def test_a_registration_whose_answer_was_lost_is_not_made_twice(mlflow_server_url: str) -> None:
     """MLflow's client sends every request again, those that create something too."""
-    lost: list[str] = []
-
-    def lose_first_creation(request: str, body: bytes) -> bytes | None:
-        if request.endswith("model-versions/create") and not lost:
-            lost.append(request)
-            return None
-        return body
-
-    with line_to(mlflow_server_url) as line:
-        line.answered = lose_first_creation
-        registry = registry_at(line.endpoint)
+    with proxy_to(mlflow_server_url) as proxy:
+        proxy.strike(lose_answer, times=1, on=".*model-versions/create$")
+        registry = registry_at(proxy.endpoint)
         version = register(registry, "a key")
         assert version == registry.version_of("a key")
-        assert (len(lost), count(registry)) == (1, 1)
+        assert (len(proxy.struck), count(registry)) == (1, 1)
 
 
 def test_a_registration_of_which_every_answer_was_lost_is_found_again(impatient: None, mlflow_server_url: str) -> None:
-    with line_to(mlflow_server_url) as line:
-        registry = registry_at(line.endpoint)
+    with proxy_to(mlflow_server_url) as proxy:
+        registry = registry_at(proxy.endpoint)
         run = registry.run_id("a key", "a run", {})
-        line.answered = lambda request, body: None if request.endswith("model-versions/create") else body
+        proxy.strike(lose_answer, on=".*model-versions/create$")
         with pytest.raises(RegistryUnavailable):
             registry.register(run, "a key", {})
         assert count(registry) == 2
@@ -144,16 +137,16 @@ def test_a_server_that_is_away_is_an_error_and_never_nothing(
 def test_a_server_that_goes_away_is_an_error_and_never_nothing(
     impatient: None, mlflow_server_url: str, call: Callable[[Registry], object]
 ) -> None:
-    with line_to(mlflow_server_url) as line:
-        registry = registry_at(line.endpoint)
+    with proxy_to(mlflow_server_url) as proxy:
+        registry = registry_at(proxy.endpoint)
         registry.set_alias(CHAMPION, register(registry, "a key"))
-        for answer in (None, b"<html>Bad gateway</html>"):
-            line.answered = lambda request, body, answer=answer: answer
+        for fault in (lose_answer, page(200, b"<html>Bad gateway</html>")):
+            proxy.strike(fault)
             with pytest.raises(RegistryUnavailable):
                 call(registry)
             with pytest.raises(RegistryUnavailable):
                 registry.alias(REFERENCE)
-        line.answered = lambda request, body: body
+        proxy.fault = hand_on
         assert (registry.alias(CHAMPION), registry.alias(REFERENCE)) == (1, None)
 
 
