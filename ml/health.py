@@ -9,7 +9,7 @@ from functools import partial
 
 from ml import paths
 from ml.alias import follow_ledger
-from ml.artifacts import Champion
+from ml.artifacts import Champion, FileRef
 from ml.errors import Corrupt
 from ml.ledger import AnyEntry, Ledger, version_of
 from ml.registry import CHAMPION, Registry, Version
@@ -86,12 +86,9 @@ def _words(version: int | None) -> str:
 
 def _served_models(store: Store, name: str, entries: list[AnyEntry]) -> Iterator[Finding]:
     """Champion and reference must lie there as they were registered."""
-    if not entries:
-        return
-    head = entries[-1]
-    for who, model in {"champion": head.champion, "reference": head.reference}.items():
-        broken = [file.key for file in model.files if not _is_whole(store, model, file.key)] if model else []
-        if model and broken:
+    for who, model in _serving(entries).items():
+        broken = [file.key for file in model.files if not _is_whole(store, file)]
+        if broken:
             yield Finding(
                 place=name,
                 seen=f"{who} version {model.version}: {', '.join(broken)} is gone or changed",
@@ -99,8 +96,17 @@ def _served_models(store: Store, name: str, entries: list[AnyEntry]) -> Iterator
             )
 
 
-def _is_whole(store: Store, model: Champion, key: str) -> bool:
-    (file,) = (file for file in model.files if file.key == key)
+def _serving(entries: list[AnyEntry]) -> dict[str, Champion]:
+    """Who serves, each version once."""
+    head = entries[-1] if entries else None
+    if head is None or head.champion is None or head.reference is None:
+        return {}
+    if head.champion.version == head.reference.version:
+        return {"champion and reference": head.champion}
+    return {"champion": head.champion, "reference": head.reference}
+
+
+def _is_whole(store: Store, file: FileRef) -> bool:
     try:
         get_file(store, file)
     except Corrupt:
@@ -139,11 +145,9 @@ def _stuck_runs(registry: Registry, name: str) -> Iterator[Finding]:
 
 def _lost_versions(registry: Registry, name: str, entries: list[AnyEntry]) -> Iterator[Finding]:
     """Versions that serve, and that somebody deleted in MLflow."""
-    if not entries:
-        return
     known = {version.number for version in registry.versions()}
-    for who, model in {"champion": entries[-1].champion, "reference": entries[-1].reference}.items():
-        if model and model.version not in known:
+    for who, model in _serving(entries).items():
+        if model.version not in known:
             yield Finding(
                 place=name,
                 seen=f"{who} version {model.version} is no longer in MLflow",

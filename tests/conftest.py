@@ -1,5 +1,6 @@
 """One home, one Prefect server and one MLflow database for all story tests; pure tests use none of them."""
 
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -23,6 +24,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     os.environ["RETRAIN_HOME"] = str(folder)
     prepare_environment(Settings.from_environment())
     yield folder
+
+
+@pytest.fixture(autouse=True)
+def no_console_of_another_test() -> Iterator[None]:
+    """A command writes its log to the stderr of its process, which in a test is closed afterwards."""
+    yield
+    logging.getLogger("retrain").handlers = []
 
 
 @pytest.fixture

@@ -1,0 +1,111 @@
+"""The doctor finds what killed runs, careless hands and bad disks leave, and mends what is safe to mend."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deployments.cli import main
+from ml.ledger import Ledger
+from ml.registry import CHAMPION, Registry
+from ml.store import open_store
+from tests.story import Shop
+
+
+@pytest.fixture
+def nights(shop: Shop) -> Shop:
+    shop.night("2024-03-15")
+    shop.night("2024-03-15", seed=5)
+    return shop
+
+
+@pytest.fixture
+def doctor(capsys: pytest.CaptureFixture[str]) -> Any:
+    """Asks the doctor about shop: the exit code, and by state what was seen."""
+
+    def ask(*words: str) -> tuple[int, dict[str, list[str]]]:
+        code = main(["doctor", "shop", "--json", *words])
+        rows = json.loads(capsys.readouterr().out)["checks"]
+        return code, {
+            state: [r["seen"] for r in rows if r["state"] == state] for state in ("wrong", "mended", "unknown")
+        }
+
+    return ask
+
+
+def one_with(seen: list[str], words: str) -> bool:
+    return sum(words in each for each in seen) == 1
+
+
+def test_a_healthy_home_is_well(nights: Shop, doctor: Any) -> None:
+    assert doctor() == (0, {"wrong": [], "mended": [], "unknown": []})
+
+
+def test_what_killed_runs_leave_is_found_and_mended(nights: Shop, doctor: Any) -> None:
+    """A version that was never recorded, a run that nobody runs, files of no run, half an object."""
+    registry, store = Registry(nights.settings, "shop"), open_store(nights.settings.store)
+    run_id = registry.run_id("killed", "shop 2024-03-16", {})
+    store.put(f"mlflow/{run_id}/artifacts/model/MLmodel", b"half")
+    registry.register(run_id, "killed", {})
+    store.put("mlflow/0123456789abcdef/artifacts/model/MLmodel", b"of a deleted run")
+    half = Path(nights.settings.store) / "ledger" / "shop" / ".writing-abc"
+    half.write_bytes(b"ha")
+    os.utime(half, (time.time() - 7200,) * 2)
+
+    code, found = doctor()
+    assert code == 1
+    seen = found["wrong"]
+    for words in ("version 3 is in MLflow", f"run {run_id} is running", "run 0123456789abcdef", ".writing-abc"):
+        assert one_with(seen, words), (words, seen)
+    assert [version.number for version in registry.versions()] == [1, 2, 3], "asked without --mend"
+
+    code, found = doctor("--mend")
+    assert (code, len(found["mended"])) == (0, 4)
+    assert [version.number for version in registry.versions()] == [1, 2]
+    assert doctor() == (0, {"wrong": [], "mended": [], "unknown": []})
+
+
+def test_an_alias_that_a_killed_run_left_behind_follows_the_ledger(nights: Shop, doctor: Any) -> None:
+    registry, ledger = Registry(nights.settings, "shop"), Ledger(open_store(nights.settings.store), "shop")
+    (Path(nights.settings.store) / "aliases" / "shop" / f"{ledger.last_move().seq:08d}.json").unlink()  # type: ignore[union-attr]
+    registry.client.delete_registered_model_alias("shop", CHAMPION)
+    assert one_with(doctor("--mend")[1]["mended"], "a run died between the two")
+    assert registry.alias(CHAMPION) == 1
+
+
+def test_an_alias_moved_by_hand_waits_for_a_person(nights: Shop, doctor: Any) -> None:
+    Registry(nights.settings, "shop").set_alias(CHAMPION, 2)
+    code, found = doctor("--mend")
+    assert (code, found["mended"]) == (1, [])
+    assert one_with(found["wrong"], "the ledger says champion 1, MLflow's alias says 2: it was moved by hand")
+
+
+def test_a_flipped_bit_in_the_champion_is_found_and_score_refuses_it(
+    nights: Shop, doctor: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    champion = nights.entries()[0].champion
+    assert champion is not None
+    (weights,) = (file for file in champion.files if file.key.endswith("weights.safetensors"))
+    path = Path(nights.settings.store) / weights.key
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    code, found = doctor()
+    assert code == 1
+    assert one_with(found["wrong"], "weights.safetensors is gone or changed")
+    assert main(["score", "shop", str(nights.file("2024-03-01")), "-o", str(tmp_path / "out.csv")]) == 1
+    assert "weights.safetensors must have SHA-256" in capsys.readouterr().err
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_registry_that_does_not_answer_is_no_verdict_on_the_models(
+    nights: Shop, doctor: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    code, found = doctor("--mend")
+    assert (code, found["mended"]) == (1, [])
+    assert all("must answer" in each for each in found["unknown"])
