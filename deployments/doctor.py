@@ -2,6 +2,7 @@
 
 import argparse
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import metadata
@@ -20,7 +21,7 @@ from ml.locks import is_free
 from ml.registry import Registry
 from ml.run_key import device_class
 from ml.settings import Settings
-from ml.store import Store, open_store
+from ml.store import LEFTOVER_SECONDS, Store, open_store
 
 LITTLE_SPACE = 2 * 1024**3  # bytes: a first night of the flights needs a tenth of it
 Check = Callable[[], Iterator[Finding]]
@@ -32,8 +33,7 @@ def doctor(options: argparse.Namespace) -> int:
     if options.use_case:
         require_known(options.use_case, settings.project)
     names = [options.use_case] if options.use_case else sorted(use_case_files(settings.project))
-    checks = _checks(settings, names)
-    rows = [row for title, check in checks.items() for row in _examined(title, check, mend=options.mend)]
+    rows = found_in(settings, names, mend=options.mend)
     left = [row for row in rows if row["state"] in {"wrong", "unknown"}]
     show(options, {"checks": rows, "left": len(left), "device": device_class()}, "")
     if not options.json:
@@ -41,12 +41,17 @@ def doctor(options: argparse.Namespace) -> int:
     return 1 if left else 0
 
 
+def found_in(settings: Settings, names: list[str], *, mend: bool) -> list[dict[str, Any]]:
+    """One row a finding, or one that says all is well, a check."""
+    return [row for title, check in _checks(settings, names).items() for row in _examined(title, check, mend=mend)]
+
+
 def _checks(settings: Settings, names: list[str]) -> dict[str, Check]:
     """Title to check. Each is run by itself, so that one that cannot answer hides no other."""
     store = open_store(settings.store)
     return {
         "versions of the libraries": _versions,
-        f"space in {settings.home}": partial(_space, settings.home),
+        f"folder {settings.home}": partial(_home, settings.home),
         f"store {settings.store}": partial(_store, store),
         f"MLflow and its files, {len(names)} use cases": partial(_strays, settings, store),
         "retrain up": partial(_up, settings),
@@ -103,10 +108,17 @@ def _versions() -> Iterator[Finding]:
             )
 
 
-def _space(home: Path) -> Iterator[Finding]:
+def _home(home: Path) -> Iterator[Finding]:
+    """Space, and what killed processes left in the folder for passing things."""
     free = shutil.disk_usage(home).free
     if free < LITTLE_SPACE:
         yield Finding(place=str(home), seen=f"{free / 1e9:.1f} GB are free", mend="retrain gc, or a larger disk")
+    for path in sorted((home / "tmp").glob("*")):
+        if time.time() - path.stat().st_mtime > LEFTOVER_SECONDS:
+            remove = partial(shutil.rmtree, path) if path.is_dir() else path.unlink
+            yield Finding(
+                place=str(home), seen=f"{path} was left by a killed process", mend="it is deleted", repair=remove
+            )
 
 
 def _store(store: Store) -> Iterator[Finding]:
