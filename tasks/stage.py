@@ -19,7 +19,6 @@ from ml.config import UseCase, load_use_case, require_known
 from ml.digests import digest_value
 from ml.errors import ConfigError, Unavailable
 from ml.ledger import Ledger
-from ml.packaging import refuse_broken_example
 from ml.registry import Registry
 from ml.run_key import code_digest
 from ml.serving.rules import Rule, rule_to_dict
@@ -105,7 +104,6 @@ def open_site(use_case_name: str) -> Site:
     own = load_rules(suite) if suite else ()
     rules = (*use_case.column_rules, *partition_rules(use_case), *snapshot_rules(use_case), *own)
     _check_columns(use_case, rules)
-    refuse_broken_example(use_case, rules)
     return Site(settings, open_store(settings.store), use_case, rules)
 
 
