@@ -260,12 +260,7 @@ USE_CASE: Table["UseCase"] = (
         lambda u, _: u.schedule is not None and not _is_cron(u.schedule),
         "write one like '30 3 * * *', every night at 03:30",
     ),
-    (
-        "metric",
-        "be one that its target has",
-        lambda u, _: _unmeasured(u.metric, u),
-        "choose one of them",
-    ),
+    ("metric", "be one that its target has", lambda u, _: _unmeasured(u.metric, u), "choose one of them"),
     ("gates", "have one at least", lambda u, _: not u.gates, "add one: without any nothing is promoted"),
     ("gates", "have no two of one kind and metric", lambda u, _: _twice(gate.name for gate in u.gates), "remove one"),
     (
@@ -310,12 +305,7 @@ COLUMN: Table[Column] = (
     ("parts", "be those of a timestamp", lambda c, _: bool(c.parts) and c.type != "timestamp", "set type='timestamp'"),
     ("parts", "be different", lambda c, _: _twice(c.parts), "remove one"),
     ("feature", "be False for the target", lambda c, u: c.feature and c.name == u.target.column, "set feature=False"),
-    (
-        "example",
-        "be of its column's type",
-        lambda c, _: _is_no_example(c),
-        "write a value of that type",
-    ),
+    ("example", "be of its column's type", lambda c, _: _is_no_example(c), "write a value of that type"),
 )
 
 TARGET: Table["Target"] = (

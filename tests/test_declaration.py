@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable
 from datetime import date, datetime
 from itertools import product
@@ -322,6 +323,80 @@ POSSIBLE: list[tuple[Make, dict[str, Any]]] = [
 @pytest.mark.parametrize(("make", "changes"), POSSIBLE, ids=[str(case[1])[:60] for case in POSSIBLE])
 def test_what_can_be_is_not_refused(make: Make, changes: dict[str, Any]) -> None:
     assert isinstance(make(**changes), UseCase)
+
+
+JUNK: tuple[Any, ...] = (
+    *(
+        None,
+        True,
+        0,
+        1,
+        -1,
+        10**30,
+        0.5,
+        float("nan"),
+        float("inf"),
+        "",
+        "x",
+        "shop",
+        b"x",
+        (),
+        ("x",),
+        ("shop", 3),
+        [1],
+    ),
+    *({}, {"a": 1}, object(), len, int, date(2024, 1, 1), ((),), (None,), np.arange(3), Column(name="x"), ConfigError),
+)
+
+
+def changed(part: Any, field: str, value: Any) -> Any:
+    if isinstance(part, NetworkEstimator):
+        return type(part)(**{**part.get_params(deep=False), field: value})
+    return dataclasses.replace(part, **{field: value})
+
+
+def spoilt(make: Make, field: str, value: Any) -> Any:
+    """The use case with one value anywhere in it changed; `field` is like `columns.0.minimum`."""
+    top, _, rest = field.partition(".")
+    whole = getattr(make(), top)
+    if not rest:
+        return make(**{top: value})
+    if not isinstance(whole, tuple):
+        return make(**{top: changed(whole, rest, value)})
+    at, _, name = rest.partition(".")
+    parts = [changed(part, name, value) if i == int(at) else part for i, part in enumerate(whole)]
+    return make(**{top: tuple(parts)})
+
+
+def places(make: Make) -> list[str]:
+    found = [field.name for field in dataclasses.fields(UseCase)]
+    found += [f"model.{name}" for name in make().model.get_params()]
+    for top in ("source", "target"):
+        found += [f"{top}.{field.name}" for field in dataclasses.fields(getattr(make(), top))]
+    for top in ("columns", "gates", "side_tables"):
+        for at, part in enumerate(getattr(make(), top)):
+            found += [f"{top}.{at}.{field.name}" for field in dataclasses.fields(part)]
+    return found
+
+
+whole_tills = functools.partial(tills, **side(), **floor(0.5))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [whole_tills, parcels, several, values], ids=["days", "two", "several", "values"])
+def test_whatever_stands_in_a_field_is_accepted_or_refused_by_a_sentence(make: Make) -> None:
+    """Whatever is accepted can be run: its digest can be taken, and its rules are there."""
+    refused = 0
+    for field, value in product(places(make), JUNK):
+        try:
+            use_case = spoilt(make, field, value)
+        except ConfigError as error:
+            assert re.match(r"[\w\[\]]+ of ", str(error)), str(error)
+            refused += 1
+        else:
+            assert len(use_case.digest) == 64
+            assert use_case.column_rules
+    assert refused > 1000
 
 
 def test_every_metric_has_a_range() -> None:

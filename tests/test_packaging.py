@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from copy import copy, deepcopy
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ from ml.serving.output import Output
 from ml.serving.rules import Between, InSet, Matches, NotBelow, Rule
 from ml.store import get_file, open_store
 from ml.training import architecture, travelling
+from tasks.registration import open_night
+from tests.story import SHOP
 from tests.tiny import packaged, parcel_rows, parcels, raw_parcels, site
 
 ORDERS = (("ours",), ("other",), ("ours", "other"), ("other", "ours"))
@@ -234,6 +237,22 @@ def test_a_rule_that_a_made_up_row_breaks_asks_for_an_example(rule: Rule, name: 
     mended = tuple(replace(c, example=example) if c.name == name else c for c in use_case.columns)
     if example is not None:
         refuse_broken_example(parcels(columns=mended), (*use_case.column_rules, rule))
+
+
+def test_a_night_does_not_open_with_a_made_up_row_that_breaks_a_rule(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = {"type": "expect_column_values_to_match_regex", "kwargs": {"column": "country", "regex": "^[A-Z]{3}$"}}
+    for name, text in (
+        ("use_cases/shop.py", SHOP),
+        ("expectations/shop.json", {"name": "shop", "expectations": [code]}),
+    ):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(text if isinstance(text, str) else json.dumps(text))
+    monkeypatch.setenv("RETRAIN_HOME", str(tmp_path))
+    monkeypatch.setenv("RETRAIN_PROJECT", str(tmp_path))
+    with pytest.raises(ConfigError, match="example of column country of shop must obey"):
+        open_night.fn("shop", date(2024, 3, 1), None, None, None)
 
 
 def test_a_warning_asks_for_nothing() -> None:
