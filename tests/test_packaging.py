@@ -31,7 +31,7 @@ from ml.packaging import (
     upload_folder,
     write_model,
 )
-from ml.scoring import model_columns, score_file
+from ml.scoring import model_columns, model_rules, score_file
 from ml.serving.columns import Column, conform
 from ml.serving.model import PackagedModel, build_network
 from ml.serving.output import Output
@@ -146,6 +146,7 @@ def test_a_model_says_what_it_needs_and_takes(folder: Path) -> None:
     assert {line.partition("==")[0] for line in needed} == set(registry.LIBRARIES)
     assert all("==" in line and "+" not in line for line in needed)
     assert model_columns(folder / "ours") == packaged().columns
+    assert model_rules(folder / "ours") == packaged().rules
 
 
 FORMS: list[tuple[str, Callable[[pd.DataFrame], pd.DataFrame]]] = [

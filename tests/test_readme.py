@@ -100,7 +100,7 @@ def second_order(tmp_path: Path) -> Settings:
 
 def test_the_example_is_loaded_and_its_rows_obey_it(second_order: Settings) -> None:
     use_case = load_use_case("second_order", second_order.project)
-    manifest, missing = take_manifest(second_order, use_case, date(2024, 1, 1))
+    manifest, missing = take_manifest(second_order, use_case, date(2024, 1, 1), {})
     table, unknown = read_partition(second_order, use_case, manifest, "all")
     assert (len(table), missing, unknown) == (2000, (), ())
     assert first_broken(use_case.column_rules, table).isna().all()
