@@ -164,12 +164,12 @@ def _champion_answers(settings: Settings, store: Store, name: str) -> Iterator[F
         return
     from ml import packaging
     from ml.registry import load_model
-    from ml.scoring import model_columns
+    from ml.scoring import model_columns, model_rules
 
     model = head.champion
     try:
         folder = packaging.fetch_model(store, model.folder, model.files, settings.home / "cache")
-        load_model(folder).predict(packaging.synthetic_rows(model_columns(folder)))
+        load_model(folder).predict(packaging.synthetic_rows(model_columns(folder), model_rules(folder)))
     except Corrupt:
         return  # said with its files
     except (ValueError, ImportError, AttributeError, RuntimeError) as error:

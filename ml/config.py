@@ -7,29 +7,33 @@ import dataclasses
 import difflib
 import importlib.util
 import inspect
-import re
+import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, StringConstraints
 
+from ml.declaration import refuse_impossible
 from ml.digests import digest_value
 from ml.errors import ConfigError, UsageError
-from ml.evaluation import METRICS
 from ml.gates import Gate
 from ml.models.estimators import NetworkEstimator
 from ml.serving.columns import Column
 from ml.serving.output import TaskKind
 from ml.serving.rules import Between, InSet, NotNull, Rule, UniqueKey
 
-SAFE_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+Days = Annotated[int, Field(ge=1, le=36_500)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +74,7 @@ class Source:
     `folder` is absolute or below RETRAIN_HOME/data.
     """
 
-    folder: str
+    folder: Text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +100,7 @@ class UseCase:
     """
 
     name: str
-    question: str
+    question: Text
     source: Source
     columns: tuple[Column, ...]
     target: Target
@@ -110,24 +114,22 @@ class UseCase:
     time_column: str | None = None
     time_zone: str = "UTC"
     known_at_column: str | None = None
-    window_days: int = 365
-    label_delay_days: int = 0
-    test_days: int = 28
-    validation_days: int = 14
-    seed: int = 42
-    outlier_std: float = 8.0
-    rare_below: int = 10
-    max_quarantined_fraction: float = 0.05
-    max_missing_days: int = 3
-    min_rows: int = 1
+    window_days: Days = 365
+    label_delay_days: Annotated[int, Field(ge=0, le=36_500)] = 0
+    test_days: Days = 28
+    validation_days: Days = 14
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
+    outlier_std: PositiveFloat = 8.0
+    rare_below: NonNegativeInt = 10
+    max_quarantined_fraction: Fraction = 0.05
+    max_missing_days: NonNegativeInt = 3
+    min_rows: PositiveInt = 1
     schedule: str | None = None
     replay_from: date | None = None
     demo: Callable[[Path], None] | None = None
 
     def __post_init__(self) -> None:
-        _check_name(self.name)
-        _check_columns(self)
-        _check_learning(self)
+        refuse_impossible(self)
 
     @property
     def features(self) -> tuple[Column, ...]:
@@ -170,54 +172,6 @@ def _rules_of(column: Column, target: Target) -> list[Rule]:
     return rules
 
 
-def _check_name(name: str) -> None:
-    if not SAFE_NAME.fullmatch(name):
-        raise ConfigError("a use case's name has small letters, digits and _", f"it is {name!r}", "rename it")
-
-
-def _check_columns(use_case: UseCase) -> None:
-    names = [column.name for column in use_case.columns]
-    optional = [use_case.group, use_case.time_column, use_case.known_at_column]
-    used = [use_case.target.column, *use_case.key, *(name for name in optional if name)]
-    undeclared = sorted(set(used) - set(names))
-    if undeclared or len(set(names)) < len(names):
-        problem = f"{undeclared} are not" if undeclared else "a name is there twice"
-        raise ConfigError(f"{use_case.name} must declare every column that it names, once", problem, "mend its columns")
-    reserved = [name for name in names if name.endswith("__")]
-    if reserved:
-        raise ConfigError("a column's name does not end in __", f"{reserved[0]} does", "rename it in `derive`")
-    leaked = [column.name for column in use_case.features if column.name == use_case.target.column]
-    if leaked:
-        raise ConfigError(
-            f"{use_case.name} must not give the model its own target", f"{leaked[0]} is a feature", "set feature=False"
-        )
-
-
-def _check_learning(use_case: UseCase) -> None:
-    """Refuses what could only fail in the middle of a night."""
-    target, metrics = use_case.target, METRICS[use_case.target.kind]
-    names = [gate.name for gate in use_case.gates]
-    against = [gate.metric for gate in use_case.gates if gate.opponent in {"constant", "rule"} and "Than" in gate.name]
-    column = next(column for column in use_case.columns if column.name == target.column)
-    problems = {
-        f"metric is one of {', '.join(metrics)}": use_case.metric not in metrics,
-        "no two gates are of one kind and metric": len(set(names)) < len(names),
-        "a gate against the best constant or rule has the metric that chose them": bool(
-            set(against) - {use_case.metric}
-        ),
-        "a binary target names two classes, and `above` or `positive`": target.kind == "binary"
-        and (len(target.classes) != 2 or (target.above is None) == (target.positive is None)),
-        "a target with `positive` declares the column's values": target.positive is not None and not column.values,
-        "a multiclass target names its classes": target.kind == "multiclass" and len(target.classes) < 3,
-        "label_delay_days is at least 0": use_case.label_delay_days < 0,
-        "test_days and validation_days are at least 1": min(use_case.test_days, use_case.validation_days) < 1,
-        "replay_from needs a time_column": use_case.replay_from is not None and not use_case.dated,
-    }
-    for rule, broken in problems.items():
-        if broken:
-            raise ConfigError(f"in a use case, {rule}", f"{use_case.name} differs", "mend the file")
-
-
 def _plain(value: Any) -> Any:
     """A JSON form of any field of a use case."""
     if isinstance(value, NetworkEstimator):
@@ -235,10 +189,24 @@ def _plain(value: Any) -> Any:
 
 
 def use_case_files(project: Path | None) -> dict[str, Path]:
-    """Every known use case by name, the project's own folder first; nothing is imported."""
+    """Every known use case by name, the project's own in place of ours; nothing is imported.
+
+    Raises ConfigError for a folder that cannot be read.
+    """
     folders = [Path(__file__).parent / "use_cases", *([project / "use_cases"] if project else [])]
-    files = (path for folder in folders for path in sorted(folder.glob("*.py")))
+    files = (path for folder in folders for path in _python_files(folder))
     return {path.stem: path for path in files if not path.stem.startswith("_")}
+
+
+def _python_files(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.suffix == ".py")
+    except OSError as error:
+        raise ConfigError(
+            f"the use cases' folder {folder} must be one that can be read",
+            f"the system says '{error.strerror}'",
+            "make it, or unset RETRAIN_PROJECT",
+        ) from error
 
 
 def require_known(name: str, project: Path | None) -> Path:
@@ -256,13 +224,14 @@ def require_known(name: str, project: Path | None) -> Path:
 
 def load_use_case(name: str, project: Path | None) -> UseCase:
     """The USE_CASE object of the file. Raises UsageError for an unknown name, ConfigError for an unusable file."""
-    use_case = getattr(_module(name, require_known(name, project)), "USE_CASE", None)
-    if not isinstance(use_case, UseCase) or use_case.name != name:
-        raise ConfigError(
-            f"the file of use case {name} must define USE_CASE with that name",
-            f"it has {type(use_case).__name__ if not isinstance(use_case, UseCase) else use_case.name}",
-            "define it",
-        )
+    path = require_known(name, project)
+    use_case = getattr(_module(name, path), "USE_CASE", None)
+    if not isinstance(use_case, UseCase):
+        seen = "it has none" if use_case is None else f"that is of type {type(use_case).__name__}"
+        raise ConfigError(f"{path.name} must define USE_CASE, a UseCase", seen, "define it")
+    if use_case.name != name:
+        seen = f"it is {use_case.name!r}"
+        raise ConfigError(f"name of USE_CASE in {path.name} must be that of its file", seen, f"write {name!r}")
     return use_case
 
 
@@ -270,12 +239,20 @@ def _module(name: str, path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"retrain_use_case_{name}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses of the file look up what their hints name
     try:
         spec.loader.exec_module(module)
     except ConfigError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # what the file does of its own
+        says = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ConfigError(
-            f"{path.name} must be importable", f"{type(error).__name__}: {error}", "mend the file"
+            f"{path.name} must be importable", f"{says}{_line_of(error, path)}", "mend the file"
         ) from error
     return module
+
+
+def _line_of(error: BaseException, path: Path) -> str:
+    """Where in the file it happened; a SyntaxError says so itself."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f" (line {lines[-1]})" if lines else ""

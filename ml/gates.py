@@ -5,9 +5,10 @@ paired bootstrap over resampling units.
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
+from pydantic import Field
 
 from ml.artifacts import Interval, Verdict, VerdictName
 from ml.evaluation import LOWER_IS_BETTER, METRICS, Floats, Pair, Side
@@ -127,7 +128,7 @@ class Comparison(Gate):
 class NotWorse(Comparison):
     """The whole interval lies above -`max_drop`: points of a score, or a fraction of the opponent's error."""
 
-    max_drop: float
+    max_drop: Annotated[float, Field(gt=0, lt=1)]
 
     @property
     def _limits(self) -> dict[str, float]:

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -12,11 +13,14 @@ import ml.serving
 from ml import registry
 from ml.artifacts import FileRef
 from ml.cleaning import from_parquet, to_parquet
+from ml.config import UseCase
 from ml.digests import digest_sources
-from ml.errors import Corrupt
-from ml.serving.columns import Column
+from ml.errors import ConfigError, Corrupt
+from ml.serving.columns import Column, conform
 from ml.serving.model import PackagedModel
+from ml.serving.rules import Between, InSet, Rule
 from ml.store import DiskStore, Store, get_file, put_file
+from ml.training import travelling
 
 SERVING = Path(ml.serving.__file__).parent
 PROOF_ROWS = 256
@@ -39,25 +43,48 @@ def write_model(model: PackagedModel, folder: Path, source: Path = SERVING) -> N
             data=Path(scratch) / "model",
             columns=model.columns,
             output=model.output,
-            example=synthetic_rows(model.columns),
+            example=synthetic_rows(model.columns, model.rules),
         )
 
 
-def synthetic_rows(columns: tuple[Column, ...]) -> pd.DataFrame:
-    """One made-up row: midpoints of declared limits and first declared values, nothing from data."""
-    return pd.DataFrame({column.name: [_synthetic(column)] for column in columns})
+def synthetic_rows(columns: tuple[Column, ...], rules: tuple[Rule, ...]) -> pd.DataFrame:
+    """One made-up row: declared examples, or what rules on one column allow; nothing from data."""
+    of_column = {column.name: [rule for rule in rules if rule.columns == (column.name,)] for column in columns}
+    return pd.DataFrame({column.name: [_synthetic(column, of_column[column.name])] for column in columns})
 
 
-def _synthetic(column: Column) -> object:
+def _synthetic(column: Column, rules: list[Rule]) -> object:
+    if column.example is not None:
+        return column.example
     if column.type == "timestamp":
         return pd.Timestamp("2000-01-01T12:00:00")
     if column.type == "text":
-        return column.values[0] if column.values else "AA"
-    low, high = column.minimum, column.maximum
+        return next((rule.values[0] for rule in rules if isinstance(rule, InSet)), "AA")
+    middle = _middle([rule for rule in rules if isinstance(rule, Between)])
+    return float(middle // 1) if column.type == "integer" else middle
+
+
+def _middle(limits: list[Between]) -> float:
+    """Between the limits; near 0 where one side is open."""
+    high = min((rule.maximum for rule in limits if rule.maximum is not None), default=None)
+    low = max((rule.minimum for rule in limits if rule.minimum is not None), default=None)
     if low is None:
         low = 0.0 if high is None else min(0.0, high - 2)
-    middle = (low + (low + 2 if high is None else high)) / 2
-    return float(middle // 1) if column.type == "integer" else middle
+    return (low + (low + 2 if high is None else high)) / 2
+
+
+def refuse_broken_example(use_case: UseCase, rules: Iterable[Rule]) -> None:
+    """Raises ConfigError where the made-up row breaks a rule that travels with the model: it would have no answer."""
+    inside = travelling(use_case, rules)
+    row = conform(synthetic_rows(use_case.features, inside), use_case.features)
+    broken = [rule for rule in inside if rule.severity == "error" and rule.unexpected(row)[0]]
+    if broken:
+        name = broken[0].columns[0]
+        raise ConfigError(
+            f"example of column {name} of {use_case.name} must obey the rule '{broken[0].sentence}'",
+            f"the row that comes with its models has {row[name][0]!r}",
+            "set `example` to a value that does",
+        )
 
 
 def upload_folder(store: Store, folder: Path, key: str) -> tuple[FileRef, ...]:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -9,6 +10,7 @@ from ml import registry
 from ml.config import UseCase
 from ml.errors import DataRejected
 from ml.serving.columns import Column, conform, with_tuples
+from ml.serving.rules import Rule, rule_from_dict
 from ml.settings import Settings
 from ml.snapshots import UnusablePartition, complete_by_day, read_table, refuse_other_columns
 
@@ -35,5 +37,14 @@ def score_file(settings: Settings, use_case: UseCase, model_folder: Path, file: 
 
 def model_columns(model_folder: Path) -> tuple[Column, ...]:
     """The raw columns that a packaged model takes."""
-    contents = json.loads((model_folder / "data" / "model" / "model.json").read_text(encoding="utf-8"))
-    return tuple(Column(**with_tuples(fields)) for fields in contents["columns"])
+    return tuple(Column(**with_tuples(fields)) for fields in _contents(model_folder)["columns"])
+
+
+def model_rules(model_folder: Path) -> tuple[Rule, ...]:
+    """The rules by which a packaged model refuses a row."""
+    return tuple(rule_from_dict(fields) for fields in _contents(model_folder)["rules"])
+
+
+def _contents(model_folder: Path) -> dict[str, Any]:
+    contents: dict[str, Any] = json.loads((model_folder / "data" / "model" / "model.json").read_text(encoding="utf-8"))
+    return contents

@@ -92,6 +92,8 @@ def take_manifest(
         raise UsageError("as_of is a day up to today", f"it is {as_of}", f"use --as-of {use_case.today()} or earlier")
     files = partition_files(settings, use_case.source)
     sides = {table.name: partition_files(settings, table.source) for table in use_case.side_tables}
+    if not use_case.dated:
+        _refuse_dated(use_case, sides)
     days, missing, left_out = (
         _window(use_case, as_of, files, sides, excluded) if use_case.dated else ((ALL,), (), dict[str, str]())
     )
@@ -106,6 +108,17 @@ def take_manifest(
             name: tuple(_seen(d, f) for d, f in table.items() if d in {*days, ALL}) for name, table in sides.items()
         },
     ), missing
+
+
+def _refuse_dated(use_case: UseCase, sides: dict[str, dict[str, Path]]) -> None:
+    dated = [(name, next(iter(files.values()))) for name, files in sides.items() if ALL not in files]
+    if dated:
+        name, file = dated[0]
+        raise DataRejected(
+            f"side table {name} of {use_case.name} must be one file, all.parquet, as there is no time_column",
+            f"there is {file}",
+            "write one file, or name the use case's time_column",
+        )
 
 
 def _window(

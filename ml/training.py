@@ -1,6 +1,6 @@
 """A candidate from cleaned blocks: encode, fit, and what validation chooses after the fit (calibration, threshold)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -65,12 +65,10 @@ def package(
     fit: Fit, validation: tuple[NDArray[np.float32], Floats],
 ) -> PackagedModel:  # fmt: skip
     """The model that takes raw rows, with what validation chooses on its own CPU outputs."""
-    columns = use_case.features
-    names = {column.name for column in columns}
     outputs = forward_in_blocks(network, validation[0], night.threads)
     return PackagedModel(
-        columns=columns,
-        rules=tuple(rule for rule in rules if _travels(rule, names)),
+        columns=use_case.features,
+        rules=travelling(use_case, rules),
         encoder=encoder,
         architecture=architecture(use_case),
         network=network,
@@ -79,9 +77,11 @@ def package(
     )
 
 
-def _travels(rule: Rule, names: set[str]) -> bool:
-    """A model judges a row alone, by the columns that it is given: uniqueness is a matter of partitions."""
-    return rule.scope == "row" and set(rule.columns) <= names and not isinstance(rule, UniqueKey)
+def travelling(use_case: UseCase, rules: Iterable[Rule]) -> tuple[Rule, ...]:
+    """The rules inside a model: it judges a row alone, by the columns that it is given; uniqueness is a partition's."""
+    given = {column.name for column in use_case.features}
+    of_row = (rule for rule in rules if rule.scope == "row" and not isinstance(rule, UniqueKey))
+    return tuple(rule for rule in of_row if set(rule.columns) <= given)
 
 
 def architecture(use_case: UseCase) -> Architecture:

@@ -12,6 +12,7 @@ from ml.config import require_known
 from ml.demo import write_demo_data
 from ml.gates import ALLOWING
 from ml.ledger import AnyEntry, NightEntry
+from ml.packaging import refuse_broken_example
 from ml.report import nothing_new_document, result_document
 from ml.run_key import code_digest, device_class, learning_key, lock_digest
 from ml.snapshots import partition_files
@@ -27,6 +28,7 @@ def open_night(
 ) -> Night:
     """What is to be run: the date, the seed, and the digests of all that decides the result."""
     site = open_site(use_case)
+    refuse_broken_example(site.use_case, site.rules)
     write_demo_data(site.settings, site.use_case)
     night = Night(
         use_case=use_case,

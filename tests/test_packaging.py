@@ -6,6 +6,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 from copy import copy, deepcopy
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +15,31 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from expectations.suite import load_rules, suite_file
 from ml import registry
 from ml.cleaning import from_parquet
-from ml.config import load_use_case, use_case_files
-from ml.errors import Corrupt, DataRejected
-from ml.packaging import SERVING, fetch_model, make_proof, serving_name, synthetic_rows, upload_folder, write_model
-from ml.scoring import model_columns, score_file
+from ml.config import UseCase, load_use_case, use_case_files
+from ml.errors import ConfigError, Corrupt, DataRejected
+from ml.features import DayState, fit_encoder
+from ml.packaging import (
+    SERVING,
+    fetch_model,
+    make_proof,
+    refuse_broken_example,
+    serving_name,
+    synthetic_rows,
+    upload_folder,
+    write_model,
+)
+from ml.scoring import model_columns, model_rules, score_file
 from ml.serving.columns import Column, conform
-from ml.serving.model import PackagedModel
-from ml.serving.rules import first_broken
+from ml.serving.model import PackagedModel, build_network
+from ml.serving.output import Output
+from ml.serving.rules import Between, InSet, Matches, NotBelow, Rule
 from ml.store import get_file, open_store
+from ml.training import architecture, travelling
+from tasks.registration import open_night
+from tests.story import SHOP
 from tests.tiny import packaged, parcel_rows, parcels, raw_parcels, site
 
 ORDERS = (("ours",), ("other",), ("ours", "other"), ("other", "ours"))
@@ -129,6 +146,7 @@ def test_a_model_says_what_it_needs_and_takes(folder: Path) -> None:
     assert {line.partition("==")[0] for line in needed} == set(registry.LIBRARIES)
     assert all("==" in line and "+" not in line for line in needed)
     assert model_columns(folder / "ours") == packaged().columns
+    assert model_rules(folder / "ours") == packaged().rules
 
 
 FORMS: list[tuple[str, Callable[[pd.DataFrame], pd.DataFrame]]] = [
@@ -177,23 +195,90 @@ LIMITS = [
     Column(name="x", type="text", values=("b", "a")),
     Column(name="x", type="text"),
     Column(name="x", type="timestamp"),
+    Column(name="x", type="integer", minimum=1.5, maximum=2.4, example=2),
 ]
 
 
 @pytest.mark.parametrize("column", LIMITS, ids=str)
 def test_a_made_up_row_keeps_the_declared_limits(column: Column) -> None:
-    row = conform(synthetic_rows((column,)), (column,))
-    rules = parcels(columns=(column, *parcels().columns)).column_rules
-    assert first_broken([rule for rule in rules if rule.columns == ("x",)], row).isna().all()
+    use_case = parcels(columns=(column, *parcels().columns))
+    refuse_broken_example(use_case, use_case.column_rules)
+    assert made_up(use_case)["x"].notna().all()
+
+
+def made_up(use_case: UseCase, *own: Rule) -> pd.DataFrame:
+    return synthetic_rows(use_case.features, travelling(use_case, (*use_case.column_rules, *own)))
+
+
+def test_a_made_up_row_keeps_what_a_suite_adds() -> None:
+    own = (
+        Between(column="weight", minimum=20),
+        Between(column="distance", maximum=1),
+        InSet(column="carrier", values=("dog",)),
+    )
+    assert made_up(parcels(), *own).iloc[0].tolist() == [25.0, 0.5, "dog", 1.0]
+    refuse_broken_example(parcels(), (*parcels().column_rules, *own))
+
+
+CODE = Matches(column="carrier", pattern="^[a-z]{3}$")
+UNEQUAL = NotBelow(column="weight", other="distance")
+
+
+@pytest.mark.parametrize(
+    ("rule", "name", "seen", "example"),
+    [(CODE, "carrier", "'AA'", "dog"), (UNEQUAL, "weight", "15.0", 16), (UNEQUAL, "weight", "15.0", None)],
+)
+def test_a_rule_that_a_made_up_row_breaks_asks_for_an_example(rule: Rule, name: str, seen: str, example: Any) -> None:
+    far = {"weight": {}, "carrier": {}, "distance": {"example": 15.5}}
+    use_case = parcels(columns=tuple(replace(c, **far.get(c.name, {})) for c in parcels().columns))
+    with pytest.raises(ConfigError) as caught:
+        refuse_broken_example(use_case, (*use_case.column_rules, rule))
+    assert f"example of column {name} of parcels must obey the rule '{rule.sentence}'" in str(caught.value)
+    assert seen in str(caught.value)
+    mended = tuple(replace(c, example=example) if c.name == name else c for c in use_case.columns)
+    if example is not None:
+        refuse_broken_example(parcels(columns=mended), (*use_case.column_rules, rule))
+
+
+def test_a_night_does_not_open_with_a_made_up_row_that_breaks_a_rule(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = {"type": "expect_column_values_to_match_regex", "kwargs": {"column": "country", "regex": "^[A-Z]{3}$"}}
+    for name, text in (
+        ("use_cases/shop.py", SHOP),
+        ("expectations/shop.json", {"name": "shop", "expectations": [code]}),
+    ):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(text if isinstance(text, str) else json.dumps(text))
+    monkeypatch.setenv("RETRAIN_HOME", str(tmp_path))
+    monkeypatch.setenv("RETRAIN_PROJECT", str(tmp_path))
+    with pytest.raises(ConfigError, match="example of column country of shop must obey"):
+        open_night.fn("shop", date(2024, 3, 1), None, None, None)
+
+
+def test_a_warning_asks_for_nothing() -> None:
+    refuse_broken_example(parcels(), (*parcels().column_rules, replace(CODE, severity="warning")))
 
 
 @pytest.mark.parametrize("name", sorted(use_case_files(None)))
-def test_every_shipped_use_case_has_a_made_up_row(name: str) -> None:
-    use_case = load_use_case(name, None)
-    row = conform(synthetic_rows(use_case.features), use_case.features)
-    given = {column.name for column in use_case.features}
-    rules = [rule for rule in use_case.column_rules if set(rule.columns) <= given]
-    assert first_broken(rules, row).isna().all()
+def test_a_model_of_every_shipped_use_case_answers_its_made_up_row(name: str) -> None:
+    """With the rules of its suite; the weights are those before training."""
+    use_case, suite = load_use_case(name, None), suite_file(name, None)
+    rules = travelling(use_case, (*use_case.column_rules, *(load_rules(suite) if suite else ())))
+    row = synthetic_rows(use_case.features, rules)
+    encoder = fit_encoder(use_case, [DayState.of(use_case, conform(row, use_case.features))])
+    shape = architecture(use_case)
+    target = use_case.target
+    model = PackagedModel(
+        columns=use_case.features,
+        rules=rules,
+        encoder=encoder,
+        architecture=shape,
+        network=build_network(shape, encoder),
+        output=Output(kind=target.kind, classes=target.classes, log=target.log),
+        threads=1,
+    )
+    assert model.predict(row).drop(columns="broken_rule").notna().all(axis=None)
 
 
 # Files in a store

@@ -1,13 +1,26 @@
 """The README tells the truth: its paths exist, its commands parse, its words are the code's."""
 
+import ast
+import dataclasses
+import json
+import os
 import re
+import subprocess
+import sys
+from dataclasses import MISSING
+from datetime import date
 from pathlib import Path
 
 import pytest
 
 from deployments.cli import parser
+from ml.config import SideTable, Source, Target, UseCase, load_use_case
 from ml.decision import ALL_STATE_NAMES
+from ml.packaging import refuse_broken_example
+from ml.serving.columns import Column
+from ml.serving.rules import first_broken
 from ml.settings import Settings
+from ml.snapshots import read_partition, take_manifest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -15,9 +28,15 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def rows(heading: str) -> list[list[str]]:
     """Cells of every table below a heading, headers left out."""
-    section = README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    section = README.split(f"# {heading}\n")[1].split("\n#")[0]
     lines = [line for line in section.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if "---" not in line][1:]
+
+
+def block(heading: str, language: str) -> str:
+    """The first block of a language below a heading."""
+    section = README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return section.split(f"```{language}\n")[1].split("```")[0]
 
 
 def commands() -> list[str]:
@@ -56,3 +75,42 @@ def test_every_state_and_setting_is_named() -> None:
 def test_every_use_case_is_in_the_table() -> None:
     files = {path.stem for path in (ROOT / "ml" / "use_cases").glob("[a-z]*.py")}
     assert {row[0].strip("`") for row in rows("Use cases")} == files
+
+
+@pytest.mark.parametrize("kind", [UseCase, Column, Target, Source, SideTable])
+def test_every_field_of_a_use_case_is_in_its_table_with_its_default(kind: type) -> None:
+    stated = {name.strip("`"): default.strip("`") for name, _, default in rows(kind.__name__)}
+    fields = {field.name: field.default for field in dataclasses.fields(kind)}
+    assert list(stated) == list(fields)
+    defaults = {name: MISSING if text == "required" else ast.literal_eval(text) for name, text in stated.items()}
+    assert defaults == fields
+
+
+@pytest.fixture
+def second_order(tmp_path: Path) -> Settings:
+    """The example of the README in a project of its own, with its CSV continued to 2,000 rows."""
+    (tmp_path / "use_cases").mkdir()
+    (tmp_path / "use_cases" / "second_order.py").write_text(block("Adding", "python"))
+    header, *first = block("Adding", "csv").split()
+    more = (f"{n},{n % 90}.50,{('DE', 'FR', '')[n % 3]},{'yes' if n % 90 > 50 else 'no'}" for n in range(3, 2001))
+    (tmp_path / "data" / "second_order").mkdir(parents=True)
+    (tmp_path / "data" / "second_order" / "all.csv").write_text("\n".join([header, *first, *more]))
+    return dataclasses.replace(Settings.from_environment(), home=tmp_path, project=tmp_path)
+
+
+def test_the_example_is_loaded_and_its_rows_obey_it(second_order: Settings) -> None:
+    use_case = load_use_case("second_order", second_order.project)
+    manifest, missing = take_manifest(second_order, use_case, date(2024, 1, 1), {})
+    table, unknown = read_partition(second_order, use_case, manifest, "all")
+    assert (len(table), missing, unknown) == (2000, (), ())
+    assert first_broken(use_case.column_rules, table).isna().all()
+    refuse_broken_example(use_case, use_case.column_rules)
+
+
+@pytest.mark.slow
+def test_the_example_has_a_champion_after_its_first_night(second_order: Settings) -> None:
+    environment = {**os.environ, "RETRAIN_HOME": str(second_order.home), "RETRAIN_PROJECT": str(second_order.project)}
+    command = [Path(sys.executable).parent / "retrain", "run", "second_order", "--json"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["decision"] == "FIRST"

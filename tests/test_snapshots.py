@@ -63,6 +63,19 @@ def seen_days(ten_days: Settings, use_case: UseCase, night: date) -> list[str]:
     return [partition.day for partition in take_manifest(ten_days, use_case, night, {})[0].partitions]
 
 
+def test_a_use_case_without_time_refuses_a_side_table_by_day(tmp_path: Path) -> None:
+    """Only the disk says which kind a table is."""
+    for folder, name in (("parcels", "all"), ("rates", "2024-01-01")):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        to_parquet(parcel_rows(10), tmp_path / "data" / folder / name)
+    rates = SideTable(name="rates", source=Source(folder="rates"), on=("zone",), take=("price",))
+    with pytest.raises(DataRejected, match=r"side table rates of parcels must .*2024-01-01\.parquet: write one file"):
+        take_manifest(site(tmp_path), parcels(side_tables=(rates,)), as_of(9), {})
+    (tmp_path / "data" / "rates" / "2024-01-01.parquet").rename(tmp_path / "data" / "rates" / "all.parquet")
+    manifest, _ = take_manifest(site(tmp_path), parcels(side_tables=(rates,)), as_of(9), {})
+    assert set(partition_inputs(parcels(side_tables=(rates,)), manifest, "all")) == {"", "rates"}
+
+
 @pytest.mark.parametrize("delay", [0, 1, 3])
 @pytest.mark.parametrize("night", [5, 10])
 def test_a_day_is_used_if_and_only_if_it_lies_before_as_of_less_the_label_delay(
@@ -73,7 +86,11 @@ def test_a_day_is_used_if_and_only_if_it_lies_before_as_of_less_the_label_delay(
 
 
 def test_the_window_has_so_many_days(ten_days: Settings) -> None:
-    assert seen_days(ten_days, tills(window_days=3), as_of(9)) == [day(6), day(7), day(8)]
+    assert seen_days(ten_days, tills(window_days=3, test_days=1, validation_days=1), as_of(9)) == [
+        day(6),
+        day(7),
+        day(8),
+    ]
 
 
 def test_days_that_are_missing_are_named(ten_days: Settings) -> None:

@@ -123,7 +123,7 @@ def parcels(kind: TaskKind = "binary", **changes: Any) -> UseCase:
             Column(name="zone", type="integer", category=True),
             Column(name="outcome", type="text", values=("in time", "late"), feature=False),
             Column(name="pace", type="text", feature=False),
-            Column(name="price", minimum=0, feature=False, unit="dollars"),
+            Column(name="price", minimum=0.01, feature=False, unit="dollars"),
         ),
         "target": TARGETS[kind],
         "model": estimator.set_params(hidden=(8,), epochs=3, batch_size=64, learning_rate=0.02),

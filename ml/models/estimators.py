@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.metrics import f1_score, r2_score
 from sklearn.utils.class_weight import compute_class_weight
@@ -38,17 +39,17 @@ class NetworkEstimator(BaseEstimator):
 
     def __init__(
         self,
-        hidden: tuple[int, ...] = (64, 32),
+        hidden: tuple[PositiveInt, ...] = (64, 32),
         activation: Literal["relu", "tanh", "sigmoid"] = "relu",
         loss: Literal["cross_entropy", "mse"] | None = None,
         optimizer: Literal["sgd", "adam", "adamw"] = "adam",
-        learning_rate: float = 1e-3,
-        weight_decay: float = 0.0,
-        batch_size: int | None = 32,
-        epochs: int = 10,
-        patience: int | None = None,
+        learning_rate: PositiveFloat = 1e-3,
+        weight_decay: NonNegativeFloat = 0.0,
+        batch_size: PositiveInt | None = 32,
+        epochs: PositiveInt = 10,
+        patience: PositiveInt | None = None,
         class_weight: Literal["balanced"] | None = None,
-        noise_std: float = 0.0,
+        noise_std: NonNegativeFloat = 0.0,
         seed: int = 42,
         device: str = "cpu",
     ) -> None:

@@ -16,7 +16,8 @@ class Column:
     """One raw column.
 
     A number or integer becomes a standardised feature, a text (or `category=True`) a category with an unknown bucket,
-    a timestamp the named `parts`. `feature=False` keeps the column out of the model.
+    a timestamp the named `parts`. `feature=False` keeps the column out of the model. `example` is its value in the
+    made-up row that comes with a model: needed where the rules refuse the one that is made up.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Column:
     parts: tuple[DatePart, ...] = ()
     sensitive: bool = False
     unit: str = ""
+    example: str | float | None = None
 
     @property
     def is_category(self) -> bool:

@@ -79,7 +79,7 @@ USE_CASE = UseCase(
         Column(name="carrier", type="text"),
         Column(name="flight", type="integer", minimum=1, feature=False),
         Column(name="origin", type="text", values=("EWR", "JFK", "LGA")),
-        Column(name="dest", type="text"),
+        Column(name="dest", type="text", example="LAX"),
         Column(name="distance", minimum=1, maximum=6000, unit="miles"),
         Column(name="dep_delay", nullable=True, minimum=-120, maximum=2880, unit="minutes"),
         Column(name="temp", nullable=True, minimum=-40, maximum=130, unit="degrees Fahrenheit"),

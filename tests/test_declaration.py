@@ -1,0 +1,415 @@
+"""What a use case may not say: one case or more for each demand, answered by a sentence when the object is made."""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable
+from datetime import date, datetime
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ml import declaration
+from ml.config import SideTable, Source, UseCase
+from ml.errors import ConfigError
+from ml.evaluation import METRICS
+from ml.gates import (
+    BetterThanRule,
+    BetterThanTrivial,
+    Comparison,
+    Gate,
+    MinMetric,
+    NotWorseThanChampion,
+    NotWorseThanReference,
+)
+from ml.models.estimators import NetworkClassifier, NetworkEstimator, NetworkRegressor
+from ml.serving.columns import Column
+from tests.tiny import TARGETS, parcels, tills
+
+Make = Callable[..., UseCase]
+several = functools.partial(parcels, "multiclass")
+values = functools.partial(parcels, "regression")
+
+
+def column(make: Make, name: str, **changes: Any) -> dict[str, Any]:
+    """The columns of a use case, with fields of one of them changed, or with one more."""
+    columns = make().columns
+    if name not in {c.name for c in columns}:
+        return {"columns": (*columns, Column(name=name, **changes))}
+    return {"columns": tuple(dataclasses.replace(c, **changes) if c.name == name else c for c in columns)}
+
+
+def without(make: Make, *names: str) -> dict[str, Any]:
+    return {"columns": tuple(c for c in make().columns if c.name not in names)}
+
+
+def target(make: Make, **changes: Any) -> dict[str, Any]:
+    return {"target": dataclasses.replace(make().target, **changes)}
+
+
+def gates(*gates: Gate) -> dict[str, Any]:
+    return {"gates": gates}
+
+
+def floor(value: Any, metric: str = "f1") -> dict[str, Any]:
+    return gates(MinMetric(metric=metric, floor=value, why="a test"))
+
+
+def drop(value: Any) -> dict[str, Any]:
+    return gates(NotWorseThanChampion(metric="f1", max_drop=value, why="a test"))
+
+
+def side(**changes: Any) -> dict[str, Any]:
+    fields = {"name": "stock", "source": Source(folder="stock"), "on": ("shop",), "take": ("items",)}
+    return {"side_tables": (SideTable(**{**fields, **changes}),)}
+
+
+def trivial(**changes: Any) -> BetterThanTrivial:
+    return BetterThanTrivial(**{"metric": "f1", "why": "a test", **changes})
+
+
+class Undecided(Comparison):
+    """A company's own gate that does not say how it decides."""
+
+
+class AgainstNobody(BetterThanTrivial):
+    opponent = "nobody"
+
+
+# A case: the use case, what is changed in it, the field that the sentence begins with, and words that it holds.
+Case = tuple[Make, dict[str, Any], str, str]
+
+TYPES: list[Case] = [
+    (tills, {"min_rows": "300"}, "min_rows of the use case tills", "'300': write it without quotes"),
+    (tills, {"min_rows": 300.0}, "min_rows of", "valid integer, but it is 300.0"),
+    (tills, {"min_rows": True}, "min_rows of", "True"),
+    (tills, {"min_rows": 0}, "min_rows of", "greater than 0, but it is 0"),
+    (tills, {"test_days": "28"}, "test_days of", "'28'"),
+    (tills, {"test_days": 0}, "test_days of", "it is 0"),
+    (tills, {"validation_days": -1}, "validation_days of", "it is -1"),
+    (tills, {"window_days": 0}, "window_days of", "it is 0"),
+    (tills, {"window_days": 10**9}, "window_days of", "36500"),
+    (tills, {"label_delay_days": -1}, "label_delay_days of", "it is -1"),
+    (tills, {"max_missing_days": -1}, "max_missing_days of", "it is -1"),
+    (tills, {"rare_below": -1}, "rare_below of", "it is -1"),
+    (tills, {"seed": -1}, "seed of", "it is -1"),
+    (tills, {"seed": 2**63}, "seed of", "it is 9223372036854775808"),
+    (tills, {"outlier_std": 0}, "outlier_std of", "it is 0"),
+    (tills, {"outlier_std": float("nan")}, "outlier_std of", "finite number, but it is nan"),
+    (tills, {"max_quarantined_fraction": 5}, "max_quarantined_fraction of", "it is 5"),
+    (tills, {"max_quarantined_fraction": -0.1}, "max_quarantined_fraction of", "it is -0.1"),
+    (tills, {"key": "sale"}, "key of", "'sale': write it with brackets and a comma"),
+    (tills, {"key": ["sale"]}, "key of", "['sale']: write it with ( )"),
+    (tills, {"key": ("sale", 3)}, "key[1] of", "it is 3"),
+    (tills, {"columns": tills().columns[0]}, "columns of", "tuple"),
+    (tills, {"columns": ("sale",)}, "columns[0] of", "instance of Column, but it is 'sale'"),
+    (tills, {"name": 3}, "name of the use case 3", "string"),
+    (tills, {"question": " "}, "question of", "at least 1 character"),
+    (tills, {"source": "tills"}, "source of", "instance of Source"),
+    (tills, {"source": Source(folder="")}, "folder of the source of tills", "''"),
+    (tills, {"target": "returned_after"}, "target of", "instance of Target"),
+    (tills, {"model": NetworkClassifier}, "model of", "instance of NetworkEstimator"),
+    (tills, {"gates": (BetterThanTrivial,)}, "gates[0] of", "instance of Gate"),
+    (tills, {"replay_from": "2024-01-01"}, "replay_from of", "write it like date(2013, 10, 1)"),
+    (tills, {"replay_from": datetime(2024, 1, 1)}, "replay_from of", "valid date"),
+    (tills, {"derive": "add_hour"}, "derive of", "callable"),
+    (tills, {"schedule": 3}, "schedule of", "string"),
+    (tills, column(tills, "amount", type="float"), "type of column amount of tills", "'number', 'integer', 'text'"),
+    (tills, column(tills, "amount", type=float), "type of column amount of tills", "<class 'float'>"),
+    (tills, column(tills, "amount", minimum="0"), "minimum of column amount", "'0': write it without quotes"),
+    (tills, column(tills, "amount", maximum=float("inf")), "maximum of column amount", "inf"),
+    (tills, column(tills, "amount", nullable="yes"), "nullable of column amount", "'yes'"),
+    (tills, column(tills, "shop", values="A"), "values of column shop", "'A': write it with brackets and a comma"),
+    (tills, column(tills, "shop", values=(1, 2)), "values[0] of column shop", "it is 1"),
+    (tills, column(tills, "at", parts=("minute",)), "parts[0] of column at", "'hour', 'weekday' or 'month'"),
+    (tills, column(tills, "at", parts="hour"), "parts of column at", "'hour'"),
+    (tills, target(tills, kind="classification"), "kind of the target of tills", "'binary', 'multiclass' or"),
+    (tills, target(tills, above="15"), "above of the target of tills", "'15': write it without quotes"),
+    (tills, target(tills, classes="kept"), "classes of the target of tills", "'kept'"),
+    (tills, floor("0.7"), "floor of the gate MinMetric f1 of tills", "'0.7'"),
+    (tills, floor(float("nan")), "floor of the gate MinMetric f1 of tills", "nan"),
+    (tills, drop(0), "max_drop of the gate NotWorseThanChampion f1 of tills", "greater than 0"),
+    (tills, drop(-0.02), "max_drop of", "it is -0.02"),
+    (tills, drop(2), "max_drop of", "less than 1, but it is 2"),
+    (tills, gates(trivial(why=None)), "why of the gate BetterThanTrivial f1 of tills", "None"),
+    (tills, {"model": NetworkClassifier(hidden=64)}, "hidden of the model of tills", "64"),
+    (tills, {"model": NetworkClassifier(hidden=(64, 0))}, "hidden[1] of the model of tills", "it is 0"),
+    (tills, {"model": NetworkClassifier(epochs=0)}, "epochs of the model of tills", "it is 0"),
+    (tills, {"model": NetworkClassifier(batch_size=0)}, "batch_size of the model of tills", "it is 0"),
+    (tills, {"model": NetworkClassifier(patience=0)}, "patience of the model of tills", "it is 0"),
+    (tills, {"model": NetworkClassifier(learning_rate="1e-3")}, "learning_rate of the model of tills", "'1e-3'"),
+    (tills, {"model": NetworkClassifier(noise_std=-1)}, "noise_std of the model of tills", "it is -1"),
+    (tills, {"model": NetworkClassifier(weight_decay=-1)}, "weight_decay of the model of tills", "it is -1"),
+    (tills, {"model": NetworkClassifier(activation="gelu")}, "activation of the model of tills", "'relu', 'tanh'"),
+    (tills, {"model": NetworkClassifier(optimizer="lion")}, "optimizer of the model of tills", "'sgd', 'adam'"),
+    (tills, {"model": NetworkClassifier(class_weight={0: 1})}, "class_weight of the model of tills", "'balanced'"),
+    (tills, side(take="items"), "take of side table stock of tills", "'items'"),
+    (tills, side(source="stock"), "source of side table stock of tills", "instance of Source"),
+    (tills, side(source=Source(folder=" ")), "folder of the source of side table stock of tills", "' '"),
+]
+
+TOGETHER: list[Case] = [
+    (tills, {"name": "my tills"}, "name of the use case my tills", "'my tills': rename it"),
+    (tills, {"name": "../tills"}, "name of the use case ../tills", "'../tills'"),
+    (tills, {"name": "Tills"}, "name of", "'Tills'"),
+    (tills, {"name": ""}, "name of", "''"),
+    (tills, {"name": "t" * 65}, "name of", "at most 64 small letters"),
+    (tills, {"columns": (*tills().columns, Column(name="shop"))}, "columns of", "'shop' is there twice"),
+    (
+        tills,
+        {"columns": tuple(dataclasses.replace(c, feature=False) for c in tills().columns)},
+        "columns of",
+        "feature",
+    ),
+    (tills, {"group": "region"}, "group of", "region is not among its columns"),
+    (tills, without(tills, "at"), "time_column of", "at is not among"),
+    (tills, {"known_at_column": "known_at"}, "known_at_column of", "known_at is not among"),
+    (tills, without(tills, "sale"), "key of", "sale is not among"),
+    (tills, {"key": ()}, "key of", "it is ()"),
+    (tills, {"key": ("sale", "sale")}, "key of", "'sale' is there twice"),
+    (tills, {"key": ("sale", "returned_after")}, "key of", "target's column"),
+    (parcels, {"group": "outcome"}, "group of", "'outcome'"),
+    (tills, {"time_column": "amount"}, "time_column of", "column amount is of type number"),
+    (tills, {"known_at_column": "shop"}, "known_at_column of", "column shop is of type text"),
+    (parcels, {"label_delay_days": 2}, "label_delay_days of the use case parcels", "it is 2"),
+    (parcels, {"replay_from": date(2024, 1, 1)}, "replay_from of", "time_column, but it is datetime.date(2024, 1, 1)"),
+    (parcels, {"window_days": 30}, "window_days of", "without a time_column"),
+    (parcels, {"test_days": 5}, "test_days of", "without a time_column"),
+    (parcels, {"validation_days": 5}, "validation_days of", "without a time_column"),
+    (parcels, {"max_missing_days": 0}, "max_missing_days of", "without a time_column"),
+    (tills, {"window_days": 8}, "window_days of", "5 + 3 of 8 days are taken: widen"),
+    (tills, {"time_zone": "Mars/Olympus"}, "time_zone of", "'Mars/Olympus'"),
+    (tills, {"time_zone": "America"}, "time_zone of", "'America'"),
+    (tills, {"time_zone": ""}, "time_zone of", "''"),
+    (tills, {"schedule": "every night"}, "schedule of", "'every night': write one like '30 3 * * *'"),
+    (tills, {"schedule": "0 25 * * *"}, "schedule of", "'0 25 * * *'"),
+    (tills, {"schedule": "0 0 3 * * *"}, "schedule of", "five fields"),
+    (tills, {"schedule": "0 3 30 2 *"}, "schedule of", "comes due"),
+    (tills, {"schedule": ""}, "schedule of", "''"),
+    (tills, {"metric": "rmse"}, "metric of the use case tills", "'rmse' where binary has f1, precision"),
+    (values, {"metric": "f1"}, "metric of the use case parcels", "'f1' where regression has rmse, mae, r2"),
+    (tills, {"gates": ()}, "gates of", "nothing is promoted"),
+    (tills, gates(trivial(), trivial(why="again")), "gates of", "'BetterThanTrivial f1' is there twice"),
+    (tills, {"model": NetworkRegressor()}, "model of", "it is a NetworkRegressor for binary"),
+    (values, {"model": NetworkClassifier()}, "model of", "it is a NetworkClassifier for regression"),
+    (tills, {"model": NetworkEstimator()}, "model of", "it is a NetworkEstimator for binary"),
+    (tills, {"side_tables": side()["side_tables"] * 2}, "side_tables of", "'stock' is there twice"),
+    (
+        tills,
+        {"side_tables": (*side()["side_tables"], *side(name="prices")["side_tables"])},
+        "side_tables of",
+        "'items' is there twice",
+    ),
+    (tills, {"derive": lambda: 1}, "derive of", "too many positional arguments"),
+    (tills, {"demo": lambda folder, rows: 1}, "demo of", "missing a required argument: 'rows'"),
+    (tills, {"derive": functools.partial(np.add, 1)}, "fields of", "got partial"),
+    (tills, column(tills, ""), "name of column  of tills", "''"),
+    (tills, column(tills, "label__"), "name of column label__ of tills", "rename it"),
+    (tills, column(tills, "answer__x"), "name of column answer__x of tills", "rename it"),
+    (tills, column(tills, "shop", minimum=3), "minimum of column shop of tills", "it is 3"),
+    (tills, column(tills, "at", maximum=3), "maximum of column at of tills", "it is 3"),
+    (tills, column(tills, "amount", minimum=2000), "minimum of column amount of tills", "maximum, but it is 2000"),
+    (tills, column(tills, "amount", values=("1", "2")), "values of column amount of tills", "set type='text'"),
+    (tills, column(tills, "shop", values=("a", "b", "a")), "values of column shop of tills", "'a' is there twice"),
+    (tills, column(tills, "at", category=True), "category of column at of tills", "use parts"),
+    (tills, column(tills, "amount", parts=("hour",)), "parts of column amount of tills", "set type='timestamp'"),
+    (tills, column(tills, "at", parts=("hour", "hour")), "parts of column at of tills", "'hour' is there twice"),
+    (tills, column(tills, "returned_after", feature=True), "feature of column returned_after", "set feature=False"),
+    (tills, column(tills, "shop", example=3), "example of column shop of tills", "it is 3"),
+    (tills, column(tills, "amount", example="3"), "example of column amount of tills", "it is '3'"),
+    (tills, column(tills, "items", example=0.5), "example of column items of tills", "it is 0.5"),
+    (tills, column(tills, "at", example="2024-01-01"), "example of column at of tills", "'2024-01-01'"),
+    (tills, without(tills, "returned_after"), "column of the target of tills", "returned_after is not among"),
+    (tills, target(tills, classes=("kept",)), "classes of the target of tills", "it is ('kept',)"),
+    (tills, target(tills, classes=("kept", "kept")), "classes of the target of tills", "two different texts"),
+    (several, target(several, classes=("slow", "quick")), "classes of the target of parcels", "kind='binary'"),
+    (several, target(several, classes=("a", "b", "a")), "classes of the target of parcels", "different"),
+    (values, target(values, classes=("low", "high")), "classes of the target of parcels", "left out of a regression"),
+    (tills, target(tills, above=None), "above of the target of tills", "there is neither"),
+    (tills, target(tills, positive="returned"), "above of the target of tills", "there are both"),
+    (values, target(values, above=3), "above of the target of parcels", "it is 3"),
+    (several, target(several, positive="slow"), "positive of the target of parcels", "it is 'slow'"),
+    (tills, target(tills, log=True), "log of the target of tills", "it is True"),
+    (parcels, target(parcels, above=3, positive=None), "column of the target of parcels", "outcome is of type text"),
+    (values, target(values, column="pace"), "column of the target of parcels", "pace is of type text"),
+    (parcels, target(parcels, column="price"), "column of the target of parcels", "price is of type number"),
+    (several, target(several, column="price"), "column of the target of parcels", "price is of type number"),
+    (parcels, target(parcels, positive="lost"), "positive of the target of parcels", "'lost'"),
+    (parcels, column(parcels, "outcome", values=()), "positive of the target of parcels", "'late'"),
+    (several, column(several, "pace", values=("slow", "usual")), "classes of the target of parcels", "'quick'"),
+    (tills, column(tills, "returned_after", minimum=1), "above of the target of tills", "it is 0"),
+    (tills, column(tills, "returned_after", maximum=0), "above of the target of tills", "it is 0"),
+    (values, column(values, "price", minimum=0), "log of the target of parcels", "price is none or too low"),
+    (values, column(values, "price", minimum=None), "log of the target of parcels", "price is none or too low"),
+    (values, {"model": NetworkRegressor(class_weight="balanced")}, "class_weight of the model", "'balanced'"),
+    (values, {"model": NetworkRegressor(loss="cross_entropy")}, "loss of the model of parcels", "'cross_entropy'"),
+    (tills, floor(0.5, "mae"), "metric of the gate MinMetric mae of tills", "'mae' where binary has f1"),
+    (tills, gates(trivial(why=" ")), "why of the gate BetterThanTrivial f1 of tills", "write a sentence"),
+    (tills, gates(trivial(metric="recall")), "metric of the gate BetterThanTrivial recall of tills", "the use case's"),
+    (tills, floor(70), "floor of the gate MinMetric f1 of tills", "it is 70"),
+    (tills, floor(-0.1), "floor of the gate MinMetric f1 of tills", "it is -0.1"),
+    (values, floor(1.5, "r2"), "floor of the gate MinMetric r2 of parcels", "it is 1.5"),
+    (values, floor(-3, "rmse"), "floor of the gate MinMetric rmse of parcels", "it is -3"),
+    (tills, gates(AgainstNobody(metric="f1", why="a test")), "opponent of the gate AgainstNobody f1", "'nobody'"),
+    (
+        several,
+        gates(BetterThanRule(metric="f1", why="a test")),
+        "opponent of the gate BetterThanRule f1 of parcels",
+        "of several classes",
+    ),
+    (tills, gates(Gate(metric="f1", why="a test")), "_weigh of the gate Gate f1 of tills", "that the README lists"),
+    (tills, gates(Undecided(metric="f1", why="a test")), "_weigh of the gate Undecided f1 of tills", "README"),
+    (tills, side(name=""), "name of side table  of tills", "''"),
+    (tills, side(name="all stock"), "name of side table all stock of tills", "'all stock'"),
+    (tills, side(on=()), "on of side table stock of tills", "it is ()"),
+    (tills, side(on=("shop", "shop")), "on of side table stock of tills", "'shop' is there twice"),
+    (tills, side(take=()), "take of side table stock of tills", "it is ()"),
+    (tills, side(take=("items", "shop")), "take of side table stock of tills", "joined on"),
+    (tills, side(take=("colour",)), "take of side table stock of tills", "colour is not among its columns"),
+]
+
+
+def sentence_of(make: Make, changes: dict[str, Any]) -> str:
+    with pytest.raises(ConfigError) as caught:
+        make(**changes)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("case", [*TYPES, *TOGETHER], ids=lambda case: case[2] + " " + case[3])
+def test_what_a_use_case_cannot_be_is_refused_by_a_sentence_when_it_is_made(case: Case) -> None:
+    make, changes, begins, words = case
+    sentence = sentence_of(make, changes)
+    assert sentence.startswith(begins)
+    assert words in sentence
+    assert "\n" not in sentence
+    assert str(changes.get("name", make().name)) in sentence
+
+
+def test_every_demand_is_tested() -> None:
+    tables: list[declaration.Table[Any]] = [
+        declaration.USE_CASE,
+        declaration.COLUMN,
+        declaration.TARGET,
+        declaration.MODEL,
+        declaration.GATE,
+        declaration.SIDE_TABLE,
+    ]
+    demands = {(field, must) for table in tables for field, must, _, _ in table}
+    seen = {sentence_of(make, changes) for make, changes, _, _ in TOGETHER}
+    broken = {(f, m) for f, m in demands for s in seen if s.startswith(f"{f} of ") and f" must {m}, but " in s}
+    assert demands - broken == set()
+
+
+POSSIBLE: list[tuple[Make, dict[str, Any]]] = [
+    (tills, {"schedule": "30 3 * * mon-fri", "time_zone": "Europe/Berlin", "replay_from": date(2024, 1, 1)}),
+    (tills, {"group": "shop", "known_at_column": "at", "label_delay_days": 3, "outlier_std": 4}),
+    (tills, {"window_days": 9, "max_quarantined_fraction": 1}),
+    (parcels, {"group": "carrier", "schedule": "0 3 * * *", "known_at_column": None}),
+    (tills, side()),
+    (tills, {"side_tables": (*side(take=("till",))["side_tables"], *side(name="tills", on=("till",))["side_tables"])}),
+    (tills, floor(0)),
+    (values, floor(-1, "r2")),
+    (several, column(several, "pace", values=("slow", "usual", "quick", "lost"))),
+    (values, {"target": dataclasses.replace(TARGETS["regression"], log=False)}),
+    (tills, gates(NotWorseThanReference(metric="recall", max_drop=0.1, why="a test"))),
+    (tills, column(tills, "amount", example=3, minimum=3, maximum=3)),
+    (tills, target(tills, above=0.5, unit="days")),
+    (tills, {**target(tills, column="items"), **column(tills, "items", feature=False)}),
+]
+
+
+@pytest.mark.parametrize(("make", "changes"), POSSIBLE, ids=[str(case[1])[:60] for case in POSSIBLE])
+def test_what_can_be_is_not_refused(make: Make, changes: dict[str, Any]) -> None:
+    assert isinstance(make(**changes), UseCase)
+
+
+JUNK: tuple[Any, ...] = (
+    *(
+        None,
+        True,
+        0,
+        1,
+        -1,
+        10**30,
+        0.5,
+        float("nan"),
+        float("inf"),
+        "",
+        "x",
+        "shop",
+        b"x",
+        (),
+        ("x",),
+        ("shop", 3),
+        [1],
+    ),
+    *({}, {"a": 1}, object(), len, int, date(2024, 1, 1), ((),), (None,), np.arange(3), Column(name="x"), ConfigError),
+)
+
+
+def changed(part: Any, field: str, value: Any) -> Any:
+    if isinstance(part, NetworkEstimator):
+        return type(part)(**{**part.get_params(deep=False), field: value})
+    return dataclasses.replace(part, **{field: value})
+
+
+def spoilt(make: Make, field: str, value: Any) -> Any:
+    """The use case with one value anywhere in it changed; `field` is like `columns.0.minimum`."""
+    top, _, rest = field.partition(".")
+    whole = getattr(make(), top)
+    if not rest:
+        return make(**{top: value})
+    if not isinstance(whole, tuple):
+        return make(**{top: changed(whole, rest, value)})
+    at, _, name = rest.partition(".")
+    parts = [changed(part, name, value) if i == int(at) else part for i, part in enumerate(whole)]
+    return make(**{top: tuple(parts)})
+
+
+def places(make: Make) -> list[str]:
+    found = [field.name for field in dataclasses.fields(UseCase)]
+    found += [f"model.{name}" for name in make().model.get_params()]
+    for top in ("source", "target"):
+        found += [f"{top}.{field.name}" for field in dataclasses.fields(getattr(make(), top))]
+    for top in ("columns", "gates", "side_tables"):
+        for at, part in enumerate(getattr(make(), top)):
+            found += [f"{top}.{at}.{field.name}" for field in dataclasses.fields(part)]
+    return found
+
+
+whole_tills = functools.partial(tills, **side(), **floor(0.5))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [whole_tills, parcels, several, values], ids=["days", "two", "several", "values"])
+def test_whatever_stands_in_a_field_is_accepted_or_refused_by_a_sentence(make: Make) -> None:
+    """Whatever is accepted can be run: its digest can be taken, and its rules are there."""
+    refused = 0
+    for field, value in product(places(make), JUNK):
+        try:
+            use_case = spoilt(make, field, value)
+        except ConfigError as error:
+            assert re.match(r"[\w\[\]]+ of ", str(error)), str(error)
+            refused += 1
+        else:
+            assert len(use_case.digest) == 64
+            assert use_case.column_rules
+    assert refused > 1000
+
+
+def test_every_metric_has_a_range() -> None:
+    assert {metric for metrics in METRICS.values() for metric in metrics} == set(declaration.RANGES)
+
+
+ATOMS = "* 0 7 8 1-5 5-1 */5 */0 1,2 1-5/2 L LW W 15W mon MON-FRI JAN fri#2 5L L5 ? H R -1 */ 31 @daily".split()
+
+
+def test_a_schedule_that_is_accepted_is_one_for_prefect_too() -> None:
+    from prefect.client.schemas.schedules import CronSchedule
+
+    lines = [" ".join([*"03***"[:at], atom, *"03***"[at + 1 :]]) for atom, at in product(ATOMS, range(5))]
+    accepted = [line for line in lines if declaration._is_cron(line)]
+    assert len(accepted) > 30
+    assert [line for line in accepted if CronSchedule(cron=line, timezone="UTC").cron != line] == []
