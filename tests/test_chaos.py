@@ -34,7 +34,11 @@ class Zygote:
     points: list[str]
 
     def night(self, home: Path, *, point: str | None = None, after: float | None = None) -> dict[str, Any]:
-        environment = {"RETRAIN_HOME": str(home), "TMPDIR": str(home / "tmp")}
+        environment = {
+            "RETRAIN_HOME": str(home),
+            "TMPDIR": str(home / "tmp"),
+            "RETRAIN_PROJECT": os.environ["RETRAIN_PROJECT"],
+        }
         order = {
             "environment": environment,
             "request": REQUEST,
@@ -53,9 +57,9 @@ class Zygote:
 def zygote(prefect: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
     folder = tmp_path_factory.mktemp("zygote")
     own = {"PREFECT_API_URL": prefect, "RETRAIN_HOME": str(folder), "OPENBLAS_NUM_THREADS": "1"}
-    with subprocess.Popen(
+    with (folder / "log").open("w") as errors, subprocess.Popen(
         [sys.executable, "-m", "tests.zygote"], env={**os.environ, **own}, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=(folder / "log").open("w"),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
     ) as process:  # fmt: skip
         assert process.stdout is not None
         yield Zygote(process, json.loads(process.stdout.readline()))
