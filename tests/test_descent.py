@@ -1,9 +1,10 @@
-"""The training loop: what a batch is, that a kill costs one epoch and no bit, and that scarce memory costs only time."""
+"""The training loop: what a batch is, that a kill costs one epoch and no bit, and what scarce memory changes."""
 
 import logging
 import signal
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -329,6 +330,24 @@ def test_weighted_classes_in_parts_weigh_the_same(memory: Memory) -> None:
     whole = fit(estimator(class_weight="balanced"))
     memory.most = 3
     assert_close(fit(estimator(class_weight="balanced")), whole)
+
+
+def test_what_an_epoch_held_is_freed_before_it_begins_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A traceback still being handled would hold the tensors of the frames below it."""
+    held: list[weakref.ref[torch.Tensor]] = []
+    forward = TabularNetwork.forward
+
+    def scarce(network: TabularNetwork, x: torch.Tensor) -> torch.Tensor:
+        assert all(tensor() is None for tensor in held)
+        assert sys.exc_info() == (None, None, None)
+        if len(x) > 5:
+            held.append(weakref.ref(x))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(network, x)
+
+    monkeypatch.setattr(TabularNetwork, "forward", scarce)
+    fit(estimator())
+    assert len(held) == 3
 
 
 def test_each_halving_is_said_once_in_the_log(memory: Memory, caplog: pytest.LogCaptureFixture) -> None:

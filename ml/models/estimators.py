@@ -178,8 +178,8 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         return self._encode(y)
 
     def _encode(self, y: NDArray[Any]) -> NDArray[np.float32]:
-        unknown = np.unique(y[~np.isin(y, self.classes_)])
-        if len(unknown):
+        unknown = y[~np.isin(y, self.classes_)].tolist()
+        if unknown:
             raise ValueError(f"validation rows have classes of train rows, but {unknown[0]!r} is none: split otherwise")
         return np.searchsorted(self.classes_, y).astype(np.float32)
 
