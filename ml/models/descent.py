@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -83,7 +84,7 @@ class Progress:
 
     def restore(self, tensors: bytes) -> None:
         """Inverse of `tensors`, on whichever device the network is; gradients are dropped."""
-        groups: dict[str, dict[str, Tensor]] = {"weights": {}, "best": {}, "optimizer": {}, "generator": {}}
+        groups: dict[str, dict[str, Tensor]] = defaultdict(dict)
         for key, value in load(tensors).items():
             group, _, name = key.partition("/")
             groups[group][name] = value
@@ -93,10 +94,10 @@ class Progress:
         self._restore_optimizer(groups["optimizer"])
 
     def _restore_optimizer(self, flat: dict[str, Tensor]) -> None:
-        moments: dict[int, dict[str, Tensor]] = {}
+        moments: dict[int, dict[str, Tensor]] = defaultdict(dict)
         for key, value in flat.items():
             index, _, name = key.partition("/")
-            moments.setdefault(int(index), {})[name] = value
+            moments[int(index)][name] = value
         options = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": options})
         self.optimizer.zero_grad(set_to_none=True)
