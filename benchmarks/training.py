@@ -1,20 +1,43 @@
-"""Seconds a training epoch on each device: `python benchmarks/training.py [ROWS]` prints a table.
+"""Seconds a training epoch on each device: `python benchmarks/training.py [ROWS]` prints two tables.
 
 The reference network (64-32-1) on generated rows, Adam, batches of 2,048. Medians of five fits; the CPU's and the GPU's
-validation losses must agree to 1 %. Without a GPU the table has one row.
+validation losses must agree to 1 %. A checkpoint is put on disk after every epoch but the last, and its cost is told
+apart. Without a GPU the tables have one row.
 """
 
 import statistics
 import sys
+import tempfile
 import time
 
 import numpy as np
 import torch
 
+from ml import training
+from ml.artifacts import Epoch
 from ml.models.estimators import NetworkClassifier
 from ml.run_key import device_class
+from ml.store import open_store
+from ml.training import StoredCheckpoints
 
-EPOCHS, RUNS, NUMBERS, CATEGORIES = 3, 5, 24, (20, 110, 26)
+EPOCHS, RUNS, NUMBERS, CATEGORIES = 4, 5, 24, (20, 110, 26)
+
+
+class TimedCheckpoints(StoredCheckpoints):
+    """Knows when each epoch ended and when its checkpoint was kept."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(open_store(folder), "checkpoint")
+        self.ended = 0.0
+        self.seconds: list[float] = []
+
+    def end(self, epoch: Epoch) -> None:
+        del epoch
+        self.ended = time.perf_counter()
+
+    def save(self, checkpoint: bytes) -> None:
+        super().save(checkpoint)
+        self.seconds.append(time.perf_counter() - self.ended)
 
 
 def rows(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -25,27 +48,53 @@ def rows(count: int) -> tuple[np.ndarray, np.ndarray]:
     return np.column_stack([numbers, *codes]), y
 
 
-def fit(device: str, x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Seconds an epoch, and the best validation loss."""
+def fit(device: str, x: np.ndarray, y: np.ndarray) -> tuple[float, float, NetworkClassifier]:
+    """Seconds an epoch, seconds a checkpoint, and the model."""
     model = NetworkClassifier(batch_size=2048, epochs=EPOCHS, device=device)
     cut = len(x) * 9 // 10
-    start = time.perf_counter()
-    model.fit(x[:cut], y[:cut], validation=(x[cut:], y[cut:]), category_sizes=CATEGORIES)
-    return (time.perf_counter() - start) / EPOCHS, model.epochs_[model.best_epoch_ - 1].validation_loss
+    with tempfile.TemporaryDirectory() as folder:
+        kept = TimedCheckpoints(folder)
+        start = time.perf_counter()
+        model.fit(
+            x[:cut], y[:cut], validation=(x[cut:], y[cut:]), category_sizes=CATEGORIES,
+            on_epoch=kept.end, checkpoints=kept,
+        )  # fmt: skip
+        seconds = time.perf_counter() - start
+    return (seconds - sum(kept.seconds)) / EPOCHS, statistics.median(kept.seconds), model
+
+
+def machine(device: str) -> str:
+    if device == "cpu":
+        return f"CPU, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} thread(s)"
+    facts = torch.cuda.get_device_properties(device)
+    return f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
+
+
+def measure(device: str, x: np.ndarray, y: np.ndarray) -> float:
+    """Prints the device's row; the best validation loss."""
+    fit(device, x[:5000], y[:5000])
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats(device)
+    epochs, checkpoints, models = zip(*(fit(device, x, y) for _ in range(RUNS)), strict=True)
+    loss = models[0].epochs_[models[0].best_epoch_ - 1].validation_loss
+    peak = "-" if device == "cpu" else f"{torch.cuda.max_memory_allocated(device) / 2**20:,.0f} MiB"
+    seconds, cost = statistics.median(epochs), 1000 * statistics.median(checkpoints)
+    print(f"| {device} | {seconds:.3f} s | {cost:.1f} ms | {peak} | {loss:.4f} | {models[0].device_} |")
+    return loss
 
 
 def main() -> None:
     torch.set_num_threads(1)
+    training.CHECKPOINT_SECONDS = 0.0
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 200_000
     x, y = rows(count)
-    losses = {}
-    print(f"| device | seconds an epoch, {count:,} rows | validation loss |\n| --- | ---: | ---: |")
-    for device in dict.fromkeys(["cpu", device_class()]):
-        fit(device, x[:5000], y[:5000])
-        runs = [fit(device, x, y) for _ in range(RUNS)]
-        losses[device] = runs[0][1]
-        print(f"| {device} | {statistics.median(seconds for seconds, _ in runs):.2f} | {losses[device]:.4f} |")
-    assert max(losses.values()) <= 1.01 * min(losses.values()), losses
+    devices = list(dict.fromkeys(["cpu", device_class()]))
+    print(f"torch {torch.__version__}\n\n| device | machine |\n| --- | --- |")
+    print("".join(f"| {device} | {machine(device)} |\n" for device in devices))
+    print(f"| device | an epoch, {count:,} rows | a checkpoint | peak memory | validation loss | ended on |")
+    print("| --- | ---: | ---: | ---: | ---: | --- |")
+    losses = [measure(device, x, y) for device in devices]
+    assert max(losses) <= 1.01 * min(losses), losses
 
 
 if __name__ == "__main__":

@@ -176,7 +176,10 @@ class Split(Handle):
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """One epoch's mean training loss, validation loss (log loss or RMSE) and validation score (F1 or R2)."""
+    """One epoch's mean training loss, validation loss (log loss or RMSE) and validation score (F1 or R2).
+
+    A class weight weighs both losses.
+    """
 
     epoch: int
     train_loss: float
@@ -186,6 +189,8 @@ class Epoch:
 
 @dataclass(frozen=True, kw_only=True)
 class Fit(Handle):
+    """`device` is where the fit ended; `notes` says what else than planned was done, for want of memory."""
+
     weights: FileRef
     best_epoch: int
     epochs: tuple[Epoch, ...]
@@ -193,6 +198,7 @@ class Fit(Handle):
     target_std: float
     device: str
     threads: int
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

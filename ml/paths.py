@@ -35,6 +35,10 @@ def stage_file(use_case: str, name: str, key: str, file: str) -> str:
     return f"stages/{use_case}/{name}/{key}/{file}"
 
 
+def checkpoint(use_case: str, run_key: str) -> str:
+    return stage_file(use_case, "train", run_key, "checkpoint")
+
+
 def mlflow_root() -> str:
     return "mlflow"
 

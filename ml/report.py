@@ -69,7 +69,13 @@ def result_document(
             ],
         },
         "split": {part: _part(getattr(split, part)) for part in ("train", "validation", "test")},
-        "training": {"epochs": len(fit.epochs), "best_epoch": fit.best_epoch, "threshold": trail.upload.threshold},
+        "training": {
+            "epochs": len(fit.epochs),
+            "best_epoch": fit.best_epoch,
+            "threshold": trail.upload.threshold,
+            "device": fit.device,
+            "notes": list(fit.notes),
+        },
         "test_digest": evaluations.test_digest,
         "units": {"name": evaluations.unit, "count": evaluations.units},
         "scores": {who: _scores(evaluations.models.get(who)) for who in WHO},
@@ -245,6 +251,7 @@ def data_sentences(document: Document) -> list[str]:
         if day != "all"
     ]
     sentences += [f"Broken {counted(rule['unexpected'], 'time')}: {rule['rule']}." for rule in data["broken_rules"]]
+    sentences += document["training"].get("notes", [])  # older entries of the ledger have none
     sentences += [f"Left out: {day}, {why}." for day, why in data["left_out"].items()]
     sentences += [f"{day} has unknown columns: {', '.join(n)}." for day, n in data["unknown_columns"].items()]
     if snapshot["changed_days"]:

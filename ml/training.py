@@ -1,5 +1,7 @@
 """A candidate from cleaned blocks: encode, fit, and what validation chooses after the fit (calibration, threshold)."""
 
+import logging
+import time
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -11,6 +13,8 @@ from sklearn.linear_model import LogisticRegression
 from ml.artifacts import Blocks, Fit, Night, Part
 from ml.cleaning import LABEL, from_parquet
 from ml.config import UseCase
+from ml.errors import StoreUnavailable
+from ml.models.descent import Checkpoints
 from ml.models.estimators import NetworkEstimator, OnEpoch
 from ml.serving.features import Encoder
 from ml.serving.model import Architecture, PackagedModel
@@ -21,6 +25,8 @@ from ml.snapshots import ALL
 from ml.split import part_of_day, rows_of
 from ml.store import Store, get_file
 
+log = logging.getLogger("retrain.training")
+CHECKPOINT_SECONDS = 5.0  # putting one takes 1 to 12 ms on disk, as long as the epoch of a small use case
 Floats = NDArray[np.float64]
 
 
@@ -54,10 +60,39 @@ def fit_candidate(
     train: tuple[NDArray[np.float32], Floats],
     validation: tuple[NDArray[np.float32], Floats],
     on_epoch: OnEpoch,
+    checkpoints: Checkpoints | None = None,
 ) -> NetworkEstimator:
     """The use case's estimator, fitted on train rows with the best validation epoch's weights."""
     estimator = clone(use_case.model).set_params(seed=night.seed, device=night.device)
-    return estimator.fit(*train, validation=validation, category_sizes=encoder.category_sizes, on_epoch=on_epoch)
+    return estimator.fit(
+        *train,
+        validation=validation,
+        category_sizes=encoder.category_sizes,
+        on_epoch=on_epoch,
+        checkpoints=checkpoints,
+    )
+
+
+class StoredCheckpoints:
+    """One object of the store, replaced after an epoch if the last one is CHECKPOINT_SECONDS old.
+
+    A fit goes on without a checkpoint that the store did not take.
+    """
+
+    def __init__(self, store: Store, key: str) -> None:
+        self.store, self.key, self.saved_at = store, key, time.monotonic()
+
+    def load(self) -> bytes | None:
+        return self.store.get(self.key)
+
+    def save(self, checkpoint: bytes) -> None:
+        if time.monotonic() - self.saved_at < CHECKPOINT_SECONDS:
+            return
+        try:
+            self.store.put(self.key, checkpoint)
+        except StoreUnavailable as error:
+            log.warning("%s (training goes on without a new checkpoint)", error)
+        self.saved_at = time.monotonic()
 
 
 def package(

@@ -36,7 +36,7 @@ from ml.serving.features import Encoder
 from ml.serving.model import PackagedModel, build_network
 from ml.split import split_digest
 from ml.store import get_file, put_file
-from ml.training import architecture, encode, fit_candidate, package, part_frames
+from ml.training import StoredCheckpoints, architecture, encode, fit_candidate, package, part_frames
 from tasks.stage import Site, resume, site_of, stage
 
 log = logging.getLogger("retrain.model")
@@ -48,6 +48,7 @@ def train_candidate(night: Night, run_key: str, blocks: Blocks, split: Split) ->
     """Fits the use case's estimator and keeps the weights of the best validation epoch."""
     site = site_of(night)
     fit = resume(site, Fit, "train", run_key, lambda: _fit(site, night, run_key, blocks, split))
+    site.store.delete(paths.checkpoint(night.use_case, run_key))  # by now the handle is kept
     best = fit.epochs[fit.best_epoch - 1]
     log.info(
         "Trained %d epochs on %s; epoch %d is best with validation loss %.4f.",
@@ -67,8 +68,9 @@ def _fit(site: Site, night: Night, run_key: str, blocks: Blocks, split: Split) -
     )
     total = site.use_case.model.epochs
     log.info("Training on %s with %d thread(s): %s rows, %d inputs.", night.device, night.threads, *_shape(train[0]))
+    checkpoints = StoredCheckpoints(site.store, paths.checkpoint(night.use_case, run_key))
     fitted = fit_candidate(
-        site.use_case, night, encoder, train, validation, lambda epoch: log.info("%s", _progress(epoch, total))
+        site.use_case, night, encoder, train, validation, lambda e: log.info("%s", _progress(e, total)), checkpoints
     )
     weights = save({name: weight.contiguous() for name, weight in fitted.network_.state_dict().items()})
     key = paths.stage_file(night.use_case, "train", run_key, "weights.safetensors")
@@ -78,8 +80,9 @@ def _fit(site: Site, night: Night, run_key: str, blocks: Blocks, split: Split) -
         epochs=tuple(fitted.epochs_),
         target_mean=getattr(fitted, "mean_", 0.0),
         target_std=getattr(fitted, "std_", 1.0),
-        device=night.device,
+        device=fitted.device_,
         threads=night.threads,
+        notes=fitted.notes_,
     )
 
 

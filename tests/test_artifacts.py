@@ -75,6 +75,7 @@ HANDLES = [
         target_std=1e300,
         device="cpu",
         threads=1,
+        notes=("Memory of cuda ran out in epoch 1: from there on the CPU trains.",),
     ),
     Champion(
         version=1, run_id="r", as_of=date(2024, 3, 1), fit_until=None, target_digest="t", split_digest="s",

@@ -12,7 +12,7 @@ from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.datasets import load_iris
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import f1_score
+from sklearn.metrics import f1_score, log_loss
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.utils.class_weight import compute_sample_weight
 
@@ -103,6 +103,14 @@ def test_classes_keep_their_names() -> None:
     assert model.predict_proba(X).sum(axis=1) == pytest.approx(np.ones(len(X)))
 
 
+def named(y: Floats) -> NDArray[np.str_]:
+    return y.astype(int).astype(str)
+
+
+def validated_on(X: Floats, y: NDArray[Any], held_out_y: NDArray[Any]) -> NetworkEstimator:
+    return logistic_regression().fit(X, y, validation=(X, held_out_y))
+
+
 REFUSED = [
     ("one class", lambda X, y: logistic_regression().fit(X, np.zeros(len(X))), "needs two classes"),
     ("a missing value", lambda X, y: logistic_regression().fit(np.where(X > 1, np.nan, X), y), "NaN"),
@@ -111,6 +119,9 @@ REFUSED = [
     ("other lengths", lambda X, y: logistic_regression().fit(X, y[1:]), "inconsistent numbers"),
     ("no rows", lambda X, y: logistic_regression().fit(X[:0], y[:0]), "0 sample"),
     ("cross-entropy of values", lambda X, y: linear_regression(loss="cross_entropy").fit(X, y), "mse"),
+    ("weighted classes of values", lambda X, y: linear_regression(class_weight="balanced").fit(X, y), "class_weight"),
+    ("a class of validation rows only", lambda X, y: validated_on(X, y, y + 1), "but 2.0 is none"),
+    ("a name of validation rows only", lambda X, y: validated_on(X, named(y), named(y + 1)), "but '2' is none"),
     ("a loss that is no number", lambda X, y: linear_regression(learning_rate=1e30).fit(X, y), "learning_rate 1e"),
 ]  # fmt: skip
 
@@ -228,14 +239,6 @@ def test_random_numbers_drawn_elsewhere_change_nothing() -> None:
     assert equal(first, second)
 
 
-@pytest.mark.parametrize(("batch_size", "steps"), [(None, 1), (1, 120), (50, 3), (500, 1)])
-def test_a_batch_has_so_many_rows(batch_size: int | None, steps: int) -> None:
-    model = logistic_regression(batch_size=batch_size)
-    batches = list(model._batches(120, torch.Generator().manual_seed(0)))
-    assert len(batches) == steps
-    assert sorted(torch.cat(batches).tolist()) == list(range(120))
-
-
 def test_full_batch_descent_is_plain_gradient_descent() -> None:
     """One step from the first weights: w - rate * gradient of the mean loss."""
     X, y = two_classes()
@@ -256,25 +259,15 @@ def test_losses_are_means_over_rows_with_scikit_learns_weights(loss: Any, class_
     generator = np.random.default_rng(0)
     y = np.concatenate([np.arange(classes), generator.integers(0, 2, 40)])
     model = NetworkClassifier(loss=loss, class_weight=class_weight)
-    model.classes_ = np.arange(classes)
+    model._learn_target(y)
     outputs = generator.normal(size=(len(y), 1 if classes == 2 else classes)).astype(np.float32)
     logits = np.concatenate([np.zeros_like(outputs), outputs], axis=1) if classes == 2 else outputs
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     each = (
         -np.log(p[np.arange(len(y)), y]) if loss == "cross_entropy" else np.square(p - np.eye(classes)[y]).sum(axis=1)
     )
-    seen = model._loss_function(y.astype(np.float32))(torch.from_numpy(outputs), torch.tensor(y, dtype=torch.float32))
+    seen = model.loss_function("cpu")(torch.from_numpy(outputs), torch.tensor(y, dtype=torch.float32))
     assert float(seen) == pytest.approx(float((each * compute_sample_weight(class_weight, y)).mean()), rel=1e-5)
-
-
-def test_noise_falls_on_numbers_and_never_on_codes() -> None:
-    model = logistic_regression(noise_std=1.0)
-    model.n_features_in_, model.category_sizes_ = 3, (4,)
-    rows = torch.ones(50, 3)
-    noisy = model._with_noise(rows, torch.Generator().manual_seed(0))
-    assert (noisy[:, 2] == 1).all()
-    assert 0.5 < float(noisy[:, :2].std()) < 1.5
-    assert (rows == 1).all()
 
 
 # Which epoch is kept
@@ -302,6 +295,23 @@ def test_the_weights_kept_are_those_of_the_best_validation_epoch() -> None:
     assert equal(model, stopped_there)
     assert model.epochs_ == seen
     assert [epoch.epoch for epoch in seen] == list(range(1, 31))
+
+
+def test_a_class_weight_weighs_the_loss_that_chooses_the_epoch() -> None:
+    """By the weights of train rows: ninety of a hundred are in time there, and half of validation rows."""
+    X = np.random.default_rng(0).normal(size=(100, 2))
+    y, held_out_y = (np.arange(100) % 10 == 0).astype(float), (np.arange(100) % 2).astype(float)
+    model = logistic_regression(class_weight="balanced", epochs=1)
+    model.fit(X, y, validation=(X, held_out_y))
+    weight = np.where(held_out_y == 1, 100 / (2 * 10), 100 / (2 * 90))
+    expected = log_loss(held_out_y, model.predict_proba(X), sample_weight=weight)
+    assert model.epochs_[0].validation_loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_without_validation_rows_a_class_weight_judges_what_is_descended() -> None:
+    X, y = two_classes()
+    model = logistic_regression(class_weight="balanced", epochs=2, learning_rate=1e-12).fit(X, y)
+    assert model.epochs_[1].validation_loss == pytest.approx(model.epochs_[1].train_loss, rel=1e-5)
 
 
 def test_patience_ends_training_so_many_epochs_after_the_best() -> None:

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 import flows.retrain
+import ml.training
 import tasks.data
 import tasks.model
 import tasks.registration
@@ -19,9 +20,11 @@ import tasks.report
 from flows.retrain import RetrainRequest, only_run_of
 from ml import packaging
 from ml.alias import follow_ledger
+from ml.artifacts import Fit, from_json
 from ml.errors import Busy, Corrupt, DataRejected, RetrainError, StoreUnavailable, UsageError
 from ml.ledger import Ledger
 from ml.registry import CHAMPION, REFERENCE, Registry
+from ml.store import open_store
 from tests.story import Shop
 
 
@@ -143,6 +146,35 @@ def test_after_an_error_anywhere_only_that_stage_and_later_ones_run_again(
     assert versions(shop) == [1]
     assert registry(shop).alias(CHAMPION) == 1
     assert len(shop.entries()) == 1
+
+
+def test_a_fit_killed_between_two_epochs_is_resumed_to_the_same_weights(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(ml.training, "CHECKPOINT_SECONDS", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks.model, "_progress", _failing_once(tasks.model._progress, "epoch", {"epoch": -2}))
+        with pytest.raises(RetrainError, match="ConnectionError"):
+            shop.night("2024-03-15")
+    assert [key for key in store_keys(shop, "train") if key.endswith("/checkpoint")]
+    with caplog.at_level("INFO", "retrain"):
+        shop.night("2024-03-15")
+    assert "Resumed after epoch 2 of 4." in caplog.messages
+    caplog.clear()
+    with caplog.at_level("INFO", "retrain"):
+        shop.night("2024-03-15", again="undisturbed")
+    assert not [message for message in caplog.messages if message.startswith("Resumed")]
+    keys = store_keys(shop, "train")
+    assert not [key for key in keys if key.endswith("/checkpoint")]
+    store = open_store(shop.settings.store)
+    fits = [from_json(Fit, store.get(key) or b"") for key in keys if key.endswith(".json")]
+    assert len(fits) == 2
+    assert fits[0].weights.digest == fits[1].weights.digest
+    assert (fits[0].epochs, fits[0].best_epoch) == (fits[1].epochs, fits[1].best_epoch)
+
+
+def store_keys(shop: Shop, stage: str) -> list[str]:
+    return open_store(shop.settings.store).keys(f"stages/shop/{stage}")
 
 
 def _failing_once(function: Any, name: str, calls: dict[str, int]) -> Any:

@@ -1,6 +1,7 @@
 """A night in words: every reader sees the same document, and nothing undefined is shown as a number."""
 
 import json
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
@@ -188,6 +189,22 @@ def test_what_came_in_and_what_was_left_out_is_said_with_numbers() -> None:
         "9,000 rows", "1,000", "2,000", "28 days", "2024-01-07, it is missing", "ape, zebra", "2024-01-03",
     ):  # fmt: skip
         assert words in text
+
+
+def test_what_scarce_memory_changed_is_said() -> None:
+    note = "Memory of cuda ran out in epoch 2: from there on the CPU trains."
+    night_trail = trail()
+    fit = replace(night_trail.fit, device="cpu", notes=(note,))
+    made = result_document(tills(), night(), "k", replace(night_trail, fit=fit), 4, None, champion(4))
+    assert (made["training"]["device"], made["training"]["notes"]) == ("cpu", [note])
+    assert f"- {note}" in markdown(made)
+    assert document()["training"]["notes"] == []
+
+
+def test_a_document_of_an_older_ledger_has_no_notes() -> None:
+    made = document()
+    del made["training"]["notes"], made["training"]["device"]
+    assert "9,000 rows" in markdown(made)
 
 
 def test_the_report_holds_scores_gates_and_keys() -> None:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss
 
+from ml import training
 from ml.artifacts import Block, Blocks
 from ml.cleaning import LABEL, to_parquet
 from ml.features import DayState, fit_encoder
@@ -17,6 +18,7 @@ from ml.serving.output import Output, TaskKind, sigmoid
 from ml.serving.rules import Between, NotBelow, NotNull, UniqueKey
 from ml.store import open_store, put_file
 from ml.training import (
+    StoredCheckpoints,
     architecture,
     best_f1_threshold,
     calibrate,
@@ -162,6 +164,48 @@ def test_a_candidate_depends_on_the_nights_seed_and_leaves_the_use_case_as_it_is
     assert (one != other).any()
     assert use_case.model.seed == 42
     assert not hasattr(use_case.model, "network_")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(training, "time", clock)
+    return clock
+
+
+def test_a_checkpoint_is_put_when_the_last_one_is_old_enough(tmp_path: Path, clock: Clock) -> None:
+    """After every epoch that takes that long, and not after each of many short ones."""
+    checkpoints = StoredCheckpoints(open_store(str(tmp_path)), "stages/one")
+    assert checkpoints.load() is None
+    for second, kept in ((1, None), (4.9, None), (5, b"5"), (9, b"5"), (10, b"10"), (99, b"99"), (100, b"99")):
+        clock.now = 100.0 + second
+        checkpoints.save(str(second).encode())
+        assert checkpoints.load() == kept
+
+
+def test_training_goes_on_without_a_checkpoint_that_the_store_did_not_take(
+    tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = open_store(str(tmp_path / "store"))
+    checkpoints = StoredCheckpoints(store, "stages/one")
+    (tmp_path / "store").write_text("in the way")
+    clock.now += 5
+    checkpoints.save(b"lost")
+    assert len(caplog.messages) == 1
+    assert "must be readable and writable" in caplog.messages[0]
+    (tmp_path / "store").unlink()
+    checkpoints.save(b"too soon to ask again")
+    clock.now += 5
+    checkpoints.save(b"kept")
+    assert (checkpoints.load(), len(caplog.messages)) == (b"kept", 1)
 
 
 def test_a_file_is_read_as_three_parts(tmp_path: Path) -> None:

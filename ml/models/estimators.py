@@ -1,11 +1,11 @@
-"""Linear and logistic regression and the multilayer perceptron, trained by one loop.
+"""Linear and logistic regression and the multilayer perceptron, trained by the loop of `ml.models.descent`.
 
 An unfitted estimator is a model's configuration; `fit` alone computes. torch is imported when first used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -22,9 +22,11 @@ from ml.serving.output import Output, TaskKind, probabilities
 if TYPE_CHECKING:
     from torch import Tensor, optim
 
+    from ml.models.descent import Checkpoints, Loss
     from ml.serving.network import TabularNetwork
 
 OnEpoch = Callable[[Epoch], None]
+Rows = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 class NetworkEstimator(BaseEstimator):
@@ -33,6 +35,8 @@ class NetworkEstimator(BaseEstimator):
     `batch_size=None` is full-batch descent, 1 is stochastic descent. `noise_std` adds Gaussian noise to the
     standardised numbers of each batch. `patience` stops after so many epochs without a better validation loss. The
     weights kept are those of the best validation epoch. Adam is Kingma and Ba (2015) as in torch.
+
+    A fit ends on `device_`, the CPU where memory of `device` was too small; `notes_` says what that changed.
     """
 
     network_: TabularNetwork
@@ -75,12 +79,14 @@ class NetworkEstimator(BaseEstimator):
         validation: tuple[ArrayLike, ArrayLike] | None = None,
         category_sizes: tuple[int, ...] = (),
         on_epoch: OnEpoch | None = None,
+        checkpoints: Checkpoints | None = None,
     ) -> NetworkEstimator:
         """Learns from X (n, numbers + categories) and y (n,).
 
         The trailing `len(category_sizes)` columns hold category codes. Without `validation` (a pair X, y) the training
-        loss chooses the epoch. Raises ValueError for NaN, infinities, or fewer than two classes, and where not even the
-        first epoch ends with numbers.
+        loss chooses the epoch. A fit that was killed goes on after the last epoch of its `checkpoints`, and ends with
+        the same weights. Raises ValueError for NaN, infinities, fewer than two classes or one that only validation
+        has, and where not even the first epoch ends with numbers.
         """
         rows, labels = check_X_y(X, y, dtype=np.float32)
         self.n_features_in_ = rows.shape[1]
@@ -89,57 +95,24 @@ class NetworkEstimator(BaseEstimator):
         held_out = None
         if validation is not None:
             held_out = check_array(validation[0], dtype=np.float32), self._encode(np.asarray(validation[1]))
-        self.epochs_, self.best_epoch_ = self._descend(rows, learnt, held_out, on_epoch)
+        self._descend((rows, learnt), held_out, on_epoch, checkpoints)
         return self
 
     def _descend(
-        self,
-        X: NDArray[np.float32],
-        y: NDArray[np.float32],
-        held_out: tuple[NDArray[np.float32], NDArray[np.float32]] | None,
-        on_epoch: OnEpoch | None,
-    ) -> tuple[list[Epoch], int]:
-        import torch
+        self, train: Rows, held_out: Rows | None, on_epoch: OnEpoch | None, checkpoints: Checkpoints | None
+    ) -> None:
+        from ml.models.descent import Descent
 
-        rows, labels = torch.tensor(X, device=self.device), torch.tensor(y, device=self.device)
-        judged_rows, judged_y = (
-            (rows, y) if held_out is None else (torch.tensor(held_out[0], device=self.device), held_out[1])
-        )
-        generator = torch.Generator().manual_seed(self.seed)
-        self.network_ = self._new_network().to(self.device)
-        optimizer = self._new_optimizer()
-        loss = self._loss_function(y)
-        history: list[Epoch] = []
-        best, best_epoch, best_weights = np.inf, 0, self._weights()
-        for number in range(1, self.epochs + 1):
-            self.network_.train()
-            train_loss = torch.zeros((), device=self.device)
-            for batch in self._batches(len(X), generator):
-                batch = batch.to(self.device)
-                optimizer.zero_grad(set_to_none=True)
-                value = loss(self.network_(self._with_noise(rows[batch], generator)), labels[batch])
-                value.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                train_loss += value.detach() * len(batch)
-            epoch = self._judge(number, float(train_loss) / len(X), judged_rows, judged_y)
-            if epoch is None:  # what follows would be no number either
-                break
-            history.append(epoch)
-            if on_epoch is not None:
-                on_epoch(epoch)
-            if epoch.validation_loss < best:
-                best, best_epoch, best_weights = epoch.validation_loss, number, self._weights()
-            if self.patience is not None and number - best_epoch >= self.patience:
-                break
-        if not history:
+        progress = Descent(self, train, held_out, checkpoints).run(on_epoch)
+        if not progress.epochs:
             raise ValueError(
                 f"the loss must stay a number, but with learning_rate {self.learning_rate} it does not: lower it"
             )
-        self.network_.load_state_dict(best_weights)
-        self.network_.to("cpu").eval()
-        return history, best_epoch
+        self.network_ = progress.best_network()
+        self.epochs_, self.best_epoch_ = progress.epochs, progress.best_epoch
+        self.device_, self.notes_ = progress.device, tuple(progress.notes.values())
 
-    def _new_network(self) -> TabularNetwork:
+    def new_network(self) -> TabularNetwork:
         import torch
 
         from ml.serving.network import TabularNetwork
@@ -154,43 +127,12 @@ class NetworkEstimator(BaseEstimator):
                 outputs=self._outputs(),
             )
 
-    def _new_optimizer(self) -> optim.Optimizer:
+    def new_optimizer(self, network: TabularNetwork) -> optim.Optimizer:
         from torch import optim
 
         kinds: dict[str, type[optim.Optimizer]] = {"sgd": optim.SGD, "adam": optim.Adam, "adamw": optim.AdamW}
         options: dict[str, Any] = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
-        return kinds[self.optimizer](self.network_.parameters(), **options)
-
-    def _batches(self, rows: int, generator: Any) -> Iterator[Tensor]:
-        import torch
-
-        order = torch.randperm(rows, generator=generator)
-        return iter(torch.split(order, self.batch_size or rows))
-
-    def _with_noise(self, rows: Tensor, generator: Any) -> Tensor:
-        import torch
-
-        if not self.noise_std:
-            return rows
-        numbers = self.n_features_in_ - len(self.category_sizes_)
-        noise = torch.zeros(rows.shape)
-        noise[:, :numbers].normal_(std=self.noise_std, generator=generator)
-        return rows + noise.to(rows.device)
-
-    def _judge(self, number: int, train_loss: float, rows: Tensor, y: NDArray[np.float32]) -> Epoch | None:
-        """The epoch's losses and score; None where the network's answers have run away."""
-        import torch
-
-        self.network_.eval()
-        with torch.inference_mode():
-            outputs = self.network_(rows).cpu().numpy().astype(np.float64)
-        if not (np.isfinite(train_loss) and np.isfinite(outputs).all()):
-            return None
-        loss, score = self._validation(y, outputs)
-        return Epoch(epoch=number, train_loss=train_loss, validation_loss=loss, validation_score=score)
-
-    def _weights(self) -> dict[str, Tensor]:
-        return {name: weight.detach().clone() for name, weight in self.network_.state_dict().items()}
+        return kinds[self.optimizer](network.parameters(), **options)
 
     def _raw_outputs(self, X: ArrayLike) -> NDArray[np.float64]:
         from ml.serving.network import forward_in_blocks
@@ -213,24 +155,32 @@ class NetworkEstimator(BaseEstimator):
     def _outputs(self) -> int:
         raise NotImplementedError
 
-    def _loss_function(self, y: NDArray[np.float32]) -> Callable[[Tensor, Tensor], Tensor]:
+    def loss_function(self, device: str) -> Loss:
+        """The mean over (n, outputs) and (n,) that is descended."""
         raise NotImplementedError
 
-    def _validation(self, y: NDArray[np.float32], outputs: NDArray[np.float64]) -> tuple[float, float | None]:
+    def judge(self, y: NDArray[np.float32], outputs: NDArray[np.float64]) -> tuple[float, float | None]:
         """Loss that chooses the epoch, and the score that the curve shows beside it."""
         raise NotImplementedError
 
 
 class NetworkClassifier(ClassifierMixin, NetworkEstimator):
-    """Sigmoid with one output for two classes, softmax for more; cross-entropy, or MSE of the probabilities."""
+    """Sigmoid with one output for two classes, softmax for more; cross-entropy, or MSE of the probabilities.
+
+    A `class_weight` of train rows weighs both the loss that is descended and the one that chooses the epoch.
+    """
 
     def _learn_target(self, y: NDArray[Any]) -> NDArray[np.float32]:
         self.classes_ = np.unique(y)
         if len(self.classes_) < 2:
             raise ValueError(f"a classifier needs two classes, but every label is {self.classes_[0]!r}")
+        self.class_weight_ = compute_class_weight(self.class_weight, classes=self.classes_, y=y)
         return self._encode(y)
 
     def _encode(self, y: NDArray[Any]) -> NDArray[np.float32]:
+        unknown = y[~np.isin(y, self.classes_)].tolist()
+        if unknown:
+            raise ValueError(f"validation rows have classes of train rows, but {unknown[0]!r} is none: split otherwise")
         return np.searchsorted(self.classes_, y).astype(np.float32)
 
     def _outputs(self) -> int:
@@ -240,13 +190,11 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
     def _kind(self) -> TaskKind:
         return "binary" if len(self.classes_) == 2 else "multiclass"
 
-    def _loss_function(self, y: NDArray[np.float32]) -> Callable[[Tensor, Tensor], Tensor]:
+    def loss_function(self, device: str) -> Loss:
         import torch
         from torch.nn import functional
 
-        codes = np.arange(len(self.classes_))
-        weights = compute_class_weight(self.class_weight, classes=codes, y=y.astype(int))
-        weight = torch.tensor(weights, dtype=torch.float32, device=self.device)
+        weight = torch.tensor(self.class_weight_, dtype=torch.float32, device=device)
         binary = self._kind == "binary"
 
         def cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:
@@ -258,15 +206,16 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
 
         def mean_squared_error(outputs: Tensor, labels: Tensor) -> Tensor:
             p = torch.cat([-outputs, outputs], dim=1).mul(0.5).softmax(1) if binary else outputs.softmax(1)
-            each = (p - functional.one_hot(labels.long(), len(codes))).square().sum(dim=1)
+            each = (p - functional.one_hot(labels.long(), len(weight))).square().sum(dim=1)
             return (each * weight[labels.long()]).mean()
 
         return mean_squared_error if self.loss == "mse" else cross_entropy
 
-    def _validation(self, y: NDArray[np.float32], outputs: NDArray[np.float64]) -> tuple[float, float | None]:
+    def judge(self, y: NDArray[np.float32], outputs: NDArray[np.float64]) -> tuple[float, float | None]:
         p = probabilities(Output(kind=self._kind), outputs)
         codes = y.astype(int)
-        log_loss = float(-np.log(np.clip(p[np.arange(len(p)), codes], 1e-15, 1)).mean())
+        losses = -np.log(np.clip(p[np.arange(len(p)), codes], 1e-15, 1))
+        log_loss = float(np.average(losses, weights=self.class_weight_[codes]))
         chosen = p.argmax(axis=1)
         average = "binary" if self._kind == "binary" else "macro"
         if self._kind == "binary" and not codes.any() and not chosen.any():
@@ -288,6 +237,10 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):
     """MSE on the standardised target."""
 
     def _learn_target(self, y: NDArray[Any]) -> NDArray[np.float32]:
+        if self.class_weight is not None:
+            raise ValueError(f"a regressor has no classes, but class_weight is {self.class_weight!r}: leave it out")
+        if self.loss == "cross_entropy":
+            raise ValueError("a regressor learns with loss 'mse', but loss is 'cross_entropy': leave it out")
         self.mean_, self.std_ = float(y.mean()), float(y.std()) or 1.0
         return self._encode(y)
 
@@ -297,13 +250,11 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):
     def _outputs(self) -> int:
         return 1
 
-    def _loss_function(self, y: NDArray[np.float32]) -> Callable[[Tensor, Tensor], Tensor]:
-        del y
-        if self.loss == "cross_entropy":
-            raise ValueError("a regressor learns with loss 'mse', but loss is 'cross_entropy'")
+    def loss_function(self, device: str) -> Loss:
+        del device
         return lambda outputs, labels: (outputs[:, 0] - labels).square().mean()
 
-    def _validation(self, y: NDArray[np.float32], outputs: NDArray[np.float64]) -> tuple[float, float | None]:
+    def judge(self, y: NDArray[np.float32], outputs: NDArray[np.float64]) -> tuple[float, float | None]:
         error = float(np.sqrt(np.square(outputs[:, 0] - y).mean())) * self.std_
         return error, float(r2_score(y, outputs[:, 0])) if len(y) > 1 else None
 
