@@ -13,6 +13,7 @@ from prefect.states import Completed, Failed
 from pydantic import BaseModel, ConfigDict, Field
 
 from ml.artifacts import Trail
+from ml.backfill import Plan
 from ml.config import require_known
 from ml.decision import DATA_REJECTED, STATE_NAMES
 from ml.errors import Busy, DataRejected
@@ -21,6 +22,7 @@ from ml.locks import held_lock
 from ml.report import dry_run_document
 from ml.run_key import run_key
 from ml.settings import Settings
+from tasks.backfill import await_turn
 from tasks.data import clean_partitions, split_rows, take_snapshot, validate_partitions
 from tasks.flow_run import end_lost_runs, name_flow_run
 from tasks.model import evaluate_models, judge_gates, train_candidate, upload_candidate, verify_candidate
@@ -55,17 +57,23 @@ class RetrainRequest(BaseModel):
 def retrain(request: RetrainRequest) -> State[dict[str, Any]]:
     """Snapshot, validate, clean, split, train, verify, register, evaluate, judge, record, promote or keep, report."""
     with only_run_of(request.use_case, wait=request.wait):
-        end_lost_runs(request.use_case)
-        try:
-            return run_night(request)
-        except DataRejected as error:
-            publish_rejection(request.use_case, error)
-            return Failed(name=DATA_REJECTED, message=str(error), data=error)
+        return answered(request)
 
 
-def run_night(request: RetrainRequest) -> State[dict[str, Any]]:
+def answered(request: RetrainRequest, plan: Plan | None = None) -> State[dict[str, Any]]:
+    """The night's state; rejected data are one with a name of its own."""
+    try:
+        return run_night(request, plan)
+    except DataRejected as error:
+        publish_rejection(request.use_case, error)
+        return Failed(name=DATA_REJECTED, message=str(error), data=error)
+
+
+def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any]]:
+    """The whole night, on its own or as a date of a backfill's plan."""
     night = open_night(request.use_case, request.as_of, flow_run.scheduled_start_time, request.seed, request.again)
-    name_flow_run(night)
+    if plan is None:
+        name_flow_run(night)
     snapshot = take_snapshot(night)
     key = run_key(night, snapshot.digest)
     finished, published = find_finished(night, key)
@@ -81,13 +89,15 @@ def run_night(request: RetrainRequest) -> State[dict[str, Any]]:
         return Completed(
             message="Dry run: nothing was trained.", data=dry_run_document(night, key, checks, split, finished)
         )
-    fit = train_candidate(night, key, blocks, split)
+    fit = train_candidate(night, key, blocks, split, nightly=plan is None)
     upload = upload_candidate(night, key, blocks, split, fit)
     verified = verify_candidate(night, key, upload)
     candidate = register_candidate(night, key, snapshot, split, upload)
+    if plan and plan.promote == "if-newer":
+        await_turn(night, plan)
     entry = None
     while entry is None:  # another run may reach the ledger first: then evaluation is redone, never training
-        head, blocked = read_head(night, finished)
+        head, blocked = read_head(night, finished, plan)
         evaluations = evaluate_models(night, key, blocks, split, upload, head)
         judgement = judge_gates(night, evaluations, head, blocked)
         trail = Trail(
@@ -107,18 +117,22 @@ def concluded(entry: NightEntry, *, replayed: bool = False) -> State[dict[str, A
 
 
 @contextmanager
-def only_run_of(use_case: str, *, wait: bool) -> Iterator[None]:
-    """Holds the use case's lock on this machine. Raises Busy if another run has it and this one shall not wait."""
+def only_run_of(name: str, *, wait: bool) -> Iterator[None]:
+    """Holds a lock of this machine, of a use case or of one of its dates, and ends runs that died while holding it.
+
+    Raises Busy if another run has it and this one shall not wait.
+    """
     settings = Settings.from_environment()
-    require_known(use_case, settings.project)
-    path = settings.home / "locks" / f"{use_case}.lock"
-    busy = Busy(f"{use_case} runs once at a time", "another run is active", "wait for it to end")
+    require_known(name.split(".")[0], settings.project)
+    path = settings.home / "locks" / f"{name}.lock"
+    busy = Busy(f"{name} runs once at a time", "another run is active", "wait for it to end")
     with ExitStack() as stack:
         try:
             stack.enter_context(held_lock(path, 0, busy))
         except Busy:
             if not wait:
                 raise
-            log.info("Waiting for another run of %s to end.", use_case)
+            log.info("Waiting for another run of %s to end.", name)
             stack.enter_context(held_lock(path, -1, busy))
+        end_lost_runs(name)
         yield

@@ -1,12 +1,15 @@
 """Locks among the processes of this machine. The kernel forgets those of a process that was killed."""
 
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from ml.errors import Busy, RetrainError
+
+WAIT_SECONDS = 0.5
 
 
 @contextmanager
@@ -22,6 +25,25 @@ def held_lock(path: Path, seconds: float, otherwise: RetrainError) -> Iterator[N
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def fit_turn(home: Path, *, nightly: bool) -> Iterator[None]:
+    """One fit at a time on this machine, so that no GPU ever holds two; a nightly's goes before any of a backfill."""
+    turn, first = home / "locks" / "fit.lock", home / "locks" / "fit-first.lock"
+    busy = Busy("one model is fitted at a time", "another one is", "wait for it to end")
+    with ExitStack() as stack:
+        if nightly:
+            with held_lock(first, -1, busy):
+                stack.enter_context(held_lock(turn, -1, busy))
+            yield
+            return
+        while True:
+            with held_lock(turn, -1, busy):
+                if is_free(first):
+                    yield
+                    return
+            time.sleep(WAIT_SECONDS)
 
 
 def is_free(path: Path) -> bool:

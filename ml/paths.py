@@ -65,3 +65,31 @@ def published(use_case: str, seq: int) -> str:
 
 def alias_confirmation(use_case: str, seq: int) -> str:
     return f"aliases/{use_case}/{seq:08d}.json"
+
+
+def backfills() -> str:
+    return "backfills"
+
+
+def backfill_plan(digest: str) -> str:
+    return f"{backfills()}/{digest}/plan.json"
+
+
+def backfill_controls(digest: str) -> str:
+    return f"{backfills()}/{digest}/controls"
+
+
+def backfill_control(digest: str, number: int) -> str:
+    return f"{backfill_controls(digest)}/{number:08d}.json"
+
+
+def backfill_attempts(use_case: str) -> str:
+    return f"attempts/{use_case}"
+
+
+def backfill_start(use_case: str, as_of: str, number: int) -> str:
+    return f"{backfill_attempts(use_case)}/{as_of}/{number:08d}-a-start.json"
+
+
+def backfill_end(use_case: str, as_of: str, number: int) -> str:
+    return f"{backfill_attempts(use_case)}/{as_of}/{number:08d}-b-end.json"

@@ -121,6 +121,13 @@ def _refuse_dated(use_case: UseCase, sides: dict[str, dict[str, Path]]) -> None:
         )
 
 
+def refuse_window(settings: Settings, use_case: UseCase, as_of: date, excluded: Mapping[str, str]) -> None:
+    """Raises what `take_manifest` would for the days that are there, without reading any file."""
+    files = partition_files(settings, use_case.source)
+    sides = {table.name: partition_files(settings, table.source) for table in use_case.side_tables}
+    _window(use_case, as_of, files, sides, excluded)
+
+
 def _window(
     use_case: UseCase,
     as_of: date,

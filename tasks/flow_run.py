@@ -23,15 +23,15 @@ def name_flow_run(night: Night) -> None:
             client.update_flow_run(UUID(run_id), name=f"{night.use_case} {night.as_of}")
 
 
-def end_lost_runs(use_case: str) -> None:
-    """Ends earlier runs of the use case that hold its lock on this machine no more: their process was killed.
+def end_lost_runs(lock: str) -> None:
+    """Ends earlier runs that hold the lock of this name on this machine no more: their process was killed.
 
     To be called while holding the lock. Without it they would stay Running for ever, and could not be retried.
     """
     run_id = flow_run.get_id()
     if run_id is None:
         return
-    tag = _holder(use_case)
+    tag = _holder(lock)
     with get_client(sync_client=True) as client:
         for lost in _running(client, tag):
             if lost.id != UUID(run_id):
@@ -47,7 +47,7 @@ def _running(client: SyncPrefectClient, tag: str) -> list[FlowRun]:
     return client.read_flow_runs(flow_run_filter=chosen)
 
 
-def _holder(use_case: str) -> str:
-    """The tag of the runs that share one lock: those of this use case, machine and home."""
+def _holder(lock: str) -> str:
+    """The tag of the runs that share one lock: those of this name, machine and home."""
     place = digest_value([platform.node(), str(Settings.from_environment().home)])
-    return f"lock:{use_case}:{place[:12]}"
+    return f"lock:{lock}:{place[:12]}"

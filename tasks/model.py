@@ -31,6 +31,7 @@ from ml.evaluation import Answers
 from ml.gates import BetterThanRule, Difference, Evidence
 from ml.judging import NoAnswer, answer_table, baselines, judge_all, model_answers
 from ml.ledger import AnyEntry
+from ml.locks import fit_turn
 from ml.scoring import model_columns
 from ml.serving.features import Encoder
 from ml.serving.model import PackagedModel, build_network
@@ -44,10 +45,15 @@ RULE_OF_THUMB = "a model that a rule of thumb equals must say so"
 
 
 @stage("train candidate", timeout_seconds=6 * 3600)
-def train_candidate(night: Night, run_key: str, blocks: Blocks, split: Split) -> Fit:
-    """Fits the use case's estimator and keeps the weights of the best validation epoch."""
+def train_candidate(night: Night, run_key: str, blocks: Blocks, split: Split, *, nightly: bool) -> Fit:
+    """Fits the use case's estimator, when it is its turn, and keeps the weights of the best validation epoch."""
     site = site_of(night)
-    fit = resume(site, Fit, "train", run_key, lambda: _fit(site, night, run_key, blocks, split))
+
+    def fit_in_turn() -> Fit:
+        with fit_turn(site.settings.home, nightly=nightly):
+            return _fit(site, night, run_key, blocks, split)
+
+    fit = resume(site, Fit, "train", run_key, fit_in_turn)
     site.store.delete(paths.checkpoint(night.use_case, run_key))  # by now the handle is kept
     best = fit.epochs[fit.best_epoch - 1]
     log.info(

@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 
 from ml.alias import follow_ledger, roll_alias_forward
 from ml.artifacts import Champion, Night, Snapshot, Split, Trail, Upload
+from ml.backfill import Plan
 from ml.config import require_known
 from ml.demo import write_demo_data
 from ml.gates import ALLOWING
@@ -73,14 +74,20 @@ def find_finished(night: Night, run_key: str) -> tuple[NightEntry | None, bool]:
 
 
 @stage("read champion", timeout_seconds=300)
-def read_head(night: Night, finished: NightEntry | None) -> tuple[AnyEntry | None, str | None]:
+def read_head(night: Night, finished: NightEntry | None, plan: Plan | None) -> tuple[AnyEntry | None, str | None]:
     """The ledger's head, or that a finished run was judged under; and why nothing may be promoted now, if so."""
     site = site_of(night)
     if finished is not None:
         return site.ledger.entry(finished.judged_against) if finished.judged_against else None, None
     hand_moved = roll_alias_forward(site.ledger, site.registry)
     head = site.ledger.head()
-    return head, hand_moved or _held(head)
+    return head, hand_moved or _held(head) or _of_backfill(plan)
+
+
+def _of_backfill(plan: Plan | None) -> str | None:
+    if plan is None or plan.promote == "if-newer":
+        return None
+    return f"Backfill {plan.digest[:12]} records verdicts and moves no champion."
 
 
 def _held(head: AnyEntry | None) -> str | None:

@@ -1,0 +1,124 @@
+"""`retrain backfill`: plan, apply, status, pause, resume, cancel and retry-failed, from any terminal."""
+
+import argparse
+import os
+from typing import Any
+
+from deployments.night import run_flow_here_or_there
+from deployments.terminal import aligned, home_settings, own_name, say, show
+from ml.backfill import Plan, Progress, add_control, driver_lock, read_plan
+from ml.config import require_known
+from ml.errors import UsageError
+from ml.locks import is_free
+from ml.settings import Settings
+from ml.store import Store, open_store
+
+
+def backfill(options: argparse.Namespace) -> int:
+    """Does what the action says."""
+    actions = {"plan": _plan, "apply": _apply, "status": _status, "pause": _ask, "cancel": _ask}
+    return actions.get(options.action, _go_on)(options)
+
+
+def _plan(options: argparse.Namespace) -> int:
+    """Prints one row a date with its reason, and keeps the plan under its digest."""
+    settings = home_settings()
+    require_known(options.use_case, settings.project)
+    from tasks.backfill import plan_backfill
+
+    plan = plan_backfill(
+        options.use_case, options.first, options.last, options.every, options.reprocess, options.promote,
+        newest_first=options.newest_first,
+    )  # fmt: skip
+    rows = [{"as_of": str(row.as_of), "runs": row.runs, "reason": row.reason} for row in plan.rows]
+    show(options, {"plan": plan.digest, "use_case": plan.use_case, "dates": rows}, "")
+    if not options.json:
+        say(*aligned([[str(row["as_of"]), str(row["reason"])] for row in rows]), "")
+        say(f"{len(plan.dates)} of {len(rows)} dates will run: {own_name()} backfill apply {plan.digest[:12]}")
+    return 0
+
+
+def _apply(options: argparse.Namespace) -> int:
+    """Runs exactly the plan."""
+    settings = home_settings()
+    plan = read_plan(open_store(settings.store), options.plan)
+    return _drive(settings, plan, options)
+
+
+def _go_on(options: argparse.Namespace) -> int:
+    """Resume and retry-failed: noted first, so that the driver that may run already obeys, then driven."""
+    settings = home_settings()
+    store = open_store(settings.store)
+    plan = read_plan(store, options.plan)
+    add_control(store, plan.digest, options.action)
+    if not is_free(driver_lock(settings, plan.use_case)):
+        show(options, _document(store, settings, plan), f"The running backfill of {plan.use_case} goes on.")
+        return 0
+    return _drive(settings, plan, options)
+
+
+def _drive(settings: Settings, plan: Plan, options: argparse.Namespace) -> int:
+    """The backfill's flow, under `retrain up` if it runs, else here; then the state of every date."""
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    store = open_store(settings.store)
+    request = {
+        "use_case": plan.use_case, "first": str(plan.first), "last": str(plan.last), "every": plan.every,
+        "reprocess": plan.reprocess, "promote": plan.promote, "newest_first": plan.newest_first,
+        "plan": plan.digest, "max_active": options.max_active, "fail_fast": options.fail_fast,
+    }  # fmt: skip
+    try:
+        done = run_flow_here_or_there(settings, "backfill", request)
+    except KeyboardInterrupt:
+        say(f"Interrupted; the dates that are done stay done: {own_name()} backfill resume {plan.digest[:12]}")
+        raise
+    _print(options, store, settings, plan)
+    return 1 if done["failed"] else 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    settings = home_settings()
+    store = open_store(settings.store)
+    _print(options, store, settings, read_plan(store, options.plan))
+    return 0
+
+
+def _ask(options: argparse.Namespace) -> int:
+    """Pause and cancel: dates that run end, and none is started."""
+    settings = home_settings()
+    store = open_store(settings.store)
+    plan = read_plan(store, options.plan)
+    if options.action == "pause" and not Progress.of(store, plan).open_dates:
+        raise UsageError("a pause stops what is open", "every date has ended", "nothing is to be done")
+    add_control(store, plan.digest, options.action)
+    _print(options, store, settings, plan)
+    return 0
+
+
+def _document(store: Store, settings: Settings, plan: Plan) -> dict[str, Any]:
+    from tasks.backfill import board_rows
+    from tasks.stage import open_site
+
+    progress = Progress.of(store, plan)
+    driven = not is_free(driver_lock(settings, plan.use_case))
+    state = "running" if driven and progress.state == "open" else progress.state
+    rows = board_rows(open_site(plan.use_case), progress, {})
+    return {
+        "plan": plan.digest, "use_case": plan.use_case, "state": state, "done": progress.count("done"),
+        "failed": progress.count("failed") + progress.count("rejected"), "open": len(progress.open_dates),
+        "dates": rows,
+    }  # fmt: skip
+
+
+def _print(options: argparse.Namespace, store: Store, settings: Settings, plan: Plan) -> None:
+    document = _document(store, settings, plan)
+    show(options, document, "")
+    if options.json:
+        return
+    columns = ("as_of", "stage", "decision", "version", "reason")
+    say(*aligned([list(columns), *([row[name] for name in columns] for row in document["dates"])]), "")
+    say(
+        f"Backfill {plan.digest[:12]} of {plan.use_case} is {document['state']}: {document['done']} done, "
+        f"{document['failed']} failed, {document['open']} open."
+    )
+
+

@@ -1,0 +1,141 @@
+"""Dates of one use case, run by one operator request: each sees only what was known then."""
+
+import contextvars
+import logging
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
+from datetime import date
+from typing import Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+from pydantic import BaseModel, ConfigDict, Field
+
+from flows.retrain import RetrainRequest, answered, only_run_of
+from ml.backfill import Attempt, Outcome, Plan, Progress, Promote, Reprocess, driver_lock, end_attempt, start_attempt
+from ml.decision import DATA_REJECTED
+from ml.errors import Busy
+from ml.locks import held_lock
+from ml.settings import Settings
+from ml.store import open_store
+from tasks.backfill import Board, open_plan, plan_backfill
+from tasks.stage import Site
+
+log = logging.getLogger("retrain.backfill")
+POLL_SECONDS = 1.0
+
+
+class BackfillRequest(BaseModel):
+    """The form of a backfill. A mistyped field is refused before any work."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    use_case: str = Field(description="Which use case, as `retrain status` lists them.")
+    first: date = Field(description="The first as_of.")
+    last: date = Field(description="The last as_of.")
+    every: str = Field("1d", description="Every so many days or weeks (1d, 2w), or a cron line.")
+    reprocess: Reprocess = Field("none", description="Run again what failed before, or even what was completed.")
+    promote: Promote = Field("never", description="Only record verdicts; or promote, past the champion's as_of.")
+    newest_first: bool = Field(False, description="Begin with the last date.")
+    plan: str | None = Field(None, description="The digest of a kept plan to run exactly; empty: a new one.")
+    max_active: int = Field(1, ge=1, le=16, description="How many dates may run at once.")
+    fail_fast: bool = Field(False, description="Start no date after the first that fails.")
+
+
+@flow(name="backfill", flow_run_name="{request.use_case} {request.first} to {request.last}", persist_result=True,
+      result_serializer="json")  # fmt: skip
+def backfill(request: BackfillRequest) -> State[dict[str, Any]]:
+    """Makes the plan or takes a kept one, runs its dates, and never moves the champion unless it was asked to."""
+    settings = Settings.from_environment()
+    busy = Busy(f"{request.use_case} has one backfill at a time", "another one runs", "look at retrain backfill status")
+    with held_lock(driver_lock(settings, request.use_case), 0, busy):
+        site, plan = open_plan(open_store(settings.store), request.plan or _planned(request).digest)
+        return concluded(run_dates(site, plan, request))
+
+
+def _planned(request: BackfillRequest) -> Plan:
+    return plan_backfill(
+        request.use_case, request.first, request.last, request.every, request.reprocess, request.promote,
+        newest_first=request.newest_first,
+    )  # fmt: skip
+
+
+def run_dates(site: Site, plan: Plan, request: BackfillRequest) -> Progress:
+    """Runs what is open, so many at once, until nothing is or an operator pauses or cancels it."""
+    board, running = Board(site, plan), dict[Future[Attempt], tuple[date, str]]()
+    with ThreadPoolExecutor(request.max_active) as pool:
+        while True:
+            progress = Progress.of(site.store, plan)
+            free = request.max_active - len(running) if may_start(progress, request) else 0
+            active = {as_of for as_of, _ in running.values()}
+            for as_of in [each for each in progress.open_dates if each not in active][: max(free, 0)]:
+                attempt = start_attempt(site.store, plan, as_of)
+                future = pool.submit(in_this_context(run_date), site, plan, attempt)
+                running[future] = (as_of, run_name(plan, attempt))
+            board.show(progress, dict(running.values()))
+            if not running:
+                return progress
+            for future in wait(running, POLL_SECONDS, FIRST_COMPLETED).done:
+                del running[future]
+                future.result()
+
+
+def may_start(progress: Progress, request: BackfillRequest) -> bool:
+    return progress.state == "open" and not (
+        request.fail_fast and progress.count("failed") + progress.count("rejected")
+    )
+
+
+def in_this_context(function: Callable[..., Attempt]) -> Callable[..., Attempt]:
+    """In another thread Prefect finds the parent flow run in the context."""
+    context = contextvars.copy_context()
+    return lambda *args: context.run(function, *args)
+
+
+def run_name(plan: Plan, attempt: Attempt) -> str:
+    return f"{plan.use_case} {attempt.as_of} #{attempt.number}"
+
+
+def run_date(site: Site, plan: Plan, attempt: Attempt) -> Attempt:
+    """One date as a flow run of its own; how it ended is kept before the next begins."""
+    request = RetrainRequest.model_validate({"use_case": plan.use_case, "as_of": attempt.as_of, "again": _again(plan)})
+    state = retrain_date.with_options(flow_run_name=run_name(plan, attempt))(request, plan, return_state=True)
+    outcome, entry, reason = _outcome(state)
+    ended = replace(attempt, outcome=outcome, entry=entry, reason=reason)
+    end_attempt(site.store, plan, ended)
+    log.info("%s: %s. %s", run_name(plan, attempt), outcome, reason)
+    return ended
+
+
+def _again(plan: Plan) -> str | None:
+    """What makes a completed date another run: this plan."""
+    return f"backfill {plan.digest[:12]}" if plan.reprocess == "completed" else None
+
+
+def _outcome(state: State[Any]) -> tuple[Outcome, int | None, str]:
+    if state.is_completed():
+        return "done", state.result()["entry"], state.message or ""
+    return "rejected" if state.name == DATA_REJECTED else "failed", None, state.message or str(state.name)
+
+
+@flow(name="retrain date", persist_result=True, result_serializer="json", validate_parameters=False)
+def retrain_date(request: RetrainRequest, plan: Plan) -> State[dict[str, Any]]:
+    """The night of one date as a part of a backfill."""
+    with only_run_of(f"{request.use_case}.{request.as_of}", wait=True):
+        return answered(request, plan)
+
+
+def concluded(progress: Progress) -> State[dict[str, Any]]:
+    """Green if every date is done, or was stopped by an operator; red, with the next step, if any failed."""
+    plan, ended = progress.plan, len(progress.attempts)
+    digest = plan.digest[:12]
+    failed = progress.count("failed") + progress.count("rejected")
+    data = {"plan": plan.digest, "state": progress.state, "done": progress.count("done"), "failed": failed}
+    words = f"{progress.count('done')} of {len(plan.dates)} dates are done, {failed} failed"
+    if failed:
+        return Failed(message=f"{words}: retrain backfill retry-failed {digest}.", data=data)
+    if ended < len(plan.dates):
+        return Completed(message=f"{words}; it is {progress.state}: retrain backfill resume {digest}.", data=data)
+    return Completed(message=f"{words}.", data=data)

@@ -1,0 +1,136 @@
+"""A backfill's own steps: its plan, the start and end of each date, and what operators see of it."""
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from datetime import date
+from uuid import UUID
+
+from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactUpdate
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
+from prefect.client.schemas.sorting import TaskRunSort
+
+from ml.artifacts import Night
+from ml.backfill import (
+    Plan,
+    Progress,
+    Promote,
+    Reprocess,
+    World,
+    dates_between,
+    keep_plan,
+    make_plan,
+    read_plan,
+    refuse_changed_world,
+)
+from ml.config import require_known
+from ml.digests import digest_value
+from ml.errors import UsageError
+from ml.ledger import Ledger, NightEntry
+from ml.run_key import code_digest
+from ml.store import Store
+from tasks.stage import Site, open_site, site_of, stage
+
+log = logging.getLogger("retrain.backfill")
+TURN_SECONDS = 1.0
+
+
+def plan_backfill(
+    use_case: str, first: date, last: date, every: str, reprocess: Reprocess, promote: Promote, *, newest_first: bool
+) -> Plan:
+    """Makes a plan and keeps it under its digest."""
+    site = open_site(use_case)
+    plan = make_plan(
+        _world(site), dates_between(first, last, every), every, _code(site),
+        reprocess=reprocess, promote=promote, newest_first=newest_first,
+    )  # fmt: skip
+    keep_plan(site.store, plan)
+    return plan
+
+
+def open_plan(store: Store, digest: str) -> tuple[Site, Plan]:
+    """A kept plan and its site. Raises UsageError if the world is no longer the one it was made for."""
+    plan = read_plan(store, digest)
+    site = open_site(plan.use_case)
+    refuse_changed_world(plan, _world(site), _code(site))
+    if not plan.dates:
+        raise UsageError("a backfill has dates to run", f"plan {plan.digest[:12]} has none", "read its reasons")
+    return site, plan
+
+
+def _world(site: Site) -> World:
+    return World.now(site.settings, site.use_case, site.store)
+
+
+def _code(site: Site) -> str:
+    return digest_value([site.digest, code_digest(require_known(site.use_case.name, site.settings.project))])
+
+
+@stage("await turn", timeout_seconds=24 * 3600)
+def await_turn(night: Night, plan: Plan) -> None:
+    """Returns when every earlier date of the plan has ended: promotions go in their order."""
+    site = site_of(night)
+    while not Progress.of(site.store, plan).is_turn_of(night.as_of):
+        time.sleep(TURN_SECONDS)
+
+
+class Board:
+    """The table and the bar that an operator watches: made once, and updated in place."""
+
+    def __init__(self, site: Site, plan: Plan) -> None:
+        self.site, self.plan = site, plan
+        key = f"backfill-{plan.use_case.replace('_', '-')}-{plan.digest[:12]}"
+        self.seen = board_rows(self.site, Progress.of(site.store, plan), {})
+        table = create_table_artifact(self.seen, key=key, description=f"Plan {plan.digest[:12]}")
+        bar = create_progress_artifact(0.0, key=f"{key}-progress", description="Dates that have ended")
+        assert isinstance(table, UUID)  # they are coroutines only where a loop runs
+        assert isinstance(bar, UUID)
+        self.table, self.bar = table, bar
+
+    def show(self, progress: Progress, running: Mapping[date, str]) -> None:
+        """Writes what changed since the last time. `running` names the flow run of each active date."""
+        rows = board_rows(self.site, progress, {as_of: _stage_of(name) for as_of, name in running.items()})
+        if rows == self.seen:
+            return
+        self.seen = rows
+        with get_client(sync_client=True) as client:
+            client.update_artifact(self.table, ArtifactUpdate(data=json.dumps(rows)))
+        ended = len(self.plan.dates) - len(progress.open_dates)
+        update_progress_artifact(self.bar, 100.0 * ended / len(self.plan.dates))
+
+
+def board_rows(site: Site, progress: Progress, running: Mapping[date, str]) -> list[dict[str, str]]:
+    """Date, state or stage, decision, version and every verdict."""
+    ledger = Ledger(site.store, progress.plan.use_case)
+    return [_board_row(ledger, progress, row.as_of, row.reason, running) for row in progress.plan.rows]
+
+
+def _board_row(
+    ledger: Ledger, progress: Progress, as_of: date, reason: str, running: Mapping[date, str]
+) -> dict[str, str]:
+    attempt = progress.attempts.get(as_of)
+    planned = as_of in progress.plan.dates
+    waits = progress.state if progress.state in {"paused", "cancelled"} else "waits"
+    stands = attempt.outcome if attempt else running.get(as_of, waits if planned else "not run")
+    entry = ledger.entry(attempt.entry) if attempt and attempt.entry else None
+    night = entry if isinstance(entry, NightEntry) else None
+    verdicts = [f"{v['gate']} {v['verdict']}" for v in night.result["verdicts"]] if night else []
+    return {
+        "as_of": str(as_of),
+        "stage": str(stands),
+        "decision": night.decision if night else "",
+        "version": str(night.candidate.version) if night and night.candidate else "",
+        "verdicts": ", ".join(verdicts),
+        "reason": attempt.reason if attempt else "" if planned else reason,
+    }
+
+
+def _stage_of(name: str) -> str:
+    """The task that a flow run of this name is in."""
+    chosen = FlowRunFilter(name=FlowRunFilterName(any_=[name]))
+    with get_client(sync_client=True) as client:
+        found = client.read_task_runs(flow_run_filter=chosen, sort=TaskRunSort.EXPECTED_START_TIME_DESC, limit=1)
+    return found[0].name if found else "starts"
