@@ -76,7 +76,7 @@ def fit_candidate(
 class StoredCheckpoints:
     """One object of the store, replaced after an epoch if the last one is CHECKPOINT_SECONDS old.
 
-    A fit goes on without a checkpoint that the store did not take.
+    A fit goes on without a checkpoint that the store was not there to take.
     """
 
     def __init__(self, store: Store, key: str) -> None:

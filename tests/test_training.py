@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from sklearn.metrics import log_loss
 from ml import training
 from ml.artifacts import Block, Blocks
 from ml.cleaning import LABEL, to_parquet
+from ml.errors import StoreUnavailable
 from ml.features import DayState, fit_encoder
 from ml.models.estimators import NetworkClassifier
 from ml.serving.output import Output, TaskKind, sigmoid
@@ -192,20 +194,25 @@ def test_a_checkpoint_is_put_when_the_last_one_is_old_enough(tmp_path: Path, clo
 
 
 def test_training_goes_on_without_a_checkpoint_that_the_store_did_not_take(
-    tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = open_store(str(tmp_path / "store"))
+    def away(*args: Any) -> None:
+        raise StoreUnavailable("the store must answer", "it does not", "wait")
+
+    store = open_store(str(tmp_path))
     checkpoints = StoredCheckpoints(store, "stages/one")
-    (tmp_path / "store").write_text("in the way")
     clock.now += 5
-    checkpoints.save(b"lost")
-    assert len(caplog.messages) == 1
-    assert "must be readable and writable" in caplog.messages[0]
-    (tmp_path / "store").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "put", away)
+        checkpoints.save(b"lost")
     checkpoints.save(b"too soon to ask again")
+    assert checkpoints.load() is None
     clock.now += 5
     checkpoints.save(b"kept")
-    assert (checkpoints.load(), len(caplog.messages)) == (b"kept", 1)
+    assert checkpoints.load() == b"kept"
+    assert caplog.messages == [
+        "the store must answer, but it does not: wait. (training goes on without a new checkpoint)"
+    ]
 
 
 def test_a_file_is_read_as_three_parts(tmp_path: Path) -> None:
