@@ -1,21 +1,22 @@
 """`retrain backfill`: plan, apply, status, pause, resume, cancel and retry-failed, from any terminal."""
 
 import argparse
-import os
 from typing import Any
 
 from deployments.night import run_flow_here_or_there
-from deployments.terminal import aligned, home_settings, own_name, say, show
+from deployments.terminal import aligned, home_settings, own_name, say, show, show_sentences_only
 from ml.backfill import Plan, Progress, add_control, driver_lock, read_plan
 from ml.config import require_known
 from ml.errors import UsageError
 from ml.locks import is_free
+from ml.report import counted
 from ml.settings import Settings
 from ml.store import Store, open_store
 
 
 def backfill(options: argparse.Namespace) -> int:
     """Does what the action says."""
+    show_sentences_only(options)
     actions = {"plan": _plan, "apply": _apply, "status": _status, "pause": _ask, "cancel": _ask}
     return actions.get(options.action, _go_on)(options)
 
@@ -34,14 +35,17 @@ def _plan(options: argparse.Namespace) -> int:
     show(options, {"plan": plan.digest, "use_case": plan.use_case, "dates": rows}, "")
     if not options.json:
         say(*aligned([[str(row["as_of"]), str(row["reason"])] for row in rows]), "")
-        say(f"{len(plan.dates)} of {len(rows)} dates will run: {own_name()} backfill apply {plan.digest[:12]}")
+        command = f": {own_name()} backfill apply {plan.digest[:12]}" if plan.dates else "."
+        say(f"{len(plan.dates)} of {counted(len(rows), 'date')} will run{command}")
     return 0
 
 
 def _apply(options: argparse.Namespace) -> int:
     """Runs exactly the plan."""
     settings = home_settings()
-    plan = read_plan(open_store(settings.store), options.plan)
+    from tasks.backfill import open_plan
+
+    _, plan = open_plan(open_store(settings.store), options.plan)
     return _drive(settings, plan, options)
 
 
@@ -59,7 +63,6 @@ def _go_on(options: argparse.Namespace) -> int:
 
 def _drive(settings: Settings, plan: Plan, options: argparse.Namespace) -> int:
     """The backfill's flow, under `retrain up` if it runs, else here; then the state of every date."""
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     store = open_store(settings.store)
     request = {
         "use_case": plan.use_case, "first": str(plan.first), "last": str(plan.last), "every": plan.every,
@@ -120,5 +123,3 @@ def _print(options: argparse.Namespace, store: Store, settings: Settings, plan: 
         f"Backfill {plan.digest[:12]} of {plan.use_case} is {document['state']}: {document['done']} done, "
         f"{document['failed']} failed, {document['open']} open."
     )
-
-

@@ -68,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
         _add_moves,
         _add_data,
         _add_doctor,
+        _add_backfill,
     ):
         add(commands, shared)
     return top
@@ -146,6 +147,47 @@ def _add_doctor(commands: Any, shared: argparse.ArgumentParser) -> None:
     doctor.add_argument("--mend", action="store_true", help="mend it (without, nothing is changed)")
 
 
+def _add_backfill(commands: Any, shared: argparse.ArgumentParser) -> None:
+    backfill = _add(commands, shared, "backfill", "run many dates, each with only what was known then")
+    actions = backfill.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=Parser)
+    _add_plan(_add(actions, shared, "plan", "one row a date: whether it will run, and why"))
+    driven = (
+        _add(actions, shared, "apply", "run exactly a plan"),
+        _add(actions, shared, "resume", "go on after a pause or a crash"),
+        _add(actions, shared, "retry-failed", "run again what failed, and go on"),
+    )
+    asked = (
+        _add(actions, shared, "status", "what each date came to"),
+        _add(actions, shared, "pause", "start no more dates for now"),
+        _add(actions, shared, "cancel", "start no more dates for good"),
+    )
+    for action in (*driven, *asked):
+        action.add_argument("plan", metavar="PLAN", help="the beginning of its digest")
+    for action in driven:
+        action.add_argument("--max-active", type=_from_1, default=1, metavar="N", help="dates at once (default: 1)")
+        action.add_argument("--fail-fast", action="store_true", help="start no date after the first that fails")
+
+
+def _add_plan(plan: Parser) -> None:
+    plan.add_argument("use_case", metavar="USE_CASE")
+    plan.add_argument("--from", dest="first", type=_date, required=True, metavar="D1", help="the first as_of")
+    plan.add_argument("--to", dest="last", type=_date, required=True, metavar="D2", help="the last as_of")
+    plan.add_argument("--every", default="1d", metavar="STEP", help="1d, 2w or a cron line (default: 1d)")
+    plan.add_argument(
+        "--reprocess", choices=("none", "failed", "completed"), default="none", help="what to run again (default: none)"
+    )
+    plan.add_argument(
+        "--promote", choices=("never", "if-newer"), default="never", help="move the champion or not (default: never)"
+    )
+    plan.add_argument("--newest-first", action="store_true", help="begin with the last date")
+
+
+def _from_1(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 16:
+        raise argparse.ArgumentTypeError(f"it is a whole number from 1 to 16, but it is {text!r}")
+    return int(text)
+
+
 def _add_confirmation(move: Parser) -> None:
     move.add_argument("--reason", metavar="WHY", help="goes into the ledger (asked for on a terminal)")
     move.add_argument("--yes", action="store_true", help="do not ask")
@@ -165,7 +207,7 @@ def _seed(text: str) -> int:
 
 
 MODULES = dict.fromkeys(("promote", "rollback", "hold", "release", "data"), "deployments.moves")
-MODULES["doctor"] = "deployments.doctor"
+MODULES |= {"doctor": "deployments.doctor", "backfill": "deployments.backfill"}
 
 
 def _command(name: str) -> Command:

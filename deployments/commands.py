@@ -2,12 +2,11 @@
 
 import argparse
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
 from deployments.servers import running_servers
-from deployments.terminal import aligned, home_settings, own_name, print_json, say, show, words_of
+from deployments.terminal import aligned, home_settings, own_name, print_json, say, show, show_sentences_only, words_of
 from ml import report
 from ml.config import load_use_case, require_known, use_case_files
 from ml.demo import write_demo_data
@@ -23,13 +22,12 @@ STATUS_COLUMNS = ("use_case", "schedule", "champion", "reference", "last_as_of",
 
 def run(options: argparse.Namespace) -> int:
     """One night: by the deployment while `retrain up` runs, else in this process."""
-    if not options.debug:  # one sentence comes at the end; Prefect would print every traceback before it
-        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    show_sentences_only(options)
     settings = home_settings()
     require_known(options.use_case, settings.project)
-    from deployments.night import run_night_here_or_there
+    from deployments.night import run_flow_here_or_there
 
-    done = run_night_here_or_there(settings, _request(options))
+    done = run_flow_here_or_there(settings, "retrain", _request(options))
     if done.get("dry_run"):
         show(options, done, _dry_run_words(done))
         return 0

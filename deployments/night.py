@@ -24,19 +24,26 @@ class NightFailed(RetrainError):
     """A night ended red for a reason that is not ours to name."""
 
 
-def run_night_here_or_there(settings: Settings, request: dict[str, Any]) -> dict[str, Any]:
-    """The flow's result: the ledger entry's number and whether it was replayed. Raises what the flow raised."""
+FLOWS = {
+    "retrain": ("flows.retrain", "retrain", "RetrainRequest"),
+    "backfill": ("flows.backfill", "backfill", "BackfillRequest"),
+}
+
+
+def run_flow_here_or_there(settings: Settings, name: str, request: dict[str, Any]) -> dict[str, Any]:
+    """The result of the flow of this name. Raises what the flow raised."""
     servers = running_servers(settings)
     if servers is not None:
         _require_same_place(settings, servers)
         with _api(servers.prefect_api):
-            return follow(request, servers.prefect_ui)
+            deployment = request["use_case"] if name == "retrain" else name
+            return follow(f"{name}/{deployment}", request, servers.prefect_ui)
     given = os.environ.get("PREFECT_API_URL")
     if given:
         _require_prefect(given)
-        return run_here(request)
-    with prefect_server(settings, meanwhile=_import_flow) as api, _api(api):
-        return run_here(request)
+        return run_here(request, name)
+    with prefect_server(settings, meanwhile=lambda: importlib.import_module(FLOWS[name][0])) as api, _api(api):
+        return run_here(request, name)
 
 
 def _require_same_place(settings: Settings, servers: Servers) -> None:
@@ -55,35 +62,30 @@ def _require_prefect(api: str) -> None:
         )
 
 
-def _import_flow() -> None:
-    importlib.import_module("flows.retrain")
-
-
 def _api(url: str) -> AbstractContextManager[object]:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     return temporary_settings({PREFECT_API_URL: url})
 
 
-def run_here(request: dict[str, Any]) -> dict[str, Any]:
-    """The whole night in this process."""
+def run_here(request: dict[str, Any], name: str = "retrain") -> dict[str, Any]:
+    """The whole flow in this process."""
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-    from flows.retrain import RetrainRequest, retrain
-
+    module, flow, form = FLOWS[name]
+    flows = importlib.import_module(module)
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):  # its thread adds a second to every flow
-        return _result(retrain(RetrainRequest.model_validate(request), return_state=True))
+        return _result(getattr(flows, flow)(getattr(flows, form).model_validate(request), return_state=True))
 
 
-def follow(request: dict[str, Any], page: str) -> dict[str, Any]:
-    """Submits the night to its deployment, unless the very same is active, and shows its log until it ends."""
+def follow(name: str, request: dict[str, Any], page: str) -> dict[str, Any]:
+    """Submits the flow to its deployment, unless the very same is active, and shows its log until it ends."""
     from prefect.client.orchestration import get_client
 
-    name = f"retrain/{request['use_case']}"
     with get_client(sync_client=True) as client:
         active = _active_runs(client, name)
         same = [run.id for run in active if run.parameters == {"request": request}]
-        if active and not same and not request["wait"]:
+        if active and not same and not request.get("wait", True):
             raise Busy(f"{name} runs once at a time", "another run is active", "wait for it to end")
         run_id = same[0] if same else _submit(name, request)
         log.info("%s run %s/runs/flow-run/%s", "Following the active" if same else "Submitted as", page, run_id)

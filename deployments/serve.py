@@ -1,18 +1,21 @@
 """The one table of deployments and schedules, and the process that serves them, a child of `retrain up`."""
 
 import logging
+import sys
 from copy import deepcopy
 
 from prefect import serve
 from prefect.deployments.runner import RunnerDeployment
 from prefect.schedules import Cron
 
+from flows.backfill import backfill
 from flows.retrain import retrain
 from ml.config import load_use_case, use_case_files
 from ml.errors import ConfigError
 from ml.settings import Settings
 
 log = logging.getLogger("retrain.serve")
+BACKFILL = "Runs many dates of a use case, each with only what was known then. The champion stays, unless asked."
 ACTIVE_RUNS = 1  # one night at a time on one machine: two would share its cores, or its GPU
 
 
@@ -38,21 +41,30 @@ def _deployment(settings: Settings, name: str) -> RunnerDeployment:
         tags=["nightly" if schedule else "on request"],
     )
     assert isinstance(deployment, RunnerDeployment)  # it is a coroutine only where a loop runs
-    _offer_only(deployment, name)
+    _offer_only(deployment, "RetrainRequest", [name])
     return deployment
 
 
-def _offer_only(deployment: RunnerDeployment, name: str) -> None:
-    """The form of a use case's deployment offers no other name."""
+def _offer_only(deployment: RunnerDeployment, form: str, names: list[str]) -> None:
+    """The form offers these use cases only."""
     schema = deepcopy(deployment._parameter_openapi_schema)
-    schema.definitions["RetrainRequest"]["properties"]["use_case"]["enum"] = [name]
+    schema.definitions[form]["properties"]["use_case"]["enum"] = names
     deployment._parameter_openapi_schema = schema
 
 
+def backfills(settings: Settings) -> list[RunnerDeployment]:
+    """The deployment whose form starts a backfill. Its runs have a limit of their own: they run their dates inside."""
+    deployment = backfill.to_deployment(name="backfill", description=BACKFILL, tags=["on request"])
+    assert isinstance(deployment, RunnerDeployment)
+    _offer_only(deployment, "BackfillRequest", sorted(use_case_files(settings.project)))
+    return [deployment]
+
+
 def main() -> None:
-    """Serves until the process is stopped."""
+    """Serves until the process is stopped: the nights, or with `backfills` the backfills."""
     settings = Settings.from_environment()
-    serve(*deployments(settings), pause_on_shutdown=False, print_starting_message=False, limit=ACTIVE_RUNS)
+    served = backfills(settings) if sys.argv[1:] == ["backfills"] else deployments(settings)
+    serve(*served, pause_on_shutdown=False, print_starting_message=False, limit=ACTIVE_RUNS)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -10,6 +11,12 @@ from typing import Any
 from deployments.environment import prepare_environment
 from ml.errors import ConfigError
 from ml.settings import Settings
+
+
+def show_sentences_only(options: argparse.Namespace) -> None:
+    """One sentence comes at the end; Prefect would print every traceback before it. To be called first of all."""
+    if not options.debug:
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 
 
 def home_settings() -> Settings:

@@ -5,7 +5,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from types import FrameType
@@ -29,6 +29,7 @@ from ml.errors import PrefectUnavailable
 from ml.settings import Settings
 
 WATCH_SECONDS = 0.2
+SERVING = {"schedule server": ["deployments.serve"], "backfill server": ["deployments.serve", "backfills"]}
 # Of deployments only: other runs are executed by their own process, which may be alive.
 LOST_RUNS = {
     "flow_runs": {
@@ -49,7 +50,7 @@ def run_up(
     prefect_port: int = 4200,
     mlflow_port: int = 5000,
     *,
-    serving: str = "deployments.serve",
+    serving: Mapping[str, list[str]] = SERVING,
     say: Callable[[str], None] = _say,
 ) -> int:
     """Runs everything until Ctrl-C or SIGTERM, the normal end, and returns the exit code.
@@ -64,12 +65,12 @@ def run_up(
             _end_lost_runs(servers.prefect_api)
             children.callback(_end_lost_runs, servers.prefect_api)
         say(f"Prefect  {servers.prefect_ui}\nMLflow   {servers.mlflow_ui}\nLogs     {settings.home / 'logs'}")
-        schedules = _start_serving(settings, serving, servers, children)
-        _wait_until_served(servers, schedules, since)
+        served = _start_serving(settings, serving, servers, children)
+        _wait_until_served(servers, served, since)
         children.enter_context(announce(settings, servers))
         say("The schedules are served. Ctrl-C stops everything.")
         children.callback(say, "Stopping.")
-        _watch([*(server.child for server in started), schedules])
+        _watch([*(server.child for server in started), *served])
     return 0
 
 
@@ -121,15 +122,18 @@ def _given_mlflow(settings: Settings) -> str | None:
     return settings.tracking_uri if urlsplit(settings.tracking_uri).scheme in {"http", "https"} else None
 
 
-def _start_serving(settings: Settings, module: str, servers: Servers, children: ExitStack) -> Child:
-    """The last to be started, so that it is the first to be stopped. Asked with SIGTERM, it leaves tracebacks."""
+def _start_serving(
+    settings: Settings, serving: Mapping[str, list[str]], servers: Servers, children: ExitStack
+) -> list[Child]:
+    """The last to be started, so that they are the first to be stopped. Asked with SIGTERM, they leave tracebacks."""
     scratch = settings.home / "tmp"  # Prefect keeps a folder in TMPDIR, and leaves it when it is killed
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
     environment = {"PREFECT_API_URL": servers.prefect_api, "TMPDIR": str(scratch)}
-    return children.enter_context(
-        child(settings, "schedule server", [module], environment, PrefectUnavailable, ending=signal.SIGINT)
-    )
+    return [
+        children.enter_context(child(settings, name, command, environment, PrefectUnavailable, ending=signal.SIGINT))
+        for name, command in serving.items()
+    ]
 
 
 def _end_lost_runs(api: str) -> None:
@@ -139,25 +143,29 @@ def _end_lost_runs(api: str) -> None:
         ask(f"{api}/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
 
 
-def _wait_until_served(servers: Servers, schedules: Child, since: datetime) -> None:
-    """Returns when a deployment has asked for work, so that `retrain run` finds them all."""
+def _wait_until_served(servers: Servers, served: Sequence[Child], since: datetime) -> None:
+    """Returns when each child's deployments have asked for work, so that every command finds its own."""
     deadline = time.monotonic() + START_SECONDS
-    while not _is_served(servers.prefect_api, since):
-        schedules.require_alive()
+    while _served(servers.prefect_api, since) < len(served):
+        for each in served:
+            each.require_alive()
         if time.monotonic() > deadline:
             raise PrefectUnavailable(
                 f"the schedules are served within {START_SECONDS:.0f} s",
                 "no deployment asked for work",
-                f"read {schedules.log}",
+                f"read {served[0].log}",
             )
         time.sleep(WATCH_SECONDS)
 
 
-def _is_served(api: str, since: datetime) -> bool:
-    """An API that does not tell, for want of a password, is believed."""
+def _served(api: str, since: datetime) -> float:
+    """How many flows have a deployment that asked for work. An API that does not tell, for want of a password, is
+    believed."""
     deployments = ask(f"{api}/deployments/filter", {"sort": "UPDATED_DESC"})
-    polled = [each["last_polled"] for each in deployments or [] if each["last_polled"]]
-    return deployments is None or any(datetime.fromisoformat(time_) >= since for time_ in polled)
+    if deployments is None:
+        return float("inf")
+    asked = [each for each in deployments if each["last_polled"]]
+    return len({each["flow_id"] for each in asked if datetime.fromisoformat(each["last_polled"]) >= since})
 
 
 def _watch(children: Sequence[Child]) -> None:

@@ -257,7 +257,11 @@ def night():
 if __name__ == "__main__":
     serve(night.to_deployment("night"), pause_on_shutdown=False, print_starting_message=False, limit=1)
 """
-UP = "import sys; from deployments.up import run_up; sys.exit(run_up(settings, {}, {}, serving='nightly'))"
+UP = """
+import sys
+from deployments.up import run_up
+sys.exit(run_up(settings, {}, {}, serving={{'schedule server': ['nightly']}}))
+"""
 
 
 @contextmanager
