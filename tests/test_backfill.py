@@ -1,4 +1,4 @@
-"""Backfills: a plan that says why, dates that see their past only, a champion that stays, and any number of restarts."""
+"""Backfills: plans that say why, dates that see their past only, a champion that stays, any number of restarts."""
 
 import json
 import os
