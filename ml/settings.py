@@ -1,12 +1,14 @@
 """Where this installation keeps its things, read from the environment at call time."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from ml.errors import ConfigError
 
+ENCRYPTION = re.compile(r"|(AES256|aws:kms)(?:(?<=kms):(\S+))?")
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
@@ -36,6 +38,17 @@ class Settings:
     @property
     def data(self) -> Path:
         return self.home / "data"
+
+
+def s3_encryption() -> tuple[str | None, str | None]:
+    """How S3 is to encrypt what is stored, and by which key. Raises ConfigError for what it cannot be."""
+    asked = os.environ.get("RETRAIN_S3_ENCRYPTION") or ""
+    found = ENCRYPTION.fullmatch(asked)
+    if found is None:
+        raise ConfigError(
+            "RETRAIN_S3_ENCRYPTION is AES256, aws:kms or aws:kms:KEY", f"it is {asked!r}", "unset it or set one of them"
+        )
+    return found[1], found[2]
 
 
 def _absolute(store: str) -> str:

@@ -28,11 +28,11 @@ from ml.digests import digest_bytes
 from ml.errors import ConfigError, Corrupt, StoreUnavailable
 from ml.paths import safe_key
 from ml.s3_errors import broke_on_its_way, first_line, in_words
+from ml.settings import s3_encryption
 
 S3_URI = re.compile(r"s3://([A-Za-z0-9._-]+)((?:/[A-Za-z0-9_=-][A-Za-z0-9._=-]*)*)/?")
 MULTIPART_BYTES = 8 * 1024**2  # from here on in parts, of which each is retried
 CONNECTIONS = 10  # to S3 at once
-ENCRYPTION = re.compile(r"|(AES256|aws:kms)(?:(?<=kms):(\S+))?")
 LEFTOVER = ".writing-"
 LEFTOVER_SECONDS = 3600.0  # nobody writes one object for so long
 ATTEMPTS = 3  # where bytes broke on their way; boto3 makes as many of its own where no answer began
@@ -362,12 +362,5 @@ def _boto_errors() -> tuple[type[Exception], ...]:
 
 
 def _encryption() -> dict[str, str]:
-    """How S3 encrypts what is stored. Raises ConfigError for what RETRAIN_S3_ENCRYPTION cannot be."""
-    asked = os.environ.get("RETRAIN_S3_ENCRYPTION") or ""
-    found = ENCRYPTION.fullmatch(asked)
-    if found is None:
-        raise ConfigError(
-            "RETRAIN_S3_ENCRYPTION is AES256, aws:kms or aws:kms:KEY", f"it is {asked!r}", "unset it or set one of them"
-        )
-    kind, key = found.groups()
+    kind, key = s3_encryption()
     return ({"ServerSideEncryption": kind} if kind else {}) | ({"SSEKMSKeyId": key} if key else {})
