@@ -69,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
         _add_data,
         _add_doctor,
         _add_backfill,
+        _add_gc,
     ):
         add(commands, shared)
     return top
@@ -147,6 +148,12 @@ def _add_doctor(commands: Any, shared: argparse.ArgumentParser) -> None:
     doctor.add_argument("--mend", action="store_true", help="mend it (without, nothing is changed)")
 
 
+def _add_gc(commands: Any, shared: argparse.ArgumentParser) -> None:
+    gc = _add(commands, shared, "gc", "say what no retained run needs, and delete it with --yes")
+    gc.add_argument("use_case", metavar="USE_CASE", nargs="?")
+    gc.add_argument("--yes", action="store_true", help="delete it")
+
+
 def _add_backfill(commands: Any, shared: argparse.ArgumentParser) -> None:
     backfill = _add(commands, shared, "backfill", "run many dates, each with only what was known then")
     actions = backfill.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=Parser)
@@ -207,7 +214,7 @@ def _seed(text: str) -> int:
 
 
 MODULES = dict.fromkeys(("promote", "rollback", "hold", "release", "data"), "deployments.moves")
-MODULES |= {"doctor": "deployments.doctor", "backfill": "deployments.backfill"}
+MODULES |= {"doctor": "deployments.doctor", "backfill": "deployments.backfill", "gc": "deployments.gc"}
 
 
 def _command(name: str) -> Command:

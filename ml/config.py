@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -34,6 +34,8 @@ from ml.serving.rules import Between, InSet, NotNull, Rule, UniqueKey
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Days = Annotated[int, Field(ge=1, le=36_500)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+OPERATIONAL = {"schedule", "replay_from", "missed_nights", "missed_within_days", "retention"}  # decide no result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +90,16 @@ class SideTable:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Retention:
+    """What `retrain gc` leaves: the newest `versions` beside all that ever served; resumable stages and partition
+    states for `state_days` after they were written; quarantined rows for `quarantine_days`."""
+
+    versions: PositiveInt = 10
+    state_days: PositiveInt = 30
+    quarantine_days: PositiveInt = 90
+
+
+@dataclass(frozen=True, kw_only=True)
 class UseCase:
     """One thing to learn.
 
@@ -96,7 +108,8 @@ class UseCase:
     has at least `min_rows` after at most `max_quarantined_fraction` were set aside; a number is clipped at
     `outlier_std` standard deviations; a category seen on fewer than `rare_below` train rows is unknown. `derive`
     turns a partition's source rows into rows with more columns. `replay_from` makes scheduled nights walk through old
-    data, from that date on. `question` is the title of reports; `demo` writes example data.
+    data, from that date on. `missed_nights` says which of the nights are made up for that came while the machine was
+    down, `missed_within_days` how old they may be. `question` is the title of reports; `demo` writes example data.
     """
 
     name: str
@@ -126,6 +139,9 @@ class UseCase:
     min_rows: PositiveInt = 1
     schedule: str | None = None
     replay_from: date | None = None
+    missed_nights: Literal["latest", "skip", "all"] = "latest"
+    missed_within_days: PositiveInt = 7
+    retention: Retention = Retention()
     demo: Callable[[Path], None] | None = None
 
     def __post_init__(self) -> None:
@@ -155,7 +171,8 @@ class UseCase:
     @property
     def digest(self) -> str:
         """Digest of all that decides a result: functions count by their source, the estimator by its parameters."""
-        return digest_value({field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)})
+        names = [field.name for field in dataclasses.fields(self) if field.name not in OPERATIONAL]
+        return digest_value({name: _plain(getattr(self, name)) for name in names})
 
     def today(self) -> date:
         return datetime.now(ZoneInfo(self.time_zone)).date()

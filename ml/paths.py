@@ -27,6 +27,14 @@ def block(use_case: str, digest: str) -> str:
     return f"partitions/{use_case}/{digest}/block.parquet"
 
 
+def partitions(use_case: str) -> str:
+    return f"partitions/{use_case}"
+
+
+def stages(use_case: str) -> str:
+    return f"stages/{use_case}"
+
+
 def stage(use_case: str, name: str, key: str) -> str:
     return f"stages/{use_case}/{name}/{key}.json"
 

@@ -62,8 +62,11 @@ class Store(Protocol):
     def keys(self, prefix: str) -> list[str]:
         """All keys below the folder `prefix`, sorted."""
 
-    def sizes(self, prefix: str = "") -> dict[str, int]:
-        """The bytes of every object below the folder `prefix`, or of all, by key; none is read."""
+    def sizes(self, prefix: str = "", min_age_seconds: float = 0.0) -> dict[str, int]:
+        """The bytes of every object below the folder `prefix`, or of all, by key; none is read.
+
+        Of those only that were written so long ago.
+        """
 
     def leftovers(self, min_age_seconds: float = LEFTOVER_SECONDS) -> list[str]:
         """What writers that were killed have left, sorted: no objects, but they take space."""
@@ -156,9 +159,12 @@ class DiskStore:
     def keys(self, prefix: str) -> list[str]:
         return sorted(self.sizes(safe_key(prefix)))
 
-    def sizes(self, prefix: str = "") -> dict[str, int]:
+    def sizes(self, prefix: str = "", min_age_seconds: float = 0.0) -> dict[str, int]:
         folder = self.root / safe_key(prefix) if prefix else self.root
-        return {self._key(path): stat.st_size for path, stat in self._files(folder) if path.name[0] != "."}
+        objects = [(path, stat) for path, stat in self._files(folder) if path.name[0] != "."]
+        before = time.time() - min_age_seconds
+        old = [(path, stat) for path, stat in objects if not min_age_seconds or stat.st_mtime <= before]
+        return {self._key(path): stat.st_size for path, stat in old}
 
     def leftovers(self, min_age_seconds: float = LEFTOVER_SECONDS) -> list[str]:
         before = time.time() - min_age_seconds
@@ -300,10 +306,12 @@ class S3Store:
     def keys(self, prefix: str) -> list[str]:
         return sorted(self.sizes(safe_key(prefix)))
 
-    def sizes(self, prefix: str = "") -> dict[str, int]:
+    def sizes(self, prefix: str = "", min_age_seconds: float = 0.0) -> dict[str, int]:
         folder = f"{self._name(prefix)}/" if prefix else self.prefix
         items = self._tried(lambda: self._listed("list_objects_v2", "Contents", folder))
-        return {item["Key"].removeprefix(self.prefix): item["Size"] for item in items}
+        before = time.time() - min_age_seconds
+        old = [item for item in items if not min_age_seconds or item["LastModified"].timestamp() <= before]
+        return {item["Key"].removeprefix(self.prefix): item["Size"] for item in old}
 
     def leftovers(self, min_age_seconds: float = LEFTOVER_SECONDS) -> list[str]:
         """Uploads in parts that were neither completed nor aborted, as key?upload."""

@@ -2,14 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from ml.config import Source, Target, UseCase, load_use_case, require_known, use_case_files
+from ml.config import Retention, Source, Target, UseCase, load_use_case, require_known, use_case_files
 from ml.errors import ConfigError, UsageError
 from ml.gates import BetterThanTrivial, MinMetric
 from ml.models.estimators import NetworkClassifier
@@ -226,7 +225,7 @@ def _edits() -> list[Callable[[], UseCase]]:
         tills,
         lambda: tills(source=Source(folder="other")),
         lambda: tills(target=Target(column="returned_after", above=1, classes=("kept", "returned"))),
-        lambda: tills(replay_from=date(2024, 1, 1)),
+        lambda: tills(window_days=9),
         lambda: tills(model=NetworkClassifier(hidden=(), batch_size=64, epochs=2, seed=1)),
         lambda: tills(gates=(MinMetric(metric="f1", floor=0.5, why="a test"),)),
         lambda: tills(columns=columns("amount", sensitive=True)),
@@ -236,6 +235,12 @@ def _edits() -> list[Callable[[], UseCase]]:
 def test_objects_that_differ_have_different_digests_and_equal_ones_the_same() -> None:
     assert len({make().digest for make in _edits()}) == len(_edits())
     assert [make().digest for make in _edits()] == [make().digest for make in _edits()]
+
+
+def test_what_decides_no_result_changes_no_digest() -> None:
+    """A night is not judged again because its schedule moved."""
+    moved = tills(schedule="0 3 * * *", missed_nights="skip", retention=Retention(versions=2))
+    assert moved.digest == tills().digest
 
 
 DATA_EDITS: list[tuple[str, dict[str, Any], bool]] = [

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from deployments.cli import parser
-from ml.config import SideTable, Source, Target, UseCase, load_use_case
+from ml.config import Retention, SideTable, Source, Target, UseCase, load_use_case
 from ml.decision import ALL_STATE_NAMES
 from ml.packaging import refuse_broken_example
 from ml.serving.columns import Column
@@ -82,7 +82,8 @@ def test_every_field_of_a_use_case_is_in_its_table_with_its_default(kind: type) 
     stated = {name.strip("`"): default.strip("`") for name, _, default in rows(kind.__name__)}
     fields = {field.name: field.default for field in dataclasses.fields(kind)}
     assert list(stated) == list(fields)
-    defaults = {name: MISSING if text == "required" else ast.literal_eval(text) for name, text in stated.items()}
+    special = {"required": MISSING, "Retention()": Retention()}
+    defaults = {name: special[text] if text in special else ast.literal_eval(text) for name, text in stated.items()}
     assert defaults == fields
 
 

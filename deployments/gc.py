@@ -1,0 +1,38 @@
+"""`retrain gc`: says what no retained run needs, and deletes it with --yes."""
+
+import argparse
+
+from deployments.terminal import home_settings, say, show
+from ml.config import load_use_case, require_known, use_case_files
+from ml.locks import is_free
+from ml.registry import Registry
+from ml.report import counted
+from ml.retention import garbage
+from ml.settings import Settings
+from ml.store import Store, open_store
+
+
+def gc(options: argparse.Namespace) -> int:
+    """A dry run unless --yes is given. A use case of which a run is active is left alone."""
+    settings = home_settings()
+    if options.use_case:
+        require_known(options.use_case, settings.project)
+    names = [options.use_case] if options.use_case else sorted(use_case_files(settings.project))
+    store = open_store(settings.store)
+    rows = [row for name in names for row in _collected(settings, store, name, delete=options.yes)]
+    size = sum(int(row["bytes"]) for row in rows)
+    done = "deleted" if options.yes else "would be deleted; nothing was: add --yes"
+    show(options, {"garbage": rows, "bytes": size, "deleted": options.yes}, "")
+    if not options.json:
+        say(*(f"{row['use_case']}: {row['what']}, {int(row['bytes']) / 1e6:.1f} MB" for row in rows))
+        say(f"{counted(len(rows), 'thing')}, {size / 1e6:.1f} MB {done}.")
+    return 0
+
+
+def _collected(settings: Settings, store: Store, name: str, *, delete: bool) -> list[dict[str, str | int]]:
+    if not is_free(settings.home / "locks" / f"{name}.lock"):
+        return [{"use_case": name, "what": "left alone, for a run is active", "bytes": 0}]
+    found = list(garbage(store, Registry(settings, name), load_use_case(name, settings.project)))
+    for each in found if delete else ():
+        each.delete()
+    return [{"use_case": name, "what": each.what, "bytes": each.size} for each in found]

@@ -1,0 +1,91 @@
+"""What no retained run needs: versions that never served, stages and states long done, old quarantine. Finds; deletes
+only if asked, and never what is in use."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from ml import paths
+from ml.config import UseCase
+from ml.ledger import Ledger, version_of
+from ml.registry import Registry, Version
+from ml.store import Store
+
+DAY_SECONDS = 86_400.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Garbage:
+    """One thing that may go: what it is, its bytes, and the deletion."""
+
+    what: str
+    size: int
+    delete: Callable[[], None]
+
+
+def garbage(store: Store, registry: Registry, use_case: UseCase) -> Iterator[Garbage]:
+    """Everything of a use case that its retention lets go, in the order in which it is safe to delete."""
+    yield from _versions(store, registry, use_case)
+    yield from _stages(store, use_case)
+    yield from _states(store, use_case)
+
+
+def _versions(store: Store, registry: Registry, use_case: UseCase) -> Iterator[Garbage]:
+    """Recorded versions that are neither among the newest nor ever served. The ledger keeps what they scored."""
+    entries = Ledger(store, use_case.name).entries()
+    served = {version_of(model) for entry in entries for model in (entry.champion, entry.reference)}
+    recorded = {version_of(getattr(entry, "candidate", None)) for entry in entries}
+    known = registry.versions()
+    newest = {version.number for version in known[-use_case.retention.versions :]}
+    for version in known:
+        if version.number in recorded and version.number not in served | newest:
+            folder = paths.run_artifacts(version.run_id)
+            yield Garbage(
+                what=f"version {version.number}, which never served",
+                size=sum(store.sizes(folder).values()),
+                delete=partial(_delete_version, store, registry, version),
+            )
+
+
+def _delete_version(store: Store, registry: Registry, version: Version) -> None:
+    registry.delete_version(version.number)
+    _delete(store, store.keys(paths.run_artifacts(version.run_id)))
+
+
+def _delete(store: Store, keys: list[str]) -> None:
+    for key in keys:
+        store.delete(key)
+
+
+def _stages(store: Store, use_case: UseCase) -> Iterator[Garbage]:
+    """Handles and files that a night could be resumed from."""
+    old = store.sizes(paths.stages(use_case.name), use_case.retention.state_days * DAY_SECONDS)
+    if old:
+        yield Garbage(
+            what=f"{len(old)} files of stages older than {use_case.retention.state_days} days",
+            size=sum(old.values()),
+            delete=partial(_delete, store, sorted(old)),
+        )
+
+
+def _states(store: Store, use_case: UseCase) -> Iterator[Garbage]:
+    """Partition states that no bundle names: other bytes, other rules, or days that left the window.
+
+    Rows that were set aside are kept longer; those of a day in the window are in use, for they say what to leave out.
+    """
+    folder, kept = paths.partitions(use_case.name), use_case.retention
+    keys = store.keys(folder)
+    bundles = [key for key in keys if key.count("/") == folder.count("/") + 1]
+    named = b"".join(data or b"" for data in store.get_many(bundles)).decode(errors="replace")
+    for what, days, ours in (
+        ("states", kept.state_days, lambda key: not key.endswith("/quarantine.parquet")),
+        ("quarantines", kept.quarantine_days, lambda key: key.endswith("/quarantine.parquet")),
+    ):
+        old = store.sizes(folder, days * DAY_SECONDS)
+        unused = {k: size for k, size in old.items() if k not in bundles and ours(k) and k.split("/")[2] not in named}
+        if bundles and unused:
+            yield Garbage(
+                what=f"{len(unused)} files of {what} that no window used for {days} days",
+                size=sum(unused.values()),
+                delete=partial(_delete, store, sorted(unused)),
+            )
