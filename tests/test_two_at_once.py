@@ -1,0 +1,106 @@
+"""Two runs at once, on machines that share files and registry: one version a run key, decisions in a row."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ml.registry import CHAMPION, Registry
+from tests.story import Shop
+
+pytestmark = pytest.mark.slow
+RUN = [sys.executable, "-m", "deployments.cli", "run", "shop", "--as-of", "2024-03-15", "--json"]
+Machine = Callable[..., "Run"]
+
+
+@dataclass
+class Run:
+    """A night of another machine, as its process."""
+
+    process: "subprocess.Popen[str]"
+
+    def said(self, words: str) -> None:
+        """Returns when the night has said so."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            if words in line:
+                return
+        raise AssertionError(f"it never said {words!r}")
+
+    def document(self) -> dict[str, Any]:
+        out, err = self.process.communicate(timeout=300)
+        assert self.process.returncode == 0, err[-3000:]
+        return json.loads(out)
+
+
+@pytest.fixture
+def machine(shop: Shop, prefect: str, tmp_path: Path) -> Machine:
+    """Starts the night on a machine of its own: another home and another lock, the same store and MLflow."""
+
+    def start(name: str, *words: str) -> Run:
+        home = tmp_path / name
+        shutil.copytree(shop.settings.data, home / "data")
+        shared = {"RETRAIN_STORE": shop.settings.store, "MLFLOW_TRACKING_URI": shop.settings.tracking_uri}
+        environment = {**os.environ, **shared, "RETRAIN_HOME": str(home), "PREFECT_API_URL": prefect}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return Run(subprocess.Popen([*RUN, *words], env=environment, text=True, **pipes))  # type: ignore[call-overload]
+
+    return start
+
+
+def versions(shop: Shop) -> list[int]:
+    return [version.number for version in Registry(shop.settings, "shop").versions()]
+
+
+def test_the_same_night_on_two_machines_is_one_version_and_one_decision(shop: Shop, machine: Machine) -> None:
+    documents = [run.document() for run in (machine("left"), machine("right"))]
+    assert documents[0]["run_key"] == documents[1]["run_key"]
+    assert {(each["decision"], each["version"]) for each in documents} == {("FIRST", documents[0]["version"])}
+    assert len(versions(shop)) == len(shop.entries()) == 1
+    assert Registry(shop.settings, "shop").alias(CHAMPION) == versions(shop)[0]
+
+
+def test_two_candidates_are_judged_one_after_the_other(shop: Shop, machine: Machine) -> None:
+    runs = [machine("left", "--seed", "1"), machine("right", "--seed", "2")]
+    for run in runs:
+        run.document()
+    first, second = shop.entries()
+    assert (first.decision, first.judged_against, second.judged_against) == ("FIRST", 0, 1)
+    assert second.result["scores"]["champion"] is not None, "the loser was evaluated again, against the new head"
+    assert len(versions(shop)) == 2
+
+
+@pytest.mark.parametrize("words", ["Uploaded", "Evaluated", "Decided"])
+def test_a_run_that_is_stopped_overtaken_and_resumed_looks_at_the_new_head(
+    shop: Shop, machine: Machine, words: str
+) -> None:
+    stopped = machine("stopped", "--seed", "1")
+    stopped.said(words)
+    stopped.process.send_signal(signal.SIGSTOP)
+    overtaking = machine("overtaking", "--seed", "2").document()
+    stopped.process.send_signal(signal.SIGCONT)
+    late = stopped.document()
+    first, second = shop.entries()
+    assert (first.decision, overtaking["version"]) == ("FIRST", first.champion and first.champion.version)
+    assert (second.run_key, second.judged_against) == (late["run_key"], 1)
+    assert late["decision"] in {"PROMOTE", "KEEP"}
+    assert sorted(versions(shop)) == sorted([overtaking["version"], late["version"]])
+
+
+def test_the_same_run_stopped_and_overtaken_by_its_twin_records_nothing_twice(shop: Shop, machine: Machine) -> None:
+    stopped = machine("stopped")
+    stopped.said("Decided")
+    stopped.process.send_signal(signal.SIGSTOP)
+    twin = machine("twin").document()
+    stopped.process.send_signal(signal.SIGCONT)
+    late = stopped.document()
+    assert (late["version"], late["decision"]) == (twin["version"], "FIRST")
+    assert len(versions(shop)) == len(shop.entries()) == 1
