@@ -154,6 +154,8 @@ def _result(state: "State[Any]") -> dict[str, Any]:
     if state.is_completed():
         return state.result()
     error = state.result(raise_on_failure=False)
+    if isinstance(error, dict):  # a red end with an answer: a backfill of which dates failed
+        return error
     if isinstance(error, RetrainError):
         raise error
     kind = type(error).__name__ if isinstance(error, BaseException) else "no exception"

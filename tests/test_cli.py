@@ -2,8 +2,11 @@
 
 import io
 import json
+import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -106,6 +109,23 @@ def test_what_cannot_be_is_refused_in_one_sentence_and_nothing_is_recorded(
         assert part in said, words
         assert said.count("\n") == 1, words
     assert [entry.seq for entry in nights.ledger.entries()] == [1]
+
+
+@pytest.mark.slow
+def test_every_command_of_the_operators_table_runs(nights: Shop, typed: Any) -> None:
+    """In the order of the table, on the shop in place of the flights."""
+    nights.night("2024-03-15", seed=5)
+    assert typed("promote", "shop", "--version", "2", *BY_NAME)[0] == 0
+    section = (Path(__file__).parents[1] / "README.md").read_text().split("## It is red, what now")[1].split("\n## ")[0]
+    plan = ""
+    for command in re.findall(r"`retrain ([a-z][^`]*)`", section):
+        said = (
+            command.replace("flights", "shop").replace("2013-09-20", "2024-03-12").replace("2013-09-30", "2024-03-13")
+        )
+        words = [plan if word == "PLAN" else word for word in shlex.split(said)]
+        code, out, err = typed(*words)
+        assert code == 0 or (words[0] == "doctor" and "wrong" not in out), (words, out, err)
+        plan = out.split()[-1] if words[:2] == ["backfill", "plan"] else plan
 
 
 def test_a_reader_that_leaves_early_is_no_error() -> None:
