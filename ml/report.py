@@ -36,13 +36,13 @@ HEADLINES = {
     "FIRST": "is the first champion",
     "PROMOTE": "is the new champion",
     "KEEP": "was not promoted; the champion stays",
-    "REJECT": "was not good enough; there is no champion yet",
+    "REJECT": "was not promoted; there is no champion yet",
 }
 HEADLINES_THEN = {
     "FIRST": "became the first champion",
     "PROMOTE": "became the new champion",
     "KEEP": "was not promoted; the champion stayed",
-    "REJECT": "was not good enough; there was no champion yet",
+    "REJECT": "was not promoted; there was no champion yet",
 }
 
 

@@ -167,7 +167,7 @@ HEADLINES: list[tuple[DecisionName, int | None, int | None, str, str]] = [
     ("FIRST", None, 4, "is the first champion", "Champion is now version 4."),
     ("PROMOTE", 3, 4, "is the new champion", "Champion is now version 4, before it was version 3."),
     ("KEEP", 3, 3, "was not promoted", "Champion is still version 3."),
-    ("REJECT", None, None, "was not good enough", "There is no champion."),
+    ("REJECT", None, None, "was not promoted; there is no champion yet", "There is no champion."),
 ]
 
 
