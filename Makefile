@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: run test test-all check setup up lock
+.PHONY: run test test-all chaos check setup up lock
 
 run: $(READY)
 	$(BIN)/retrain run flights --as-of 2013-10-01
@@ -16,6 +16,10 @@ test: check
 
 test-all: check
 	$(BIN)/pytest -m "slow or not slow"
+
+# Every fault that is tried, and the README's table of them.
+chaos: $(READY)
+	$(BIN)/pytest -m slow tests/test_chaos.py tests/test_two_at_once.py tests/test_backfill.py
 
 check: $(READY)
 	$(BIN)/ruff check -q .

@@ -13,6 +13,7 @@ from deployments.environment import prepare_environment
 from ml.settings import Settings
 from tests.s3_server import FOREIGN, S3Server, s3_server
 from tests.story import Shop, open_shop
+from tests.tally import table
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -88,3 +89,9 @@ def s3() -> Iterator[S3Server]:
         for name, value in server.environment.items():
             patch.setenv(name, value)
         yield server
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The table of faults, where any was tried."""
+    for line in table():
+        terminalreporter.write_line(line)

@@ -20,10 +20,12 @@ from ml.registry import CHAMPION, REFERENCE, Registry
 from ml.settings import Settings
 from ml.store import open_store
 from tests.story import Shop
+from tests.tally import tally
 
 pytestmark = pytest.mark.slow
 RANDOM_KILLS = int(os.environ.get("RANDOM_KILLS", "200"))
 KILLS_A_HOME = 5
+RESUMED = "the same command again finishes it: same scores, same bytes, one version"
 REQUEST = {"use_case": "shop", "as_of": "2024-03-15"}
 VARYING = {"mlflow_run", "seconds", "reused", "computed"}  # of a night's document: what a resumed one may say otherwise
 
@@ -104,6 +106,14 @@ def end_state(home: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     }
 
 
+def count(fault: str, happens: str, home: Path, monkeypatch: pytest.MonkeyPatch, times: int = 1) -> None:
+    """One home in the table of faults: one decision and one version are wanted of it."""
+    monkeypatch.setenv("RETRAIN_HOME", str(home))
+    settings = Settings.from_environment()
+    entries = len(Ledger(open_store(settings.store), "shop").nights())
+    tally(fault, happens, wanted=1, entries=entries, versions=len(Registry(settings, "shop").versions()), times=times)
+
+
 def left_over(home: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the doctor still finds after mending."""
     monkeypatch.setenv("RETRAIN_HOME", str(home))
@@ -138,6 +148,7 @@ def test_a_kill_at_each_named_point_changes_nothing(
         if zygote.night(home, point=point)["signal"] != 9:
             survived.append(point)
         finished(zygote, home)
+        count("SIGKILL at a named point", RESUMED, home, monkeypatch)
         if end_state(home, monkeypatch) != undisturbed[0] or left_over(home, monkeypatch):
             different.append(point)
         shutil.rmtree(home)
@@ -154,10 +165,12 @@ def test_kills_at_random_moments_change_nothing(
     kills = 0
     while kills < RANDOM_KILLS:
         home = homes.fresh()
-        for _ in range(KILLS_A_HOME):
-            kills += zygote.night(home, after=generator.uniform(0.05, seconds))["signal"] == 9
+        landed = sum(
+            zygote.night(home, after=generator.uniform(0.05, seconds))["signal"] == 9 for _ in range(KILLS_A_HOME)
+        )
         finished(zygote, home)
+        count("SIGKILL at a random moment", RESUMED, home, monkeypatch, times=landed)
+        kills += landed
         assert end_state(home, monkeypatch) == state, home
         assert left_over(home, monkeypatch) == [], home
         shutil.rmtree(home)
-    print(f"{kills} kills at random moments: 0 lost, 0 duplicated")  # noqa: T201

@@ -15,6 +15,7 @@ import pytest
 
 from ml.registry import CHAMPION, Registry
 from tests.story import Shop
+from tests.tally import tally
 
 pytestmark = pytest.mark.slow
 RUN = [sys.executable, "-m", "deployments.cli", "run", "shop", "--as-of", "2024-03-15", "--json"]
@@ -60,8 +61,13 @@ def versions(shop: Shop) -> list[int]:
     return [version.number for version in Registry(shop.settings, "shop").versions()]
 
 
+def count(fault: str, happens: str, shop: Shop, wanted: int) -> None:
+    tally(fault, happens, wanted=wanted, entries=len(shop.entries()), versions=len(versions(shop)))
+
+
 def test_the_same_night_on_two_machines_is_one_version_and_one_decision(shop: Shop, machine: Machine) -> None:
     documents = [run.document() for run in (machine("left"), machine("right"))]
+    count("the same night on two machines", "one version and one decision", shop, wanted=1)
     assert documents[0]["run_key"] == documents[1]["run_key"]
     assert {(each["decision"], each["version"]) for each in documents} == {("FIRST", documents[0]["version"])}
     assert len(versions(shop)) == len(shop.entries()) == 1
@@ -72,6 +78,7 @@ def test_two_candidates_are_judged_one_after_the_other(shop: Shop, machine: Mach
     runs = [machine("left", "--seed", "1"), machine("right", "--seed", "2")]
     for run in runs:
         run.document()
+    count("two candidates at once", "the second is judged against the first", shop, wanted=2)
     first, second = shop.entries()
     assert (first.decision, first.judged_against, second.judged_against) == ("FIRST", 0, 1)
     assert second.result["scores"]["champion"] is not None, "the loser was evaluated again, against the new head"
@@ -88,6 +95,7 @@ def test_a_run_that_is_stopped_overtaken_and_resumed_looks_at_the_new_head(
     overtaking = machine("overtaking", "--seed", "2").document()
     stopped.process.send_signal(signal.SIGCONT)
     late = stopped.document()
+    count("SIGSTOP, overtaken, SIGCONT", "it looks at the new head and evaluates again", shop, wanted=2)
     first, second = shop.entries()
     assert (first.decision, overtaking["version"]) == ("FIRST", first.champion and first.champion.version)
     assert (second.run_key, second.judged_against) == (late["run_key"], 1)
@@ -102,5 +110,6 @@ def test_the_same_run_stopped_and_overtaken_by_its_twin_records_nothing_twice(sh
     twin = machine("twin").document()
     stopped.process.send_signal(signal.SIGCONT)
     late = stopped.document()
+    count("SIGSTOP, overtaken by its twin, SIGCONT", "it takes the twin's decision", shop, wanted=1)
     assert (late["version"], late["decision"]) == (twin["version"], "FIRST")
     assert len(versions(shop)) == len(shop.entries()) == 1
