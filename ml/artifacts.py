@@ -4,9 +4,11 @@ What a handle points to lies in the store under a key that `ml.paths` spells.
 """
 
 import dataclasses
+import functools
+from collections.abc import Hashable
 from dataclasses import dataclass
 from datetime import date
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from pydantic import TypeAdapter
 
@@ -89,7 +91,7 @@ class Snapshot(Handle):
 
 @dataclass(frozen=True, kw_only=True)
 class RuleCount:
-    """How often one rule was evaluated on a partition, and broken."""
+    """How often one rule was evaluated, and broken."""
 
     rule: str
     scope: str
@@ -100,7 +102,7 @@ class RuleCount:
 
 @dataclass(frozen=True, kw_only=True)
 class PartitionCheck:
-    """The verdict on one partition, a pure function of its bytes and the rules."""
+    """The verdict on one partition, a pure function of its bytes and the rules; `broken` has the broken rules only."""
 
     day: str
     rows: int
@@ -109,15 +111,22 @@ class PartitionCheck:
     unlabelled: int
     unknown_columns: tuple[str, ...]
     rejected: str | None
-    counts: tuple[RuleCount, ...]
+    broken: tuple[RuleCount, ...]
+    quarantine: FileRef | None
+
+    @property
+    def labelled(self) -> int:
+        """Rows to learn from: no duplicates, not set aside, with a label."""
+        return self.rows - self.duplicates - self.quarantined - self.unlabelled
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckedPartition:
-    """Where a usable partition's verdict lies, and the key of its state."""
+    """A usable partition: the rows that its verdict set aside, if any, and how many are left to learn from."""
 
     day: str
-    state: str
+    quarantine: FileRef | None
+    rows: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,16 +145,33 @@ class Checks(Handle):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CleanedRows:
+    """A partition's unique labelled rows, a pure function of its bytes; from the date `whole_from` on all are known."""
+
+    file: FileRef
+    whole_from: date
+
+
+@dataclass(frozen=True, kw_only=True)
 class Block:
-    """A partition's cleaned rows in the store."""
+    """A usable partition: its cleaned rows, and which of them its verdict set aside."""
 
     day: str
-    file: FileRef
+    cleaned: CleanedRows
+    quarantine: FileRef | None
     rows: int
+
+    @property
+    def digests(self) -> tuple[str, str, str]:
+        """What decides which rows it gives."""
+        return self.day, self.cleaned.file.digest, self.quarantine.digest if self.quarantine else ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Blocks(Handle):
+    """Every usable partition of the snapshot with this manifest."""
+
+    manifest: str
     digest: str
     blocks: tuple[Block, ...]
     rows: int
@@ -304,14 +330,22 @@ class Trail:
 H = TypeVar("H")
 
 
+@functools.cache
+def adapter(kind: Hashable) -> TypeAdapter[Any]:
+    """What reads and writes values of that type; building one takes a millisecond."""
+    return TypeAdapter[Any](cast(Any, kind))
+
+
 def to_json(value: Any) -> bytes:
     """Strict JSON of a handle: a NaN raises ValueError."""
-    return canonical_json(TypeAdapter(type(value)).dump_python(value))  # mode="json" makes a NaN in an Any null
+    return canonical_json(
+        adapter(cast(Hashable, type(value))).dump_python(value)
+    )  # mode="json" makes a NaN in an Any null
 
 
 def from_json(kind: type[H], data: bytes) -> H:
     """Inverse of `to_json`. Raises pydantic.ValidationError (a ValueError) for anything else."""
-    return TypeAdapter(kind).validate_json(data)
+    return adapter(cast(Hashable, kind)).validate_json(data)
 
 
 def with_work(handle: Any, work: Work) -> Any:

@@ -71,12 +71,38 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A folder of partitions: `YYYY-MM-DD.parquet` (or .csv, .csv.gz) a day, or one `all.parquet`.
+    """A folder of partitions: `YYYY-MM-DD.parquet` (or .csv, .csv.gz) a day, or one `all.parquet`; or a Hive folder a
+    day, like `day=2013-09-30`, with any number of such files.
 
-    `folder` is absolute or below RETRAIN_HOME/data.
+    `folder` is absolute, below RETRAIN_HOME/data, or `s3://bucket/prefix` with the standard AWS variables.
     """
 
     folder: Text
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileSource:
+    """One Parquet or CSV (.csv.gz) file of all days, told apart by `time_column`.
+
+    `file` is absolute or below RETRAIN_HOME/data.
+    """
+
+    file: str
+    time_column: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatabaseSource:
+    """The rows of a query, read a day at a time by `time_column`.
+
+    `database` names the environment variable with the address, as SQLAlchemy writes it. A day is read again where the
+    number of its rows or the last `changed_column` changed; without one, every night.
+    """
+
+    database: str
+    query: str
+    time_column: str
+    changed_column: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +110,7 @@ class SideTable:
     """A table joined to the rows on `on`, `take` being added to them; a dated one is joined day by day."""
 
     name: str
-    source: Source
+    source: Source | FileSource | DatabaseSource
     on: tuple[str, ...]
     take: tuple[str, ...]
 
@@ -114,7 +140,7 @@ class UseCase:
 
     name: str
     question: Text
-    source: Source
+    source: Source | FileSource | DatabaseSource
     columns: tuple[Column, ...]
     target: Target
     key: tuple[str, ...]
@@ -163,10 +189,17 @@ class UseCase:
         return (*rules, UniqueKey(key=self.key))
 
     @property
-    def data_digest(self) -> str:
-        """Digest of what decides how a partition's bytes become rows and labels."""
-        names = ("source", "columns", "target", "key", "time_column", "derive", "side_tables")
-        return digest_value({name: _plain(getattr(self, name)) for name in names})
+    def reading_digest(self) -> str:
+        """Digest of what decides how a partition's bytes become rows and labels, but for the rules."""
+        names = ("source", "target", "time_column", "known_at_column", "derive", "side_tables")
+        types = [[column.name, column.type] for column in self.columns]
+        return digest_value([types, {name: _plain(getattr(self, name)) for name in names}])
+
+    @property
+    def statistics_digest(self) -> str:
+        """Digest of what decides which statistics are taken of rows."""
+        fields = [[c.name, c.type, c.is_category, list(c.parts)] for c in self.features]
+        return digest_value([fields, self.target.kind])
 
     @property
     def digest(self) -> str:

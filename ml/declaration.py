@@ -40,6 +40,7 @@ NUMBERS = {"number", "integer"}
 BASELINES = ("constant", "rule")
 OPPONENTS = (*BASELINES, "champion", "reference")
 RANGES = {**dict.fromkeys(CLASS_METRICS, (0, 1)), "r2": (-np.inf, 1), "rmse": (0, np.inf), "mae": (0, np.inf)}
+SOURCES = ("Source", "FileSource", "DatabaseSource")  # pydantic names which of them a value is not
 DATED_ONLY = ("window_days", "test_days", "validation_days", "label_delay_days", "max_missing_days", "replay_from")
 NEXT_STEPS: dict[tuple[str, type], str] = {
     ("tuple_type", str): "write it with brackets and a comma, like ('id',)",
@@ -88,7 +89,7 @@ def _refuse_types(part: Any, place: str) -> None:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         position, *inner = first["loc"]
-        field = names[int(position)] + "".join(f"[{index}]" for index in inner)
+        field = names[int(position)] + "".join(f"[{index}]" for index in inner if index not in SOURCES)
         must = re.sub(r"^\w+ should", "must", first["msg"])
         next_step = NEXT_STEPS.get((first["type"], type(first["input"])), "mend the file")
         raise ConfigError(f"{field} of {place} {must}", f"it is {_short(first['input'])}", next_step) from error

@@ -2,10 +2,14 @@
 
 import hashlib
 import json
+import os
+import time
 from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
 from typing import Any
+
+RACY_NS = 2_000_000_000  # no file system's clock has coarser steps
 
 
 def canonical_json(value: Any) -> bytes:
@@ -39,3 +43,44 @@ def digest_file(path: Path) -> str:
 def digest_sources(root: Path, files: Iterable[Path]) -> str:
     """Digest of source files by their path below `root` and their bytes."""
     return digest_value({path.relative_to(root).as_posix(): digest_file(path) for path in files})
+
+
+class KeptDigests:
+    """Digests of files on this disk, each hashed again only where its size, times (mtime, ctime) or inode changed.
+
+    As in git, what was written less than two seconds before it was hashed is hashed again next time: a second edit in
+    the same step of the clock could leave all four as they are. An edit whose mtime was set back shows in ctime, which
+    nothing sets.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.kept, self.used = file, _read_kept(file), dict[str, list[Any]]()
+
+    def of(self, path: str, stat: os.stat_result) -> str:
+        seen = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+        kept = self.kept.get(path)
+        if kept is not None and kept[:4] == seen:
+            self.used[path] = kept
+            return str(kept[4])
+        now = time.time_ns()
+        digest = digest_file(Path(path))
+        if max(stat.st_mtime_ns, stat.st_ctime_ns) + RACY_NS < now:
+            self.used[path] = [*seen, digest]
+        return digest
+
+    def save(self) -> None:
+        """Keeps the digests that were asked for."""
+        if self.used == self.kept:
+            return
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.file.with_name(f".{self.file.name}.{os.getpid()}")
+        temporary.write_bytes(canonical_json(self.used))
+        temporary.replace(self.file)
+
+
+def _read_kept(file: Path) -> dict[str, list[Any]]:
+    try:
+        kept = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return {}  # nothing kept, or damaged: everything is hashed
+    return kept if isinstance(kept, dict) else {}

@@ -7,6 +7,7 @@ RetrainError                exit code
 ├── Corrupt                 1   stored bytes are not the bytes that were written
 ├── Busy                    1   another run of the use case is active
 └── Unavailable             1   transient: the only errors that are retried
+    ├── SourceUnavailable
     ├── StoreUnavailable
     ├── RegistryUnavailable
     └── PrefectUnavailable
@@ -55,6 +56,10 @@ class Busy(RetrainError):
 
 
 class Unavailable(RetrainError):
+    pass
+
+
+class SourceUnavailable(Unavailable):
     pass
 
 

@@ -1,87 +1,182 @@
-"""Statistics of train rows as a fold of day states in date order, and the encoder that they fit.
+"""Statistics of a partition's rows, their exact sums over a window, and the encoder that train rows' sums fit.
 
-Moments are merged as Chan, Golub and LeVeque (1979) do; the fold's order is part of the definition, so that an
-incremental and a full pass agree bit for bit.
+A day's sums are whole numbers on the grid of all floats, so that adding a day and taking one off are exact: a window
+that slid to tonight and one that is summed from scratch agree bit for bit, in any order.
 """
 
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from functools import reduce
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from ml.cleaning import LABEL
 from ml.config import UseCase
+from ml.errors import DataRejected
 from ml.serving.columns import Column
-from ml.serving.features import CategoryFeature, Encoder, NumberFeature, category_texts
+from ml.serving.features import CategoryFeature, Encoder, NumberFeature, category_counts
 
-ROUNDING = 1e-12  # of the mean; merging thousands of days of one value leaves less
+ROUNDING = 1e-12  # of the mean; a column of one value leaves less
+GRID = 2**1074  # steps of the grid in 1; every finite float64 lies on it
+Counts: TypeAlias = dict[str, int]
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Count, mean and sum of squared deviations of the values present, and how many were missing."""
+    """Of the values present: how many, their sum in steps of 1 / GRID and their squares' in 1 / GRID**2; and how many
+    were missing."""
 
     count: int = 0
-    mean: float = 0.0
-    squares: float = 0.0
     missing: int = 0
+    total: int = 0
+    squares: int = 0
 
     @classmethod
-    def of(cls, series: pd.Series) -> "Moments":
-        values = series.to_numpy(np.float64)
-        present = values[np.isfinite(values)]
+    def of(cls, values: NDArray[np.float64]) -> "Moments":
+        """Sums of deviations from the day's mean are rounded, to 1e-15 of the spread; all else is exact.
+
+        Raises DataRejected where squares leave float64.
+        """
+        finite = np.isfinite(values)
+        present = values if finite.all() else values[finite]
         if not len(present):
             return cls(missing=len(values))
-        mean = float(present.mean())
-        return cls(len(present), mean, float(np.square(present - mean).sum()), len(values) - len(present))
+        with np.errstate(over="ignore", invalid="ignore"):
+            center = float(present.mean())
+            deviations = present - center
+            first, second = float(deviations.sum()), float(np.square(deviations).sum())
+        if not np.isfinite([first, second]).all():
+            raise DataRejected("numbers to learn from lie within 1e150", "one does not", "declare the column's maximum")
+        n, mean, rest = len(present), _steps(center), _steps(first)
+        squares = _steps(second) * GRID + 2 * mean * rest + n * mean * mean
+        return cls(n, len(values) - n, n * mean + rest, squares)
 
-    def merge(self, other: "Moments") -> "Moments":
-        count = self.count + other.count
-        if not count:
-            return Moments(missing=self.missing + other.missing)
-        delta = other.mean - self.mean
-        mean = self.mean + delta * other.count / count
-        squares = self.squares + other.squares + delta * delta * self.count * other.count / count
-        return Moments(count, mean, squares, self.missing + other.missing)
+    def __add__(self, other: "Moments") -> "Moments":
+        return Moments(
+            self.count + other.count,
+            self.missing + other.missing,
+            self.total + other.total,
+            self.squares + other.squares,
+        )
+
+    def __sub__(self, other: "Moments") -> "Moments":
+        return self + Moments(-other.count, -other.missing, -other.total, -other.squares)
+
+    @property
+    def mean(self) -> float:
+        return self.total / (self.count * GRID) if self.count else 0.0  # of whole numbers: rounded once
+
+    @property
+    def deviations(self) -> float:
+        """The sum of squared deviations from the mean."""
+        return (self.count * self.squares - self.total**2) / (self.count * GRID**2) if self.count else 0.0
 
     @property
     def std(self) -> float:
         """The spread; 1 where there is none but what rounding leaves of equal values."""
-        std = (self.squares / self.count) ** 0.5 if self.count else 0.0
+        std = (max(self.deviations, 0.0) / self.count) ** 0.5 if self.count else 0.0
         return std if std > ROUNDING * abs(self.mean) else 1.0
+
+
+def _steps(value: float) -> int:
+    """The value in steps of the grid."""
+    numerator, denominator = value.as_integer_ratio()
+    return numerator * (GRID // denominator)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Exact sums over rows: how many there are, of each class, moments by number, and texts by category."""
+
+    rows: int
+    labels: Counts
+    moments: dict[str, Moments]
+    texts: dict[str, Counts]
+
+    @classmethod
+    def none(cls, use_case: UseCase) -> "Statistics":
+        """Those of no row."""
+        names = [_name(column, part) for column, part in categories(use_case)]
+        return cls(0, {}, {column.name: Moments() for column in numbers(use_case)}, {name: {} for name in names})
+
+    @classmethod
+    def of(cls, use_case: UseCase, rows: pd.DataFrame) -> "Statistics":
+        return cls(
+            rows=len(rows),
+            labels=_label_counts(use_case, rows[LABEL]),
+            moments={c.name: Moments.of(rows[c.name].to_numpy(np.float64)) for c in numbers(use_case)},
+            texts={_name(c, part): category_counts(rows[c.name], part) for c, part in categories(use_case)},
+        )
+
+    def __add__(self, other: "Statistics") -> "Statistics":
+        return Statistics(
+            rows=self.rows + other.rows,
+            labels=_sum(self.labels, other.labels, 1),
+            moments={name: moments + other.moments[name] for name, moments in self.moments.items()},
+            texts={name: _sum(counts, other.texts[name], 1) for name, counts in self.texts.items()},
+        )
+
+    def __sub__(self, other: "Statistics") -> "Statistics":
+        return Statistics(
+            rows=self.rows - other.rows,
+            labels=_sum(self.labels, other.labels, -1),
+            moments={name: moments - other.moments[name] for name, moments in self.moments.items()},
+            texts={name: _sum(counts, other.texts[name], -1) for name, counts in self.texts.items()},
+        )
+
+
+def _label_counts(use_case: UseCase, labels: pd.Series) -> Counts:
+    """Rows a class; of values none, for each would be its own."""
+    if use_case.target.kind == "regression":
+        return {}
+    found = np.bincount(labels.to_numpy(np.int64))
+    return {str(code): int(count) for code, count in enumerate(found) if count}
+
+
+def _sum(counts: Counts, others: Counts, sign: int) -> Counts:
+    found = dict(counts)
+    for text, count in others.items():
+        found[text] = found.get(text, 0) + sign * count
+        if not found[text]:
+            del found[text]
+    return found
 
 
 @dataclass(frozen=True)
 class DayState:
-    """Statistics of one partition's rows: moments by number, text counts by (column, date part)."""
+    """One partition's rows: their exact sums, and the extremes of every number, which cannot be taken off again."""
 
-    moments: dict[str, Moments] = field(default_factory=dict)
-    texts: dict[tuple[str, str | None], Counter[str]] = field(default_factory=dict)
+    statistics: Statistics
+    extremes: dict[str, tuple[float, float]]
 
     @classmethod
     def of(cls, use_case: UseCase, rows: pd.DataFrame) -> "DayState":
-        return cls(
-            {column.name: Moments.of(rows[column.name]) for column in _numbers(use_case)},
-            {(c.name, part): Counter(category_texts(rows[c.name], part).dropna()) for c, part in _categories(use_case)},
-        )
+        found = {c.name: _extremes(rows[c.name].to_numpy(np.float64)) for c in numbers(use_case)}
+        return cls(Statistics.of(use_case, rows), {name: both for name, both in found.items() if both})
 
     def merge(self, other: "DayState") -> "DayState":
-        return DayState(
-            {name: moments.merge(other.moments[name]) for name, moments in self.moments.items()},
-            {name: counts + other.texts[name] for name, counts in self.texts.items()},
-        )
+        names = {**self.extremes, **other.extremes}
+        both = {name: [e[name] for e in (self.extremes, other.extremes) if name in e] for name in names}
+        extremes = {name: (min(low for low, _ in e), max(high for _, high in e)) for name, e in both.items()}
+        return DayState(self.statistics + other.statistics, extremes)
 
 
-def fit_encoder(use_case: UseCase, day_states: Iterable[DayState]) -> Encoder:
-    """Constants of every feature from train rows' day states in date order. Raises TypeError for no state at all."""
-    window = reduce(DayState.merge, day_states)
+def _extremes(values: NDArray[np.float64]) -> tuple[float, float] | None:
+    """The smallest and the largest finite value."""
+    low, high = np.fmin.reduce(values, initial=np.nan), np.fmax.reduce(values, initial=np.nan)
+    if np.isinf(low) or np.isinf(high):
+        return _extremes(values[np.isfinite(values)])
+    return None if np.isnan(low) else (float(low), float(high))
+
+
+def fit_encoder(use_case: UseCase, train: Statistics) -> Encoder:
+    """Constants of every feature from train rows' statistics."""
     return Encoder(
-        tuple(_number_feature(use_case, column, window.moments[column.name]) for column in _numbers(use_case)),
+        tuple(_number_feature(use_case, column, train.moments[column.name]) for column in numbers(use_case)),
         tuple(
-            CategoryFeature(column=c.name, part=part, values=_common(window.texts[c.name, part], use_case.rare_below))
-            for c, part in _categories(use_case)
+            CategoryFeature(column=c.name, part=part, values=_common(train.texts[_name(c, part)], use_case.rare_below))
+            for c, part in categories(use_case)
         ),
     )
 
@@ -92,14 +187,18 @@ def _number_feature(use_case: UseCase, column: Column, moments: Moments) -> Numb
     )
 
 
-def _common(counts: Counter[str], rare_below: int) -> tuple[str, ...]:
+def _common(counts: Counts, rare_below: int) -> tuple[str, ...]:
     return tuple(sorted(text for text, count in counts.items() if count >= rare_below))
 
 
-def _numbers(use_case: UseCase) -> list[Column]:
+def _name(column: Column, part: str | None) -> str:
+    return f"{column.name} {part or 'text'}"
+
+
+def numbers(use_case: UseCase) -> list[Column]:
     return [c for c in use_case.features if c.type in {"number", "integer"} and not c.is_category]
 
 
-def _categories(use_case: UseCase) -> list[tuple[Column, str | None]]:
+def categories(use_case: UseCase) -> list[tuple[Column, str | None]]:
     plain: list[tuple[Column, str | None]] = [(column, None) for column in use_case.features if column.is_category]
     return plain + [(column, part) for column in use_case.features for part in column.parts]

@@ -15,16 +15,20 @@ def manifest(use_case: str, digest: str) -> str:
     return f"snapshots/{use_case}/{digest}.json"
 
 
-def partition_check(use_case: str, state: str) -> str:
-    return f"partitions/{use_case}/{state}/check.json"
+def state(use_case: str, kind: str, key: str) -> str:
+    return f"partitions/{use_case}/{key}/{kind}.json"
 
 
-def quarantine(use_case: str, state: str) -> str:
-    return f"partitions/{use_case}/{state}/quarantine.parquet"
+def bundle(use_case: str, kind: str) -> str:
+    return f"partitions/{use_case}/{kind}.json"
 
 
-def block(use_case: str, digest: str) -> str:
-    return f"partitions/{use_case}/{digest}/block.parquet"
+def quarantine(use_case: str, key: str) -> str:
+    return f"partitions/{use_case}/{key}/quarantine.parquet"
+
+
+def block(use_case: str, key: str) -> str:
+    return f"partitions/{use_case}/{key}/block.arrow"
 
 
 def partitions(use_case: str) -> str:

@@ -9,7 +9,12 @@ from ml.artifacts import Night
 from ml.digests import digest_sources, digest_value
 
 ROOT = Path(__file__).parents[1]
-DATA_MODULES = ("serving/columns.py", "serving/rules.py", "config.py", "snapshots.py", "validation.py", "cleaning.py")
+READING = ("serving/columns.py", "config.py", "sources.py", "snapshots.py")
+STATE_MODULES = {
+    "verdict": (*READING, "serving/rules.py", "cleaning.py", "validation.py"),
+    "cleaned": (*READING, "cleaning.py", "validation.py"),  # which drops duplicates
+    "statistics": ("serving/columns.py", "serving/features.py", "cleaning.py", "features.py", "split.py"),
+}
 
 
 def run_key(night: Night, snapshot_digest: str) -> str:
@@ -51,11 +56,11 @@ def own_code_digest() -> str:
 
 
 @functools.cache
-def data_code_digest() -> str:
-    """Digest of the code and libraries that decide a partition's state."""
-    files = [ROOT / "ml" / name for name in DATA_MODULES]
+def state_code_digest(kind: str) -> str:
+    """Digest of the code and libraries that decide a partition's states of that kind."""
+    files = [ROOT / "ml" / name for name in STATE_MODULES[kind]]
     versions = [metadata.version(name) for name in ("pandas", "pyarrow", "numpy")]
-    return digest_value([digest_sources(ROOT, files), versions])
+    return digest_value([kind, digest_sources(ROOT, files), versions])
 
 
 @functools.cache

@@ -1,11 +1,11 @@
-"""Which partitions a run uses, and what is in each: the only module that reads the source.
+"""Which partitions a run uses, and what is in each.
 
 A row of day d is used if and only if d < as_of - label_delay_days.
 """
 
 import functools
+import io
 import logging
-import re
 import zlib
 from collections.abc import Mapping
 from datetime import date, timedelta
@@ -17,63 +17,33 @@ import pandas as pd
 import pyarrow as pa
 
 from ml.artifacts import Manifest, Partition
-from ml.config import SideTable, Source, UseCase
-from ml.digests import digest_file
+from ml.config import SideTable, UseCase
+from ml.digests import KeptDigests
 from ml.errors import DataRejected, UsageError
 from ml.serving.columns import Column, conform, wrong_type
 from ml.settings import Settings
+from ml.sources import ALL, AnySource, DayFiles, bring, digest_of, listed, read_bytes, reading, source_folder
 
 log = logging.getLogger("retrain.snapshots")
-ALL = "all"
-DAY_FILE = re.compile(r"(\d{4}-\d{2}-\d{2}|all)\.(parquet|csv|csv\.gz)")
+MISSING = ["", "NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null", "None", "<NA>", "n/a"]  # where no text is declared
+WRITE_DAYS = "write a file a day"
 
 
 class UnusablePartition(ValueError):
     """A partition that cannot be read as declared; its message is the reason."""
 
 
-def source_folder(settings: Settings, source: Source) -> Path:
-    return settings.data / source.folder  # an absolute folder stays itself
+def partition_files(settings: Settings, use_case: UseCase, source: AnySource) -> dict[str, DayFiles]:
+    """Day (or `all`) to its files, in date order, as the source has them now."""
+    return listed(bring(settings, source, use_case.columns))
 
 
-def partition_files(settings: Settings, source: Source) -> dict[str, Path]:
-    """Day (or `all`) to file, in date order.
-
-    Raises DataRejected where there is no folder or nothing in it, and where a name is no day or a day has two files.
-    """
-    folder = source_folder(settings, source)
-    found: dict[str, Path] = {}
-    for path in sorted(folder.glob("*")):
-        match = DAY_FILE.fullmatch(path.name)
-        if match:
-            _refuse_ambiguous(found, match[1], path)
-            found[match[1]] = path
-    if not found:
-        raise DataRejected(
-            "a source has files like 2013-09-30.parquet or all.parquet",
-            f"{folder} has none",
-            "check the source's folder",
-        )
-    return found
-
-
-def _refuse_ambiguous(found: dict[str, Path], day: str, path: Path) -> None:
-    if day in found:
-        seen = f"{found[day].name} and {path.name} are both in {path.parent}"
-        raise DataRejected("a source has one file a day", seen, "remove one of them")
-    if found and day == ALL:
-        seen = f"{path.parent} has {path.name} and {next(iter(found.values())).name}"
-        raise DataRejected("a source has a file a day, or one for all", seen, "remove one kind")
-    if day != ALL and not _is_day(day):
-        raise DataRejected("a partition's file is named by its day", f"{path} names none", "rename it")
-
-
-def _is_day(text: str) -> bool:
-    try:
-        date.fromisoformat(text)
-    except ValueError:
-        return False
-    return True
+def newest_day(settings: Settings, use_case: UseCase) -> date:
+    """The last day of the source. Raises DataRejected for one without days."""
+    newest = list(partition_files(settings, use_case, use_case.source))[-1]
+    if newest == ALL:
+        raise DataRejected(f"{use_case.name} has a time column and so a file a day", "there is only one", WRITE_DAYS)
+    return date.fromisoformat(newest)
 
 
 def last_due_day(use_case: UseCase, as_of: date) -> date:
@@ -90,8 +60,8 @@ def take_manifest(
     """
     if as_of > use_case.today():
         raise UsageError("as_of is a day up to today", f"it is {as_of}", f"use --as-of {use_case.today()} or earlier")
-    files = partition_files(settings, use_case.source)
-    sides = {table.name: partition_files(settings, table.source) for table in use_case.side_tables}
+    files = partition_files(settings, use_case, use_case.source)
+    sides = {table.name: partition_files(settings, use_case, table.source) for table in use_case.side_tables}
     if not use_case.dated:
         _refuse_dated(use_case, sides)
     days, missing, left_out = (
@@ -101,17 +71,21 @@ def take_manifest(
         raise DataRejected(
             f"{use_case.name} has no time column and so one partition", "all.parquet is not there", "write it"
         )
-    return Manifest(
-        partitions=tuple(_seen(day, files[day]) for day in days),
+    digests, used = KeptDigests(settings.home / "cache" / f"digests-{use_case.name}.json"), {*days, ALL}
+    manifest = Manifest(
+        partitions=tuple(_seen(digests, day, files[day]) for day in days),
         excluded=left_out,
         side_tables={
-            name: tuple(_seen(d, f) for d, f in table.items() if d in {*days, ALL}) for name, table in sides.items()
+            name: tuple(_seen(digests, day, entry) for day, entry in table.items() if day in used)
+            for name, table in sides.items()
         },
-    ), missing
+    )
+    digests.save()
+    return manifest, missing
 
 
-def _refuse_dated(use_case: UseCase, sides: dict[str, dict[str, Path]]) -> None:
-    dated = [(name, next(iter(files.values()))) for name, files in sides.items() if ALL not in files]
+def _refuse_dated(use_case: UseCase, sides: dict[str, dict[str, DayFiles]]) -> None:
+    dated = [(name, next(iter(files.values())).paths[0]) for name, files in sides.items() if ALL not in files]
     if dated:
         name, file = dated[0]
         raise DataRejected(
@@ -123,16 +97,16 @@ def _refuse_dated(use_case: UseCase, sides: dict[str, dict[str, Path]]) -> None:
 
 def refuse_window(settings: Settings, use_case: UseCase, as_of: date, excluded: Mapping[str, str]) -> None:
     """Raises what `take_manifest` would for the days that are there, without reading any file."""
-    files = partition_files(settings, use_case.source)
-    sides = {table.name: partition_files(settings, table.source) for table in use_case.side_tables}
+    files = partition_files(settings, use_case, use_case.source)
+    sides = {table.name: partition_files(settings, use_case, table.source) for table in use_case.side_tables}
     _window(use_case, as_of, files, sides, excluded)
 
 
 def _window(
     use_case: UseCase,
     as_of: date,
-    files: dict[str, Path],
-    sides: dict[str, dict[str, Path]],
+    files: dict[str, DayFiles],
+    sides: dict[str, dict[str, DayFiles]],
     excluded: Mapping[str, str],
 ) -> tuple[tuple[str, ...], tuple[str, ...], dict[str, str]]:
     """Days present, days missing and days excluded, each in order."""
@@ -140,7 +114,7 @@ def _window(
         raise DataRejected(
             f"{use_case.name} has a time column and so a file a day",
             f"there is only {files[ALL].name}",
-            "write a file a day",
+            WRITE_DAYS,
         )
     first, last = date.fromisoformat(next(iter(files))), last_due_day(use_case, as_of)
     if last < first:
@@ -165,7 +139,7 @@ def _as_of_with(use_case: UseCase, day: date, days_after: int = 0) -> date:
     return day + timedelta(days=use_case.label_delay_days + 1 + days_after)
 
 
-def _refuse_missing_newest(use_case: UseCase, last: str, files: dict[str, Path], whole: set[str]) -> NoReturn:
+def _refuse_missing_newest(use_case: UseCase, last: str, files: dict[str, DayFiles], whole: set[str]) -> NoReturn:
     """Raises DataRejected, which names the newest as_of that the data allow."""
     before = max((day for day in whole if day < last), default=None)
     possible = f", or run with --as-of {_as_of_with(use_case, date.fromisoformat(before))}" if before else ""
@@ -173,8 +147,8 @@ def _refuse_missing_newest(use_case: UseCase, last: str, files: dict[str, Path],
     raise DataRejected(rule, f"expected {last}, newest is {before or 'none'}", f"deliver {last}{possible}")
 
 
-def _seen(day: str, path: Path) -> Partition:
-    return Partition(day=day, file=path.name, digest=digest_file(path))
+def _seen(digests: KeptDigests, day: str, files: DayFiles) -> Partition:
+    return Partition(day=day, file=files.name, digest=digest_of(digests, files))
 
 
 def changed_days(before: Manifest | None, now: Manifest) -> tuple[str, ...]:
@@ -190,11 +164,12 @@ def _by_day(manifest: Manifest) -> dict[tuple[str, str], str]:
     return {(name, partition.day): partition.digest for name, table in tables.items() for partition in table}
 
 
-def partition_inputs(use_case: UseCase, manifest: Manifest, day: str) -> dict[str, str]:
-    """Digests of all bytes that a partition's rows come from, by table."""
-    by_day = _by_day(manifest)
-    sides = {table.name: by_day.get((table.name, day)) or by_day[table.name, ALL] for table in use_case.side_tables}
-    return {"": by_day["", day], **sides}
+def inputs_by_day(use_case: UseCase, manifest: Manifest) -> dict[str, tuple[str, ...]]:
+    """Digests of all bytes that a partition's rows come from, by day: its own, and those of each side table."""
+    sides = [{p.day: p.digest for p in manifest.side_tables[table.name]} for table in use_case.side_tables]
+    return {
+        p.day: (p.digest, *(side[p.day] if p.day in side else side[ALL] for side in sides)) for p in manifest.partitions
+    }
 
 
 def read_partition(
@@ -205,13 +180,11 @@ def read_partition(
     Raises UnusablePartition where the file cannot be read, a column is missing or of another type, or a row is of
     another day; DataRejected where the bytes are no longer those of the manifest.
     """
-    path, digest = _place(settings, use_case.source, manifest.partitions, day)
-    places = {t.name: _place(settings, t.source, manifest.side_tables[t.name], day) for t in use_case.side_tables}
-    try:
-        source = read_table(path, use_case.columns)
-        rows = complete(use_case, source, {name: place for name, (place, _) in places.items()})
-    finally:  # read first and hashed after, so that no change in between is missed
-        _refuse_changed({path: digest, **dict(places.values())})
+    source = _read(settings, use_case, use_case.source, manifest.partitions, day)
+    sides = {
+        t.name: _read(settings, use_case, t.source, manifest.side_tables[t.name], day) for t in use_case.side_tables
+    }
+    rows = complete(use_case, source, sides)
     refuse_other_columns(rows, use_case.columns)
     _refuse_other_days(use_case, rows, day)
     on = {name for table in use_case.side_tables for name in table.on}
@@ -219,19 +192,33 @@ def read_partition(
     return conform(rows, use_case.columns), tuple(sorted(unknown))
 
 
-def _place(settings: Settings, source: Source, partitions: tuple[Partition, ...], day: str) -> tuple[Path, str]:
-    """The file of a day, or of all days, and the digest that it had when the snapshot was taken."""
+def _read(
+    settings: Settings, use_case: UseCase, source: AnySource, partitions: tuple[Partition, ...], day: str
+) -> pd.DataFrame:
+    """The rows of a day, or of all days, from the very bytes that stand in the manifest."""
     seen = {partition.day: partition for partition in partitions}
     partition = seen.get(day) or seen[ALL]
-    return source_folder(settings, source) / partition.file, partition.digest
+    folder = source_folder(settings, source)
+    if partition.day == ALL and use_case.dated:
+        return _table_of_all_days(folder, partition, use_case.columns)
+    return _rows(folder, partition, use_case.columns)
 
 
-def _refuse_changed(files: dict[Path, str]) -> None:
-    for path, digest in files.items():
-        if not path.exists() or digest_file(path) != digest:
-            raise DataRejected(
-                "a partition stays as it is during a night", f"{path.name} changed since the snapshot", "run it again"
-            )
+@functools.lru_cache(maxsize=8)
+def _table_of_all_days(folder: Path, partition: Partition, columns: tuple[Column, ...]) -> pd.DataFrame:
+    """A table that every day of a window joins, read once."""
+    return _rows(folder, partition, columns)
+
+
+def _rows(folder: Path, partition: Partition, columns: tuple[Column, ...]) -> pd.DataFrame:
+    files = read_bytes(folder, partition.file, partition.digest)
+    return _together([parse_table(name, data, columns) for name, data in files], partition.file)
+
+
+def _together(tables: list[pd.DataFrame], name: str) -> pd.DataFrame:
+    if not tables:
+        raise UnusablePartition(f"{name} has no file")
+    return tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
 
 
 def _refuse_other_days(use_case: UseCase, rows: pd.DataFrame, day: str) -> None:
@@ -244,15 +231,15 @@ def _refuse_other_days(use_case: UseCase, rows: pd.DataFrame, day: str) -> None:
         raise UnusablePartition(f"{others} of {len(rows)} rows are of another day by {use_case.time_column}")
 
 
-def complete(use_case: UseCase, rows: pd.DataFrame, sides: dict[str, Path]) -> pd.DataFrame:
-    """One partition's source rows as raw rows: derived, then joined to the files of side tables, in the same order.
+def complete(use_case: UseCase, rows: pd.DataFrame, sides: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """One partition's source rows as raw rows: derived, then joined to side tables, in the same order.
 
-    Raises UnusablePartition where a side table's file cannot be read or lacks a column, and where the rows lack one.
+    Raises UnusablePartition where a side table or the rows lack a column.
     """
     whole = _derived(use_case, rows)
     for table in use_case.side_tables:
         if table.name in sides:
-            whole = _joined(whole, table, _side_rows(table, sides[table.name], use_case.columns))
+            whole = _joined(whole, table, _side_rows(table, sides[table.name]))
     return whole.set_index(rows.index)
 
 
@@ -282,10 +269,11 @@ def complete_by_day(settings: Settings, use_case: UseCase, rows: pd.DataFrame) -
     A row without its time is joined to undated tables only. Raises UnusablePartition where a column is missing or of
     another type, and for a day without a side table.
     """
-    sides = {table.name: partition_files(settings, table.source) for table in use_case.side_tables}
+    sides = {table.name: partition_files(settings, use_case, table.source) for table in use_case.side_tables}
     numbered = rows.reset_index(drop=True)
+    read = functools.cache(lambda files: _read_files(files, use_case.columns))
     parts = [
-        complete(use_case, part, _files_of_day(sides, str(day)))
+        complete(use_case, part, {name: read(files) for name, files in _files_of_day(sides, str(day)).items()})
         for day, part in numbered.groupby(_days(use_case, numbered))
     ]
     whole = pd.concat(parts).sort_index() if parts else numbered
@@ -301,40 +289,56 @@ def _days(use_case: UseCase, rows: pd.DataFrame) -> pd.Series:
     return pd.to_datetime(rows[use_case.time_column]).dt.strftime("%Y-%m-%d").fillna(ALL)
 
 
-def _files_of_day(sides: dict[str, dict[str, Path]], day: str) -> dict[str, Path]:
+def _read_files(files: DayFiles, columns: tuple[Column, ...]) -> pd.DataFrame:
+    return _together([read_table(Path(path), columns) for path in files.paths], files.name)
+
+
+def _files_of_day(sides: dict[str, dict[str, DayFiles]], day: str) -> dict[str, DayFiles]:
     absent = [name for name, files in sides.items() if day not in files and ALL not in files]
     if absent and day != ALL:
         raise UnusablePartition(f"{', '.join(absent)} has no {day}")
     return {name: files.get(day) or files[ALL] for name, files in sides.items() if name not in absent}
 
 
-def _side_rows(table: SideTable, path: Path, columns: tuple[Column, ...]) -> pd.DataFrame:
-    undated = path.name.startswith(ALL)
-    rows = _undated_table(path, path.stat().st_mtime_ns, columns) if undated else read_table(path, columns)
+def _side_rows(table: SideTable, rows: pd.DataFrame) -> pd.DataFrame:
     absent = [name for name in (*table.on, *table.take) if name not in rows.columns]
     if absent:
         raise UnusablePartition(f"{table.name} lacks the columns {', '.join(absent)}")
     return rows[[*table.on, *table.take]].drop_duplicates()
 
 
-@functools.lru_cache(maxsize=8)
-def _undated_table(path: Path, changed_at: int, columns: tuple[Column, ...]) -> pd.DataFrame:
-    """A table that every day of a window joins, read once."""
-    del changed_at
-    return read_table(path, columns)
-
-
 def read_table(path: Path, columns: tuple[Column, ...]) -> pd.DataFrame:
-    """A Parquet or CSV file, CSV parsed by the declared types. Raises UnusablePartition if it cannot be read."""
+    """A Parquet or CSV file. Raises UnusablePartition if it is not what it is named, SourceUnavailable if the disk does
+    not give it."""
+    if not path.is_file():
+        raise UnusablePartition(f"{path.name} cannot be read (there is no such file)")
+    with reading(path):
+        data = path.read_bytes()
+    return parse_table(path.name, data, columns)
+
+
+def parse_table(name: str, data: bytes, columns: tuple[Column, ...]) -> pd.DataFrame:
+    """The rows of a file by its name's ending. Raises UnusablePartition if they cannot be read."""
     try:
-        if path.suffix == ".parquet":
-            return pd.read_parquet(path)
-        dates = [column.name for column in columns if column.type == "timestamp"]
-        texts = {column.name: "str" for column in columns if column.type == "text"}
-        header = set(pd.read_csv(path, nrows=0).columns)
-        return pd.read_csv(path, parse_dates=[name for name in dates if name in header], dtype=texts)
+        return pd.read_parquet(pa.BufferReader(data)) if name.endswith(".parquet") else _parse_csv(name, data, columns)
     except (OSError, ValueError, EOFError, zlib.error, pa.ArrowException) as error:
-        raise UnusablePartition(f"{path.name} cannot be read ({_short(error)})") from error
+        raise UnusablePartition(f"{name} cannot be read ({_short(error)})") from error
+
+
+def _parse_csv(name: str, data: bytes, columns: tuple[Column, ...]) -> pd.DataFrame:
+    """Parsed by the declared types: in a text only the empty field is missing, so that NA and null stay words."""
+    packed = "gzip" if name.endswith(".gz") else None
+    header = pd.read_csv(io.BytesIO(data), compression=packed, nrows=0).columns
+    types = {column.name: column.type for column in columns}
+    texts = [name for name in header if types.get(name) == "text"]
+    return pd.read_csv(
+        io.BytesIO(data),
+        compression=packed,
+        dtype=dict.fromkeys(texts, "str"),
+        parse_dates=[name for name in header if types.get(name) == "timestamp"],
+        keep_default_na=False,
+        na_values={name: [""] if name in texts else MISSING for name in header},
+    )
 
 
 def _short(error: Exception) -> str:

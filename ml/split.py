@@ -1,18 +1,20 @@
 """Train, validation and test: by day where there is time, by a hash of the row's key where there is not."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import date, timedelta
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ml.artifacts import Part, SplitRows
-from ml.cleaning import DAY, LABEL
+from ml.artifacts import PARTS, Part, SplitRows
 from ml.config import UseCase
 from ml.digests import digest_value
 from ml.errors import DataRejected
-from ml.snapshots import ALL, last_due_day
+from ml.features import Statistics
+from ml.serving.columns import conform
+from ml.snapshots import last_due_day
+from ml.sources import ALL
 
 TEST_SHARE, VALIDATION_SHARE = 0.2, 0.08  # 80 / 20, and a tenth of the 80
 
@@ -33,15 +35,20 @@ def parts_of_rows(use_case: UseCase, keys: pd.DataFrame) -> NDArray[np.object_]:
     return np.select([place < TEST_SHARE, place < TEST_SHARE + VALIDATION_SHARE], ["test", "validation"], "train")
 
 
-def rows_of(use_case: UseCase, as_of: date, part: Part, day: str, block: pd.DataFrame) -> pd.DataFrame:
-    """The block's rows that belong to the part and were known before as_of, with their day."""
-    if day == ALL:
-        chosen = parts_of_rows(use_case, block[list(use_case.key)]) == part
-    else:
-        chosen = np.full(len(block), part_of_day(use_case, as_of, day) == part)
+def parts_of(use_case: UseCase, as_of: date, day: str) -> tuple[Part, ...]:
+    """The parts that a partition's rows go to."""
+    return PARTS if day == ALL else (part_of_day(use_case, as_of, day),)
+
+
+def rows_of(use_case: UseCase, as_of: date, part: Part, day: str, rows: pd.DataFrame) -> pd.DataFrame:
+    """Those of a partition's rows that belong to one of its parts and were known before as_of."""
+    chosen = np.full(len(rows), True)
+    if day == ALL:  # a hash follows the type: of stored keys it would be another one
+        declared = {column.name: column for column in use_case.columns}
+        chosen &= parts_of_rows(use_case, conform(rows, tuple(declared[name] for name in use_case.key))) == part
     if use_case.known_at_column:
-        chosen &= (block[use_case.known_at_column] < pd.Timestamp(as_of)).to_numpy()
-    return block[chosen].assign(**{DAY: day})
+        chosen &= (rows[use_case.known_at_column] < pd.Timestamp(as_of)).to_numpy()
+    return rows if chosen.all() else rows[chosen]
 
 
 def split_digest(use_case: UseCase) -> str:
@@ -55,27 +62,23 @@ def fit_until(use_case: UseCase, as_of: date) -> str | None:
     return str(last_due_day(use_case, as_of) - timedelta(days=use_case.test_days)) if use_case.dated else None
 
 
-def describe(use_case: UseCase, part: Part, frames: Iterable[pd.DataFrame]) -> SplitRows:
-    """Rows of a part. Raises DataRejected if it is empty or, of classes, lacks one."""
-    frames = [frame for frame in frames if len(frame)]
-    rows = sum(len(frame) for frame in frames)
-    if not rows:
+def describe(use_case: UseCase, part: Part, total: Statistics, days: Sequence[str]) -> SplitRows:
+    """A part of `total` rows on those days. Raises DataRejected if it is empty or, of classes, lacks one."""
+    if not total.rows:
         raise DataRejected(f"{part} needs rows", "it has none", "widen the window or choose a later --as-of")
     if use_case.target.kind != "regression":
-        _refuse_missing_class(use_case, part, frames)
-    days = sorted({str(frame[DAY].iloc[0]) for frame in frames} - {ALL})
-    positive = sum(float((frame[LABEL] == 1).sum()) for frame in frames) / rows
+        _refuse_missing_class(use_case, part, total)
+    dated = sorted(set(days) - {ALL})
     return SplitRows(
-        rows=rows,
-        positive_share=positive if use_case.target.kind == "binary" else None,
-        first_day=days[0] if days else None,
-        last_day=days[-1] if days else None,
+        rows=total.rows,
+        positive_share=total.labels.get("1", 0) / total.rows if use_case.target.kind == "binary" else None,
+        first_day=dated[0] if dated else None,
+        last_day=dated[-1] if dated else None,
     )
 
 
-def _refuse_missing_class(use_case: UseCase, part: Part, frames: Iterable[pd.DataFrame]) -> None:
-    seen = {int(label) for frame in frames for label in frame[LABEL].unique()}
-    absent = [name for code, name in enumerate(use_case.target.classes) if code not in seen]
+def _refuse_missing_class(use_case: UseCase, part: Part, total: Statistics) -> None:
+    absent = [name for code, name in enumerate(use_case.target.classes) if str(code) not in total.labels]
     if absent:
         raise DataRejected(
             f"every part needs rows of each class of {use_case.target.column}",

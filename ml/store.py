@@ -313,6 +313,11 @@ class S3Store:
         old = [item for item in items if not min_age_seconds or item["LastModified"].timestamp() <= before]
         return {item["Key"].removeprefix(self.prefix): item["Size"] for item in old}
 
+    def etags(self) -> dict[str, str]:
+        """What tells each object's bytes from its bytes before, by key."""
+        items = self._tried(lambda: self._listed("list_objects_v2", "Contents", self.prefix))
+        return {item["Key"].removeprefix(self.prefix): item["ETag"] for item in items}
+
     def leftovers(self, min_age_seconds: float = LEFTOVER_SECONDS) -> list[str]:
         """Uploads in parts that were neither completed nor aborted, as key?upload."""
         before = time.time() - min_age_seconds

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 
-from ml.artifacts import Blocks, Fit, Night, Part
-from ml.cleaning import LABEL, from_parquet
+from ml.artifacts import Fit, Night
+from ml.cleaning import LABEL
 from ml.config import UseCase
 from ml.errors import StoreUnavailable
 from ml.models.descent import Checkpoints
@@ -21,32 +21,14 @@ from ml.serving.model import Architecture, PackagedModel
 from ml.serving.network import TabularNetwork, forward_in_blocks
 from ml.serving.output import Output, sigmoid
 from ml.serving.rules import Rule, UniqueKey
-from ml.snapshots import ALL
-from ml.split import part_of_day, rows_of
-from ml.store import Store, get_file
+from ml.store import Store
 
 log = logging.getLogger("retrain.training")
 CHECKPOINT_SECONDS = 5.0  # putting one takes 1 to 12 ms on disk, as long as the epoch of a small use case
 Floats = NDArray[np.float64]
 
 
-def part_frames(store: Store, use_case: UseCase, night: Night, blocks: Blocks, part: Part) -> Iterator[pd.DataFrame]:
-    """The part's rows, one frame a block, in date order."""
-    for block in blocks.blocks:
-        if block.day == ALL or part_of_day(use_case, night.as_of, block.day) == part:
-            yield rows_of(use_case, night.as_of, part, block.day, from_parquet(get_file(store, block.file)))
-
-
-def test_inputs(use_case: UseCase, night: Night, blocks: Blocks) -> list[tuple[str, str]]:
-    """Day and digest of every block that holds test rows: what decides the test digest."""
-    return [
-        (block.day, block.file.digest)
-        for block in blocks.blocks
-        if block.day == ALL or part_of_day(use_case, night.as_of, block.day) == "test"
-    ]
-
-
-def encode(use_case: UseCase, encoder: Encoder, frames: Iterator[pd.DataFrame]) -> tuple[NDArray[np.float32], Floats]:
+def encode(use_case: UseCase, encoder: Encoder, frames: Iterable[pd.DataFrame]) -> tuple[NDArray[np.float32], Floats]:
     """X (rows, width) and the labels that the network learns (rows,): logarithms where the target says so."""
     parts = [(encoder.transform(frame), frame[LABEL].to_numpy(np.float64)) for frame in frames]
     y = np.concatenate([labels for _, labels in parts])

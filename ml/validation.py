@@ -1,8 +1,9 @@
 """The verdict on partitions: which rules their rows break, which rows are set aside, whether they may be used.
 
-The masks attribute; `expectations.suite` lets Great Expectations confirm their counts.
+One scan finds the facts and attributes them to rows; in `expectations.suite` Great Expectations judges the facts.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,10 +12,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ml.artifacts import PartitionCheck, RuleCount
+from ml.cleaning import ROW_NUMBER, coded
 from ml.config import UseCase
-from ml.serving.rules import Between, Mask, Rule, UniqueKey
+from ml.errors import ConfigError
+from ml.serving.rules import Between, InSet, Mask, Matches, NotNull, Rule, UniqueKey
 
-ROW_NUMBER = "row_number__"
 PARTITION = "partition__"
 PARTITION_FACTS = {"read", "rows", "duplicates", "quarantined", "quarantined_fraction", "unlabelled", "unknown_columns"}
 SNAPSHOT_FACTS = {"rows", "left_out_days"}
@@ -22,32 +24,60 @@ SNAPSHOT_FACTS = {"rows", "left_out_days"}
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of several partitions, exact duplicates dropped, with their partition in a column of its own."""
+    """Rows of several partitions, exact duplicates dropped, one partition after the other."""
 
     rows: pd.DataFrame
+    places: dict[str, slice]
     duplicates: dict[str, int]
     unknown_columns: dict[str, tuple[str, ...]]
 
     @classmethod
-    def of(cls, frames: dict[str, pd.DataFrame], unknown_columns: dict[str, tuple[str, ...]]) -> "Batch":
-        unique = {day: drop_duplicates(rows) for day, rows in frames.items()}
-        marked = [rows.assign(**{PARTITION: day, ROW_NUMBER: rows.index}) for day, rows in unique.items()]
+    def of(
+        cls, key: tuple[str, ...], frames: dict[str, pd.DataFrame], unknown_columns: dict[str, tuple[str, ...]]
+    ) -> "Batch":
+        unique = {day: drop_duplicates(rows, key) for day, rows in frames.items()}
+        ends = np.cumsum([len(rows) for rows in unique.values()])
+        places = {
+            day: slice(int(end) - len(rows), int(end)) for (day, rows), end in zip(unique.items(), ends, strict=True)
+        }
         duplicates = {day: len(rows) - len(unique[day]) for day, rows in frames.items()}
-        return cls(pd.concat(marked, ignore_index=True), duplicates, unknown_columns)
+        return cls(pd.concat(unique.values(), ignore_index=True), places, duplicates, unknown_columns)
+
+    def counts(self, mask: Mask | None) -> dict[str, int]:
+        """How many rows of each partition the mask marks."""
+        if mask is None:
+            return dict.fromkeys(self.places, 0)
+        before = np.concatenate([[0], np.cumsum(mask)])
+        return {day: int(before[place.stop] - before[place.start]) for day, place in self.places.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fact:
+    """What one rule met in a batch: rows, those that lack a value and so are not judged, and those that break it."""
+
+    rule: Rule
+    rows: int
+    missing: int
+    unexpected: int
 
 
 @dataclass(frozen=True)
 class BatchVerdict:
-    """A check for every partition of a batch, the rows set aside with the rule each broke, and totals a row rule."""
+    """A check for every partition of a batch, the rows set aside with the rule each broke, and a fact a row rule."""
 
     checks: dict[str, PartitionCheck]
     quarantine: dict[str, pd.DataFrame]
-    totals: list[int]
+    facts: list[Fact]
 
 
-def drop_duplicates(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row of each set of exactly equal ones, numbered anew: what row numbers in a quarantine count."""
-    return rows[~rows.duplicated()].reset_index(drop=True)
+def drop_duplicates(rows: pd.DataFrame, key: tuple[str, ...]) -> pd.DataFrame:
+    """One row of each set of exactly equal ones, numbered anew: what row numbers in a quarantine count.
+
+    Equal rows have equal keys, so that only rows that share theirs are compared.
+    """
+    repeated = rows.duplicated(list(key), keep=False).to_numpy(bool, copy=True)
+    repeated[repeated] = rows[repeated].duplicated()
+    return rows[~repeated].reset_index(drop=True)
 
 
 def partition_rules(use_case: UseCase) -> tuple[Rule, ...]:
@@ -66,6 +96,91 @@ def snapshot_rules(use_case: UseCase) -> tuple[Rule, ...]:
     )
 
 
+class Scan:
+    """Looks at each column of a batch once, whatever the number of rules that read it.
+
+    A rule that its columns' extremes, distinct texts or order prove is not looked for row by row.
+    """
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch, self.rows = batch, batch.rows
+        self.missing = functools.cache(self._missing)
+        self.extremes = functools.cache(self._extremes)
+        self.distinct = functools.cache(self._distinct)
+        self.never_repeats = functools.cache(self._never_repeats)
+
+    def fact(self, rule: Rule, mask: Mask | None) -> Fact:
+        lacking = [self.missing(name) for name in rule.columns]
+        masks = [lack for lack in lacking if lack is not None]
+        missing = int(np.logical_or.reduce(masks).sum()) if masks else 0
+        return Fact(rule=rule, rows=len(self.rows), missing=missing, unexpected=0 if mask is None else int(mask.sum()))
+
+    def unexpected(self, rule: Rule) -> Mask | None:
+        """(rows,) True where the row breaks the rule; None where none does. Raises ConfigError for a column of another
+        type than the rule can read."""
+        if isinstance(rule, NotNull):
+            return self.missing(rule.column)
+        if isinstance(rule, Between):
+            return self._outside(rule)
+        if isinstance(rule, InSet | Matches):
+            return self._other_texts(rule)
+        if isinstance(rule, UniqueKey):
+            return None if any(self.never_repeats(name) for name in rule.key) else self._clashes(rule)
+        return _some(rule.unexpected(self.rows))
+
+    def _missing(self, column: str) -> Mask | None:
+        return _some(self.rows[column].isna().to_numpy(bool))
+
+    def _extremes(self, column: str) -> tuple[float, float]:
+        values = self.rows[column].to_numpy(np.float64)
+        return float(np.fmin.reduce(values, initial=np.nan)), float(np.fmax.reduce(values, initial=np.nan))
+
+    def _distinct(self, column: str) -> tuple[NDArray[np.int32], pd.DataFrame]:
+        """(rows,) each text's position among the distinct ones, which come second; a missing one's is behind them."""
+        codes = coded(self.rows[column])
+        texts = pd.DataFrame({column: codes.dictionary.to_pandas()})
+        return codes.indices.fill_null(len(texts)).to_numpy(), texts
+
+    def _outside(self, rule: Between) -> Mask | None:
+        _require(rule, self.rows[rule.column].dtype == np.float64, "a number", self.rows[rule.column].dtype)
+        low, high = self.extremes(rule.column)
+        inside = (rule.minimum is None or not low < rule.minimum) and (rule.maximum is None or not high > rule.maximum)
+        return None if inside else _some(rule.unexpected(self.rows))
+
+    def _other_texts(self, rule: InSet | Matches) -> Mask | None:
+        _require(rule, self.rows[rule.column].dtype == "str", "a text", self.rows[rule.column].dtype)
+        positions, texts = self.distinct(rule.column)
+        broken = rule.unexpected(texts)
+        return np.append(broken, False)[positions] if broken.any() else None
+
+    def _never_repeats(self, column: str) -> bool:
+        """True where a number proves it at once: it only rises, or its whole values lie densely."""
+        values = self.rows[column]
+        if values.dtype != np.float64 or self.missing(column) is not None:
+            return False
+        numbers = values.to_numpy()
+        if bool((np.diff(numbers) > 0).all()):
+            return True
+        low, high = self.extremes(column)
+        if high - low > 4 * len(numbers) or not bool((numbers % 1 == 0).all()):
+            return False
+        return int(np.bincount((numbers - low).astype(np.int64)).max()) == 1
+
+    def _clashes(self, rule: UniqueKey) -> Mask | None:
+        """A key is unique within a partition."""
+        masks = [rule.unexpected(self.rows[place]) for place in self.batch.places.values()]
+        return _some(np.concatenate(masks))
+
+
+def _some(mask: Mask) -> Mask | None:
+    return mask if mask.any() else None
+
+
+def _require(rule: Rule, readable: bool, what: str, seen: object) -> None:
+    if not readable:
+        raise ConfigError(f"'{rule.sentence}' is a rule about {what}", f"the column is {seen}", "mend the rule")
+
+
 def within_partition(rule: Rule) -> Rule:
     """The rule as it is judged on a batch: a key is unique within a partition."""
     return UniqueKey(key=(PARTITION, *rule.key), severity=rule.severity) if isinstance(rule, UniqueKey) else rule
@@ -73,70 +188,75 @@ def within_partition(rule: Rule) -> Rule:
 
 def check_batch(use_case: UseCase, rules: Sequence[Rule], batch: Batch) -> BatchVerdict:
     """Judges every rule once over all rows, attributes what it finds to partitions, and then judges each partition."""
-    of_row = [rule for rule in rules if rule.scope == "row"]
-    masks = [within_partition(rule).unexpected(batch.rows) for rule in of_row]
+    of_row, scan = [rule for rule in rules if rule.scope == "row"], Scan(batch)
+    masks = [scan.unexpected(rule) for rule in of_row]
     broken = _first_broken(of_row, masks, len(batch.rows))
+    by_day = [(rule, batch.counts(mask)) for rule, mask in zip(of_row, masks, strict=True) if mask is not None]
     facts = _facts(use_case, batch, broken)
-    found = batch.rows.groupby(PARTITION).indices
-    by_day = {day: found.get(day, np.empty(0, int)) for day in facts}
+    refused = [(rule, rule.unexpected(facts)) for rule in rules if rule.scope == "partition"]
     checks, quarantine = {}, {}
-    for day, rows in by_day.items():
-        counts = [_count(rule, len(rows), int(mask[rows].sum())) for rule, mask in zip(of_row, masks, strict=True)]
-        checks[day] = _check(rules, day, facts[day], counts, batch)
-        aside = rows[broken[rows] >= 0]
+    for position, (day, place) in enumerate(batch.places.items()):
+        own = facts.iloc[[position]].reset_index(drop=True)
+        counts = [_count(rule, place.stop - place.start, found[day]) for rule, found in by_day]
+        more = [_count(rule, 1, int(mask[position])) for rule, mask in refused]
+        reason = rejection([rule for rule, mask in refused if mask[position]], own, counts)
+        checks[day] = _check(batch, day, own, [count for count in (*counts, *more) if count.unexpected], reason)
+        aside = np.flatnonzero(broken[place] >= 0)
         if len(aside):
-            sentences = [of_row[position].sentence for position in broken[aside]]
-            quarantine[day] = batch.rows.loc[aside].drop(columns=PARTITION).assign(broken_rule=sentences)
-    return BatchVerdict(checks, quarantine, [int(mask.sum()) for mask in masks])
+            sentences = [of_row[rule].sentence for rule in broken[place][aside]]
+            quarantine[day] = batch.rows[place].iloc[aside].assign(**{ROW_NUMBER: aside, "broken_rule": sentences})
+    return BatchVerdict(checks, quarantine, [scan.fact(*pair) for pair in zip(of_row, masks, strict=True)])
 
 
-def _first_broken(rules: Sequence[Rule], masks: Sequence[Mask], rows: int) -> NDArray[np.int_]:
+def _first_broken(rules: Sequence[Rule], masks: Sequence[Mask | None], rows: int) -> NDArray[np.int_]:
     """(rows,) position of the first rule of severity error that the row breaks, -1 for none."""
     broken = np.full(rows, -1)
     for position, (rule, mask) in enumerate(zip(rules, masks, strict=True)):
-        if rule.severity == "error":
+        if rule.severity == "error" and mask is not None:
             broken[mask & (broken < 0)] = position
     return broken
 
 
-def _facts(use_case: UseCase, batch: Batch, broken: NDArray[np.int_]) -> dict[str, dict[str, float]]:
-    """What partition rules speak of, by day."""
+def _facts(use_case: UseCase, batch: Batch, broken: NDArray[np.int_]) -> pd.DataFrame:
+    """What partition rules speak of, a row a day."""
     aside = broken >= 0
     no_label = np.isnan(use_case.target.labels(batch.rows[use_case.target.column])) & ~aside
-    counts = pd.DataFrame({PARTITION: batch.rows[PARTITION], "quarantined": aside, "unlabelled": no_label, "read": 1})
-    found = counts.groupby(PARTITION).sum().astype("float64").reindex(list(batch.duplicates), fill_value=0.0)
-    found = found.assign(
+    columns = {
+        "read": {day: place.stop - place.start for day, place in batch.places.items()},
+        "quarantined": batch.counts(aside),
+        "unlabelled": batch.counts(no_label),
+        "duplicates": batch.duplicates,
+        "unknown_columns": {day: len(names) for day, names in batch.unknown_columns.items()},
+    }
+    found = pd.DataFrame(columns, index=list(batch.places), dtype="float64")
+    return found.assign(
         rows=found["read"] - found["quarantined"],
         quarantined_fraction=found["quarantined"] / found["read"].clip(lower=1),
-        duplicates=pd.Series(batch.duplicates, dtype="float64"),
-        unknown_columns=pd.Series({day: len(names) for day, names in batch.unknown_columns.items()}, dtype="float64"),
     )
-    return {str(day): {str(name): float(value) for name, value in row.items()} for day, row in found.iterrows()}
 
 
 def _check(
-    rules: Sequence[Rule], day: str, facts: dict[str, float], counts: list[RuleCount], batch: Batch
+    batch: Batch, day: str, facts: pd.DataFrame, broken: Sequence[RuleCount], rejected: str | None
 ) -> PartitionCheck:
-    of_partition = [rule for rule in rules if rule.scope == "partition"]
-    frame = pd.DataFrame([facts])
-    more = [_count(rule, 1, int(rule.unexpected(frame).sum())) for rule in of_partition]
     return PartitionCheck(
         day=day,
-        rows=int(facts["read"]) + batch.duplicates[day],
+        rows=int(facts["read"][0]) + batch.duplicates[day],
         duplicates=batch.duplicates[day],
-        quarantined=int(facts["quarantined"]),
-        unlabelled=int(facts["unlabelled"]),
+        quarantined=int(facts["quarantined"][0]),
+        unlabelled=int(facts["unlabelled"][0]),
         unknown_columns=batch.unknown_columns[day],
-        rejected=rejection(of_partition, frame, counts),
-        counts=(*counts, *more),
+        rejected=rejected,
+        broken=tuple(broken),
+        quarantine=None,
     )
 
 
 def rejected_check(day: str, reason: str) -> PartitionCheck:
     """The verdict on a partition that could not even be read as declared."""
     return PartitionCheck(
-        day=day, rows=0, duplicates=0, quarantined=0, unlabelled=0, unknown_columns=(), rejected=reason, counts=()
-    )
+        day=day, rows=0, duplicates=0, quarantined=0, unlabelled=0, unknown_columns=(), rejected=reason, broken=(),
+        quarantine=None,
+    )  # fmt: skip
 
 
 def rejection(rules: Sequence[Rule], facts: pd.DataFrame, counts: Sequence[RuleCount]) -> str | None:

@@ -37,7 +37,7 @@ from ml.serving.features import Encoder
 from ml.serving.model import PackagedModel, build_network
 from ml.split import split_digest
 from ml.store import get_file, put_file
-from ml.training import StoredCheckpoints, architecture, encode, fit_candidate, package, part_frames
+from ml.training import StoredCheckpoints, architecture, encode, fit_candidate, package
 from tasks.stage import Site, resume, site_of, stage
 
 log = logging.getLogger("retrain.model")
@@ -69,7 +69,7 @@ def _fit(site: Site, night: Night, run_key: str, blocks: Blocks, split: Split) -
     torch.set_num_threads(night.threads)
     encoder = _encoder(site, split)
     train, validation = (
-        encode(site.use_case, encoder, part_frames(site.store, site.use_case, night, blocks, part))
+        encode(site.use_case, encoder, site.reader(blocks).part_frames(night.as_of, part))
         for part in ("train", "validation")
     )
     total = site.use_case.model.epochs
@@ -144,10 +144,10 @@ def _package(site: Site, night: Night, blocks: Blocks, split: Split, fit: Fit) -
     encoder = _encoder(site, split)
     network = build_network(architecture(site.use_case), encoder)
     network.load_state_dict(load(get_file(site.store, fit.weights)))
-    held_out = list(part_frames(site.store, site.use_case, night, blocks, "validation"))
-    validation = encode(site.use_case, encoder, iter(held_out))
+    held_out = site.reader(blocks).raw_rows(night.as_of, "validation")
+    validation = encode(site.use_case, encoder, [held_out])
     model = package(site.use_case, site.rules, encoder, network, night, fit, validation)
-    return model, pd.concat(held_out, ignore_index=True)
+    return model, held_out
 
 
 @stage("verify candidate", timeout_seconds=900)
@@ -193,10 +193,7 @@ def _evaluate(
     site: Site, night: Night, run_key: str, key: str, blocks: Blocks, split: Split, upload: Upload,
     opponents: dict[str, Champion | None],
 ) -> Evaluations:  # fmt: skip
-    test, train = (
-        pd.concat(part_frames(site.store, site.use_case, night, blocks, part), ignore_index=True)
-        for part in ("test", "train")
-    )
+    test, train = (site.reader(blocks).raw_rows(night.as_of, part) for part in ("test", "train"))
     found = baselines(site.use_case, train)
     answers = {who: baseline.answers(test) for who, baseline in found.items()}
     answers["candidate"] = _answers(site, upload.folder, upload.files, test)

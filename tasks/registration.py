@@ -16,7 +16,7 @@ from ml.ledger import AnyEntry, NightEntry
 from ml.packaging import refuse_broken_example
 from ml.report import nothing_new_document, result_document
 from ml.run_key import code_digest, device_class, learning_key, lock_digest
-from ml.snapshots import partition_files
+from ml.snapshots import newest_day
 from ml.split import split_digest
 from tasks.stage import Site, open_site, site_of, stage
 
@@ -52,8 +52,7 @@ def default_as_of(site: Site, scheduled: datetime | None) -> date:
     if use_case.replay_from is None:
         return _local_date(scheduled, use_case.time_zone) if scheduled else use_case.today()
     head = max((entry.as_of for entry in site.ledger.nights()), default=None)
-    newest = date.fromisoformat(list(partition_files(site.settings, use_case.source))[-1])
-    last_possible = newest + timedelta(days=use_case.label_delay_days + 1)
+    last_possible = newest_day(site.settings, use_case) + timedelta(days=use_case.label_delay_days + 1)
     return min(head + timedelta(days=1), last_possible) if head else use_case.replay_from
 
 

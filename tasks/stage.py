@@ -14,7 +14,8 @@ from prefect.tasks import exponential_backoff
 
 from expectations.suite import load_rules, suite_file
 from ml import paths
-from ml.artifacts import Handle, Night, Work, with_work
+from ml.artifacts import Blocks, Handle, Night, Work, with_work
+from ml.blocks import BlockReader
 from ml.config import UseCase, load_use_case, require_known
 from ml.digests import digest_value
 from ml.errors import ConfigError, Unavailable
@@ -89,6 +90,9 @@ class Site:
     @property
     def registry(self) -> Registry:
         return Registry(self.settings, self.use_case.name)
+
+    def reader(self, blocks: Blocks) -> BlockReader:
+        return BlockReader(self.settings, self.store, self.use_case, self.rules, blocks)
 
     @property
     def digest(self) -> str:

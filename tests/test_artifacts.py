@@ -49,6 +49,7 @@ HANDLES = [
         first_day="all",
         last_day="all",
         missing_days=("x",),
+        excluded={},
         changed_days=(),
     ),
     Checks(

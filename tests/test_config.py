@@ -248,17 +248,19 @@ DATA_EDITS: list[tuple[str, dict[str, Any], bool]] = [
     ("the model", {"model": NetworkClassifier(hidden=(3,))}, False),
     ("the window", {"window_days": 9}, False),
     ("the target's limit", {"target": target(above=1)}, True),
-    ("a column's limit", {"columns": columns("amount", maximum=7)}, True),
+    ("a column's limit", {"columns": columns("amount", maximum=7)}, False),
+    ("a column's type", {"columns": columns("amount", type="text", minimum=None, maximum=None)}, True),
+    ("when a row is known", {"known_at_column": "at"}, True),
     ("derive", {"derive": lambda rows: rows}, True),
     ("the source", {"source": Source(folder="other")}, True),
 ]
 
 
 @pytest.mark.parametrize(("changes", "other"), [case[1:] for case in DATA_EDITS], ids=[case[0] for case in DATA_EDITS])
-def test_the_digest_of_data_follows_what_decides_rows_and_labels_and_not_the_learning(
+def test_the_digest_of_reading_follows_what_decides_rows_and_labels_and_not_the_learning(
     changes: dict[str, Any], other: bool
 ) -> None:
-    assert (tills(**changes).data_digest != tills().data_digest) is other
+    assert (tills(**changes).reading_digest != tills().reading_digest) is other
     assert tills(**changes).digest != tills().digest
 
 

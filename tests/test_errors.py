@@ -57,4 +57,10 @@ def test_an_error_has_the_exit_code_that_the_tree_at_the_top_of_its_file_says(ki
 
 def test_only_what_is_unavailable_is_retried() -> None:
     transient = {kind.__name__ for kind in every_class() if issubclass(kind, Unavailable)}
-    assert transient == {"Unavailable", "StoreUnavailable", "RegistryUnavailable", "PrefectUnavailable"}
+    assert transient == {
+        "Unavailable",
+        "SourceUnavailable",
+        "StoreUnavailable",
+        "RegistryUnavailable",
+        "PrefectUnavailable",
+    }

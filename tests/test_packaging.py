@@ -17,10 +17,10 @@ import pytest
 
 from expectations.suite import load_rules, suite_file
 from ml import registry
-from ml.cleaning import from_parquet
+from ml.cleaning import LABEL, from_parquet
 from ml.config import UseCase, load_use_case, use_case_files
 from ml.errors import ConfigError, Corrupt, DataRejected
-from ml.features import DayState, fit_encoder
+from ml.features import Statistics, fit_encoder
 from ml.packaging import (
     SERVING,
     fetch_model,
@@ -85,8 +85,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     changed = folder / "changed"
     shutil.copytree(SERVING, changed)
     code = (changed / "features.py").read_text()
-    assert "[scaled.astype(np.float32)]" in code
-    (changed / "features.py").write_text(code.replace("[scaled.astype(np.float32)]", "[-scaled.astype(np.float32)]"))
+    assert "x[:, 0] = scaled" in code
+    (changed / "features.py").write_text(code.replace("x[:, 0] = scaled", "x[:, 0] = -scaled"))
     write_model(packaged(), folder / "ours")
     write_model(packaged(), folder / "other", source=changed)
     rows().to_parquet(folder / "rows.parquet")
@@ -266,7 +266,7 @@ def test_a_model_of_every_shipped_use_case_answers_its_made_up_row(name: str) ->
     use_case, suite = load_use_case(name, None), suite_file(name, None)
     rules = travelling(use_case, (*use_case.column_rules, *(load_rules(suite) if suite else ())))
     row = synthetic_rows(use_case.features, rules)
-    encoder = fit_encoder(use_case, [DayState.of(use_case, conform(row, use_case.features))])
+    encoder = fit_encoder(use_case, Statistics.of(use_case, conform(row, use_case.features).assign(**{LABEL: 0.0})))
     shape = architecture(use_case)
     target = use_case.target
     model = PackagedModel(

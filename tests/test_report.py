@@ -79,7 +79,7 @@ def trail(decision: DecisionName = "PROMOTE", against: Verdict | None = None, **
             digest="d", partitions=(), rows=12_345, duplicates=2, quarantined=17, unlabelled=5, quarantined_days={},
             rules=4, **{**found, **checks},
         ),
-        blocks=Blocks(digest="d", blocks=(), rows=1),
+        blocks=Blocks(manifest="m", digest="d", blocks=(), rows=1),
         split=Split(
             digest="d", encoder=FILE, train=rows(9000), validation=rows(1000), test=rows(2000), fit_until=None,
             test_digest="t",

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from ml import cleaning, config, run_key, snapshots, validation
+from ml import cleaning, config, features, run_key, snapshots, split, validation
 from ml.serving import columns, rules
+from ml.serving import features as encoding
 from tests.tiny import night
 
 OTHER: dict[str, Any] = {
@@ -42,21 +43,30 @@ def test_the_learning_key_is_the_run_key_without_its_date(name: str) -> None:
     assert run_key.learning_key(night(), "s") != run_key.learning_key(night(), "t")
 
 
-DECIDING: list[Callable[..., Any]] = [
+READING: list[Callable[..., Any]] = [
     snapshots.read_partition,
     columns.conform,
     columns.wrong_type,
     config.Target.labels,
-    rules.first_broken,
-    validation.check_batch,
+    validation.drop_duplicates,
     cleaning.clean,
 ]
+DECIDING: dict[str, list[Callable[..., Any]]] = {
+    "verdict": [*READING, rules.first_broken, validation.check_batch],
+    "cleaned": READING,
+    "statistics": [features.Statistics.of, encoding.category_counts, cleaning.from_block, split.rows_of],
+}
+PAIRS = [(kind, function) for kind, functions in DECIDING.items() for function in functions]
 
 
-@pytest.mark.parametrize("function", DECIDING, ids=lambda function: function.__qualname__)
-def test_code_that_decides_a_partitions_state_is_part_of_its_key(function: Callable[..., Any]) -> None:
+@pytest.mark.parametrize(("kind", "function"), PAIRS)
+def test_code_that_decides_a_partitions_state_is_part_of_its_key(kind: str, function: Callable[..., Any]) -> None:
     file = Path(inspect.getsourcefile(function) or "")
-    assert file.relative_to(run_key.ROOT / "ml").as_posix() in run_key.DATA_MODULES
+    assert file.relative_to(run_key.ROOT / "ml").as_posix() in run_key.STATE_MODULES[kind]
+
+
+def test_rules_decide_verdicts_only() -> None:
+    assert {kind for kind, files in run_key.STATE_MODULES.items() if "serving/rules.py" in files} == {"verdict"}
 
 
 def test_the_code_of_a_run_is_that_of_its_own_use_case_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,11 +92,11 @@ def test_the_code_of_a_run_is_that_of_its_own_use_case_only(tmp_path: Path, monk
 
 
 def test_digests_of_the_installation_are_stable() -> None:
-    for digest in (run_key.lock_digest, run_key.data_code_digest):
+    for digest, of in ((run_key.lock_digest, ()), *((run_key.state_code_digest, (kind,)) for kind in DECIDING)):
         digest.cache_clear()
-        first = digest()
+        first = digest(*of)
         digest.cache_clear()
-        assert digest() == first
+        assert digest(*of) == first
         assert len(first) == 64
 
 

@@ -1,5 +1,6 @@
 """Which partitions a night may see, and what is read from them: tables of good and bad folders."""
 
+import os
 from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
@@ -9,17 +10,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ml import digests
 from ml.artifacts import Manifest, to_json
 from ml.config import SideTable, Source, UseCase
 from ml.digests import digest_bytes
-from ml.errors import DataRejected, RetrainError, UsageError
+from ml.errors import DataRejected, RetrainError, SourceUnavailable, UsageError
 from ml.serving.columns import Column
 from ml.settings import Settings
 from ml.snapshots import (
     UnusablePartition,
     changed_days,
     complete_by_day,
-    partition_inputs,
+    inputs_by_day,
     read_partition,
     read_table,
     take_manifest,
@@ -73,7 +75,7 @@ def test_a_use_case_without_time_refuses_a_side_table_by_day(tmp_path: Path) -> 
         take_manifest(site(tmp_path), parcels(side_tables=(rates,)), as_of(9), {})
     (tmp_path / "data" / "rates" / "2024-01-01.parquet").rename(tmp_path / "data" / "rates" / "all.parquet")
     manifest, _ = take_manifest(site(tmp_path), parcels(side_tables=(rates,)), as_of(9), {})
-    assert set(partition_inputs(parcels(side_tables=(rates,)), manifest, "all")) == {"", "rates"}
+    assert len(inputs_by_day(parcels(side_tables=(rates,)), manifest)["all"]) == 2
 
 
 @pytest.mark.parametrize("delay", [0, 1, 3])
@@ -289,6 +291,81 @@ def test_a_broken_csv_is_unusable(
         read_table(path, tills().columns)
 
 
+def test_a_disk_that_does_not_answer_is_no_verdict(ten_days: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is kept of it, and the task tries again."""
+    manifest, _ = take_manifest(ten_days, tills(), as_of(10), {})
+
+    def away(path: Path) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", away)
+        with pytest.raises(SourceUnavailable, match="must be readable, but Input/output error"):
+            read_partition(ten_days, tills(), manifest, day(9))
+    assert len(read_partition(ten_days, tills(), manifest, day(9))[0]) == 30
+
+
+def test_in_a_declared_text_only_the_empty_field_is_missing(tmp_path: Path) -> None:
+    """NA is a country, and None a name; elsewhere they are no number."""
+    (tmp_path / "rows.csv").write_text("shop,amount,other\nNA,NA,NA\nnull,1,null\n,,\nNone,nan,x\n")
+    rows = read_table(tmp_path / "rows.csv", tills().columns)
+    assert [None if pd.isna(shop) else shop for shop in rows["shop"]] == ["NA", "null", None, "None"]
+    assert rows["amount"].isna().tolist() == [True, False, True, True]
+    assert rows["other"].isna().tolist() == [True, True, True, False]
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of files that were hashed."""
+    names: list[str] = []
+    hash_file = digests.digest_file
+    monkeypatch.setattr(digests, "digest_file", lambda path: names.append(path.stem) or hash_file(path))
+    return names
+
+
+def test_a_file_that_was_not_touched_is_not_hashed_again(
+    ten_days: Settings, hashed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digests, "RACY_NS", 0)
+    first, _ = take_manifest(ten_days, tills(), as_of(9), {})
+    assert hashed == [day(n) for n in range(9)]
+    second, _ = take_manifest(ten_days, tills(), as_of(10), {})
+    assert hashed[9:] == [day(9)]
+    assert second.partitions[:9] == first.partitions
+
+
+def test_a_file_written_in_the_moment_of_hashing_is_hashed_again(ten_days: Settings, hashed: list[str]) -> None:
+    """A second edit of the same size in the same step of the clock would leave no trace."""
+    take_manifest(ten_days, tills(), as_of(10), {})
+    take_manifest(ten_days, tills(), as_of(10), {})
+    assert len(hashed) == 20
+
+
+def test_an_edit_of_the_same_size_whose_mtime_was_set_back_is_seen(
+    ten_days: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digests, "RACY_NS", 0)
+    path = file(ten_days, 4)
+    before, _ = take_manifest(ten_days, tills(), as_of(10), {})
+    seen = path.stat()
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+    assert path.stat().st_mtime_ns == seen.st_mtime_ns and path.stat().st_size == seen.st_size
+    assert changed_days(before, take_manifest(ten_days, tills(), as_of(10), {})[0]) == (day(4),)
+
+
+@pytest.mark.parametrize("damage", [b"", b"[]", b"\xff", b'{"x": 1}'])
+def test_kept_digests_that_cannot_be_read_are_made_again(
+    ten_days: Settings, damage: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digests, "RACY_NS", 0)
+    before, _ = take_manifest(ten_days, tills(), as_of(10), {})
+    (ten_days.home / "cache" / "digests-tills.json").write_bytes(damage)
+    assert take_manifest(ten_days, tills(), as_of(10), {})[0] == before
+
+
 def test_whole_numbers_that_became_floats_by_a_null_are_integers_still(ten_days: Settings) -> None:
     rows = sales(as_of(9)).astype({"sale": "float64"})
     rows.loc[0, "sale"] = np.nan
@@ -346,10 +423,9 @@ def test_side_tables_stand_in_the_manifest_and_obey_the_same_rule(ten_days: Sett
     to_parquet(rates_of(99), rates / day(2))
     changed, _ = take_manifest(ten_days, with_rates(), as_of(6), {})
     assert changed_days(manifest, changed) == (day(2),)
-    before, after = (partition_inputs(with_rates(), seen, day(2)) for seen in (manifest, changed))
-    assert before[""] == after[""]
-    assert before["rates"] != after["rates"]
-    assert partition_inputs(with_rates(), manifest, day(3)) == partition_inputs(with_rates(), changed, day(3))
+    before, after = (inputs_by_day(with_rates(), seen) for seen in (manifest, changed))
+    assert [before[day(2)][n] == after[day(2)][n] for n in (0, 1)] == [True, False]
+    assert before[day(3)] == after[day(3)]
 
 
 def test_an_undated_side_table_is_joined_to_every_day(ten_days: Settings, rates: Path) -> None:
@@ -360,7 +436,7 @@ def test_an_undated_side_table_is_joined_to_every_day(ten_days: Settings, rates:
     assert [partition.day for partition in manifest.side_tables["rates"]] == ["all"]
     first, last = (read(ten_days, with_rates(), number)[0] for number in (0, 9))
     assert set(first["rate"]) == set(last["rate"]) == {7.0, 8.0, 9.0}
-    assert partition_inputs(with_rates(), manifest, day(3))["rates"] == manifest.side_tables["rates"][0].digest
+    assert inputs_by_day(with_rates(), manifest)[day(3)][1] == manifest.side_tables["rates"][0].digest
 
 
 @pytest.mark.parametrize("write", [to_csv, to_csv_gz], ids=["csv", "csv.gz"])

@@ -1,22 +1,18 @@
 """The three parts: by day boundaries, or by a hash of the key that no other row can move."""
 
-from datetime import date, timedelta
-from pathlib import Path
+from datetime import timedelta
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from ml import training
-from ml.artifacts import PARTS, Block, Blocks, Part
-from ml.cleaning import DAY, LABEL, to_parquet
+from ml.artifacts import PARTS, Part
+from ml.cleaning import ROW_NUMBER, from_block, to_block
 from ml.config import UseCase
 from ml.errors import DataRejected
-from ml.features import DayState, fit_encoder
-from ml.split import describe, fit_until, part_of_day, parts_of_rows, rows_of, split_digest
-from ml.store import open_store, put_file
-from ml.training import part_frames
-from tests.tiny import FIRST_DAY, cleaned, night, parcel_rows, parcels, sales, tills
+from ml.features import Statistics
+from ml.split import describe, fit_until, part_of_day, parts_of, parts_of_rows, rows_of, split_digest
+from tests.tiny import FIRST_DAY, cleaned, parcel_rows, parcels, sales, tills
 
 AS_OF = FIRST_DAY + timedelta(days=20)  # the last due day is FIRST_DAY + 19
 
@@ -44,9 +40,9 @@ def test_a_label_delay_moves_every_boundary() -> None:
 
 def test_a_day_is_in_one_part_whole() -> None:
     block = cleaned(tills(), sales(FIRST_DAY))
-    sizes = {part: len(rows_of(tills(), AS_OF, part, day(13), block)) for part in PARTS}
-    assert sizes == {"train": 0, "validation": len(block), "test": 0}
-    assert set(rows_of(tills(), AS_OF, "validation", day(13), block)[DAY]) == {day(13)}
+    assert parts_of(tills(), AS_OF, day(13)) == ("validation",)
+    assert rows_of(tills(), AS_OF, "validation", day(13), block).equals(block)
+    assert parts_of(parcels(), AS_OF, "all") == PARTS
 
 
 def test_rows_that_were_not_known_yet_are_in_no_part() -> None:
@@ -111,15 +107,29 @@ def test_the_parts_of_a_file_are_all_its_rows_once() -> None:
     assert sorted(seen["parcel"]) == sorted(block["parcel"])
 
 
-def frame(labels: list[int], of: str = "all") -> pd.DataFrame:
-    return pd.DataFrame({LABEL: np.array(labels, float), DAY: of})
+@pytest.mark.parametrize("number", [1.0, 0.1])
+def test_the_parts_of_stored_rows_are_those_of_raw_ones(number: float) -> None:
+    """A fraction makes the block keep float64 keys, and whole numbers float32: no row moves."""
+    key = ("parcel", "carrier", "weight")
+    use_case = parcels(key=key)
+    rows = cleaned(use_case, parcel_rows().assign(weight=np.arange(400.0)))
+    rows.loc[399, "weight"] = number
+    stored = from_block(to_block(rows.assign(**{ROW_NUMBER: range(400)})))
+    assert stored["parcel"].dtype == np.float32 and stored["carrier"].dtype == "category"
+    for part in PARTS:
+        expected = rows["parcel"][parts_of_rows(use_case, rows[list(key)]) == part]
+        assert rows_of(use_case, AS_OF, part, "all", stored)["parcel"].tolist() == expected.tolist()
+
+
+def total(*labels: int) -> Statistics:
+    counts = {str(label): labels.count(label) for label in labels}
+    return Statistics(rows=len(labels), labels=counts, moments={}, texts={})
 
 
 def test_a_part_is_described() -> None:
-    frames = [frame([1, 0, 0], day(3)), frame([], day(1)), frame([1], day(2))]
-    seen = describe(tills(), "train", frames)
+    seen = describe(tills(), "train", total(1, 0, 0, 1), [day(3), day(2)])
     assert (seen.rows, seen.positive_share, seen.first_day, seen.last_day) == (4, 0.5, day(2), day(3))
-    undated = describe(parcels("regression"), "test", [frame([3])])
+    undated = describe(parcels("regression"), "test", total(3), ["all"])
     assert (undated.positive_share, undated.first_day, undated.last_day) == (None, None, None)
 
 
@@ -137,41 +147,5 @@ def test_a_part_without_rows_or_without_a_class_is_rejected(
     use_case: UseCase, labels: list[int], words: list[str]
 ) -> None:
     with pytest.raises(DataRejected) as caught:
-        describe(use_case, "validation", [frame(labels)])
+        describe(use_case, "validation", total(*labels), [])
     assert all(word in str(caught.value) for word in words)
-
-
-@pytest.fixture
-def blocks(tmp_path: Path) -> Blocks:
-    """Twenty cleaned days in a store at tmp_path."""
-    store = open_store(str(tmp_path))
-    frames = {day(n): cleaned(tills(), sales(FIRST_DAY + timedelta(days=n))) for n in range(20)}
-    made = [
-        Block(day=name, file=put_file(store, f"{name}.parquet", to_parquet(rows)), rows=len(rows))
-        for name, rows in frames.items()
-    ]
-    return Blocks(digest="d", blocks=tuple(made), rows=sum(block.rows for block in made))
-
-
-def days_of(folder: Path, blocks: Blocks, part: Part, as_of: date = AS_OF) -> list[str]:
-    frames = part_frames(open_store(str(folder)), tills(), night(as_of=as_of), blocks, part)
-    return [frame[DAY].iloc[0] for frame in frames]
-
-
-def test_a_night_reads_each_day_in_one_part_in_date_order(blocks: Blocks, tmp_path: Path) -> None:
-    assert days_of(tmp_path, blocks, "train") == [day(n) for n in range(12)]
-    assert days_of(tmp_path, blocks, "validation") == [day(n) for n in range(12, 15)]
-    assert days_of(tmp_path, blocks, "test") == [day(n) for n in range(15, 20)]
-    assert [name for name, _ in training.test_inputs(tills(), night(as_of=AS_OF), blocks)] == [
-        day(n) for n in range(15, 20)
-    ]
-
-
-def test_constants_are_learnt_from_train_rows_only(blocks: Blocks, tmp_path: Path) -> None:
-    """The encoder is that of train days alone, whatever the later days hold."""
-    use_case = tills()
-    seen = list(part_frames(open_store(str(tmp_path)), use_case, night(as_of=AS_OF), blocks, "train"))
-    encoder = fit_encoder(use_case, [DayState.of(use_case, rows) for rows in seen])
-    train = pd.concat([cleaned(use_case, sales(FIRST_DAY + timedelta(days=n))) for n in range(12)])
-    assert encoder.numbers[0].mean == pytest.approx(train["amount"].mean(), rel=1e-12)
-    assert encoder.numbers[0].std == pytest.approx(train["amount"].std(ddof=0), rel=1e-12)

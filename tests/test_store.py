@@ -85,7 +85,8 @@ def test_every_path_we_spell_is_a_safe_key() -> None:
     digest = "0" * 64
     spelt = [
         paths.manifest("flights", digest),
-        paths.partition_check("flights", digest),
+        paths.state("flights", "verdict", digest),
+        paths.bundle("flights", "verdict"),
         paths.quarantine("flights", digest),
         paths.block("flights", digest),
         paths.stage("flights", "split", digest),

@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expectations import suite
-from expectations.suite import from_gx, load_rules, suite_file, to_gx, unexpected_counts
+from expectations.suite import Verdict, from_gx, load_rules, suite_file, to_gx, verdicts
 from ml.config import load_use_case
 from ml.errors import ConfigError, DataRejected
 from ml.serving.rules import RULE_TYPES, Between, InSet, Matches, NotBelow, NotNull, Rule, Scope, UniqueKey
+from ml.validation import Batch, Fact, Scan
+from tests.stock_gx import stock_suite, stock_verdicts
 
 PACKAGED = sorted(Path(suite.__file__).parent.glob("*.json"))
 FACTS = {"rows", "duplicates", "quarantined", "quarantined_fraction", "unlabelled", "unknown_columns"}
@@ -102,13 +104,63 @@ CASES: dict[str, list[Rule]] = {
 }
 
 
+def facts_of(frame: pd.DataFrame, rules: list[Rule]) -> list[Fact]:
+    """What the scan of a batch of one partition finds."""
+    rows = frame.reset_index(drop=True)
+    scan = Scan(Batch(rows, {"day": slice(0, len(rows))}, {"day": 0}, {"day": ()}))
+    return [scan.fact(rule, scan.unexpected(rule)) for rule in rules]
+
+
+def counts_of(frame: pd.DataFrame, rules: list[Rule]) -> list[int]:
+    return [verdict.unexpected for verdict in verdicts(facts_of(frame, rules))]
+
+
 @pytest.mark.parametrize("name", RULE_TYPES)
-def test_gx_and_the_masks_count_the_same_rows(name):
+def test_gx_says_of_the_facts_what_it_says_of_the_rows(name):
+    """Verdicts and counts of stock GX on its own metrics, of GX on ours, and of the masks that a model carries."""
     frame, rules = faulty_frame(), CASES[name]
     assert {type(rule) for rule in rules} == {RULE_TYPES[name]}
-    counts = unexpected_counts(frame, rules)
-    assert dict(zip(rules, counts, strict=True)) == {rule: int(rule.unexpected(frame).sum()) for rule in rules}
+    stock = stock_verdicts(frame, rules)
+    assert dict(zip(rules, verdicts(facts_of(frame, rules)), strict=True)) == dict(zip(rules, stock, strict=True))
+    counts = [verdict.unexpected for verdict in stock]
+    assert counts == [int(rule.unexpected(frame).sum()) for rule in rules]
     assert min(counts) == 0 and max(counts) > 0
+
+
+@pytest.mark.parametrize("name", RULE_TYPES)
+def test_rows_without_a_fault_are_proved_so_and_judged_alike(name):
+    """What the scan proves without a mask, stock GX finds true too."""
+    frame = pd.DataFrame({
+        "x": np.arange(50) / 2, "y": np.arange(50.0) - 1, "id": np.arange(50.0)[::-1], "s": ["AA", "A1"] * 25,
+        "t": [f"t{n}" for n in range(50)], "u": times(["2013-01-02"] * 50), "v": times(["2013-01-01"] * 50),
+    }).astype({"s": "str", "t": "str"})  # fmt: skip
+    rules = {
+        "NotNull": [NotNull(column=column) for column in frame],
+        "Between": [Between(column="x", minimum=0, maximum=24.5), Between(column="y", minimum=-1)],
+        "InSet": [InSet(column="s", values=("A1", "AA", "B"))],
+        "Matches": [Matches(column="s", pattern="^A"), Matches(column="t", pattern="[0-9]$")],
+        "NotBelow": [NotBelow(column="u", other="v"), NotBelow(column="x", other="x")],
+        "UniqueKey": [UniqueKey(key=key) for key in (("x",), ("id",), ("t",), ("s", "id"), ("s", "t"))],
+    }[name]
+    found = verdicts(facts_of(frame, rules))
+    assert found == [Verdict(True, 0)] * len(rules) == stock_verdicts(frame, rules)
+
+
+@pytest.mark.parametrize("name", RULE_TYPES)
+def test_gx_asks_for_no_metric_that_it_is_not_given(name):
+    """An upgrade that judged by more would be seen here."""
+    given = {"table.row_count", "column_values.nonnull.unexpected_count"}
+    for expectation in stock_suite(CASES[name]).expectations:
+        asked = set(
+            expectation.get_validation_dependencies(
+                runtime_configuration={"result_format": "BASIC"}
+            ).metric_configurations
+        )
+        own = {
+            f"{expectation.map_metric}.{suffix}"
+            for suffix in ("unexpected_count", "filtered_row_count", "unexpected_values")
+        }
+        assert asked <= given | own
 
 
 numbers = st.one_of(st.sampled_from(NUMBERS), st.floats())
@@ -130,7 +182,9 @@ def test_gx_and_the_masks_agree_on_random_frames(rows, ranges, values):
     for column, (low, high) in zip("xy", ranges, strict=True):
         rules += [Between(column=column, minimum=low), Between(column=column, minimum=low, maximum=high)]
     rules += [InSet(column=column, values=tuple(dict.fromkeys(some))) for column in "st"]
-    assert unexpected_counts(frame, rules) == [int(rule.unexpected(frame).sum()) for rule in rules]
+    found = verdicts(facts_of(frame, rules))
+    assert found == stock_verdicts(frame, rules)
+    assert [verdict.unexpected for verdict in found] == [int(rule.unexpected(frame).sum()) for rule in rules]
 
 
 def test_counts_keep_the_order_of_rules_whatever_their_severity_scope_and_repetition():
@@ -142,57 +196,65 @@ def test_counts_keep_the_order_of_rules_whatever_their_severity_scope_and_repeti
         Between(column="x", maximum=0, scope="partition"),
         Between(column="x", maximum=9),
     ]
-    assert unexpected_counts(frame, rules) == [1, 1, 1, 2, 0]
+    assert counts_of(frame, rules) == [1, 1, 1, 2, 0]
 
 
-def test_two_frames_in_turn_keep_their_own_counts():
-    counts = [unexpected_counts(pd.DataFrame({"x": [1.0] * n}), [Between(column="x", maximum=0)]) for n in (1, 2, 1)]
-    assert counts == [[1], [2], [1]]
+def fact(rule: Rule, **found: int) -> Fact:
+    return Fact(**{"rule": rule, "rows": 9, "missing": 0, "unexpected": 0, **found})
 
 
 @pytest.mark.parametrize(
-    ("frame", "rules", "sentence"),
+    ("facts", "sentence"),
     [
         (
-            {"x": [1.0]},
-            [NotNull(column="x"), NotNull(column="z")],
-            "the rule NotNull of z must be one that Great Expectations can evaluate, "
-            'but Error: The column "z" in BatchData does not exist: mend the rule.',
-        ),
-        (
-            {"x": ["secret"]},
-            [Between(column="x", minimum=0)],
-            "the rule Between of x must be one that Great Expectations can evaluate, "
-            "but Column values, min_value, and max_value must either be None or of the same type: mend the rule.",
-        ),
-        (
-            {"x": [1.0]},
-            [Between(column="x", minimum=2, maximum=1)],
+            [fact(Between(column="x", minimum=2, maximum=1))],
             "min_value of the rule Between of x must not exceed max_value, but 2 > 1: mend one.",
         ),
-        (
-            {"x": [1.0]},
-            [],
-            "rows need rules to be judged by, but there are none: give the use case a column or a key.",
-        ),
+        ([], "rows need rules to be judged by, but there are none: give the use case a column or a key."),
     ],
 )
-def test_a_rule_that_gx_cannot_evaluate_is_an_error(frame, rules, sentence):
+def test_a_rule_that_gx_cannot_judge_is_an_error(facts, sentence):
     with pytest.raises(ConfigError) as caught:
-        unexpected_counts(pd.DataFrame(frame), rules)
+        verdicts(facts)
     assert str(caught.value) == sentence
 
 
-def test_a_frame_without_rows_is_no_pass():
-    with pytest.raises(DataRejected, match="the frame has none"):
-        unexpected_counts(pd.DataFrame({"x": pd.Series([], dtype="float64")}), [NotNull(column="x")])
+@pytest.mark.parametrize(
+    ("rule", "sentence"),
+    [
+        (
+            Between(column="s", minimum=0),
+            "'s is at least 0' is a rule about a number, but the column is str",
+        ),
+        (
+            InSet(column="x", values=("1",)),
+            "'x is one of 1' is a rule about a text, but the column is float64",
+        ),
+        (
+            Matches(column="u", pattern="1"),
+            "'u matches 1' is a rule about a text, but the column is datetime64[us]",
+        ),
+    ],
+)
+def test_a_rule_about_a_column_of_another_type_is_an_error(rule, sentence):
+    with pytest.raises(ConfigError) as caught:
+        facts_of(faulty_frame(), [rule])
+    assert str(caught.value) == f"{sentence}: mend the rule."
 
 
-def test_an_expectation_that_gx_drops_is_seen(monkeypatch):
-    monkeypatch.setattr(suite, "to_gx", lambda rule: {**to_gx(rule), "type": "expect_nothing_of_the_sort"})
-    monkeypatch.setattr(suite, "from_gx", lambda expectation, place: None)
-    with pytest.raises(AssertionError, match="GX dropped an expectation"):
-        unexpected_counts(pd.DataFrame({"x": [1.0]}), [NotNull(column="x")])
+def test_no_rows_are_no_pass():
+    with pytest.raises(DataRejected, match="there are none"):
+        verdicts([fact(NotNull(column="x"), rows=0)])
+
+
+def test_gx_decides_by_the_facts():
+    """Success and count come back from GX, whatever the scan thinks of them."""
+    rule = Between(column="x", minimum=0)
+    assert verdicts([fact(rule, unexpected=2), fact(rule, missing=9, unexpected=2), fact(rule)]) == [
+        Verdict(False, 2),
+        Verdict(True, 2),  # of no value present GX finds every rule true
+        Verdict(True, 0),
+    ]
 
 
 @pytest.mark.parametrize("name", RULE_TYPES)
@@ -210,7 +272,7 @@ def test_rules_survive_the_way_to_gx_and_back(name, tmp_path):
 
 def test_a_suite_that_gx_wrote_is_read(tmp_path):
     rules = [rule for cases in CASES.values() for rule in cases]
-    written = suite._suite(rules).to_json_dict()
+    written = stock_suite(rules).to_json_dict()
     for expectation in written["expectations"]:
         del expectation["meta"]
     (tmp_path / "rules.json").write_text(json.dumps(written))
@@ -440,13 +502,14 @@ import logging, sys, warnings
 logging.basicConfig(level=logging.DEBUG)
 refused = {"socket.connect", "socket.getaddrinfo", "socket.sendto", "tempfile.mkdtemp", "tempfile.mkstemp"}
 sys.addaudithook(lambda event, args: event in refused and sys.exit(f"{event}{args}"))
-from expectations.suite import load_rules, suite_file, unexpected_counts
+from expectations.suite import Verdict, load_rules, suite_file, verdicts
 load_rules(suite_file("flights", None))
 assert "great_expectations" not in sys.modules
 import pandas as pd
 from ml.serving.rules import NotNull
+from ml.validation import Fact
 show = warnings.showwarning
-assert unexpected_counts(pd.DataFrame({"x": [1.0, None]}), [NotNull(column="x")]) == [1]
+assert verdicts([Fact(rule=NotNull(column="x"), rows=2, missing=1, unexpected=1)]) == [Verdict(False, 1)]
 assert warnings.showwarning is show
 """
 

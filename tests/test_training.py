@@ -11,14 +11,13 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss
 
 from ml import training
-from ml.artifacts import Block, Blocks
-from ml.cleaning import LABEL, to_parquet
+from ml.cleaning import LABEL
 from ml.errors import StoreUnavailable
-from ml.features import DayState, fit_encoder
+from ml.features import Statistics, fit_encoder
 from ml.models.estimators import NetworkClassifier
 from ml.serving.output import Output, TaskKind, sigmoid
 from ml.serving.rules import Between, NotBelow, NotNull, UniqueKey
-from ml.store import open_store, put_file
+from ml.store import open_store
 from ml.training import (
     StoredCheckpoints,
     architecture,
@@ -28,7 +27,6 @@ from ml.training import (
     encode,
     fit_candidate,
     package,
-    part_frames,
 )
 from tests.tiny import KINDS, cleaned, fit_of, night, packaged, parcel_rows, parcels
 
@@ -146,7 +144,7 @@ def test_a_model_carries_the_row_rules_about_its_own_columns_only() -> None:
 def test_a_logarithm_is_learnt_where_the_target_says_so() -> None:
     use_case = parcels("regression")
     block = cleaned(use_case, parcel_rows(50))
-    encoder = fit_encoder(use_case, [DayState.of(use_case, block)])
+    encoder = fit_encoder(use_case, Statistics.of(use_case, block))
     X, y = encode(use_case, encoder, iter([block.iloc[:20], block.iloc[20:]]))
     assert y == pytest.approx(np.log(block[LABEL]))
     assert X.shape == (50, encoder.number_width + len(encoder.category_sizes))
@@ -156,7 +154,7 @@ def test_a_logarithm_is_learnt_where_the_target_says_so() -> None:
 def test_a_candidate_depends_on_the_nights_seed_and_leaves_the_use_case_as_it_is(kind: TaskKind) -> None:
     use_case = parcels(kind)
     block = cleaned(use_case, parcel_rows(100))
-    encoder = fit_encoder(use_case, [DayState.of(use_case, block)])
+    encoder = fit_encoder(use_case, Statistics.of(use_case, block))
     train = encode(use_case, encoder, iter([block]))
     one, same, other = (
         fit_candidate(use_case, night(seed=seed), encoder, train, train, lambda epoch: None).network_.numbers
@@ -213,17 +211,3 @@ def test_training_goes_on_without_a_checkpoint_that_the_store_did_not_take(
     assert caplog.messages == [
         "the store must answer, but it does not: wait. (training goes on without a new checkpoint)"
     ]
-
-
-def test_a_file_is_read_as_three_parts(tmp_path: Path) -> None:
-    use_case, store = parcels(), open_store(str(tmp_path))
-    rows = cleaned(use_case, parcel_rows())
-    block = Block(day="all", file=put_file(store, "all.parquet", to_parquet(rows)), rows=len(rows))
-    blocks = Blocks(digest="d", blocks=(block,), rows=len(rows))
-    train, validation, test = (
-        list(part_frames(store, use_case, night(), blocks, part)) for part in ("train", "validation", "test")
-    )
-    assert [len(frames) for frames in (train, validation, test)] == [1, 1, 1]
-    seen = {key for frame in (*train, *validation, *test) for key in frame["parcel"]}
-    assert seen == set(rows["parcel"])
-    assert sum(len(frame) for frame in (*train, *validation, *test)) == len(rows)

@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 
 from ml.artifacts import PartitionCheck
+from ml.cleaning import ROW_NUMBER
 from ml.config import UseCase
 from ml.serving.columns import conform
 from ml.serving.rules import Between, InSet, NotNull, Rule
 from ml.validation import (
-    ROW_NUMBER,
     Batch,
     BatchVerdict,
     check_batch,
@@ -37,7 +37,7 @@ def day(rows: int = 30, **changes: Any) -> pd.DataFrame:
 
 def judged(frames: dict[str, pd.DataFrame], *more: Rule, **changes: Any) -> BatchVerdict:
     use_case = tills(**{"max_quarantined_fraction": 0.2, **changes})
-    return check_batch(use_case, rules(use_case, *more), Batch.of(frames, dict.fromkeys(frames, ())))
+    return check_batch(use_case, rules(use_case, *more), Batch.of(use_case.key, frames, dict.fromkeys(frames, ())))
 
 
 def rules(use_case: UseCase, *more: Rule) -> list[Rule]:
@@ -49,14 +49,14 @@ def check_of(frame: pd.DataFrame, *more: Rule, **changes: Any) -> PartitionCheck
 
 
 def broken(check: PartitionCheck) -> dict[str, int]:
-    return {count.rule: count.unexpected for count in check.counts if count.unexpected}
+    return {count.rule: count.unexpected for count in check.broken}
 
 
 def test_good_rows_break_nothing() -> None:
     check = check_of(day())
     assert (check.rows, check.duplicates, check.quarantined, check.unlabelled, check.rejected) == (30, 0, 0, 2, None)
     assert broken(check) == {}
-    assert {count.evaluated for count in check.counts if count.scope == "row"} == {30}
+    assert check.labelled == 28
 
 
 BREAKS = [
@@ -101,7 +101,7 @@ def test_exact_duplicates_are_dropped_and_counted_before_rules() -> None:
     rows = day()
     check = check_of(pd.concat([rows, rows.iloc[:4]], ignore_index=True))
     assert (check.rows, check.duplicates, check.quarantined) == (34, 4, 0)
-    assert drop_duplicates(pd.concat([rows, rows])).equals(rows)
+    assert drop_duplicates(pd.concat([rows, rows]), tills().key).equals(rows)
 
 
 def test_a_key_is_unique_within_a_partition() -> None:
@@ -142,7 +142,7 @@ def test_a_partition_gets_the_same_verdict_in_any_company() -> None:
     alone = judged({DAY: bad})
     assert together.checks[DAY] == alone.checks[DAY]
     assert together.quarantine[DAY].reset_index(drop=True).equals(alone.quarantine[DAY].reset_index(drop=True))
-    assert together.totals == alone.totals
+    assert [fact.unexpected for fact in together.facts] == [fact.unexpected for fact in alone.facts]
 
 
 def test_partition_rules_of_a_suite_speak_of_facts() -> None:

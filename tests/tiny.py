@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from ml.artifacts import FileRef, Fit, Night
-from ml.cleaning import LABEL, clean
+from ml.cleaning import LABEL, ROW_NUMBER, clean
 from ml.config import Source, Target, UseCase
-from ml.features import DayState, fit_encoder
+from ml.features import Statistics, fit_encoder
 from ml.gates import BetterThanTrivial
 from ml.models.estimators import NetworkClassifier, NetworkEstimator, NetworkRegressor
 from ml.serving.columns import Column, conform
@@ -154,7 +154,7 @@ def parcel_rows(rows: int = 400, seed: int = 0) -> pd.DataFrame:
 
 def cleaned(use_case: UseCase, rows: pd.DataFrame) -> pd.DataFrame:
     """A block as a night has it: typed and labelled."""
-    return clean(use_case, conform(rows, use_case.columns), pd.Series(dtype="int64"))
+    return clean(use_case, conform(rows, use_case.columns)).drop(columns=ROW_NUMBER)
 
 
 def fit_of(use_case: UseCase, estimator: NetworkEstimator) -> Fit:
@@ -175,7 +175,7 @@ def packaged(kind: TaskKind = "binary") -> PackagedModel:
     """A model of parcels, fitted on 400 rows with 200 for validation."""
     use_case = parcels(kind)
     train, validation = (cleaned(use_case, parcel_rows(rows, seed)) for rows, seed in ((400, 0), (200, 1)))
-    encoder = fit_encoder(use_case, [DayState.of(use_case, train)])
+    encoder = fit_encoder(use_case, Statistics.of(use_case, train))
     encoded, held_out = (encode(use_case, encoder, iter([frame])) for frame in (train, validation))
     estimator = fit_candidate(use_case, night(), encoder, encoded, held_out, lambda epoch: None)
     rules = use_case.column_rules

@@ -45,6 +45,8 @@ def with_tuples(fields: dict[str, Any]) -> dict[str, Any]:
 
 def wrong_type(column: Column, series: pd.Series) -> str | None:
     """The dtype seen, if the series cannot hold the declared type without loss; None if it can."""
+    if _surely_holds(column, series):
+        return None
     present = series.dropna()
     if present.empty:
         return None  # nulls have every type; whether they may be there is a rule's business
@@ -57,6 +59,15 @@ def wrong_type(column: Column, series: pd.Series) -> str | None:
     if accepted and column.type == "integer" and bool((present.abs() > EXACT).any()):
         return f"{series.dtype} over 2**53, which float64 cannot tell apart (declare it text)"
     return None if accepted else str(series.dtype)
+
+
+def _surely_holds(column: Column, series: pd.Series) -> bool:
+    """Seen from the dtype alone; where it is not, values are looked at."""
+    if column.type == "number":
+        return bool(series.dtype == "float64")
+    if column.type == "text":
+        return isinstance(series.dtype, pd.StringDtype)
+    return column.type == "timestamp" and types.is_datetime64_dtype(series)
 
 
 def conform(frame: pd.DataFrame, columns: tuple[Column, ...]) -> pd.DataFrame:

@@ -7,6 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 UNKNOWN, MISSING, FIRST_CODE = 0, 1, 2
+ROWS_IN_CACHE = 8192  # a block of x is written column by column while it stays in the processor's cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,11 +20,16 @@ class NumberFeature:
     clip: float
     indicator: bool
 
-    def transform(self, frame: pd.DataFrame) -> list[NDArray[np.float32]]:
-        values = frame[self.column].to_numpy(np.float64)
+    def write(self, values: NDArray[np.float64], x: NDArray[np.float32]) -> None:
+        """Fills x (rows, width) from values (rows,)."""
         missing = np.isnan(values)
-        scaled = np.clip((np.where(missing, self.mean, values) - self.mean) / self.std, -self.clip, self.clip)
-        return [scaled.astype(np.float32)] + ([missing.astype(np.float32)] if self.indicator else [])
+        scaled = values - self.mean
+        scaled /= self.std
+        np.clip(scaled, -self.clip, self.clip, out=scaled)
+        scaled[missing] = 0.0
+        x[:, 0] = scaled
+        if self.indicator:
+            x[:, 1] = missing
 
     @property
     def width(self) -> int:
@@ -39,26 +45,41 @@ class CategoryFeature:
     values: tuple[str, ...]
 
     def transform(self, frame: pd.DataFrame) -> NDArray[np.float32]:
-        texts = category_texts(frame[self.column], self.part)
-        codes = pd.Index(self.values).get_indexer(pd.Index(texts)) + FIRST_CODE
-        codes[codes == FIRST_CODE - 1] = UNKNOWN
-        codes[texts.isna().to_numpy()] = MISSING
-        return codes.astype(np.float32)
+        """(rows,) the codes."""
+        positions, texts = distinct_texts(frame[self.column], self.part)
+        codes = np.full(len(texts) + 1, MISSING, np.float32)  # the last is that of position -1
+        known = pd.Index(self.values, dtype="object").get_indexer(pd.Index(texts, dtype="object"))
+        codes[:-1] = np.where(known < 0, UNKNOWN, known + FIRST_CODE)
+        return codes[positions]
 
     @property
     def size(self) -> int:
         return FIRST_CODE + len(self.values)
 
 
-def category_texts(series: pd.Series, part: str | None) -> pd.Series:
-    """The text under which a value is counted as a category: a date part, a whole number without '.0', or itself."""
+def distinct_texts(series: pd.Series, part: str | None) -> tuple[NDArray[np.intp], list[str]]:
+    """(rows,) each value's position among distinct texts, -1 where it is missing; and the text under which each is
+    counted as a category: a date part, a whole number without '.0', or itself."""
     if part is not None:
         series = series.dt.day_of_week if part == "weekday" else getattr(series.dt, part)
+    if isinstance(series.dtype, pd.CategoricalDtype):
+        return series.cat.codes.to_numpy(np.intp), [str(value) for value in series.cat.categories]
+    positions, values = pd.factorize(series)
     if pd.api.types.is_numeric_dtype(series):
-        # 16 digits keep apart all whole numbers that float64 holds.
-        texts = series.map(lambda value: None if pd.isna(value) else f"{value:.16g}")
-        return texts.astype("object")
-    return series.astype("object").where(series.notna(), None)
+        # 16 digits keep apart all whole numbers that float64 holds; adding 0 makes -0 the 0 that it equals.
+        return positions, [f"{value + 0.0:.16g}" for value in values.astype(np.float64)]
+    return positions, [str(value) for value in values]
+
+
+def category_counts(series: pd.Series, part: str | None) -> dict[str, int]:
+    """Rows by text, without those that miss it."""
+    positions, texts = distinct_texts(series, part)
+    counts = np.bincount(positions + 1, minlength=len(texts) + 1)[1:]
+    found: dict[str, int] = {}
+    for text, count in zip(texts, counts.tolist(), strict=True):  # two fractions may share their 16 digits
+        if count:  # a category may be left of rows that are no longer there
+            found[text] = found.get(text, 0) + count
+    return found
 
 
 @dataclass(frozen=True)
@@ -70,9 +91,23 @@ class Encoder:
 
     def transform(self, frame: pd.DataFrame) -> NDArray[np.float32]:
         """(rows, width) float32; codes are exact in float32 up to 2**24."""
-        columns = [array for feature in self.numbers for array in feature.transform(frame)]
-        columns += [feature.transform(frame) for feature in self.categories]
-        return np.column_stack(columns) if columns else np.empty((len(frame), 0), np.float32)
+        x = np.empty((len(frame), self.number_width + len(self.categories)), np.float32)
+        columns = [frame[feature.column].to_numpy(np.float64) for feature in self.numbers]
+        codes = [feature.transform(frame) for feature in self.categories]
+        for start in range(0, len(frame), ROWS_IN_CACHE):
+            rows = slice(start, start + ROWS_IN_CACHE)
+            self._write(x[rows], [values[rows] for values in columns], [values[rows] for values in codes])
+        return x
+
+    def _write(
+        self, x: NDArray[np.float32], columns: list[NDArray[np.float64]], codes: list[NDArray[np.float32]]
+    ) -> None:
+        place = 0
+        for feature, values in zip(self.numbers, columns, strict=True):
+            feature.write(values, x[:, place : place + feature.width])
+            place += feature.width
+        for position, code in enumerate(codes):
+            x[:, place + position] = code
 
     @property
     def number_width(self) -> int:

@@ -1,0 +1,105 @@
+"""Cleaned rows as they are read: verified by digest, and made again from the source where they are gone or damaged."""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import date
+from functools import cached_property
+
+import pandas as pd
+
+from ml.artifacts import PARTS, Block, Blocks, FileRef, Manifest, Part, from_json
+from ml.cleaning import DAY, LABEL, ROW_NUMBER, clean, from_block, from_parquet, to_block, to_parquet
+from ml.config import UseCase
+from ml.digests import digest_bytes
+from ml.errors import Corrupt, DataRejected
+from ml.serving.columns import conform
+from ml.serving.rules import Rule
+from ml.settings import Settings
+from ml.snapshots import read_partition
+from ml.split import parts_of, rows_of
+from ml.store import Store, get_file
+from ml.validation import Batch, check_batch, drop_duplicates
+
+log = logging.getLogger("retrain.blocks")
+
+
+@dataclass(frozen=True)
+class BlockReader:
+    """Reads a snapshot's blocks. Raises DataRejected where one is damaged and its source has changed since."""
+
+    settings: Settings
+    store: Store
+    use_case: UseCase
+    rules: tuple[Rule, ...]
+    blocks: Blocks
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        data = self.store.get(self.blocks.manifest)
+        assert data is not None, self.blocks.manifest
+        return from_json(Manifest, data)
+
+    def rows(self, block: Block) -> pd.DataFrame:
+        """A partition's accepted rows as they are stored: texts as categoricals, numbers maybe float32."""
+        data = self._bytes(block.cleaned.file, lambda: self._cleaned(block.day))
+        if block.quarantine is None:
+            return from_block(data)
+        quarantine = self._bytes(block.quarantine, lambda: self._quarantine(block.day))
+        return from_block(data, from_parquet(quarantine)[ROW_NUMBER])
+
+    def _bytes(self, file: FileRef, make: Callable[[], bytes]) -> bytes:
+        try:
+            return get_file(self.store, file)
+        except Corrupt as error:
+            log.warning("%s It is made again from its source.", error)
+        data = make()
+        if digest_bytes(data) != file.digest:
+            raise DataRejected(
+                "a lost file comes back from its source as it was", f"{file.key} does not", "run the night again"
+            )
+        self.store.put(file.key, data)
+        return data
+
+    def _cleaned(self, day: str) -> bytes:
+        rows, _ = read_partition(self.settings, self.use_case, self.manifest, day)
+        return to_block(clean(self.use_case, drop_duplicates(rows, self.use_case.key)))
+
+    def _quarantine(self, day: str) -> bytes:
+        rows, unknown = read_partition(self.settings, self.use_case, self.manifest, day)
+        batch = Batch.of(self.use_case.key, {day: rows}, {day: unknown})
+        return to_parquet(check_batch(self.use_case, self.rules, batch).quarantine[day])
+
+    def part_rows(self, as_of: date, part: Part, block: Block) -> pd.DataFrame:
+        """Those of the block's rows that belong to the part on that date."""
+        return rows_of(self.use_case, as_of, part, block.day, self.rows(block))
+
+    def part_frames(self, as_of: date, part: Part) -> Iterator[pd.DataFrame]:
+        """The part's rows as they are stored, a frame a block, in date order."""
+        for block in self.of_part(as_of, part):
+            yield self.part_rows(as_of, part, block)
+
+    def raw_rows(self, as_of: date, part: Part) -> pd.DataFrame:
+        """The part's rows as a model takes them, with their label and day."""
+        columns = tuple(column for column in self.use_case.columns if column.name != self.use_case.target.column)
+        frames = []
+        for block in self.of_part(as_of, part):
+            rows = self.part_rows(as_of, part, block)
+            frames.append(conform(rows, columns).assign(**{LABEL: rows[LABEL].astype("float64"), DAY: block.day}))
+        return pd.concat(frames, ignore_index=True)
+
+    def of_part(self, as_of: date, part: Part) -> list[Block]:
+        return self._by_part(as_of)[part]
+
+    def _by_part(self, as_of: date) -> dict[Part, list[Block]]:
+        if as_of not in self._parts:
+            found: dict[Part, list[Block]] = {part: [] for part in PARTS}
+            for block in self.blocks.blocks:
+                for part in parts_of(self.use_case, as_of, block.day):
+                    found[part].append(block)
+            self._parts[as_of] = found
+        return self._parts[as_of]
+
+    @cached_property
+    def _parts(self) -> dict[date, dict[Part, list[Block]]]:
+        return {}

@@ -1,0 +1,267 @@
+"""The data stages of nights one after another: what is reused, what is computed, and what damage does."""
+
+import logging
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import tasks.data
+from expectations.suite import Verdict
+from ml.artifacts import Blocks, Checks, Night, Snapshot, Split, from_json
+from ml.cleaning import LABEL
+from ml.config import require_known
+from ml.errors import ConfigError, DataRejected
+from ml.run_key import code_digest
+from ml.serving.features import Encoder
+from ml.store import DiskStore, get_file
+from ml.validation import Fact
+from tasks.stage import Site, open_site
+from tests import tiny
+from tests.story import Shop, open_shop
+
+AS_OF, NEXT = date(2024, 1, 16), date(2024, 1, 17)
+DAYS = 14  # of the window
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    """Seventeen days, of which a window takes fourteen: seven to train on, three for validation, four for test."""
+    shop = open_shop(tmp_path, monkeypatch)
+    edit_use_case(shop, "    gates=(", "    window_days=14, test_days=4, validation_days=3,\n    gates=(")
+    for file in shop.settings.data.glob("shop/*.parquet"):
+        if file.stem >= str(NEXT):
+            file.unlink()
+    return shop
+
+
+def site() -> Site:
+    return open_site("shop")
+
+
+def opened(as_of: date = AS_OF) -> Night:
+    code = code_digest(require_known("shop", site().settings.project))
+    return tiny.night(use_case="shop", as_of=as_of, use_case_digest=site().digest, code_digest=code)
+
+
+class Done:
+    """The handles of a night's data stages."""
+
+    def __init__(self, as_of: date = AS_OF) -> None:
+        night = opened(as_of)
+        self.snapshot: Snapshot = tasks.data.take_snapshot.fn(night)
+        self.checks: Checks = tasks.data.validate_partitions.fn(night, self.snapshot)
+        self.blocks: Blocks = tasks.data.clean_partitions.fn(night, self.snapshot, self.checks)
+        self.split: Split = tasks.data.split_rows.fn(night, self.blocks)
+        self.as_of = as_of
+
+    @property
+    def work(self) -> list[tuple[int, int]]:
+        """Reused and computed: verdicts, blocks, day states."""
+        return [(h.work.reused, h.work.computed) for h in (self.checks, self.blocks, self.split)]
+
+    @property
+    def found(self) -> tuple[Any, ...]:
+        """All that must be equal however it was come by."""
+        encoder = from_json(Encoder, get_file(site().store, self.split.encoder))
+        parts = [getattr(self.split, part) for part in ("train", "validation", "test")]
+        return self.snapshot.digest, self.checks.digest, self.blocks.digest, self.split.test_digest, encoder, parts
+
+    def raw_rows(self, part: Any) -> pd.DataFrame:
+        return site().reader(self.blocks).raw_rows(self.as_of, part)
+
+
+def forget_all(shop: Shop) -> None:
+    """As on a machine that has done nothing yet."""
+    for path in Path(shop.settings.store).rglob("*"):
+        if path.is_file():
+            path.unlink()
+
+
+def edit_use_case(shop: Shop, old: str, new: str) -> None:
+    assert shop.settings.project is not None
+    file = shop.settings.project / "use_cases" / "shop.py"
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))
+
+
+def test_a_new_day_costs_a_day_and_gives_the_bits_of_a_run_from_scratch(shop: Shop) -> None:
+    """The window slides over every part; a sum of what came and went is that of all days."""
+    assert Done().work == [(0, DAYS)] * 3
+    slid = Done(NEXT)
+    assert slid.work == [(DAYS - 1, 1)] * 3
+    assert Done(NEXT).work == [(DAYS, 0)] * 3
+    forget_all(shop)
+    scratch = Done(NEXT)
+    assert scratch.work == [(0, DAYS)] * 3
+    assert scratch.found == slid.found
+
+
+def test_a_corrected_day_costs_that_day(shop: Shop) -> None:
+    before = Done()
+    shop.rewrite("2024-01-05", amount=7.0)
+    after = Done()
+    assert after.snapshot.changed_days == ()  # no night was finished
+    assert after.work == [(DAYS - 1, 1)] * 3
+    assert after.found != before.found
+    forget_all(shop)
+    assert Done().found == after.found
+
+
+def test_other_rules_judge_again_and_clean_nothing(shop: Shop) -> None:
+    """Only the state of a day of which other rows are set aside is made again."""
+    shop.rewrite("2024-01-06", amount=np.where(np.arange(60) < 3, 9999.0, 50.0))
+    assert Done().checks.quarantined == 0
+    edit_use_case(shop, 'name="amount", minimum=0,', 'name="amount", minimum=0, maximum=9000,')
+    strict = Done()
+    assert strict.checks.quarantined == 3
+    assert strict.work == [(0, DAYS), (DAYS, 0), (DAYS - 1, 1)]
+    assert not strict.raw_rows("train")["amount"].eq(9999.0).any()
+    forget_all(shop)
+    assert Done().found == strict.found
+
+
+def test_another_cleaner_cleans_again_and_judges_nothing(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = Done()
+    digest = tasks.data.state_code_digest
+    monkeypatch.setattr(tasks.data, "state_code_digest", lambda kind: digest(kind) + "x" * (kind == "cleaned"))
+    after = Done()
+    assert after.work[:2] == [(DAYS, 0), (0, DAYS)]
+    assert after.found == before.found
+
+
+def stored(shop: Shop, pattern: str) -> list[Path]:
+    return sorted(Path(shop.settings.store).glob(f"partitions/shop/{pattern}"))
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGE: list[Callable[[Path], None]] = [Path.unlink, lambda path: path.write_bytes(b"") and None]
+
+
+KEPT = [
+    "verdict.json", "cleaned.json", "sums.json", "*/statistics.json", "*/block.arrow", "*/quarantine.parquet", "**/*",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("pattern", "spoil"), [*((p, flip) for p in KEPT), *((KEPT[-1], spoil) for spoil in DAMAGE)])
+def test_damage_is_found_said_and_mended(
+    shop: Shop, pattern: str, spoil: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever is damaged between two nights, the second gives what a run from scratch gives."""
+    shop.rewrite("2024-01-06", amount=np.where(np.arange(60) < 3, -1.0, 50.0))
+    Done()
+    files = [path for path in stored(shop, pattern) if path.is_file()]
+    assert files
+    for path in files:
+        spoil(path)
+    with caplog.at_level(logging.WARNING):
+        after = Done(NEXT)
+        rows = after.raw_rows("train")
+    if spoil is flip:
+        assert "made again" in caplog.text or "from scratch" in caplog.text
+    assert not rows["amount"].eq(-1.0).any()
+    forget_all(shop)
+    scratch = Done(NEXT)
+    assert after.found == scratch.found
+    pd.testing.assert_frame_equal(rows, scratch.raw_rows("train"), check_exact=True)
+
+
+def test_a_lost_block_whose_source_has_changed_is_refused(shop: Shop) -> None:
+    done = Done()
+    for path in stored(shop, "*/block.arrow"):
+        path.unlink()
+    shop.rewrite("2024-01-06", amount=1.0)
+    with pytest.raises(DataRejected, match="changed since the snapshot"):
+        done.raw_rows("train")
+
+
+def test_a_night_with_one_new_day_makes_few_calls_to_the_store(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    Done()
+    calls: list[str] = []
+    for name in ("get", "put", "create", "keys"):
+        method = getattr(DiskStore, name)
+        monkeypatch.setattr(DiskStore, name, lambda *a, m=method, n=name: calls.append(f"{n} {a[1]}") or m(*a))
+    Done(NEXT)
+    assert len(calls) < 40, calls
+
+
+def test_rows_that_become_known_later_are_in_no_part_before(shop: Shop) -> None:
+    """`known_at_column`: of a day some rows, and on a later night all of them."""
+    edit_use_case(shop, '    key=("basket",),', '    key=("basket",),\n    known_at_column="told_at",')
+    told_at = 'Column(name="told_at", type="timestamp", feature=False)'
+    edit_use_case(shop, '        Column(name="amount"', f'        {told_at},\n        Column(name="amount"')
+    for file in shop.settings.data.glob("shop/*.parquet"):
+        rows = pd.read_parquet(file)
+        rows.assign(told_at=rows["bought_at"]).to_parquet(file)
+    told = pd.read_parquet(shop.file("2024-01-05"))["bought_at"].where(
+        np.arange(60) >= 25, pd.Timestamp("2024-01-16 08:00")
+    )
+    shop.rewrite("2024-01-05", told_at=told)
+    first, second = Done(), Done(NEXT)
+    by_day = [done.raw_rows("train")["day__"].value_counts()["2024-01-05"] for done in (first, second)]
+    assert by_day == [35, 60]
+    assert first.split.train.rows == len(first.raw_rows("train"))
+    assert second.split.train.rows == len(second.raw_rows("train"))
+    forget_all(shop)
+    assert Done(NEXT).found == second.found
+
+
+def test_one_file_goes_to_three_parts(shop: Shop) -> None:
+    dated = ('    time_column="bought_at",\n', "    replay_from=date(2024, 3, 1),\n")
+    for old in (*dated, "    window_days=14, test_days=4, validation_days=3,\n"):
+        edit_use_case(shop, old, "")
+    days = sorted(shop.settings.data.glob("shop/*.parquet"))
+    rows = pd.concat([pd.read_parquet(path) for path in days], ignore_index=True)
+    for path in days:
+        path.unlink()
+    rows.to_parquet(shop.settings.data / "shop" / "all.parquet")
+    done = Done()
+    assert done.work == [(0, 1), (0, 1), (0, 3)]
+    assert Done(NEXT).work == [(1, 0), (1, 0), (3, 0)]
+    parts = {part: done.raw_rows(part) for part in ("train", "validation", "test")}
+    assert sorted(pd.concat(parts.values())["basket"]) == sorted(rows["basket"])
+    assert [done.split.train.rows, done.split.test.rows] == [len(parts["train"]), len(parts["test"])]
+    share = parts["test"][LABEL].mean()
+    assert done.split.test.positive_share == pytest.approx(share)
+
+
+def test_constants_are_learnt_from_train_rows_only(shop: Shop) -> None:
+    done = Done()
+    train = done.raw_rows("train")
+    assert train["day__"].max() < done.raw_rows("validation")["day__"].min()
+    encoder = from_json(Encoder, get_file(site().store, done.split.encoder))
+    assert encoder.numbers[0].mean == pytest.approx(train["amount"].mean(), rel=1e-12)
+    assert encoder.numbers[0].std == pytest.approx(train["amount"].std(ddof=0), rel=1e-12)
+
+
+def test_partitions_are_judged_in_batches_of_bounded_size(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    judge = tasks.data.verdicts
+
+    def counted(facts: list[Fact]) -> list[Verdict]:
+        sizes.append(facts[0].rows)
+        return judge(facts)
+
+    shop.rewrite("2024-01-14", country=None)  # refused as it is read
+    whole = Done().found
+    forget_all(shop)
+    monkeypatch.setattr(tasks.data, "verdicts", counted)
+    monkeypatch.setattr(tasks.data, "ROWS_A_BATCH", 5 * 60)
+    assert Done().found == whole
+    assert sizes == [300, 300, 180]
+
+
+def test_counts_on_which_great_expectations_differs_stop_the_night(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks.data, "verdicts", lambda facts: [Verdict(False, 1)] * len(facts))
+    with pytest.raises(ConfigError, match="agree on"):
+        Done()
+    assert not stored(shop, "*/verdict.json")

@@ -1,0 +1,298 @@
+"""Kinds of sources: each gives the rows that a folder with a file a day gives, and fetches what is new."""
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import OperationalError
+
+from ml import sources
+from ml.config import DatabaseSource, FileSource, Source, UseCase
+from ml.errors import ConfigError, DataRejected, SourceUnavailable
+from ml.settings import Settings
+from ml.snapshots import changed_days, newest_day, partition_files, read_partition, take_manifest
+from ml.sources import AnySource
+from tests.s3_server import BUCKET, S3Server, free_ports
+from tests.tiny import FIRST_DAY, sales, site, tills, write_sales
+
+AS_OF = FIRST_DAY + timedelta(days=10)
+DAYS = [FIRST_DAY + timedelta(days=n) for n in range(10)]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Settings:
+    """Ten days of tills in a flat folder."""
+    write_sales(tmp_path / "data" / "tills", 10)
+    return site(tmp_path)
+
+
+def from_source(source: AnySource, **changes: Any) -> UseCase:
+    return tills(source=source, **changes)
+
+
+def rows_of(place: Settings, use_case: UseCase, as_of: date = AS_OF) -> pd.DataFrame:
+    """Every row of the window, by sale."""
+    manifest, missing = take_manifest(place, use_case, as_of, {})
+    assert missing == ()
+    days = [read_partition(place, use_case, manifest, partition.day)[0] for partition in manifest.partitions]
+    return pd.concat(days).sort_values("sale", ignore_index=True)
+
+
+def all_sales(days: list[date] = DAYS) -> pd.DataFrame:
+    """Not in the order of their days."""
+    return pd.concat([sales(day) for day in days]).sample(frac=1, random_state=0, ignore_index=True)
+
+
+def assert_same(place: Settings, use_case: UseCase) -> None:
+    expected = rows_of(place, tills())
+    pd.testing.assert_frame_equal(rows_of(place, use_case), expected, check_exact=True)
+
+
+def test_a_hive_folder_a_day_is_a_partition_of_all_its_files(place: Settings) -> None:
+    for day in DAYS:
+        folder = place.data / "hive" / f"day={day}"
+        folder.mkdir(parents=True)
+        sales(day).iloc[:10].to_parquet(folder / "part-0.parquet", index=False)
+        sales(day).iloc[10:].to_csv(folder / "part-1.csv.gz", index=False)
+    use_case = from_source(Source(folder="hive"))
+    assert_same(place, use_case)
+    before, _ = take_manifest(place, use_case, AS_OF, {})
+    (place.data / "hive" / f"day={DAYS[3]}" / "part-1.csv.gz").rename(
+        place.data / "hive" / f"day={DAYS[3]}" / "x.csv.gz"
+    )
+    assert changed_days(before, take_manifest(place, use_case, AS_OF, {})[0]) == (str(DAYS[3]),)
+    with pytest.raises(DataRejected, match="changed since the snapshot"):
+        read_partition(place, use_case, before, str(DAYS[3]))
+
+
+@pytest.fixture
+def split(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of files that were split into days; seven rows are read at once."""
+    names: list[str] = []
+    monkeypatch.setattr(sources, "ROWS_AT_ONCE", 7)
+    for kind in ("_split_csv", "_split_parquet"):
+        function = getattr(sources, kind)
+        monkeypatch.setattr(sources, kind, lambda path, *rest, f=function: names.append(path.name) or f(path, *rest))
+    return names
+
+
+@pytest.mark.parametrize("name", ["sales.parquet", "sales.csv", "sales.csv.gz"])
+def test_one_file_of_all_days_is_split_by_its_time_column(place: Settings, split: list[str], name: str) -> None:
+    write(place.data / name, all_sales())
+    use_case = from_source(FileSource(file=name, time_column="at"))
+    assert_same(place, use_case)
+    assert_same(place, use_case)
+    assert split == [name]
+
+
+def write(path: Path, rows: pd.DataFrame) -> None:
+    if path.suffix == ".parquet":
+        rows.to_parquet(path, index=False, row_group_size=11)
+    else:
+        rows.to_csv(path, index=False)
+
+
+@pytest.mark.parametrize("name", ["sales.parquet", "sales.csv"])
+def test_rows_that_are_added_to_a_file_change_their_days_only(place: Settings, split: list[str], name: str) -> None:
+    use_case = from_source(FileSource(file=name, time_column="at"))
+    write(place.data / name, all_sales(DAYS[:9]))
+    before, _ = take_manifest(place, use_case, DAYS[9], {})
+    late = sales(DAYS[4]).iloc[:2].assign(sale=[1, 2])
+    write(place.data / name, pd.concat([all_sales(DAYS[:9]), sales(DAYS[9]), late], ignore_index=True))
+    after, _ = take_manifest(place, use_case, AS_OF, {})
+    assert changed_days(before, after) == (str(DAYS[4]),)
+    assert len(after.partitions) == 10
+    write(place.data / name, all_sales(DAYS[1:]))
+    assert list(partition_files(place, use_case, use_case.source)) == [str(day) for day in DAYS[1:]]
+
+
+@pytest.mark.parametrize("name", ["sales.parquet", "sales.csv"])
+def test_a_row_without_a_time_belongs_to_no_day_and_is_said(
+    place: Settings, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = all_sales()
+    rows.loc[[3, 40], "at"] = pd.NaT
+    write(place.data / name, rows)
+    assert len(rows_of(place, from_source(FileSource(file=name, time_column="at")))) == 298
+    assert f"2 rows of {name} have no at" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "words"),
+    [
+        ("gone.parquet", None, "there is no"),
+        ("sales.parquet", all_sales().drop(columns="at"), "must have at"),
+        ("sales.csv", all_sales().drop(columns="at"), "must have at"),
+        ("sales.parquet", all_sales().assign(at="soon"), "must be a timestamp"),
+        ("sales.csv", all_sales().assign(at="soon"), "ISO 8601"),
+    ],
+)
+def test_a_file_that_cannot_be_split_is_rejected(
+    place: Settings, name: str, rows: pd.DataFrame | None, words: str
+) -> None:
+    if rows is not None:
+        write(place.data / name, rows)
+    with pytest.raises(DataRejected, match=words):
+        take_manifest(place, from_source(FileSource(file=name, time_column="at")), AS_OF, {})
+
+
+def test_a_file_that_is_cut_is_rejected(place: Settings) -> None:
+    for name in ("sales.parquet", "sales.csv.gz"):
+        write(place.data / name, all_sales())
+        (place.data / name).write_bytes((place.data / name).read_bytes()[:-200])
+        with pytest.raises(DataRejected, match="must be readable"):
+            take_manifest(place, from_source(FileSource(file=name, time_column="at")), AS_OF, {})
+
+
+@pytest.fixture
+def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """An sqlite database with the sales, its address in TILLS_DATABASE."""
+    monkeypatch.setenv("TILLS_DATABASE", f"sqlite:///{tmp_path / 'tills.db'}")
+    engine = create_engine(os.environ["TILLS_DATABASE"])
+    all_sales().assign(edited=1).to_sql("sales", engine, index=False)
+    yield engine
+    engine.dispose()
+
+
+QUERY = "select sale, at, amount, items, shop, returned_after, edited from sales"
+
+
+def of_database(**changes: Any) -> UseCase:
+    fields = {"database": "TILLS_DATABASE", "query": QUERY, "time_column": "at", "changed_column": "edited", **changes}
+    return from_source(DatabaseSource(**fields))
+
+
+@pytest.fixture
+def read_days(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Days whose rows were read."""
+    days: list[str] = []
+    keep = sources._keep_day
+    monkeypatch.setattr(sources, "_keep_day", lambda path, *rest: days.append(path.stem) or keep(path, *rest))
+    return days
+
+
+def test_a_query_is_read_a_day_at_a_time_and_again_where_it_changed(
+    place: Settings, database: Any, read_days: list[str]
+) -> None:
+    assert_same(place, of_database())
+    assert read_days == [str(day) for day in DAYS]
+    before, _ = take_manifest(place, of_database(), AS_OF, {})
+    with database.begin() as connection:
+        connection.execute(text(f"update sales set amount = 7, edited = 2 where date(at) = '{DAYS[4]}'"))
+        connection.execute(text(f"delete from sales where date(at) = '{DAYS[6]}' and items is null"))
+    after, _ = take_manifest(place, of_database(), AS_OF, {})
+    assert read_days[10:] == [str(DAYS[4]), str(DAYS[6])]
+    assert changed_days(before, after) == (str(DAYS[4]), str(DAYS[6]))
+
+
+def test_without_a_changed_column_every_day_is_read_and_an_equal_one_stays_the_same(
+    place: Settings, database: Any, read_days: list[str]
+) -> None:
+    use_case = of_database(changed_column=None)
+    before, _ = take_manifest(place, use_case, AS_OF, {})
+    assert take_manifest(place, use_case, AS_OF, {})[0] == before
+    assert len(read_days) == 20
+
+
+@pytest.mark.parametrize(
+    ("address", "changes", "kind", "words"),
+    [
+        (None, {"database": "NO_SUCH_VARIABLE"}, ConfigError, "NO_SUCH_VARIABLE holds the address"),
+        ("nonsense", {}, ConfigError, "an address that SQLAlchemy knows"),
+        ("sqlite:////no/such/folder/x.db", {}, SourceUnavailable, "must answer"),
+    ],
+)
+def test_a_database_that_cannot_be_asked_is_an_error_and_its_address_is_not_shown(
+    place: Settings, database: Any, monkeypatch: pytest.MonkeyPatch,
+    address: str | None, changes: dict[str, Any], kind: type[Exception], words: str,
+) -> None:  # fmt: skip
+    if address:
+        monkeypatch.setenv("TILLS_DATABASE", address)
+    with pytest.raises(kind, match=words) as caught:
+        take_manifest(place, of_database(**changes), AS_OF, {})
+    assert address is None or address not in str(caught.value)
+
+
+def test_the_newest_day_of_a_source_is_named_and_of_one_file_for_all_there_is_none(place: Settings) -> None:
+    assert newest_day(place, tills()) == DAYS[-1]
+    for path in (place.data / "tills").iterdir():
+        path.unlink()
+    sales(FIRST_DAY).to_parquet(place.data / "tills" / "all.parquet")
+    with pytest.raises(DataRejected, match="a file a day"):
+        newest_day(place, tills())
+
+
+@pytest.fixture
+def postgres(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A real PostgreSQL server on loopback with the sales, its address in TILLS_DATABASE."""
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    if not programs or os.getuid() != 0:
+        pytest.skip("PostgreSQL is not installed, or this user may not become another")
+    pytest.importorskip("psycopg")
+    folder, port = tmp_path / "postgres", free_ports(1)[0]
+    folder.mkdir()
+    for path in (folder, *folder.parents[: len(folder.relative_to("/tmp").parts)]):
+        path.chmod(0o755)
+    shutil.chown(folder, "postgres")
+    command = [programs[-1] / "initdb", "-D", folder / "data", "-U", "postgres", "-A", "trust", "--no-sync"]
+    subprocess.run(command, user="postgres", check=True, capture_output=True, cwd="/")
+    options = ["-p", str(port), "-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={folder}"]
+    server = subprocess.Popen([programs[-1] / "postgres", "-D", folder / "data", *options], user="postgres", cwd="/")
+    monkeypatch.setenv("TILLS_DATABASE", f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres")
+    engine = create_engine(os.environ["TILLS_DATABASE"])
+    try:
+        wait_for(engine)
+        all_sales().assign(edited=1).to_sql("sales", engine, index=False)
+        yield engine
+    finally:
+        engine.dispose()
+        server.terminate()
+        server.wait(20)
+
+
+def wait_for(engine: Any) -> None:
+    for _ in range(100):
+        try:
+            engine.connect().close()
+            return
+        except OperationalError:
+            time.sleep(0.1)
+    raise TimeoutError("PostgreSQL did not start")
+
+
+@pytest.mark.slow
+def test_a_query_on_a_real_postgres_gives_the_same_rows(place: Settings, postgres: Any, read_days: list[str]) -> None:
+    assert_same(place, of_database())
+    assert_same(place, of_database())
+    assert len(read_days) == 10
+
+
+@pytest.mark.slow
+def test_objects_in_s3_are_days_and_only_changed_ones_are_fetched(
+    place: Settings, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Source(folder=f"s3://{BUCKET}/sources/tills")
+    store = sources.open_store(source.folder)
+    for path in sorted((place.data / "tills").iterdir()):
+        store.put(path.name, path.read_bytes())
+    use_case = from_source(source)
+    assert_same(place, use_case)
+    before, _ = take_manifest(place, use_case, AS_OF, {})
+    got: list[str] = []
+    get = sources.S3Store.get
+    monkeypatch.setattr(sources.S3Store, "get", lambda own, key: got.append(key) or get(own, key))
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pandas(sales(DAYS[2], 29), preserve_index=False), sink)
+    store.put(f"{DAYS[2]}.parquet", sink.getvalue().to_pybytes())
+    after, _ = take_manifest(place, use_case, AS_OF, {})
+    assert (got, changed_days(before, after)) == ([f"{DAYS[2]}.parquet"], (str(DAYS[2]),))
