@@ -199,11 +199,15 @@ def _entry(night: Night, run_key: str, snapshot: Snapshot, head: AnyEntry | None
 
 def _append(site: Site, entry: NightEntry) -> NightEntry | None:
     """The entry once it is in the ledger; the one that is there if this very run was recorded before; None if another
-    run took its place."""
-    if site.ledger.append(entry):
+    run took its place.
+
+    Looked for first: the head that was read may be this run's own entry, recorded by its twin on another machine.
+    """
+    finished = site.ledger.finished(entry.run_key)
+    if finished is None and site.ledger.append(entry):
         log.info("Recorded %s as entry %d of the ledger.", entry.decision, entry.seq)
         return entry
-    finished = site.ledger.finished(entry.run_key)  # by an attempt whose answer was lost, or on another machine
+    finished = finished or site.ledger.finished(entry.run_key)  # by an attempt whose answer was lost
     if finished is None:
         log.warning("Another run added to the ledger first; this one looks again at the new head.")
     return finished
