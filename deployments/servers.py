@@ -344,7 +344,7 @@ def _status_and_body(method: str, url: str, content: str | None) -> tuple[int, b
     try:
         parts = urlsplit(url)
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        with closing(kind(parts.netloc.rpartition("@")[2], timeout=ANSWER_SECONDS)) as connection:
+        with closing(kind(parts.netloc, timeout=ANSWER_SECONDS)) as connection:
             connection.request(method, parts.path, content, {"Content-Type": "application/json"})
             response = connection.getresponse()
             return response.status, response.read()

@@ -110,8 +110,8 @@ def _start_servers(
             page = started[-1].url
         for server in started:
             server.wait()
-    prefect_page, mlflow_page = without_passwords(api.removesuffix("/api")), without_passwords(page)
-    return started, Servers(api, prefect_page, mlflow_page, os.getpid(), settings.store, settings.tracking_uri)
+    pages = api.removesuffix("/api"), without_passwords(page)
+    return started, Servers(api, *pages, os.getpid(), settings.store, settings.tracking_uri)
 
 
 def _given_prefect() -> str | None:

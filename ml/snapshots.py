@@ -209,10 +209,11 @@ def read_partition(
     }
     rows = complete(use_case, source, sides)
     refuse_other_columns(rows, use_case.columns)
-    _refuse_other_days(use_case, rows, day)
+    typed = conform(rows, use_case.columns)
+    _refuse_other_days(use_case, typed, day)
     on = {name for table in use_case.side_tables for name in table.on}
     unknown = set(source.columns) - {column.name for column in use_case.columns} - on
-    return conform(rows, use_case.columns), tuple(sorted(printable(str(name)) for name in unknown))
+    return typed, tuple(sorted(printable(str(name)) for name in unknown))
 
 
 def _read(
@@ -367,7 +368,7 @@ def _parse_csv(name: str, data: bytes, columns: tuple[Column, ...]) -> pd.DataFr
 
 def _short(error: Exception) -> str:
     """The first line of the error's message, or its kind if it has none."""
-    return (str(error) or type(error).__name__).splitlines()[0][:120]
+    return printable((str(error) or type(error).__name__).splitlines()[0][:120])
 
 
 def refuse_other_columns(rows: pd.DataFrame, columns: tuple[Column, ...]) -> None:

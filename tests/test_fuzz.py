@@ -23,7 +23,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -201,7 +201,7 @@ def csv_texts(draw: st.DrawFn) -> bytes:
     return text.encode(encoding, errors="replace")
 
 
-TIMES = [0, 1, -(2**62), 2**62, 253_402_300_800, 1_704_276_000]
+TIMES = [0, 1, -(2**52), 2**52, 253_402_300_800, 1_704_276_000, 1_704_276_000_000]
 ARROW = {
     pa.int8(): [1, -1], pa.uint64(): [2**64 - 1, 1], pa.int64(): [2**53 + 1, 0], pa.float16(): [np.float16(1)],
     pa.float32(): [1.5, float("inf")], pa.float64(): [float("nan"), float("-inf"), 1e308], pa.bool_(): [True],
@@ -271,10 +271,16 @@ def partition(folder: Path, ending: str, data: bytes) -> tuple[Any, UseCase, Man
 DTYPES = {"number": "float64", "integer": "float64", "text": "str", "timestamp": "datetime64[us]"}
 
 
+def without_times() -> tuple[str, bytes]:
+    """Null is of every type, and has no day."""
+    return "parquet", bytes_of(lambda buffer: real_rows().assign(at=None).to_parquet(buffer))
+
+
 @PROFILES
 def test_a_partition_is_read_as_declared_or_unusable(profile: settings) -> None:
     @profile
     @given(files())
+    @example(without_times())
     def holds(file: tuple[str, bytes]) -> None:
         with tempfile.TemporaryDirectory() as folder, no_hang():
             place, use_case, manifest = partition(Path(folder), *file)

@@ -12,7 +12,7 @@ import pickle
 import sqlite3
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,11 +28,11 @@ from hypothesis import strategies as st
 
 from deployments import night, up
 from deployments.cli import main
-from deployments.servers import announce, answers, running_servers
+from deployments.servers import announce, running_servers
 from expectations.suite import load_rules
 from ml import packaging, paths
 from ml.config import SideTable, Source
-from ml.errors import ConfigError, Corrupt, DataRejected, PrefectUnavailable, RetrainError, StoreUnavailable, UsageError
+from ml.errors import ConfigError, Corrupt, DataRejected, RetrainError, StoreUnavailable, UsageError
 from ml.ledger import Ledger
 from ml.s3_errors import in_words
 from ml.serving.model import PackagedModel
@@ -266,7 +266,7 @@ def test_pickles_in_place_of_all_files_of_a_night_are_made_again(
 
 # No secret and no sensitive value is told
 
-PASSWORDS = {"MLflow": "5up3r-mlflow", "Prefect": "5up3r-prefect", "header": "5up3r-header", "AWS": "wJa1rXUtnFEMI"}
+PASSWORDS = {"MLflow": "5up3r-mlflow", "Prefect": "5up3r-prefect", "AWS": "wJa1rXUtnFEMI"}
 PERSON, INCOME, FAITH = "Quillfeather", 918273.25, "Vlorbian"
 SENSITIVE = [PERSON, "918273", "918,273", "9.18273", FAITH]
 CONTROL = "Control-Word-77"  # told on purpose: who does not find it searches badly
@@ -359,29 +359,25 @@ def holders(places: dict[str, str], word: str) -> set[str]:
 
 
 @pytest.fixture
-def planted(
-    shop: Shop, prefect: str, mlflow_server_url: str, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[[str], str]]:
-    """Passwords in every address and variable that may hold one; the function puts one into an address."""
-    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
-
-    def with_password(url: str, of: str) -> str:
-        return urlsplit(url)._replace(netloc=f"nurse:{PASSWORDS[of]}@{urlsplit(url).netloc}").geturl()
+def planted(shop: Shop, prefect: str, mlflow_server_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Passwords in every variable that may hold one."""
+    from prefect.settings import PREFECT_API_AUTH_STRING, temporary_settings
 
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         monkeypatch.setenv(name, PASSWORDS["AWS"])
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", with_password(mlflow_server_url, "MLflow"))
-    monkeypatch.setenv("PREFECT_API_URL", with_password(prefect, "Prefect"))
-    monkeypatch.setenv("PREFECT_API_AUTH_STRING", f"nurse:{PASSWORDS['header']}")
-    api = {PREFECT_API_URL: with_password(prefect, "Prefect"), PREFECT_API_AUTH_STRING: f"nurse:{PASSWORDS['header']}"}
-    with temporary_settings(api):
-        yield lambda url: with_password(url, "Prefect")
+    server = urlsplit(mlflow_server_url)
+    with_password = server._replace(netloc=f"nurse:{PASSWORDS['MLflow']}@{server.netloc}").geturl()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", with_password)
+    monkeypatch.setenv("PREFECT_API_URL", prefect)
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", f"nurse:{PASSWORDS['Prefect']}")
+    with temporary_settings({PREFECT_API_AUTH_STRING: f"nurse:{PASSWORDS['Prefect']}"}):
+        yield
 
 
 def test_no_night_tells_a_secret_or_a_sensitive_value(
     shop: Shop,
     prefect: str,
-    planted: object,
+    planted: None,
     home: Path,
     tmp_path_factory: pytest.TempPathFactory,
     caplog: pytest.LogCaptureFixture,
@@ -389,10 +385,13 @@ def test_no_night_tells_a_secret_or_a_sensitive_value(
 ) -> None:
     """Neither a good night with rows set aside nor nights over four kinds of bad files: in logs, Prefect, MLflow, the
     ledger, reports, errors and packaged models. Rows lie where rows are kept, and nowhere else."""
+    from prefect.logging.handlers import APILogHandler
+
     from deployments.servers import send_what_is_held, wait_until_recorded
 
     since, clinic, day = datetime.now(UTC), Clinic(shop), "2024-03-14"
     caplog.set_level(logging.DEBUG, "retrain")
+    logging.getLogger("retrain").handlers = [APILogHandler(), caplog.handler]  # whatever earlier tests have left
     rows = clinic.rows(day)
     csv = rows.to_csv(index=False)
     said = [
@@ -426,6 +425,7 @@ def test_no_night_tells_a_secret_or_a_sensitive_value(
 
     told = holders(places, CONTROL)
     assert "Prefect/prefect/prefect.db" in told
+    assert all("Took a snapshot of 74 partitions" in places[log] for log in ("log", "Prefect/prefect/prefect.db"))
     assert any(place.startswith("home/store/ledger/clinic/") for place in told)
     assert "clinic" in places["MLflow"]
     for secret in PASSWORDS.values():
@@ -440,22 +440,26 @@ def test_no_night_tells_a_secret_or_a_sensitive_value(
     assert table.splitlines()[0] == ",label,answer,probability_0,probability_1", "figures are drawn from it alone"
 
 
-def test_pages_and_sentences_show_no_password(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefect: str, planted: Callable[[str], str]
-) -> None:
+def test_pages_show_no_password_and_nobody_else_reads_where_the_servers_are(shop: Shop, planted: None) -> None:
     place = Settings.from_environment()
     with ExitStack() as children:
         started, servers = up._start_servers(place, 0, 0, children)
     assert started == []
-    assert "***@" in servers.prefect_ui
-    assert "***@" in servers.mlflow_ui
+    assert "***@127.0.0.1" in servers.mlflow_ui
     assert "5up3r" not in servers.prefect_ui + servers.mlflow_ui
-    assert answers(f"{servers.prefect_api}/health"), "with its password it is an address still"
     with announce(place, servers):
         assert stat.S_IMODE((place.home / "up.json").stat().st_mode) == 0o600
-    with pytest.raises(PrefectUnavailable) as caught:
-        night._require_prefect(planted("http://127.0.0.1:9/api"))
-    assert "http://***@127.0.0.1:9/api does not" in str(caught.value)
+
+
+def test_a_password_in_the_address_of_prefect_is_refused_and_not_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RETRAIN_HOME", str(tmp_path))
+    monkeypatch.setenv("PREFECT_API_URL", "http://nurse:5up3r@127.0.0.1:9/api")
+    assert main(["run", "exam_pass"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("ConfigError: PREFECT_API_URL holds no password")
+    assert "5up3r" not in said
 
 
 ADDRESSES = [
