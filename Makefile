@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: run test test-all chaos check setup up lock
+.PHONY: run test test-all chaos check audit setup up lock
 
 run: $(READY)
 	$(BIN)/retrain run flights --as-of 2013-10-01
@@ -26,6 +26,13 @@ check: $(READY)
 	$(BIN)/ruff format -q --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+# Known vulnerabilities of what the lock names: the one target that asks a service on the network.
+audit:
+	$(PYTHON) -m venv .venv/audit
+	.venv/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+	.venv/audit/bin/pip-audit --no-deps --disable-pip -r requirements.lock
+	rm -rf .venv/audit
 
 setup: $(READY)
 

@@ -14,6 +14,7 @@ from ml.errors import RetrainError, UsageError
 
 Command = Callable[[argparse.Namespace], int]
 INTERRUPTED = 130
+LONGEST_REASON = 200  # as in the form of a run
 EPILOG = (
     "exit codes: 0 done (whatever was decided), 1 error, 2 usage, 3 data rejected, "
     "130 interrupted (run again to resume)"
@@ -25,6 +26,9 @@ AS_OF_HELP = (
 
 
 class Parser(argparse.ArgumentParser):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)  # `--js` would print the document, and an error as words
+
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"`{self.prog}` takes what its --help says", message, f"see {self.prog} --help")
 
@@ -33,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code; every error leaves as one sentence, or one JSON document."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        _require_text(words)
         options = parser().parse_args(words)
         _show_log(quiet=options.quiet)
         code = _command(options.command)(options)
@@ -48,6 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted; run the same command again to resume.\n")
         return INTERRUPTED
+
+
+def _require_text(words: Sequence[str]) -> None:
+    """Bytes that are no text could neither be printed nor recorded."""
+    for word in words:
+        if not word.isascii() and any("\ud800" <= letter <= "\udfff" for letter in word):
+            raise UsageError("words of a command are text in UTF-8", f"{word!a} is none", "write or rename it so")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -87,7 +99,10 @@ def _add_run(commands: Any, shared: argparse.ArgumentParser) -> None:
     run.add_argument("--dry-run", action="store_true", help="check the data and say what would be trained")
     run.add_argument("--seed", type=_seed, metavar="N", help="another seed than the use case's")
     run.add_argument(
-        "--again", metavar="REASON", help="run a finished night once more; say why, in words not used for it before"
+        "--again",
+        type=_short_text,
+        metavar="REASON",
+        help="run a finished night once more; say why, in words not used for it before",
     )
     run.add_argument("--no-wait", action="store_true", help="fail if another run of the use case is active")
 
@@ -211,6 +226,12 @@ def _seed(text: str) -> int:
     if not text.isdecimal() or int(text) >= 2**31:
         raise argparse.ArgumentTypeError(f"a seed is a whole number from 0, but it is {text!r}")
     return int(text)
+
+
+def _short_text(text: str) -> str:
+    if len(text) > LONGEST_REASON:
+        raise argparse.ArgumentTypeError(f"a reason has at most {LONGEST_REASON} letters, but it has {len(text)}")
+    return text
 
 
 MODULES = dict.fromkeys(("promote", "rollback", "hold", "release", "data"), "deployments.moves")

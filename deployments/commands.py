@@ -102,9 +102,9 @@ def _score_lines(document: dict[str, Any]) -> list[str]:
 def status(options: argparse.Namespace) -> int:
     """All use cases, or one: schedule, champion, reference, last decision, hold, disk used."""
     settings = home_settings()
-    if options.use_case:
+    if options.use_case is not None:
         require_known(options.use_case, settings.project)
-    names = [options.use_case] if options.use_case else sorted(use_case_files(settings.project))
+    names = [options.use_case] if options.use_case is not None else sorted(use_case_files(settings.project))
     store = open_store(settings.store)
     rows = [_status_row(settings, store, name) for name in names]
     document: dict[str, Any] = {"use_cases": rows, "store": settings.store, "store_bytes": sum(store.sizes().values())}
@@ -113,7 +113,7 @@ def status(options: argparse.Namespace) -> int:
     cells = [[words_of(row[name]) for name in STATUS_COLUMNS] for row in rows]
     say(*aligned([[name.replace("_", " ") for name in STATUS_COLUMNS], *cells]))
     say("", f"Store {settings.store}: {document['store_bytes'] / 1e6:.1f} MB")
-    if options.use_case:
+    if options.use_case is not None:
         say(*(f"Excluded: {day}, {reason}" for day, reason in sorted(rows[0]["excluded"].items())))
         _print_entries(Ledger(store, options.use_case).entries()[-5:])
     return 0
@@ -234,9 +234,11 @@ def score(options: argparse.Namespace) -> int:
 
 
 def _writer(path: Path) -> Any:
-    """How to write the output. Raises UsageError for an ending that is none of the two, before any work."""
+    """How to write the output. Raises UsageError for a place where no such file can be, before any work."""
     if path.suffix not in {".parquet", ".csv"}:
         raise UsageError("-o names a .parquet or .csv file", f"it is {path.name}", "change its ending")
+    if path.is_dir() or not path.parent.is_dir():
+        raise UsageError("-o names a file in a folder that is there", f"it is {path}", "make the folder")
     return (
         (lambda frame: frame.to_parquet(path))
         if path.suffix == ".parquet"
@@ -247,10 +249,10 @@ def _writer(path: Path) -> Any:
 def demo_data(options: argparse.Namespace) -> int:
     """Writes the data sets of all use cases, or of one, that are not there yet."""
     settings = home_settings()
-    names = [options.use_case] if options.use_case else sorted(use_case_files(settings.project))
+    names = [options.use_case] if options.use_case is not None else sorted(use_case_files(settings.project))
     for name in names:
         use_case = load_use_case(name, settings.project)
-        if options.use_case and use_case.demo is None:
+        if options.use_case is not None and use_case.demo is None:
             raise UsageError(
                 "demo data comes with the examples", f"{name} brings none", "put its data where its source says"
             )

@@ -30,9 +30,9 @@ Check = Callable[[], Iterator[Finding]]
 def doctor(options: argparse.Namespace) -> int:
     """Checks everything; exit code 1 if something is left that only a person can mend."""
     settings = home_settings()
-    if options.use_case:
+    if options.use_case is not None:
         require_known(options.use_case, settings.project)
-    names = [options.use_case] if options.use_case else sorted(use_case_files(settings.project))
+    names = [options.use_case] if options.use_case is not None else sorted(use_case_files(settings.project))
     rows = found_in(settings, names, mend=options.mend)
     left = [row for row in rows if row["state"] in {"wrong", "unknown"}]
     show(options, {"checks": rows, "left": len(left), "device": device_class()}, "")

@@ -2,6 +2,7 @@
 
 import os
 
+from ml.errors import ConfigError
 from ml.settings import Settings
 
 
@@ -9,7 +10,10 @@ def prepare_environment(settings: Settings) -> None:
     """Sets homes and telemetry for this process and its children, and defaults for what a user has not set.
 
     Prefect, MLflow, Great Expectations and matplotlib read these once, at import: call it before.
+    Raises ConfigError for a password in PREFECT_API_URL: Prefect logs the address of every run's page.
     """
+    if "@" in os.environ.get("PREFECT_API_URL", ""):
+        raise ConfigError("PREFECT_API_URL holds no password", "it has an @", "set PREFECT_API_AUTH_STRING")
     (settings.home / "tmp").mkdir(parents=True, exist_ok=True)  # Prefect makes its own, not the one around it
     os.environ.update(homes_and_telemetry(settings))
     for name, value in _DEFAULTS.items():

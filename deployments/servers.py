@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -296,6 +296,8 @@ def announce(settings: Settings, servers: Servers) -> Iterator[None]:
     """Tells the other commands, for the time of the context, where the servers are."""
     path = _announcement(settings)
     whole = path.with_suffix(".json.tmp")
+    whole.unlink(missing_ok=True)
+    whole.touch(mode=0o600)  # its addresses may hold passwords
     whole.write_text(json.dumps(asdict(servers)))
     whole.replace(path)
     try:
@@ -308,7 +310,7 @@ def running_servers(settings: Settings) -> Servers | None:
     """The servers of the `retrain up` of this home, if its process is alive and Prefect answers."""
     try:
         servers = Servers(**json.loads(_announcement(settings).read_text()))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError, TypeError):  # not there, or not what `announce` writes
         return None
     return servers if _is_alive(servers.pid) and answers(f"{servers.prefect_api}/health") else None
 
@@ -339,17 +341,15 @@ def ask(url: str, query: Mapping[str, Any]) -> Any:
 
 def _status_and_body(method: str, url: str, content: str | None) -> tuple[int, bytes]:
     """One request. The status is 0 where nobody answers. A proxy is not asked: it would look for its own loopback."""
-    parts = urlsplit(url)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.netloc, timeout=ANSWER_SECONDS)
     try:
-        connection.request(method, parts.path, content, {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        return response.status, response.read()
-    except (OSError, http.client.HTTPException):
+        parts = urlsplit(url)
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        with closing(kind(parts.netloc, timeout=ANSWER_SECONDS)) as connection:
+            connection.request(method, parts.path, content, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            return response.status, response.read()
+    except (OSError, ValueError, http.client.HTTPException):  # ValueError: it is no address
         return 0, b""
-    finally:
-        connection.close()
 
 
 def free_port() -> int:

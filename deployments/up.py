@@ -25,7 +25,7 @@ from deployments.servers import (
     starting_mlflow,
     starting_prefect,
 )
-from ml.errors import PrefectUnavailable
+from ml.errors import PrefectUnavailable, without_passwords
 from ml.settings import Settings
 
 WATCH_SECONDS = 0.2
@@ -110,7 +110,8 @@ def _start_servers(
             page = started[-1].url
         for server in started:
             server.wait()
-    return started, Servers(api, api.removesuffix("/api"), page, os.getpid(), settings.store, settings.tracking_uri)
+    pages = api.removesuffix("/api"), without_passwords(page)
+    return started, Servers(api, *pages, os.getpid(), settings.store, settings.tracking_uri)
 
 
 def _given_prefect() -> str | None:

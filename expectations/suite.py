@@ -136,7 +136,7 @@ def _read(path: Path) -> Any:
     try:
         text = path.read_text("utf-8")
         return json.loads(text, object_pairs_hook=_object_without_repeats, parse_constant=_refuse_constant)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"the suite {path} must be readable as strict JSON", str(error), "mend the file") from error
 
 

@@ -73,13 +73,20 @@ def _rule(
     use_case: UseCase, name: str, threshold: float, rising: bool, above: NDArray[np.bool_], labels: Floats
 ) -> OneColumnRule:
     low, high = (float(labels[side].mean()) if side.any() else 0.0 for side in (~above, above))
+    cut = _cut_words(use_case, name, threshold)
     if use_case.target.kind == "regression":
-        words = f"{high:,.0f} where {name} > {threshold:.6g}, else {low:,.0f}"
+        words = f"{high:,.0f} where {name} > {cut}, else {low:,.0f}"
         return OneColumnRule(name, threshold, low, high, None, words)
     second = use_case.target.classes[1]
-    words = f"'{second}' where {name} {'>' if rising else '<='} {threshold:.6g}"
+    words = f"'{second}' where {name} {'>' if rising else '<='} {cut}"
     shares = ((1 - low, low), (1 - high, high))
     return OneColumnRule(name, threshold, float(not rising), float(rising), shares, words)
+
+
+def _cut_words(use_case: UseCase, name: str, threshold: float) -> str:
+    """A cut lies between two rows' values, or just under the lowest: of a sensitive column it is not told."""
+    sensitive = any(column.sensitive for column in use_case.columns if column.name == name)
+    return "a threshold that is not shown" if sensitive else f"{threshold:.6g}"
 
 
 def _cuts(column: Floats) -> tuple[NDArray[np.int_], Floats, NDArray[np.int_]]:

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import pandas as pd
 
-from ml.artifacts import PARTS, Block, Blocks, FileRef, Manifest, Part, from_json
+from ml.artifacts import PARTS, Block, Blocks, FileRef, Manifest, Part
 from ml.cleaning import DAY, LABEL, ROW_NUMBER, clean, from_block, from_parquet, to_block, to_parquet
 from ml.config import UseCase
 from ml.digests import digest_bytes
@@ -16,7 +16,7 @@ from ml.errors import Corrupt, DataRejected
 from ml.serving.columns import conform
 from ml.serving.rules import Rule
 from ml.settings import Settings
-from ml.snapshots import read_partition
+from ml.snapshots import read_manifest, read_partition
 from ml.split import parts_of, rows_of
 from ml.store import Store, get_file
 from ml.validation import Batch, check_batch, drop_duplicates
@@ -36,9 +36,7 @@ class BlockReader:
 
     @cached_property
     def manifest(self) -> Manifest:
-        data = self.store.get(self.blocks.manifest)
-        assert data is not None, self.blocks.manifest
-        return from_json(Manifest, data)
+        return read_manifest(self.store, self.blocks.manifest)
 
     def rows(self, block: Block) -> pd.DataFrame:
         """A partition's accepted rows as they are stored: texts as categoricals, numbers maybe float32."""

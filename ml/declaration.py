@@ -12,6 +12,7 @@ import types
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, get_type_hints
 from zoneinfo import ZoneInfo
 
@@ -64,14 +65,14 @@ def refuse_impossible(use_case: "UseCase") -> None:
 def _parts(use_case: "UseCase") -> Iterator[tuple[str, Any, Table[Any]]]:
     """Everything that a use case is made of: its name in sentences, itself, and what it must be."""
     name = use_case.name
-    yield f"the source of {name}", use_case.source, ()
+    yield f"the source of {name}", use_case.source, SOURCE
     yield from ((f"column {column.name} of {name}", column, COLUMN) for column in use_case.columns)
     yield f"the target of {name}", use_case.target, TARGET
     yield f"the model of {name}", use_case.model, MODEL
     yield from ((f"the gate {gate.name} of {name}", gate, GATE) for gate in use_case.gates)
     for side in use_case.side_tables:
         yield f"side table {side.name} of {name}", side, SIDE_TABLE
-        yield f"the source of side table {side.name} of {name}", side.source, ()
+        yield f"the source of side table {side.name} of {name}", side.source, SOURCE
 
 
 def _refuse(table: Table[T], part: T, use_case: "UseCase", place: str) -> None:
@@ -167,6 +168,10 @@ def _has_no_digest(use_case: "UseCase") -> Broken:
         return not use_case.digest
     except (TypeError, ValueError, OSError) as error:
         return f"one is not ({error})"
+
+
+def _is_no_plain_path(path: str) -> bool:
+    return not path.isprintable() or ".." in PurePath(path).parts
 
 
 def _is_dated_only(field: str) -> Callable[["UseCase", "UseCase"], Broken]:
@@ -285,6 +290,16 @@ USE_CASE: Table["UseCase"] = (
     ("fields", "be plain data or functions of a file", lambda u, _: _has_no_digest(u), "mend the file"),
 )
 
+SOURCE: Table[Any] = tuple(
+    (
+        field,
+        "be a path of printable characters without ..",
+        lambda s, _, field=field: _is_no_plain_path(getattr(s, field, "")),
+        "write one below the data folder, or an absolute one",
+    )
+    for field in ("folder", "file")
+)
+
 COLUMN: Table[Column] = (
     (
         "name",
@@ -302,6 +317,12 @@ COLUMN: Table[Column] = (
     ),
     ("values", "be those of a text", lambda c, _: bool(c.values) and c.type != "text", "set type='text'"),
     ("values", "be different", lambda c, _: _twice(c.values), "remove one"),
+    (
+        "values",
+        "be named for a sensitive category, as its models name them",
+        lambda c, _: c.sensitive and c.feature and c.is_category and not c.values,
+        "declare them (of a number: as texts), or set feature=False",
+    ),
     ("category", "be of a text or a number", lambda c, _: c.category and c.type == "timestamp", "use parts"),
     ("parts", "be those of a timestamp", lambda c, _: bool(c.parts) and c.type != "timestamp", "set type='timestamp'"),
     ("parts", "be different", lambda c, _: _twice(c.parts), "remove one"),

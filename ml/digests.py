@@ -30,6 +30,17 @@ def digest_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def sealed(data: bytes) -> bytes:
+    """The bytes after a line with their SHA-256, so that damage shows when they are read."""
+    return digest_bytes(data).encode() + b"\n" + data
+
+
+def unsealed(data: bytes) -> bytes | None:
+    """What was sealed; None where the bytes are not those that were written."""
+    digest, _, body = data.partition(b"\n")
+    return body if digest == digest_bytes(body).encode() else None
+
+
 def digest_value(value: Any) -> str:
     """Digest of anything that canonical JSON can hold."""
     return digest_bytes(canonical_json(value))

@@ -16,10 +16,21 @@ RetrainError                exit code
 import re
 
 SENTENCE = re.compile(r"(.*?), but (.*?): (.*?)\.?", flags=re.DOTALL)
+PASSWORDS = re.compile(r"(?<=://)\S*(?=@)|(?<=password=)[^&\s]+")
+
+
+def without_passwords(text: str) -> str:
+    """The text with *** for who asks and with which password in its addresses."""
+    return PASSWORDS.sub("***", text)
+
+
+def printable(text: str) -> str:
+    """The text in one line, with what moves a terminal's cursor or colours it written like \\x1b."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class RetrainError(Exception):
-    """A user's error, kept in its three parts so that a machine can read them too."""
+    """A user's error, kept in its three parts so that a machine can read them too: printable, without passwords."""
 
     exit_code = 1
 
@@ -28,6 +39,7 @@ class RetrainError(Exception):
         if value is None:
             parts = SENTENCE.fullmatch(rule)
             rule, value, next_step = parts.groups() if parts else (rule, "it does not", "see the log")
+        rule, value, next_step = (printable(without_passwords(part)) for part in (rule, value, next_step))
         super().__init__(rule, value, next_step)
         self.rule, self.value, self.next_step = rule, value, next_step
 

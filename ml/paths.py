@@ -2,11 +2,14 @@
 
 from ml.errors import UsageError
 
+LONGEST_PART = 255  # bytes that a file's name may have
+
 
 def safe_key(key: str) -> str:
     """The key itself. Raises UsageError for one that could leave the store."""
     parts = key.split("/")
-    if not key.isascii() or not key.isprintable() or "\\" in key or any(part in {"", ".", ".."} for part in parts):
+    plain = key.isascii() and key.isprintable() and "\\" not in key
+    if not plain or any(part in {"", ".", ".."} or len(part) > LONGEST_PART for part in parts):
         raise UsageError("a stored name has plain parts between /", f"it is {key!r}", "rename it")
     return key
 

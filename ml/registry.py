@@ -16,7 +16,7 @@ import pandas as pd
 from ml import paths
 from ml.artifacts import Epoch
 from ml.digests import digest_file, digest_value
-from ml.errors import RegistryUnavailable
+from ml.errors import RegistryUnavailable, without_passwords
 from ml.serving.columns import Column
 from ml.serving.output import Output
 from ml.settings import Settings
@@ -212,23 +212,18 @@ class Registry:
             if getattr(error, "error_code", None) in ANSWERED:
                 raise
             raise RegistryUnavailable(
-                f"MLflow at {_without_password(self.uri)} must answer",
+                f"MLflow at {self.uri} must answer",
                 self._seen(error),
                 "start it, or check MLFLOW_TRACKING_URI",
             ) from None  # the causes quote the address, with its password
 
-    def _seen(self, error: BaseException) -> str:
+    @staticmethod
+    def _seen(error: BaseException) -> str:
         """The first line of what went wrong at the bottom: MLflow wraps a refused connection in four exceptions."""
         while error.__cause__ or error.__context__:
             error = error.__cause__ or error.__context__ or error
         said = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
-        address = self.uri.rstrip("/")
-        return said.splitlines()[0].replace(address, _without_password(address))[:200].rstrip(". ")
-
-
-def _without_password(uri: str) -> str:
-    head, at, tail = uri.rpartition("@")
-    return f"{head.split('://')[0]}://***@{tail}" if at else uri
+        return without_passwords(said.splitlines()[0])[:200].rstrip(". ")
 
 
 def _client(uri: str) -> Any:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from ml import registry
 from ml.config import UseCase
-from ml.errors import DataRejected
+from ml.errors import DataRejected, printable
 from ml.serving.columns import Column, conform, with_tuples
 from ml.serving.rules import Rule, rule_from_dict
 from ml.settings import Settings
@@ -31,7 +31,7 @@ def score_file(settings: Settings, use_case: UseCase, model_folder: Path, file: 
         raise DataRejected(
             "a file to score has the columns of a raw row", str(error), "mend the file and score again"
         ) from error
-    ignored = [name for name in rows.columns if name not in names]
+    ignored = [printable(str(name)) for name in rows.columns if name not in names]
     return registry.load_model(model_folder).predict(conform(whole, columns)), ignored
 
 

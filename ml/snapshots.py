@@ -9,20 +9,32 @@ import logging
 import zlib
 from collections.abc import Mapping
 from datetime import date, timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ml.artifacts import Manifest, Partition
+from ml.artifacts import Manifest, Partition, from_json
 from ml.config import SideTable, UseCase
-from ml.digests import KeptDigests
-from ml.errors import DataRejected, UsageError
+from ml.digests import KeptDigests, digest_bytes
+from ml.errors import Corrupt, DataRejected, UsageError, printable
 from ml.serving.columns import Column, conform, wrong_type
 from ml.settings import Settings
-from ml.sources import ALL, AnySource, DayFiles, bring, digest_of, listed, read_bytes, reading, source_folder
+from ml.sources import (
+    ALL,
+    FIRST_YEAR,
+    AnySource,
+    DayFiles,
+    bring,
+    digest_of,
+    listed,
+    read_bytes,
+    reading,
+    source_folder,
+)
+from ml.store import Store
 
 log = logging.getLogger("retrain.snapshots")
 MISSING = ["", "NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null", "None", "<NA>", "n/a"]  # where no text is declared
@@ -58,6 +70,8 @@ def take_manifest(
     Raises UsageError for a date in the future, DataRejected for an empty window, a missing newest day or too many
     missing days.
     """
+    if as_of.year < FIRST_YEAR:
+        raise UsageError(f"as_of is a day from {FIRST_YEAR} on", f"it is {as_of}", "use a later one")
     if as_of > use_case.today():
         raise UsageError("as_of is a day up to today", f"it is {as_of}", f"use --as-of {use_case.today()} or earlier")
     files = partition_files(settings, use_case, use_case.source)
@@ -151,6 +165,15 @@ def _seen(digests: KeptDigests, day: str, files: DayFiles) -> Partition:
     return Partition(day=day, file=files.name, digest=digest_of(digests, files))
 
 
+def read_manifest(store: Store, key: str) -> Manifest:
+    """The manifest under its key. Raises Corrupt where its bytes are not those of the digest in its name."""
+    data = store.get(key)
+    if data is None or digest_bytes(data) != PurePosixPath(key).stem:
+        seen = "it is gone" if data is None else "they are others"
+        raise Corrupt(f"{key} must have the bytes that its name says", seen, "run the night again to rebuild it")
+    return from_json(Manifest, data)
+
+
 def changed_days(before: Manifest | None, now: Manifest) -> tuple[str, ...]:
     """Days that both manifests have, with different bytes, side tables included."""
     if before is None:
@@ -186,10 +209,11 @@ def read_partition(
     }
     rows = complete(use_case, source, sides)
     refuse_other_columns(rows, use_case.columns)
-    _refuse_other_days(use_case, rows, day)
+    typed = conform(rows, use_case.columns)
+    _refuse_other_days(use_case, typed, day)
     on = {name for table in use_case.side_tables for name in table.on}
     unknown = set(source.columns) - {column.name for column in use_case.columns} - on
-    return conform(rows, use_case.columns), tuple(sorted(unknown))
+    return typed, tuple(sorted(printable(str(name)) for name in unknown))
 
 
 def _read(
@@ -336,6 +360,7 @@ def _parse_csv(name: str, data: bytes, columns: tuple[Column, ...]) -> pd.DataFr
         compression=packed,
         dtype=dict.fromkeys(texts, "str"),
         parse_dates=[name for name in header if types.get(name) == "timestamp"],
+        date_format="ISO8601",  # else pandas guesses
         keep_default_na=False,
         na_values={name: [""] if name in texts else MISSING for name in header},
     )
@@ -343,7 +368,7 @@ def _parse_csv(name: str, data: bytes, columns: tuple[Column, ...]) -> pd.DataFr
 
 def _short(error: Exception) -> str:
     """The first line of the error's message, or its kind if it has none."""
-    return (str(error) or type(error).__name__).splitlines()[0][:120]
+    return printable((str(error) or type(error).__name__).splitlines()[0][:120])
 
 
 def refuse_other_columns(rows: pd.DataFrame, columns: tuple[Column, ...]) -> None:

@@ -34,6 +34,7 @@ from ml.store import S3Store, open_store
 
 log = logging.getLogger("retrain.sources")
 ALL = "all"
+FIRST_YEAR, LAST_YEAR = 1000, 8000  # a date ends at the years 1 and 9999; delays and windows have at most 100 years
 DAY_FILE = re.compile(r"(\d{4}-\d{2}-\d{2}|all)\.(parquet|csv|csv\.gz)")
 HIVE = re.compile(r"[A-Za-z_]\w*=(\d{4}-\d{2}-\d{2})")
 ROWS_AT_ONCE = 100_000
@@ -92,7 +93,7 @@ def listed(folder: Path) -> dict[str, DayFiles]:
     found: dict[str, DayFiles] = {}
     for entry in _entries(folder):
         match = DAY_FILE.fullmatch(entry.name) or HIVE.fullmatch(entry.name)
-        if match:
+        if match and (entry.is_file() or entry.is_dir()):  # reading a pipe would wait for ever
             _refuse_ambiguous(found, match[1], entry, folder)
             paths = (entry.path,) if match.re is DAY_FILE else _parts(Path(entry.path))
             found[match[1]] = DayFiles(entry.name, paths)
@@ -130,11 +131,11 @@ def _refuse_ambiguous(found: dict[str, DayFiles], day: str, entry: os.DirEntry[s
 
 
 def _is_day(text: str) -> bool:
+    """A real day with room around it for every delay and window."""
     try:
-        date.fromisoformat(text)
+        return FIRST_YEAR <= date.fromisoformat(text).year <= LAST_YEAR
     except ValueError:
         return False
-    return True
 
 
 def digest_of(digests: KeptDigests, files: DayFiles) -> str:
@@ -241,13 +242,22 @@ def _split_csv(path: Path, time_column: str, fresh: Path) -> int:
     with pd.read_csv(path, dtype="str", keep_default_na=False, na_filter=False, chunksize=ROWS_AT_ONCE) as chunks:
         for rows in chunks:
             _require_time(time_column, rows.columns, path)
-            times = pd.to_datetime(rows[time_column].where(rows[time_column] != ""), format="ISO8601")
+            times = _times(rows[time_column].where(rows[time_column] != ""), path)
             days = times.dt.strftime("%Y-%m-%d")
             lost += int(days.isna().sum())
             for day, part in rows.groupby(days, sort=False):
                 file = fresh / f"{day}.csv"
                 part.to_csv(file, mode="a", header=not file.exists(), index=False)
     return lost
+
+
+def _times(texts: pd.Series, path: Path) -> pd.Series:
+    try:
+        return pd.to_datetime(texts, format="ISO8601")
+    except ValueError:  # which quotes the text: in a row that is shifted it may be anything
+        raise DataRejected(
+            f"{texts.name} of {path.name} must be in ISO 8601", "it is not in every row", "write it again"
+        ) from None
 
 
 def _split_parquet(path: Path, time_column: str, fresh: Path) -> int:
@@ -339,7 +349,13 @@ def _days_between(first: datetime | None, last: datetime | None) -> Iterator[tup
 def _keep_day(path: Path, rows: pd.DataFrame, columns: tuple[Column, ...]) -> None:
     """In an order of their own, because a database gives none; equal rows give equal bytes."""
     times = {c.name: "datetime64[us]" for c in columns if c.type == "timestamp" and c.name in rows}
-    ordered = rows.astype(times).sort_values(list(rows.columns), ignore_index=True)
+    try:
+        typed = rows.astype(times)
+    except (ValueError, TypeError):  # which quotes the value
+        raise DataRejected(
+            f"{', '.join(times)} of {path.stem} must be timestamps", "some are none", "mend the query"
+        ) from None
+    ordered = typed.sort_values(list(rows.columns), ignore_index=True)
     sink = io.BytesIO()
     ordered.to_parquet(sink, index=False)
     if not path.exists() or path.read_bytes() != sink.getvalue():

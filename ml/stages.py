@@ -1,4 +1,4 @@
-"""Resuming: a stage whose handle is kept under its content key, with whole files, is not run again."""
+"""Resuming: what is kept under its content key, sealed and with whole files, is not made again."""
 
 import dataclasses
 import logging
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from ml.artifacts import FileRef, from_json, to_json
-from ml.digests import digest_bytes
+from ml.digests import digest_bytes, sealed, unsealed
 from ml.store import Store
 
 log = logging.getLogger("retrain.stages")
@@ -18,33 +18,53 @@ def resume_or_make(store: Store, kind: type[H], key: str, make: Callable[[], H])
 
     Of two makers at once the first to keep its handle wins, and the other returns the winner's.
     """
-    kept = _whole(store, kind, key)
+    kept = whole(store, kind, key)
     if kept is not None:
         return kept, True
     handle = make()
-    if store.create(key, to_json(handle)):
+    if store.create(key, _seal(handle)):
         return handle, False
-    winner = _whole(store, kind, key)
+    winner, _ = _look(store, kind, key)
     if winner is not None:
         return winner, True
-    store.put(key, to_json(handle))
+    keep(store, key, handle)
     return handle, False
 
 
-def _whole(store: Store, kind: type[H], key: str) -> H | None:
+def keep(store: Store, key: str, handle: object) -> None:
+    store.put(key, _seal(handle))
+
+
+def _seal(handle: object) -> bytes:
+    return sealed(to_json(handle))
+
+
+def whole(store: Store, kind: type[H], key: str) -> H | None:
+    """What is kept under `key`; None, said in the log, where it or a file that it points to is damaged."""
+    handle, damaged = _look(store, kind, key)
+    if damaged:
+        log.warning("%s is gone or damaged and is made again.", ", ".join(damaged))
+    return handle
+
+
+def _look(store: Store, kind: type[H], key: str) -> tuple[H | None, list[str]]:
+    """What is kept, if it is whole, and the keys of what is not."""
     data = store.get(key)
     if data is None:
-        return None
-    try:
-        handle = from_json(kind, data)
-    except ValueError:
-        log.warning("%s could not be read and is made again", key)
-        return None
+        return None, []
+    handle = _unseal(kind, data)
+    if handle is None:
+        return None, [key]
     broken = [file.key for file in _files(handle) if not _is_intact(store, file)]
-    if broken:
-        log.warning("%s is gone or changed; the stage is run again", ", ".join(broken))
+    return (None if broken else handle), broken
+
+
+def _unseal(kind: type[H], data: bytes) -> H | None:
+    body = unsealed(data)
+    try:
+        return None if body is None else from_json(kind, body)
+    except ValueError:  # whole, and of another version of ours
         return None
-    return handle
 
 
 def _is_intact(store: Store, file: FileRef) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from ml import paths
 from ml.artifacts import adapter
-from ml.digests import digest_bytes
+from ml.digests import digest_bytes, sealed, unsealed
 from ml.store import Store
 
 log = logging.getLogger("retrain.states")
@@ -23,19 +23,21 @@ def state_key(*parts: str) -> str:
 
 
 def seal(kind: Any, value: Any) -> bytes:
-    body = adapter(kind).dump_json(value)
-    return digest_bytes(body).encode() + b"\n" + body
+    return sealed(adapter(kind).dump_json(value))
 
 
 def unseal(kind: Any, key: str, data: bytes | None) -> Any | None:
     """The sealed value; None, said in the log, where the bytes are not those that were written."""
     if data is None:
         return None
-    digest, _, body = data.partition(b"\n")
-    if digest_bytes(body).encode() != digest:
-        log.warning("%s is damaged and is made again.", key)
-        return None
-    return adapter(kind).validate_json(body)
+    body = unsealed(data)
+    try:
+        if body is not None:
+            return adapter(kind).validate_json(body)
+    except ValueError:  # whole, and of another version of ours
+        pass
+    log.warning("%s is damaged and is made again.", key)
+    return None
 
 
 class States(Generic[H]):

@@ -21,14 +21,13 @@ from ml.artifacts import (
     Snapshot,
     Split,
     Work,
-    from_json,
     to_json,
     with_work,
 )
 from ml.cleaning import clean, to_block, to_parquet, whole_from
 from ml.config import require_known
 from ml.digests import digest_bytes, digest_file, digest_value
-from ml.errors import ConfigError, DataRejected
+from ml.errors import ConfigError, Corrupt, DataRejected
 from ml.features import fit_encoder
 from ml.report import counted, window_words
 from ml.run_key import state_code_digest
@@ -38,6 +37,7 @@ from ml.snapshots import (
     changed_days,
     inputs_by_day,
     last_due_day,
+    read_manifest,
     read_partition,
     take_manifest,
 )
@@ -70,6 +70,9 @@ def take_snapshot(night: Night) -> Snapshot:
     data = to_json(manifest)
     key = paths.manifest(night.use_case, digest_bytes(data))
     new = site.store.create(key, data)
+    if not new and site.store.get(key) != data:
+        log.warning("%s is damaged and is made again.", key)
+        site.store.put(key, data)
     changed = changed_days(_last_manifest(site), manifest)
     days = [partition.day for partition in manifest.partitions]
     log.info("Took a snapshot of %s.", window_words(len(days), days[0], days[-1]))
@@ -90,21 +93,18 @@ def take_snapshot(night: Night) -> Snapshot:
 
 def _last_manifest(site: Site) -> Manifest | None:
     night = site.ledger.last_night()
-    data = site.store.get(night.manifest) if night else None
-    return from_json(Manifest, data) if data else None
-
-
-def read_manifest(site: Site, snapshot: Snapshot) -> Manifest:
-    data = site.store.get(snapshot.manifest)
-    assert data is not None, snapshot.manifest
-    return from_json(Manifest, data)
+    try:
+        return read_manifest(site.store, night.manifest) if night else None
+    except Corrupt as error:
+        log.warning("%s (which days changed since is not known)", error)
+        return None
 
 
 @stage("validate partitions", timeout_seconds=3600)
 def validate_partitions(night: Night, snapshot: Snapshot) -> Checks:
     """Judges every partition that has no verdict yet; raises DataRejected where the window cannot be used."""
     site = site_of(night)
-    manifest = read_manifest(site, snapshot)
+    manifest = read_manifest(site.store, snapshot.manifest)
     rules = digest_value([rule_to_dict(rule) for rule in site.rules if rule.scope != "snapshot"])
     JUDGED.clear()
     keys = _keys(site, manifest, "verdict", rules)
@@ -261,7 +261,7 @@ def _broken(checks: list[PartitionCheck]) -> tuple[RuleCount, ...]:
 def clean_partitions(night: Night, snapshot: Snapshot, checks: Checks) -> Blocks:
     """Cleans every usable partition that has no block yet, whatever rows its verdict sets aside."""
     site = site_of(night)
-    manifest = read_manifest(site, snapshot)
+    manifest = read_manifest(site.store, snapshot.manifest)
     every = _keys(site, manifest, "cleaned")
     keys = {partition.day: every[partition.day] for partition in checks.partitions}
     states = States(site.store, night.use_case, "cleaned", CleanedRows)

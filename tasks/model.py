@@ -27,6 +27,7 @@ from ml.artifacts import (
 from ml.cleaning import to_parquet
 from ml.decision import comparability, decide
 from ml.digests import digest_value
+from ml.errors import without_passwords
 from ml.evaluation import Answers
 from ml.gates import BetterThanRule, Difference, Evidence
 from ml.judging import NoAnswer, answer_table, baselines, judge_all, model_answers
@@ -113,7 +114,8 @@ def _encoder(site: Site, split: Split) -> Encoder:
 def upload_candidate(night: Night, run_key: str, blocks: Blocks, split: Split, fit: Fit) -> Upload:
     """Packages the model with its code and puts every file where it will stay, with a proof of its answers."""
     site = site_of(night)
-    key = digest_value([run_key, site.settings.tracking_uri])  # a run belongs to the MLflow that it was made in
+    place = without_passwords(site.settings.tracking_uri)
+    key = digest_value([run_key, place])  # a run belongs to the MLflow that it was made in
     upload = resume(site, Upload, "upload", key, lambda: _upload(site, night, run_key, blocks, split, fit))
     size = sum(file.size for file in upload.files)
     log.info("Uploaded %d files of the model, %s bytes.", len(upload.files), f"{size:,}")

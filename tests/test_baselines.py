@@ -1,5 +1,7 @@
 """The best constant and the best one-column rule, against brute force."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -105,3 +107,16 @@ def without_numbers() -> UseCase:
 @pytest.mark.parametrize("use_case", [parcels("multiclass"), without_numbers()], ids=["three classes", "no number"])
 def test_there_is_no_rule_for_more_classes_or_without_a_number(use_case: UseCase) -> None:
     assert best_rule(use_case, train_rows(0, "binary")) is None
+
+
+@pytest.mark.parametrize("kind", ["binary", "regression"])
+def test_a_cut_through_a_sensitive_column_is_not_told(kind: str) -> None:
+    use_case, train = parcels(kind), train_rows(0, kind)  # type: ignore[arg-type]
+    sensitive = tuple(dataclasses.replace(column, sensitive=column.type == "number") for column in use_case.columns)
+    open_, hidden = best_rule(use_case, train), best_rule(dataclasses.replace(use_case, columns=sensitive), train)
+    assert open_ is not None
+    assert hidden is not None
+    assert f"{open_.threshold:.6g}" in open_.description
+    assert "a threshold that is not shown" in hidden.description
+    assert f"{open_.threshold:.6g}" not in hidden.description
+    assert dataclasses.replace(hidden, description=open_.description) == open_

@@ -37,7 +37,7 @@ SENTENCES = [
     ("a, but b: c.", ("a", "b", "c")),
     ("a, but b: did you mean c?", ("a", "b", "did you mean c?")),
     ("x.y, but it is 3: 4, but 5: write 1.2.", ("x.y", "it is 3", "4, but 5: write 1.2")),
-    ("a, but it is\nb: c.", ("a", "it is\nb", "c")),
+    ("a, but it is\nb: c.", ("a", "it is\\nb", "c")),
 ]
 
 

@@ -20,10 +20,11 @@ import tasks.report
 from flows.retrain import RetrainRequest, only_run_of
 from ml import packaging
 from ml.alias import follow_ledger
-from ml.artifacts import Fit, from_json
+from ml.artifacts import Fit
 from ml.errors import Busy, Corrupt, DataRejected, RetrainError, StoreUnavailable, UsageError
 from ml.ledger import Ledger
 from ml.registry import CHAMPION, REFERENCE, Registry
+from ml.stages import whole
 from ml.store import open_store
 from tests.story import Shop
 
@@ -167,7 +168,7 @@ def test_a_fit_killed_between_two_epochs_is_resumed_to_the_same_weights(
     keys = store_keys(shop, "train")
     assert not [key for key in keys if key.endswith("/checkpoint")]
     store = open_store(shop.settings.store)
-    fits = [from_json(Fit, store.get(key) or b"") for key in keys if key.endswith(".json")]
+    fits = [fit for key in keys if key.endswith(".json") and (fit := whole(store, Fit, key))]
     assert len(fits) == 2
     assert fits[0].weights.digest == fits[1].weights.digest
     assert (fits[0].epochs, fits[0].best_epoch) == (fits[1].epochs, fits[1].best_epoch)
