@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from types import FrameType
 from urllib.parse import urlsplit
 
+from deployments.missed import make_up
 from deployments.servers import (
     START_SECONDS,
     Child,
@@ -64,7 +65,10 @@ def run_up(
         if _given_prefect() is None:  # the server is ours alone, and so are its runs
             _end_lost_runs(servers.prefect_api)
             children.callback(_end_lost_runs, servers.prefect_api)
+        missed = make_up(settings, servers.prefect_api, since)
         say(f"Prefect  {servers.prefect_ui}\nMLflow   {servers.mlflow_ui}\nLogs     {settings.home / 'logs'}")
+        for sentence in missed:
+            say(sentence)
         served = _start_serving(settings, serving, servers, children)
         _wait_until_served(servers, served, since)
         children.enter_context(announce(settings, servers))
