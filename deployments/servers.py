@@ -331,9 +331,9 @@ def answers(url: str) -> bool:
     return _status_and_body("GET", url, None)[0] == http.client.OK
 
 
-def ask(url: str, query: Mapping[str, Any]) -> Any:
-    """The answer of Prefect's API; None where it has none."""
-    status, body = _status_and_body("POST", url, json.dumps(query))
+def ask(url: str, query: Mapping[str, Any] | None = None) -> Any:
+    """The answer of Prefect's API, to what is posted or else to the URL alone; None where it has none."""
+    status, body = _status_and_body(*(("GET", url, None) if query is None else ("POST", url, json.dumps(query))))
     return json.loads(body) if status in SUCCESS else None
 
 
@@ -343,7 +343,7 @@ def _status_and_body(method: str, url: str, content: str | None) -> tuple[int, b
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(parts.netloc, timeout=ANSWER_SECONDS)
     try:
-        connection.request(method, parts.path, content, {"Content-Type": "application/json"})
+        connection.request(method, f"{parts.path}?{parts.query}", content, {"Content-Type": "application/json"})
         response = connection.getresponse()
         return response.status, response.read()
     except (OSError, http.client.HTTPException):
