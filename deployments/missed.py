@@ -5,6 +5,7 @@ one date, as of a schedule that daylight saving repeats, are one night.
 """
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -15,12 +16,13 @@ from cronsim import CronSim
 
 from deployments.servers import ask
 from ml.config import UseCase, load_use_case, use_case_files
-from ml.errors import ConfigError
+from ml.errors import ConfigError, PrefectUnavailable
 from ml.report import counted
 from ml.settings import Settings
 
 log = logging.getLogger("retrain.missed")
 
+TRIES, TRY_AGAIN_SECONDS = 5, 1.0
 MADE_UP = "made up for"  # the tag of the runs that we made, for Prefect had not
 
 
@@ -107,7 +109,7 @@ def _make_up(settings: Settings, api: str, deployment: dict[str, Any], now: date
             _create(api, deployment, start)
     for start in choice.skipped:
         state = {"type": "CANCELLED", "name": "Skipped", "message": f"Missed while `retrain up` was down; {policy}."}
-        ask(f"{api}/flow_runs/{start.run}/set_state", {"state": state, "force": True})
+        insisted(f"{api}/flow_runs/{start.run}/set_state", {"state": state, "force": True})
     made = sum(start.run is None for start in choice.kept)
     yield f"{name} missed {counted(len(choice.skipped) + len(choice.kept), 'night')}: {policy}" + (
         f" ({counted(made, 'run')} of them new)." if made else "."
@@ -150,7 +152,17 @@ def _create(api: str, deployment: dict[str, Any], start: Start) -> None:
         "state_details": {"scheduled_time": start.at.isoformat()},
     }
     key = f"{deployment['name']} {start.at.isoformat()}"
-    ask(
-        f"{api}/deployments/{deployment['id']}/create_flow_run",
-        {"state": state, "tags": [MADE_UP], "idempotency_key": key},
+    request = {"state": state, "tags": [MADE_UP], "idempotency_key": key}
+    insisted(f"{api}/deployments/{deployment['id']}/create_flow_run", request)
+
+
+def insisted(url: str, query: dict[str, Any]) -> Any:
+    """The answer of Prefect's API to what may be asked twice. On sqlite one request may find the database locked."""
+    for _ in range(TRIES):
+        answer = ask(url, query)
+        if answer is not None:
+            return answer
+        time.sleep(TRY_AGAIN_SECONDS)
+    raise PrefectUnavailable(
+        "Prefect does what it is asked", f"{url} failed {TRIES} times", "read its log, start again"
     )
