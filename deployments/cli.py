@@ -82,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
         _add_doctor,
         _add_backfill,
         _add_gc,
+        _add_alerts,
     ):
         add(commands, shared)
     return top
@@ -169,6 +170,14 @@ def _add_gc(commands: Any, shared: argparse.ArgumentParser) -> None:
     gc.add_argument("--yes", action="store_true", help="delete it")
 
 
+def _add_alerts(commands: Any, shared: argparse.ArgumentParser) -> None:
+    alerts = _add(commands, shared, "alerts", "call an address when a night fails, or nothing succeeds")
+    alerts.add_argument("url", metavar="URL", nargs="?", help="of a webhook: Slack's, or your own")
+    alerts.add_argument("--kept-nights", type=_at_least_1, default=7, metavar="N", help="a kept champion (default: 7)")
+    alerts.add_argument("--silent-hours", type=_at_least_1, default=36, metavar="N", help="no success (default: 36)")
+    alerts.add_argument("--remove", action="store_true", help="no more alerts")
+
+
 def _add_backfill(commands: Any, shared: argparse.ArgumentParser) -> None:
     backfill = _add(commands, shared, "backfill", "run many dates, each with only what was known then")
     actions = backfill.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=Parser)
@@ -204,6 +213,12 @@ def _add_plan(plan: Parser) -> None:
     plan.add_argument("--newest-first", action="store_true", help="begin with the last date")
 
 
+def _at_least_1(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"it is a whole number from 1, but it is {text!r}")
+    return int(text)
+
+
 def _from_1(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 16:
         raise argparse.ArgumentTypeError(f"it is a whole number from 1 to 16, but it is {text!r}")
@@ -235,7 +250,12 @@ def _short_text(text: str) -> str:
 
 
 MODULES = dict.fromkeys(("promote", "rollback", "hold", "release", "data"), "deployments.moves")
-MODULES |= {"doctor": "deployments.doctor", "backfill": "deployments.backfill", "gc": "deployments.gc"}
+MODULES |= {
+    "doctor": "deployments.doctor",
+    "backfill": "deployments.backfill",
+    "gc": "deployments.gc",
+    "alerts": "deployments.alerts",
+}
 
 
 def _command(name: str) -> Command:

@@ -333,9 +333,9 @@ def answers(url: str) -> bool:
     return _status_and_body("GET", url, None)[0] == http.client.OK
 
 
-def ask(url: str, query: Mapping[str, Any]) -> Any:
-    """The answer of Prefect's API; None where it has none."""
-    status, body = _status_and_body("POST", url, json.dumps(query))
+def ask(url: str, query: Mapping[str, Any] | None = None) -> Any:
+    """The answer of Prefect's API, to what is posted or else to the URL alone; None where it has none."""
+    status, body = _status_and_body(*(("GET", url, None) if query is None else ("POST", url, json.dumps(query))))
     return json.loads(body) if status in SUCCESS else None
 
 
@@ -345,7 +345,8 @@ def _status_and_body(method: str, url: str, content: str | None) -> tuple[int, b
         parts = urlsplit(url)
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         with closing(kind(parts.netloc, timeout=ANSWER_SECONDS)) as connection:
-            connection.request(method, parts.path, content, {"Content-Type": "application/json"})
+            target = f"{parts.path}?{parts.query}" if parts.query else parts.path
+            connection.request(method, target, content, {"Content-Type": "application/json"})
             response = connection.getresponse()
             return response.status, response.read()
     except (OSError, ValueError, http.client.HTTPException):  # ValueError: it is no address

@@ -8,9 +8,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
+from itertools import count
 from types import FrameType
 from urllib.parse import urlsplit
 
+from deployments.crashed import resubmit_crashed
+from deployments.missed import make_up
 from deployments.servers import (
     START_SECONDS,
     Child,
@@ -29,6 +32,7 @@ from ml.errors import PrefectUnavailable, without_passwords
 from ml.settings import Settings
 
 WATCH_SECONDS = 0.2
+LOOKS_BETWEEN_CRASHES = 25  # every five seconds
 SERVING = {"schedule server": ["deployments.serve"], "backfill server": ["deployments.serve", "backfills"]}
 # Of deployments only: other runs are executed by their own process, which may be alive.
 LOST_RUNS = {
@@ -64,13 +68,16 @@ def run_up(
         if _given_prefect() is None:  # the server is ours alone, and so are its runs
             _end_lost_runs(servers.prefect_api)
             children.callback(_end_lost_runs, servers.prefect_api)
+        missed = make_up(settings, servers.prefect_api, since)
         say(f"Prefect  {servers.prefect_ui}\nMLflow   {servers.mlflow_ui}\nLogs     {settings.home / 'logs'}")
+        for sentence in missed:
+            say(sentence)
         served = _start_serving(settings, serving, servers, children)
         _wait_until_served(servers, served, since)
         children.enter_context(announce(settings, servers))
         say("The schedules are served. Ctrl-C stops everything.")
         children.callback(say, "Stopping.")
-        _watch([*(server.child for server in started), *served])
+        _watch([*(server.child for server in started), *served], servers.prefect_api)
     return 0
 
 
@@ -138,9 +145,14 @@ def _start_serving(
 
 
 def _end_lost_runs(api: str) -> None:
-    """Ends what nobody executes any more: such runs would stay Running for ever, and could not be retried."""
+    """Ends what nobody executes any more: such runs would stay Running for ever, and could not be retried.
+
+    What was being cancelled is cancelled, so that it is not run again.
+    """
     for run in ask(f"{api}/flow_runs/filter", LOST_RUNS) or []:
-        state = {"type": "CRASHED", "name": "Crashed", "message": "`retrain up` stopped while this run was active."}
+        ended = "CANCELLED" if run["state_type"] == "CANCELLING" else "CRASHED"
+        message = "`retrain up` stopped while this run was active."
+        state = {"type": ended, "name": ended.title(), "message": message}
         ask(f"{api}/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
 
 
@@ -169,9 +181,11 @@ def _served(api: str, since: datetime) -> float:
     return len({each["flow_id"] for each in asked if datetime.fromisoformat(each["last_polled"]) >= since})
 
 
-def _watch(children: Sequence[Child]) -> None:
+def _watch(children: Sequence[Child], api: str) -> None:
     """Watches for ever; raises the error of the first child that ends by itself."""
-    while True:
+    for look in count():
         for each in children:
             each.require_alive()
+        if look % LOOKS_BETWEEN_CRASHES == 0:
+            resubmit_crashed(api)
         time.sleep(WATCH_SECONDS)

@@ -15,6 +15,7 @@ STATE_NAMES = {
 }
 DATA_REJECTED = "DataRejected"
 ALL_STATE_NAMES = (*dict.fromkeys(STATE_NAMES.values()), DATA_REJECTED)
+KEPT_EVENT, KEPT_NIGHTS = "retrain.kept-champion", "retrain.kept-nights"  # an event, and its label that counts
 
 
 def decide(

@@ -290,11 +290,16 @@ USE_CASE: Table["UseCase"] = (
     ("fields", "be plain data or functions of a file", lambda u, _: _has_no_digest(u), "mend the file"),
 )
 
+
+def _path_in(field: str) -> Callable[[Any, Any], Any]:
+    return lambda source, _: _is_no_plain_path(getattr(source, field, ""))
+
+
 SOURCE: Table[Any] = tuple(
     (
         field,
         "be a path of printable characters without ..",
-        lambda s, _, field=field: _is_no_plain_path(getattr(s, field, "")),
+        _path_in(field),
         "write one below the data folder, or an absolute one",
     )
     for field in ("folder", "file")

@@ -7,6 +7,7 @@ true after it (champion, reference, hold, excluded days), so that the head alone
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date
+from itertools import takewhile
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
@@ -113,6 +114,12 @@ class Ledger:
     def last_move(self) -> AnyEntry | None:
         """The newest entry that names the champion anew."""
         return next((entry for entry in self._newest_first() if entry.moves_champion), None)
+
+    def kept_nights(self) -> int:
+        """For how many dates the champion was kept since it was named; of those that it had not seen."""
+        since = takewhile(lambda entry: not entry.moves_champion, self._newest_first())
+        kept = [entry for entry in since if isinstance(entry, NightEntry) and entry.decision == "KEEP"]
+        return len({entry.as_of for entry in kept if entry.champion and entry.as_of > entry.champion.as_of})
 
     def candidate(self, version: int) -> Champion | None:
         """The registered version as its night recorded it."""

@@ -3,13 +3,16 @@
 import logging
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.events import emit_event
 
 from ml import paths, report
 from ml.artifacts import Night, Trail
 from ml.cleaning import from_parquet
+from ml.decision import KEPT_EVENT, KEPT_NIGHTS
 from ml.errors import DataRejected
 from ml.ledger import NightEntry
 from ml.plots import night_figures
+from ml.report import counted
 from ml.store import get_file, put_file
 from tasks.stage import site_of, stage
 
@@ -28,6 +31,8 @@ def publish_report(night: Night, entry: NightEntry, trail: Trail) -> None:
     put_file(site.store, f"{paths.run_artifacts(run_id)}/report.md", text.encode())
     _log_to_mlflow(night, entry, trail)
     publish_to_prefect(entry)
+    if entry.decision == "KEEP":
+        _tell_kept(entry, site.ledger.kept_nights())
     site.ledger.mark_published(entry)
     log.info("Published the report and %d figures.", len(figures))
 
@@ -50,6 +55,15 @@ def publish_to_prefect(entry: NightEntry) -> None:
     broken = entry.result["data"]["broken_rules"]
     table = broken or [{"rule": "every rule holds", "scope": "all", "severity": "none", "unexpected": 0}]
     create_table_artifact(table, key=f"{name}-data-checks", description=f"Data checks as of {entry.as_of}")
+
+
+def _tell_kept(entry: NightEntry, nights: int) -> None:
+    """The event that an alert waits for, if the night is of a date that the champion has not seen."""
+    if nights:
+        name = entry.use_case
+        reason = f"The champion of {name} was kept for {counted(nights, 'night')}. {entry.reason}"
+        resource = {"prefect.resource.id": f"retrain.use-case.{name}", KEPT_NIGHTS: str(nights)}
+        emit_event(KEPT_EVENT, resource, payload={"use_case": name, "nights": nights, "reason": reason})
 
 
 def publish_rejection(use_case: str, error: DataRejected) -> None:

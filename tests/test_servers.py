@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from deployments import servers
+from deployments.crashed import next_attempt
 from deployments.servers import Servers, announce, child, only_up, running_servers
 from deployments.up import run_up
 from ml.errors import Busy, PrefectUnavailable, UsageError
@@ -249,11 +250,19 @@ def test_everything_of_a_run_is_recorded_before_its_server_stops(settings: Setti
 
 
 NIGHTLY = """
-import time
-from prefect import flow, serve
-@flow
-def night():
-    time.sleep(60)
+import os, signal, time
+from pathlib import Path
+from prefect import flow, runtime, serve
+@flow(name="retrain")
+def night(kills: int | None = None):
+    if kills is None:
+        time.sleep(60)
+    with Path(os.environ["RETRAIN_HOME"], runtime.flow_run.id).open("a+") as starts:
+        starts.write(f"{runtime.flow_run.scheduled_start_time}\\n")
+        starts.flush()
+        starts.seek(0)
+        if len(starts.readlines()) <= kills:
+            os.kill(os.getpid(), signal.SIGKILL)
 if __name__ == "__main__":
     serve(night.to_deployment("night"), pause_on_shutdown=False, print_starting_message=False, limit=1)
 """
@@ -271,21 +280,34 @@ def up(settings: Settings) -> Iterator[tuple["subprocess.Popen[str]", Servers]]:
         line_with(process, "Ctrl-C")
         found = running_servers(settings)
         assert found is not None
-        yield process, found
-        process.kill()
+        try:
+            yield process, found
+        finally:
+            process.kill()
+
+
+def submit_run(api: str, **parameters: int) -> str:
+    (deployment,) = servers.ask(f"{api}/deployments/filter", {})
+    request = {"parameters": parameters}
+    return str(servers.ask(f"{api}/deployments/{deployment['id']}/create_flow_run", request)["id"])
 
 
 def start_run(api: str) -> str:
     """Starts the deployment's flow; returns the run's id once it runs."""
-    (deployment,) = servers.ask(f"{api}/deployments/filter", {})
-    run = str(servers.ask(f"{api}/deployments/{deployment['id']}/create_flow_run", {})["id"])
+    run = submit_run(api)
     wait_until(lambda: state(api, run) == "Running", seconds=40)
     return run
 
 
 def state(api: str, run: str) -> str:
-    (found,) = servers.ask(f"{api}/flow_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
-    return str(found["state"]["name"])
+    return str(servers.ask(f"{api}/flow_runs/{run}")["state"]["name"])
+
+
+def history(api: str, run: str) -> list[str]:
+    """The names of the run's states and, of those that are ours, what they say."""
+    states = servers.ask(f"{api}/flow_run_states/?flow_run_id={run}")
+    ordered = sorted(states, key=lambda state: str(state["timestamp"]))
+    return [state["message"] if state["name"] == "AwaitingRetry" else state["name"] for state in ordered]
 
 
 @on_linux
@@ -323,6 +345,41 @@ def test_killed_up_leaves_no_process_and_the_next_ends_its_run(
         wait_until(lambda: not alive(pids))
     assert running_servers(settings) is None
     with up(settings) as (process, found):
-        assert state(found.prefect_api, run) == "Crashed"
+        wait_until(lambda: history(found.prefect_api, run).count("Running") == 2, seconds=40)
+        assert history(found.prefect_api, run)[-5:-3] == ["Crashed", "Attempt 2 of 3 after a crash."]
+        process.terminate()
+        assert process.wait(timeout=15) == 0
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        (["SCHEDULED", "PENDING", "RUNNING", "CRASHED"], 2),
+        (["SCHEDULED", "PENDING", "CRASHED", "SCHEDULED", "PENDING", "CRASHED"], 3),
+        (["SCHEDULED", *["PENDING", "CRASHED", "SCHEDULED"] * 2, "PENDING", "CRASHED"], None),
+        (["SCHEDULED", "RUNNING", "CANCELLING", "CRASHED"], None),
+        (["SCHEDULED", "RUNNING", "CANCELLED"], None),
+    ],
+)
+def test_a_crashed_run_has_three_attempts_and_a_cancelled_one_no_more(states: list[str], expected: int | None) -> None:
+    assert next_attempt(states) == expected
+
+
+@on_linux
+@pytest.mark.slow
+def test_killed_runs_are_run_again_within_their_budget(settings: Settings, modules: Callable[[str, str], str]) -> None:
+    """As the same run, for the same time: the date of a night does not move with its crashes."""
+    modules("nightly", NIGHTLY)
+    with up(settings) as (process, found):
+        once, ever = submit_run(found.prefect_api, kills=1), submit_run(found.prefect_api, kills=9)
+        attempt = ["Pending", "Submitting", "Running", "Crashed"]
+        second, third = ["Attempt 2 of 3 after a crash."], ["Attempt 3 of 3 after a crash."]
+        wait_until(lambda: history(found.prefect_api, ever).count("Crashed") == 3, seconds=100)
+        time.sleep(8)  # longer than between two looks
+        assert history(found.prefect_api, once)[1:] == [*attempt, *second, *attempt[:3], "Completed"]
+        assert history(found.prefect_api, ever)[1:] == [*attempt, *second, *attempt, *third, *attempt]
+        for run, starts in ((once, 2), (ever, 3)):
+            times = (settings.home / run).read_text().splitlines()
+            assert (len(times), len(set(times))) == (starts, 1)
         process.terminate()
         assert process.wait(timeout=15) == 0

@@ -1,0 +1,168 @@
+"""Nights that came while nobody served them: which are made up for, and which are skipped.
+
+Prefect makes runs three nights ahead and, by itself, executes all that are late. A night here is a date: two starts on
+one date, as of a schedule that daylight saving repeats, are one night.
+"""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from cronsim import CronSim
+
+from deployments.servers import ask
+from ml.config import UseCase, load_use_case, use_case_files
+from ml.errors import ConfigError, PrefectUnavailable
+from ml.report import counted
+from ml.settings import Settings
+
+log = logging.getLogger("retrain.missed")
+
+TRIES, TRY_AGAIN_SECONDS = 5, 1.0
+MADE_UP = "made up for"  # the tag of the runs that we made, for Prefect had not
+
+
+@dataclass(frozen=True)
+class Start:
+    """When a night was to start, and its run, if Prefect has one."""
+
+    at: datetime
+    run: str | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which missed nights will run, oldest first, and which late runs will not."""
+
+    kept: list[Start]
+    skipped: list[Start]
+
+
+def choose(use_case: UseCase, late: Sequence[Start], done: set[date], since: datetime, now: datetime) -> Choice:
+    """`late` are the runs that nobody took up since then; `done` are dates with a run that somebody did.
+
+    A replayed use case takes the day after its last night whatever the time, so that one start is enough.
+    """
+    nights = {date_of(at, use_case): Start(at) for at in ticks(use_case, since, now)}
+    nights = {day: start for day, start in nights.items() if day not in done}
+    nights |= {date_of(start.at, use_case): start for start in sorted(late, key=lambda start: start.at)}
+    limit = now - timedelta(days=use_case.missed_within_days)
+    recent = [nights[day] for day in sorted(nights) if nights[day].at >= limit]
+    all_kept = use_case.missed_nights == "all" and use_case.replay_from is None
+    kept = [] if use_case.missed_nights == "skip" else recent if all_kept else recent[-1:]
+    return Choice(kept, [start for start in late if start not in kept])
+
+
+def ticks(use_case: UseCase, since: datetime, now: datetime) -> Iterator[datetime]:
+    """The schedule's starts after `since` and up to `now` that are not older than the limit, in the use case's zone."""
+    if use_case.schedule is None:
+        return
+    first = max(since, now - timedelta(days=use_case.missed_within_days))
+    for tick in CronSim(use_case.schedule, first.astimezone(ZoneInfo(use_case.time_zone))):
+        if tick > now:
+            return
+        yield tick
+
+
+def date_of(at: datetime, use_case: UseCase) -> date:
+    """The as_of of a night that starts then."""
+    return at.astimezone(ZoneInfo(use_case.time_zone)).date()
+
+
+def make_up(settings: Settings, api: str, now: datetime) -> list[str]:
+    """Deals with every night that was missed until now; a sentence for each use case that missed one.
+
+    To be called before the deployments are served. They were last served when they last asked for work: what was late
+    then already has been decided about, or waits for its turn. A deployment that never asked has missed nothing.
+    """
+    deployments = ask(f"{api}/deployments/filter", {"flows": {"name": {"any_": ["retrain"]}}})
+    if deployments is None:
+        log.warning("Missed nights were not looked for: Prefect's API does not tell its deployments.")
+    return [
+        sentence
+        for deployment in deployments or []
+        if deployment["last_polled"] and not deployment["paused"]
+        for sentence in _make_up(settings, api, deployment, now)
+    ]
+
+
+def _make_up(settings: Settings, api: str, deployment: dict[str, Any], now: datetime) -> Iterator[str]:
+    name = deployment["name"]
+    if name not in use_case_files(settings.project):
+        return
+    try:
+        use_case = load_use_case(name, settings.project)
+    except ConfigError:  # it is not served either, and said so
+        return
+    since = datetime.fromisoformat(deployment["last_polled"])
+    late, done = _runs(api, deployment["id"], use_case, since, now)
+    choice = choose(use_case, late, done, since, now)
+    if not choice.kept and not choice.skipped:
+        return
+    policy = _policy(use_case, choice)
+    for start in choice.kept:
+        if start.run is None:
+            _create(api, deployment, start)
+    for start in choice.skipped:
+        state = {"type": "CANCELLED", "name": "Skipped", "message": f"Missed while `retrain up` was down; {policy}."}
+        insisted(f"{api}/flow_runs/{start.run}/set_state", {"state": state, "force": True})
+    made = sum(start.run is None for start in choice.kept)
+    yield f"{name} missed {counted(len(choice.skipped) + len(choice.kept), 'night')}: {policy}" + (
+        f" ({counted(made, 'run')} of them new)." if made else "."
+    )
+
+
+def _policy(use_case: UseCase, choice: Choice) -> str:
+    days = ", ".join(str(date_of(start.at, use_case)) for start in choice.kept)
+    within = f" within {counted(use_case.missed_within_days, 'day')}" if use_case.missed_nights != "skip" else ""
+    return f"missed_nights={use_case.missed_nights}{within} keeps {f'{days} only' if days else 'none'}"
+
+
+def _runs(
+    api: str, deployment: str, use_case: UseCase, since: datetime, now: datetime
+) -> tuple[list[Start], set[date]]:
+    """Scheduled runs that nobody took up since then, and the dates of all others of that time and the day before."""
+    between = {"after_": (since - timedelta(days=1)).isoformat(), "before_": now.isoformat()}
+    query = {
+        "deployments": {"id": {"any_": [deployment]}},
+        "flow_runs": {"expected_start_time": between},
+        "sort": "EXPECTED_START_TIME_DESC",
+    }
+    late, done = [], set()
+    for run in ask(f"{api}/flow_runs/filter", query) or []:
+        at = datetime.fromisoformat(run["expected_start_time"]).astimezone(UTC)
+        if not run["auto_scheduled"] and MADE_UP not in run["tags"]:
+            continue  # somebody's own request
+        if run["state_type"] == "SCHEDULED" and run["run_count"] == 0 and at > since:
+            late.append(Start(at, run["id"]))
+        else:
+            done.add(date_of(at, use_case))
+    return late, done
+
+
+def _create(api: str, deployment: dict[str, Any], start: Start) -> None:
+    """The run that Prefect would have made. The key lets a second `up` find it instead of making another."""
+    state = {
+        "type": "SCHEDULED",
+        "message": "Missed while `retrain up` was down.",
+        "state_details": {"scheduled_time": start.at.isoformat()},
+    }
+    key = f"{deployment['name']} {start.at.isoformat()}"
+    request = {"state": state, "tags": [MADE_UP], "idempotency_key": key}
+    insisted(f"{api}/deployments/{deployment['id']}/create_flow_run", request)
+
+
+def insisted(url: str, query: dict[str, Any]) -> Any:
+    """The answer of Prefect's API to what may be asked twice. On sqlite one request may find the database locked."""
+    for _ in range(TRIES):
+        answer = ask(url, query)
+        if answer is not None:
+            return answer
+        time.sleep(TRY_AGAIN_SECONDS)
+    raise PrefectUnavailable(
+        "Prefect does what it is asked", f"{url} failed {TRIES} times", "read its log, start again"
+    )
