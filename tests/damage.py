@@ -17,10 +17,10 @@ Spoil = Callable[[bytes], bytes]
 # What a night reads back, by the pattern of its key.
 KINDS = {
     "manifest": r"snapshots/shop/\w+\.json",
-    "verdict": r"partitions/shop/\w+/check\.json",
+    "verdicts": r"partitions/shop/verdict\.json",
+    "cleaned rows": r"partitions/shop/cleaned\.json",
     "quarantine": r"partitions/shop/\w+/quarantine\.parquet",
-    "block": r"partitions/shop/\w+/block\.parquet",
-    "handle of a block": r"stages/shop/block/\w+\.json",
+    "block": r"partitions/shop/\w+/block\.arrow",
     "handle of the split": r"stages/shop/split/\w+\.json",
     "encoder": r"stages/shop/split/\w+/encoder\.json",
     "handle of the fit": r"stages/shop/train/\w+\.json",
@@ -35,7 +35,7 @@ KINDS = {
     "model.json": r"mlflow/\w+/artifacts/model/data/model/model\.json",
     "weights of the model": r"mlflow/\w+/artifacts/model/data/model/weights\.safetensors",
 }
-HANDLES = [kind for kind in KINDS if kind.startswith("handle") or kind in {"manifest", "verdict"}]
+HANDLES = [kind for kind in KINDS if kind.startswith("handle") or kind in {"manifest", "verdicts", "cleaned rows"}]
 FILES = [kind for kind in KINDS if kind not in HANDLES]
 
 

@@ -103,5 +103,5 @@ def test_a_manifest_that_changes_during_the_night_ends_it(shop: Shop, monkeypatc
         return read(*args)
 
     monkeypatch.setattr(tasks.data, "read_manifest", flip_and_read)
-    with pytest.raises(Corrupt, match="a manifest stays as it was written"):
+    with pytest.raises(Corrupt, match="must have the bytes that its name says"):
         shop.night("2024-03-15")

@@ -137,3 +137,22 @@ def test_a_result_that_strict_json_cannot_hold_is_never_recorded(ledger: Ledger)
     with pytest.raises(ValueError, match="JSON"):
         ledger.append(entry(1, result={"f1": float("nan")}))
     assert ledger.entries() == []
+
+
+def test_kept_nights_are_counted_by_date_since_the_champion_was_named(ledger: Ledger) -> None:
+    first, second = version(1), version(5)
+    moved: dict[str, Any] = {"decision": "PROMOTE", "champion_before": first, "champion": second}
+    kept: dict[str, Any] = {"champion_before": second, "champion": second}
+    assert ledger.kept_nights() == 0
+    nights = [
+        (entry(1, champion_before=first, champion=first, as_of=date(2024, 3, 4)), 1),
+        (entry(2, **moved, as_of=date(2024, 3, 5)), 0),
+        (entry(3, **kept, as_of=date(2024, 3, 6)), 1),
+        (entry(4, **kept, as_of=date(2024, 3, 2)), 1),  # a backfill of what the champion has seen
+        (entry(5, **kept, as_of=date(2024, 3, 6)), 1),  # the same night again
+        (entry(6, **kept, decision="NOTHING_NEW", as_of=date(2024, 3, 7)), 1),
+        (entry(7, **kept, as_of=date(2024, 3, 8)), 2),
+    ]
+    for night, count in nights:
+        ledger.append(night)
+        assert ledger.kept_nights() == count

@@ -5,10 +5,15 @@ import subprocess
 import sys
 import time
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
+from deployments.crashed import resubmit_crashed
+from deployments.missed import insisted
 from deployments.serve import deployments
+from deployments.servers import ask
+from deployments.up import _end_lost_runs
 from ml.config import load_use_case, use_case_files
 from tests.story import Shop
 
@@ -46,6 +51,24 @@ def test_a_cron_schedule_yields_scheduled_runs(shop: Shop) -> None:
     assert {run.state.name for run in runs} == {"Scheduled"}
     starts = sorted(run.expected_start_time for run in runs)
     assert {(later - earlier).days for earlier, later in zip(starts, starts[1:], strict=False)} == {1}
+
+
+def test_a_lost_run_is_scheduled_again_for_its_own_time_and_a_cancelled_one_is_not(shop: Shop, prefect: str) -> None:
+    deployment = next(each for each in deployments(shop.settings) if each.name == "shop").apply()
+    runs = []
+    for state in ("RUNNING", "CANCELLING"):
+        run = insisted(f"{prefect}/deployments/{deployment}/create_flow_run", {"idempotency_key": str(uuid4())})
+        insisted(f"{prefect}/flow_runs/{run['id']}/set_state", {"state": {"type": state}, "force": True})
+        runs.append(run)
+    _end_lost_runs(prefect)
+    resubmit_crashed(prefect)
+    after = [ask(f"{prefect}/flow_runs/{run['id']}") for run in runs]
+    try:
+        assert [run["state_name"] for run in after] == ["AwaitingRetry", "Cancelled"]
+        assert [run["expected_start_time"] for run in after] == [run["expected_start_time"] for run in runs]
+        assert after[0]["state"]["message"] == "Attempt 2 of 3 after a crash."
+    finally:  # or else another test would run it
+        insisted(f"{prefect}/flow_runs/{runs[0]['id']}/set_state", {"state": {"type": "CANCELLED"}, "force": True})
 
 
 @pytest.mark.slow
