@@ -114,18 +114,23 @@ def prove(store: Store, folder: Path, proof: FileRef) -> int:
     """Compares the model's answers in a fresh process exactly; returns the rows compared. Raises Corrupt."""
     frame = from_parquet(get_file(store, proof))
     asked = [name for name in frame.columns if not name.startswith("answer__")]
+    seen = answers_of_a_fresh_process(folder, frame[asked]).add_prefix("answer__")
+    if not seen.equals(frame[[name for name in frame.columns if name not in asked]]):
+        raise Corrupt("a model gives the same answers in a fresh process", "they differ", "run again on this machine")
+    return len(frame)
+
+
+def answers_of_a_fresh_process(folder: Path, rows: pd.DataFrame) -> pd.DataFrame:
+    """What the model in the folder says to the rows where nothing of this process is imported. Raises Corrupt."""
     with tempfile.TemporaryDirectory() as scratch:
-        rows, answers = Path(scratch) / "rows.parquet", Path(scratch) / "answers.parquet"
-        frame[asked].to_parquet(rows)
+        asked, answered = Path(scratch) / "rows.parquet", Path(scratch) / "answers.parquet"
+        rows.to_parquet(asked)
         script = Path(__file__).parent / "proof_process.py"
         done = subprocess.run(
-            [sys.executable, "-P", str(script), str(folder), str(rows), str(answers)],
+            [sys.executable, "-P", str(script), str(folder), str(asked), str(answered)],
             cwd=scratch, capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode:
             last = (done.stderr.strip() or "it said nothing").splitlines()[-1]
             raise Corrupt("a registered model loads in a fresh process", last, "mend the model's code and run again")
-        seen = pd.read_parquet(answers).add_prefix("answer__")
-    if not seen.equals(frame[[name for name in frame.columns if name not in asked]]):
-        raise Corrupt("a model gives the same answers in a fresh process", "they differ", "run again on this machine")
-    return len(frame)
+        return pd.read_parquet(answered)

@@ -35,6 +35,7 @@ KINDS = {
     "model.json": r"mlflow/\w+/artifacts/model/data/model/model\.json",
     "weights of the model": r"mlflow/\w+/artifacts/model/data/model/weights\.safetensors",
 }
+UNREAD = {"quarantine", "block"}  # by a night that resumes every stage: found when they are read again
 HANDLES = [kind for kind in KINDS if kind.startswith("handle") or kind in {"manifest", "verdicts", "cleaned rows"}]
 FILES = [kind for kind in KINDS if kind not in HANDLES]
 

@@ -13,7 +13,7 @@ import tasks.data
 from ml import paths
 from ml.errors import Corrupt, DataRejected
 from ml.training import StoredCheckpoints
-from tests.damage import FILES, HANDLES, KINDS, flip, judged_night, spoil_all
+from tests.damage import FILES, HANDLES, KINDS, UNREAD, flip, judged_night, spoil_all
 from tests.story import Shop
 
 
@@ -56,7 +56,7 @@ def test_a_flipped_bit_in_one_kind_alone_is_found(
 ) -> None:
     """Alone, so that nothing that is made again anyway hides it."""
     undisturbed = judged_night(bad_rows, monkeypatch)
-    for kind in KINDS:
+    for kind in [kind for kind in KINDS if kind not in UNREAD]:
         assert resumed_over(bad_rows, [kind], monkeypatch, caplog) == (undisturbed, []), kind
 
 

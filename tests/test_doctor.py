@@ -68,6 +68,7 @@ def test_what_killed_runs_leave_is_found_and_mended(nights: Shop, doctor: Any) -
     assert doctor() == (0, {"wrong": [], "mended": [], "unknown": []})
 
 
+@pytest.mark.slow
 def test_an_alias_that_a_killed_run_left_behind_follows_the_ledger(nights: Shop, doctor: Any) -> None:
     registry, ledger = Registry(nights.settings, "shop"), Ledger(open_store(nights.settings.store), "shop")
     (Path(nights.settings.store) / "aliases" / "shop" / f"{ledger.last_move().seq:08d}.json").unlink()  # type: ignore[union-attr]
@@ -76,6 +77,7 @@ def test_an_alias_that_a_killed_run_left_behind_follows_the_ledger(nights: Shop,
     assert registry.alias(CHAMPION) == 1
 
 
+@pytest.mark.slow
 def test_an_alias_moved_by_hand_waits_for_a_person(nights: Shop, doctor: Any) -> None:
     Registry(nights.settings, "shop").set_alias(CHAMPION, 2)
     code, found = doctor("--mend")
@@ -101,6 +103,7 @@ def test_a_flipped_bit_in_the_champion_is_found_and_score_refuses_it(
     assert not (tmp_path / "out.csv").exists()
 
 
+@pytest.mark.slow
 def test_a_registry_that_does_not_answer_is_no_verdict_on_the_models(
     nights: Shop, doctor: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

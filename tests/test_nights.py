@@ -37,8 +37,9 @@ def versions(shop: Shop) -> list[int]:
     return sorted(int(v.version) for v in registry(shop).client.search_model_versions("name = 'shop'"))
 
 
-def test_a_first_night_a_second_and_each_again(shop: Shop) -> None:
+def test_a_first_night_a_second_and_each_again(shop_in_full: Shop) -> None:
     """The first is FIRST, the second is judged on the same rows, and neither is judged twice."""
+    shop = shop_in_full
     first = shop.document("2024-03-15")
     assert (first["decision"], first["champion_before"], first["champion_after"]) == ("FIRST", None, 1)
     second = shop.document("2024-03-16")

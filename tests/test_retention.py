@@ -59,6 +59,7 @@ def test_only_what_nobody_needs_goes_and_only_if_asked(nights: Shop, collected: 
     assert nights.document("2024-03-16")["champion_before"] == 1, "the champion is read again and compared"
 
 
+@pytest.mark.slow
 def test_states_that_no_window_uses_go_when_they_are_old(nights: Shop, collected: Any) -> None:
     collected("--yes")
     nights.rewrite("2024-03-13", country="DE")
