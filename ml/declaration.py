@@ -37,6 +37,8 @@ Table: TypeAlias = tuple[tuple[str, str, Callable[[T, "UseCase"], Broken], str],
 
 SAFE_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 SAFE = "have at most 64 small letters, digits and _, a letter first"
+PLAIN = "be a path of printable characters without .."
+IN_DATA = "write one below the data folder, or an absolute one"
 NUMBERS = {"number", "integer"}
 BASELINES = ("constant", "rule")
 OPPONENTS = (*BASELINES, "champion", "reference")
@@ -290,19 +292,9 @@ USE_CASE: Table["UseCase"] = (
     ("fields", "be plain data or functions of a file", lambda u, _: _has_no_digest(u), "mend the file"),
 )
 
-
-def _path_in(field: str) -> Callable[[Any, Any], Any]:
-    return lambda source, _: _is_no_plain_path(getattr(source, field, ""))
-
-
-SOURCE: Table[Any] = tuple(
-    (
-        field,
-        "be a path of printable characters without ..",
-        _path_in(field),
-        "write one below the data folder, or an absolute one",
-    )
-    for field in ("folder", "file")
+SOURCE: Table[Any] = (
+    ("folder", PLAIN, lambda s, _: _is_no_plain_path(getattr(s, "folder", "")), IN_DATA),
+    ("file", PLAIN, lambda s, _: _is_no_plain_path(getattr(s, "file", "")), IN_DATA),
 )
 
 COLUMN: Table[Column] = (

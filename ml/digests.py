@@ -85,13 +85,14 @@ class KeptDigests:
             return
         self.file.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.file.with_name(f".{self.file.name}.{os.getpid()}")
-        temporary.write_bytes(canonical_json(self.used))
+        temporary.write_bytes(sealed(canonical_json(self.used)))
         temporary.replace(self.file)
 
 
 def _read_kept(file: Path) -> dict[str, list[Any]]:
+    """Nothing where nothing is kept or it is damaged: then everything is hashed."""
     try:
-        kept = json.loads(file.read_bytes())
-    except (OSError, ValueError):
-        return {}  # nothing kept, or damaged: everything is hashed
-    return kept if isinstance(kept, dict) else {}
+        kept = unsealed(file.read_bytes())
+    except OSError:
+        return {}
+    return {} if kept is None else json.loads(kept)

@@ -15,29 +15,42 @@ from tests.story import Shop
 Spoil = Callable[[bytes], bytes]
 
 # What a night reads back, by the pattern of its key.
-KINDS = {
-    "manifest": r"snapshots/shop/\w+\.json",
-    "verdicts": r"partitions/shop/verdict\.json",
-    "cleaned rows": r"partitions/shop/cleaned\.json",
+FILES = {
     "quarantine": r"partitions/shop/\w+/quarantine\.parquet",
     "block": r"partitions/shop/\w+/block\.arrow",
-    "handle of the split": r"stages/shop/split/\w+\.json",
     "encoder": r"stages/shop/split/\w+/encoder\.json",
-    "handle of the fit": r"stages/shop/train/\w+\.json",
     "weights of the fit": r"stages/shop/train/\w+/weights\.safetensors",
-    "handle of the upload": r"stages/shop/upload/\w+\.json",
     "proof": r"stages/shop/upload/\w+/proof\.parquet",
-    "handle of the verification": r"stages/shop/verify/\w+\.json",
-    "handle of the evaluation": r"stages/shop/evaluate/\w+\.json",
     "evidence": r"stages/shop/evaluate/\w+/evidence\.json",
     "answers": r"stages/shop/evaluate/\w+/answers\.parquet",
     "MLmodel": r"mlflow/\w+/artifacts/model/MLmodel",
     "model.json": r"mlflow/\w+/artifacts/model/data/model/model\.json",
     "weights of the model": r"mlflow/\w+/artifacts/model/data/model/weights\.safetensors",
 }
-UNREAD = {"quarantine", "block"}  # by a night that resumes every stage: found when they are read again
-HANDLES = [kind for kind in KINDS if kind.startswith("handle") or kind in {"manifest", "verdicts", "cleaned rows"}]
-FILES = [kind for kind in KINDS if kind not in HANDLES]
+HANDLES = {
+    "manifest": r"snapshots/shop/\w+\.json",
+    "verdicts": r"partitions/shop/verdict\.json",
+    "verdict": r"partitions/shop/\w+/verdict\.json",
+    "blocks": r"partitions/shop/cleaned\.json",
+    "handle of a block": r"partitions/shop/\w+/cleaned\.json",
+    "sums": r"partitions/shop/sums\.json",
+    "statistics": r"partitions/shop/\w+/statistics\.json",
+    "handle of the split": r"stages/shop/split/\w+\.json",
+    "handle of the fit": r"stages/shop/train/\w+\.json",
+    "handle of the upload": r"stages/shop/upload/\w+\.json",
+    "handle of the verification": r"stages/shop/verify/\w+\.json",
+    "handle of the evaluation": r"stages/shop/evaluate/\w+\.json",
+}
+KINDS = FILES | HANDLES
+# What is read only where something else must be made again: what that is.
+READ_FOR = {
+    "quarantine": ["weights of the fit", "evidence"],
+    "block": ["weights of the fit", "evidence"],
+    "verdict": ["verdicts"],
+    "handle of a block": ["blocks"],
+    "sums": ["encoder"],
+    "statistics": ["sums", "encoder"],
+}
 
 
 def flip(data: bytes) -> bytes:

@@ -9,11 +9,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
+import ml.digests
 import tasks.data
 from ml import paths
+from ml.digests import KeptDigests, digest_bytes
 from ml.errors import Corrupt, DataRejected
 from ml.training import StoredCheckpoints
-from tests.damage import FILES, HANDLES, KINDS, UNREAD, flip, judged_night, spoil_all
+from tests.damage import FILES, HANDLES, KINDS, READ_FOR, flip, judged_night, spoil_all
 from tests.story import Shop
 
 
@@ -45,8 +47,8 @@ def test_flipped_bits_are_found_and_the_night_ends_as_undisturbed(
     """In all kinds of files at once, then in all that point to them."""
     undisturbed = judged_night(bad_rows, monkeypatch)
     assert undisturbed["quarantined_rows"] == 3
-    assert resumed_over(bad_rows, FILES, monkeypatch, caplog) == (undisturbed, [])
-    assert resumed_over(bad_rows, HANDLES, monkeypatch, caplog) == (undisturbed, [])
+    assert resumed_over(bad_rows, [*FILES], monkeypatch, caplog) == (undisturbed, [])
+    assert resumed_over(bad_rows, [*HANDLES], monkeypatch, caplog) == (undisturbed, [])
     assert resumed_over(bad_rows, [], monkeypatch, caplog) == (undisturbed, [])
 
 
@@ -54,10 +56,10 @@ def test_flipped_bits_are_found_and_the_night_ends_as_undisturbed(
 def test_a_flipped_bit_in_one_kind_alone_is_found(
     bad_rows: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Alone, so that nothing that is made again anyway hides it."""
+    """Alone but for what has it read, so that nothing that is made again anyway hides it."""
     undisturbed = judged_night(bad_rows, monkeypatch)
-    for kind in [kind for kind in KINDS if kind not in UNREAD]:
-        assert resumed_over(bad_rows, [kind], monkeypatch, caplog) == (undisturbed, []), kind
+    for kind in KINDS:
+        assert resumed_over(bad_rows, [kind, *READ_FOR.get(kind, [])], monkeypatch, caplog) == (undisturbed, []), kind
 
 
 @pytest.mark.slow
@@ -105,3 +107,20 @@ def test_a_manifest_that_changes_during_the_night_ends_it(shop: Shop, monkeypatc
     monkeypatch.setattr(tasks.data, "read_manifest", flip_and_read)
     with pytest.raises(Corrupt, match="must have the bytes that its name says"):
         shop.night("2024-03-15")
+
+
+def test_a_flipped_bit_among_the_kept_digests_has_every_file_hashed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Believed, it would reject a source that never changed, night after night."""
+    monkeypatch.setattr(ml.digests, "RACY_NS", 0)
+    source, kept = tmp_path / "a", tmp_path / "digests.json"
+    source.write_bytes(b"rows")
+    digests = KeptDigests(kept)
+    digests.of(str(source), source.stat())
+    digests.save()
+    assert KeptDigests(kept).kept
+    whole = kept.read_bytes()
+    for place in range(len(whole)):
+        kept.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert KeptDigests(kept).of(str(source), source.stat()) == digest_bytes(b"rows")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ml import declaration
-from ml.config import SideTable, Source, UseCase
+from ml.config import FileSource, SideTable, Source, UseCase
 from ml.errors import ConfigError
 from ml.evaluation import METRICS
 from ml.gates import (
@@ -231,6 +231,7 @@ TOGETHER: list[Case] = [
     (tills, column(tills, "items", sensitive=True, category=True), "values of column items of tills", "as texts"),
     (tills, {"source": Source(folder="../tills")}, "folder of the source of tills", "it is '../tills'"),
     (tills, {"source": Source(folder="tills\0")}, "folder of the source of tills", "printable"),
+    (tills, {"source": FileSource(file="../a.csv", time_column="at")}, "file of the source of tills", "../a.csv"),
     (tills, side(source=Source(folder="a/../b")), "folder of the source of side table stock of tills", "without .."),
     (tills, target(tills, above=None), "above of the target of tills", "there is neither"),
     (tills, target(tills, positive="returned"), "above of the target of tills", "there are both"),

@@ -58,7 +58,7 @@ def test_every_command_parses(command: str) -> None:
     words = shlex.split(command)[1:]
     values = {
         "USE_CASE": "flights", "NAME": "flights", "FILE": "rows.parquet", "OUT": "out.csv", "N": "2", "PLAN": "0a1b",
-        "D1": "2013-09-20", "D2": "2013-09-30", "DAY": "2013-09-30", "VERSION": "1",
+        "D1": "2013-09-20", "D2": "2013-09-30", "DAY": "2013-09-30", "VERSION": "1", "URL": "http://127.0.0.1:9",
     }  # fmt: skip
     assert parser().parse_args([values.get(word, word) for word in words])
 

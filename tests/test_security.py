@@ -14,7 +14,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,16 +30,19 @@ from deployments import night, up
 from deployments.cli import main
 from deployments.servers import announce, running_servers
 from expectations.suite import load_rules
-from ml import packaging, paths
-from ml.config import SideTable, Source
+from ml import packaging, paths, sources
+from ml.artifacts import CleanedRows
+from ml.cleaning import from_block
+from ml.config import FileSource, SideTable, Source
 from ml.errors import ConfigError, Corrupt, DataRejected, RetrainError, StoreUnavailable, UsageError
+from ml.features import Statistics, fit_encoder
 from ml.ledger import Ledger
 from ml.s3_errors import in_words
 from ml.serving.model import PackagedModel
 from ml.settings import Settings
 from ml.snapshots import UnusablePartition, read_table, source_folder
 from ml.stages import resume_or_make
-from ml.store import open_store
+from ml.store import open_store, put_file
 from ml.training import encode, fit_candidate
 from tests import tiny
 from tests.damage import FILES, judged_night, spoil_all
@@ -165,19 +168,16 @@ def test_a_pickle_in_place_of_a_ledger_entry_is_corrupt(tmp_path: Path, trap: by
 def test_a_pickle_in_place_of_a_kept_handle_or_of_its_file_is_made_again(
     tmp_path: Path, trap: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from ml.artifacts import Block
-    from ml.store import put_file
-
     store = open_store(str(tmp_path / "store"))
 
-    def make() -> Block:
-        return Block(day="all", file=put_file(store, "a/block", b"rows"), rows=1)
+    def make() -> CleanedRows:
+        return CleanedRows(file=put_file(store, "a/block", b"rows"), whole_from=date(2024, 1, 1))
 
-    made = resume_or_make(store, Block, "a/handle.json", make)[0]
+    made = resume_or_make(store, CleanedRows, "a/handle.json", make)[0]
     for key in ("a/handle.json", "a/block"):
         store.put(key, trap)
         caplog.clear()
-        assert resume_or_make(store, Block, "a/handle.json", make)[0] == made
+        assert resume_or_make(store, CleanedRows, "a/handle.json", make)[0] == made
         assert caplog.messages == [f"{key} is gone or damaged and is made again."]
     assert store.get("a/block") == b"rows"
 
@@ -198,11 +198,9 @@ class Kept:
 def test_a_pickle_in_place_of_a_checkpoint_starts_over(
     tmp_path: Path, trap: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from ml.features import DayState, fit_encoder
-
     use_case = parcels()
     rows = cleaned(use_case, parcel_rows(100))
-    encoder = fit_encoder(use_case, [DayState.of(use_case, rows)])
+    encoder = fit_encoder(use_case, Statistics.of(use_case, rows))
     encoded = encode(use_case, encoder, iter([rows]))
     for data in (trap, torch_zip(tmp_path / "unpickled")):
         caplog.clear()
@@ -346,6 +344,8 @@ def readable(path: Path) -> str:
         return everything_in(path)
     if path.suffix == ".parquet":
         return pd.read_parquet(path).to_csv()
+    if path.suffix == ".arrow":
+        return from_block(path.read_bytes()).to_csv()
     return path.read_bytes().decode(errors="replace")
 
 
@@ -435,9 +435,23 @@ def test_no_night_tells_a_secret_or_a_sensitive_value(
         leaks = {place for place in holders(places, value) if not place.startswith(raw)}
         assert leaks == set(), value
     kept = {place.rpartition("/")[2] for place in holders(places, "918273") if not place.startswith("home/data")}
-    assert kept == {"block.parquet", "quarantine.parquet", "proof.parquet"}
+    assert kept == {"block.arrow", "statistics.json", "quarantine.parquet", "proof.parquet"}
     (table,) = [text for place, text in places.items() if place.endswith("answers.parquet")]
     assert table.splitlines()[0] == ",label,answer,probability_0,probability_1", "figures are drawn from it alone"
+
+
+def test_times_that_cannot_be_read_are_not_quoted(tmp_path: Path) -> None:
+    """Of one file of all days, and of a database: in a row that is shifted they may be anything."""
+    place = site(tmp_path)
+    place.data.mkdir()
+    (place.data / "a.csv").write_text(f"at,amount\n2024-01-01,1\n{PERSON},{INCOME}\n")
+    with pytest.raises(DataRejected, match=r"at of a\.csv must be in ISO 8601") as of_file:
+        sources.bring(place, FileSource(file="a.csv", time_column="at"), tills().columns)
+    with pytest.raises(DataRejected, match="at of 2024-01-01 must be timestamps") as of_database:
+        sources._keep_day(tmp_path / "2024-01-01.parquet", pd.DataFrame({"at": [PERSON]}), tills().columns)
+    for caught in (of_file, of_database):
+        assert PERSON not in str(caught.value)
+        assert caught.value.__suppress_context__
 
 
 def test_pages_show_no_password_and_nobody_else_reads_where_the_servers_are(shop: Shop, planted: None) -> None:
