@@ -14,10 +14,10 @@ from deployments.servers import Servers, ask, running_servers
 from deployments.terminal import home_settings, say, show
 from ml.config import UseCase, load_use_case, require_known, use_case_files
 from ml.digests import digest_bytes
-from ml.errors import ConfigError, Corrupt, Unavailable
+from ml.errors import ConfigError, Corrupt, RetrainError
 from ml.health import Finding, findings, stray_runs
 from ml.ledger import Ledger
-from ml.locks import is_free
+from ml.locks import is_active, is_free
 from ml.registry import Registry
 from ml.run_key import device_class
 from ml.settings import Settings
@@ -53,7 +53,7 @@ def _checks(settings: Settings, names: list[str]) -> dict[str, Check]:
         "versions of the libraries": _versions,
         f"folder {settings.home}": partial(_home, settings.home),
         f"store {settings.store}": partial(_store, store),
-        f"MLflow and its files, {len(names)} use cases": partial(_strays, settings, store),
+        "MLflow and its files": partial(_strays, settings, store),
         "retrain up": partial(_up, settings),
         **{f"use case {name}": partial(_use_case, settings, store, name) for name in names},
     }
@@ -66,7 +66,7 @@ def _examined(title: str, check: Check, *, mend: bool) -> Iterator[dict[str, Any
         for finding in check():
             found = True
             yield _row(title, finding, mended=_mended(finding) if mend else False)
-    except (Unavailable, ConfigError, Corrupt) as error:
+    except RetrainError as error:
         found = True
         yield {"check": title, "state": "unknown", "seen": str(error), "mend": error.next_step}
     if not found:
@@ -113,6 +113,8 @@ def _home(home: Path) -> Iterator[Finding]:
     free = shutil.disk_usage(home).free
     if free < LITTLE_SPACE:
         yield Finding(place=str(home), seen=f"{free / 1e9:.1f} GB are free", mend="retrain gc, or a larger disk")
+    if not is_free(home / "up.lock"):
+        return  # its servers keep theirs there, and it clears the folder when it starts
     for path in sorted((home / "tmp").glob("*")):
         if time.time() - path.stat().st_mtime > LEFTOVER_SECONDS:
             remove = partial(shutil.rmtree, path) if path.is_dir() else path.unlink
@@ -139,12 +141,7 @@ def _store(store: Store) -> Iterator[Finding]:
 
 
 def _strays(settings: Settings, store: Store) -> Iterator[Finding]:
-    known: set[str] = set()
-    for name in use_case_files(settings.project):
-        nights = Ledger(store, name).nights()
-        known |= {night.candidate.run_id for night in nights if night.candidate}
-        known |= set(Registry(settings, name).run_ids())
-    yield from stray_runs(store, known)
+    yield from stray_runs(store, Registry(settings, "doctor"))
 
 
 def _use_case(settings: Settings, store: Store, name: str) -> Iterator[Finding]:
@@ -153,7 +150,7 @@ def _use_case(settings: Settings, store: Store, name: str) -> Iterator[Finding]:
         load_use_case(name, settings.project)
     except ConfigError as error:
         yield Finding(place=name, seen=str(error), mend=error.next_step)
-    active = not is_free(settings.home / "locks" / f"{name}.lock")
+    active = is_active(settings.home, name)
     yield from findings(store, Registry(settings, name), name, active=active)
     yield from _champion_answers(settings, store, name)
 

@@ -3,8 +3,10 @@
 import argparse
 
 from deployments.terminal import home_settings, say, show
+from ml.backfill import driver_lock
 from ml.config import load_use_case, require_known, use_case_files
-from ml.locks import is_free
+from ml.errors import Busy
+from ml.locks import held_lock
 from ml.registry import Registry
 from ml.report import counted
 from ml.retention import garbage
@@ -30,9 +32,17 @@ def gc(options: argparse.Namespace) -> int:
 
 
 def _collected(settings: Settings, store: Store, name: str, *, delete: bool) -> list[dict[str, str | int]]:
-    if not is_free(settings.home / "locks" / f"{name}.lock"):
+    """Holds the locks of nights and backfills while it looks and deletes, so that none begins in between."""
+    busy = Busy(f"{name} is at rest", "a run is active", "wait for it to end")
+    use_case = load_use_case(name, settings.project)
+    try:
+        with (
+            held_lock(settings.home / "locks" / f"{name}.lock", 0, busy),
+            held_lock(driver_lock(settings, name), 0, busy),
+        ):
+            found = list(garbage(store, Registry(settings, name), use_case))
+            for each in found if delete else ():
+                each.delete()
+    except Busy:
         return [{"use_case": name, "what": "left alone, for a run is active", "bytes": 0}]
-    found = list(garbage(store, Registry(settings, name), load_use_case(name, settings.project)))
-    for each in found if delete else ():
-        each.delete()
     return [{"use_case": name, "what": each.what, "bytes": each.size} for each in found]

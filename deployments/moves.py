@@ -5,13 +5,13 @@ import sys
 from collections.abc import Callable
 
 from deployments.commands import entry_row
-from deployments.terminal import home_settings, say, show, words_of
-from ml.alias import roll_alias_forward
+from deployments.terminal import home_settings, show, words_of
+from ml.artifacts import Champion
 from ml.config import load_use_case, require_known
 from ml.errors import UsageError
-from ml.ledger import Ledger, OperatorEntry, version_of
+from ml.ledger import Ledger, OperatorEntry
 from ml.moves import carry_out, plan_exclude, plan_hold, plan_include, plan_promote, plan_release, plan_rollback
-from ml.registry import Registry
+from ml.registry import CHAMPION, Registry
 from ml.store import get_file, open_store
 
 Plan = Callable[[Ledger, str], OperatorEntry]
@@ -51,22 +51,31 @@ def _require_dated(name: str) -> None:
 
 
 def _move_champion(options: argparse.Namespace, plan: Plan) -> int:
-    """With the alias rolled forward first and moved last, and the chosen version's files verified in between."""
+    """The alias follows last; before it, the chosen version must be in MLflow, and its files as they were written."""
     settings = home_settings()
     require_known(options.use_case, settings.project)
     ledger, registry = Ledger(open_store(settings.store), options.use_case), Registry(settings, options.use_case)
-    hand_moved = roll_alias_forward(ledger, registry)
     entry = plan(ledger, _reason(options))
     assert entry.champion is not None
-    for file in entry.champion.files:
-        get_file(ledger.store, file)
-    if hand_moved:
-        say(hand_moved)
-    seen = words_of(registry.alias("champion") if hand_moved else version_of(entry.champion_before))
+    _require_whole(ledger, registry, entry.champion)
+    seen = words_of(registry.alias(CHAMPION))
     _confirm(options, f"Champion of {entry.use_case}: {seen} -> {entry.champion.version} ({entry.reason})")
     carry_out(ledger, registry, entry)
     show(options, entry_row(entry), f"Champion of {entry.use_case} is now version {entry.champion.version}.")
     return 0
+
+
+def _require_whole(ledger: Ledger, registry: Registry, model: Champion) -> None:
+    """Raises UsageError for a version that MLflow no longer has, Corrupt for files that changed since."""
+    known = [version.number for version in registry.versions()]
+    if model.version not in known:
+        raise UsageError(
+            f"a champion is in MLflow (versions {', '.join(map(str, known)) or 'none'})",
+            f"version {model.version} was deleted there",
+            "choose another",
+        )
+    for file in model.files:
+        get_file(ledger.store, file)
 
 
 def _note(options: argparse.Namespace, plan: Plan) -> int:

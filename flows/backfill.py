@@ -2,29 +2,34 @@
 
 import contextvars
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from datetime import date
 from typing import Any
 
+import httpx
 from prefect import flow
 from prefect.client.schemas.objects import State
+from prefect.exceptions import PrefectException
 from prefect.states import Completed, Failed
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.retrain import RetrainRequest, answered, only_run_of
 from ml.backfill import Attempt, Outcome, Plan, Progress, Promote, Reprocess, driver_lock, end_attempt, start_attempt
 from ml.decision import DATA_REJECTED
-from ml.errors import Busy
+from ml.errors import Busy, Unavailable
 from ml.locks import held_lock
 from ml.settings import Settings
 from ml.store import open_store
 from tasks.backfill import Board, open_plan, plan_backfill
+from tasks.flow_run import end_lost_runs
 from tasks.stage import Site
 
 log = logging.getLogger("retrain.backfill")
 POLL_SECONDS = 1.0
+KEEP_SECONDS = 10.0
 
 
 class BackfillRequest(BaseModel):
@@ -51,14 +56,15 @@ def backfill(request: BackfillRequest) -> State[dict[str, Any]]:
     settings = Settings.from_environment()
     busy = Busy(f"{request.use_case} has one backfill at a time", "another one runs", "look at retrain backfill status")
     with held_lock(driver_lock(settings, request.use_case), 0, busy):
-        site, plan = open_plan(open_store(settings.store), request.plan or _planned(request).digest)
+        end_lost_runs(f"{request.use_case}.backfill")
+        site, plan = open_plan(open_store(settings.store), request.plan or _planned(request).digest, driving=True)
         return concluded(run_dates(site, plan, request))
 
 
 def _planned(request: BackfillRequest) -> Plan:
     return plan_backfill(
         request.use_case, request.first, request.last, request.every, request.reprocess, request.promote,
-        newest_first=request.newest_first,
+        newest_first=request.newest_first, driving=True,
     )  # fmt: skip
 
 
@@ -74,12 +80,20 @@ def run_dates(site: Site, plan: Plan, request: BackfillRequest) -> Progress:
                 attempt = start_attempt(site.store, plan, as_of)
                 future = pool.submit(in_this_context(run_date), site, plan, attempt)
                 running[future] = (as_of, run_name(plan, attempt))
-            board.show(progress, dict(running.values()))
+            _show(board, progress, dict(running.values()))
             if not running:
                 return progress
             for future in wait(running, POLL_SECONDS, FIRST_COMPLETED).done:
                 del running[future]
                 future.result()
+
+
+def _show(board: Board, progress: Progress, running: dict[date, str]) -> None:
+    """What operators watch must not end what they wait for."""
+    try:
+        board.show(progress, running)
+    except (httpx.HTTPError, PrefectException) as error:
+        log.warning("The table could not be shown: %s", error)
 
 
 def may_start(progress: Progress, request: BackfillRequest) -> bool:
@@ -101,12 +115,25 @@ def run_name(plan: Plan, attempt: Attempt) -> str:
 def run_date(site: Site, plan: Plan, attempt: Attempt) -> Attempt:
     """One date as a flow run of its own; how it ended is kept before the next begins."""
     request = RetrainRequest.model_validate({"use_case": plan.use_case, "as_of": attempt.as_of, "again": _again(plan)})
-    state = retrain_date.with_options(flow_run_name=run_name(plan, attempt))(request, plan, return_state=True)
-    outcome, entry, reason = _outcome(state)
+    try:
+        state = retrain_date.with_options(flow_run_name=run_name(plan, attempt))(request, plan, return_state=True)
+        outcome, entry, reason = _outcome(state)
+    except Exception as error:  # noqa: BLE001 - of Prefect's own: a date without an end would keep all others waiting
+        outcome, entry, reason = "failed", None, f"{type(error).__name__}: {error}"
     ended = replace(attempt, outcome=outcome, entry=entry, reason=reason)
-    end_attempt(site.store, plan, ended)
+    _keep_end(site, plan, ended)
     log.info("%s: %s. %s", run_name(plan, attempt), outcome, reason)
     return ended
+
+
+def _keep_end(site: Site, plan: Plan, ended: Attempt) -> None:
+    """Tries for as long as the store is away: the next date's turn and the resumption depend on it."""
+    while True:
+        try:
+            return end_attempt(site.store, plan, ended)
+        except Unavailable as error:
+            log.warning("%s (tried again)", error)
+            time.sleep(KEEP_SECONDS)
 
 
 def _again(plan: Plan) -> str | None:

@@ -76,7 +76,7 @@ def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any
         name_flow_run(night)
     snapshot = take_snapshot(night)
     key = run_key(night, snapshot.digest)
-    finished, published = find_finished(night, key)
+    finished, published = find_finished(night, key, plan)
     if finished and published and not request.dry_run:
         return concluded(finished, replayed=True)
     idle = None if finished or request.dry_run else skip_if_nothing_new(night, key, snapshot)

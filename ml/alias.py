@@ -30,9 +30,16 @@ def _words(version: int | None) -> str:
 
 
 def follow_ledger(ledger: Ledger, registry: Registry, move: AnyEntry) -> None:
-    """Sets both aliases to what the entry says, champion last, then notes that they were seen there."""
+    """Sets both aliases to what the entry says, champion last, then notes that they were seen there.
+
+    Looks again afterwards: a newer move may have been made meanwhile, and this write must not be the last.
+    """
     if move.reference:
         registry.set_alias(REFERENCE, move.reference.version)
     if move.champion:
         registry.set_alias(CHAMPION, move.champion.version)
+    newest = ledger.last_move()
+    if newest is not None and newest.seq > move.seq:
+        follow_ledger(ledger, registry, newest)
+        return
     ledger.confirm_alias(move)

@@ -305,6 +305,7 @@ class Judgement(Handle):
     decision: DecisionName
     reason: str
     proved_better: bool
+    blocked: str | None = None
     against_rule: Verdict | None
 
 

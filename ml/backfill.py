@@ -4,7 +4,6 @@ A plan is made once and kept under its digest; what is then run is exactly that.
 created only if absent, so that any terminal, after any restart, reads the same state and adds to it.
 """
 
-import getpass
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
@@ -18,7 +17,7 @@ from ml.artifacts import from_json, to_json
 from ml.config import UseCase
 from ml.digests import digest_bytes
 from ml.errors import Corrupt, DataRejected, UsageError
-from ml.ledger import Ledger, NightEntry, version_of
+from ml.ledger import Ledger, NightEntry, operator_name, version_of
 from ml.locks import is_free
 from ml.settings import Settings
 from ml.snapshots import refuse_window
@@ -140,14 +139,15 @@ class World:
     active: bool
 
     @classmethod
-    def now(cls, settings: Settings, use_case: UseCase, store: Store) -> "World":
+    def now(cls, settings: Settings, use_case: UseCase, store: Store, *, driving: bool = False) -> "World":
+        """`driving`: whoever asks is the driver, and so nothing is in flight."""
         ledger = Ledger(store, use_case.name)
         head = ledger.head()
         attempts: dict[date, list[Attempt]] = {}
         for attempt in read_attempts(store, use_case.name):
             attempts.setdefault(attempt.as_of, []).append(attempt)
         nights = {night.as_of: night for night in ledger.nights()}
-        active = not is_free(driver_lock(settings, use_case.name))
+        active = not driving and not is_free(driver_lock(settings, use_case.name))
         return cls(settings, use_case, head.excluded if head else {}, nights, attempts, active)
 
     def row(self, as_of: date, reprocess: Reprocess) -> PlanRow:
@@ -273,7 +273,7 @@ def read_controls(store: Store, digest: str) -> list[Control]:
 
 def add_control(store: Store, digest: str, command: ControlName) -> None:
     """Asks something of a backfill. Raises UsageError for one that was cancelled."""
-    control = Control(command=command, by=getpass.getuser(), at=now_text())
+    control = Control(command=command, by=operator_name(), at=now_text())
     made = read_controls(store, digest)
     if any(each.command == "cancel" for each in made):
         raise UsageError("a cancelled backfill stays so", f"{command} was asked", "make a new plan")
@@ -292,6 +292,7 @@ class Progress:
 
     plan: Plan
     attempts: Mapping[date, Attempt]
+    ended: frozenset[date]
     asked: ControlName | None
 
     @classmethod
@@ -301,7 +302,9 @@ class Progress:
         own = [attempt for attempt in read_attempts(store, plan.use_case) if attempt.plan == plan.digest]
         ended = [each for each in own if each.outcome is not None]
         standing = {each.as_of: each for each in ended if each.outcome == "done" or each.at >= since}
-        return cls(plan, standing, controls[-1].command if controls else None)
+        asked: list[ControlName] = [each.command for each in controls]
+        last = "cancel" if "cancel" in asked else asked[-1] if asked else None
+        return cls(plan, standing, frozenset(each.as_of for each in ended), last)
 
     @property
     def open_dates(self) -> list[date]:
@@ -320,5 +323,8 @@ class Progress:
         return "paused" if self.asked == "pause" else "open"
 
     def is_turn_of(self, as_of: date) -> bool:
-        """Whether every date before this one has ended: promotions go in their order."""
-        return all(each in self.attempts for each in self.plan.dates if each < as_of)
+        """Whether every date before this one has ended once: promotions go in their order.
+
+        A date that is retried comes after those that waited for its first end.
+        """
+        return all(each in self.ended for each in self.plan.dates if each < as_of)

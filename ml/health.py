@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from functools import partial
 
 from ml import paths
-from ml.alias import follow_ledger
+from ml.alias import roll_alias_forward
 from ml.artifacts import Champion, FileRef
 from ml.errors import Corrupt
 from ml.ledger import AnyEntry, Ledger, version_of
-from ml.registry import CHAMPION, Registry, Version
+from ml.registry import CHAMPION, Registry
+from ml.retention import delete_all, delete_version
 from ml.store import Store, get_file
+
+OLD_SECONDS = 2 * 86_400.0  # no run takes so long, on this machine or another
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +29,7 @@ class Finding:
     place: str
     seen: str
     mend: str
-    repair: Callable[[], None] | None = None
+    repair: Callable[[], object] | None = None
     note: bool = False
 
 
@@ -68,9 +71,9 @@ def _alias(ledger: Ledger, registry: Registry) -> Iterator[Finding]:
     if move and not ledger.alias_confirmed(move):
         yield Finding(
             place=ledger.use_case,
-            seen=f"{told}: a run died between the two",
+            seen=f"{told}: a run died between the two, or is just there",
             mend="the alias follows the ledger",
-            repair=partial(follow_ledger, ledger, registry, move),
+            repair=partial(roll_alias_forward, ledger, registry),
         )
         return
     yield Finding(
@@ -115,22 +118,19 @@ def _is_whole(store: Store, file: FileRef) -> bool:
 
 
 def _unrecorded_versions(store: Store, registry: Registry, name: str, entries: list[AnyEntry]) -> Iterator[Finding]:
-    """Versions that no night recorded: a run died between registering and recording, and was never run again."""
+    """Versions that no night recorded: a run died between registering and recording, and was never run again.
+
+    Young ones may be of a run on another machine; those that somebody else registered are their own affair.
+    """
     recorded = {version_of(getattr(entry, "candidate", None)) for entry in entries}
     for version in registry.versions():
-        if version.number not in recorded:
+        if version.ours and version.number not in recorded and version.age_seconds >= OLD_SECONDS:
             yield Finding(
                 place=name,
                 seen=f"version {version.number} is in MLflow, and no night recorded it",
                 mend="run its night again, which finishes it; mending deletes it and its files",
-                repair=partial(_delete_version, store, registry, version),
+                repair=partial(delete_version, store, registry, version),
             )
-
-
-def _delete_version(store: Store, registry: Registry, version: Version) -> None:
-    registry.delete_version(version.number)
-    for key in store.keys(paths.run_artifacts(version.run_id)):
-        store.delete(key)
 
 
 def _stuck_runs(registry: Registry, name: str) -> Iterator[Finding]:
@@ -165,18 +165,21 @@ def _failed_models(registry: Registry, name: str) -> Iterator[Finding]:
         )
 
 
-def stray_runs(store: Store, known: set[str]) -> Iterator[Finding]:
-    """Files of runs that neither MLflow nor any ledger knows (`known`): their runs were deleted."""
-    found = {key.split("/")[1] for key in store.keys(paths.mlflow_root())}
+def stray_runs(store: Store, registry: Registry) -> Iterator[Finding]:
+    """Old files of runs that neither MLflow nor any ledger of this store knows: their runs were deleted.
+
+    Listed before it is asked who knows them, so that a run that begins meanwhile is no stray.
+    """
+    found = {key.split("/")[1] for key in store.sizes(paths.mlflow_root(), OLD_SECONDS)}
+    if not found:
+        return
+    use_cases = {key.split("/")[1] for key in store.keys(paths.ledgers())}
+    nights = [night for name in use_cases for night in Ledger(store, name).nights()]
+    known = registry.every_run_id() | {night.candidate.run_id for night in nights if night.candidate}
     for run_id in sorted(found - known):
         yield Finding(
             place=paths.mlflow_root(),
             seen=f"the store has files of run {run_id}, which MLflow does not know",
             mend="they are deleted",
-            repair=lambda run_id=run_id: _delete_all(store, f"{paths.mlflow_root()}/{run_id}"),  # type: ignore[misc]
+            repair=partial(delete_all, store, f"{paths.mlflow_root()}/{run_id}"),
         )
-
-
-def _delete_all(store: Store, folder: str) -> None:
-    for key in store.keys(folder):
-        store.delete(key)

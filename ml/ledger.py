@@ -4,6 +4,8 @@ Entries are immutable objects, created only if absent: that create is the compar
 true after it (champion, reference, hold, excluded days), so that the head alone answers.
 """
 
+import getpass
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date
@@ -44,7 +46,11 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class NightEntry(Entry):
-    """A night's decision, made under the head `judged_against`; `result` is what `--json` prints."""
+    """A night's decision, made under the head `judged_against`; `result` is what `--json` prints.
+
+    `blocked` says what alone kept the candidate from promotion, all gates allowing it: such a night may be judged again
+    when that is over.
+    """
 
     kind: Literal["night"] = "night"
     as_of: date
@@ -53,6 +59,7 @@ class NightEntry(Entry):
     decision: DecisionName
     candidate: Champion | None
     judged_against: int
+    blocked: str | None = None
     manifest: str
     result: dict[str, Any]
 
@@ -74,6 +81,14 @@ AnyEntry = NightEntry | OperatorEntry
 ENTRY: TypeAdapter[AnyEntry] = TypeAdapter(Annotated[AnyEntry, Field(discriminator="kind")])
 
 
+def operator_name() -> str:
+    """Who runs this process; its number where the machine has no name for it, as in many containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"
+
+
 def version_of(model: Champion | None) -> int | None:
     return None if model is None else model.version
 
@@ -84,7 +99,8 @@ class Ledger:
 
     def entries(self) -> list[AnyEntry]:
         """All entries, oldest first."""
-        return [self._read(key) for key in self._keys()]
+        keys = self._keys()
+        return [_parsed(key, data) for key, data in zip(keys, self.store.get_many(keys), strict=True)]
 
     def nights(self) -> list[NightEntry]:
         """The decisions of nights, oldest first."""
@@ -104,8 +120,7 @@ class Ledger:
 
     def finished(self, run_key: str) -> NightEntry | None:
         """The entry of a run that was judged before."""
-        nights = (entry for entry in self._newest_first() if isinstance(entry, NightEntry))
-        return next((night for night in nights if night.run_key == run_key), None)
+        return next((night for night in reversed(self.nights()) if night.run_key == run_key), None)
 
     def append(self, entry: AnyEntry) -> bool:
         """Adds the entry as the new head; False if another one took its place first."""
@@ -146,10 +161,11 @@ class Ledger:
         return self.store.keys(paths.ledger_folder(self.use_case))
 
     def _read(self, key: str) -> AnyEntry:
-        data = self.store.get(key)
-        try:
-            return ENTRY.validate_json(data or b"")
-        except ValueError as error:
-            raise Corrupt(
-                "a ledger entry is a whole JSON document", f"{key} is not", "restore it from a copy"
-            ) from error
+        return _parsed(key, self.store.get(key))
+
+
+def _parsed(key: str, data: bytes | None) -> AnyEntry:
+    try:
+        return ENTRY.validate_json(data or b"")
+    except ValueError as error:
+        raise Corrupt("a ledger entry is a whole JSON document", f"{key} is not", "restore it from a copy") from error

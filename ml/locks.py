@@ -30,7 +30,7 @@ def held_lock(path: Path, seconds: float, otherwise: RetrainError) -> Iterator[N
 @contextmanager
 def fit_turn(home: Path, *, nightly: bool) -> Iterator[None]:
     """One fit at a time on this machine, so that no GPU ever holds two; a nightly's goes before any of a backfill."""
-    turn, first = home / "locks" / "fit.lock", home / "locks" / "fit-first.lock"
+    turn, first = home / "locks" / "fit-turn.lock", home / "locks" / "fit-first.lock"  # no use case has a - in its name
     busy = Busy("one model is fitted at a time", "another one is", "wait for it to end")
     with ExitStack() as stack:
         if nightly:
@@ -44,6 +44,12 @@ def fit_turn(home: Path, *, nightly: bool) -> Iterator[None]:
                     yield
                     return
             time.sleep(WAIT_SECONDS)
+
+
+def is_active(home: Path, use_case: str) -> bool:
+    """Whether a night, a date of a backfill, or a backfill of the use case goes on in this home."""
+    locks = [home / "locks" / f"{use_case}.lock", *(home / "locks").glob(f"{use_case}.*.lock")]
+    return not all(is_free(path) for path in locks)
 
 
 def is_free(path: Path) -> bool:

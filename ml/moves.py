@@ -1,6 +1,5 @@
 """What an operator may do by name: choose the champion, hold it, leave a day out. Each is one entry of the ledger."""
 
-import getpass
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from ml.alias import follow_ledger
 from ml.artifacts import Champion
 from ml.errors import Busy, UsageError
-from ml.ledger import AnyEntry, Ledger, MoveName, OperatorEntry, version_of
+from ml.ledger import AnyEntry, Ledger, MoveName, OperatorEntry, operator_name, version_of
 from ml.registry import Registry
 
 
@@ -33,7 +32,9 @@ def plan_rollback(ledger: Ledger, version: int | None, reason: str) -> OperatorE
         raise UsageError(
             f"--to names an earlier champion ({', '.join(map(str, served))})", f"it is {version}", "choose one of them"
         )
-    return _choose(ledger, "ROLLBACK", served[version if version is not None else next(iter(served))], reason)
+    return _choose(
+        ledger, "ROLLBACK", served[version] if version is not None else _before(ledger, head.champion), reason
+    )
 
 
 def plan_hold(ledger: Ledger, reason: str) -> OperatorEntry:
@@ -41,7 +42,7 @@ def plan_hold(ledger: Ledger, reason: str) -> OperatorEntry:
     head = _head(ledger)
     if head.held is not None:
         raise UsageError("a use case is held once", f"it is held already ({head.held})", "release it first")
-    return _entry(ledger, "HOLD", reason, held=f"by {getpass.getuser()}: {reason}")
+    return _entry(ledger, "HOLD", reason, held=f"by {operator_name()}: {reason}")
 
 
 def plan_release(ledger: Ledger, reason: str) -> OperatorEntry:
@@ -102,6 +103,20 @@ def _champions_before(ledger: Ledger, version: int) -> dict[int, Champion]:
     return {model.version: model for model in served if model.version != version}
 
 
+def _before(ledger: Ledger, present: Champion) -> Champion:
+    """Who served before the present champion first did: a second rollback goes further back, and never forth."""
+    first = next(
+        each for each in ledger.entries() if each.moves_champion and version_of(each.champion) == present.version
+    )
+    if first.champion_before is None:
+        raise UsageError(
+            "a rollback goes back to an earlier champion",
+            f"version {present.version} was the first",
+            f"choose another with --to, or with retrain promote {ledger.use_case}",
+        )
+    return first.champion_before
+
+
 def _head(ledger: Ledger) -> AnyEntry:
     head = ledger.head()
     if head is None:
@@ -128,7 +143,7 @@ def _entry(ledger: Ledger, name: MoveName, reason: str, **changes: Any) -> Opera
         seq=head.seq + 1 if head else 1,
         use_case=ledger.use_case,
         at=datetime.now(UTC).isoformat(timespec="seconds"),
-        by=getpass.getuser(),
+        by=operator_name(),
         reason=reason,
         champion_before=head.champion if head else None,
         decision=name,

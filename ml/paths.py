@@ -66,6 +66,10 @@ def model_folder(run_id: str) -> str:
     return f"{run_artifacts(run_id)}/model"
 
 
+def ledgers() -> str:
+    return "ledger"
+
+
 def ledger_folder(use_case: str) -> str:
     return f"ledger/{use_case}"
 

@@ -5,6 +5,7 @@ Nothing here catches a missing model as "none" unless the registry itself answer
 
 import contextlib
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -16,7 +17,7 @@ import pandas as pd
 from ml import paths
 from ml.artifacts import Epoch
 from ml.digests import digest_file, digest_value
-from ml.errors import RegistryUnavailable, without_passwords
+from ml.errors import ConfigError, RegistryUnavailable, without_passwords
 from ml.serving.columns import Column
 from ml.serving.output import Output
 from ml.settings import Settings
@@ -34,10 +35,12 @@ ANSWERED = NOT_THERE | EXISTS  # MLflow is there and says no: a mistake of ours,
 
 @dataclass(frozen=True, kw_only=True)
 class Version:
-    """A registered version and the run that it came from."""
+    """A registered version, the run that it came from, its age, and whether a night of ours registered it."""
 
     number: int
     run_id: str
+    age_seconds: float
+    ours: bool
 
 
 class Registry:
@@ -128,7 +131,17 @@ class Registry:
         """All versions, oldest first."""
         with self._errors():
             found = self.client.search_model_versions(f"name = '{self.name}'")
-        return sorted((Version(number=int(v.version), run_id=v.run_id) for v in found), key=lambda v: v.number)
+        return sorted(map(_version, found), key=lambda version: version.number)
+
+    def aliased(self) -> set[int]:
+        """Versions that some alias names."""
+        with self._errors():
+            try:
+                return {int(version) for version in self.client.get_registered_model(self.name).aliases.values()}
+            except self._exception() as error:
+                if error.error_code in NOT_THERE:
+                    return set()
+                raise
 
     def run_ids(self, status: str | None = None) -> list[str]:
         """The runs of the use case, deleted ones too; of one status if it is given."""
@@ -147,6 +160,17 @@ class Registry:
                     )
                 )
         return [run.info.run_id for page in pages for run in page]
+
+    def every_run_id(self) -> set[str]:
+        """The runs of every experiment of this MLflow, deleted ones too."""
+        from mlflow.entities import ViewType
+
+        with self._errors():
+            experiments = [each.experiment_id for each in self.client.search_experiments(ViewType.ALL)]
+            pages = [self.client.search_runs(experiments, "", ViewType.ALL)]
+            while pages[-1].token:
+                pages.append(self.client.search_runs(experiments, "", ViewType.ALL, page_token=pages[-1].token))
+        return {run.info.run_id for page in pages for run in page}
 
     def end_run(self, run_id: str) -> None:
         """Marks a run that nobody runs any more."""
@@ -192,8 +216,18 @@ class Registry:
                 raise
 
     def set_alias(self, alias: str, version: int) -> None:
+        """Raises ConfigError for a version that MLflow no longer has."""
         with self._errors():
-            self.client.set_registered_model_alias(self.name, alias, str(version))
+            try:
+                self.client.set_registered_model_alias(self.name, alias, str(version))
+            except self._exception() as error:
+                if error.error_code not in NOT_THERE:
+                    raise
+                raise ConfigError(
+                    f"the alias {alias} of {self.name} points to a version that MLflow has",
+                    f"version {version} is gone",
+                    f"retrain promote {self.name} --version N, with one that is there",
+                ) from error
 
     @staticmethod
     def _exception() -> Any:
@@ -224,6 +258,11 @@ class Registry:
             error = error.__cause__ or error.__context__ or error
         said = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
         return without_passwords(said.splitlines()[0])[:200].rstrip(". ")
+
+
+def _version(found: Any) -> Version:
+    age = time.time() - found.creation_timestamp / 1000
+    return Version(number=int(found.version), run_id=found.run_id, age_seconds=age, ours=RUN_KEY in found.tags)
 
 
 def _client(uri: str) -> Any:

@@ -31,25 +31,46 @@ def garbage(store: Store, registry: Registry, use_case: UseCase) -> Iterator[Gar
 
 
 def _versions(store: Store, registry: Registry, use_case: UseCase) -> Iterator[Garbage]:
-    """Recorded versions that are neither among the newest nor ever served. The ledger keeps what they scored."""
-    entries = Ledger(store, use_case.name).entries()
-    served = {version_of(model) for entry in entries for model in (entry.champion, entry.reference)}
-    recorded = {version_of(getattr(entry, "candidate", None)) for entry in entries}
+    """Recorded versions that are neither among the newest, nor named by an alias, nor ever served. The ledger keeps
+    what they scored."""
+    recorded, served = _recorded_and_served(store, use_case)
     known = registry.versions()
     newest = {version.number for version in known[-use_case.retention.versions :]}
+    kept = served | newest | registry.aliased()
     for version in known:
-        if version.number in recorded and version.number not in served | newest:
-            folder = paths.run_artifacts(version.run_id)
+        if version.number in recorded - kept:
             yield Garbage(
                 what=f"version {version.number}, which never served",
-                size=sum(store.sizes(folder).values()),
-                delete=partial(_delete_version, store, registry, version),
+                size=sum(store.sizes(paths.run_artifacts(version.run_id)).values()),
+                delete=partial(_delete_unless_served, store, registry, use_case, version),
             )
 
 
-def _delete_version(store: Store, registry: Registry, version: Version) -> None:
+def _recorded_and_served(store: Store, use_case: UseCase) -> tuple[set[int | None], set[int | None]]:
+    entries = Ledger(store, use_case.name).entries()
+    served = {version_of(model) for entry in entries for model in (entry.champion, entry.reference)}
+    return {version_of(getattr(entry, "candidate", None)) for entry in entries}, served
+
+
+def _delete_unless_served(store: Store, registry: Registry, use_case: UseCase, version: Version) -> None:
+    """An operator may have promoted it since it was listed."""
+    _, served = _recorded_and_served(store, use_case)
+    if version.number not in served:
+        delete_version(store, registry, version)
+
+
+def delete_version(store: Store, registry: Registry, version: Version) -> None:
+    """The version's files, unless another version has them too, and then the version: killed between, it is found
+    again."""
+    shared = [other for other in registry.versions() if other.run_id == version.run_id]
+    if len(shared) == 1:
+        delete_all(store, paths.run_artifacts(version.run_id))
     registry.delete_version(version.number)
-    _delete(store, store.keys(paths.run_artifacts(version.run_id)))
+
+
+def delete_all(store: Store, folder: str) -> None:
+    """Every object below the folder."""
+    _delete(store, store.keys(folder))
 
 
 def _delete(store: Store, keys: list[str]) -> None:

@@ -35,34 +35,35 @@ from ml.store import Store
 from tasks.stage import Site, open_site, site_of, stage
 
 log = logging.getLogger("retrain.backfill")
-TURN_SECONDS = 1.0
+TURN_SECONDS = 5.0
 
 
 def plan_backfill(
-    use_case: str, first: date, last: date, every: str, reprocess: Reprocess, promote: Promote, *, newest_first: bool
-) -> Plan:
+    use_case: str, first: date, last: date, every: str, reprocess: Reprocess, promote: Promote,
+    *, newest_first: bool, driving: bool = False,
+) -> Plan:  # fmt: skip
     """Makes a plan and keeps it under its digest."""
     site = open_site(use_case)
     plan = make_plan(
-        _world(site), dates_between(first, last, every), every, _code(site),
+        _world(site, driving=driving), dates_between(first, last, every), every, _code(site),
         reprocess=reprocess, promote=promote, newest_first=newest_first,
     )  # fmt: skip
     keep_plan(site.store, plan)
     return plan
 
 
-def open_plan(store: Store, digest: str) -> tuple[Site, Plan]:
+def open_plan(store: Store, digest: str, *, driving: bool = False) -> tuple[Site, Plan]:
     """A kept plan and its site. Raises UsageError if the world is no longer the one it was made for."""
     plan = read_plan(store, digest)
     site = open_site(plan.use_case)
-    refuse_changed_world(plan, _world(site), _code(site))
+    refuse_changed_world(plan, _world(site, driving=driving), _code(site))
     if not plan.dates:
         raise UsageError("a backfill has dates to run", f"plan {plan.digest[:12]} has none", "read its reasons")
     return site, plan
 
 
-def _world(site: Site) -> World:
-    return World.now(site.settings, site.use_case, site.store)
+def _world(site: Site, *, driving: bool) -> World:
+    return World.now(site.settings, site.use_case, site.store, driving=driving)
 
 
 def _code(site: Site) -> str:
@@ -73,7 +74,9 @@ def _code(site: Site) -> str:
 def await_turn(night: Night, plan: Plan) -> None:
     """Returns when every earlier date of the plan has ended: promotions go in their order."""
     site = site_of(night)
-    while not Progress.of(site.store, plan).is_turn_of(night.as_of):
+    while not (progress := Progress.of(site.store, plan)).is_turn_of(night.as_of):
+        if progress.state == "cancelled":
+            raise UsageError("a date waits for its turn", "the backfill was cancelled", "make a new plan")
         time.sleep(TURN_SECONDS)
 
 

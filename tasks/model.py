@@ -29,7 +29,7 @@ from ml.decision import comparability, decide
 from ml.digests import digest_value
 from ml.errors import without_passwords
 from ml.evaluation import Answers
-from ml.gates import BetterThanRule, Difference, Evidence
+from ml.gates import ALLOWING, BetterThanRule, Difference, Evidence
 from ml.judging import NoAnswer, answer_table, baselines, judge_all, model_answers
 from ml.ledger import AnyEntry
 from ml.locks import fit_turn
@@ -268,6 +268,7 @@ def judge_gates(night: Night, evaluations: Evaluations, head: AnyEntry | None, b
         decision=decision,
         reason=reason,
         proved_better=_proved_better(site, evidence),
+        blocked=blocked if all(verdict.verdict in ALLOWING for verdict in verdicts) else None,
         against_rule=BetterThanRule(metric=site.use_case.metric, why=RULE_OF_THUMB).judge(evidence)
         if "rule" in evidence.pairs
         else None,

@@ -1,6 +1,5 @@
 """Stages that fail with the registry or the ledger: open, register, record, move the alias."""
 
-import getpass
 import logging
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -12,7 +11,7 @@ from ml.backfill import Plan
 from ml.config import require_known
 from ml.demo import write_demo_data
 from ml.gates import ALLOWING
-from ml.ledger import AnyEntry, NightEntry
+from ml.ledger import AnyEntry, NightEntry, operator_name
 from ml.packaging import refuse_broken_example
 from ml.report import nothing_new_document, result_document
 from ml.run_key import code_digest, device_class, learning_key, lock_digest
@@ -62,13 +61,19 @@ def _local_date(moment: datetime, time_zone: str) -> date:
 
 
 @stage("look up the ledger", timeout_seconds=300)
-def find_finished(night: Night, run_key: str) -> tuple[NightEntry | None, bool]:
-    """The entry of this very run, if it was judged before; and whether everything after it was done too."""
+def find_finished(night: Night, run_key: str, plan: Plan | None) -> tuple[NightEntry | None, bool]:
+    """The entry of this very run, if it was judged before; and whether everything after it was done too.
+
+    A run that passed every gate and was only held back, by a hold, a backfill or a hand, is judged again when nothing
+    holds it back any more.
+    """
     site = site_of(night)
     hand_moved = roll_alias_forward(site.ledger, site.registry)
     if hand_moved:
         log.warning("%s", hand_moved)
     entry = site.ledger.finished(run_key)
+    if entry is not None and entry.blocked and not (hand_moved or _held(site.ledger.head()) or _of_backfill(plan)):
+        return None, False
     return entry, entry is not None and (entry.decision == "NOTHING_NEW" or site.ledger.is_published(entry))
 
 
@@ -138,6 +143,7 @@ def record_decision(
         decision=judgement.decision,
         reason=judgement.reason,
         candidate=candidate,
+        blocked=judgement.blocked,
         champion=champion,
         reference=candidate if moves and (before is None or judgement.proved_better) else head and head.reference,
         result=result_document(site.use_case, night, run_key, trail, candidate.version, before, champion),
@@ -184,7 +190,7 @@ def _entry(night: Night, run_key: str, snapshot: Snapshot, head: AnyEntry | None
         seq=head.seq + 1 if head else 1,
         use_case=night.use_case,
         at=datetime.now(UTC).isoformat(timespec="seconds"),
-        by=getpass.getuser(),
+        by=operator_name(),
         as_of=night.as_of,
         run_key=run_key,
         learning_key=_learning_key(site_of(night), night, snapshot),
@@ -203,14 +209,20 @@ def _append(site: Site, entry: NightEntry) -> NightEntry | None:
 
     Looked for first: the head that was read may be this run's own entry, recorded by its twin on another machine.
     """
-    finished = site.ledger.finished(entry.run_key)
+    finished = _recorded(site, entry)
     if finished is None and site.ledger.append(entry):
         log.info("Recorded %s as entry %d of the ledger.", entry.decision, entry.seq)
         return entry
-    finished = finished or site.ledger.finished(entry.run_key)  # by an attempt whose answer was lost
+    finished = finished or _recorded(site, entry)  # by an attempt whose answer was lost
     if finished is None:
         log.warning("Another run added to the ledger first; this one looks again at the new head.")
     return finished
+
+
+def _recorded(site: Site, entry: NightEntry) -> NightEntry | None:
+    """This very run's entry, unless it was only held back then and is not now."""
+    finished = site.ledger.finished(entry.run_key)
+    return None if finished is None or (finished.blocked and not entry.blocked) else finished
 
 
 @stage("move alias", timeout_seconds=300)

@@ -81,9 +81,33 @@ def test_an_alias_moved_by_hand_is_settled_by_the_operator(nights: Shop, typed: 
     registry = Registry(nights.settings, "shop")
     nights.night("2024-03-15", seed=5)
     registry.set_alias(CHAMPION, 2)
-    code, out, _ = typed("promote", "shop", "--version", "1", *BY_NAME)
-    assert (code, "moved by hand" in out) == (0, True)
+    assert typed("promote", "shop", "--version", "1", *BY_NAME)[0] == 0
     assert registry.alias(CHAMPION) == 1
+
+
+@pytest.mark.slow
+def test_a_version_that_was_deleted_in_mlflow_cannot_serve_and_locks_nothing(nights: Shop, typed: Any) -> None:
+    registry = Registry(nights.settings, "shop")
+    nights.night("2024-03-15", seed=5)
+    registry.delete_version(2)
+    code, _, said = typed("promote", "shop", "--version", "2", *BY_NAME)
+    assert (code, "version 2 was deleted there" in said) == (2, True)
+    assert len(nights.ledger.entries()) == 2
+    registry.delete_version(1)
+    nights.night("2024-03-16", seed=6)
+    assert typed("promote", "shop", "--version", "3", *BY_NAME)[0] == 0
+    assert registry.alias(CHAMPION) == 3
+
+
+@pytest.mark.slow
+def test_a_night_that_was_only_held_back_is_judged_again_after_the_release(nights: Shop, typed: Any) -> None:
+    assert typed("hold", "shop", *BY_NAME)[0] == 0
+    held = nights.document("2024-03-16")
+    assert (held["decision"], nights.document("2024-03-16")["replayed"]) == ("KEEP", True)
+    assert typed("release", "shop", *BY_NAME)[0] == 0
+    again = nights.document("2024-03-16")
+    assert (again["decision"], again["version"], again["replayed"]) == ("PROMOTE", held["version"], False)
+    assert nights.document("2024-03-16")["replayed"]
 
 
 QUESTIONS = [

@@ -43,8 +43,11 @@ def test_a_promoted_version_becomes_champion_and_reference(ledger: Ledger) -> No
 def test_a_rollback_goes_to_the_champion_before_or_to_any_that_served(ledger: Ledger) -> None:
     assert version_of(plan_rollback(ledger, None, "late flights").champion) == 1
     carry_out(ledger, None, plan_promote(ledger, 3, "so"))
-    assert version_of(plan_rollback(ledger, None, "so").champion) == 2
     assert version_of(plan_rollback(ledger, 1, "so").champion) == 1
+    back = plan_rollback(ledger, None, "so")
+    assert version_of(back.champion) == 2
+    carry_out(ledger, None, back)
+    assert version_of(plan_rollback(ledger, None, "a second one goes further back, not forth").champion) == 1
     with pytest.raises(UsageError, match=r"earlier champion \(2, 1\), but it is 7"):
         plan_rollback(ledger, 7, "so")
 
