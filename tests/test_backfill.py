@@ -147,7 +147,7 @@ def test_progress_is_what_attempts_and_controls_say(quiet: Shop) -> None:
     add_control(store, plan.digest, "retry-failed")
     progress = Progress.of(store, plan)
     assert progress.open_dates == [eleven, twelve]
-    assert not progress.is_turn_of(twelve)
+    assert progress.is_turn_of(twelve), "it waited for the first end of 11, and need not wait for the second"
     assert start_attempt(store, plan, twelve).number == 2
     add_control(store, plan.digest, "pause")
     assert Progress.of(store, plan).state == "paused"

@@ -48,7 +48,7 @@ def test_a_rollback_goes_to_the_champion_before_or_to_any_that_served(ledger: Le
     assert version_of(back.champion) == 2
     carry_out(ledger, None, back)
     assert version_of(plan_rollback(ledger, None, "a second one goes further back, not forth").champion) == 1
-    with pytest.raises(UsageError, match=r"earlier champion \(2, 1\), but it is 7"):
+    with pytest.raises(UsageError, match=r"earlier champion \(3, 1\), but it is 7"):
         plan_rollback(ledger, 7, "so")
 
 
