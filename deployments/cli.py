@@ -10,6 +10,7 @@ from datetime import date
 from importlib import import_module, metadata
 from typing import Any, NoReturn
 
+from ml.days import parse_day
 from ml.errors import RetrainError, UsageError
 
 Command = Callable[[argparse.Namespace], int]
@@ -232,7 +233,7 @@ def _add_confirmation(move: Parser) -> None:
 
 def _date(text: str) -> date:
     try:
-        return date.fromisoformat(text)
+        return parse_day(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"a day is written like 2013-10-01, but it is {text!r}") from None
 

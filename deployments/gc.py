@@ -17,9 +17,9 @@ from ml.store import Store, open_store
 def gc(options: argparse.Namespace) -> int:
     """A dry run unless --yes is given. A use case of which a run is active is left alone."""
     settings = home_settings()
-    if options.use_case:
+    if options.use_case is not None:
         require_known(options.use_case, settings.project)
-    names = [options.use_case] if options.use_case else sorted(use_case_files(settings.project))
+    names = [options.use_case] if options.use_case is not None else sorted(use_case_files(settings.project))
     store = open_store(settings.store)
     rows = [row for name in names for row in _collected(settings, store, name, delete=options.yes)]
     size = sum(int(row["bytes"]) for row in rows)

@@ -18,13 +18,13 @@ import pyarrow as pa
 
 from ml.artifacts import Manifest, Partition, from_json
 from ml.config import SideTable, UseCase
+from ml.days import FIRST_DAY
 from ml.digests import KeptDigests, digest_bytes
 from ml.errors import Corrupt, DataRejected, UsageError, printable
 from ml.serving.columns import Column, conform, wrong_type
 from ml.settings import Settings
 from ml.sources import (
     ALL,
-    FIRST_YEAR,
     AnySource,
     DayFiles,
     bring,
@@ -70,8 +70,8 @@ def take_manifest(
     Raises UsageError for a date in the future, DataRejected for an empty window, a missing newest day or too many
     missing days.
     """
-    if as_of.year < FIRST_YEAR:
-        raise UsageError(f"as_of is a day from {FIRST_YEAR} on", f"it is {as_of}", "use a later one")
+    if as_of < FIRST_DAY:
+        raise UsageError(f"as_of is a day from {FIRST_DAY} on", f"it is {as_of}", "use a later one")
     if as_of > use_case.today():
         raise UsageError("as_of is a day up to today", f"it is {as_of}", f"use --as-of {use_case.today()} or earlier")
     files = partition_files(settings, use_case, use_case.source)

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from gzip import BadGzipFile
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ml.config import DatabaseSource, FileSource, Source
+from ml.days import parse_day
 from ml.digests import KeptDigests, canonical_json, digest_bytes, digest_value
 from ml.errors import ConfigError, DataRejected, SourceUnavailable
 from ml.serving.columns import Column
@@ -34,7 +35,6 @@ from ml.store import S3Store, open_store
 
 log = logging.getLogger("retrain.sources")
 ALL = "all"
-FIRST_YEAR, LAST_YEAR = 1000, 8000  # a date ends at the years 1 and 9999; delays and windows have at most 100 years
 DAY_FILE = re.compile(r"(\d{4}-\d{2}-\d{2}|all)\.(parquet|csv|csv\.gz)")
 HIVE = re.compile(r"[A-Za-z_]\w*=(\d{4}-\d{2}-\d{2})")
 ROWS_AT_ONCE = 100_000
@@ -131,11 +131,11 @@ def _refuse_ambiguous(found: dict[str, DayFiles], day: str, entry: os.DirEntry[s
 
 
 def _is_day(text: str) -> bool:
-    """A real day with room around it for every delay and window."""
     try:
-        return FIRST_YEAR <= date.fromisoformat(text).year <= LAST_YEAR
+        parse_day(text)
     except ValueError:
         return False
+    return True
 
 
 def digest_of(digests: KeptDigests, files: DayFiles) -> str:

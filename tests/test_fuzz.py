@@ -27,8 +27,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+import deployments.backfill
 import deployments.commands
 import deployments.doctor
+import deployments.gc
 import deployments.moves
 import deployments.night
 import deployments.up
@@ -349,10 +351,13 @@ COMMANDS = [
     "release",
     "data",
     "doctor",
+    "gc",
+    "backfill",
 ]
 OPTIONS = [
     "--json", "--js", "--quiet", "--as-of", "--dry-run", "--seed", "--again", "--no-wait", "-o", "--output", "--yes",
     "--reason", "--version", "--to", "--mend", "--prefect-port", "--mlflow-port", "--help", "-h", "--", "-", "exclude",
+    "plan", "apply", "resume", "pause", "--from", "--every", "--max-active", "--newest-first",
 ]  # fmt: skip
 VALUES = [
     "exam_pass", "exam_pas", "flights", "nothing", "2024-03-01", "2024-13-01", "0001-01-01", "9999-12-31", "20240301",
@@ -365,6 +370,20 @@ WORDS = st.one_of(
         lambda w: [w[0], *w[1]]
     ),
     st.tuples(command, value, option, value).map(list),
+    st.builds(
+        lambda name, first, last, every: [
+            "backfill",
+            "plan",
+            name,
+            f"--from={first}",
+            f"--to={last}",
+            f"--every={every}",
+        ],
+        st.sampled_from(["exam_pass", "flights"]),
+        value,
+        value,
+        st.sampled_from(["1d", "0d", "2w", "9" * 30 + "d", "-1d", "* * * * *", "0 0 31 2 *", "0 3 * * mon", ""]),
+    ),
     st.lists(st.text(max_size=8), max_size=3),
 )
 ERRORS = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, RetrainError)}
@@ -380,10 +399,11 @@ class NoRegistry:
         return None
 
 
-def dry_run(_: object, request: dict[str, Any]) -> dict[str, Any]:
+def never_run(_: object, name: str, request: dict[str, Any]) -> dict[str, Any]:
     from flows.retrain import RetrainRequest
 
-    RetrainRequest.model_validate(request)
+    if name == "retrain":
+        RetrainRequest.model_validate(request)
     raise errors.Busy("a use case runs once at a time", "another run is active", "wait for it to end")
 
 
@@ -393,10 +413,12 @@ def bare_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("RETRAIN_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
-    monkeypatch.setattr(deployments.night, "run_night_here_or_there", dry_run)
+    monkeypatch.setattr(deployments.night, "run_flow_here_or_there", never_run)
+    monkeypatch.setattr(deployments.backfill, "run_flow_here_or_there", never_run)
     monkeypatch.setattr(deployments.commands, "write_demo_data", lambda *_: None)
     monkeypatch.setattr(deployments.up, "run_up", lambda *_, **ports: 0)
     monkeypatch.setattr(deployments.moves, "Registry", NoRegistry)
+    monkeypatch.setattr(deployments.gc, "_collected", lambda *_, **options: [])
     monkeypatch.setattr(deployments.doctor, "found_in", lambda *_, **options: [])
     return tmp_path
 

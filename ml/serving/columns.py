@@ -76,6 +76,8 @@ def conform(frame: pd.DataFrame, columns: tuple[Column, ...]) -> pd.DataFrame:
 
 
 def _typed(column: Column, series: pd.Series) -> pd.Series:
+    if series.dtype == object and series.isna().all():
+        series = pd.Series(None, index=series.index, dtype=object)  # NaN and NA among objects make no timestamps
     if column.type == "text":
         return series.astype("str")
     if column.type == "timestamp":
