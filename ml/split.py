@@ -65,7 +65,8 @@ def fit_until(use_case: UseCase, as_of: date) -> str | None:
 def describe(use_case: UseCase, part: Part, total: Statistics, days: Sequence[str]) -> SplitRows:
     """A part of `total` rows on those days. Raises DataRejected if it is empty or, of classes, lacks one."""
     if not total.rows:
-        raise DataRejected(f"{part} needs rows", "it has none", "widen the window or choose a later --as-of")
+        more = "widen the window or choose a later --as-of" if use_case.dated else "add rows to the source"
+        raise DataRejected(f"{part} needs rows", "it has none", more)
     if use_case.target.kind != "regression":
         _refuse_missing_class(use_case, part, total)
     dated = sorted(set(days) - {ALL})
@@ -83,5 +84,5 @@ def _refuse_missing_class(use_case: UseCase, part: Part, total: Statistics) -> N
         raise DataRejected(
             f"every part needs rows of each class of {use_case.target.column}",
             f"{part} has none of {', '.join(absent)}",
-            "widen the window or check how the target is recorded",
+            f"{'widen the window' if use_case.dated else 'add rows'} or check how the target is recorded",
         )
