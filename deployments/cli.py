@@ -39,7 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         _require_text(words)
-        options = parser().parse_args(words)
+        options, unknown = parser().parse_known_args(words)
+        if unknown:
+            raise UsageError(
+                f"`retrain {options.command}` takes what its --help says",
+                f"it does not know {' '.join(unknown)[:200]}",
+                f"see retrain {options.command} --help",
+            )
         _show_log(quiet=options.quiet)
         code = _command(options.command)(options)
         sys.stdout.flush()

@@ -24,7 +24,9 @@ def run(options: argparse.Namespace) -> int:
     """One night: by the deployment while `retrain up` runs, else in this process."""
     show_sentences_only(options)
     settings = home_settings()
-    require_known(options.use_case, settings.project)
+    today = load_use_case(options.use_case, settings.project).today()
+    if options.as_of and options.as_of > today:
+        raise UsageError("--as-of is a day up to today", f"it is {options.as_of}", f"use {today} or earlier")
     from deployments.night import run_flow_here_or_there
 
     done = run_flow_here_or_there(settings, "retrain", _request(options))
@@ -129,7 +131,7 @@ def _status_row(settings: Settings, store: Store, name: str) -> dict[str, Any]:
         "champion_as_of": str(head.champion.as_of) if head and head.champion else None,
         "reference": version_of(head.reference) if head else None,
         "last_as_of": str(night.as_of) if night else None,
-        "last_decision": head.decision if head else None,
+        "last_decision": night.decision if night else None,
         "held": head.held if head else None,
         "excluded": head.excluded if head else {},
         "entries": head.seq if head else 0,

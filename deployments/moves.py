@@ -3,15 +3,18 @@
 import argparse
 import sys
 from collections.abc import Callable
+from datetime import date
 
 from deployments.commands import entry_row
 from deployments.terminal import home_settings, show, words_of
 from ml.artifacts import Champion
-from ml.config import load_use_case, require_known
+from ml.config import UseCase, load_use_case, require_known
 from ml.errors import UsageError
 from ml.ledger import Ledger, OperatorEntry
 from ml.moves import carry_out, plan_exclude, plan_hold, plan_include, plan_promote, plan_release, plan_rollback
 from ml.registry import CHAMPION, Registry
+from ml.settings import Settings
+from ml.snapshots import partition_files
 from ml.store import get_file, open_store
 
 Plan = Callable[[Ledger, str], OperatorEntry]
@@ -40,14 +43,20 @@ def release(options: argparse.Namespace) -> int:
 
 def data(options: argparse.Namespace) -> int:
     """Leaves a day out of every snapshot from now on, or takes it in again."""
-    _require_dated(options.use_case)
+    settings = home_settings()
+    use_case = load_use_case(options.use_case, settings.project)
+    _require_day(settings, use_case, options.day)
     plan = plan_exclude if options.action == "exclude" else plan_include
     return _note(options, lambda ledger, reason: plan(ledger, str(options.day), reason))
 
 
-def _require_dated(name: str) -> None:
-    if not load_use_case(name, home_settings().project).dated:
-        raise UsageError("a day is left out of a use case with days", f"{name} has none", "mend its file instead")
+def _require_day(settings: Settings, use_case: UseCase, day: date) -> None:
+    """Raises UsageError for a use case without days, and for a day that no snapshot could have."""
+    if not use_case.dated:
+        raise UsageError("a day is left out of a use case with days", f"{use_case.name} has none", "mend its file")
+    first = date.fromisoformat(next(iter(partition_files(settings, use_case, use_case.source))))
+    if not first <= day <= use_case.today():
+        raise UsageError(f"DAY lies between the first data ({first}) and today", f"it is {day}", "check it")
 
 
 def _move_champion(options: argparse.Namespace, plan: Plan) -> int:
@@ -61,7 +70,9 @@ def _move_champion(options: argparse.Namespace, plan: Plan) -> int:
     seen = words_of(registry.alias(CHAMPION))
     _confirm(options, f"Champion of {entry.use_case}: {seen} -> {entry.champion.version} ({entry.reason})")
     carry_out(ledger, registry, entry)
-    show(options, entry_row(entry), f"Champion of {entry.use_case} is now version {entry.champion.version}.")
+    words = f"Champion of {entry.use_case} is now version {entry.champion.version} (it was {seen})."
+    held = "" if entry.held else f" The next night may promote again: retrain hold {entry.use_case} prevents it."
+    show(options, entry_row(entry), words + held)
     return 0
 
 

@@ -42,6 +42,7 @@ def run_flow_here_or_there(settings: Settings, name: str, request: dict[str, Any
     if given:
         _require_prefect(given)
         return run_here(request, name)
+    log.info("Starting Prefect for this run.")
     with prefect_server(settings, meanwhile=lambda: importlib.import_module(FLOWS[name][0])) as api, _api(api):
         return run_here(request, name)
 

@@ -31,10 +31,14 @@ def decide(
     if blocking:
         return stays, " ".join(f"{verdict.gate} says {verdict.verdict}: {verdict.reason}." for verdict in blocking)
     if champion is None:
-        return "FIRST", f"There was no champion, and all {len(verdicts)} gates allow this one."
+        return "FIRST", f"There was no champion, and {_every(verdicts)} this one."
     if as_of <= champion.as_of:
         return "KEEP", f"All gates allow it, but as_of {as_of} is not newer than the champion's {champion.as_of}."
-    return "PROMOTE", f"All {len(verdicts)} gates allow it."
+    return "PROMOTE", f"{_every(verdicts).capitalize()} it."
+
+
+def _every(verdicts: Sequence[Verdict]) -> str:
+    return "the one gate allows" if len(verdicts) == 1 else f"all {len(verdicts)} gates allow"
 
 
 def comparability(

@@ -9,12 +9,12 @@ from functools import partial
 
 from ml import paths
 from ml.alias import roll_alias_forward
-from ml.artifacts import Champion, FileRef
+from ml.artifacts import Champion
 from ml.errors import Corrupt
 from ml.ledger import AnyEntry, Ledger, version_of
 from ml.registry import CHAMPION, Registry
 from ml.retention import delete_all, delete_version
-from ml.store import Store, get_file
+from ml.store import Store, is_whole
 
 OLD_SECONDS = 2 * 86_400.0  # no run takes so long, on this machine or another
 
@@ -90,12 +90,12 @@ def _words(version: int | None) -> str:
 def _served_models(store: Store, name: str, entries: list[AnyEntry]) -> Iterator[Finding]:
     """Champion and reference must lie there as they were registered."""
     for who, model in _serving(entries).items():
-        broken = [file.key for file in model.files if not _is_whole(store, file)]
+        broken = [file.key for file in model.files if not is_whole(store, file)]
         if broken:
             yield Finding(
                 place=name,
-                seen=f"{who} version {model.version}: {', '.join(broken)} is gone or changed",
-                mend=f"retrain rollback {name}, or restore the file from a copy",
+                seen=f"{who} version {model.version}: {broken[0]} is gone or changed ({len(broken)} of its files)",
+                mend=f"retrain run {name} --as-of {model.as_of} makes the same bytes again; or retrain rollback {name}",
             )
 
 
@@ -107,14 +107,6 @@ def _serving(entries: list[AnyEntry]) -> dict[str, Champion]:
     if head.champion.version == head.reference.version:
         return {"champion and reference": head.champion}
     return {"champion": head.champion, "reference": head.reference}
-
-
-def _is_whole(store: Store, file: FileRef) -> bool:
-    try:
-        get_file(store, file)
-    except Corrupt:
-        return False
-    return True
 
 
 def _unrecorded_versions(store: Store, registry: Registry, name: str, entries: list[AnyEntry]) -> Iterator[Finding]:

@@ -140,7 +140,8 @@ def _window(
         )
     whole = {day for day in files if all(day in side or ALL in side for side in sides.values())}
     if str(last) not in {*whole, *excluded}:
-        _refuse_missing_newest(use_case, str(last), files, whole)
+        lacking = [name for name, side in sides.items() if str(last) not in side and ALL not in side]
+        _refuse_missing_newest(use_case, str(last), [] if str(last) in files else ["the source"], lacking, whole)
     start = max(first, last - timedelta(days=use_case.window_days - 1))
     due = [str(start + timedelta(days=n)) for n in range((last - start).days + 1)]
     present = tuple(day for day in due if day in whole and day not in excluded)
@@ -153,12 +154,18 @@ def _as_of_with(use_case: UseCase, day: date, days_after: int = 0) -> date:
     return day + timedelta(days=use_case.label_delay_days + 1 + days_after)
 
 
-def _refuse_missing_newest(use_case: UseCase, last: str, files: dict[str, DayFiles], whole: set[str]) -> NoReturn:
-    """Raises DataRejected, which names the newest as_of that the data allow."""
+def _refuse_missing_newest(
+    use_case: UseCase, last: str, source: list[str], sides: list[str], whole: set[str]
+) -> NoReturn:
+    """Raises DataRejected, which names what lacks the day, and the newest as_of that the data allow."""
     before = max((day for day in whole if day < last), default=None)
     possible = f", or run with --as-of {_as_of_with(use_case, date.fromisoformat(before))}" if before else ""
-    rule = "every side table must have the newest due day" if last in files else "the newest due day must be there"
-    raise DataRejected(rule, f"expected {last}, newest is {before or 'none'}", f"deliver {last}{possible}")
+    absent = ", ".join([*source, *(f"side table {name}" for name in sides)])
+    raise DataRejected(
+        "the newest due day must be there, in side tables too",
+        f"expected {last}, which {absent} lacks; the newest that all have is {before or 'none'}",
+        f"deliver {last}{possible}",
+    )
 
 
 def _seen(digests: KeptDigests, day: str, files: DayFiles) -> Partition:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from ml.artifacts import FileRef, from_json, to_json
-from ml.digests import digest_bytes, sealed, unsealed
-from ml.store import Store
+from ml.digests import sealed, unsealed
+from ml.store import Store, is_whole
 
 log = logging.getLogger("retrain.stages")
 H = TypeVar("H")
@@ -55,7 +55,7 @@ def _look(store: Store, kind: type[H], key: str) -> tuple[H | None, list[str]]:
     handle = _unseal(kind, data)
     if handle is None:
         return None, [key]
-    broken = [file.key for file in _files(handle) if not _is_intact(store, file)]
+    broken = [file.key for file in _files(handle) if not is_whole(store, file)]
     return (None if broken else handle), broken
 
 
@@ -65,11 +65,6 @@ def _unseal(kind: type[H], data: bytes) -> H | None:
         return None if body is None else from_json(kind, body)
     except ValueError:  # whole, and of another version of ours
         return None
-
-
-def _is_intact(store: Store, file: FileRef) -> bool:
-    data = store.get(file.key)
-    return data is not None and digest_bytes(data) == file.digest
 
 
 def _files(value: Any) -> Iterator[FileRef]:

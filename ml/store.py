@@ -89,6 +89,12 @@ def put_file(store: Store, key: str, data: bytes) -> FileRef:
     return FileRef(key=key, size=len(data), digest=digest_bytes(data))
 
 
+def is_whole(store: Store, file: FileRef) -> bool:
+    """Whether the file's bytes are those that were written."""
+    data = store.get(file.key)
+    return data is not None and digest_bytes(data) == file.digest
+
+
 def get_file(store: Store, file: FileRef) -> bytes:
     """The file's bytes. Raises Corrupt if it is gone or its bytes are not those that were written."""
     data = store.get(file.key)

@@ -17,6 +17,7 @@ from ml.report import nothing_new_document, result_document
 from ml.run_key import code_digest, device_class, learning_key, lock_digest
 from ml.snapshots import newest_day
 from ml.split import split_digest
+from ml.store import is_whole
 from tasks.stage import Site, open_site, site_of, stage
 
 log = logging.getLogger("retrain.registration")
@@ -74,7 +75,16 @@ def find_finished(night: Night, run_key: str, plan: Plan | None) -> tuple[NightE
     entry = site.ledger.finished(run_key)
     if entry is not None and entry.blocked and not (hand_moved or _held(site.ledger.head()) or _of_backfill(plan)):
         return None, False
-    return entry, entry is not None and (entry.decision == "NOTHING_NEW" or site.ledger.is_published(entry))
+    return entry, entry is not None and (entry.decision == "NOTHING_NEW" or _is_done(site, entry))
+
+
+def _is_done(site: Site, entry: NightEntry) -> bool:
+    """Published, and its model's files as they were written: of a damaged one the night makes the same bytes again."""
+    assert entry.candidate is not None, entry.seq
+    broken = [file.key for file in entry.candidate.files if not is_whole(site.store, file)]
+    if broken:
+        log.warning("%s is gone or changed; the night makes it again.", ", ".join(broken))
+    return not broken and site.ledger.is_published(entry)
 
 
 @stage("read champion", timeout_seconds=300)

@@ -91,7 +91,8 @@ def reasons(plan: Plan) -> list[str]:
 def test_a_plan_says_of_each_date_why_it_will_or_will_not_run(quiet: Shop) -> None:
     quiet.file("2024-03-10").unlink()
     plan = plan_of(quiet, "2024-03-10", "2024-03-12")
-    assert reasons(plan) == ["will run", "no data: expected 2024-03-10, newest is 2024-03-09", "will run"]
+    lacking = "no data: expected 2024-03-10, which the source lacks; the newest that all have is 2024-03-09"
+    assert reasons(plan) == ["will run", lacking, "will run"]
     assert reasons(plan_of(quiet, "2023-12-01", "2023-12-01")) == ["no data: it is 2023-12-01"]
     assert reasons(plan_of(quiet, "2999-01-01", "2999-01-01")) == ["in the future"]
     assert plan_of(quiet, "2024-03-10", "2024-03-12", newest_first=True).dates == [date(2024, 3, 12), date(2024, 3, 10)]

@@ -50,9 +50,9 @@ def test_an_operator_holds_promotes_rolls_back_and_leaves_a_day_out(nights: Shop
 
     registry = Registry(nights.settings, "shop")
     code, out, _ = typed("promote", "shop", "--version", "2", *BY_NAME)
-    assert (code, out) == (0, "Champion of shop is now version 2.\n")
+    assert (code, out) == (0, "Champion of shop is now version 2 (it was 1).\n")
     assert (registry.alias(CHAMPION), registry.alias(REFERENCE)) == (2, 2)
-    assert typed("rollback", "shop", *BY_NAME)[1] == "Champion of shop is now version 1.\n"
+    assert "Champion of shop is now version 1 (it was 2)." in typed("rollback", "shop", *BY_NAME)[1]
     assert registry.alias(CHAMPION) == 1
     assert typed("release", "shop", *BY_NAME)[0] == 0
 
@@ -118,6 +118,9 @@ QUESTIONS = [
     (["release", "shop", *BY_NAME], 2, "shop is not held"),
     (["data", "include", "shop", "2024-03-01", *BY_NAME], 2, "excluded one (none)"),
     (["data", "exclude", "shop", "yesterday", *BY_NAME], 2, "2013-10-01"),
+    (["data", "exclude", "shop", "1999-01-01", *BY_NAME], 2, "first data (2024-01-01) and today"),
+    (["run", "shop", "--as-of", "2999-01-01"], 2, "up to today"),
+    (["run", "shop", "--as-off", "2024-03-15"], 2, "see retrain run --help"),
     (["data", "exclude", "breast_cancer", "2024-03-01", *BY_NAME], 2, "breast_cancer has none"),
     (["hold", "shopp", *BY_NAME], 2, "did you mean shop?"),
 ]

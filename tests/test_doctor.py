@@ -104,10 +104,13 @@ def test_a_flipped_bit_in_the_champion_is_found_and_score_refuses_it(
     path.write_bytes(data)
     code, found = doctor()
     assert code == 1
-    assert one_with(found["wrong"], "weights.safetensors is gone or changed")
+    assert one_with(found["wrong"], "weights.safetensors is gone or changed (1 of its files)")
     assert main(["score", "shop", str(nights.file("2024-03-01")), "-o", str(tmp_path / "out.csv")]) == 1
     assert "weights.safetensors must have SHA-256" in capsys.readouterr().err
     assert not (tmp_path / "out.csv").exists()
+    assert nights.document("2024-03-15")["replayed"], "its own night makes the same bytes again"
+    assert doctor()[0] == 0
+    assert main(["score", "shop", str(nights.file("2024-03-01")), "-o", str(tmp_path / "out.csv")]) == 0
 
 
 @pytest.mark.slow

@@ -157,9 +157,9 @@ def no_such_day(ten_days: Settings) -> None:
 
 
 WINDOWS: list[tuple[str, Callable[[Settings], None], date, type[RetrainError], list[str]]] = [
-    ("a missing newest day", without(8, 9), as_of(10), DataRejected, [f"expected {day(9)}, newest is {day(7)}"]),
+    ("a missing newest day", without(8, 9), as_of(10), DataRejected, [f"expected {day(9)}", f"is {day(7)}"]),
     ("a date before the data", nothing, as_of(0), DataRejected, [str(FIRST_DAY), f"use {as_of(9)} or later"]),
-    ("a date after the data", nothing, as_of(12), DataRejected, [f"expected {day(11)}", f"newest is {day(9)}"]),
+    ("a date after the data", nothing, as_of(12), DataRejected, [f"expected {day(11)}", f"have is {day(9)}"]),
     ("the future", nothing, date(2999, 1, 1), UsageError, ["2999-01-01", "earlier"]),
     ("an empty folder", without(*range(10)), as_of(10), DataRejected, ["tills has none", "2013-09-30.parquet"]),
     ("one file for a dated source", only_one_file, as_of(10), DataRejected, ["all"]),
@@ -457,7 +457,8 @@ def test_a_day_without_its_side_table_is_missing(ten_days: Settings, rates: Path
     assert take_manifest(ten_days, with_rates(), as_of(10), {})[1] == (day(4),)
     (rates / f"{day(9)}.parquet").unlink()
     with pytest.raises(
-        DataRejected, match=f"expected {day(9)}, newest is {day(8)}: deliver {day(9)}, or run with --as-of {as_of(9)}"
+        DataRejected,
+        match=f"which side table rates lacks; .* have is {day(8)}: deliver {day(9)}, or run with --as-of {as_of(9)}",
     ):
         take_manifest(ten_days, with_rates(), as_of(10), {})
 
