@@ -8,6 +8,7 @@ from deployments.terminal import aligned, home_settings, own_name, say, show, sh
 from ml.backfill import Plan, Progress, add_control, driver_lock, read_plan
 from ml.config import require_known
 from ml.errors import UsageError
+from ml.ledger import Ledger
 from ml.locks import is_free
 from ml.report import counted
 from ml.settings import Settings
@@ -99,15 +100,14 @@ def _ask(options: argparse.Namespace) -> int:
 
 def _document(store: Store, settings: Settings, plan: Plan) -> dict[str, Any]:
     from tasks.backfill import board_rows
-    from tasks.stage import open_site
 
     progress = Progress.of(store, plan)
     driven = not is_free(driver_lock(settings, plan.use_case))
     state = "running" if driven and progress.state == "open" else progress.state
-    rows = board_rows(open_site(plan.use_case), progress, {})
+    rows = board_rows(Ledger(store, plan.use_case), progress, {}, {})
     return {
-        "plan": plan.digest, "use_case": plan.use_case, "state": state, "done": progress.count("done"),
-        "failed": progress.count("failed") + progress.count("rejected"), "open": len(progress.open_dates),
+        "plan": plan.digest, "use_case": plan.use_case, "state": state, "done": progress.done,
+        "failed": progress.failed, "open": len(progress.open_dates),
         "dates": rows,
     }  # fmt: skip
 

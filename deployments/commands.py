@@ -6,9 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from deployments.servers import running_servers
-from deployments.terminal import aligned, home_settings, own_name, print_json, say, show, show_sentences_only, words_of
+from deployments.terminal import (
+    aligned,
+    chosen_names,
+    home_settings,
+    own_name,
+    print_json,
+    say,
+    show,
+    show_sentences_only,
+    words_of,
+)
 from ml import report
-from ml.config import load_use_case, require_known, use_case_files
+from ml.config import load_use_case, require_known
 from ml.demo import write_demo_data
 from ml.errors import ConfigError, UsageError
 from ml.ledger import AnyEntry, Ledger, NightEntry, version_of
@@ -104,9 +114,7 @@ def _score_lines(document: dict[str, Any]) -> list[str]:
 def status(options: argparse.Namespace) -> int:
     """All use cases, or one: schedule, champion, reference, last decision, hold, disk used."""
     settings = home_settings()
-    if options.use_case is not None:
-        require_known(options.use_case, settings.project)
-    names = [options.use_case] if options.use_case is not None else sorted(use_case_files(settings.project))
+    names = chosen_names(options, settings)
     store = open_store(settings.store)
     rows = [_status_row(settings, store, name) for name in names]
     document: dict[str, Any] = {"use_cases": rows, "store": settings.store, "store_bytes": sum(store.sizes().values())}
@@ -251,7 +259,7 @@ def _writer(path: Path) -> Any:
 def demo_data(options: argparse.Namespace) -> int:
     """Writes the data sets of all use cases, or of one, that are not there yet."""
     settings = home_settings()
-    names = [options.use_case] if options.use_case is not None else sorted(use_case_files(settings.project))
+    names = chosen_names(options, settings)
     for name in names:
         use_case = load_use_case(name, settings.project)
         if options.use_case is not None and use_case.demo is None:

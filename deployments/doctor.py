@@ -11,9 +11,8 @@ from typing import Any
 from uuid import uuid4
 
 from deployments.servers import Servers, ask, running_servers
-from deployments.terminal import home_settings, say, show
-from ml.config import UseCase, load_use_case, require_known, use_case_files
-from ml.digests import digest_bytes
+from deployments.terminal import chosen_names, home_settings, say, show
+from ml.config import UseCase, load_use_case, use_case_files
 from ml.errors import ConfigError, Corrupt, RetrainError
 from ml.health import Finding, findings, stray_runs
 from ml.ledger import Ledger
@@ -30,9 +29,7 @@ Check = Callable[[], Iterator[Finding]]
 def doctor(options: argparse.Namespace) -> int:
     """Checks everything; exit code 1 if something is left that only a person can mend."""
     settings = home_settings()
-    if options.use_case is not None:
-        require_known(options.use_case, settings.project)
-    names = [options.use_case] if options.use_case is not None else sorted(use_case_files(settings.project))
+    names = chosen_names(options, settings)
     rows = found_in(settings, names, mend=options.mend)
     left = [row for row in rows if row["state"] in {"wrong", "unknown"}]
     show(options, {"checks": rows, "left": len(left), "device": device_class()}, "")
@@ -102,7 +99,6 @@ def _versions() -> Iterator[Finding]:
         requirement = Requirement(line)
         if requirement.marker is None and not requirement.specifier.contains(metadata.version(requirement.name)):
             yield Finding(
-                place="libraries",
                 seen=f"{requirement.name} is {metadata.version(requirement.name)}, and {requirement.specifier} works",
                 mend="make setup, in an environment of its own",
             )
@@ -112,15 +108,13 @@ def _home(home: Path) -> Iterator[Finding]:
     """Space, and what killed processes left in the folder for passing things."""
     free = shutil.disk_usage(home).free
     if free < LITTLE_SPACE:
-        yield Finding(place=str(home), seen=f"{free / 1e9:.1f} GB are free", mend="retrain gc, or a larger disk")
+        yield Finding(seen=f"{free / 1e9:.1f} GB are free", mend="retrain gc, or a larger disk")
     if not is_free(home / "up.lock"):
         return  # its servers keep theirs there, and it clears the folder when it starts
     for path in sorted((home / "tmp").glob("*")):
         if time.time() - path.stat().st_mtime > LEFTOVER_SECONDS:
             remove = partial(shutil.rmtree, path) if path.is_dir() else path.unlink
-            yield Finding(
-                place=str(home), seen=f"{path} was left by a killed process", mend="it is deleted", repair=remove
-            )
+            yield Finding(seen=f"{path} was left by a killed process", mend="it is deleted", repair=remove)
 
 
 def _store(store: Store) -> Iterator[Finding]:
@@ -129,11 +123,10 @@ def _store(store: Store) -> Iterator[Finding]:
     store.put(key, data)
     read = store.get(key)
     store.delete(key)
-    if read is None or digest_bytes(read) != digest_bytes(data):
-        yield Finding(place=store.uri, seen="it does not give back what was written", mend="look at the disk")
+    if read != data:
+        yield Finding(seen="it does not give back what was written", mend="look at the disk")
     for name in store.leftovers():
         yield Finding(
-            place=store.uri,
             seen=f"{name} was left half-written",
             mend="it is deleted",
             repair=partial(store.delete_leftover, name),
@@ -149,7 +142,7 @@ def _use_case(settings: Settings, store: Store, name: str) -> Iterator[Finding]:
     try:
         load_use_case(name, settings.project)
     except ConfigError as error:
-        yield Finding(place=name, seen=str(error), mend=error.next_step)
+        yield Finding(seen=str(error), mend=error.next_step)
     active = is_active(settings.home, name)
     yield from findings(store, Registry(settings, name), name, active=active)
     yield from _champion_answers(settings, store, name)
@@ -171,7 +164,6 @@ def _champion_answers(settings: Settings, store: Store, name: str) -> Iterator[F
         return  # said with its files
     except (ValueError, ImportError, AttributeError, RuntimeError) as error:
         yield Finding(
-            place=name,
             seen=f"champion version {model.version} gives no answer ({type(error).__name__}: {error})",
             mend=f"retrain rollback {name}",
         )
@@ -185,7 +177,7 @@ def _up(settings: Settings) -> Iterator[Finding]:
         if wanted:
             names = ", ".join(case.name for case in wanted)
             seen = f"it does not run: no night of {names} comes"
-            yield Finding(place="up", note=True, seen=seen, mend="retrain up")
+            yield Finding(note=True, seen=seen, mend="retrain up")
         return
     yield from _schedules(servers, [case.name for case in wanted])
 
@@ -203,6 +195,6 @@ def _schedules(servers: Servers, names: list[str]) -> Iterator[Finding]:
     for name in names:
         deployment = deployed.get(name)
         if deployment is None:
-            yield Finding(place=name, seen="it is not served", mend="stop `retrain up` and start it again")
+            yield Finding(seen="it is not served", mend="stop `retrain up` and start it again")
         elif deployment["paused"] or not any(each["active"] for each in deployment["schedules"]):
-            yield Finding(place=name, seen="its schedule is paused", mend="switch it on at its deployment's page")
+            yield Finding(seen="its schedule is paused", mend="switch it on at its deployment's page")

@@ -2,11 +2,11 @@
 
 import argparse
 
-from deployments.terminal import home_settings, say, show
+from deployments.terminal import chosen_names, home_settings, say, show
 from ml.backfill import driver_lock
-from ml.config import load_use_case, require_known, use_case_files
+from ml.config import load_use_case
 from ml.errors import Busy
-from ml.locks import held_lock
+from ml.locks import held_lock, run_lock
 from ml.registry import Registry
 from ml.report import counted
 from ml.retention import garbage
@@ -17,9 +17,7 @@ from ml.store import Store, open_store
 def gc(options: argparse.Namespace) -> int:
     """A dry run unless --yes is given. A use case of which a run is active is left alone."""
     settings = home_settings()
-    if options.use_case is not None:
-        require_known(options.use_case, settings.project)
-    names = [options.use_case] if options.use_case is not None else sorted(use_case_files(settings.project))
+    names = chosen_names(options, settings)
     store = open_store(settings.store)
     rows = [row for name in names for row in _collected(settings, store, name, delete=options.yes)]
     size = sum(int(row["bytes"]) for row in rows)
@@ -37,7 +35,7 @@ def _collected(settings: Settings, store: Store, name: str, *, delete: bool) -> 
     use_case = load_use_case(name, settings.project)
     try:
         with (
-            held_lock(settings.home / "locks" / f"{name}.lock", 0, busy),
+            held_lock(run_lock(settings.home, name), 0, busy),
             held_lock(driver_lock(settings, name), 0, busy),
         ):
             found = list(garbage(store, Registry(settings, name), use_case))

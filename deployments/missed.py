@@ -16,6 +16,7 @@ from cronsim import CronSim
 
 from deployments.servers import ask
 from ml.config import UseCase, load_use_case, use_case_files
+from ml.days import local_date
 from ml.errors import ConfigError, PrefectUnavailable
 from ml.report import counted
 from ml.settings import Settings
@@ -47,9 +48,9 @@ def choose(use_case: UseCase, late: Sequence[Start], done: set[date], since: dat
 
     A replayed use case takes the day after its last night whatever the time, so that one start is enough.
     """
-    nights = {date_of(at, use_case): Start(at) for at in ticks(use_case, since, now)}
+    nights = {local_date(at, use_case.time_zone): Start(at) for at in ticks(use_case, since, now)}
     nights = {day: start for day, start in nights.items() if day not in done}
-    nights |= {date_of(start.at, use_case): start for start in sorted(late, key=lambda start: start.at)}
+    nights |= {local_date(start.at, use_case.time_zone): start for start in sorted(late, key=lambda start: start.at)}
     limit = now - timedelta(days=use_case.missed_within_days)
     recent = [nights[day] for day in sorted(nights) if nights[day].at >= limit]
     all_kept = use_case.missed_nights == "all" and use_case.replay_from is None
@@ -66,11 +67,6 @@ def ticks(use_case: UseCase, since: datetime, now: datetime) -> Iterator[datetim
         if tick > now:
             return
         yield tick
-
-
-def date_of(at: datetime, use_case: UseCase) -> date:
-    """The as_of of a night that starts then."""
-    return at.astimezone(ZoneInfo(use_case.time_zone)).date()
 
 
 def make_up(settings: Settings, api: str, now: datetime) -> list[str]:
@@ -117,7 +113,7 @@ def _make_up(settings: Settings, api: str, deployment: dict[str, Any], now: date
 
 
 def _policy(use_case: UseCase, choice: Choice) -> str:
-    days = ", ".join(str(date_of(start.at, use_case)) for start in choice.kept)
+    days = ", ".join(str(local_date(start.at, use_case.time_zone)) for start in choice.kept)
     within = f" within {counted(use_case.missed_within_days, 'day')}" if use_case.missed_nights != "skip" else ""
     return f"missed_nights={use_case.missed_nights}{within} keeps {f'{days} only' if days else 'none'}"
 
@@ -140,7 +136,7 @@ def _runs(
         if run["state_type"] == "SCHEDULED" and run["run_count"] == 0 and at > since:
             late.append(Start(at, run["id"]))
         else:
-            done.add(date_of(at, use_case))
+            done.add(local_date(at, use_case.time_zone))
     return late, done
 
 

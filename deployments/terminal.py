@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deployments.environment import prepare_environment
+from ml.config import require_known, use_case_files
 from ml.errors import ConfigError
 from ml.settings import Settings
 
@@ -17,6 +18,14 @@ def show_sentences_only(options: argparse.Namespace) -> None:
     """One sentence comes at the end; Prefect would print every traceback before it. To be called first of all."""
     if not options.debug:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+
+
+def chosen_names(options: argparse.Namespace, settings: Settings) -> list[str]:
+    """The use case that the command names, or all of them. Raises UsageError for an unknown one."""
+    if options.use_case is None:
+        return sorted(use_case_files(settings.project))
+    require_known(options.use_case, settings.project)
+    return [str(options.use_case)]
 
 
 def home_settings() -> Settings:

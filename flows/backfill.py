@@ -17,7 +17,18 @@ from prefect.states import Completed, Failed
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.retrain import RetrainRequest, answered, only_run_of
-from ml.backfill import Attempt, Outcome, Plan, Progress, Promote, Reprocess, driver_lock, end_attempt, start_attempt
+from ml.backfill import (
+    Attempt,
+    Outcome,
+    Plan,
+    Progress,
+    Promote,
+    Reprocess,
+    driver_lock,
+    driver_name,
+    end_attempt,
+    start_attempt,
+)
 from ml.decision import DATA_REJECTED
 from ml.errors import Busy, Unavailable
 from ml.locks import held_lock
@@ -56,7 +67,7 @@ def backfill(request: BackfillRequest) -> State[dict[str, Any]]:
     settings = Settings.from_environment()
     busy = Busy(f"{request.use_case} has one backfill at a time", "another one runs", "look at retrain backfill status")
     with held_lock(driver_lock(settings, request.use_case), 0, busy):
-        end_lost_runs(f"{request.use_case}.backfill")
+        end_lost_runs(driver_name(request.use_case))
         site, plan = open_plan(open_store(settings.store), request.plan or _planned(request).digest, driving=True)
         return concluded(run_dates(site, plan, request))
 
@@ -97,9 +108,7 @@ def _show(board: Board, progress: Progress, running: dict[date, str]) -> None:
 
 
 def may_start(progress: Progress, request: BackfillRequest) -> bool:
-    return progress.state == "open" and not (
-        request.fail_fast and progress.count("failed") + progress.count("rejected")
-    )
+    return progress.state == "open" and not (request.fail_fast and progress.failed)
 
 
 def in_this_context(function: Callable[..., Attempt]) -> Callable[..., Attempt]:
@@ -158,10 +167,9 @@ def concluded(progress: Progress) -> State[dict[str, Any]]:
     """Green if every date is done, or was stopped by an operator; red, with the next step, if any failed."""
     plan, ended = progress.plan, len(progress.attempts)
     digest = plan.digest[:12]
-    failed = progress.count("failed") + progress.count("rejected")
-    data = {"plan": plan.digest, "state": progress.state, "done": progress.count("done"), "failed": failed}
-    words = f"{progress.count('done')} of {len(plan.dates)} dates are done, {failed} failed"
-    if failed:
+    data = {"plan": plan.digest, "state": progress.state, "done": progress.done, "failed": progress.failed}
+    words = f"{progress.done} of {len(plan.dates)} dates are done, {progress.failed} failed"
+    if progress.failed:
         return Failed(message=f"{words}: retrain backfill retry-failed {digest}.", data=data)
     if ended < len(plan.dates):
         return Completed(message=f"{words}; it is {progress.state}: retrain backfill resume {digest}.", data=data)

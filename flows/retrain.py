@@ -18,7 +18,7 @@ from ml.config import require_known
 from ml.decision import DATA_REJECTED, STATE_NAMES
 from ml.errors import Busy, DataRejected
 from ml.ledger import NightEntry
-from ml.locks import held_lock
+from ml.locks import held_lock, run_lock
 from ml.report import dry_run_document
 from ml.run_key import run_key
 from ml.settings import Settings
@@ -124,7 +124,7 @@ def only_run_of(name: str, *, wait: bool) -> Iterator[None]:
     """
     settings = Settings.from_environment()
     require_known(name.split(".")[0], settings.project)
-    path = settings.home / "locks" / f"{name}.lock"
+    path = run_lock(settings.home, name)
     busy = Busy(f"{name} runs once at a time", "another run is active", "wait for it to end")
     with ExitStack() as stack:
         try:

@@ -7,6 +7,7 @@ created only if absent, so that any terminal, after any restart, reads the same 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +19,7 @@ from ml.config import UseCase
 from ml.digests import digest_bytes
 from ml.errors import Corrupt, DataRejected, UsageError
 from ml.ledger import Ledger, NightEntry, operator_name, version_of
-from ml.locks import is_free
+from ml.locks import is_free, run_lock
 from ml.settings import Settings
 from ml.snapshots import refuse_window
 from ml.store import Store
@@ -53,7 +54,7 @@ class Plan:
     code: str
     rows: tuple[PlanRow, ...]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         return digest_bytes(to_json(self))
 
@@ -122,9 +123,14 @@ def _due(first: date, last: date, every: str) -> Iterator[date]:
             yield seen
 
 
+def driver_name(use_case: str) -> str:
+    """What the lock of a running backfill is called."""
+    return f"{use_case}.backfill"
+
+
 def driver_lock(settings: Settings, use_case: str) -> Path:
     """The lock that a running backfill of the use case holds on this machine."""
-    return settings.home / "locks" / f"{use_case}.backfill.lock"
+    return run_lock(settings.home, driver_name(use_case))
 
 
 @dataclass(frozen=True)
@@ -311,8 +317,14 @@ class Progress:
         """What is still to run, in order."""
         return [as_of for as_of in self.plan.dates if as_of not in self.attempts]
 
-    def count(self, outcome: Outcome) -> int:
-        return sum(attempt.outcome == outcome for attempt in self.attempts.values())
+    @property
+    def done(self) -> int:
+        return sum(attempt.outcome == "done" for attempt in self.attempts.values())
+
+    @property
+    def failed(self) -> int:
+        """Rejected data included."""
+        return len(self.attempts) - self.done
 
     @property
     def state(self) -> str:

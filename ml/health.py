@@ -26,7 +26,6 @@ class Finding:
     A note is no fault: it may be as somebody wants it.
     """
 
-    place: str
     seen: str
     mend: str
     repair: Callable[[], object] | None = None
@@ -39,24 +38,23 @@ def findings(store: Store, registry: Registry, name: str, *, active: bool) -> It
     try:
         entries = ledger.entries()
     except Corrupt as error:
-        yield Finding(place=name, seen=str(error), mend="restore the ledger's object from a copy")
+        yield Finding(seen=str(error), mend="restore the ledger's object from a copy")
         return
-    yield from _gaps(name, entries)
+    yield from _gaps(entries)
     yield from _alias(ledger, registry)
     yield from _served_models(store, name, entries)
     if not active:
-        yield from _unrecorded_versions(store, registry, name, entries)
-        yield from _stuck_runs(registry, name)
+        yield from _unrecorded_versions(store, registry, entries)
+        yield from _stuck_runs(registry)
     yield from _lost_versions(registry, name, entries)
-    yield from _failed_models(registry, name)
+    yield from _failed_models(registry)
 
 
-def _gaps(name: str, entries: list[AnyEntry]) -> Iterator[Finding]:
+def _gaps(entries: list[AnyEntry]) -> Iterator[Finding]:
     numbers = [entry.seq for entry in entries]
     if numbers != list(range(1, len(numbers) + 1)):
         absent = sorted(set(range(1, max(numbers) + 1)) - set(numbers))
         yield Finding(
-            place=name,
             seen=f"the ledger lacks {', '.join(map(str, absent))}",
             mend="restore its objects from a copy",
         )
@@ -70,14 +68,12 @@ def _alias(ledger: Ledger, registry: Registry) -> Iterator[Finding]:
     told = f"the ledger says champion {_words(expected)}, MLflow's alias says {_words(seen)}"
     if move and not ledger.alias_confirmed(move):
         yield Finding(
-            place=ledger.use_case,
             seen=f"{told}: a run died between the two, or is just there",
             mend="the alias follows the ledger",
             repair=partial(roll_alias_forward, ledger, registry),
         )
         return
     yield Finding(
-        place=ledger.use_case,
         seen=f"{told}: it was moved by hand",
         mend=f"say which holds: retrain promote {ledger.use_case} --version {_words(expected)} (or {_words(seen)})",
     )
@@ -93,7 +89,6 @@ def _served_models(store: Store, name: str, entries: list[AnyEntry]) -> Iterator
         broken = [file.key for file in model.files if not is_whole(store, file)]
         if broken:
             yield Finding(
-                place=name,
                 seen=f"{who} version {model.version}: {broken[0]} is gone or changed ({len(broken)} of its files)",
                 mend=f"retrain run {name} --as-of {model.as_of} makes the same bytes again; or retrain rollback {name}",
             )
@@ -109,7 +104,7 @@ def _serving(entries: list[AnyEntry]) -> dict[str, Champion]:
     return {"champion": head.champion, "reference": head.reference}
 
 
-def _unrecorded_versions(store: Store, registry: Registry, name: str, entries: list[AnyEntry]) -> Iterator[Finding]:
+def _unrecorded_versions(store: Store, registry: Registry, entries: list[AnyEntry]) -> Iterator[Finding]:
     """Versions that no night recorded: a run died between registering and recording, and was never run again.
 
     Young ones may be of a run on another machine; those that somebody else registered are their own affair.
@@ -118,17 +113,15 @@ def _unrecorded_versions(store: Store, registry: Registry, name: str, entries: l
     for version in registry.versions():
         if version.ours and version.number not in recorded and version.age_seconds >= OLD_SECONDS:
             yield Finding(
-                place=name,
                 seen=f"version {version.number} is in MLflow, and no night recorded it",
                 mend="run its night again, which finishes it; mending deletes it and its files",
                 repair=partial(delete_version, store, registry, version),
             )
 
 
-def _stuck_runs(registry: Registry, name: str) -> Iterator[Finding]:
+def _stuck_runs(registry: Registry) -> Iterator[Finding]:
     for run_id in registry.run_ids("RUNNING"):
         yield Finding(
-            place=name,
             seen=f"MLflow's run {run_id} is running, and nobody runs it",
             mend="it is marked as killed; running its night again resumes it",
             repair=partial(registry.end_run, run_id),
@@ -141,16 +134,14 @@ def _lost_versions(registry: Registry, name: str, entries: list[AnyEntry]) -> It
     for who, model in _serving(entries).items():
         if model.version not in known:
             yield Finding(
-                place=name,
                 seen=f"{who} version {model.version} is no longer in MLflow",
                 mend=f"retrain rollback {name}, or promote a version that is",
             )
 
 
-def _failed_models(registry: Registry, name: str) -> Iterator[Finding]:
+def _failed_models(registry: Registry) -> Iterator[Finding]:
     for model_id in registry.failed_models():
         yield Finding(
-            place=name,
             seen=f"MLflow's logged model {model_id} failed or was never finished",
             mend="it is deleted",
             repair=partial(registry.delete_model, model_id),
@@ -170,7 +161,6 @@ def stray_runs(store: Store, registry: Registry) -> Iterator[Finding]:
     known = registry.every_run_id() | {night.candidate.run_id for night in nights if night.candidate}
     for run_id in sorted(found - known):
         yield Finding(
-            place=paths.mlflow_root(),
             seen=f"the store has files of run {run_id}, which MLflow does not know",
             mend="they are deleted",
             repair=partial(delete_all, store, f"{paths.mlflow_root()}/{run_id}"),

@@ -8,7 +8,7 @@ import getpass
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime
 from itertools import takewhile
 from typing import Annotated, Any, Literal
 
@@ -79,6 +79,21 @@ class OperatorEntry(Entry):
 
 AnyEntry = NightEntry | OperatorEntry
 ENTRY: TypeAdapter[AnyEntry] = TypeAdapter(Annotated[AnyEntry, Field(discriminator="kind")])
+
+
+def next_after(head: "AnyEntry | None", use_case: str) -> dict[str, Any]:
+    """The fields of the entry after the head, made now by whoever runs this: all that is true stays so."""
+    return {
+        "seq": head.seq + 1 if head else 1,
+        "use_case": use_case,
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "by": operator_name(),
+        "champion_before": head.champion if head else None,
+        "champion": head.champion if head else None,
+        "reference": head.reference if head else None,
+        "held": head.held if head else None,
+        "excluded": head.excluded if head else {},
+    }
 
 
 def operator_name() -> str:

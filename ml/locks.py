@@ -12,6 +12,11 @@ from ml.errors import Busy, RetrainError
 WAIT_SECONDS = 0.5
 
 
+def run_lock(home: Path, name: str) -> Path:
+    """The lock of a use case's nights; of one date as `<use case>.<as_of>`, of a backfill's driver `.backfill`."""
+    return home / "locks" / f"{name}.lock"
+
+
 @contextmanager
 def held_lock(path: Path, seconds: float, otherwise: RetrainError) -> Iterator[None]:
     """Holds the lock for the time of the context; raises `otherwise` if it is not free within so many seconds."""
@@ -30,7 +35,7 @@ def held_lock(path: Path, seconds: float, otherwise: RetrainError) -> Iterator[N
 @contextmanager
 def fit_turn(home: Path, *, nightly: bool) -> Iterator[None]:
     """One fit at a time on this machine, so that no GPU ever holds two; a nightly's goes before any of a backfill."""
-    turn, first = home / "locks" / "fit-turn.lock", home / "locks" / "fit-first.lock"  # no use case has a - in its name
+    turn, first = run_lock(home, "fit-turn"), run_lock(home, "fit-first")  # no use case has a - in its name
     busy = Busy("one model is fitted at a time", "another one is", "wait for it to end")
     with ExitStack() as stack:
         if nightly:
@@ -48,7 +53,8 @@ def fit_turn(home: Path, *, nightly: bool) -> Iterator[None]:
 
 def is_active(home: Path, use_case: str) -> bool:
     """Whether a night, a date of a backfill, or a backfill of the use case goes on in this home."""
-    locks = [home / "locks" / f"{use_case}.lock", *(home / "locks").glob(f"{use_case}.*.lock")]
+    run = run_lock(home, use_case)
+    locks = [run, *run.parent.glob(f"{use_case}.*.lock")]
     return not all(is_free(path) for path in locks)
 
 

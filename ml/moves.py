@@ -1,13 +1,11 @@
 """What an operator may do by name: choose the champion, hold it, leave a day out. Each is one entry of the ledger."""
 
-from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from ml.alias import follow_ledger
 from ml.artifacts import Champion
 from ml.errors import Busy, UsageError
-from ml.ledger import AnyEntry, Ledger, MoveName, OperatorEntry, operator_name, version_of
+from ml.ledger import AnyEntry, Ledger, MoveName, OperatorEntry, next_after, operator_name, version_of
 from ml.registry import Registry
 
 
@@ -133,19 +131,4 @@ def _entry(ledger: Ledger, name: MoveName, reason: str, **changes: Any) -> Opera
     """The next entry after the head: all that is true stays so but for the changes."""
     if not reason.strip():
         raise UsageError("a move has a reason", "it is empty", "say why with --reason")
-    head = ledger.head()
-    kept: Mapping[str, Any] = (
-        {"champion": head.champion, "reference": head.reference, "held": head.held, "excluded": head.excluded}
-        if head
-        else {"champion": None, "reference": None}
-    )
-    return OperatorEntry(
-        seq=head.seq + 1 if head else 1,
-        use_case=ledger.use_case,
-        at=datetime.now(UTC).isoformat(timespec="seconds"),
-        by=operator_name(),
-        reason=reason,
-        champion_before=head.champion if head else None,
-        decision=name,
-        **{**kept, **changes},
-    )
+    return OperatorEntry(decision=name, reason=reason, **{**next_after(ledger.head(), ledger.use_case), **changes})

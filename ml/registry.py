@@ -145,32 +145,26 @@ class Registry:
 
     def run_ids(self, status: str | None = None) -> list[str]:
         """The runs of the use case, deleted ones too; of one status if it is given."""
-        from mlflow.entities import ViewType
-
         with self._errors():
             experiment = self.client.get_experiment_by_name(self.name)
-            if experiment is None:
-                return []
             chosen = f"attributes.status = '{status}'" if status else ""
-            pages = [self.client.search_runs([experiment.experiment_id], chosen, ViewType.ALL)]
-            while pages[-1].token:
-                pages.append(
-                    self.client.search_runs(
-                        [experiment.experiment_id], chosen, ViewType.ALL, page_token=pages[-1].token
-                    )
-                )
-        return [run.info.run_id for page in pages for run in page]
+            return self._run_ids([experiment.experiment_id], chosen) if experiment else []
 
     def every_run_id(self) -> set[str]:
         """The runs of every experiment of this MLflow, deleted ones too."""
         from mlflow.entities import ViewType
 
         with self._errors():
-            experiments = [each.experiment_id for each in self.client.search_experiments(ViewType.ALL)]
-            pages = [self.client.search_runs(experiments, "", ViewType.ALL)]
-            while pages[-1].token:
-                pages.append(self.client.search_runs(experiments, "", ViewType.ALL, page_token=pages[-1].token))
-        return {run.info.run_id for page in pages for run in page}
+            experiments = self.client.search_experiments(ViewType.ALL)
+            return set(self._run_ids([experiment.experiment_id for experiment in experiments], ""))
+
+    def _run_ids(self, experiments: list[str], chosen: str) -> list[str]:
+        from mlflow.entities import ViewType
+
+        pages = [self.client.search_runs(experiments, chosen, ViewType.ALL)]
+        while pages[-1].token:
+            pages.append(self.client.search_runs(experiments, chosen, ViewType.ALL, page_token=pages[-1].token))
+        return [run.info.run_id for page in pages for run in page]
 
     def end_run(self, run_id: str) -> None:
         """Marks a run that nobody runs any more."""

@@ -8,6 +8,7 @@ from typing import Any
 from ml.artifacts import Champion, Checks, ModelScores, Night, Snapshot, Split, SplitRows, Trail, Verdict
 from ml.config import UseCase
 from ml.evaluation import LOWER_IS_BETTER, METRICS
+from ml.gates import short
 from ml.ledger import NightEntry
 
 Document = dict[str, Any]
@@ -223,12 +224,8 @@ def cell(score: Document | None) -> str:
     if score is None or score["value"] is None:
         return "undefined" if score else "-"
     if score["low"] is None:
-        return number(score["value"])
-    return f"{number(score['value'])} [{number(score['low'])}, {number(score['high'])}]"
-
-
-def number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3f}"
+        return short(score["value"])
+    return f"{short(score['value'])} [{short(score['low'])}, {short(score['high'])}]"
 
 
 def data_sentences(document: Document) -> list[str]:
@@ -309,7 +306,7 @@ def _gains(scores: Document, name: str) -> bool:
 
 
 def _gain(scores: Document, name: str) -> str:
-    return f"{number(scores['candidate'][name]['value'])} against {number(scores['rule'][name]['value'])}"
+    return f"{short(scores['candidate'][name]['value'])} against {short(scores['rule'][name]['value'])}"
 
 
 def champion_sentence(document: Document) -> str:

@@ -84,9 +84,10 @@ class Board:
     """The table and the bar that an operator watches: made once, and updated in place."""
 
     def __init__(self, site: Site, plan: Plan) -> None:
-        self.site, self.plan = site, plan
+        self.plan = plan
         key = f"backfill-{plan.use_case.replace('_', '-')}-{plan.digest[:12]}"
-        self.seen = board_rows(self.site, Progress.of(site.store, plan), {})
+        self.ledger, self.nights = Ledger(site.store, plan.use_case), dict[int, NightEntry]()
+        self.seen = board_rows(self.ledger, Progress.of(site.store, plan), {}, self.nights)
         table = create_table_artifact(self.seen, key=key, description=f"Plan {plan.digest[:12]}")
         bar = create_progress_artifact(0.0, key=f"{key}-progress", description="Dates that have ended")
         assert isinstance(table, UUID)  # they are coroutines only where a loop runs
@@ -95,7 +96,8 @@ class Board:
 
     def show(self, progress: Progress, running: Mapping[date, str]) -> None:
         """Writes what changed since the last time. `running` names the flow run of each active date."""
-        rows = board_rows(self.site, progress, {as_of: _stage_of(name) for as_of, name in running.items()})
+        stages = {as_of: _stage_of(name) for as_of, name in running.items()}
+        rows = board_rows(self.ledger, progress, stages, self.nights)
         if rows == self.seen:
             return
         self.seen = rows
@@ -105,21 +107,30 @@ class Board:
         update_progress_artifact(self.bar, 100.0 * ended / len(self.plan.dates))
 
 
-def board_rows(site: Site, progress: Progress, running: Mapping[date, str]) -> list[dict[str, str]]:
-    """Date, state or stage, decision, version and every verdict."""
-    ledger = Ledger(site.store, progress.plan.use_case)
-    return [_board_row(ledger, progress, row.as_of, row.reason, running) for row in progress.plan.rows]
+def board_rows(
+    ledger: Ledger, progress: Progress, running: Mapping[date, str], known: dict[int, NightEntry]
+) -> list[dict[str, str]]:
+    """Date, state or stage, decision, version and every verdict. Entries never change: what is `known` is not read."""
+    return [_board_row(ledger, progress, row.as_of, row.reason, running, known) for row in progress.plan.rows]
+
+
+def _night(ledger: Ledger, seq: int, known: dict[int, NightEntry]) -> NightEntry:
+    if seq not in known:
+        entry = ledger.entry(seq)
+        assert isinstance(entry, NightEntry), seq
+        known[seq] = entry
+    return known[seq]
 
 
 def _board_row(
-    ledger: Ledger, progress: Progress, as_of: date, reason: str, running: Mapping[date, str]
-) -> dict[str, str]:
+    ledger: Ledger, progress: Progress, as_of: date, reason: str, running: Mapping[date, str],
+    known: dict[int, NightEntry],
+) -> dict[str, str]:  # fmt: skip
     attempt = progress.attempts.get(as_of)
     planned = as_of in progress.plan.dates
     waits = progress.state if progress.state in {"paused", "cancelled"} else "waits"
     stands = attempt.outcome if attempt else running.get(as_of, waits if planned else "not run")
-    entry = ledger.entry(attempt.entry) if attempt and attempt.entry else None
-    night = entry if isinstance(entry, NightEntry) else None
+    night = _night(ledger, attempt.entry, known) if attempt and attempt.entry else None
     verdicts = [f"{v['gate']} {v['verdict']}" for v in night.result["verdicts"]] if night else []
     return {
         "as_of": str(as_of),

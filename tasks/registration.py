@@ -1,17 +1,17 @@
 """Stages that fail with the registry or the ledger: open, register, record, move the alias."""
 
 import logging
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from ml.alias import follow_ledger, roll_alias_forward
 from ml.artifacts import Champion, Night, Snapshot, Split, Trail, Upload
 from ml.backfill import Plan
 from ml.config import require_known
+from ml.days import local_date
 from ml.demo import write_demo_data
 from ml.gates import ALLOWING
-from ml.ledger import AnyEntry, NightEntry, operator_name
+from ml.ledger import AnyEntry, NightEntry, next_after
 from ml.packaging import refuse_broken_example
 from ml.report import nothing_new_document, result_document
 from ml.run_key import code_digest, device_class, learning_key, lock_digest
@@ -50,15 +50,10 @@ def default_as_of(site: Site, scheduled: datetime | None) -> date:
     """The scheduled start's date in the use case's time zone, or today; replaying, the day after the last finished."""
     use_case = site.use_case
     if use_case.replay_from is None:
-        return _local_date(scheduled, use_case.time_zone) if scheduled else use_case.today()
+        return local_date(scheduled, use_case.time_zone) if scheduled else use_case.today()
     head = max((entry.as_of for entry in site.ledger.nights()), default=None)
     last_possible = newest_day(site.settings, use_case) + timedelta(days=use_case.label_delay_days + 1)
     return min(head + timedelta(days=1), last_possible) if head else use_case.replay_from
-
-
-def _local_date(moment: datetime, time_zone: str) -> date:
-    local = moment.astimezone(ZoneInfo(time_zone))
-    return date(local.year, local.month, local.day)  # not local.date(): Prefect's moments make dates of their own kind
 
 
 @stage("look up the ledger", timeout_seconds=300)
@@ -197,19 +192,12 @@ def _learning_key(site: Site, night: Night, snapshot: Snapshot) -> str:
 
 def _entry(night: Night, run_key: str, snapshot: Snapshot, head: AnyEntry | None, **decided: Any) -> NightEntry:
     return NightEntry(
-        seq=head.seq + 1 if head else 1,
-        use_case=night.use_case,
-        at=datetime.now(UTC).isoformat(timespec="seconds"),
-        by=operator_name(),
         as_of=night.as_of,
         run_key=run_key,
         learning_key=_learning_key(site_of(night), night, snapshot),
-        champion_before=head.champion if head else None,
-        held=head.held if head else None,
-        excluded=head.excluded if head else {},
         judged_against=head.seq if head else 0,
         manifest=snapshot.manifest,
-        **decided,
+        **{**next_after(head, night.use_case), **decided},
     )
 
 

@@ -37,6 +37,17 @@ def no_console_of_another_test() -> Iterator[None]:
     logging.getLogger("retrain").handlers = []
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """A night trains with one thread by default, and with more these small steps only wait for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def settings(home: Path) -> Settings:
     return Settings.from_environment()

@@ -1,7 +1,7 @@
 """The estimators: scikit-learn's contract, what they learn, what each parameter changes, and that a seed decides."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -30,13 +30,7 @@ Floats = NDArray[np.float64]
 ALL = (NetworkClassifier, NetworkRegressor, logistic_regression, linear_regression)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """A night trains with one thread by default, and with more these small steps only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def two_classes(rows: int = 120, seed: int = 0) -> tuple[Floats, Floats]:

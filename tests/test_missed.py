@@ -8,9 +8,10 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from deployments.missed import MADE_UP, Choice, Start, choose, date_of, make_up, ticks
+from deployments.missed import MADE_UP, Choice, Start, choose, make_up, ticks
 from deployments.servers import ask
 from ml.config import UseCase, load_use_case
+from ml.days import local_date
 from tests.story import SHOP, Shop
 
 NOW = datetime(2024, 3, 15, 12, 0, tzinfo=UTC)
@@ -99,7 +100,7 @@ def test_daylight_saving_neither_doubles_nor_drops_a_night(zone: str, change: da
     first = datetime(change.year, change.month, change.day, tzinfo=ZoneInfo(zone)) - timedelta(days=2)
     last = datetime.combine(change + timedelta(days=2), first.time(), ZoneInfo(zone)) + timedelta(hours=23)
     dates = [change + timedelta(days=number) for number in range(-2, 3)]
-    assert [date_of(tick, use_case) for tick in ticks(use_case, first, last)] == dates
+    assert [local_date(tick, use_case.time_zone) for tick in ticks(use_case, first, last)] == dates
     schedule = CronSchedule(cron=cron, timezone=zone)
     looks = [first.astimezone(UTC) + timedelta(minutes=30 * number) for number in range(3 * 48)]
     seen = {
@@ -107,7 +108,7 @@ def test_daylight_saving_neither_doubles_nor_drops_a_night(zone: str, change: da
         for look in looks
         for start in asyncio.run(schedule.get_dates(n=3, start=look, end=last.astimezone(UTC)))
     }
-    assert [date_of(start, use_case) for start in sorted(seen)] == dates
+    assert [local_date(start, use_case.time_zone) for start in sorted(seen)] == dates
 
 
 def test_where_clocks_change_at_midnight_prefect_starts_a_night_on_the_day_before() -> None:
@@ -118,8 +119,8 @@ def test_where_clocks_change_at_midnight_prefect_starts_a_night_on_the_day_befor
     use_case: Any = Night(schedule="30 0 * * *", time_zone="Africa/Cairo")
     first, last = datetime(2024, 4, 24, tzinfo=UTC), datetime(2024, 4, 27, 12, tzinfo=UTC)
     starts = asyncio.run(CronSchedule(cron="30 0 * * *", timezone="Africa/Cairo").get_dates(n=9, start=first, end=last))
-    assert [date_of(start, use_case).day for start in starts] == [25, 25, 27]
-    assert [date_of(tick, use_case).day for tick in ticks(use_case, first, last)] == [25, 26, 27]
+    assert [local_date(start, use_case.time_zone).day for start in starts] == [25, 25, 27]
+    assert [local_date(tick, use_case.time_zone).day for tick in ticks(use_case, first, last)] == [25, 26, 27]
 
 
 def shop_that(shop: Shop, **fields: Any) -> UseCase:
@@ -162,7 +163,7 @@ def test_nights_missed_for_longer_than_prefect_looks_ahead(shop: Shop, prefect: 
     now = datetime.fromisoformat(made[0]["expected_start_time"]) + timedelta(days=5, hours=1)
     (sentence,) = [line for line in make_up(shop.settings, prefect, now) if line.startswith("shop ")]
     after = [run for run in runs(prefect, deployment) if datetime.fromisoformat(run["expected_start_time"]) <= now]
-    days = [str(date_of(datetime.fromisoformat(run["expected_start_time"]), use_case)) for run in after]
+    days = [str(local_date(datetime.fromisoformat(run["expected_start_time"]), use_case.time_zone)) for run in after]
     assert len(set(days)) == 6
     kept, skipped = [run for run in after if run["state_type"] == "SCHEDULED"], after[:2]
     assert [run["id"] for run in skipped] == [run["id"] for run in made[:2]]
