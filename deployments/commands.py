@@ -50,6 +50,8 @@ def run(options: argparse.Namespace) -> int:
     show(options, document, "")
     if not options.json:
         print_summary(settings, document, version_of(head.champion))
+        if done["answer"]:
+            _print_entries([ledger.entry(done["answer"])])
     return 0
 
 

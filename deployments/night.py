@@ -91,7 +91,7 @@ def follow(name: str, request: dict[str, Any], page: str) -> dict[str, Any]:
         run_id = same[0] if same else _submit(name, request)
         log.info("%s run %s/runs/flow-run/%s", "Following the active" if same else "Submitted as", page, run_id)
         try:
-            return _result(_ended(client, run_id))
+            return _result(_ended(client, run_id, f"{page}/runs/flow-run/{run_id}"))
         except KeyboardInterrupt:
             log.warning("The run goes on; the same command follows it again. To end it, cancel it on its page.")
             raise
@@ -127,14 +127,18 @@ def _is_scheduled(run: "FlowRun") -> bool:
     return run.state is not None and run.state.is_scheduled()
 
 
-def _ended(client: "SyncPrefectClient", run_id: UUID) -> "State[Any]":
+def _ended(client: "SyncPrefectClient", run_id: UUID, page: str) -> "State[Any]":
     """Waits for the final state, showing each new log line of the run once."""
     shown: set[UUID] = set()
+    told = False
     while True:
         state = client.read_flow_run(run_id).state
         _show_new_lines(client, run_id, shown)
         if state is not None and state.is_final():
             return state
+        if state is not None and state.is_paused() and not told:
+            log.warning("The run waits for an operator's answer: press Resume at %s", page)
+            told = True
         time.sleep(POLL_SECONDS)
 
 

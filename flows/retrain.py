@@ -17,15 +17,16 @@ from ml.backfill import Plan
 from ml.config import require_known
 from ml.decision import DATA_REJECTED, STATE_NAMES
 from ml.errors import Busy, DataRejected
-from ml.ledger import NightEntry
+from ml.ledger import AnyEntry, NightEntry, version_of
 from ml.locks import held_lock, run_lock
 from ml.report import dry_run_document
 from ml.run_key import run_key
 from ml.settings import Settings
 from tasks.backfill import await_turn
 from tasks.data import clean_partitions, split_rows, take_snapshot, validate_partitions
-from tasks.flow_run import end_lost_runs, name_flow_run
+from tasks.flow_run import begun_as_of, end_lost_runs, name_flow_run
 from tasks.model import evaluate_models, judge_gates, train_candidate, upload_candidate, verify_candidate
+from tasks.question import answered_by
 from tasks.registration import (
     find_finished,
     move_alias,
@@ -71,14 +72,15 @@ def answered(request: RetrainRequest, plan: Plan | None = None) -> State[dict[st
 
 def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any]]:
     """The whole night, on its own or as a date of a backfill's plan."""
-    night = open_night(request.use_case, request.as_of, flow_run.scheduled_start_time, request.seed, request.again)
+    as_of = request.as_of or begun_as_of()
+    night = open_night(request.use_case, as_of, flow_run.scheduled_start_time, request.seed, request.again)
     if plan is None:
         name_flow_run(night)
     snapshot = take_snapshot(night)
     key = run_key(night, snapshot.digest)
     finished, published = find_finished(night, key, plan)
     if finished and published and not request.dry_run:
-        return concluded(finished, replayed=True)
+        return concluded(finished, answered_by(night, finished, plan), replayed=True)
     idle = None if finished or request.dry_run else skip_if_nothing_new(night, key, snapshot)
     if idle:
         return concluded(idle)
@@ -107,13 +109,21 @@ def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any
         entry = finished or record_decision(night, key, candidate, trail, head)
     move_alias(night, entry)
     publish_report(night, entry, trail)
-    return concluded(entry, replayed=finished is not None)
+    return concluded(entry, answered_by(night, entry, plan), replayed=finished is not None)
 
 
-def concluded(entry: NightEntry, *, replayed: bool = False) -> State[dict[str, Any]]:
-    """A green state that says what was decided, with the place of its entry in the ledger."""
-    data = {"use_case": entry.use_case, "entry": entry.seq, "replayed": replayed}
-    return Completed(name=STATE_NAMES[entry.decision], message=entry.reason, data=data)
+def concluded(
+    entry: NightEntry, answer: AnyEntry | None = None, *, replayed: bool = False
+) -> State[dict[str, Any]]:  # fmt: skip
+    """A green state that says what was decided, by gates or then by an operator, with the entries of the ledger."""
+    data = {
+        "use_case": entry.use_case, "entry": entry.seq, "replayed": replayed, "answer": answer.seq if answer else None,
+    }  # fmt: skip
+    if answer is None:
+        return Completed(name=STATE_NAMES[entry.decision], message=entry.reason, data=data)
+    promoted = version_of(answer.champion) == version_of(entry.candidate)
+    message = f"{answer.decision} by {answer.by}: {answer.reason}"
+    return Completed(name=STATE_NAMES["PROMOTE" if promoted else entry.decision], message=message, data=data)
 
 
 @contextmanager

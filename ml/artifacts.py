@@ -306,6 +306,7 @@ class Judgement(Handle):
     reason: str
     proved_better: bool
     blocked: str | None = None
+    asks: bool = False
     against_rule: Verdict | None
 
 

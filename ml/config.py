@@ -35,7 +35,9 @@ Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Days = Annotated[int, Field(ge=1, le=36_500)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
-OPERATIONAL = {"schedule", "replay_from", "missed_nights", "missed_within_days", "retention"}  # decide no result
+OPERATIONAL = {  # decide no result
+    "schedule", "replay_from", "missed_nights", "missed_within_days", "retention", "on_inconclusive",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +137,8 @@ class UseCase:
     `outlier_std` standard deviations; a category seen on fewer than `rare_below` train rows is unknown. `derive`
     turns a partition's source rows into rows with more columns. `replay_from` makes scheduled nights walk through old
     data, from that date on. `missed_nights` says which of the nights are made up for that came while the machine was
-    down, `missed_within_days` how old they may be. `question` is the title of reports; `demo` writes example data.
+    down, `missed_within_days` how old they may be. `on_inconclusive` says whether the champion just stays where gates
+    cannot tell, or an operator is asked. `question` is the title of reports; `demo` writes example data.
     """
 
     name: str
@@ -167,6 +170,7 @@ class UseCase:
     replay_from: date | None = None
     missed_nights: Literal["latest", "skip", "all"] = "latest"
     missed_within_days: PositiveInt = 7
+    on_inconclusive: Literal["keep", "ask"] = "keep"
     retention: Retention = Retention()
     demo: Callable[[Path], None] | None = None
 

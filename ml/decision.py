@@ -37,6 +37,12 @@ def decide(
     return "PROMOTE", f"{_every(verdicts).capitalize()} it."
 
 
+def is_open(verdicts: Sequence[Verdict], champion: Champion | None, as_of: date, blocked: str | None) -> bool:
+    """Nothing keeps the candidate from promotion but that gates cannot tell."""
+    blocking = {verdict.verdict for verdict in verdicts} - ALLOWING
+    return blocked is None and blocking == {"INCONCLUSIVE"} and (champion is None or as_of > champion.as_of)
+
+
 def _every(verdicts: Sequence[Verdict]) -> str:
     return "the one gate allows" if len(verdicts) == 1 else f"all {len(verdicts)} gates allow"
 

@@ -19,7 +19,7 @@ from ml.artifacts import Champion, DecisionName, to_json
 from ml.errors import Corrupt
 from ml.store import Store
 
-MoveName = Literal["OPERATOR_PROMOTE", "ROLLBACK", "HOLD", "RELEASE", "EXCLUDE", "INCLUDE"]
+MoveName = Literal["OPERATOR_PROMOTE", "OPERATOR_KEEP", "ROLLBACK", "HOLD", "RELEASE", "EXCLUDE", "INCLUDE"]
 CHAMPION_MOVES = {"OPERATOR_PROMOTE", "ROLLBACK"}
 
 
@@ -49,7 +49,7 @@ class NightEntry(Entry):
     """A night's decision, made under the head `judged_against`; `result` is what `--json` prints.
 
     `blocked` says what alone kept the candidate from promotion, all gates allowing it: such a night may be judged again
-    when that is over.
+    when that is over. `asks` says that gates alone could not tell, and that an operator was asked.
     """
 
     kind: Literal["night"] = "night"
@@ -60,16 +60,18 @@ class NightEntry(Entry):
     candidate: Champion | None
     judged_against: int
     blocked: str | None = None
+    asks: bool = False
     manifest: str
     result: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class OperatorEntry(Entry):
-    """What an operator did by name, outside of any night."""
+    """What an operator did by name, outside of any night; `answers` is the entry of the night that asked."""
 
     kind: Literal["operator"] = "operator"
     decision: MoveName
+    answers: int | None = None
 
     @property
     def moves_champion(self) -> bool:
@@ -155,6 +157,11 @@ class Ledger:
         """The registered version as its night recorded it."""
         return next((night.candidate for night in self.nights() if version_of(night.candidate) == version), None)
 
+    def answer_to(self, night: NightEntry) -> AnyEntry | None:
+        """What closed a night's question: its answer, or a later choice of another champion."""
+        later = [entry for entry in self.entries() if entry.seq > night.seq]
+        return next((e for e in later if e.moves_champion or _answers(e, night)), None)
+
     def alias_confirmed(self, entry: AnyEntry) -> bool:
         return self.store.get(paths.alias_confirmation(self.use_case, entry.seq)) is not None
 
@@ -177,6 +184,10 @@ class Ledger:
 
     def _read(self, key: str) -> AnyEntry:
         return _parsed(key, self.store.get(key))
+
+
+def _answers(entry: AnyEntry, night: NightEntry) -> bool:
+    return isinstance(entry, OperatorEntry) and entry.answers == night.seq
 
 
 def _parsed(key: str, data: bytes | None) -> AnyEntry:

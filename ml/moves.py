@@ -5,7 +5,7 @@ from typing import Any
 from ml.alias import follow_ledger
 from ml.artifacts import Champion
 from ml.errors import Busy, UsageError
-from ml.ledger import AnyEntry, Ledger, MoveName, OperatorEntry, next_after, operator_name, version_of
+from ml.ledger import AnyEntry, Ledger, MoveName, NightEntry, OperatorEntry, next_after, operator_name, version_of
 from ml.registry import Registry
 
 
@@ -81,6 +81,33 @@ def carry_out(ledger: Ledger, registry: Registry | None, entry: OperatorEntry) -
         )
     if registry is not None and entry.moves_champion:
         follow_ledger(ledger, registry, entry)
+
+
+def answer(
+    ledger: Ledger, registry: Registry | None, night: NightEntry, *, promote: bool, name: str, reason: str
+) -> AnyEntry:  # fmt: skip
+    """The entry that closes the night's question: this answer, unless the champion was chosen otherwise before.
+
+    A promoted candidate becomes reference only where there is none: it was not proved better.
+    """
+    while (closed := ledger.answer_to(night)) is None:
+        said = _answer(ledger, night, promote=promote, name=name, reason=reason)
+        if ledger.append(said):
+            closed = said
+            break
+    if registry is not None and closed.moves_champion:
+        follow_ledger(ledger, registry, closed)
+    return closed
+
+
+def _answer(ledger: Ledger, night: NightEntry, *, promote: bool, name: str, reason: str) -> OperatorEntry:
+    head = ledger.head()
+    chosen = {"champion": night.candidate, "reference": (head and head.reference) or night.candidate} if promote else {}
+    named = {"by": name, "reason": f"version {version_of(night.candidate)} of entry {night.seq}: {reason}"}
+    decision: MoveName = "OPERATOR_PROMOTE" if promote else "OPERATOR_KEEP"
+    return OperatorEntry(
+        decision=decision, answers=night.seq, **{**next_after(head, ledger.use_case), **named, **chosen}
+    )
 
 
 def _recorded(ledger: Ledger, version: int) -> Champion:

@@ -85,6 +85,7 @@ def result_document(
         "against_rule": _verdict(trail.judgement.against_rule) if trail.judgement.against_rule else None,
         "decision": trail.judgement.decision,
         "reason": trail.judgement.reason,
+        "asks": trail.judgement.asks,
         "version": version,
         "mlflow_run": trail.upload.run_id,
         "seconds": {work.stage: work.seconds for work in trail.work},
@@ -108,6 +109,7 @@ def nothing_new_document(
         "verdicts": [],
         "decision": "NOTHING_NEW",
         "reason": reason,
+        "asks": False,
         "version": None,
         "mlflow_run": None,
         "seconds": {work.stage: work.seconds},
@@ -319,8 +321,9 @@ def champion_sentence(document: Document) -> str:
 
 
 def way_out(document: Document) -> str:
-    """How an operator promotes a candidate that could not be compared: no later night can either."""
-    if document["version"] is None or not document["not_comparable"] or document["decision"] != "KEEP":
+    """How an operator promotes a candidate that gates could not judge: asked to, or as no later night can either."""
+    left = document["not_comparable"] and document["decision"] == "KEEP"
+    if document["version"] is None or not (left or document["asks"]):
         return ""
     return (
         f"If version {document['version']} is to serve all the same: "

@@ -1,12 +1,14 @@
 """The flow run as Prefect shows it: its name, and the end of runs whose process is gone."""
 
 import platform
+from datetime import date
 from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, State
+from prefect.context import FlowRunContext
 from prefect.runtime import flow_run
 from prefect.states import Crashed
 
@@ -14,13 +16,23 @@ from ml.artifacts import Night
 from ml.digests import digest_value
 from ml.settings import Settings
 
+AS_OF = "retrain.as_of"  # a label of the flow run
+
 
 def name_flow_run(night: Night) -> None:
-    """Names the run by its use case and date, once the date is known."""
+    """Names the run by its use case and date, once the date is known, and lets its later attempts know it too."""
     run_id = flow_run.get_id()
     if run_id is not None:
         with get_client(sync_client=True) as client:
             client.update_flow_run(UUID(run_id), name=f"{night.use_case} {night.as_of}")
+            client.update_flow_run_labels(UUID(run_id), {AS_OF: str(night.as_of)})
+
+
+def begun_as_of() -> date | None:
+    """The date of this very run's earlier attempt: a retried, resubmitted or resumed run keeps it."""
+    context = FlowRunContext.get()
+    labels = context.flow_run.labels if context and context.flow_run else {}
+    return date.fromisoformat(str(labels[AS_OF])) if AS_OF in labels else None
 
 
 def end_lost_runs(lock: str) -> None:

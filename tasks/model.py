@@ -25,7 +25,7 @@ from ml.artifacts import (
     to_json,
 )
 from ml.cleaning import to_parquet
-from ml.decision import comparability, decide
+from ml.decision import comparability, decide, is_open
 from ml.digests import digest_value
 from ml.errors import without_passwords
 from ml.evaluation import Answers
@@ -259,16 +259,19 @@ def judge_gates(night: Night, evaluations: Evaluations, head: AnyEntry | None, b
     site = site_of(night)
     evidence = from_json(Evidence, get_file(site.store, evaluations.evidence))
     verdicts = tuple(gate.judge(evidence) for gate in site.use_case.gates)
-    decision, reason = decide(verdicts, head.champion if head else None, night.as_of, blocked)
+    champion = head.champion if head else None
+    decision, reason = decide(verdicts, champion, night.as_of, blocked)
+    asks = site.use_case.on_inconclusive == "ask" and is_open(verdicts, champion, night.as_of, blocked)
     for verdict in verdicts:
         log.info("%s: %s, %s.", verdict.gate, verdict.verdict, verdict.reason)
     log.info("Decided %s. %s", decision, reason)
     return Judgement(
         verdicts=verdicts,
         decision=decision,
-        reason=reason,
+        reason=f"{reason} An operator is asked." if asks else reason,
         proved_better=_proved_better(site, evidence),
         blocked=blocked if all(verdict.verdict in ALLOWING for verdict in verdicts) else None,
+        asks=asks,
         against_rule=BetterThanRule(metric=site.use_case.metric, why=RULE_OF_THUMB).judge(evidence)
         if "rule" in evidence.pairs
         else None,

@@ -149,6 +149,7 @@ def record_decision(
         reason=judgement.reason,
         candidate=candidate,
         blocked=judgement.blocked,
+        asks=judgement.asks,
         champion=champion,
         reference=candidate if moves and (before is None or judgement.proved_better) else head and head.reference,
         result=result_document(site.use_case, night, run_key, trail, candidate.version, before, champion),
