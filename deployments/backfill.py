@@ -1,6 +1,7 @@
 """`retrain backfill`: plan, apply, status, pause, resume, cancel and retry-failed, from any terminal."""
 
 import argparse
+import time
 from typing import Any
 
 from deployments.night import run_flow_here_or_there
@@ -13,6 +14,8 @@ from ml.locks import is_free
 from ml.report import counted
 from ml.settings import Settings
 from ml.store import Store, open_store
+
+DRIVER_READS_SECONDS = 5.0  # it reads every second
 
 
 def backfill(options: argparse.Namespace) -> int:
@@ -55,11 +58,21 @@ def _go_on(options: argparse.Namespace) -> int:
     settings = home_settings()
     store = open_store(settings.store)
     plan = read_plan(store, options.plan)
-    add_control(store, plan.digest, options.action)
-    if not is_free(driver_lock(settings, plan.use_case)):
+    add_control(store, plan, options.action)
+    if _is_driven(settings, plan):
         show(options, _document(store, settings, plan), f"The running backfill of {plan.use_case} goes on.")
         return 0
     return _drive(settings, plan, options)
+
+
+def _is_driven(settings: Settings, plan: Plan) -> bool:
+    """Whether a driver runs that reads what was asked; one that had decided to end is gone within these seconds."""
+    deadline = time.monotonic() + DRIVER_READS_SECONDS
+    while not is_free(driver_lock(settings, plan.use_case)):
+        if time.monotonic() > deadline:
+            return True
+        time.sleep(0.5)
+    return False
 
 
 def _drive(settings: Settings, plan: Plan, options: argparse.Namespace) -> int:
@@ -93,7 +106,7 @@ def _ask(options: argparse.Namespace) -> int:
     plan = read_plan(store, options.plan)
     if options.action == "pause" and not Progress.of(store, plan).open_dates:
         raise UsageError("a pause stops what is open", "every date has ended", "nothing is to be done")
-    add_control(store, plan.digest, options.action)
+    add_control(store, plan, options.action)
     _print(options, store, settings, plan)
     return 0
 

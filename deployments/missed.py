@@ -5,7 +5,6 @@ one date, as of a schedule that daylight saving repeats, are one night.
 """
 
 import logging
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -14,16 +13,15 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim
 
-from deployments.servers import ask
+from deployments.servers import ask, insisted
 from ml.config import UseCase, load_use_case, use_case_files
 from ml.days import local_date
-from ml.errors import ConfigError, PrefectUnavailable
+from ml.errors import ConfigError
 from ml.report import counted
 from ml.settings import Settings
 
 log = logging.getLogger("retrain.missed")
 
-TRIES, TRY_AGAIN_SECONDS = 5, 1.0
 MADE_UP = "made up for"  # the tag of the runs that we made, for Prefect had not
 
 
@@ -129,7 +127,7 @@ def _runs(
         "sort": "EXPECTED_START_TIME_DESC",
     }
     late, done = [], set()
-    for run in ask(f"{api}/flow_runs/filter", query) or []:
+    for run in insisted(f"{api}/flow_runs/filter", query):
         at = datetime.fromisoformat(run["expected_start_time"]).astimezone(UTC)
         if not run["auto_scheduled"] and MADE_UP not in run["tags"]:
             continue  # somebody's own request
@@ -150,15 +148,3 @@ def _create(api: str, deployment: dict[str, Any], start: Start) -> None:
     key = f"{deployment['name']} {start.at.isoformat()}"
     request = {"state": state, "tags": [MADE_UP], "idempotency_key": key}
     insisted(f"{api}/deployments/{deployment['id']}/create_flow_run", request)
-
-
-def insisted(url: str, query: dict[str, Any]) -> Any:
-    """The answer of Prefect's API to what may be asked twice. On sqlite one request may find the database locked."""
-    for _ in range(TRIES):
-        answer = ask(url, query)
-        if answer is not None:
-            return answer
-        time.sleep(TRY_AGAIN_SECONDS)
-    raise PrefectUnavailable(
-        "Prefect does what it is asked", f"{url} failed {TRIES} times", "read its log, start again"
-    )

@@ -51,6 +51,7 @@ SCHEDULING_SERVICES = (
     "CLEANUP_RECONCILER",
 )
 SUCCESS = range(200, 300)
+TRIES, TRY_AGAIN_SECONDS = 5, 1.0
 ENDED = ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]
 NOT_ENDED = ["SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"]
 
@@ -337,6 +338,18 @@ def ask(url: str, query: Mapping[str, Any] | None = None) -> Any:
     """The answer of Prefect's API, to what is posted or else to the URL alone; None where it has none."""
     status, body = _status_and_body(*(("GET", url, None) if query is None else ("POST", url, json.dumps(query))))
     return json.loads(body) if status in SUCCESS else None
+
+
+def insisted(url: str, query: dict[str, Any]) -> Any:
+    """The answer of Prefect's API to what may be asked twice. On sqlite one request may find the database locked."""
+    for _ in range(TRIES):
+        answer = ask(url, query)
+        if answer is not None:
+            return answer
+        time.sleep(TRY_AGAIN_SECONDS)
+    raise PrefectUnavailable(
+        "Prefect does what it is asked", f"{url} failed {TRIES} times", "read its log, start again"
+    )
 
 
 def _status_and_body(method: str, url: str, content: str | None) -> tuple[int, bytes]:

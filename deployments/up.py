@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import count
 from types import FrameType
+from typing import Any
 from urllib.parse import urlsplit
 
 from deployments.crashed import resubmit_crashed
@@ -22,6 +23,7 @@ from deployments.servers import (
     announce,
     ask,
     child,
+    insisted,
     one_start_at_a_time,
     only_up,
     require_free_port,
@@ -67,7 +69,7 @@ def run_up(
         started, servers = _start_servers(settings, prefect_port, mlflow_port, children)
         if _given_prefect() is None:  # the server is ours alone, and so are its runs
             _end_lost_runs(servers.prefect_api)
-            children.callback(_end_lost_runs, servers.prefect_api)
+            children.callback(_end_lost_runs, servers.prefect_api, ask)
         missed = make_up(settings, servers.prefect_api, since)
         say(f"Prefect  {servers.prefect_ui}\nMLflow   {servers.mlflow_ui}\nLogs     {settings.home / 'logs'}")
         for sentence in missed:
@@ -144,16 +146,16 @@ def _start_serving(
     ]
 
 
-def _end_lost_runs(api: str) -> None:
+def _end_lost_runs(api: str, request: Callable[..., Any] = insisted) -> None:
     """Ends what nobody executes any more: such runs would stay Running for ever, and could not be retried.
 
     What was being cancelled is cancelled, so that it is not run again.
     """
-    for run in ask(f"{api}/flow_runs/filter", LOST_RUNS) or []:
+    for run in request(f"{api}/flow_runs/filter", LOST_RUNS) or []:
         ended = "CANCELLED" if run["state_type"] == "CANCELLING" else "CRASHED"
         message = "`retrain up` stopped while this run was active."
         state = {"type": ended, "name": ended.title(), "message": message}
-        ask(f"{api}/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
+        request(f"{api}/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
 
 
 def _wait_until_served(servers: Servers, served: Sequence[Child], since: datetime) -> None:

@@ -99,7 +99,7 @@ def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any
         await_turn(night, plan)
     entry = None
     while entry is None:  # another run may reach the ledger first: then evaluation is redone, never training
-        head, blocked = read_head(night, finished, plan)
+        head, blocked = read_head(night, snapshot, finished, plan)
         evaluations = evaluate_models(night, key, blocks, split, upload, head)
         judgement = judge_gates(night, evaluations, head, blocked)
         trail = Trail(

@@ -5,7 +5,7 @@ created only if absent, so that any terminal, after any restart, reads the same 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -82,11 +82,12 @@ class Attempt:
 
 @dataclass(frozen=True, kw_only=True)
 class Control:
-    """What an operator asked of a backfill."""
+    """What an operator asked of a backfill; `behind` a retry lies the newest attempt of each date that had failed."""
 
     command: ControlName
     by: str
     at: str
+    behind: dict[str, int] = field(default_factory=dict)
 
 
 def dates_between(first: date, last: date, every: str) -> list[date]:
@@ -277,14 +278,15 @@ def read_controls(store: Store, digest: str) -> list[Control]:
     return [from_json(Control, data) for data in store.get_many(keys) if data is not None]
 
 
-def add_control(store: Store, digest: str, command: ControlName) -> None:
+def add_control(store: Store, plan: Plan, command: ControlName) -> None:
     """Asks something of a backfill. Raises UsageError for one that was cancelled."""
-    control = Control(command=command, by=operator_name(), at=now_text())
-    made = read_controls(store, digest)
+    made = read_controls(store, plan.digest)
     if any(each.command == "cancel" for each in made):
         raise UsageError("a cancelled backfill stays so", f"{command} was asked", "make a new plan")
+    behind = Progress.of(store, plan).failed_attempts if command == "retry-failed" else {}
+    control = Control(command=command, by=operator_name(), at=now_text(), behind=behind)
     number = len(made) + 1
-    while not store.create(paths.backfill_control(digest, number), to_json(control)):
+    while not store.create(paths.backfill_control(plan.digest, number), to_json(control)):
         number += 1
 
 
@@ -304,10 +306,11 @@ class Progress:
     @classmethod
     def of(cls, store: Store, plan: Plan) -> "Progress":
         controls = read_controls(store, plan.digest)
-        since = max((each.at for each in controls if each.command == "retry-failed"), default="")
+        behind = {as_of: number for each in controls for as_of, number in each.behind.items()}
         own = [attempt for attempt in read_attempts(store, plan.use_case) if attempt.plan == plan.digest]
         ended = [each for each in own if each.outcome is not None]
-        standing = {each.as_of: each for each in ended if each.outcome == "done" or each.at >= since}
+        counts = [each for each in ended if each.outcome == "done" or each.number > behind.get(str(each.as_of), 0)]
+        standing = {each.as_of: each for each in counts}
         asked: list[ControlName] = [each.command for each in controls]
         last = "cancel" if "cancel" in asked else asked[-1] if asked else None
         return cls(plan, standing, frozenset(each.as_of for each in ended), last)
@@ -324,7 +327,12 @@ class Progress:
     @property
     def failed(self) -> int:
         """Rejected data included."""
-        return len(self.attempts) - self.done
+        return len(self.failed_attempts)
+
+    @property
+    def failed_attempts(self) -> dict[str, int]:
+        """The number of the newest attempt of each failed date."""
+        return {str(as_of): each.number for as_of, each in self.attempts.items() if each.outcome != "done"}
 
     @property
     def state(self) -> str:

@@ -45,14 +45,14 @@ log = logging.getLogger("retrain.model")
 RULE_OF_THUMB = "a model that a rule of thumb equals must say so"
 
 
-@stage("train candidate", timeout_seconds=6 * 3600)
+@stage("train candidate", timeout_seconds=24 * 3600)  # waiting for its turn included
 def train_candidate(night: Night, run_key: str, blocks: Blocks, split: Split, *, nightly: bool) -> Fit:
     """Fits the use case's estimator, when it is its turn, and keeps the weights of the best validation epoch."""
     site = site_of(night)
 
     def fit_in_turn() -> Fit:
-        with fit_turn(site.settings.home, nightly=nightly):
-            return _fit(site, night, run_key, blocks, split)
+        with fit_turn(site.settings.home, nightly=nightly):  # a twin may have fitted the same before it
+            return resume(site, Fit, "train", run_key, lambda: _fit(site, night, run_key, blocks, split))
 
     fit = resume(site, Fit, "train", run_key, fit_in_turn)
     site.store.delete(paths.checkpoint(night.use_case, run_key))  # by now the handle is kept

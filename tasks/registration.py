@@ -83,20 +83,31 @@ def _is_done(site: Site, entry: NightEntry) -> bool:
 
 
 @stage("read champion", timeout_seconds=300)
-def read_head(night: Night, finished: NightEntry | None, plan: Plan | None) -> tuple[AnyEntry | None, str | None]:
+def read_head(
+    night: Night, snapshot: Snapshot, finished: NightEntry | None, plan: Plan | None
+) -> tuple[AnyEntry | None, str | None]:  # fmt: skip
     """The ledger's head, or that a finished run was judged under; and why nothing may be promoted now, if so."""
     site = site_of(night)
     if finished is not None:
         return site.ledger.entry(finished.judged_against) if finished.judged_against else None, None
     hand_moved = roll_alias_forward(site.ledger, site.registry)
     head = site.ledger.head()
-    return head, hand_moved or _held(head) or _of_backfill(plan)
+    return head, hand_moved or _held(head) or _excluded_since(head, snapshot) or _of_backfill(plan)
 
 
 def _of_backfill(plan: Plan | None) -> str | None:
     if plan is None or plan.promote == "if-newer":
         return None
     return f"Backfill {plan.digest[:12]} records verdicts and moves no champion."
+
+
+def _excluded_since(head: AnyEntry | None, snapshot: Snapshot) -> str | None:
+    """A day that an operator excluded after the night read it."""
+    excluded = head.excluded if head else {}
+    since = [day for day in excluded if snapshot.first_day <= day <= snapshot.last_day and day not in snapshot.excluded]
+    if not since:
+        return None
+    return f"It learnt from {', '.join(sorted(since))}, excluded since it began: run it again without."
 
 
 def _held(head: AnyEntry | None) -> str | None:

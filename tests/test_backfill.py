@@ -145,19 +145,21 @@ def test_progress_is_what_attempts_and_controls_say(quiet: Shop) -> None:
     progress = Progress.of(store, plan)
     assert (progress.open_dates, progress.state) == ([twelve], "open")
     assert (progress.is_turn_of(twelve), progress.is_turn_of(ten)) == (True, True)
-    add_control(store, plan.digest, "retry-failed")
+    add_control(store, plan, "retry-failed")
     progress = Progress.of(store, plan)
     assert progress.open_dates == [eleven, twelve]
     assert progress.is_turn_of(twelve), "it waited for the first end of 11, and need not wait for the second"
     assert start_attempt(store, plan, twelve).number == 2
-    add_control(store, plan.digest, "pause")
+    attempt_of(store, plan, eleven, "failed")
+    assert Progress.of(store, plan).open_dates == [twelve], "its second attempt failed too"
+    add_control(store, plan, "pause")
     assert Progress.of(store, plan).state == "paused"
-    add_control(store, plan.digest, "resume")
+    add_control(store, plan, "resume")
     assert Progress.of(store, plan).state == "open"
-    add_control(store, plan.digest, "cancel")
+    add_control(store, plan, "cancel")
     assert Progress.of(store, plan).state == "cancelled"
     with pytest.raises(UsageError, match="cancelled"):
-        add_control(store, plan.digest, "resume")
+        add_control(store, plan, "resume")
 
 
 def test_two_starters_never_take_one_number(quiet: Shop) -> None:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from ml.artifacts import Champion
+from ml.artifacts import Champion, Snapshot
 from ml.errors import Busy, UsageError
 from ml.ledger import Ledger, version_of
 from ml.moves import carry_out, plan_exclude, plan_hold, plan_include, plan_promote, plan_release, plan_rollback
 from ml.store import open_store
+from tasks.registration import _excluded_since
 from tests.test_ledger import entry, version
 
 
@@ -72,6 +73,21 @@ def test_a_hold_lasts_until_it_is_released(ledger: Ledger) -> None:
     assert (head.held, head.excluded) == (None, {"2024-02-03": "doubled"})
     with pytest.raises(UsageError, match="not held"):
         plan_release(ledger, "again")
+
+
+@pytest.mark.parametrize(
+    ("day", "known", "blocks"),
+    [("2024-02-03", {}, True), ("2024-02-03", {"2024-02-03": "doubled"}, False), ("2024-03-01", {}, False)],
+)
+def test_a_night_that_learnt_from_a_day_excluded_since_moves_nothing(
+    ledger: Ledger, day: str, known: dict[str, str], blocks: bool
+) -> None:
+    carry_out(ledger, None, plan_exclude(ledger, day, "doubled"))
+    snapshot = Snapshot(
+        digest="d", manifest="m", partitions=28, first_day="2024-02-01", last_day="2024-02-29", missing_days=(),
+        excluded=known, changed_days=(),
+    )  # fmt: skip
+    assert ((_excluded_since(ledger.head(), snapshot) or "").startswith(f"It learnt from {day}")) is blocks
 
 
 def test_an_excluded_day_is_included_again(ledger: Ledger) -> None:

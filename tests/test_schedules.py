@@ -10,9 +10,8 @@ from uuid import uuid4
 import pytest
 
 from deployments.crashed import resubmit_crashed
-from deployments.missed import insisted
 from deployments.serve import deployments
-from deployments.servers import ask
+from deployments.servers import ask, insisted
 from deployments.up import _end_lost_runs
 from ml.config import load_use_case, use_case_files
 from tests.story import Shop
