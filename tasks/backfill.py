@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping
 from datetime import date
 from uuid import UUID
@@ -110,7 +111,7 @@ class Board:
 def board_rows(
     ledger: Ledger, progress: Progress, running: Mapping[date, str], known: dict[int, NightEntry]
 ) -> list[dict[str, str]]:
-    """Date, state or stage, decision, version and every verdict. Entries never change: what is `known` is not read."""
+    """Date, state or stage, decision, version and verdicts, counted: a page is narrow. Entries never change: what is `known` is not read."""
     return [_board_row(ledger, progress, row.as_of, row.reason, running, known) for row in progress.plan.rows]
 
 
@@ -131,13 +132,13 @@ def _board_row(
     waits = progress.state if progress.state in {"paused", "cancelled"} else "waits"
     stands = attempt.outcome if attempt else running.get(as_of, waits if planned else "not run")
     night = _night(ledger, attempt.entry, known) if attempt and attempt.entry else None
-    verdicts = [f"{v['gate']} {v['verdict']}" for v in night.result["verdicts"]] if night else []
+    verdicts = Counter(v["verdict"] for v in night.result["verdicts"]) if night else Counter[str]()
     return {
         "as_of": str(as_of),
         "stage": str(stands),
         "decision": night.decision if night else "",
         "version": str(night.candidate.version) if night and night.candidate else "",
-        "verdicts": ", ".join(verdicts),
+        "verdicts": ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items()),
         "reason": attempt.reason if attempt else "" if planned else reason,
     }
 
