@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from datetime import date
 from typing import Any
 
 from deployments.night import run_flow_here_or_there
@@ -10,7 +11,7 @@ from ml.backfill import Plan, Progress, add_control, driver_lock, read_plan
 from ml.config import require_known
 from ml.errors import UsageError
 from ml.ledger import Ledger
-from ml.locks import is_free
+from ml.locks import is_free, run_lock
 from ml.report import counted
 from ml.settings import Settings
 from ml.store import Store, open_store
@@ -117,12 +118,19 @@ def _document(store: Store, settings: Settings, plan: Plan) -> dict[str, Any]:
     progress = Progress.of(store, plan)
     driven = not is_free(driver_lock(settings, plan.use_case))
     state = "running" if driven and progress.state == "open" else progress.state
-    rows = board_rows(Ledger(store, plan.use_case), progress, {}, {})
+    rows = board_rows(Ledger(store, plan.use_case), progress, _running(settings, progress), {})
     return {
         "plan": plan.digest, "use_case": plan.use_case, "state": state, "done": progress.done,
         "failed": progress.failed, "open": len(progress.open_dates),
         "dates": rows,
     }  # fmt: skip
+
+
+def _running(settings: Settings, progress: Progress) -> dict[date, str]:
+    """The dates that run on this machine now: each holds a lock of its own."""
+    name = progress.plan.use_case
+    locks = {as_of: run_lock(settings.home, f"{name}.{as_of}") for as_of in progress.open_dates}
+    return {as_of: "runs" for as_of, lock in locks.items() if lock.exists() and not is_free(lock)}
 
 
 def _print(options: argparse.Namespace, store: Store, settings: Settings, plan: Plan) -> None:

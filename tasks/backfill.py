@@ -111,7 +111,7 @@ class Board:
 def board_rows(
     ledger: Ledger, progress: Progress, running: Mapping[date, str], known: dict[int, NightEntry]
 ) -> list[dict[str, str]]:
-    """Date, state or stage, decision, version and verdicts, counted: a page is narrow. Entries never change: what is `known` is not read."""
+    """Date, state or stage, decision, version, and verdicts counted: a page is narrow. What is `known` is not read."""
     return [_board_row(ledger, progress, row.as_of, row.reason, running, known) for row in progress.plan.rows]
 
 
