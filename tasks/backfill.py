@@ -16,6 +16,7 @@ from prefect.client.schemas.sorting import TaskRunSort
 
 from ml.artifacts import Night
 from ml.backfill import (
+    Known,
     Plan,
     Progress,
     Promote,
@@ -74,8 +75,8 @@ def _code(site: Site) -> str:
 @stage("await turn", timeout_seconds=24 * 3600)
 def await_turn(night: Night, plan: Plan) -> None:
     """Returns when every earlier date of the plan has ended: promotions go in their order."""
-    site = site_of(night)
-    while not (progress := Progress.of(site.store, plan)).is_turn_of(night.as_of):
+    site, known = site_of(night), Known()
+    while not (progress := Progress.of(site.store, plan, known)).is_turn_of(night.as_of):
         if progress.state == "cancelled":
             raise UsageError("a date waits for its turn", "the backfill was cancelled", "make a new plan")
         time.sleep(TURN_SECONDS)
