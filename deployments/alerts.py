@@ -21,14 +21,16 @@ if TYPE_CHECKING:
     from prefect.events.schemas.automations import AutomationCore
 
 BLOCK = "retrain-alerts"
-FAILED, REJECTED, KEPT, SILENT = NAMES = (
+FAILED, REJECTED, ASKED, KEPT, SILENT = NAMES = (
     "retrain: a night failed",
     "retrain: data were rejected",
+    "retrain: an operator is asked",
     "retrain: the champion is kept",
     "retrain: no night succeeds",
 )
 FAILURES = {"Failed", "Crashed", "TimedOut"}
 SUCCESSES = set(STATE_NAMES.values())
+WAITS = {"Suspended"}
 BODY = """\
 {% set reason = REASON or 'It says nothing.' %}
 {% set link = 'PAGE/runs/flow-run/' ~ flow_run.id %}
@@ -70,6 +72,7 @@ def _words(options: argparse.Namespace) -> list[str]:
     return [
         "  a night fails, crashes or takes too long,",
         "  data are rejected,",
+        "  gates cannot tell and an operator is asked (on_inconclusive),",
         f"  the champion was kept for {counted(options.kept_nights, 'night')}, and again after as many,",
         f"  a use case has had no successful night for {counted(options.silent_hours, 'hour')}.",
     ]
@@ -134,6 +137,7 @@ def automations(block: UUID, page: str, kept_nights: int, silent: timedelta) -> 
     }
     failed = EventTrigger(expect=_events(FAILURES), **nights)
     rejected = EventTrigger(expect=_events({DATA_REJECTED}), **nights)
+    asked = EventTrigger(expect=_events(WAITS), **nights)
     counts = [str(kept_nights * number) for number in range(1, REMINDERS + 1)]
     kept = EventTrigger(expect={KEPT_EVENT}, match={"prefect.resource.id": "retrain.use-case.*", KEPT_NIGHTS: counts})
     silence = EventTrigger(
@@ -151,6 +155,7 @@ def automations(block: UUID, page: str, kept_nights: int, silent: timedelta) -> 
     return [
         _automation(block, page, FAILED, failed, "flow_run.state.message"),
         _automation(block, page, REJECTED, rejected, "flow_run.state.message"),
+        _automation(block, page, ASKED, asked, "'Press Resume on its page, and answer.'"),
         _automation(block, page, KEPT, kept, "event.payload.reason"),
         _automation(block, page, SILENT, silence, f"'No night has succeeded within {hours} hours of this run.'"),
     ]

@@ -12,8 +12,7 @@ import pytest
 
 from deployments import alerts
 from deployments.cli import main
-from deployments.missed import insisted
-from deployments.servers import ask
+from deployments.servers import ask, insisted
 from ml.decision import ALL_STATE_NAMES
 from tests.story import Shop
 from tests.test_schedules import wait_for
@@ -42,7 +41,8 @@ def told() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 def test_every_state_is_matched_by_its_name() -> None:
     triggers: list[Any] = [a.trigger for a in alerts.automations(uuid4(), "http://here", 7, timedelta(hours=36))]
-    failed, rejected, kept, silent = triggers
+    failed, rejected, asked, kept, silent = triggers
+    assert asked.expect == {"prefect.flow-run.Suspended"}
     matched = {event.removeprefix("prefect.flow-run.") for event in silent.after}
     assert set(ALL_STATE_NAMES) <= matched
     assert silent.expect < silent.after
@@ -106,7 +106,8 @@ def test_what_goes_wrong_is_told_with_reason_and_link(
     failed = ended(prefect, deployment, {"type": "FAILED", "name": "Failed", "message": 'the "store" is silent'})
     rejected = ended(prefect, deployment, {"type": "FAILED", "name": "DataRejected", "message": "expected 2024-03-14"})
     ended(prefect, deployment, {"type": "COMPLETED", "name": "Promoted", "message": "All gates allow it."})
-    wait_for(lambda: len(documents) >= 2, 30)
+    ended(prefect, deployment, {"type": "PAUSED", "name": "Suspended"})
+    wait_for(lambda: len(documents) >= 3, 30)
     by_alert = {document["alert"]: document for document in documents}
     assert by_alert[alerts.FAILED] == {
         "text": f'{alerts.FAILED}: shop 2024-03-15. the "store" is silent {page}/runs/flow-run/{failed}',
@@ -118,6 +119,7 @@ def test_what_goes_wrong_is_told_with_reason_and_link(
     }
     assert by_alert[alerts.REJECTED]["reason"] == "expected 2024-03-14"
     assert by_alert[alerts.REJECTED]["link"].endswith(rejected)
+    assert by_alert[alerts.ASKED]["reason"] == "Press Resume on its page, and answer."
 
     documents.clear()
     shop.night("2024-03-15")
