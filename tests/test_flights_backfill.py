@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tests.tally import tally
 
 RETRAIN = str(Path(sys.executable).parent / "retrain")
 FIRST, LAST, SERVED = date(2013, 9, 2), date(2013, 10, 1), date(2013, 10, 2)
+LOOK_SECONDS = 3.0
 
 
 def typed(*words: str) -> dict[str, Any]:
@@ -52,6 +54,7 @@ def watched(ledger: Ledger, plan: str, seen: list[int]) -> None:
     assert len(before - done) <= 2, "recorded, and its end not kept yet: at most the dates that ran"
     assert len(done) >= (seen[-1] if seen else 0), "done dates stay done"
     seen.append(len(done))
+    time.sleep(LOOK_SECONDS)  # a look takes a second of a processor itself
 
 
 def is_time_to_kill(number: int, ledger: Ledger, registry: Registry) -> bool:
