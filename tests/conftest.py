@@ -14,6 +14,7 @@ from deployments.environment import prepare_environment
 from ml import packaging
 from ml.registry import load_model
 from ml.settings import Settings
+from tests.postgres_server import PostgresServer, postgres_server
 from tests.s3_server import FOREIGN, S3Server, s3_server
 from tests.story import Shop, open_shop
 from tests.tally import table
@@ -115,6 +116,13 @@ def s3() -> Iterator[S3Server]:
             patch.delenv(name, raising=False)
         for name, value in server.environment.items():
             patch.setenv(name, value)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A real PostgreSQL server; each test makes a database of its own."""
+    with postgres_server() as server:
         yield server
 
 

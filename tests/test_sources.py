@@ -1,9 +1,6 @@
 """Kinds of sources: each gives the rows that a folder with a file a day gives, and fetches what is new."""
 
 import os
-import shutil
-import subprocess
-import time
 from collections.abc import Iterator
 from datetime import date, timedelta
 from pathlib import Path
@@ -14,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import create_engine, text
-from sqlalchemy.exc import OperationalError
 
 from ml import sources
 from ml.config import DatabaseSource, FileSource, Source, UseCase
@@ -22,7 +18,8 @@ from ml.errors import ConfigError, DataRejected, SourceUnavailable
 from ml.settings import Settings
 from ml.snapshots import changed_days, newest_day, partition_files, read_partition, take_manifest
 from ml.sources import AnySource
-from tests.s3_server import BUCKET, S3Server, free_ports
+from tests.postgres_server import PostgresServer
+from tests.s3_server import BUCKET, S3Server
 from tests.tiny import FIRST_DAY, sales, site, tills, write_sales
 
 AS_OF = FIRST_DAY + timedelta(days=10)
@@ -233,45 +230,19 @@ def test_the_newest_day_of_a_source_is_named_and_of_one_file_for_all_there_is_no
 
 
 @pytest.fixture
-def postgres(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A real PostgreSQL server on loopback with the sales, its address in TILLS_DATABASE."""
-    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    if not programs or os.getuid() != 0:
-        pytest.skip("PostgreSQL is not installed, or this user may not become another")
-    pytest.importorskip("psycopg")
-    folder, port = tmp_path / "postgres", free_ports(1)[0]
-    folder.mkdir()
-    for path in (folder, *folder.parents[: len(folder.relative_to("/tmp").parts)]):
-        path.chmod(0o755)
-    shutil.chown(folder, "postgres")
-    command = [programs[-1] / "initdb", "-D", folder / "data", "-U", "postgres", "-A", "trust", "--no-sync"]
-    subprocess.run(command, user="postgres", check=True, capture_output=True, cwd="/")
-    options = ["-p", str(port), "-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={folder}"]
-    server = subprocess.Popen([programs[-1] / "postgres", "-D", folder / "data", *options], user="postgres", cwd="/")
-    monkeypatch.setenv("TILLS_DATABASE", f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres")
+def in_postgres(postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sales in a database of a real PostgreSQL server, its address in TILLS_DATABASE."""
+    postgres.create("tills")
+    monkeypatch.setenv("TILLS_DATABASE", postgres.address("tills"))
     engine = create_engine(os.environ["TILLS_DATABASE"])
-    try:
-        wait_for(engine)
-        all_sales().assign(edited=1).to_sql("sales", engine, index=False)
-        yield engine
-    finally:
-        engine.dispose()
-        server.terminate()
-        server.wait(20)
-
-
-def wait_for(engine: Any) -> None:
-    for _ in range(100):
-        try:
-            engine.connect().close()
-            return
-        except OperationalError:
-            time.sleep(0.1)
-    raise TimeoutError("PostgreSQL did not start")
+    all_sales().assign(edited=1).to_sql("sales", engine, index=False)
+    engine.dispose()
 
 
 @pytest.mark.slow
-def test_a_query_on_a_real_postgres_gives_the_same_rows(place: Settings, postgres: Any, read_days: list[str]) -> None:
+def test_a_query_on_a_real_postgres_gives_the_same_rows(
+    place: Settings, in_postgres: None, read_days: list[str]
+) -> None:
     assert_same(place, of_database())
     assert_same(place, of_database())
     assert len(read_days) == 10
