@@ -141,6 +141,7 @@ def _add_up(commands: Any, shared: argparse.ArgumentParser) -> None:
     up = _add(commands, shared, "up", "Prefect and MLflow with their pages, and the schedules")
     up.add_argument("--prefect-port", type=int, default=4200, metavar="PORT")
     up.add_argument("--mlflow-port", type=int, default=5000, metavar="PORT")
+    up.add_argument("--work-pool", metavar="POOL", help="work for this pool of the server at PREFECT_API_URL")
 
 
 def _add_moves(commands: Any, shared: argparse.ArgumentParser) -> None:

@@ -276,6 +276,7 @@ def demo_data(options: argparse.Namespace) -> int:
 def up(options: argparse.Namespace) -> int:
     """Servers, pages and schedules until Ctrl-C."""
     settings = home_settings()
-    from deployments.up import run_up
+    from deployments.up import run_up, serving_of
 
-    return run_up(settings, prefect_port=options.prefect_port, mlflow_port=options.mlflow_port)
+    serving = serving_of(options.work_pool)
+    return run_up(settings, options.prefect_port, options.mlflow_port, serving=serving)

@@ -1,13 +1,18 @@
-"""Nights whose process was killed: each is run again, as the same run, until its attempts are used up."""
+"""Runs whose process was killed: noticed, and nights run again, as the same run, until their attempts are used up."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 from deployments.servers import ask
+from ml.locks import holder_tag, is_free, run_lock
 
 ATTEMPTS = 3
 RECENT = timedelta(days=1)  # an older crash has been slept over; the next night does its work
 CANCELLED = {"CANCELLING", "CANCELLED"}
+LOST_SECONDS = 60.0  # a run gives its lock back before Prefect knows its end, and Prefect tries again for long
 
 
 def next_attempt(states: Sequence[str]) -> int | None:
@@ -37,3 +42,37 @@ def resubmit_crashed(api: str) -> None:
             message = f"Attempt {attempt} of {ATTEMPTS} after a crash."
             state = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": message}
             ask(f"{api}/flow_runs/{run['id']}/set_state", {"state": state})
+
+
+class Lost:
+    """Runs of this home that Prefect takes for running, and whose lock nobody holds: their process has gone.
+
+    What executes runs tells Prefect when one of them dies, but not when it dies with them.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.since: dict[str, float] = {}  # run to when it was first seen without its lock
+
+    def end(self, api: str) -> None:
+        """Ends those that were lost for LOST_SECONDS; what was being cancelled is cancelled, and not run again."""
+        query = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "CANCELLING"]}}}}
+        lost = {run["id"]: run for run in ask(f"{api}/flow_runs/filter", query) or [] if self._is_lost(run)}
+        now = time.monotonic()
+        self.since = {run: self.since.get(run, now) for run in lost}
+        for run, since in self.since.items():
+            if now - since >= LOST_SECONDS:
+                end_lost(api, lost[run], "The process of this run has gone.")
+
+    def _is_lost(self, run: dict[str, Any]) -> bool:
+        """Only a run that has had its lock has the tag; another machine's run has another."""
+        names = [tag.split(":")[1] for tag in run["tags"] if tag.startswith("lock:")]
+        own = [name for name in names if holder_tag(self.home, name) in run["tags"]]
+        return bool(own) and all(is_free(run_lock(self.home, name)) for name in own)
+
+
+def end_lost(api: str, run: dict[str, Any], message: str, request: Callable[..., Any] = ask) -> None:
+    """Ends a run that nobody executes any more: it would stay Running for ever, and could not be retried."""
+    ended = "CANCELLED" if run["state_type"] == "CANCELLING" else "CRASHED"
+    state = {"type": ended, "name": ended.title(), "message": message}
+    request(f"{api}/flow_runs/{run['id']}/set_state", {"state": state, "force": True})

@@ -61,9 +61,8 @@ _DEFAULTS = {
 
 
 def main() -> None:
-    """Becomes the command of the arguments, as `retrain` starts its own: `python -m deployments.environment COMMAND ...`."""
-    settings = Settings.from_environment()
-    prepare_environment(settings)
+    """Becomes the command of its arguments, with the same variables as what `retrain` starts."""
+    prepare_environment(Settings.from_environment())
     os.execvp(sys.argv[1], sys.argv[1:])
 
 

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from deployments.servers import Servers, answers, prefect_server, running_servers
+from deployments.servers import Servers, answers, is_alive, prefect_server, running_servers
 from ml.errors import Busy, ConfigError, PrefectUnavailable, RetrainError, UsageError
 from ml.settings import Settings
 
@@ -37,7 +37,7 @@ def run_flow_here_or_there(settings: Settings, name: str, request: dict[str, Any
         _require_same_place(settings, servers)
         with _api(servers.prefect_api):
             deployment = request["use_case"] if name == "retrain" else name
-            return follow(f"{name}/{deployment}", request, servers.prefect_ui)
+            return follow(f"{name}/{deployment}", request, servers)
     given = os.environ.get("PREFECT_API_URL")
     if given:
         _require_prefect(given)
@@ -79,7 +79,7 @@ def run_here(request: dict[str, Any], name: str = "retrain") -> dict[str, Any]:
         return _result(getattr(flows, flow)(getattr(flows, form).model_validate(request), return_state=True))
 
 
-def follow(name: str, request: dict[str, Any], page: str) -> dict[str, Any]:
+def follow(name: str, request: dict[str, Any], servers: Servers) -> dict[str, Any]:
     """Submits the flow to its deployment, unless the very same is active, and shows its log until it ends."""
     from prefect.client.orchestration import get_client
 
@@ -89,9 +89,10 @@ def follow(name: str, request: dict[str, Any], page: str) -> dict[str, Any]:
         if active and not same and not request.get("wait", True):
             raise Busy(f"{name} runs once at a time", "another run is active", "wait for it to end")
         run_id = same[0] if same else _submit(name, request)
-        log.info("%s run %s/runs/flow-run/%s", "Following the active" if same else "Submitted as", page, run_id)
+        page = f"{servers.prefect_ui}/runs/flow-run/{run_id}"
+        log.info("%s run %s", "Following the active" if same else "Submitted as", page)
         try:
-            return _result(_ended(client, run_id, f"{page}/runs/flow-run/{run_id}"))
+            return _result(_ended(client, run_id, page, servers.pid))
         except KeyboardInterrupt:
             log.warning("The run goes on; the same command follows it again. To end it, cancel it on its page.")
             raise
@@ -127,8 +128,11 @@ def _is_scheduled(run: "FlowRun") -> bool:
     return run.state is not None and run.state.is_scheduled()
 
 
-def _ended(client: "SyncPrefectClient", run_id: UUID, page: str) -> "State[Any]":
-    """Waits for the final state, showing each new log line of the run once."""
+def _ended(client: "SyncPrefectClient", run_id: UUID, page: str, up: int) -> "State[Any]":
+    """Waits for the final state, showing each new log line of the run once.
+
+    Raises PrefectUnavailable when the process `up` has gone: a Prefect elsewhere would call the run running for ever.
+    """
     shown: set[UUID] = set()
     told = False
     while True:
@@ -139,6 +143,10 @@ def _ended(client: "SyncPrefectClient", run_id: UUID, page: str) -> "State[Any]"
         if state is not None and state.is_paused() and not told:
             log.warning("The run waits for an operator's answer: press Resume at %s", page)
             told = True
+        if not is_alive(up):
+            raise PrefectUnavailable(
+                "a run is followed while `retrain up` runs", "that has ended", "start it and this command again"
+            )
         time.sleep(POLL_SECONDS)
 
 

@@ -314,14 +314,14 @@ def running_servers(settings: Settings) -> Servers | None:
         servers = Servers(**json.loads(_announcement(settings).read_text()))
     except (FileNotFoundError, ValueError, TypeError):  # not there, or not what `announce` writes
         return None
-    return servers if _is_alive(servers.pid) and answers(f"{servers.prefect_api}/health") else None
+    return servers if is_alive(servers.pid) and answers(f"{servers.prefect_api}/health") else None
 
 
 def _announcement(settings: Settings) -> Path:
     return settings.home / "up.json"
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -360,9 +360,7 @@ def _authorization() -> dict[str, str]:
     return {"Authorization": f"Basic {b64encode(given.encode()).decode()}"} if given else {}
 
 
-def _status_and_body(
-    method: str, url: str, content: str | None, authorization: Mapping[str, str]
-) -> tuple[int, bytes]:
+def _status_and_body(method: str, url: str, content: str | None, authorization: Mapping[str, str]) -> tuple[int, bytes]:
     """One request. The status is 0 where nobody answers. A proxy is not asked: it would look for its own loopback."""
     try:
         parts = urlsplit(url)

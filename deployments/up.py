@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any
 from urllib.parse import urlsplit
 
-from deployments.crashed import resubmit_crashed
+from deployments.crashed import Lost, end_lost, resubmit_crashed
 from deployments.missed import make_up
 from deployments.servers import (
     START_SECONDS,
@@ -30,7 +30,7 @@ from deployments.servers import (
     starting_mlflow,
     starting_prefect,
 )
-from ml.errors import PrefectUnavailable, without_passwords
+from ml.errors import PrefectUnavailable, UsageError, without_passwords
 from ml.settings import Settings
 
 WATCH_SECONDS = 0.2
@@ -43,7 +43,21 @@ LOST_RUNS = {
         "deployment_id": {"is_null_": False},
     }
 }
+RUNS_AT_ONCE = 2  # a night and a backfill, which runs its dates inside
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def serving_of(work_pool: str | None) -> Mapping[str, list[str]]:
+    """What executes runs: the use cases of this installation, served; or a worker for a pool of Prefect elsewhere.
+
+    Raises UsageError for a pool without PREFECT_API_URL.
+    """
+    if work_pool is None:
+        return SERVING
+    if _given_prefect() is None:
+        raise UsageError("--work-pool is a pool of the server at PREFECT_API_URL", "that is not set", "set it")
+    worker = ["prefect", "worker", "start", "--pool", work_pool, "--limit", str(RUNS_AT_ONCE)]
+    return {"worker": [*worker, "--no-create-pool-if-not-found", "--install-policy", "never"]}
 
 
 def _say(text: str) -> None:
@@ -79,7 +93,7 @@ def run_up(
         children.enter_context(announce(settings, servers))
         say("The schedules are served. Ctrl-C stops everything.")
         children.callback(say, "Stopping.")
-        _watch([*(server.child for server in started), *served], servers.prefect_api)
+        _watch([*(server.child for server in started), *served], servers.prefect_api, settings)
     return 0
 
 
@@ -147,15 +161,9 @@ def _start_serving(
 
 
 def _end_lost_runs(api: str, request: Callable[..., Any] = insisted) -> None:
-    """Ends what nobody executes any more: such runs would stay Running for ever, and could not be retried.
-
-    What was being cancelled is cancelled, so that it is not run again.
-    """
+    """Ends what was active when the server, which is ours alone, stopped."""
     for run in request(f"{api}/flow_runs/filter", LOST_RUNS) or []:
-        ended = "CANCELLED" if run["state_type"] == "CANCELLING" else "CRASHED"
-        message = "`retrain up` stopped while this run was active."
-        state = {"type": ended, "name": ended.title(), "message": message}
-        request(f"{api}/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
+        end_lost(api, run, "`retrain up` stopped while this run was active.", request)
 
 
 def _wait_until_served(servers: Servers, served: Sequence[Child], since: datetime) -> None:
@@ -183,11 +191,13 @@ def _served(api: str, since: datetime) -> float:
     return len({each["flow_id"] for each in asked if datetime.fromisoformat(each["last_polled"]) >= since})
 
 
-def _watch(children: Sequence[Child], api: str) -> None:
+def _watch(children: Sequence[Child], api: str, settings: Settings) -> None:
     """Watches for ever; raises the error of the first child that ends by itself."""
+    lost = Lost(settings.home)
     for look in count():
         for each in children:
             each.require_alive()
         if look % LOOKS_BETWEEN_CRASHES == 0:
+            lost.end(api)
             resubmit_crashed(api)
         time.sleep(WATCH_SECONDS)

@@ -1,5 +1,6 @@
 """Locks among the processes of this machine. The kernel forgets those of a process that was killed."""
 
+import platform
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -7,6 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ml.digests import digest_value
 from ml.errors import Busy, RetrainError
 
 WAIT_SECONDS = 0.5
@@ -15,6 +17,11 @@ WAIT_SECONDS = 0.5
 def run_lock(home: Path, name: str) -> Path:
     """The lock of a use case's nights; of one date as `<use case>.<as_of>`, of a backfill's driver `.backfill`."""
     return home / "locks" / f"{name}.lock"
+
+
+def holder_tag(home: Path, name: str) -> str:
+    """The tag of the flow runs that share one lock: those of this name, machine and home."""
+    return f"lock:{name}:{digest_value([platform.node(), str(home)])[:12]}"
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """The flow run as Prefect shows it: its name, and the end of runs whose process is gone."""
 
-import platform
 from datetime import date
 from typing import Any
 from uuid import UUID
@@ -13,7 +12,7 @@ from prefect.runtime import flow_run
 from prefect.states import Crashed
 
 from ml.artifacts import Night
-from ml.digests import digest_value
+from ml.locks import holder_tag
 from ml.settings import Settings
 
 AS_OF = "retrain.as_of"  # a label of the flow run
@@ -43,7 +42,7 @@ def end_lost_runs(lock: str) -> None:
     run_id = flow_run.get_id()
     if run_id is None:
         return
-    tag = _holder(lock)
+    tag = holder_tag(Settings.from_environment().home, lock)
     with get_client(sync_client=True) as client:
         for lost in _running(client, tag):
             if lost.id != UUID(run_id):
@@ -57,9 +56,3 @@ def end_lost_runs(lock: str) -> None:
 def _running(client: SyncPrefectClient, tag: str) -> list[FlowRun]:
     chosen = FlowRunFilter.model_validate({"state": {"type": {"any_": ["RUNNING"]}}, "tags": {"all_": [tag]}})
     return client.read_flow_runs(flow_run_filter=chosen)
-
-
-def _holder(lock: str) -> str:
-    """The tag of the runs that share one lock: those of this name, machine and home."""
-    place = digest_value([platform.node(), str(Settings.from_environment().home)])
-    return f"lock:{lock}:{place[:12]}"

@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,8 +23,8 @@ import yaml
 from deployments import alerts
 from deployments.cli import main
 from deployments.serve import deployments
-from deployments.servers import answers, ask
-from ml.errors import StoreUnavailable
+from deployments.servers import ENDED, answers, ask
+from ml.errors import RegistryUnavailable, StoreUnavailable
 from ml.registry import CHAMPION, Registry
 from ml.settings import Settings
 from ml.store import open_store
@@ -33,6 +32,7 @@ from tests.postgres_server import PASSWORD, PostgresServer
 from tests.s3_server import FOREIGN, IDENTITY, SERVICES, WATCHED, free_ports
 from tests.story import Shop, open_shop
 from tests.test_alerts import told  # noqa: F401 - a fixture
+from tests.test_matrix import retrain
 from tests.test_schedules import wait_for
 
 ROOT = Path(__file__).parents[1]
@@ -40,6 +40,7 @@ FOLDER = ROOT / "deployments"
 COMPOSE = (FOLDER / "compose.yaml").read_text(encoding="utf-8")
 SECRETS = {name: PASSWORD for name in ("POSTGRES_PASSWORD", "S3_PASSWORD", "MLFLOW_PASSWORD", "PREFECT_PASSWORD")}
 START_SECONDS = 90.0
+RUN_SECONDS = 240.0
 
 
 def interpolated(text: str, variables: Mapping[str, str]) -> str:
@@ -51,8 +52,8 @@ def interpolated(text: str, variables: Mapping[str, str]) -> str:
     return re.sub(r"\$\{(\w+):(-|\?)([^}]*)\}", value, text)
 
 
-def services(text: str = COMPOSE) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = yaml.safe_load(interpolated(text, SECRETS))["services"]
+def composed(text: str = COMPOSE) -> dict[str, dict[str, dict[str, Any]]]:
+    found: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load(interpolated(text, SECRETS))
     return found
 
 
@@ -99,7 +100,7 @@ def test_every_variable_of_compose_is_one_that_its_software_reads() -> None:
     import mlflow.environment_variables
     import prefect.settings
 
-    named = {name for service in services().values() for name in service.get("environment", {})}
+    named = {name for service in composed()["services"].values() for name in service.get("environment", {})}
     options = {option.envvar for option in mlflow.cli.server.params}
     source = (ROOT / "ml" / "settings.py").read_text(encoding="utf-8")
     known: dict[str, Callable[[str], bool]] = {
@@ -118,6 +119,7 @@ class Production:
     """The services of compose.yaml on loopback, each with a folder of its own for its volume."""
 
     services: dict[str, dict[str, Any]]
+    configs: dict[str, dict[str, str]]
     folder: Path
 
     def home(self, name: str) -> Path:
@@ -143,7 +145,11 @@ class Production:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         project = {key: os.environ[key] for key in ("RETRAIN_PROJECT",) if key in os.environ}
-        own = self.services[name]["environment"]
+        own = dict(self.services[name]["environment"])
+        if config := own.get("MLFLOW_AUTH_CONFIG_PATH"):
+            file = self.folder / Path(config).name
+            file.write_text(self.configs[file.stem]["content"])
+            own["MLFLOW_AUTH_CONFIG_PATH"] = str(file)
         return {**inherited, "PATH": path, "RETRAIN_HOME": str(self.home(name)), **project, **own}
 
     def log(self, name: str) -> str:
@@ -181,9 +187,10 @@ def production(
     """Everything that compose.yaml starts, and a shop in the worker's home; this process sees it as the worker does."""
     shop = open_shop(tmp_path, monkeypatch)
     shutil.move(shop.settings.home, tmp_path / "worker")
-    own = Production(services(on_loopback(postgres)), tmp_path)
-    postgres.create("prefect")
-    postgres.execute(yaml.safe_load(COMPOSE)["configs"]["mlflow-database"]["content"])
+    document = composed(on_loopback(postgres))
+    own = Production(document["services"], document["configs"], tmp_path)
+    postgres.create(own.services["postgres"]["environment"]["POSTGRES_DB"])
+    postgres.execute(own.configs["mlflow-database"]["content"])
     for name in FOREIGN:
         monkeypatch.delenv(name, raising=False)
     for name, value in own.services["worker"]["environment"].items():
@@ -221,33 +228,81 @@ def asked(what: str, query: Any = None) -> Any:
     return ask(f"{os.environ['PREFECT_API_URL']}/{what}", query)
 
 
-def run_on_worker(name: str, request: dict[str, Any]) -> Any:
-    """Submits a run as the page does, and waits for its end; its state."""
+def submitted(name: str, request: dict[str, Any]) -> str:
+    """Submits a run as its page does; its id."""
     from prefect.deployments import run_deployment
 
-    run: Any = run_deployment(name, parameters={"request": request}, timeout=240, as_subflow=False)
-    return run.state
+    run: Any = run_deployment(name, parameters={"request": request}, timeout=0, as_subflow=False)
+    return str(run.id)
+
+
+def ended_state(run: str) -> Any:
+    return wait_for(lambda: (state := asked(f"flow_runs/{run}")["state"])["type"] in ENDED and state, RUN_SECONDS)
+
+
+def kill_holder(lock: Path) -> None:
+    """Kills the process that has a use case's lock open, as soon as there is one."""
+    found = wait_for(lambda: [fd for fd in Path("/proc").glob("[0-9]*/fd/*") if is_link_to(fd, lock)], RUN_SECONDS)
+    os.kill(int(found[0].parts[2]), signal.SIGKILL)
+
+
+def is_link_to(descriptor: Path, path: Path) -> bool:
+    try:
+        return descriptor.readlink() == path
+    except OSError:  # it has been closed
+        return False
 
 
 @pytest.mark.slow
-def test_a_night_and_a_backfill_on_postgres_by_a_worker(
-    production: tuple[Production, Shop], told: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch  # noqa: F811
+def test_nights_a_backfill_and_alerts_on_postgres_by_a_worker(
+    production: tuple[Production, Shop],
+    told: tuple[str, list[dict[str, Any]]],  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Three minutes on a quiet machine."""
     from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
     own, shop = production
+    url, documents = told
+    api, password = os.environ["PREFECT_API_URL"], os.environ["PREFECT_API_AUTH_STRING"]
     queues = {queue["name"]: queue["priority"] for queue in asked("work_queues/filter", {})}
     assert queues["nightly"] < queues["backfill"]
-    there = {PREFECT_API_URL: os.environ["PREFECT_API_URL"], PREFECT_API_AUTH_STRING: f"retrain:{PASSWORD}"}
-    with temporary_settings(there):
-        assert main(["alerts", told[0]]) == 0
-        night = run_on_worker("retrain/shop", {"use_case": "shop", "as_of": "2024-03-15"})
-        assert (night.name, night.message) == ("Promoted", night.message), own.log("worker")
+    assert main(["alerts", url]) == 0
+    with temporary_settings({PREFECT_API_URL: api, PREFECT_API_AUTH_STRING: password}):
+        night = submitted("retrain/shop", {"use_case": "shop", "as_of": "2024-03-15"})
+        kill_holder(own.home("worker") / "locks" / "shop.lock")
+        wait_for(lambda: asked(f"flow_runs/{night}")["run_count"] == 2, RUN_SECONDS)
+        assert ended_state(night)["name"] == "Promoted", own.log("worker")
         request = {"use_case": "shop", "first": "2024-03-12", "last": "2024-03-14", "max_active": 2}
-        backfill = run_on_worker("backfill/backfill", request)
-        assert (backfill.name, backfill.message) == ("Completed", "3 of 3 dates are done, 0 failed."), own.log("worker")
+        backfill = submitted("backfill/backfill", request)
+        assert ended_state(backfill)["message"] == "3 of 3 dates are done, 0 failed.", own.log("worker")
+        shop.file("2024-03-16").write_bytes(b"not parquet")
+        rejected = submitted("retrain/shop", {"use_case": "shop", "as_of": "2024-03-17"})
+        assert ended_state(rejected)["name"] == "DataRejected"
     assert {str(entry.as_of): entry.decision for entry in shop.entries()} == {
         "2024-03-15": "FIRST", "2024-03-12": "KEEP", "2024-03-13": "KEEP", "2024-03-14": "KEEP",
     }  # fmt: skip
     registry = Registry(shop.settings, "shop")
     assert (len(registry.versions()), registry.alias(CHAMPION)) == (4, 1)
+    wait_for(lambda: len(documents) >= 2, 30)
+    assert {document["alert"] for document in documents} == {alerts.FAILED, alerts.REJECTED}, documents
+
+    # `retrain run` in the same home follows the worker's run, and in another one runs here and is shown there.
+    capsys.readouterr()
+    assert main(["run", "shop", "--as-of", "2024-03-15", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["replayed"]
+    elsewhere = own.folder / "elsewhere"
+    shutil.copytree(own.home("worker") / "data", elsewhere / "data")
+    monkeypatch.setenv("RETRAIN_HOME", str(elsewhere))
+    done = retrain(["run", "shop", "--as-of", "2024-03-16", "--json"], dict(os.environ))
+    assert (done.returncode, json.loads(done.stdout)["version"]) == (0, 5), done.stderr
+    shown = asked("flow_runs/filter", {"flow_runs": {"name": {"any_": ["shop 2024-03-16"]}}})
+    assert [(run["deployment_id"], run["state_type"]) for run in shown] == [(None, "COMPLETED")]
+
+    # Without the passwords neither server tells anything.
+    monkeypatch.delenv("PREFECT_API_AUTH_STRING")
+    assert asked("work_queues/filter", {}) is None
+    monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD")
+    with pytest.raises(RegistryUnavailable, match="401|nauthorized|authenticated"):
+        Registry(shop.settings, "shop").versions()
