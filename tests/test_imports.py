@@ -74,6 +74,7 @@ REFUSED = [
     (["run", "flights", "--seed", "-1"], "--seed"),
     (["run", "flights", "--seed", "x"], "'x'"),
     (["run", "flights", "--fast"], "--fast"),
+    (["up", "--work-pool"], "--work-pool"),
     (["score", "flights", "rows.csv"], "-o"),
 ]
 

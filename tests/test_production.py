@@ -274,6 +274,8 @@ def test_nights_a_backfill_and_alerts_on_postgres_by_a_worker(
         kill_holder(own.home("worker") / "locks" / "shop.lock")
         wait_for(lambda: asked(f"flow_runs/{night}")["run_count"] == 2, RUN_SECONDS)
         assert ended_state(night)["name"] == "Promoted", own.log("worker")
+        messages = [state["message"] for state in asked(f"flow_run_states/?flow_run_id={night}")]
+        assert "Attempt 2 of 3 after a crash." in messages
         request = {"use_case": "shop", "first": "2024-03-12", "last": "2024-03-14", "max_active": 2}
         backfill = submitted("backfill/backfill", request)
         assert ended_state(backfill)["message"] == "3 of 3 dates are done, 0 failed.", own.log("worker")
@@ -287,6 +289,15 @@ def test_nights_a_backfill_and_alerts_on_postgres_by_a_worker(
     assert (len(registry.versions()), registry.alias(CHAMPION)) == (4, 1)
     wait_for(lambda: len(documents) >= 2, 30)
     assert {document["alert"] for document in documents} == {alerts.FAILED, alerts.REJECTED}, documents
+
+    # For a Docker work pool: there as asked for, though no worker is here to work for it.
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3")
+    command = ["sh", FOLDER / "deploy.sh", "docker", own.folder / "prefect.yaml"]
+    subprocess.run(command, env={**os.environ, "PATH": own.variables("deploy")["PATH"]}, check=True, cwd=own.folder)
+    deployed = asked("deployments/name/retrain/shop")
+    assert (deployed["work_pool_name"], deployed["work_queue_name"]) == ("docker", "nightly")
+    assert deployed["job_variables"]["image"] == "nightly-retrain"
+    assert set(deployed["job_variables"]["env"]) == {"RETRAIN_STORE", "MLFLOW_TRACKING_URI"}, "and not what is not set"
 
     # `retrain run` in the same home follows the worker's run, and in another one runs here and is shown there.
     capsys.readouterr()
@@ -304,5 +315,5 @@ def test_nights_a_backfill_and_alerts_on_postgres_by_a_worker(
     monkeypatch.delenv("PREFECT_API_AUTH_STRING")
     assert asked("work_queues/filter", {}) is None
     monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD")
-    with pytest.raises(RegistryUnavailable, match="401|nauthorized|authenticated"):
+    with pytest.raises(RegistryUnavailable, match="401"):
         Registry(shop.settings, "shop").versions()

@@ -4,16 +4,20 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from deployments.crashed import resubmit_crashed
+from deployments.crashed import Lost, resubmit_crashed
+from deployments.night import _ended
 from deployments.serve import deployments
 from deployments.servers import ask, insisted
 from deployments.up import _end_lost_runs
 from ml.config import load_use_case, use_case_files
+from ml.errors import Busy, PrefectUnavailable
+from ml.locks import held_lock, holder_tag, run_lock
 from tests.story import Shop
 
 
@@ -68,6 +72,40 @@ def test_a_lost_run_is_scheduled_again_for_its_own_time_and_a_cancelled_one_is_n
         assert after[0]["state"]["message"] == "Attempt 2 of 3 after a crash."
     finally:  # or else another test would run it
         insisted(f"{prefect}/flow_runs/{runs[0]['id']}/set_state", {"state": {"type": "CANCELLED"}, "force": True})
+
+
+def test_a_run_whose_lock_nobody_holds_is_ended(shop: Shop, prefect: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a power failure, with a Prefect server elsewhere."""
+    monkeypatch.setattr("deployments.crashed.LOST_SECONDS", 0.0)
+    deployment = next(each for each in deployments(shop.settings) if each.name == "purchase").apply()
+    home = shop.settings.home
+    states = {"held": "RUNNING", "gone": "RUNNING", "unwanted": "CANCELLING", "another's": "RUNNING"}
+    runs = {}
+    for name, state in states.items():
+        tags = [holder_tag(Path("/elsewhere") if name == "another's" else home, name)]
+        request = {"idempotency_key": str(uuid4()), "tags": tags}
+        runs[name] = insisted(f"{prefect}/deployments/{deployment}/create_flow_run", request)["id"]
+        insisted(f"{prefect}/flow_runs/{runs[name]}/set_state", {"state": {"type": state}, "force": True})
+    with held_lock(run_lock(home, "held"), 0, Busy("", "", "")):
+        Lost(home).end(prefect)
+    after = {name: ask(f"{prefect}/flow_runs/{run}")["state_type"] for name, run in runs.items()}
+    for name in ("held", "another's"):
+        insisted(f"{prefect}/flow_runs/{runs[name]}/set_state", {"state": {"type": "CANCELLED"}, "force": True})
+    assert after == {"held": "RUNNING", "gone": "CRASHED", "unwanted": "CANCELLED", "another's": "RUNNING"}
+
+
+def test_who_follows_a_run_is_told_when_up_has_gone(shop: Shop, prefect: str) -> None:
+    from prefect.client.orchestration import get_client
+
+    deployment = next(each for each in deployments(shop.settings) if each.name == "purchase").apply()
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    run = insisted(f"{prefect}/deployments/{deployment}/create_flow_run", {"idempotency_key": str(uuid4())})["id"]
+    with get_client(sync_client=True) as client:
+        with pytest.raises(PrefectUnavailable, match="start it and this command again"):
+            _ended(client, run, "page", gone.pid)
+        insisted(f"{prefect}/flow_runs/{run}/set_state", {"state": {"type": "CANCELLED"}, "force": True})
+        assert _ended(client, run, "page", gone.pid).is_cancelled()
 
 
 @pytest.mark.slow
