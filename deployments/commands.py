@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     ledger = Ledger(open_store(settings.store), options.use_case)
     entry, head = ledger.entry(done["entry"]), ledger.head()
     assert isinstance(entry, NightEntry) and head is not None, done
-    document = {**entry.result, "replayed": done["replayed"]}
+    document = {**entry.result, "replayed": done["replayed"], "stages": done["stages"]}
     show(options, document, "")
     if not options.json:
         print_summary(settings, document, version_of(head.champion))
@@ -89,7 +89,17 @@ def print_summary(settings: Settings, document: dict[str, Any], champion_today: 
         say(f"Finished before; nothing was judged again. Champion today: {words_of(champion_today)}.", "")
     elif way := report.way_out(document):
         say(way, "")
+    say(*_stage_lines(document), "")
     _say_where_to_look(settings, document)
+
+
+def _stage_lines(document: dict[str, Any]) -> list[str]:
+    """What this run reused and computed, a row a stage: partitions where a stage goes by them."""
+    rows = [
+        [row["stage"], *(f"{row[name]:,}" for name in ("reused", "computed")), f"{row['seconds']:.1f}"]
+        for row in document["stages"]
+    ]
+    return aligned([["stage", "reused", "computed", "seconds"], *rows])
 
 
 def _say_where_to_look(settings: Settings, document: dict[str, Any]) -> None:

@@ -17,8 +17,8 @@ from ml.errors import ConfigError, Corrupt, RetrainError
 from ml.health import Finding, findings, stray_runs
 from ml.ledger import Ledger
 from ml.locks import is_active, is_free
+from ml.machine import ask_torch
 from ml.registry import Registry
-from ml.run_key import device_class
 from ml.settings import Settings
 from ml.store import LEFTOVER_SECONDS, Store, open_store
 
@@ -32,7 +32,7 @@ def doctor(options: argparse.Namespace) -> int:
     names = chosen_names(options, settings)
     rows = found_in(settings, names, mend=options.mend)
     left = [row for row in rows if row["state"] in {"wrong", "unknown"}]
-    show(options, {"checks": rows, "left": len(left), "device": device_class()}, "")
+    show(options, {"checks": rows, "left": len(left), "device": ask_torch().device}, "")
     if not options.json:
         _print_rows(rows)
     return 1 if left else 0
@@ -88,7 +88,7 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
         say(f"{row['state']:<8}{row['check']}")
         if row["seen"]:
             say(f"        {row['seen']}", f"        -> {row['mend']}")
-    say("", f"Device: {device_class()}")
+    say("", f"Device: {ask_torch().device}")
 
 
 def _versions() -> Iterator[Finding]:

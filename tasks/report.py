@@ -14,7 +14,8 @@ from ml.ledger import NightEntry
 from ml.plots import night_figures
 from ml.report import counted
 from ml.store import get_file, put_file
-from tasks.stage import site_of, stage
+from tasks.site import site_of
+from tasks.stage import stage
 
 log = logging.getLogger("retrain.report")
 
