@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import date
 from typing import Any
 
-from ml.artifacts import Champion, Checks, ModelScores, Night, Snapshot, Split, SplitRows, Trail, Verdict, Work
+from ml.artifacts import Champion, Checks, Epoch, ModelScores, Night, Snapshot, Split, SplitRows, Trail, Verdict, Work
 from ml.config import UseCase
 from ml.evaluation import LOWER_IS_BETTER, METRICS
 from ml.gates import short
@@ -392,6 +392,17 @@ def _score_table(document: Document) -> list[str]:
 
 def _verdict_list(document: Document) -> list[str]:
     return [f"- **{v['verdict']}** {v['gate']}: {v['reason']}" for v in document["verdicts"]]
+
+
+def history(epochs: Iterable[Epoch], document: Document) -> dict[str, dict[int, float]]:
+    """Every MLflow metric of the run, by step: curves an epoch, and the final scores as step 0."""
+    found: dict[str, dict[int, float]] = {name: {0: value} for name, value in model_metrics(document).items()}
+    for epoch in epochs:
+        for name in ("train_loss", "validation_loss", "validation_score"):
+            value = getattr(epoch, name)
+            if value is not None:
+                found.setdefault(name, {})[epoch.epoch] = value
+    return found
 
 
 def model_metrics(document: Document) -> dict[str, float]:

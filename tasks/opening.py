@@ -215,7 +215,7 @@ class Opening:
     ) -> tuple[NightEntry, bool] | None:
         """The entry that answers this run, and whether it was there before; None where there is more to do.
 
-        To be called while holding the use case's lock. Records NOTHING_NEW, as the flow does, and leaves questions to it.
+        To be called while holding the use case's lock. Records NOTHING_NEW as the flow does, and leaves it questions.
         """
         if open_site(use_case).ledger.last_night() is None:
             return None
