@@ -19,6 +19,7 @@ from ml.ledger import Ledger
 from ml.locks import is_active, is_free
 from ml.machine import ask_torch
 from ml.registry import Registry
+from ml.report import counted
 from ml.settings import Settings
 from ml.store import LEFTOVER_SECONDS, Store, open_store
 
@@ -35,6 +36,8 @@ def doctor(options: argparse.Namespace) -> int:
     show(options, {"checks": rows, "left": len(left), "device": ask_torch().device}, "")
     if not options.json:
         _print_rows(rows)
+        if not left:
+            say(f"All is well: {counted(len(_checks(settings, names)), 'check')} found nothing wrong.")
     return 1 if left else 0
 
 
@@ -195,6 +198,6 @@ def _schedules(servers: Servers, names: list[str]) -> Iterator[Finding]:
     for name in names:
         deployment = deployed.get(name)
         if deployment is None:
-            yield Finding(seen="it is not served", mend="stop `retrain up` and start it again")
+            yield Finding(seen=f"{name} is not served", mend="stop `retrain up` and start it again")
         elif deployment["paused"] or not any(each["active"] for each in deployment["schedules"]):
-            yield Finding(seen="its schedule is paused", mend="switch it on at its deployment's page")
+            yield Finding(seen=f"the schedule of {name} is paused", mend="switch it on at its deployment's page")

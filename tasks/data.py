@@ -29,6 +29,7 @@ from ml.config import require_known
 from ml.digests import digest_file, digest_value
 from ml.errors import ConfigError, DataRejected
 from ml.features import fit_encoder
+from ml.ledger import NightEntry
 from ml.report import counted, window_words
 from ml.run_key import state_code_digest
 from ml.serving.rules import rule_to_dict
@@ -67,7 +68,16 @@ def take_snapshot(night: Night) -> Snapshot:
     log.info("Took a snapshot of %s.", window_words(snapshot.partitions, snapshot.first_day, snapshot.last_day))
     if snapshot.changed_days:
         log.warning("Changed since the last night: %s.", ", ".join(snapshot.changed_days))
+    if before := _judged_on_other_data(night, snapshot):
+        log.warning("%s was judged before (entry %d), on other data.", night.as_of, before.seq)
     return snapshot
+
+
+def _judged_on_other_data(night: Night, snapshot: Snapshot) -> NightEntry | None:
+    """The last entry of this date, where it was of another snapshot."""
+    nights = site_of(night).ledger.nights()
+    last = next((entry for entry in reversed(nights) if entry.as_of == night.as_of), None)
+    return last if last and last.manifest != snapshot.manifest else None
 
 
 @stage("validate partitions", timeout_seconds=3600)
