@@ -46,7 +46,7 @@ from ml.serving.rules import Between, InSet, Matches, NotBelow, NotNull, Rule, U
 from ml.snapshots import read_table  # noqa: E402
 from ml.store import get_file  # noqa: E402
 from ml.validation import Batch, Scan  # noqa: E402
-from tasks.stage import open_site  # noqa: E402
+from tasks.site import open_site  # noqa: E402
 
 RUNS, NUMBERS, TEXTS = 5, 14, 4
 FIRST = date(2014, 1, 1)

@@ -15,8 +15,8 @@ import torch
 
 from ml import training
 from ml.artifacts import Epoch
+from ml.machine import ask_torch
 from ml.models.estimators import NetworkClassifier
-from ml.run_key import device_class
 from ml.store import open_store
 from ml.training import StoredCheckpoints
 
@@ -88,7 +88,7 @@ def main() -> None:
     training.CHECKPOINT_SECONDS = 0.0
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 200_000
     x, y = rows(count)
-    devices = list(dict.fromkeys(["cpu", device_class()]))
+    devices = list(dict.fromkeys(["cpu", ask_torch().device]))
     print(f"torch {torch.__version__}\n\n| device | machine |\n| --- | --- |")
     print("".join(f"| {device} | {machine(device)} |\n" for device in devices))
     print(f"| device | an epoch, {count:,} rows | a checkpoint | peak memory | validation loss | ended on |")

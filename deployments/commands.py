@@ -27,7 +27,10 @@ from ml.settings import Settings
 from ml.store import Store, open_store
 
 log = logging.getLogger("retrain.commands")
-STATUS_COLUMNS = ("use_case", "schedule", "champion", "reference", "last_as_of", "last_decision", "held", "entries")
+STATUS_COLUMNS = (
+    "use_case", "schedule", "champion", "score", "reference", "last_as_of", "last_decision", "last_success", "held",
+    "entries",
+)  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:
@@ -46,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     ledger = Ledger(open_store(settings.store), options.use_case)
     entry, head = ledger.entry(done["entry"]), ledger.head()
     assert isinstance(entry, NightEntry) and head is not None, done
-    document = {**entry.result, "replayed": done["replayed"]}
+    document = {**entry.result, "replayed": done["replayed"], "stages": done["stages"]}
     show(options, document, "")
     if not options.json:
         print_summary(settings, document, version_of(head.champion))
@@ -89,7 +92,17 @@ def print_summary(settings: Settings, document: dict[str, Any], champion_today: 
         say(f"Finished before; nothing was judged again. Champion today: {words_of(champion_today)}.", "")
     elif way := report.way_out(document):
         say(way, "")
+    say(*_stage_lines(document), "")
     _say_where_to_look(settings, document)
+
+
+def _stage_lines(document: dict[str, Any]) -> list[str]:
+    """What this run reused and computed, a row a stage: partitions where a stage goes by them."""
+    rows = [
+        [row["stage"], *(f"{row[name]:,}" for name in ("reused", "computed")), f"{row['seconds']:.1f}"]
+        for row in document["stages"]
+    ]
+    return aligned([["stage", "reused", "computed", "seconds"], *rows])
 
 
 def _say_where_to_look(settings: Settings, document: dict[str, Any]) -> None:
@@ -133,19 +146,28 @@ def status(options: argparse.Namespace) -> int:
 
 def _status_row(settings: Settings, store: Store, name: str) -> dict[str, Any]:
     ledger = Ledger(store, name)
-    head, night = ledger.head(), ledger.last_night()
+    head, nights = ledger.head(), ledger.nights()
+    night = nights[-1] if nights else None
     return {
         "use_case": name,
         "schedule": _schedule(settings, name),
         "champion": version_of(head.champion) if head else None,
         "champion_as_of": str(head.champion.as_of) if head and head.champion else None,
+        "score": _score_of(nights, version_of(head.champion)) if head else None,
         "reference": version_of(head.reference) if head else None,
         "last_as_of": str(night.as_of) if night else None,
         "last_decision": night.decision if night else None,
+        "last_success": night.at if night else None,
         "held": head.held if head else None,
         "excluded": head.excluded if head else {},
         "entries": head.seq if head else 0,
     }
+
+
+def _score_of(nights: list[NightEntry], version: int | None) -> str | None:
+    """The version's main score in the night that made it, like `f1 0.952 [0.909, 0.988]`."""
+    made = next((night.result for night in nights if night.candidate and night.candidate.version == version), None)
+    return f"{made['metric']} {report.cell(made['scores']['candidate'].get(made['metric']))}" if made else None
 
 
 def _schedule(settings: Settings, name: str) -> str | None:
@@ -217,7 +239,7 @@ def score(options: argparse.Namespace) -> int:
     if not Path(options.file).is_file():
         raise UsageError("FILE is a file of raw rows", f"there is no {options.file}", "check its path")
     from ml import packaging
-    from ml.scoring import score_file
+    from ml.scoring import model_threshold, score_file
 
     store = open_store(settings.store)
     head = Ledger(store, options.use_case).head()
@@ -235,12 +257,15 @@ def score(options: argparse.Namespace) -> int:
         "rows": len(answers),
         "refused_rows": int(answers.broken_rule.notna().sum()),
         "ignored_columns": extra,
+        "threshold": model_threshold(folder),
         "output": options.output,
     }
     words = (
         f"Scored {counted(document['rows'], 'row')} with {options.use_case} version {document['version']} into "
         f"{options.output}; {document['refused_rows']:,} of them broke a rule and got no answer."
     )
+    if document["threshold"] is not None:
+        words += f" From probability {document['threshold']:.4g} on it says {use_case.target.classes[1]}."
     show(options, document, words + (f" Ignored columns: {', '.join(extra)}." if extra else ""))
     return 0
 

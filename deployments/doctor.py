@@ -17,8 +17,9 @@ from ml.errors import ConfigError, Corrupt, RetrainError
 from ml.health import Finding, findings, stray_runs
 from ml.ledger import Ledger
 from ml.locks import is_active, is_free
+from ml.machine import ask_torch
 from ml.registry import Registry
-from ml.run_key import device_class
+from ml.report import counted
 from ml.settings import Settings
 from ml.store import LEFTOVER_SECONDS, Store, open_store
 
@@ -32,9 +33,11 @@ def doctor(options: argparse.Namespace) -> int:
     names = chosen_names(options, settings)
     rows = found_in(settings, names, mend=options.mend)
     left = [row for row in rows if row["state"] in {"wrong", "unknown"}]
-    show(options, {"checks": rows, "left": len(left), "device": device_class()}, "")
+    show(options, {"checks": rows, "left": len(left), "device": ask_torch().device}, "")
     if not options.json:
         _print_rows(rows)
+        if not left:
+            say(f"All is well: {counted(len(_checks(settings, names)), 'check')} found nothing wrong.")
     return 1 if left else 0
 
 
@@ -88,7 +91,7 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
         say(f"{row['state']:<8}{row['check']}")
         if row["seen"]:
             say(f"        {row['seen']}", f"        -> {row['mend']}")
-    say("", f"Device: {device_class()}")
+    say("", f"Device: {ask_torch().device}")
 
 
 def _versions() -> Iterator[Finding]:
@@ -195,6 +198,6 @@ def _schedules(servers: Servers, names: list[str]) -> Iterator[Finding]:
     for name in names:
         deployment = deployed.get(name)
         if deployment is None:
-            yield Finding(seen="it is not served", mend="stop `retrain up` and start it again")
+            yield Finding(seen=f"{name} is not served", mend="stop `retrain up` and start it again")
         elif deployment["paused"] or not any(each["active"] for each in deployment["schedules"]):
-            yield Finding(seen="its schedule is paused", mend="switch it on at its deployment's page")
+            yield Finding(seen=f"the schedule of {name} is paused", mend="switch it on at its deployment's page")

@@ -1,16 +1,23 @@
-"""A run of the flow: in this process, or submitted to the deployment while `retrain up` runs."""
+"""A run of the flow: answered by the ledger, in this process, or submitted to the deployment while `up` runs."""
 
 import importlib
+import json
 import logging
 import os
 import time
 from contextlib import AbstractContextManager
+from datetime import date
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from deployments.servers import Servers, answers, is_alive, prefect_server, running_servers
-from ml.errors import Busy, ConfigError, PrefectUnavailable, RetrainError, UsageError
+from deployments.servers import Servers, answers, ask, is_alive, prefect_server, running_servers
+from ml.decision import STATE_NAMES
+from ml.errors import Busy, ConfigError, DataRejected, PrefectUnavailable, RetrainError, Unavailable, UsageError
+from ml.ledger import NightEntry
+from ml.locks import held_lock, run_lock
+from ml.report import stages_artifact, work_rows
 from ml.settings import Settings
+from tasks.opening import Opening
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -35,6 +42,11 @@ def run_flow_here_or_there(settings: Settings, name: str, request: dict[str, Any
     servers = running_servers(settings)
     if servers is not None:
         _require_same_place(settings, servers)
+    if name == "retrain" and not request["dry_run"] and (servers is not None or not os.environ.get("PREFECT_API_URL")):
+        answer = _kept_answer(settings, servers, request)
+        if answer is not None:
+            return answer
+    if servers is not None:
         with _api(servers.prefect_api):
             deployment = request["use_case"] if name == "retrain" else name
             return follow(f"{name}/{deployment}", request, servers)
@@ -45,6 +57,47 @@ def run_flow_here_or_there(settings: Settings, name: str, request: dict[str, Any
     log.info("Starting Prefect for this run.")
     with prefect_server(settings, meanwhile=lambda: importlib.import_module(FLOWS[name][0])) as api, _api(api):
         return run_here(request, name)
+
+
+def _kept_answer(settings: Settings, servers: Servers | None, request: dict[str, Any]) -> dict[str, Any] | None:
+    """What the flow would answer, where the ledger has it or nothing is new: without Prefect's import and process.
+
+    None where there is more to do, and where the flow is to wait, to try again, or to reject the data on its page.
+    """
+    name, opening = request["use_case"], Opening()
+    as_of = date.fromisoformat(request["as_of"]) if request["as_of"] else None
+    try:
+        with held_lock(run_lock(settings.home, name), 0, Busy(f"{name} runs once at a time", "another is", "wait")):
+            found = opening.answer(name, as_of, request["seed"], request["again"])
+    except (Busy, DataRejected, Unavailable):
+        return None
+    if found is None:
+        return None
+    (entry, replayed), stages = found, work_rows(opening.work)
+    log.info("Entry %d of the ledger has the answer; nothing else was run.", entry.seq)
+    if servers is not None:
+        _show_on_page(servers, request, entry, stages)
+    return {"use_case": name, "entry": entry.seq, "replayed": replayed, "answer": None, "stages": stages}
+
+
+def _show_on_page(servers: Servers, request: dict[str, Any], entry: NightEntry, stages: list[dict[str, Any]]) -> None:
+    """A run of the deployment that has ended, with its table of stages, where the use case is served."""
+    api, name = servers.prefect_api, entry.use_case
+    deployment = ask(f"{api}/deployments/name/retrain/{name}")
+    if deployment is None:
+        return
+    run = {
+        "name": f"{name} {entry.as_of}",
+        "flow_id": deployment["flow_id"],
+        "deployment_id": deployment["id"],
+        "parameters": {"request": request},
+        "state": {"type": "COMPLETED", "name": STATE_NAMES[entry.decision], "message": entry.reason},
+    }
+    shown = ask(f"{api}/flow_runs/", run)
+    if shown is not None:
+        table = {**stages_artifact(name, entry.as_of), "type": "table", "data": json.dumps(stages)}
+        ask(f"{api}/artifacts/", {**table, "flow_run_id": shown["id"]})
+        log.info("Shown as %s/runs/flow-run/%s", servers.prefect_ui, shown["id"])
 
 
 def _require_same_place(settings: Settings, servers: Servers) -> None:

@@ -37,7 +37,7 @@ from ml.settings import Settings
 from ml.store import open_store
 from tasks.backfill import Board, open_plan, plan_backfill
 from tasks.flow_run import end_lost_runs
-from tasks.stage import Site
+from tasks.site import Site
 
 log = logging.getLogger("retrain.backfill")
 POLL_SECONDS = 1.0

@@ -12,7 +12,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from pydantic import BaseModel, ConfigDict, Field
 
-from ml.artifacts import Trail
+from ml.artifacts import Night, Trail
 from ml.backfill import Plan
 from ml.config import require_known
 from ml.decision import DATA_REJECTED, STATE_NAMES
@@ -24,7 +24,7 @@ from ml.run_key import run_key
 from ml.settings import Settings
 from tasks.backfill import await_turn
 from tasks.data import clean_partitions, split_rows, take_snapshot, validate_partitions
-from tasks.flow_run import begun_as_of, end_lost_runs, name_flow_run
+from tasks.flow_run import begun_as_of, end_lost_runs, name_flow_run, publish_work
 from tasks.model import evaluate_models, judge_gates, train_candidate, upload_candidate, verify_candidate
 from tasks.question import answered_by
 from tasks.registration import (
@@ -80,17 +80,16 @@ def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any
     key = run_key(night, snapshot.digest)
     finished, published = find_finished(night, key, plan)
     if finished and published and not request.dry_run:
-        return concluded(finished, answered_by(night, finished, plan), replayed=True)
+        return concluded(night, finished, answered_by(night, finished, plan), replayed=True)
     idle = None if finished or request.dry_run else skip_if_nothing_new(night, key, snapshot)
     if idle:
-        return concluded(idle)
+        return concluded(night, idle)
     checks = validate_partitions(night, snapshot)
     blocks = clean_partitions(night, snapshot, checks)
     split = split_rows(night, blocks)
     if request.dry_run:
-        return Completed(
-            message="Dry run: nothing was trained.", data=dry_run_document(night, key, checks, split, finished)
-        )
+        found = dry_run_document(night, key, checks, split, finished)
+        return Completed(message="Dry run: nothing was trained.", data={**found, "stages": publish_work(night)})
     fit = train_candidate(night, key, blocks, split, nightly=plan is None)
     upload = upload_candidate(night, key, blocks, split, fit)
     verified = verify_candidate(night, key, upload)
@@ -109,15 +108,17 @@ def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any
         entry = finished or record_decision(night, key, candidate, trail, head)
     move_alias(night, entry)
     publish_report(night, entry, trail)
-    return concluded(entry, answered_by(night, entry, plan), replayed=finished is not None)
+    return concluded(night, entry, answered_by(night, entry, plan), replayed=finished is not None)
 
 
 def concluded(
-    entry: NightEntry, answer: AnyEntry | None = None, *, replayed: bool = False
-) -> State[dict[str, Any]]:  # fmt: skip
-    """A green state that says what was decided, by gates or then by an operator, with the entries of the ledger."""
+    night: Night, entry: NightEntry, answer: AnyEntry | None = None, *, replayed: bool = False
+) -> State[dict[str, Any]]:
+    """A green state that says what was decided, by gates or then by an operator, with the entries of the ledger and
+    what was run for it."""
     data = {
         "use_case": entry.use_case, "entry": entry.seq, "replayed": replayed, "answer": answer.seq if answer else None,
+        "stages": publish_work(night),
     }  # fmt: skip
     if answer is None:
         return Completed(name=STATE_NAMES[entry.decision], message=entry.reason, data=data)

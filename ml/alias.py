@@ -4,6 +4,12 @@ from ml.ledger import AnyEntry, Ledger, OperatorEntry, version_of
 from ml.registry import CHAMPION, REFERENCE, Registry
 
 
+def is_followed(ledger: Ledger) -> bool:
+    """Whether the alias was seen to follow the newest entry that names the champion anew, or none ever did."""
+    move = ledger.last_move()
+    return move is None or ledger.alias_confirmed(move)
+
+
 def roll_alias_forward(ledger: Ledger, registry: Registry) -> str | None:
     """Makes the alias follow the ledger after a crash between the two.
 

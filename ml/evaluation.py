@@ -11,7 +11,6 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn import metrics as sklearn_metrics
 
 from ml.serving.output import TaskKind
 
@@ -152,15 +151,15 @@ def probability_scores(kind: TaskKind, y: Floats, probability: Floats | None) ->
     """ROC AUC, PR AUC (average precision), log loss and Brier score; macro over one-against-rest for more classes."""
     if kind == "regression" or probability is None:
         return {}
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
     classes = probability.shape[1]
     one_hot = np.eye(classes)[y.astype(int)]
     columns = [1] if kind == "binary" else list(range(classes))
     defined = all(0 < one_hot[:, c].sum() < len(y) for c in columns)
     own = np.clip(probability[np.arange(len(y)), y.astype(int)], 1e-15, 1)
-    area = [sklearn_metrics.roc_auc_score(one_hot[:, c], probability[:, c]) for c in columns] if defined else []
-    precision = (
-        [sklearn_metrics.average_precision_score(one_hot[:, c], probability[:, c]) for c in columns] if defined else []
-    )
+    area = [roc_auc_score(one_hot[:, c], probability[:, c]) for c in columns] if defined else []
+    precision = [average_precision_score(one_hot[:, c], probability[:, c]) for c in columns] if defined else []
     brier = np.square(probability - one_hot).sum(axis=1).mean() / (2 if kind == "binary" else 1)
     return {
         "roc_auc": float(np.mean(area)) if defined else None,

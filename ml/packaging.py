@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -17,10 +18,11 @@ from ml.config import UseCase
 from ml.digests import digest_sources
 from ml.errors import ConfigError, Corrupt
 from ml.serving.columns import Column, conform
-from ml.serving.model import PackagedModel
-from ml.serving.rules import Between, InSet, Rule
+from ml.serving.rules import Between, InSet, Rule, UniqueKey
 from ml.store import DiskStore, Store, get_file, put_file
-from ml.training import travelling
+
+if TYPE_CHECKING:
+    from ml.serving.model import PackagedModel
 
 SERVING = Path(ml.serving.__file__).parent
 PROOF_ROWS = 256
@@ -31,7 +33,7 @@ def serving_name(source: Path = SERVING) -> str:
     return f"retrain_serving_{digest_sources(source, sorted(source.glob('*.py')))[:16]}"
 
 
-def write_model(model: PackagedModel, folder: Path, source: Path = SERVING) -> None:
+def write_model(model: "PackagedModel", folder: Path, source: Path = SERVING) -> None:
     """An MLflow model folder that needs nothing of this project to be loaded."""
     with tempfile.TemporaryDirectory() as scratch:
         code = Path(scratch) / serving_name(source)
@@ -73,6 +75,13 @@ def _middle(limits: list[Between]) -> float:
     return (low + (low + 2 if high is None else high)) / 2
 
 
+def travelling(use_case: UseCase, rules: Iterable[Rule]) -> tuple[Rule, ...]:
+    """The rules inside a model: it judges a row alone, by the columns that it is given; uniqueness is a partition's."""
+    given = {column.name for column in use_case.features}
+    of_row = (rule for rule in rules if rule.scope == "row" and not isinstance(rule, UniqueKey))
+    return tuple(rule for rule in of_row if set(rule.columns) <= given)
+
+
 def refuse_broken_example(use_case: UseCase, rules: Iterable[Rule]) -> None:
     """Raises ConfigError where the made-up row breaks a rule that travels with the model: it would have no answer."""
     inside = travelling(use_case, rules)
@@ -103,7 +112,7 @@ def fetch_model(store: Store, folder_key: str, files: tuple[FileRef, ...], cache
     return cache / folder_key
 
 
-def make_proof(store: Store, key: str, model: PackagedModel, rows: pd.DataFrame) -> FileRef:
+def make_proof(store: Store, key: str, model: "PackagedModel", rows: pd.DataFrame) -> FileRef:
     """Raw rows with the answers that the model gave in the process that trained it."""
     raw = rows[[column.name for column in model.columns]].head(PROOF_ROWS).reset_index(drop=True)
     answers = model.predict(raw).add_prefix("answer__")

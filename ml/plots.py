@@ -5,8 +5,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.calibration import calibration_curve
-from sklearn.metrics import precision_recall_curve
 
 from ml.artifacts import Epoch
 from ml.config import UseCase
@@ -83,6 +81,8 @@ def _confusion_matrix(use_case: UseCase, answers: pd.DataFrame) -> bytes:
 
 
 def _precision_recall(use_case: UseCase, answers: pd.DataFrame) -> bytes:
+    from sklearn.metrics import precision_recall_curve
+
     figure, axes = _new()
     precision, recall, _ = precision_recall_curve(answers.label, answers.probability_1)
     axes.plot(recall, precision, color="C0", label="model, all thresholds")
@@ -102,6 +102,8 @@ def _precision_recall(use_case: UseCase, answers: pd.DataFrame) -> bytes:
 
 
 def _calibration(use_case: UseCase, answers: pd.DataFrame) -> bytes:
+    from sklearn.calibration import calibration_curve
+
     figure, axes = _new()
     seen, said = calibration_curve(answers.label, answers.probability_1, n_bins=10, strategy="quantile")
     axes.plot([0, 1], [0, 1], color="0.6", linestyle=":", label="perfect")

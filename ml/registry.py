@@ -15,7 +15,6 @@ from typing import Any
 import pandas as pd
 
 from ml import paths
-from ml.artifacts import Epoch
 from ml.digests import digest_file, digest_value
 from ml.errors import ConfigError, RegistryUnavailable, without_passwords
 from ml.serving.columns import Column
@@ -72,31 +71,21 @@ class Registry:
                 raise
             return self.client.get_experiment_by_name(self.name).experiment_id
 
-    def log_history(
-        self, run_id: str, epochs: tuple[Epoch, ...], scores: Mapping[str, float], params: Mapping[str, Any]
+    def finish_run(
+        self,
+        run_id: str,
+        history: Mapping[str, Mapping[int, float]],
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
     ) -> None:
-        """Curves an epoch, final scores and parameters, in one call."""
-        from mlflow.entities import Metric, Param
+        """All there is to say of a run in one call, a metric's values by step, and then its end."""
+        from mlflow.entities import Metric, Param, RunTag
 
-        curve = [
-            Metric(name, value, 0, epoch.epoch)
-            for epoch in epochs
-            for name, value in {
-                "train_loss": epoch.train_loss,
-                "validation_loss": epoch.validation_loss,
-                "validation_score": epoch.validation_score,
-            }.items()
-            if value is not None
-        ]
-        final = [Metric(name, value, 0, 0) for name, value in scores.items()]
+        metrics = [Metric(name, value, 0, step) for name, values in history.items() for step, value in values.items()]
         shown = [Param(name, str(value)[:500]) for name, value in params.items()]
+        told = [RunTag(name, value) for name, value in tags.items()]
         with self._errors():
-            self.client.log_batch(run_id, metrics=curve + final, params=shown)
-
-    def finish_run(self, run_id: str, tags: Mapping[str, str]) -> None:
-        with self._errors():
-            for key, value in tags.items():
-                self.client.set_tag(run_id, key, value)
+            self.client.log_batch(run_id, metrics=metrics, params=shown, tags=told)
             self.client.set_terminated(run_id)
 
     def version_of(self, run_key: str) -> int | None:

@@ -3,9 +3,11 @@
 Everything shown is drawn from that document, so that terminal, Prefect page, MLflow report and ledger say the same.
 """
 
+from collections.abc import Iterable
+from datetime import date
 from typing import Any
 
-from ml.artifacts import Champion, Checks, ModelScores, Night, Snapshot, Split, SplitRows, Trail, Verdict
+from ml.artifacts import Champion, Checks, Epoch, ModelScores, Night, Snapshot, Split, SplitRows, Trail, Verdict, Work
 from ml.config import UseCase
 from ml.evaluation import LOWER_IS_BETTER, METRICS
 from ml.gates import short
@@ -91,6 +93,22 @@ def result_document(
         "seconds": {work.stage: work.seconds for work in trail.work},
         "reused": {work.stage: work.reused for work in trail.work},
         "computed": {work.stage: work.computed for work in trail.work},
+    }
+
+
+def work_rows(work: Iterable[Work]) -> list[Document]:
+    """What ran and what was reused, a row a stage."""
+    return [
+        {"stage": each.stage, "reused": each.reused, "computed": each.computed, "seconds": each.seconds}
+        for each in work
+    ]
+
+
+def stages_artifact(use_case: str, as_of: date) -> dict[str, str]:
+    """Key and description of the page's table of stages."""
+    return {
+        "key": f"{use_case.replace('_', '-')}-stages",
+        "description": f"What ran and what was reused as of {as_of}",
     }
 
 
@@ -374,6 +392,17 @@ def _score_table(document: Document) -> list[str]:
 
 def _verdict_list(document: Document) -> list[str]:
     return [f"- **{v['verdict']}** {v['gate']}: {v['reason']}" for v in document["verdicts"]]
+
+
+def history(epochs: Iterable[Epoch], document: Document) -> dict[str, dict[int, float]]:
+    """Every MLflow metric of the run, by step: curves an epoch, and the final scores as step 0."""
+    found: dict[str, dict[int, float]] = {name: {0: value} for name, value in model_metrics(document).items()}
+    for epoch in epochs:
+        for name in ("train_loss", "validation_loss", "validation_score"):
+            value = getattr(epoch, name)
+            if value is not None:
+                found.setdefault(name, {})[epoch.epoch] = value
+    return found
 
 
 def model_metrics(document: Document) -> dict[str, float]:

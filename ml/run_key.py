@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ml.artifacts import Night
 from ml.digests import digest_sources, digest_value
+from ml.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
 READING = ("serving/columns.py", "config.py", "sources.py", "snapshots.py")
@@ -44,7 +45,8 @@ def learning_key(night: Night, snapshot_digest: str) -> str:
 def code_digest(use_case_file: Path) -> str:
     """Digest of the sources of ml/ and expectations/ that a run of this use case executes.
 
-    Our own modules are in memory as they were when first read; the use case's file is executed anew by every run.
+    Our own modules are in memory as they were when first read, or, of those that are imported later, compared then
+    (`require_same_code`); the use case's file is executed anew by every run.
     """
     return digest_value([own_code_digest(), use_case_file.read_text(encoding="utf-8")])
 
@@ -53,6 +55,12 @@ def code_digest(use_case_file: Path) -> str:
 def own_code_digest() -> str:
     files = [*(ROOT / "ml").rglob("*.py"), *(ROOT / "expectations").glob("*.py")]
     return digest_sources(ROOT, sorted(path for path in files if path.parent.name != "use_cases"))
+
+
+def require_same_code() -> None:
+    """Raises ConfigError where our sources changed since the night began: what is imported now would be of others."""
+    if own_code_digest.__wrapped__() != own_code_digest():
+        raise ConfigError("our sources stay as they are during a night", "they changed", "run it again")
 
 
 @functools.cache
@@ -64,22 +72,8 @@ def state_code_digest(kind: str) -> str:
 
 
 @functools.cache
-def lock_digest() -> str:
-    """Digest of the installed version of everything that the project requires, and of the kind of CPU it runs on."""
+def lock_digest(instructions: str) -> str:
+    """Digest of the installed version of everything that the project requires, and of the CPU's vector instructions."""
     required = metadata.requires("nightly-retrain") or []
     names = {re.split(r"[^A-Za-z0-9_.-]", line)[0] for line in required if "extra ==" not in line}
-    return digest_value([{name: metadata.version(name) for name in sorted(names)}, _instructions()])
-
-
-def _instructions() -> str:
-    """The CPU's vector instructions: another kind sums in another order, and answers must be equal to the last bit."""
-    import torch
-
-    return torch.backends.cpu.get_cpu_capability()
-
-
-def device_class() -> str:
-    """`cuda` where there is one, else `cpu`."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return digest_value([{name: metadata.version(name) for name in sorted(names)}, instructions])

@@ -45,6 +45,12 @@ def model_rules(model_folder: Path) -> tuple[Rule, ...]:
     return tuple(rule_from_dict(fields) for fields in _contents(model_folder)["rules"])
 
 
+def model_threshold(model_folder: Path) -> float | None:
+    """The probability from which on a model of two classes says the second; others have none."""
+    output = _contents(model_folder)["output"]
+    return float(output["threshold"]) if output["kind"] == "binary" else None
+
+
 def _contents(model_folder: Path) -> dict[str, Any]:
     contents: dict[str, Any] = json.loads((model_folder / "data" / "model" / "model.json").read_text(encoding="utf-8"))
     return contents

@@ -38,6 +38,7 @@ from ml.store import Store
 
 log = logging.getLogger("retrain.snapshots")
 MISSING = ["", "NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null", "None", "<NA>", "n/a"]  # where no text is declared
+DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 WRITE_DAYS = "write a file a day"
 
 
@@ -390,4 +391,11 @@ def refuse_other_columns(rows: pd.DataFrame, columns: tuple[Column, ...]) -> Non
 def _refuse_missing(rows: pd.DataFrame, names: tuple[str, ...]) -> None:
     missing = [name for name in names if name not in rows.columns]
     if missing:
-        raise UnusablePartition(f"column {', '.join(missing)} is missing")
+        raise UnusablePartition(f"column {', '.join(missing)} is missing{_delimiter_words(rows)}")
+
+
+def _delimiter_words(rows: pd.DataFrame) -> str:
+    """The likely cause where a CSV's header reads as one column."""
+    only = str(rows.columns[0]) if len(rows.columns) == 1 else ""
+    found = next((name for sign, name in DELIMITERS.items() if sign in only), None)
+    return f" (the header reads as one column: likely separated by {found}, not by commas)" if found else ""

@@ -16,11 +16,12 @@ from ml.config import UseCase
 from ml.errors import StoreUnavailable
 from ml.models.descent import Checkpoints
 from ml.models.estimators import NetworkEstimator, OnEpoch
+from ml.packaging import travelling
 from ml.serving.features import Encoder
 from ml.serving.model import Architecture, PackagedModel
 from ml.serving.network import TabularNetwork, forward_in_blocks
 from ml.serving.output import Output, sigmoid
-from ml.serving.rules import Rule, UniqueKey
+from ml.serving.rules import Rule
 from ml.store import Store
 
 log = logging.getLogger("retrain.training")
@@ -92,13 +93,6 @@ def package(
         output=choose_output(use_case, outputs, validation[1], fit),
         threads=night.threads,
     )
-
-
-def travelling(use_case: UseCase, rules: Iterable[Rule]) -> tuple[Rule, ...]:
-    """The rules inside a model: it judges a row alone, by the columns that it is given; uniqueness is a partition's."""
-    given = {column.name for column in use_case.features}
-    of_row = (rule for rule in rules if rule.scope == "row" and not isinstance(rule, UniqueKey))
-    return tuple(rule for rule in of_row if set(rule.columns) <= given)
 
 
 def architecture(use_case: UseCase) -> Architecture:

@@ -34,7 +34,8 @@ from ml.errors import UsageError
 from ml.ledger import Ledger, NightEntry
 from ml.run_key import code_digest
 from ml.store import Store
-from tasks.stage import Site, open_site, site_of, stage
+from tasks.site import Site, open_site, site_of
+from tasks.stage import stage
 
 log = logging.getLogger("retrain.backfill")
 TURN_SECONDS = 5.0

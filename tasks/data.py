@@ -26,20 +26,19 @@ from ml.artifacts import (
 )
 from ml.cleaning import clean, to_block, to_parquet, whole_from
 from ml.config import require_known
-from ml.digests import digest_bytes, digest_file, digest_value
-from ml.errors import ConfigError, Corrupt, DataRejected
+from ml.digests import digest_file, digest_value
+from ml.errors import ConfigError, DataRejected
 from ml.features import fit_encoder
+from ml.ledger import NightEntry
 from ml.report import counted, window_words
 from ml.run_key import state_code_digest
 from ml.serving.rules import rule_to_dict
 from ml.snapshots import (
     UnusablePartition,
-    changed_days,
     inputs_by_day,
     last_due_day,
     read_manifest,
     read_partition,
-    take_manifest,
 )
 from ml.split import describe, fit_until, split_digest
 from ml.states import States, state_key
@@ -54,7 +53,9 @@ from ml.validation import (
     within_partition,
 )
 from ml.windows import WindowSums
-from tasks.stage import Site, resume, site_of, stage
+from tasks import opening
+from tasks.site import Site, resume, site_of
+from tasks.stage import stage
 
 ROWS_A_BATCH = 500_000  # judged at once: a row of 20 columns takes 200 bytes
 JUDGED: dict[str, pd.DataFrame] = {}  # unique rows that were just judged, by the key of their block, for the cleaner
@@ -63,41 +64,20 @@ log = logging.getLogger("retrain.data")
 
 @stage("take snapshot", timeout_seconds=600)
 def take_snapshot(night: Night) -> Snapshot:
-    """Writes the manifest of the partitions that this night may see."""
-    site = site_of(night)
-    head = site.ledger.head()
-    manifest, missing = take_manifest(site.settings, site.use_case, night.as_of, head.excluded if head else {})
-    data = to_json(manifest)
-    key = paths.manifest(night.use_case, digest_bytes(data))
-    new = site.store.create(key, data)
-    if not new and site.store.get(key) != data:
-        log.warning("%s is damaged and is made again.", key)
-        site.store.put(key, data)
-    changed = changed_days(_last_manifest(site), manifest)
-    days = [partition.day for partition in manifest.partitions]
-    log.info("Took a snapshot of %s.", window_words(len(days), days[0], days[-1]))
-    if changed:
-        log.warning("Changed since the last night: %s.", ", ".join(changed))
-    return Snapshot(
-        work=Work(stage="", reused=int(not new), computed=int(new)),
-        digest=digest_bytes(data),
-        manifest=key,
-        partitions=len(days),
-        first_day=days[0],
-        last_day=days[-1],
-        missing_days=missing,
-        excluded=manifest.excluded,
-        changed_days=changed,
-    )
+    snapshot = opening.take_snapshot(night)
+    log.info("Took a snapshot of %s.", window_words(snapshot.partitions, snapshot.first_day, snapshot.last_day))
+    if snapshot.changed_days:
+        log.warning("Changed since the last night: %s.", ", ".join(snapshot.changed_days))
+    if before := _judged_on_other_data(night, snapshot):
+        log.warning("%s was judged before (entry %d), on other data.", night.as_of, before.seq)
+    return snapshot
 
 
-def _last_manifest(site: Site) -> Manifest | None:
-    night = site.ledger.last_night()
-    try:
-        return read_manifest(site.store, night.manifest) if night else None
-    except Corrupt as error:
-        log.warning("%s (which days changed since is not known)", error)
-        return None
+def _judged_on_other_data(night: Night, snapshot: Snapshot) -> NightEntry | None:
+    """The last entry of this date, where it was of another snapshot."""
+    nights = site_of(night).ledger.nights()
+    last = next((entry for entry in reversed(nights) if entry.as_of == night.as_of), None)
+    return last if last and last.manifest != snapshot.manifest else None
 
 
 @stage("validate partitions", timeout_seconds=3600)

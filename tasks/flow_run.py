@@ -4,6 +4,7 @@ from datetime import date
 from typing import Any
 from uuid import UUID
 
+from prefect.artifacts import create_table_artifact
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, State
@@ -11,11 +12,27 @@ from prefect.context import FlowRunContext
 from prefect.runtime import flow_run
 from prefect.states import Crashed
 
-from ml.artifacts import Night
+from ml.artifacts import Night, Work
 from ml.locks import holder_tag
+from ml.report import stages_artifact, work_rows
 from ml.settings import Settings
 
 AS_OF = "retrain.as_of"  # a label of the flow run
+_WORK: dict[str, dict[str, Work]] = {}  # by flow run and stage: dates of a backfill run side by side
+
+
+def note_work(work: Work) -> None:
+    """Remembers what a stage of the present run cost; the last time counts."""
+    run_id = flow_run.get_id()
+    if run_id is not None:
+        _WORK.setdefault(run_id, {})[work.stage] = work
+
+
+def publish_work(night: Night) -> list[dict[str, Any]]:
+    """Shows what ran and what was reused as a table of the run, and returns its rows."""
+    rows = work_rows(_WORK.pop(flow_run.get_id() or "", {}).values())
+    create_table_artifact(rows, **stages_artifact(night.use_case, night.as_of))
+    return rows
 
 
 def name_flow_run(night: Night) -> None:

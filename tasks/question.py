@@ -17,7 +17,8 @@ from ml.backfill import Plan
 from ml.ledger import AnyEntry, NightEntry
 from ml.moves import answer
 from ml.store import get_file
-from tasks.stage import site_of, stage
+from tasks.site import site_of
+from tasks.stage import stage
 
 log = logging.getLogger("retrain.question")
 ONE_LINE = StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")

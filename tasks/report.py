@@ -14,7 +14,8 @@ from ml.ledger import NightEntry
 from ml.plots import night_figures
 from ml.report import counted
 from ml.store import get_file, put_file
-from tasks.stage import site_of, stage
+from tasks.site import site_of
+from tasks.stage import stage
 
 log = logging.getLogger("retrain.report")
 
@@ -41,11 +42,9 @@ def _log_to_mlflow(night: Night, entry: NightEntry, trail: Trail) -> None:
     site, run_id = site_of(night), trail.upload.run_id
     ran = {"seed": night.seed, "device": night.device, "threads": night.threads, "best_epoch": trail.fit.best_epoch}
     params = {**site.use_case.model.get_params(), **ran}
-    site.registry.log_history(run_id, trail.fit.epochs, report.model_metrics(entry.result), params)
     verdicts = {f"verdict.{v['gate']}": v["verdict"] for v in entry.result["verdicts"]}
-    site.registry.finish_run(
-        run_id, {"decision": entry.decision, "mlflow.note.content": report.markdown(entry.result), **verdicts}
-    )
+    tags = {"decision": entry.decision, "mlflow.note.content": report.markdown(entry.result), **verdicts}
+    site.registry.finish_run(run_id, report.history(trail.fit.epochs, entry.result), params, tags)
 
 
 def publish_to_prefect(entry: NightEntry) -> None:

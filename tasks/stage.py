@@ -1,10 +1,8 @@
-"""What every stage shares: how it becomes a Prefect task, where it works, and how it resumes."""
+"""How a stage becomes a Prefect task."""
 
 import functools
 import logging
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import Task
@@ -12,27 +10,14 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import exponential_backoff
 
-from expectations.suite import load_rules, suite_file
-from ml import paths
-from ml.artifacts import Blocks, Handle, Night, Work, with_work
-from ml.blocks import BlockReader
-from ml.config import UseCase, load_use_case, require_known
-from ml.digests import digest_value
-from ml.errors import ConfigError, Unavailable
-from ml.ledger import Ledger
-from ml.registry import Registry
-from ml.run_key import code_digest
-from ml.serving.rules import Rule, rule_to_dict
-from ml.settings import Settings
-from ml.stages import resume_or_make
-from ml.store import Store, open_store
-from ml.validation import PARTITION_FACTS, SNAPSHOT_FACTS, partition_rules, snapshot_rules
+from ml.errors import Unavailable
+from tasks.flow_run import note_work
+from tasks.work import worked
 
 log = logging.getLogger("retrain.stage")
 RETRIES = 3
 P = ParamSpec("P")
 R = TypeVar("R")
-H = TypeVar("H", bound=Handle)
 
 
 def is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
@@ -50,12 +35,8 @@ def stage(name: str, *, timeout_seconds: float) -> Callable[[Callable[P, R]], Ta
     def decorate(function: Callable[P, R]) -> Task[P, R]:
         @functools.wraps(function)
         def timed(*args: P.args, **kwargs: P.kwargs) -> R:
-            start = time.perf_counter()
-            result = function(*args, **kwargs)
-            if isinstance(result, Handle):
-                seconds = round(time.perf_counter() - start, 3)
-                work = Work(stage=name, seconds=seconds, reused=result.work.reused, computed=result.work.computed)
-                result = with_work(result, work)
+            result, work = worked(name, lambda: function(*args, **kwargs))
+            note_work(work)
             return result
 
         return Task(
@@ -72,73 +53,3 @@ def stage(name: str, *, timeout_seconds: float) -> Callable[[Callable[P, R]], Ta
         )
 
     return decorate
-
-
-@dataclass(frozen=True)
-class Site:
-    """Where a use case's stages work: its settings, store, definition and rules."""
-
-    settings: Settings
-    store: Store
-    use_case: UseCase
-    rules: tuple[Rule, ...]
-
-    @property
-    def ledger(self) -> Ledger:
-        return Ledger(self.store, self.use_case.name)
-
-    @property
-    def registry(self) -> Registry:
-        return Registry(self.settings, self.use_case.name)
-
-    def reader(self, blocks: Blocks) -> BlockReader:
-        return BlockReader(self.settings, self.store, self.use_case, self.rules, blocks)
-
-    @property
-    def digest(self) -> str:
-        """Digest of the resolved use case: its object and every rule, a suite file's too."""
-        return digest_value([self.use_case.digest, [rule_to_dict(rule) for rule in self.rules]])
-
-
-def open_site(use_case_name: str) -> Site:
-    """Raises UsageError for an unknown use case, ConfigError for an unreadable one or its suite."""
-    settings = Settings.from_environment()
-    use_case = load_use_case(use_case_name, settings.project)
-    suite = suite_file(use_case_name, settings.project)
-    own = load_rules(suite) if suite else ()
-    rules = (*use_case.column_rules, *partition_rules(use_case), *snapshot_rules(use_case), *own)
-    _check_columns(use_case, rules)
-    return Site(settings, open_store(settings.store), use_case, rules)
-
-
-def _check_columns(use_case: UseCase, rules: tuple[Rule, ...]) -> None:
-    known = {
-        "row": {column.name for column in use_case.columns},
-        "partition": PARTITION_FACTS,
-        "snapshot": SNAPSHOT_FACTS,
-    }
-    for rule in rules:
-        absent = set(rule.columns) - known[rule.scope]
-        if absent:
-            raise ConfigError(
-                f"a {rule.scope} rule of {use_case.name} reads what there is ({', '.join(sorted(known[rule.scope]))})",
-                f"'{rule.sentence}' reads {', '.join(sorted(absent))}",
-                "mend expectations",
-            )
-
-
-def site_of(night: Night) -> Site:
-    """The night's site. Raises ConfigError if the use case, its suite or our sources changed since the night began."""
-    site = open_site(night.use_case)
-    code = code_digest(require_known(night.use_case, site.settings.project))
-    if (site.digest, code) != (night.use_case_digest, night.code_digest):
-        raise ConfigError(
-            "a use case stays as it is during a night", f"the file or suite of {night.use_case} changed", "run it again"
-        )
-    return site
-
-
-def resume(site: Site, kind: type[H], name: str, key: str, make: Callable[[], H]) -> H:
-    """The stage's kept handle, or a new one; its work says which."""
-    handle, kept = resume_or_make(site.store, kind, paths.stage(site.use_case.name, name, key), make)
-    return with_work(handle, Work(stage=name, reused=int(kept), computed=int(not kept)))

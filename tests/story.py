@@ -115,6 +115,19 @@ class Shop:
         return self.ledger.nights()
 
 
+def undated(shop: Shop) -> None:
+    """Makes the shop's use case one without time: all rows are in one file, and no night brings new ones."""
+    assert shop.settings.project is not None
+    file = shop.settings.project / "use_cases" / "shop.py"
+    dated = file.read_text()
+    file.write_text(dated.replace('    time_column="bought_at",\n', "").replace("replay_from=date(2024, 3, 1),", ""))
+    days = sorted(shop.settings.data.glob("shop/*.parquet"))
+    rows = pd.concat([pd.read_parquet(path) for path in days])
+    for path in days:
+        path.unlink()
+    rows.to_parquet(shop.settings.data / "shop" / "all.parquet")
+
+
 def open_shop(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
     """A fresh home and project below `folder`, named by the environment for the time of the test."""
     home, project = folder / "home", folder / "project"

@@ -9,9 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from deployments.cli import main
+from ml.gates import short
+from ml.ledger import NightEntry
 from ml.registry import CHAMPION, REFERENCE, Registry
 from tests.story import Shop
 
@@ -44,6 +47,7 @@ def test_an_operator_holds_promotes_rolls_back_and_leaves_a_day_out(nights: Shop
     assert typed("data", "exclude", "shop", "2024-03-01", *BY_NAME)[0] == 0
     code, out, _ = typed("run", "shop", "--as-of", "2024-03-16")
     assert (code, "nothing moves until retrain release shop" in out) == (0, True)
+    assert re.search(r"^validate partitions +73 +1 +\d", out, re.MULTILINE), "73 days reused, one computed"
     assert "Left out: 2024-03-01, excluded (a test says so)." in out
     held = nights.entries()[-1].result
     assert (held["decision"], held["champion_after"], held["snapshot"]["partitions"]) == ("KEEP", 1, 74)
@@ -64,6 +68,27 @@ def test_an_operator_holds_promotes_rolls_back_and_leaves_a_day_out(nights: Shop
     ]  # fmt: skip
     _, out, _ = typed("status", "shop")
     assert "Excluded: 2024-03-01, a test says so" in out
+    _, out, _ = typed("status", "shop", "--json")
+    (row,) = json.loads(out)["use_cases"]
+    first, held = nights.entries()
+    assert (row["score"].split()[:2], row["last_success"]) == (["f1", main_score(first)], held.at)
+    changed = nights.file("2024-03-14")
+    pd.read_parquet(changed).iloc[1:].to_parquet(changed)
+    _, out, said = typed("run", "shop", "--as-of", "2024-03-16", "--dry-run")
+    assert "2024-03-16 was judged before (entry 4), on other data." in said
+
+
+def main_score(night: NightEntry) -> str:
+    return short(night.result["scores"]["candidate"]["f1"]["value"])
+
+
+def test_score_says_from_which_probability_on_it_says_so(nights: Shop, typed: Any, tmp_path: Path) -> None:
+    rows = nights.file("2024-03-14")
+    code, out, _ = typed("score", "shop", str(rows), "-o", str(tmp_path / "out.csv"), "--json")
+    threshold = json.loads(out)["threshold"]
+    assert (code, threshold) == (0, nights.entries()[0].result["training"]["threshold"])
+    _, out, _ = typed("score", "shop", str(rows), "-o", str(tmp_path / "out.csv"))
+    assert f"From probability {threshold:.4g} on it says late." in out
 
 
 def test_a_replayed_night_speaks_of_then_and_names_the_champion_of_today(nights: Shop, typed: Any) -> None:

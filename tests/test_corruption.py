@@ -11,6 +11,7 @@ import pytest
 
 import ml.digests
 import tasks.data
+import tasks.opening
 from ml import paths
 from ml.digests import KeptDigests, digest_bytes
 from ml.errors import Corrupt, DataRejected
@@ -83,7 +84,7 @@ def test_a_flipped_bit_in_a_checkpoint_is_found(
 def test_a_source_partition_that_changes_after_the_snapshot_rejects_the_night(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take = tasks.data.take_manifest
+    take = tasks.opening.take_manifest
 
     def take_and_flip(*args: Any) -> Any:
         taken = take(*args)
@@ -91,7 +92,7 @@ def test_a_source_partition_that_changes_after_the_snapshot_rejects_the_night(
         file.write_bytes(flip(file.read_bytes()))
         return taken
 
-    monkeypatch.setattr(tasks.data, "take_manifest", take_and_flip)
+    monkeypatch.setattr(tasks.opening, "take_manifest", take_and_flip)
     with pytest.raises(DataRejected, match=r"2024-03-02\.parquet changed since the snapshot"):
         shop.night("2024-03-15")
     assert shop.entries() == []

@@ -20,7 +20,7 @@ from ml.run_key import code_digest
 from ml.serving.features import Encoder
 from ml.store import DiskStore, get_file
 from ml.validation import Fact
-from tasks.stage import Site, open_site
+from tasks.site import Site, open_site
 from tests import tiny
 from tests.story import Shop, open_shop
 

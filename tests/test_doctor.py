@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+import deployments.doctor
 from deployments.cli import main
+from deployments.servers import Servers
 from ml import health
 from ml.ledger import Ledger
 from ml.registry import CHAMPION, Registry
@@ -41,8 +43,21 @@ def one_with(seen: list[str], words: str) -> bool:
     return sum(words in each for each in seen) == 1
 
 
-def test_a_healthy_home_is_well(nights: Shop, doctor: Any) -> None:
+def test_a_healthy_home_is_well(nights: Shop, doctor: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor() == (0, {"wrong": [], "mended": [], "unknown": []})
+    assert main(["doctor", "shop"]) == 0
+    assert "All is well: 6 checks found nothing wrong." in capsys.readouterr().out.splitlines()
+
+
+def test_a_schedule_that_does_not_run_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    served = [
+        {"name": "one", "paused": True, "schedules": []},
+        {"name": "two", "paused": False, "schedules": [{"active": True}]},
+    ]
+    monkeypatch.setattr(deployments.doctor, "ask", lambda url, query: served)
+    up = Servers("api", "page", "page", 1, "store", "uri")
+    found = [finding.seen for finding in deployments.doctor._schedules(up, ["one", "two", "three"])]
+    assert found == ["the schedule of one is paused", "three is not served"]
 
 
 def test_what_killed_runs_leave_is_found_and_mended(nights: Shop, doctor: Any, monkeypatch: pytest.MonkeyPatch) -> None:

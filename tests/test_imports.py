@@ -11,9 +11,11 @@ import pytest
 
 from deployments import cli
 from ml.errors import DataRejected
+from tests.story import Shop, undated
 
 ROOT = Path(cli.__file__).parents[1]
 HEAVY = ("torch", "mlflow", "prefect", "pandas", "sklearn", "great_expectations", "numpy", "boto3", "matplotlib")
+LEARNING = ("torch", "mlflow", "great_expectations")
 MODULES = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts)
     for package in ("ml", "tasks", "flows", "expectations")
@@ -127,3 +129,43 @@ def test_a_traceback_is_shown_where_it_is_asked_for(
     monkeypatch.setattr(cli, "_command", lambda name: end)
     assert cli.main(["run", "flights", "--debug"]) == 3
     assert "Traceback" in capsys.readouterr().err
+
+
+IDLE = """
+import sys
+from deployments.environment import prepare_environment
+from ml.settings import Settings
+prepare_environment(Settings.from_environment())
+from deployments.night import run_here
+for as_of in ("2024-03-16", "2024-03-16"):
+    print(run_here({"use_case": "shop", "as_of": as_of})["replayed"])
+"""
+COMMAND = """
+import sys
+from deployments.cli import main
+for words in (["--as-of", "2024-03-17"], ["--as-of", "2024-03-15"]):
+    assert main(["run", "shop", "--quiet", *words]) == 0
+print("prefect" in sys.modules)
+"""
+
+
+@pytest.mark.slow
+def test_a_night_with_nothing_new_and_a_replay_import_neither_torch_nor_mlflow_nor_great_expectations(
+    shop: Shop, prefect: str
+) -> None:
+    """27 s: a first night and two processes. The command does not even import Prefect."""
+    undated(shop)
+    assert shop.document("2024-03-15")["decision"] == "FIRST"
+    tell = f"print([name for name in {LEARNING} if name in sys.modules])\n"
+    flow = new_process(IDLE + tell, {"PREFECT_API_URL": prefect})
+    assert flow.splitlines() == ["False", "True", "[]"]
+    command = new_process(COMMAND + tell, {})
+    assert command.splitlines()[-2:] == ["False", "[]"]
+    assert [entry.decision for entry in shop.entries()] == ["FIRST", "NOTHING_NEW", "NOTHING_NEW"]
+
+
+def new_process(code: str, variables: dict[str, str]) -> str:
+    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"} | variables
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -15,6 +15,7 @@ import flows.retrain
 import ml.training
 import tasks.data
 import tasks.model
+import tasks.opening
 import tasks.registration
 import tasks.report
 from flows.retrain import RetrainRequest, only_run_of
@@ -26,7 +27,7 @@ from ml.ledger import Ledger
 from ml.registry import CHAMPION, REFERENCE, Registry
 from ml.stages import whole
 from ml.store import open_store
-from tests.story import Shop
+from tests.story import Shop, undated
 
 
 def registry(shop: Shop) -> Registry:
@@ -115,12 +116,12 @@ def test_one_class_only_is_rejected(shop: Shop) -> None:
 
 
 STAGES = [
-    (tasks.data, "take_manifest"),
+    (tasks.opening, "take_manifest"),
     (tasks.data, "check_batch"),
     (tasks.data, "clean"),
     (tasks.data, "fit_encoder"),
-    (tasks.model, "fit_candidate"),
-    (tasks.model, "package"),
+    (ml.training, "fit_candidate"),
+    (ml.training, "package"),
     (packaging, "prove"),
     (Registry, "register"),
     (tasks.model, "judge_all"),
@@ -193,7 +194,7 @@ def _failing_once(function: Any, name: str, calls: dict[str, int]) -> Any:
 def test_a_moved_head_redoes_the_evaluation_and_not_the_training(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.night("2024-03-15")
     append, fits = Ledger.append, []
-    fit = tasks.model.fit_candidate
+    fit = ml.training.fit_candidate
 
     def overtaken(ledger: Ledger, entry: Any) -> bool:
         monkeypatch.setattr(Ledger, "append", append)
@@ -204,7 +205,7 @@ def test_a_moved_head_redoes_the_evaluation_and_not_the_training(shop: Shop, mon
         return append(ledger, entry)
 
     monkeypatch.setattr(Ledger, "append", overtaken)
-    monkeypatch.setattr(tasks.model, "fit_candidate", lambda *a, **k: fits.append(1) or fit(*a, **k))
+    monkeypatch.setattr(ml.training, "fit_candidate", lambda *a, **k: fits.append(1) or fit(*a, **k))
     shop.night("2024-03-16")
     entries = shop.entries()
     assert [entry.seq for entry in entries] == [1, 2, 3]
@@ -264,18 +265,7 @@ def test_a_replay_takes_the_day_after_the_last_finished_one(shop: Shop) -> None:
 
 
 def test_an_undated_source_without_change_teaches_nothing_new(shop: Shop) -> None:
-    project = shop.settings.project
-    assert project is not None
-    file = project / "use_cases" / "shop.py"
-    undated = (
-        file.read_text().replace('    time_column="bought_at",\n', "").replace("replay_from=date(2024, 3, 1),", "")
-    )
-    file.write_text(undated)
-    days = sorted(shop.settings.data.glob("shop/*.parquet"))
-    rows = pd.concat([pd.read_parquet(path) for path in days])
-    for path in days:
-        path.unlink()
-    rows.to_parquet(shop.settings.data / "shop" / "all.parquet")
+    undated(shop)
     first, idle = shop.document("2024-03-15"), shop.document("2024-03-16")
     assert (first["decision"], idle["decision"]) == ("FIRST", "NOTHING_NEW")
     assert idle["champion_after"] == 1 and versions(shop) == [1]
@@ -307,7 +297,7 @@ def test_an_unknown_name_is_refused_before_anything_is_written(shop: Shop, name:
 
 def test_a_transient_error_is_retried_and_another_is_not(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     tries = []
-    take = tasks.data.take_manifest
+    take = tasks.opening.take_manifest
 
     def away_once(*args: Any) -> Any:
         tries.append(1)
@@ -315,7 +305,7 @@ def test_a_transient_error_is_retried_and_another_is_not(shop: Shop, monkeypatch
             raise StoreUnavailable("the store answers", "it does not", "wait")
         return take(*args)
 
-    monkeypatch.setattr(tasks.data, "take_manifest", away_once)
+    monkeypatch.setattr(tasks.opening, "take_manifest", away_once)
     assert shop.night("2024-03-15", dry_run=True)["dry_run"]
     assert len(tries) == 2
 

@@ -28,6 +28,7 @@ from ml.packaging import (
     refuse_broken_example,
     serving_name,
     synthetic_rows,
+    travelling,
     upload_folder,
     write_model,
 )
@@ -37,7 +38,7 @@ from ml.serving.model import PackagedModel, build_network
 from ml.serving.output import Output
 from ml.serving.rules import Between, InSet, Matches, NotBelow, Rule
 from ml.store import get_file, open_store
-from ml.training import architecture, travelling
+from ml.training import architecture
 from tasks.registration import open_night
 from tests.story import SHOP
 from tests.tiny import packaged, parcel_rows, parcels, raw_parcels, site

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ml import cleaning, config, features, run_key, snapshots, split, validation
+from ml.errors import ConfigError
 from ml.serving import columns, rules
 from ml.serving import features as encoding
 from tests.tiny import night
@@ -92,7 +93,7 @@ def test_the_code_of_a_run_is_that_of_its_own_use_case_only(tmp_path: Path, monk
 
 
 def test_digests_of_the_installation_are_stable() -> None:
-    for digest, of in ((run_key.lock_digest, ()), *((run_key.state_code_digest, (kind,)) for kind in DECIDING)):
+    for digest, of in ((run_key.lock_digest, ("AVX2",)), *((run_key.state_code_digest, (kind,)) for kind in DECIDING)):
         digest.cache_clear()
         first = digest(*of)
         digest.cache_clear()
@@ -100,22 +101,26 @@ def test_digests_of_the_installation_are_stable() -> None:
         assert len(first) == 64
 
 
-def test_another_kind_of_cpu_is_another_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_kind_of_cpu_is_another_lock() -> None:
     """Its sums may end in other bits."""
-    before = run_key.lock_digest()
-    run_key.lock_digest.cache_clear()
-    with monkeypatch.context() as patch:
-        patch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "another")
-        assert run_key.lock_digest() != before
-    run_key.lock_digest.cache_clear()
+    assert run_key.lock_digest("AVX2") != run_key.lock_digest("AVX512")
 
 
 def test_a_library_of_another_version_is_another_lock(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = run_key.lock_digest()
+    before = run_key.lock_digest("AVX2")
     version = run_key.metadata.version
     run_key.lock_digest.cache_clear()
     with monkeypatch.context() as patch:
         patch.setattr(run_key.metadata, "version", lambda name: "99" if name == "torch" else version(name))
-        assert run_key.lock_digest() != before
+        assert run_key.lock_digest("AVX2") != before
     run_key.lock_digest.cache_clear()
-    assert run_key.lock_digest() == before
+    assert run_key.lock_digest("AVX2") == before
+
+
+def test_sources_that_change_during_a_night_are_told_before_more_of_them_is_imported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run_key.require_same_code()
+    monkeypatch.setattr(run_key, "digest_sources", lambda *of: "others")
+    with pytest.raises(ConfigError, match="they changed"):
+        run_key.require_same_code()

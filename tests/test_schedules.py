@@ -1,5 +1,6 @@
 """Deployments on a real Prefect server: schedules yield runs, and a failed run is retried from the page."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,15 +11,17 @@ from uuid import uuid4
 
 import pytest
 
+from deployments import night
 from deployments.crashed import Lost, resubmit_crashed
 from deployments.night import _ended
 from deployments.serve import deployments
-from deployments.servers import ask, insisted
+from deployments.servers import Servers, ask, insisted
 from deployments.up import _end_lost_runs
+from flows.retrain import only_run_of
 from ml.config import load_use_case, use_case_files
 from ml.errors import Busy, PrefectUnavailable
 from ml.locks import held_lock, holder_tag, run_lock
-from tests.story import Shop
+from tests.story import Shop, undated
 
 
 def wait_for(what: Any, seconds: float) -> Any:
@@ -106,6 +109,39 @@ def test_who_follows_a_run_is_told_when_up_has_gone(shop: Shop, prefect: str) ->
             _ended(client, run, "page", gone.pid)
         insisted(f"{prefect}/flow_runs/{run}/set_state", {"state": {"type": "CANCELLED"}, "force": True})
         assert _ended(client, run, "page", gone.pid).is_cancelled()
+
+
+@pytest.mark.slow
+def test_an_answer_of_the_ledger_is_a_run_of_the_page_that_has_ended(
+    shop: Shop, prefect: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """10 s. While another run holds the lock, when there is more to do, and when data are bad, it is submitted."""
+    undated(shop)
+    assert shop.document("2024-03-15")["decision"] == "FIRST"
+    deployment = next(each for each in deployments(shop.settings) if each.name == "shop").apply()
+    up = Servers(prefect, "page", "page", os.getpid(), shop.settings.store, shop.settings.tracking_uri)
+    monkeypatch.setattr(night, "running_servers", lambda settings: up)
+    monkeypatch.setattr(night, "follow", lambda *submitted: {"submitted": True})
+
+    def run(as_of: str, **changes: Any) -> dict[str, Any]:
+        request = {"use_case": "shop", "as_of": as_of, "seed": None, "again": None, "dry_run": False, "wait": True}
+        return night.run_flow_here_or_there(shop.settings, "retrain", {**request, **changes})
+
+    with only_run_of("shop", wait=False):
+        assert run("2024-03-16") == {"submitted": True}
+    assert run("2024-03-16", seed=7) == run("2024-03-16", dry_run=True) == {"submitted": True}
+    assert [entry.decision for entry in shop.entries()] == ["FIRST"]
+    idle, replay = run("2024-03-16"), run("2024-03-15")
+    assert [(done["entry"], done["replayed"]) for done in (idle, replay)] == [(2, False), (1, True)]
+    shown = ask(f"{prefect}/flow_runs/filter", {"flow_runs": {"deployment_id": {"any_": [str(deployment)]}}})
+    ended = {run["state_name"]: run for run in shown if run["state_type"] == "COMPLETED"}
+    assert set(ended) == {"NothingNew", "Promoted"}
+    assert ended["NothingNew"]["name"] == "shop 2024-03-16"
+    chosen = {"artifacts": {"flow_run_id": {"any_": [ended["NothingNew"]["id"]]}}}
+    (table,) = ask(f"{prefect}/artifacts/filter", chosen)
+    assert (table["key"], json.loads(table["data"])) == ("shop-stages", idle["stages"])
+    (shop.settings.data / "shop" / "all.parquet").unlink()
+    assert run("2024-03-17") == {"submitted": True}
 
 
 @pytest.mark.slow

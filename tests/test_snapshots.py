@@ -266,6 +266,16 @@ def test_a_partition_that_is_not_as_declared_is_unusable_and_says_why(
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize(("sign", "name"), [(";", "semicolons"), ("\t", "tabs"), ("|", "bars")])
+def test_another_delimiter_is_named_as_the_likely_cause(ten_days: Settings, sign: str, name: str) -> None:
+    file(ten_days, 9).unlink()
+    sales(as_of(9)).to_csv(file(ten_days, 9).with_suffix(".csv"), index=False, sep=sign)
+    with pytest.raises(
+        UnusablePartition, match=rf"is missing \(the header reads as one column: .* {name}, not by commas"
+    ):
+        read(ten_days, tills())
+
+
 def csv_bytes(tmp_path: Path, write: Callable[[pd.DataFrame, Path], None]) -> Path:
     write(sales(FIRST_DAY), tmp_path / "rows")
     return next(tmp_path.glob("rows*"))

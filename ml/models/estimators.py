@@ -12,8 +12,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-from sklearn.metrics import f1_score, r2_score
-from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.validation import check_array, check_is_fitted, check_X_y
 
 from ml.artifacts import Epoch
@@ -174,6 +172,8 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         self.classes_ = np.unique(y)
         if len(self.classes_) < 2:
             raise ValueError(f"a classifier needs two classes, but every label is {self.classes_[0]!r}")
+        from sklearn.utils.class_weight import compute_class_weight
+
         self.class_weight_ = compute_class_weight(self.class_weight, classes=self.classes_, y=y)
         return self._encode(y)
 
@@ -212,6 +212,8 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         return mean_squared_error if self.loss == "mse" else cross_entropy
 
     def judge(self, y: NDArray[np.float32], outputs: NDArray[np.float64]) -> tuple[float, float | None]:
+        from sklearn.metrics import f1_score
+
         p = probabilities(Output(kind=self._kind), outputs)
         codes = y.astype(int)
         losses = -np.log(np.clip(p[np.arange(len(p)), codes], 1e-15, 1))
@@ -255,6 +257,8 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):
         return lambda outputs, labels: (outputs[:, 0] - labels).square().mean()
 
     def judge(self, y: NDArray[np.float32], outputs: NDArray[np.float64]) -> tuple[float, float | None]:
+        from sklearn.metrics import r2_score
+
         error = float(np.sqrt(np.square(outputs[:, 0] - y).mean())) * self.std_
         return error, float(r2_score(y, outputs[:, 0])) if len(y) > 1 else None
 

@@ -1,0 +1,21 @@
+"""What a stage cost, and how much of it had been done before."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from ml.artifacts import Handle, Work, with_work
+
+R = TypeVar("R")
+
+
+def worked(stage: str, function: Callable[[], R]) -> tuple[R, Work]:
+    """The function's result, which carries its work if it is a handle, and the work."""
+    start = time.perf_counter()
+    result = function()
+    seconds = round(time.perf_counter() - start, 3)
+    if not isinstance(result, Handle):
+        return result, Work(stage=stage, seconds=seconds, computed=1)
+    reused = result.work.reused
+    work = Work(stage=stage, seconds=seconds, reused=reused, computed=result.work.computed or int(not reused))
+    return with_work(result, work), work
