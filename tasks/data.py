@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import date
 
@@ -34,6 +35,7 @@ from ml.days import month_of
 from ml.digests import digest_bytes, digest_file, digest_value
 from ml.errors import ConfigError, Corrupt, DataRejected
 from ml.features import fit_encoder
+from ml.locks import in_turns
 from ml.report import counted, window_words
 from ml.run_key import state_code_digest
 from ml.serving.rules import rule_to_dict
@@ -119,8 +121,14 @@ def validate_partitions(night: Night, snapshot: Snapshot) -> Checks:
     days = {name: _keys(site, manifest, name, decided) for name in keys if name not in months}
     wanted = {day: key for of_month in days.values() for day, key in of_month.items()}
     judged = verdicts.find(wanted.values(), bundle.states(days, PartitionCheck))
-    new = {day: key for day, key in wanted.items() if key not in judged}
-    judged |= _judge_new(site, manifest, verdicts, new)
+    lacking = {name: {day: key for day, key in days[name].items() if key not in judged} for name in days}
+    new = 0
+    with closing(in_turns(site.settings.home, night.use_case, [name for name in lacking if lacking[name]])) as names:
+        for name in names:
+            judged |= verdicts.find(lacking[name].values())  # another run may have made them meanwhile
+            own = {day: key for day, key in lacking[name].items() if key not in judged}
+            judged |= _judge_new(site, manifest, verdicts, own)
+            new += len(own)
     for name, of_month in days.items():
         months[name] = _checked_month(keys[name], {key: judged[key] for key in of_month.values()})
     months = {name: months[name] for name in keys}
@@ -128,10 +136,10 @@ def validate_partitions(night: Night, snapshot: Snapshot) -> Checks:
     result = _summary(site, night, snapshot, months)
     log.info(
         "Validated %s (%d new): %s, %d quarantined, %d left out.",
-        counted(manifest.size, "partition"), len(new), counted(result.rows, "row"), result.quarantined,
+        counted(manifest.size, "partition"), new, counted(result.rows, "row"), result.quarantined,
         len(result.left_out),
     )  # fmt: skip
-    return with_work(result, Work(stage="", reused=manifest.size - len(new), computed=len(new)))
+    return with_work(result, Work(stage="", reused=manifest.size - new, computed=new))
 
 
 def _decided(site: Site, kind: str, *more: str) -> str:
@@ -199,8 +207,8 @@ def _judge_batch(
 
 
 def _remember(site: Site, manifest: Manifest, batch: Batch) -> None:
-    """Lets the cleaner have one batch of rows that need not be read again."""
-    if not JUDGED:
+    """Lets the cleaner have rows that need not be read again, as many as are judged at once."""
+    if sum(map(len, list(JUDGED.values()))) + len(batch.rows) <= max(ROWS_A_BATCH, len(batch.rows)):
         decided = _decided(site, "cleaned")
         keys = {
             d: k for name in {*map(month_of, batch.places)} for d, k in _keys(site, manifest, name, decided).items()
@@ -305,29 +313,21 @@ def clean_partitions(night: Night, snapshot: Snapshot, checks: Checks) -> Blocks
         for name, month in manifest.months.items()
     }
     bundle = Bundle(site.store, night.use_case, "cleaned", CleanedMonth)
-    same = bundle.same(keys)
-    before = {key: block.cleaned for key, block in bundle.states([n for n in keys if n not in same], Block).items()}
-    states, new, months = States(site.store, night.use_case, "cleaned", CleanedRows), 0, dict[str, CleanedMonth]()
-    for name, key in keys.items():
-        if name in same:
-            months[name] = same[name]
-            continue
-        days = _keys(site, manifest, name, decided)
-        used = [c for c in parsed(dict[str, PartitionCheck], checks.months[name].states).values() if c.rejected is None]
-        kept = states.find([days[check.day] for check in used], before)
-        new += len(used) - len(kept)
-        months[name] = _cleaned_month(
-            key,
-            {
-                days[c.day]: Block(
-                    day=c.day,
-                    cleaned=kept.get(days[c.day]) or _clean(site, manifest, states, c.day, days[c.day]),
-                    quarantine=c.quarantine,
-                    rows=c.labelled,
-                )
-                for c in used
-            },
-        )
+    states, months, new = States(site.store, night.use_case, "cleaned", CleanedRows), bundle.same(keys), 0
+    fresh = [name for name in keys if name not in months]
+    used = {name: _used(checks.months[name], _keys(site, manifest, name, decided)) for name in fresh}
+    before = {key: block.cleaned for key, block in bundle.states(used, Block).items()}
+    cleaned = states.find([key for of_month in used.values() for key in of_month], before)
+    lacking = {name: [key for key in of_month if key not in cleaned] for name, of_month in used.items()}
+    with closing(in_turns(site.settings.home, night.use_case, [name for name in lacking if lacking[name]])) as names:
+        for name in names:
+            cleaned |= states.find(lacking[name])
+            own = [key for key in lacking[name] if key not in cleaned]
+            cleaned |= {key: _clean(site, manifest, states, used[name][key].day, key) for key in own}
+            new += len(own)
+    for name, of_month in used.items():
+        months[name] = _cleaned_month(keys[name], {key: _block(check, cleaned[key]) for key, check in of_month.items()})
+    months = {name: months[name] for name in keys}
     bundle.save(months)
     rows, count = (sum(getattr(month, of) for month in months.values()) for of in ("rows", "partitions"))
     log.info("Cleaned %s in %s (%d new).", counted(rows, "labelled row"), counted(count, "block"), new)
@@ -338,6 +338,16 @@ def clean_partitions(night: Night, snapshot: Snapshot, checks: Checks) -> Blocks
         months=months,
         rows=rows,
     )
+
+
+def _used(month: CheckedMonth, keys: dict[str, str]) -> dict[str, PartitionCheck]:
+    """The verdicts on a month's usable partitions, by the keys of their cleaned rows."""
+    checks = parsed(dict[str, PartitionCheck], month.states).values()
+    return {keys[check.day]: check for check in checks if check.rejected is None}
+
+
+def _block(check: PartitionCheck, cleaned: CleanedRows) -> Block:
+    return Block(day=check.day, cleaned=cleaned, quarantine=check.quarantine, rows=check.labelled)
 
 
 def _cleaned_month(key: str, blocks: dict[str, Block]) -> CleanedMonth:
