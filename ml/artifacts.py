@@ -69,12 +69,33 @@ class Partition:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """The snapshot's own content; its digest is the snapshot's. `excluded`: days that operators left out, and why."""
+class Month:
+    """A snapshot's partitions of one month, and those of each side table that they are joined to."""
 
     partitions: tuple[Partition, ...]
-    excluded: dict[str, str] = dataclasses.field(default_factory=dict)
     side_tables: dict[str, tuple[Partition, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The snapshot's own content; its digest is the snapshot's. `size`: how many partitions; `excluded`: days that
+    operators left out, and why.
+
+    `months`: by name (2013-09, or `all`) and in order, each as the JSON of its Month. A night reads only those that it
+    has not met before: what it costs does not grow with the window.
+    """
+
+    months: dict[str, str]
+    size: int
+    excluded: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def month(self, name: str) -> Month:
+        month: Month = parsed(Month, self.months[name])
+        return month
+
+    @property
+    def partitions(self) -> tuple[Partition, ...]:
+        return tuple(partition for name in self.months for partition in self.month(name).partitions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,18 +142,31 @@ class PartitionCheck:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckedPartition:
-    """A usable partition: the rows that its verdict set aside, if any, and how many are left to learn from."""
+class CheckedMonth:
+    """The verdicts on a month's partitions, and their sums over those that may be used.
 
-    day: str
-    quarantine: FileRef | None
+    `key` follows from all that decides them; `states` is the JSON of the PartitionChecks by their own keys; `digest`
+    says which rows may be used.
+    """
+
+    key: str
+    states: str
+    digest: str
+    partitions: int
+    rejected: dict[str, str]
     rows: int
+    duplicates: int
+    quarantined: int
+    unlabelled: int
+    unknown_columns: dict[str, tuple[str, ...]]
+    broken: tuple[RuleCount, ...]
+    quarantined_days: dict[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checks(Handle):
     digest: str
-    partitions: tuple[CheckedPartition, ...]
+    months: dict[str, CheckedMonth]
     left_out: dict[str, str]
     rows: int
     duplicates: int
@@ -168,13 +202,29 @@ class Block:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CleanedMonth:
+    """A month's usable partitions: `states` is the JSON of their Blocks by the keys of their cleaned rows, and `key`
+    follows from all that decides them."""
+
+    key: str
+    states: str
+    digest: str
+    partitions: int
+    rows: int
+    whole_from: date
+
+
+@dataclass(frozen=True, kw_only=True)
 class Blocks(Handle):
     """Every usable partition of the snapshot with this manifest."""
 
     manifest: str
     digest: str
-    blocks: tuple[Block, ...]
+    months: dict[str, CleanedMonth]
     rows: int
+
+    def of_month(self, name: str) -> tuple[Block, ...]:
+        return tuple(parsed(dict[str, Block], self.months[name].states).values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -348,6 +398,12 @@ def to_json(value: Any) -> bytes:
 def from_json(kind: type[H], data: bytes) -> H:
     """Inverse of `to_json`. Raises pydantic.ValidationError (a ValueError) for anything else."""
     return adapter(cast(Hashable, kind)).validate_json(data)
+
+
+@functools.lru_cache(maxsize=512)
+def parsed(kind: Hashable, text: str) -> Any:
+    """A value that a handle holds as JSON; it is shared, so nobody changes it."""
+    return adapter(kind).validate_json(text)
 
 
 def with_work(handle: Any, work: Work) -> Any:

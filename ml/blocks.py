@@ -8,16 +8,18 @@ from functools import cached_property
 
 import pandas as pd
 
-from ml.artifacts import PARTS, Block, Blocks, FileRef, Manifest, Part
+from ml.artifacts import Block, Blocks, FileRef, Manifest, Part
 from ml.cleaning import DAY, LABEL, ROW_NUMBER, clean, from_block, from_parquet, to_block, to_parquet
 from ml.config import UseCase
+from ml.days import month_of
 from ml.digests import digest_bytes
 from ml.errors import Corrupt, DataRejected
 from ml.serving.columns import conform
 from ml.serving.rules import Rule
 from ml.settings import Settings
 from ml.snapshots import read_manifest, read_partition
-from ml.split import parts_of, rows_of
+from ml.sources import ALL
+from ml.split import days_of_part, rows_of
 from ml.store import Store, get_file
 from ml.validation import Batch, check_batch, drop_duplicates
 
@@ -87,17 +89,17 @@ class BlockReader:
         return pd.concat(frames, ignore_index=True)
 
     def of_part(self, as_of: date, part: Part) -> list[Block]:
-        return self._by_part(as_of)[part]
+        months = self.months_of_part(as_of, part)
+        return [block for name, ends in months.items() for block in self.of_month(name, *ends)]
 
-    def _by_part(self, as_of: date) -> dict[Part, list[Block]]:
-        if as_of not in self._parts:
-            found: dict[Part, list[Block]] = {part: [] for part in PARTS}
-            for block in self.blocks.blocks:
-                for part in parts_of(self.use_case, as_of, block.day):
-                    found[part].append(block)
-            self._parts[as_of] = found
-        return self._parts[as_of]
+    def months_of_part(self, as_of: date, part: Part) -> dict[str, tuple[str, str]]:
+        """The months of blocks with days of the part, each with the first and last day that it could have of them."""
+        first, last = days_of_part(self.use_case, as_of, part) if self.use_case.dated else (ALL, ALL)
+        return {
+            name: (max(first, f"{name}-01"), min(last, f"{name}-31")) if name != ALL else (ALL, ALL)
+            for name in self.blocks.months
+            if month_of(first) <= name <= month_of(last)
+        }
 
-    @cached_property
-    def _parts(self) -> dict[date, dict[Part, list[Block]]]:
-        return {}
+    def of_month(self, name: str, first: str, last: str) -> list[Block]:
+        return [block for block in self.blocks.of_month(name) if first <= block.day <= last]

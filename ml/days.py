@@ -1,9 +1,23 @@
 """Days that can be reckoned with: a date ends at the years 1 and 9999, and delays and windows have up to 100 years."""
 
-from datetime import date, datetime
+from collections.abc import Iterator
+from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 FIRST_DAY, LAST_DAY = date(1000, 1, 1), date(8000, 1, 1)
+
+
+def month_of(day: str) -> str:
+    """2013-09 of 2013-09-30; `all`, the one partition of a source without time, is a month of its own."""
+    return day[:7]
+
+
+def months_between(first: date, last: date) -> Iterator[tuple[str, date, date]]:
+    """Every month from one day to another, with its first and last day among them."""
+    while first <= last:
+        next_month = (first.replace(day=1) + timedelta(days=31)).replace(day=1)
+        yield month_of(str(first)), first, min(last, next_month - timedelta(days=1))
+        first = next_month
 
 
 def local_date(moment: datetime, time_zone: str) -> date:

@@ -3,13 +3,17 @@
 import hashlib
 import json
 import os
+import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json, to_json  # which take a third of json's time
+
 RACY_NS = 2_000_000_000  # no file system's clock has coarser steps
+STAMP = struct.Struct("=QqqQ").pack  # size, mtime and ctime in ns, inode
 
 
 def canonical_json(value: Any) -> bytes:
@@ -56,7 +60,7 @@ def digest_sources(root: Path, files: Iterable[Path]) -> str:
     return digest_value({path.relative_to(root).as_posix(): digest_file(path) for path in files})
 
 
-class KeptDigests:
+class FileDigests:
     """Digests of files on this disk, each hashed again only where its size, times (mtime, ctime) or inode changed.
 
     As in git, what was written less than two seconds before it was hashed is hashed again next time: a second edit in
@@ -64,8 +68,8 @@ class KeptDigests:
     nothing sets.
     """
 
-    def __init__(self, file: Path) -> None:
-        self.file, self.kept, self.used = file, _read_kept(file), dict[str, list[Any]]()
+    def __init__(self, kept: dict[str, list[Any]]) -> None:
+        self.kept, self.used, self.settled = kept, dict[str, list[Any]](), True
 
     def of(self, path: str, stat: os.stat_result) -> str:
         seen = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
@@ -77,16 +81,44 @@ class KeptDigests:
         digest = digest_file(Path(path))
         if max(stat.st_mtime_ns, stat.st_ctime_ns) + RACY_NS < now:
             self.used[path] = [*seen, digest]
+        else:
+            self.settled = False
         return digest
 
+
+class KeptDigests:
+    """What was made of the files of each month, as long as none of them changed; of other months, their digests."""
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.kept, self.used = file, _read_kept(file), dict[str, list[Any]]()
+
+    def of(
+        self, name: str, decided: str, stats: Mapping[str, os.stat_result], make: Callable[[FileDigests], Any]
+    ) -> Any:
+        """What `make` makes, in JSON's types, of the digests of a month's files and of what else was decided."""
+        stamp = _stamp(decided, stats)
+        kept = self.kept.get(name)
+        if kept is None or kept[0] != stamp:
+            files = FileDigests(json.loads(kept[2]) if kept is not None else {})
+            made = make(files)
+            kept = [stamp if files.settled else "", made, canonical_json(files.used).decode()]
+        self.used[name] = kept
+        return kept[1]
+
     def save(self) -> None:
-        """Keeps the digests that were asked for."""
+        """Keeps the months that were asked for."""
         if self.used == self.kept:
             return
         self.file.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.file.with_name(f".{self.file.name}.{os.getpid()}")
-        temporary.write_bytes(sealed(canonical_json(self.used)))
+        temporary.write_bytes(sealed(to_json(self.used)))
         temporary.replace(self.file)
+
+
+def _stamp(decided: str, stats: Mapping[str, os.stat_result]) -> str:
+    """Changes with every file's path, size, times and inode."""
+    seen = [STAMP(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino) for stat in stats.values()]
+    return digest_bytes(b"".join(["\n".join([decided, *stats]).encode("utf-8", "surrogateescape"), *seen]))
 
 
 def _read_kept(file: Path) -> dict[str, list[Any]]:
@@ -95,4 +127,4 @@ def _read_kept(file: Path) -> dict[str, list[Any]]:
         kept = unsealed(file.read_bytes())
     except OSError:
         return {}
-    return {} if kept is None else json.loads(kept)
+    return {} if kept is None else from_json(kept)

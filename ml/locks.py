@@ -2,7 +2,7 @@
 
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -56,6 +56,25 @@ def fit_turn(home: Path, *, nightly: bool) -> Iterator[None]:
                     yield
                     return
             time.sleep(WAIT_SECONDS)
+
+
+def in_turns(home: Path, use_case: str, months: Iterable[str]) -> Generator[str]:
+    """Every month while no other run of this machine works on its data: first those that are free, then the others.
+
+    So of two runs that begin at once each does some months and finds the others done, and none waits for longer than
+    for the one month that it wants too.
+    """
+    busy = Busy("one run works on a month's data", "another one does", "wait for it to end")
+    held = []
+    for month in months:
+        try:
+            with held_lock(run_lock(home, f"data-{use_case}.{month}"), 0, busy):
+                yield month
+        except Busy:
+            held.append(month)
+    for month in held:
+        with held_lock(run_lock(home, f"data-{use_case}.{month}"), -1, busy):
+            yield month
 
 
 def is_active(home: Path, use_case: str) -> bool:

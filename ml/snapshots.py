@@ -6,20 +6,22 @@ A row of day d is used if and only if d < as_of - label_delay_days.
 import functools
 import io
 import logging
+import os
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path, PurePosixPath
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ml.artifacts import Manifest, Partition, from_json
+from ml.artifacts import Manifest, Month, Partition, from_json, to_json
 from ml.config import SideTable, UseCase
-from ml.days import FIRST_DAY
-from ml.digests import KeptDigests, digest_bytes
+from ml.days import FIRST_DAY, month_of, months_between
+from ml.digests import FileDigests, KeptDigests, digest_bytes
 from ml.errors import Corrupt, DataRejected, UsageError, printable
 from ml.serving.columns import Column, conform, wrong_type
 from ml.settings import Settings
@@ -79,24 +81,93 @@ def take_manifest(
     sides = {table.name: partition_files(settings, use_case, table.source) for table in use_case.side_tables}
     if not use_case.dated:
         _refuse_dated(use_case, sides)
-    days, missing, left_out = (
-        _window(use_case, as_of, files, sides, excluded) if use_case.dated else ((ALL,), (), dict[str, str]())
-    )
-    if ALL in days and ALL not in files:
-        raise DataRejected(
-            f"{use_case.name} has no time column and so one partition", "all.parquet is not there", "write it"
-        )
-    digests, used = KeptDigests(settings.home / "cache" / f"digests-{use_case.name}.json"), {*days, ALL}
-    manifest = Manifest(
-        partitions=tuple(_seen(digests, day, files[day]) for day in days),
-        excluded=left_out,
-        side_tables={
-            name: tuple(_seen(digests, day, entry) for day, entry in table.items() if day in used)
-            for name, table in sides.items()
-        },
-    )
+        if ALL not in files:
+            raise DataRejected(
+                f"{use_case.name} has no time column and so one partition", "all.parquet is not there", "write it"
+            )
+        due = {ALL: (ALL, ALL)}
+    else:
+        ends = _window(use_case, as_of, files, sides, excluded)
+        due = {name: (str(first), str(last)) for name, first, last in months_between(*ends)}
+    return _manifest(settings, use_case, {"": files, **sides}, due, excluded if use_case.dated else {})
+
+
+def _manifest(
+    settings: Settings,
+    use_case: UseCase,
+    tables: dict[str, dict[str, DayFiles]],
+    due: dict[str, tuple[str, str]],
+    excluded: Mapping[str, str],
+) -> tuple[Manifest, tuple[str, ...]]:
+    """Of the first and the last due day of every month, and the due days that are missing; a month that is as it was
+    is not looked at again."""
+    digests = KeptDigests(settings.home / "cache" / f"digests-{use_case.name}.json")
+    by_month = {name: _by_month(table) for name, table in tables.items()}
+    months, missing, size = {}, list[str](), 0
+    left_out = dict[str, str]()
+    for name, (first, last) in due.items():
+        files = {table: {**of.get(name, {}), **of.get(ALL, {})} for table, of in by_month.items()}
+        month = DueMonth(first, last, {day: excluded[day] for day in sorted(excluded) if first <= day <= last}, files)
+        left_out |= month.excluded
+        stats = month.stats()
+        found = digests.of(name, month.decided, stats, functools.partial(month.look, stats))
+        missing += found["missing"]
+        if found["size"]:
+            months[name], size = found["month"], size + found["size"]
     digests.save()
-    return manifest, missing
+    return Manifest(months=months, size=size, excluded=left_out), tuple(missing)
+
+
+def _by_month(table: dict[str, DayFiles]) -> dict[str, dict[str, DayFiles]]:
+    found: dict[str, dict[str, DayFiles]] = {}
+    for day, files in table.items():
+        found.setdefault(month_of(day), {})[day] = files
+    return found
+
+
+@dataclass(frozen=True)
+class DueMonth:
+    """The due days of one month, and the files that each table has in it; "" is the source's own."""
+
+    first: str
+    last: str
+    excluded: dict[str, str]
+    files: dict[str, dict[str, DayFiles]]
+
+    @property
+    def decided(self) -> str:
+        """What beside the files' bytes decides what it comes to."""
+        names = [f"{table} {' '.join(files.name for files in of.values())}" for table, of in self.files.items()]
+        return "\n".join([self.first, self.last, *self.excluded, *names])
+
+    @property
+    def days(self) -> list[str]:
+        if self.first == ALL:
+            return [ALL]
+        first, last = date.fromisoformat(self.first), date.fromisoformat(self.last)
+        return [str(first + timedelta(days=number)) for number in range((last - first).days + 1)]
+
+    def stats(self) -> dict[str, os.stat_result]:
+        paths = [path for of in self.files.values() for files in of.values() for path in files.paths]
+        with reading(Path(paths[0]).parent if paths else Path()):
+            return {path: os.stat(path) for path in paths}  # noqa: PTH116 - thousands a night
+
+    def look(self, stats: dict[str, os.stat_result], digests: FileDigests) -> dict[str, Any]:
+        source, *sides = self.files.values()
+        due = self.days
+        whole = [day for day in due if day in source and all(day in side or ALL in side for side in sides)]
+        used = {*whole, ALL}.difference(self.excluded)
+        tables = {
+            name: tuple(
+                Partition(day=day, file=files.name, digest=digest_of(digests, files, stats))
+                for day, files in of.items()
+                if day in used
+            )
+            for name, of in self.files.items()
+        }
+        month = Month(partitions=tables.pop(""), side_tables=tables)
+        missing = sorted({*due}.difference(whole, self.excluded))
+        return {"month": to_json(month).decode(), "size": len(month.partitions), "missing": missing}
 
 
 def _refuse_dated(use_case: UseCase, sides: dict[str, dict[str, DayFiles]]) -> None:
@@ -123,8 +194,8 @@ def _window(
     files: dict[str, DayFiles],
     sides: dict[str, dict[str, DayFiles]],
     excluded: Mapping[str, str],
-) -> tuple[tuple[str, ...], tuple[str, ...], dict[str, str]]:
-    """Days present, days missing and days excluded, each in order."""
+) -> tuple[date, date]:
+    """The first and the last due day."""
     if ALL in files:
         raise DataRejected(
             f"{use_case.name} has a time column and so a file a day",
@@ -139,15 +210,11 @@ def _window(
             f"use {_as_of_with(use_case, first, use_case.test_days + use_case.validation_days)} or later, "
             "which leaves rows to train on",
         )
-    whole = {day for day in files if all(day in side or ALL in side for side in sides.values())}
-    if str(last) not in {*whole, *excluded}:
-        lacking = [name for name, side in sides.items() if str(last) not in side and ALL not in side]
+    lacking = [name for name, side in sides.items() if str(last) not in side and ALL not in side]
+    if (str(last) not in files or lacking) and str(last) not in excluded:
+        whole = {day for day in files if all(day in side or ALL in side for side in sides.values())}
         _refuse_missing_newest(use_case, str(last), [] if str(last) in files else ["the source"], lacking, whole)
-    start = max(first, last - timedelta(days=use_case.window_days - 1))
-    due = [str(start + timedelta(days=n)) for n in range((last - start).days + 1)]
-    present = tuple(day for day in due if day in whole and day not in excluded)
-    missing = tuple(day for day in due if day not in {*whole, *excluded})
-    return present, missing, {day: excluded[day] for day in due if day in excluded}
+    return max(first, last - timedelta(days=use_case.window_days - 1)), last
 
 
 def _as_of_with(use_case: UseCase, day: date, days_after: int = 0) -> date:
@@ -169,37 +236,41 @@ def _refuse_missing_newest(
     )
 
 
-def _seen(digests: KeptDigests, day: str, files: DayFiles) -> Partition:
-    return Partition(day=day, file=files.name, digest=digest_of(digests, files))
-
-
 def read_manifest(store: Store, key: str) -> Manifest:
-    """The manifest under its key. Raises Corrupt where its bytes are not those of the digest in its name."""
+    """The manifest under its key. Raises Corrupt where its bytes are not those of the digest in its name, or were
+    written by another version of ours."""
     data = store.get(key)
     if data is None or digest_bytes(data) != PurePosixPath(key).stem:
         seen = "it is gone" if data is None else "they are others"
         raise Corrupt(f"{key} must have the bytes that its name says", seen, "run the night again to rebuild it")
-    return from_json(Manifest, data)
+    try:
+        return from_json(Manifest, data)
+    except ValueError:
+        raise Corrupt(f"{key} must be a manifest of this version", "it is of another", "run the night again") from None
 
 
 def changed_days(before: Manifest | None, now: Manifest) -> tuple[str, ...]:
     """Days that both manifests have, with different bytes, side tables included."""
     if before is None:
         return ()
-    old, new = _by_day(before), _by_day(now)
-    return tuple(sorted({day for table, day in old.keys() & new.keys() if old[table, day] != new[table, day]}))
+    both = before.months.keys() & now.months.keys()
+    changed: set[str] = set()
+    for name in (name for name in both if before.months[name] != now.months[name]):
+        old, new = _by_day(before.month(name)), _by_day(now.month(name))
+        changed |= {day for table, day in old.keys() & new.keys() if old[table, day] != new[table, day]}
+    return tuple(sorted(changed))
 
 
-def _by_day(manifest: Manifest) -> dict[tuple[str, str], str]:
-    tables = {"": manifest.partitions, **manifest.side_tables}
+def _by_day(month: Month) -> dict[tuple[str, str], str]:
+    tables = {"": month.partitions, **month.side_tables}
     return {(name, partition.day): partition.digest for name, table in tables.items() for partition in table}
 
 
-def inputs_by_day(use_case: UseCase, manifest: Manifest) -> dict[str, tuple[str, ...]]:
+def inputs_by_day(use_case: UseCase, month: Month) -> dict[str, tuple[str, ...]]:
     """Digests of all bytes that a partition's rows come from, by day: its own, and those of each side table."""
-    sides = [{p.day: p.digest for p in manifest.side_tables[table.name]} for table in use_case.side_tables]
+    sides = [{p.day: p.digest for p in month.side_tables[table.name]} for table in use_case.side_tables]
     return {
-        p.day: (p.digest, *(side[p.day] if p.day in side else side[ALL] for side in sides)) for p in manifest.partitions
+        p.day: (p.digest, *(side[p.day] if p.day in side else side[ALL] for side in sides)) for p in month.partitions
     }
 
 
@@ -211,10 +282,9 @@ def read_partition(
     Raises UnusablePartition where the file cannot be read, a column is missing or of another type, or a row is of
     another day; DataRejected where the bytes are no longer those of the manifest.
     """
-    source = _read(settings, use_case, use_case.source, manifest.partitions, day)
-    sides = {
-        t.name: _read(settings, use_case, t.source, manifest.side_tables[t.name], day) for t in use_case.side_tables
-    }
+    month = manifest.month(month_of(day))
+    source = _read(settings, use_case, use_case.source, month.partitions, day)
+    sides = {t.name: _read(settings, use_case, t.source, month.side_tables[t.name], day) for t in use_case.side_tables}
     rows = complete(use_case, source, sides)
     refuse_other_columns(rows, use_case.columns)
     typed = conform(rows, use_case.columns)

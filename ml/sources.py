@@ -7,18 +7,19 @@ a folder below RETRAIN_HOME/cache first, of which only what changed is fetched; 
 import io
 import json
 import logging
+import operator
 import os
 import re
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from dataclasses import asdict
+from datetime import date, datetime, timedelta
 from gzip import BadGzipFile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pyarrow as pa
@@ -26,8 +27,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ml.config import DatabaseSource, FileSource, Source
-from ml.days import parse_day
-from ml.digests import KeptDigests, canonical_json, digest_bytes, digest_value
+from ml.days import FIRST_DAY, LAST_DAY
+from ml.digests import FileDigests, KeptDigests, canonical_json, digest_bytes, digest_value
 from ml.errors import ConfigError, DataRejected, SourceUnavailable
 from ml.serving.columns import Column
 from ml.settings import Settings
@@ -42,8 +43,7 @@ BROUGHT = ".brought.json"
 AnySource = Source | FileSource | DatabaseSource
 
 
-@dataclass(frozen=True)
-class DayFiles:
+class DayFiles(NamedTuple):
     """The files of one day: one, or those of a Hive folder in the order of their names."""
 
     name: str
@@ -94,9 +94,11 @@ def listed(folder: Path) -> dict[str, DayFiles]:
     for entry in _entries(folder):
         match = DAY_FILE.fullmatch(entry.name) or HIVE.fullmatch(entry.name)
         if match and (entry.is_file() or entry.is_dir()):  # reading a pipe would wait for ever
-            _refuse_ambiguous(found, match[1], entry, folder)
+            day = match[1]
+            if day in found or ALL in found or not _is_day(day):
+                _refuse_ambiguous(found, day, entry, folder)
             paths = (entry.path,) if match.re is DAY_FILE else _parts(Path(entry.path))
-            found[match[1]] = DayFiles(entry.name, paths)
+            found[day] = DayFiles(entry.name, paths)
     if not found:
         raise DataRejected(
             "a source has files like 2013-09-30.parquet or all.parquet, or folders like day=2013-09-30",
@@ -110,7 +112,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
     with reading(folder):
         try:
             with os.scandir(folder) as entries:
-                return sorted(entries, key=lambda entry: entry.name)
+                return sorted(entries, key=operator.attrgetter("name"))
         except (FileNotFoundError, NotADirectoryError):
             return []
 
@@ -132,16 +134,15 @@ def _refuse_ambiguous(found: dict[str, DayFiles], day: str, entry: os.DirEntry[s
 
 def _is_day(text: str) -> bool:
     try:
-        parse_day(text)
+        return FIRST_DAY <= date.fromisoformat(text) <= LAST_DAY
     except ValueError:
         return False
-    return True
 
 
-def digest_of(digests: KeptDigests, files: DayFiles) -> str:
+def digest_of(digests: FileDigests, files: DayFiles, stats: Mapping[str, os.stat_result]) -> str:
     """Of one file its SHA-256; of several that of their names and digests."""
     with reading(Path(files.name)):
-        found = [digests.of(path, os.stat(path)) for path in files.paths]  # noqa: PTH116 - thousands a night
+        found = [digests.of(path, stats[path]) for path in files.paths]
     return _digest_of_parts(files.paths, found) if HIVE.fullmatch(files.name) else found[0]
 
 
@@ -219,7 +220,8 @@ def _bring_file(path: Path, source: FileSource, folder: Path) -> None:
     if not path.is_file():
         raise DataRejected("a source's file must be there", f"there is no {path}", "write it, or change the source")
     digests = KeptDigests(folder.with_name(f"{folder.name}.json"))
-    digest = digests.of(str(path), path.stat())
+    stats = {str(path): path.stat()}
+    digest = digests.of(ALL, "", stats, lambda files: files.of(str(path), stats[str(path)]))
     digests.save()
     if _stamp(folder) == digest:
         return

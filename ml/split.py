@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ml.artifacts import PARTS, Part, SplitRows
+from ml.artifacts import Part, SplitRows
 from ml.config import UseCase
 from ml.digests import digest_value
 from ml.errors import DataRejected
@@ -19,12 +19,18 @@ from ml.sources import ALL
 TEST_SHARE, VALIDATION_SHARE = 0.2, 0.08  # 80 / 20, and a tenth of the 80
 
 
-def part_of_day(use_case: UseCase, as_of: date, day: str) -> Part:
-    """Test is the last `test_days` before the last due day, validation the days before those, train the rest."""
-    age = (last_due_day(use_case, as_of) - date.fromisoformat(day)).days
-    if age < use_case.test_days:
-        return "test"
-    return "validation" if age < use_case.test_days + use_case.validation_days else "train"
+def days_of_part(use_case: UseCase, as_of: date, part: Part) -> tuple[str, str]:
+    """First and last day of a part: test is the last `test_days` up to the last due day, validation the days before
+    those, train the rest."""
+    last = last_due_day(use_case, as_of)
+    learnt = last - timedelta(days=use_case.test_days)
+    train = learnt - timedelta(days=use_case.validation_days)
+    first, end = {
+        "train": (date.min, train),
+        "validation": (train + timedelta(days=1), learnt),
+        "test": (learnt + timedelta(days=1), last),
+    }[part]
+    return str(first), str(end)
 
 
 def parts_of_rows(use_case: UseCase, keys: pd.DataFrame) -> NDArray[np.object_]:
@@ -33,11 +39,6 @@ def parts_of_rows(use_case: UseCase, keys: pd.DataFrame) -> NDArray[np.object_]:
     hashes = pd.util.hash_pandas_object(seeded, index=False, categorize=False)
     place = hashes.to_numpy(np.uint64) / 2.0**64
     return np.select([place < TEST_SHARE, place < TEST_SHARE + VALIDATION_SHARE], ["test", "validation"], "train")
-
-
-def parts_of(use_case: UseCase, as_of: date, day: str) -> tuple[Part, ...]:
-    """The parts that a partition's rows go to."""
-    return PARTS if day == ALL else (part_of_day(use_case, as_of, day),)
 
 
 def rows_of(use_case: UseCase, as_of: date, part: Part, day: str, rows: pd.DataFrame) -> pd.DataFrame:

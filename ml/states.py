@@ -1,20 +1,22 @@
 """What is kept of partitions: small states under content keys, and bundles by which a night finds them in one call.
 
-A state begins with the SHA-256 of the rest: damage is found when it is read, said in the log, and the state counts as
+Both begin with the SHA-256 of the rest: damage is found when it is read, said in the log, and what is damaged counts as
 not there. A bundle only repeats what lies in states of their own; of two runs that write one the last wins.
 """
 
 import logging
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 from ml import paths
-from ml.artifacts import adapter
+from ml.artifacts import CheckedMonth, CleanedMonth, adapter, parsed
 from ml.digests import digest_bytes, sealed, unsealed
 from ml.store import Store
 
 log = logging.getLogger("retrain.states")
 H = TypeVar("H")
+M = TypeVar("M", bound=CheckedMonth | CleanedMonth)
 
 
 def state_key(*parts: str) -> str:
@@ -45,24 +47,43 @@ class States(Generic[H]):
 
     def __init__(self, store: Store, use_case: str, kind: str, made: type[H]) -> None:
         self.store, self.use_case, self.kind, self.made = store, use_case, kind, made
-        self.bundle = paths.bundle(use_case, kind)
-        self.bundled: dict[str, H] = {}
 
-    def find(self, keys: Collection[str]) -> dict[str, H]:
-        """The kept states among `keys`: from the bundle, and one call each for those that it lacks."""
-        self.bundled = unseal(dict[str, self.made], self.bundle, self.store.get(self.bundle)) or {}  # type: ignore[name-defined]
-        found = {key: self.bundled[key] for key in keys if key in self.bundled}
-        return found | self.find_single([key for key in keys if key not in found])
-
-    def find_single(self, keys: Collection[str]) -> dict[str, H]:
-        places = [paths.state(self.use_case, self.kind, key) for key in keys]
+    def find(self, keys: Collection[str], known: Mapping[str, H] = MappingProxyType({})) -> dict[str, H]:
+        """The kept states among `keys`: from those that are known, and one call each for those that are not."""
+        found = {key: known[key] for key in keys if key in known}
+        lacking = [key for key in keys if key not in found]
+        places = [paths.state(self.use_case, self.kind, key) for key in lacking]
         read = [unseal(self.made, *place) for place in zip(places, self.store.get_many(places), strict=True)]
-        return {key: state for key, state in zip(keys, read, strict=True) if state is not None}
+        return found | {key: state for key, state in zip(lacking, read, strict=True) if state is not None}
 
     def keep(self, key: str, state: H) -> None:
         self.store.put(paths.state(self.use_case, self.kind, key), seal(self.made, state))
 
-    def bundle_up(self, window: Mapping[str, H]) -> None:
-        """Makes the bundle hold the window's states."""
-        if self.bundled != window:
-            self.store.put(self.bundle, seal(dict[str, self.made], dict(window)))  # type: ignore[name-defined]
+
+class Bundle(Generic[M]):
+    """What came of the states of one kind, by month: one object that every night reads and writes whole.
+
+    A month's states lie in it as JSON, which is parsed only where the month's key is another one than before.
+    """
+
+    def __init__(self, store: Store, use_case: str, kind: str, made: type[M]) -> None:
+        self.store, self.made, self.place = store, made, paths.bundle(use_case, kind)
+        kept = unseal(dict[str, made], self.place, store.get(self.place))  # type: ignore[valid-type]
+        self.kept: dict[str, M] = kept or {}
+
+    def same(self, keys: Mapping[str, str]) -> dict[str, M]:
+        """The months that are as they were under these keys."""
+        return {name: self.kept[name] for name, key in keys.items() if name in self.kept and self.kept[name].key == key}
+
+    def states(self, names: Collection[str], state: type[H]) -> dict[str, H]:
+        """The states of the months by their own keys, as they were."""
+        return {
+            key: found
+            for name in names
+            if name in self.kept
+            for key, found in parsed(dict[str, state], self.kept[name].states).items()  # type: ignore[valid-type]
+        }
+
+    def save(self, months: dict[str, M]) -> None:
+        if months != self.kept:
+            self.store.put(self.place, seal(dict[str, self.made], months))  # type: ignore[name-defined]

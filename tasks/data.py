@@ -1,8 +1,10 @@
 """Stages that fail with the data: snapshot, validation, cleaning, split."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import replace
+from datetime import date
 
 import pandas as pd
 
@@ -11,8 +13,9 @@ from ml import paths
 from ml.artifacts import (
     Block,
     Blocks,
-    CheckedPartition,
+    CheckedMonth,
     Checks,
+    CleanedMonth,
     CleanedRows,
     Manifest,
     Night,
@@ -21,15 +24,19 @@ from ml.artifacts import (
     Snapshot,
     Split,
     Work,
+    adapter,
+    parsed,
     to_json,
     with_work,
 )
 from ml.cleaning import clean, to_block, to_parquet, whole_from
 from ml.config import require_known
-from ml.digests import digest_file, digest_value
+from ml.days import month_of
+from ml.digests import digest_bytes, digest_file, digest_value
 from ml.errors import ConfigError, DataRejected
 from ml.features import fit_encoder
 from ml.ledger import NightEntry
+from ml.locks import in_turns
 from ml.report import counted, window_words
 from ml.run_key import state_code_digest
 from ml.serving.rules import rule_to_dict
@@ -41,7 +48,7 @@ from ml.snapshots import (
     read_partition,
 )
 from ml.split import describe, fit_until, split_digest
-from ml.states import States, state_key
+from ml.states import Bundle, States, state_key
 from ml.store import put_file
 from ml.validation import (
     Batch,
@@ -86,30 +93,47 @@ def validate_partitions(night: Night, snapshot: Snapshot) -> Checks:
     site = site_of(night)
     manifest = read_manifest(site.store, snapshot.manifest)
     rules = digest_value([rule_to_dict(rule) for rule in site.rules if rule.scope != "snapshot"])
+    decided = _decided(site, "verdict", rules)
     JUDGED.clear()
-    keys = _keys(site, manifest, "verdict", rules)
-    verdicts = States(site.store, night.use_case, "verdict", PartitionCheck)
-    kept = verdicts.find(keys.values())
-    new = {day: key for day, key in keys.items() if key not in kept}
-    judged = {**kept, **_judge_new(site, manifest, verdicts, new)}
-    verdicts.bundle_up({key: judged[key] for key in keys.values()})
-    checks = [judged[key] for key in keys.values()]
-    result = _summary(site, night, snapshot, checks)
+    keys = {name: state_key(decided, digest_bytes(month.encode())) for name, month in manifest.months.items()}
+    bundle = Bundle(site.store, night.use_case, "verdict", CheckedMonth)
+    verdicts, months = States(site.store, night.use_case, "verdict", PartitionCheck), bundle.same(keys)
+    days = {name: _keys(site, manifest, name, decided) for name in keys if name not in months}
+    wanted = {day: key for of_month in days.values() for day, key in of_month.items()}
+    judged = verdicts.find(wanted.values(), bundle.states(days, PartitionCheck))
+    lacking = {name: {day: key for day, key in days[name].items() if key not in judged} for name in days}
+    new = 0
+    with closing(in_turns(site.settings.home, night.use_case, [name for name in lacking if lacking[name]])) as names:
+        for name in names:
+            judged |= verdicts.find(lacking[name].values())  # another run may have made them meanwhile
+            own = {day: key for day, key in lacking[name].items() if key not in judged}
+            judged |= _judge_new(site, manifest, verdicts, own)
+            new += len(own)
+    for name, of_month in days.items():
+        months[name] = _checked_month(keys[name], {key: judged[key] for key in of_month.values()})
+    months = {name: months[name] for name in keys}
+    bundle.save(months)
+    result = _summary(site, night, snapshot, months)
     log.info(
         "Validated %s (%d new): %s, %d quarantined, %d left out.",
-        counted(len(keys), "partition"), len(new), counted(result.rows, "row"), result.quarantined,
+        counted(manifest.size, "partition"), new, counted(result.rows, "row"), result.quarantined,
         len(result.left_out),
     )  # fmt: skip
-    return with_work(result, Work(stage="", reused=len(keys) - len(new), computed=len(new)))
+    return with_work(result, Work(stage="", reused=manifest.size - new, computed=new))
 
 
-def _keys(site: Site, manifest: Manifest, kind: str, *more: str) -> dict[str, str]:
-    """Key of every partition's state of a kind: its bytes, and all that decides how they become that state."""
+def _decided(site: Site, kind: str, *more: str) -> str:
+    """All that decides how a partition's bytes become a state of a kind."""
     decided = [kind, state_code_digest(kind), site.use_case.reading_digest, *more]
     if site.use_case.derive is not None:  # its source alone would miss the functions and constants that it uses
         decided.append(digest_file(require_known(site.use_case.name, site.settings.project)))
-    same = digest_value(decided)
-    return {day: state_key(same, day, *inputs) for day, inputs in inputs_by_day(site.use_case, manifest).items()}
+    return digest_value(decided)
+
+
+def _keys(site: Site, manifest: Manifest, month: str, decided: str) -> dict[str, str]:
+    """Key of the state of every partition of a month."""
+    inputs = inputs_by_day(site.use_case, manifest.month(month))
+    return {day: state_key(decided, day, *digests) for day, digests in inputs.items()}
 
 
 def _judge_new(
@@ -163,9 +187,12 @@ def _judge_batch(
 
 
 def _remember(site: Site, manifest: Manifest, batch: Batch) -> None:
-    """Lets the cleaner have one batch of rows that need not be read again."""
-    if not JUDGED:
-        keys = _keys(site, manifest, "cleaned")
+    """Lets the cleaner have rows that need not be read again, as many as are judged at once."""
+    if sum(map(len, list(JUDGED.values()))) + len(batch.rows) <= max(ROWS_A_BATCH, len(batch.rows)):
+        decided = _decided(site, "cleaned")
+        keys = {
+            d: k for name in {*map(month_of, batch.places)} for d, k in _keys(site, manifest, name, decided).items()
+        }
         JUDGED.update({keys[day]: batch.rows[place] for day, place in batch.places.items()})
 
 
@@ -183,36 +210,54 @@ def _confirm(verdict: BatchVerdict) -> None:
             )
 
 
-def _summary(site: Site, night: Night, snapshot: Snapshot, checks: list[PartitionCheck]) -> Checks:
-    left_out = {day: "it is missing" for day in snapshot.missing_days}
-    left_out |= {check.day: check.rejected for check in checks if check.rejected is not None}
+def _checked_month(key: str, states: dict[str, PartitionCheck]) -> CheckedMonth:
+    checks = list(states.values())
     used = [check for check in checks if check.rejected is None]
-    _refuse_window(site, night, checks, left_out)
-    return Checks(
+    return CheckedMonth(
+        key=key,
+        states=adapter(dict[str, PartitionCheck]).dump_json(states).decode(),
         digest=digest_value([[c.day, c.quarantine.digest if c.quarantine else None] for c in used]),
-        partitions=tuple(CheckedPartition(day=c.day, quarantine=c.quarantine, rows=c.labelled) for c in used),
-        left_out=left_out | {day: f"excluded ({reason})" for day, reason in snapshot.excluded.items()},
+        partitions=len(checks),
+        rejected={check.day: check.rejected for check in checks if check.rejected is not None},
         rows=sum(check.rows for check in used),
         duplicates=sum(check.duplicates for check in used),
         quarantined=sum(check.quarantined for check in used),
         unlabelled=sum(check.unlabelled for check in used),
         unknown_columns={check.day: check.unknown_columns for check in used if check.unknown_columns},
-        broken=_broken(checks),
+        broken=_broken(count for check in checks for count in check.broken),
         quarantined_days={check.day: check.quarantined for check in used if check.quarantined},
+    )
+
+
+def _summary(site: Site, night: Night, snapshot: Snapshot, by_name: dict[str, CheckedMonth]) -> Checks:
+    months = list(by_name.values())
+    rejected = {day: why for month in months for day, why in month.rejected.items()}
+    left_out = {day: "it is missing" for day in snapshot.missing_days} | rejected
+    rows = sum(month.rows for month in months)
+    if snapshot.last_day in rejected:
+        raise DataRejected(
+            f"the newest partition ({snapshot.last_day}) must be usable",
+            rejected[snapshot.last_day],
+            "deliver it again, then run the night again",
+        )
+    _refuse_window(site, night, rows, left_out)
+    return Checks(
+        digest=digest_value([month.digest for month in months]),
+        months=by_name,
+        left_out=left_out | {day: f"excluded ({reason})" for day, reason in snapshot.excluded.items()},
+        rows=rows,
+        duplicates=sum(month.duplicates for month in months),
+        quarantined=sum(month.quarantined for month in months),
+        unlabelled=sum(month.unlabelled for month in months),
+        unknown_columns={day: names for month in months for day, names in month.unknown_columns.items()},
+        broken=_broken(count for month in months for count in month.broken),
+        quarantined_days={day: count for month in months for day, count in month.quarantined_days.items()},
         rules=len(site.rules),
     )
 
 
-def _refuse_window(site: Site, night: Night, checks: list[PartitionCheck], left_out: dict[str, str]) -> None:
-    newest = checks[-1]
-    if newest.rejected is not None:
-        raise DataRejected(
-            f"the newest partition ({newest.day}) must be usable",
-            newest.rejected,
-            "deliver it again, then run the night again",
-        )
-    usable = float(sum(check.rows for check in checks if check.rejected is None))
-    facts = pd.DataFrame({"left_out_days": [float(len(left_out))], "rows": [usable]})
+def _refuse_window(site: Site, night: Night, rows: int, left_out: dict[str, str]) -> None:
+    facts = pd.DataFrame({"left_out_days": [float(len(left_out))], "rows": [float(rows)]})
     reason = rejection([rule for rule in site.rules if rule.scope == "snapshot"], facts, [])
     if reason is not None:
         days = "; ".join(f"{day}: {why}" for day, why in sorted(left_out.items())[:5])
@@ -223,10 +268,10 @@ def _refuse_window(site: Site, night: Night, checks: list[PartitionCheck], left_
         )
 
 
-def _broken(checks: list[PartitionCheck]) -> tuple[RuleCount, ...]:
+def _broken(counts: Iterable[RuleCount]) -> tuple[RuleCount, ...]:
     """Every rule that some row or partition broke, summed over partitions, worst first."""
     totals: dict[tuple[str, str, str], tuple[int, int]] = {}
-    for count in (count for check in checks for count in check.broken):
+    for count in counts:
         rule = (count.rule, count.scope, count.severity)
         evaluated, unexpected = totals.get(rule, (0, 0))
         totals[rule] = evaluated + count.evaluated, unexpected + count.unexpected
@@ -234,7 +279,7 @@ def _broken(checks: list[PartitionCheck]) -> tuple[RuleCount, ...]:
         RuleCount(rule=rule, scope=scope, severity=severity, evaluated=evaluated, unexpected=unexpected)
         for (rule, scope, severity), (evaluated, unexpected) in totals.items()
     ]
-    return tuple(sorted(found, key=lambda count: -count.unexpected))
+    return tuple(sorted(found, key=lambda count: (-count.unexpected, count.rule)))
 
 
 @stage("clean partitions", timeout_seconds=3600)
@@ -242,26 +287,57 @@ def clean_partitions(night: Night, snapshot: Snapshot, checks: Checks) -> Blocks
     """Cleans every usable partition that has no block yet, whatever rows its verdict sets aside."""
     site = site_of(night)
     manifest = read_manifest(site.store, snapshot.manifest)
-    every = _keys(site, manifest, "cleaned")
-    keys = {partition.day: every[partition.day] for partition in checks.partitions}
-    states = States(site.store, night.use_case, "cleaned", CleanedRows)
-    kept = states.find(keys.values())
-    cleaned = {key: kept.get(key) or _clean(site, manifest, states, day, key) for day, key in keys.items()}
-    states.bundle_up(cleaned)
-    blocks = tuple(
-        Block(day=p.day, cleaned=cleaned[keys[p.day]], quarantine=p.quarantine, rows=p.rows) for p in checks.partitions
-    )
-    rows = sum(block.rows for block in blocks)
-    log.info(
-        "Cleaned %s in %s (%d new).",
-        counted(rows, "labelled row"), counted(len(blocks), "block"), len(blocks) - len(kept),
-    )  # fmt: skip
+    decided = _decided(site, "cleaned")
+    keys = {
+        name: state_key(decided, digest_bytes(month.encode()), checks.months[name].digest)
+        for name, month in manifest.months.items()
+    }
+    bundle = Bundle(site.store, night.use_case, "cleaned", CleanedMonth)
+    states, months, new = States(site.store, night.use_case, "cleaned", CleanedRows), bundle.same(keys), 0
+    fresh = [name for name in keys if name not in months]
+    used = {name: _used(checks.months[name], _keys(site, manifest, name, decided)) for name in fresh}
+    before = {key: block.cleaned for key, block in bundle.states(used, Block).items()}
+    cleaned = states.find([key for of_month in used.values() for key in of_month], before)
+    lacking = {name: [key for key in of_month if key not in cleaned] for name, of_month in used.items()}
+    with closing(in_turns(site.settings.home, night.use_case, [name for name in lacking if lacking[name]])) as names:
+        for name in names:
+            cleaned |= states.find(lacking[name])
+            own = [key for key in lacking[name] if key not in cleaned]
+            cleaned |= {key: _clean(site, manifest, states, used[name][key].day, key) for key in own}
+            new += len(own)
+    for name, of_month in used.items():
+        months[name] = _cleaned_month(keys[name], {key: _block(check, cleaned[key]) for key, check in of_month.items()})
+    months = {name: months[name] for name in keys}
+    bundle.save(months)
+    rows, count = (sum(getattr(month, of) for month in months.values()) for of in ("rows", "partitions"))
+    log.info("Cleaned %s in %s (%d new).", counted(rows, "labelled row"), counted(count, "block"), new)
     return Blocks(
-        work=Work(stage="", reused=len(kept), computed=len(blocks) - len(kept)),
+        work=Work(stage="", reused=count - new, computed=new),
         manifest=snapshot.manifest,
-        digest=digest_value([block.digests for block in blocks]),
-        blocks=blocks,
+        digest=digest_value([month.digest for month in months.values()]),
+        months=months,
         rows=rows,
+    )
+
+
+def _used(month: CheckedMonth, keys: dict[str, str]) -> dict[str, PartitionCheck]:
+    """The verdicts on a month's usable partitions, by the keys of their cleaned rows."""
+    checks = parsed(dict[str, PartitionCheck], month.states).values()
+    return {keys[check.day]: check for check in checks if check.rejected is None}
+
+
+def _block(check: PartitionCheck, cleaned: CleanedRows) -> Block:
+    return Block(day=check.day, cleaned=cleaned, quarantine=check.quarantine, rows=check.labelled)
+
+
+def _cleaned_month(key: str, blocks: dict[str, Block]) -> CleanedMonth:
+    return CleanedMonth(
+        key=key,
+        states=adapter(dict[str, Block]).dump_json(blocks).decode(),
+        digest=digest_value([block.digests for block in blocks.values()]),
+        partitions=len(blocks),
+        rows=sum(block.rows for block in blocks.values()),
+        whole_from=max((block.cleaned.whole_from for block in blocks.values()), default=date.min),
     )
 
 
@@ -288,7 +364,7 @@ def split_rows(night: Night, blocks: Blocks) -> Split:
         "Split into %s train, %s validation and %s test rows.",
         f"{split.train.rows:,}", f"{split.validation.rows:,}", f"{split.test.rows:,}",
     )  # fmt: skip
-    reused = len(blocks.blocks) if split.work.reused else sums.reused
+    reused = sum(month.partitions for month in blocks.months.values()) if split.work.reused else sums.reused
     return with_work(split, Work(stage="", reused=reused, computed=sums.computed))
 
 

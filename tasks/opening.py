@@ -76,14 +76,14 @@ def take_snapshot(night: Night) -> Snapshot:
     if not new and site.store.get(key) != data:
         log.warning("%s is damaged and is made again.", key)
         site.store.put(key, data)
-    days = [partition.day for partition in manifest.partitions]
+    first, last = (manifest.month(list(manifest.months)[place]).partitions[place].day for place in (0, -1))
     return Snapshot(
         work=Work(stage="", reused=int(not new), computed=int(new)),
         digest=digest_bytes(data),
         manifest=key,
-        partitions=len(days),
-        first_day=days[0],
-        last_day=days[-1],
+        partitions=manifest.size,
+        first_day=first,
+        last_day=last,
         missing_days=missing,
         excluded=manifest.excluded,
         changed_days=changed_days(_last_manifest(site), manifest),

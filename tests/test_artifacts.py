@@ -17,7 +17,6 @@ from ml.artifacts import (
     Interval,
     Manifest,
     ModelScores,
-    Partition,
     RuleCount,
     Snapshot,
     Split,
@@ -39,8 +38,8 @@ HANDLES = [
     night(again="a test"),
     FILE,
     Manifest(
-        partitions=(Partition(day="2024-01-01", file="f", digest="d"),),
-        side_tables={"rates": (Partition(day="all", file="g", digest="e"),), "none": ()},
+        months={"2024-01": '{"partitions":[],"side_tables":{}}'},
+        size=0,
     ),
     Snapshot(
         digest="d",
@@ -54,7 +53,7 @@ HANDLES = [
     ),
     Checks(
         digest="d",
-        partitions=(),
+        months={},
         left_out={"2024-01-01": "it is missing"},
         rows=1,
         duplicates=0,

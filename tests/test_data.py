@@ -1,7 +1,11 @@
 """The data stages of nights one after another: what is reused, what is computed, and what damage does."""
 
 import logging
+import threading
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -14,8 +18,9 @@ import tasks.data
 from expectations.suite import Verdict
 from ml.artifacts import Blocks, Checks, Night, Snapshot, Split, from_json
 from ml.cleaning import LABEL
-from ml.config import require_known
-from ml.errors import ConfigError, DataRejected
+from ml.config import UseCase, require_known
+from ml.errors import Busy, ConfigError, DataRejected
+from ml.locks import held_lock, in_turns, run_lock
 from ml.run_key import code_digest
 from ml.serving.features import Encoder
 from ml.store import DiskStore, get_file
@@ -192,6 +197,44 @@ def test_a_night_with_one_new_day_makes_few_calls_to_the_store(shop: Shop, monke
         monkeypatch.setattr(DiskStore, name, lambda *a, m=method, n=name: calls.append(f"{n} {a[1]}") or m(*a))
     Done(NEXT)
     assert len(calls) < 40, calls
+
+
+def test_two_dates_at_once_judge_and_clean_every_partition_once(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both have seen that all is lacking when the first begins."""
+    both, turns = threading.Barrier(2, timeout=60), tasks.data.in_turns
+    judged, cleaned = Counter[str](), Counter[str]()
+    clean = tasks.data.clean
+
+    def together(*args: Any) -> Any:
+        both.wait()
+        return turns(*args)
+
+    def counted(use_case: UseCase, rows: pd.DataFrame) -> pd.DataFrame:
+        cleaned.update({str(rows["bought_at"].max().date())})
+        return clean(use_case, rows)
+
+    with monkeypatch.context() as patched, ThreadPoolExecutor(2) as threads:
+        patched.setattr(tasks.data, "in_turns", together)
+        patched.setattr(tasks.data, "_remember", lambda *args: judged.update(list(args[2].places)))
+        patched.setattr(tasks.data, "clean", counted)
+        dates = [threads.submit(Done, as_of) for as_of in (AS_OF, NEXT)]
+        found = [date.result().found for date in dates]
+    assert len(judged) == len(cleaned) == DAYS + 1
+    assert set(judged.values()) == set(cleaned.values()) == {1}
+    forget_all(shop)
+    assert found == [Done().found, Done(NEXT).found]
+
+
+def test_a_month_that_another_run_works_on_comes_last(shop: Shop) -> None:
+    home, seen = shop.settings.home, list[str]()
+    with ExitStack() as other:
+        busy = Busy("a lock is free", "it is held", "wait")
+        other.enter_context(held_lock(run_lock(home, "data-shop.2024-01"), 0, busy))
+        for month in in_turns(home, "shop", ["2024-01", "2024-02", "2024-03"]):
+            seen.append(month)
+            if len(seen) == 2:
+                other.close()
+    assert seen == ["2024-02", "2024-03", "2024-01"]
 
 
 def test_rows_that_become_known_later_are_in_no_part_before(shop: Shop) -> None:

@@ -38,8 +38,9 @@ from deployments.cli import main
 from expectations import suite
 from expectations.suite import from_gx, load_rules, to_gx
 from ml import errors, registry
-from ml.artifacts import Manifest, Partition
+from ml.artifacts import Manifest, Month, Partition, to_json
 from ml.config import UseCase
+from ml.days import month_of
 from ml.digests import digest_bytes
 from ml.errors import ConfigError, DataRejected, RetrainError
 from ml.scoring import score_file
@@ -267,7 +268,8 @@ def partition(folder: Path, ending: str, data: bytes) -> tuple[Any, UseCase, Man
     (place.data / "tills").mkdir(parents=True)
     (place.data / "tills" / name).write_bytes(data)
     seen = Partition(day=str(DAY), file=name, digest=digest_bytes(data))
-    return place, tills(), Manifest(partitions=(seen,), side_tables={})
+    month = to_json(Month(partitions=(seen,), side_tables={})).decode()
+    return place, tills(), Manifest(months={month_of(str(DAY)): month}, size=1)
 
 
 DTYPES = {"number": "float64", "integer": "float64", "text": "str", "timestamp": "datetime64[us]"}
@@ -287,7 +289,7 @@ def test_a_partition_is_read_as_declared_or_unusable(profile: settings) -> None:
         with tempfile.TemporaryDirectory() as folder, no_hang():
             place, use_case, manifest = partition(Path(folder), *file)
             try:
-                read_table(place.data / "tills" / manifest.partitions[0].file, use_case.columns)
+                read_table(place.data / "tills" / f"{DAY}.{file[0]}", use_case.columns)
                 rows, unknown = read_partition(place, use_case, manifest, str(DAY))
             except UnusablePartition as error:
                 assert "\n" not in str(error)

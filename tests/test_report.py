@@ -76,10 +76,10 @@ def trail(decision: DecisionName = "PROMOTE", against: Verdict | None = None, **
         snapshot=snapshot(),
         checks=Checks(
             work=Work(stage="validate partitions", seconds=1.25, reused=3, computed=1),
-            digest="d", partitions=(), rows=12_345, duplicates=2, quarantined=17, unlabelled=5, quarantined_days={},
+            digest="d", months={}, rows=12_345, duplicates=2, quarantined=17, unlabelled=5, quarantined_days={},
             rules=4, **{**found, **checks},
         ),
-        blocks=Blocks(manifest="m", digest="d", blocks=(), rows=1),
+        blocks=Blocks(manifest="m", digest="d", months={}, rows=1),
         split=Split(
             digest="d", encoder=FILE, train=rows(9000), validation=rows(1000), test=rows(2000), fit_until=None,
             test_digest="t",

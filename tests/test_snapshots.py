@@ -1,6 +1,7 @@
 """Which partitions a night may see, and what is read from them: tables of good and bad folders."""
 
 import os
+import shutil
 from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from ml import digests
 from ml.artifacts import Manifest, to_json
 from ml.config import SideTable, Source, UseCase
+from ml.days import month_of
 from ml.digests import digest_bytes
 from ml.errors import DataRejected, RetrainError, SourceUnavailable, UsageError
 from ml.serving.columns import Column
@@ -40,6 +42,7 @@ from tests.tiny import (
 )
 
 LAST = FIRST_DAY + timedelta(days=9)
+MONTH = month_of(str(FIRST_DAY))
 
 
 def day(number: int) -> str:
@@ -75,7 +78,7 @@ def test_a_use_case_without_time_refuses_a_side_table_by_day(tmp_path: Path) -> 
         take_manifest(site(tmp_path), parcels(side_tables=(rates,)), as_of(9), {})
     (tmp_path / "data" / "rates" / "2024-01-01.parquet").rename(tmp_path / "data" / "rates" / "all.parquet")
     manifest, _ = take_manifest(site(tmp_path), parcels(side_tables=(rates,)), as_of(9), {})
-    assert len(inputs_by_day(parcels(side_tables=(rates,)), manifest)["all"]) == 2
+    assert len(inputs_by_day(parcels(side_tables=(rates,)), manifest.month("all"))["all"]) == 2
 
 
 @pytest.mark.parametrize("delay", [0, 1, 3])
@@ -429,11 +432,11 @@ def test_a_side_table_without_a_row_leaves_nulls_and_a_repeated_one_makes_no_row
 
 def test_side_tables_stand_in_the_manifest_and_obey_the_same_rule(ten_days: Settings, rates: Path) -> None:
     manifest, _ = take_manifest(ten_days, with_rates(), as_of(6), {})
-    assert [partition.day for partition in manifest.side_tables["rates"]] == [day(n) for n in range(6)]
+    assert [partition.day for partition in manifest.month(MONTH).side_tables["rates"]] == [day(n) for n in range(6)]
     to_parquet(rates_of(99), rates / day(2))
     changed, _ = take_manifest(ten_days, with_rates(), as_of(6), {})
     assert changed_days(manifest, changed) == (day(2),)
-    before, after = (inputs_by_day(with_rates(), seen) for seen in (manifest, changed))
+    before, after = (inputs_by_day(with_rates(), seen.month(MONTH)) for seen in (manifest, changed))
     assert [before[day(2)][n] == after[day(2)][n] for n in (0, 1)] == [True, False]
     assert before[day(3)] == after[day(3)]
 
@@ -443,10 +446,13 @@ def test_an_undated_side_table_is_joined_to_every_day(ten_days: Settings, rates:
         path.unlink()
     to_parquet(rates_of(7), rates / "all")
     manifest, _ = take_manifest(ten_days, with_rates(), as_of(10), {})
-    assert [partition.day for partition in manifest.side_tables["rates"]] == ["all"]
+    assert [partition.day for partition in manifest.month(MONTH).side_tables["rates"]] == ["all"]
     first, last = (read(ten_days, with_rates(), number)[0] for number in (0, 9))
     assert set(first["rate"]) == set(last["rate"]) == {7.0, 8.0, 9.0}
-    assert inputs_by_day(with_rates(), manifest)[day(3)][1] == manifest.side_tables["rates"][0].digest
+    assert (
+        inputs_by_day(with_rates(), manifest.month(MONTH))[day(3)][1]
+        == manifest.month(MONTH).side_tables["rates"][0].digest
+    )
 
 
 @pytest.mark.parametrize("write", [to_csv, to_csv_gz], ids=["csv", "csv.gz"])
@@ -615,3 +621,37 @@ def test_rows_that_cannot_be_joined_are_refused_by_name(
 ) -> None:
     with pytest.raises(UnusablePartition, match=words):
         complete_by_day(ten_days, with_rates(), change(source_rows(3)))
+
+
+@pytest.fixture
+def three_months(ten_days: Settings) -> Settings:
+    """A hundred days of tills, FIRST_DAY on."""
+    for number in range(10, 100):
+        shutil.copy(ten_days.data / "tills" / f"{day(9)}.parquet", ten_days.data / "tills" / f"{day(number)}.parquet")
+    return ten_days
+
+
+@pytest.mark.parametrize(
+    ("change", "days"),
+    [
+        (lambda tills: (tills / f"{day(40)}.parquet").write_bytes(b"other bytes"), {day(40)}),
+        (lambda tills: (tills / f"{day(40)}.parquet").unlink(), set()),
+        (lambda tills: None, set()),
+    ],
+    ids=["a changed file", "a lost file", "nothing"],
+)
+def test_months_that_were_kept_give_the_manifest_of_a_look_at_every_file(
+    three_months: Settings, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], Any], days: set[str]
+) -> None:
+    """Of a month in the middle, with another window and other exclusions too."""
+    monkeypatch.setattr(digests, "RACY_NS", 0)
+    wide, narrow = tills(window_days=365), tills(window_days=80)
+    before, _ = take_manifest(three_months, wide, as_of(100), {})
+    change(three_months.data / "tills")
+    for use_case, excluded in ((wide, {}), (narrow, {day(45): "why"}), (wide, {})):
+        kept = take_manifest(three_months, use_case, as_of(100), excluded)
+        assert set(changed_days(before, kept[0])) == days
+        shutil.rmtree(three_months.home / "cache")
+        assert take_manifest(three_months, use_case, as_of(100), excluded) == kept
+        due = min(use_case.window_days, 100)
+        assert len(kept[0].partitions) == kept[0].size == due - len(kept[1]) - len(excluded)

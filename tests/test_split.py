@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ml.artifacts import PARTS, Part
+from ml.artifacts import PARTS
 from ml.cleaning import ROW_NUMBER, from_block, to_block
 from ml.config import UseCase
 from ml.errors import DataRejected
 from ml.features import Statistics
-from ml.split import describe, fit_until, part_of_day, parts_of, parts_of_rows, rows_of, split_digest
+from ml.split import days_of_part, describe, fit_until, parts_of_rows, rows_of, split_digest
 from tests.tiny import FIRST_DAY, cleaned, parcel_rows, parcels, sales, tills
 
 AS_OF = FIRST_DAY + timedelta(days=20)  # the last due day is FIRST_DAY + 19
@@ -21,28 +21,24 @@ def day(number: int) -> str:
     return str(FIRST_DAY + timedelta(days=number))
 
 
-@pytest.mark.parametrize(
-    ("number", "part"),
-    [(0, "train"), (11, "train"), (12, "validation"), (14, "validation"), (15, "test"), (19, "test")],
-)
-def test_test_is_the_last_days_and_validation_the_days_before(number: int, part: Part) -> None:
-    assert part_of_day(tills(), AS_OF, day(number)) == part
+def ends(use_case: UseCase) -> list[tuple[str, str]]:
+    return [days_of_part(use_case, AS_OF, part) for part in PARTS]
+
+
+def test_test_is_the_last_days_and_validation_the_days_before() -> None:
+    assert ends(tills()) == [("0001-01-01", day(11)), (day(12), day(14)), (day(15), day(19))]
 
 
 def test_a_label_delay_moves_every_boundary() -> None:
     late = tills(label_delay_days=2)
-    assert [part_of_day(late, AS_OF, day(n)) for n in (9, 10, 12, 13, 17)] == ["train"] + ["validation"] * 2 + [
-        "test"
-    ] * 2
+    assert ends(late) == [("0001-01-01", day(9)), (day(10), day(12)), (day(13), day(17))]
     assert (fit_until(tills(), AS_OF), fit_until(late, AS_OF)) == (day(14), day(12))
     assert fit_until(parcels(), AS_OF) is None
 
 
 def test_a_day_is_in_one_part_whole() -> None:
     block = cleaned(tills(), sales(FIRST_DAY))
-    assert parts_of(tills(), AS_OF, day(13)) == ("validation",)
     assert rows_of(tills(), AS_OF, "validation", day(13), block).equals(block)
-    assert parts_of(parcels(), AS_OF, "all") == PARTS
 
 
 def test_rows_that_were_not_known_yet_are_in_no_part() -> None:
