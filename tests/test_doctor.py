@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from deployments import doctor as doctor_module
 from deployments.cli import main
 from ml import health
 from ml.errors import Corrupt
 from ml.ledger import Ledger
 from ml.registry import CHAMPION, Registry
-from ml.store import open_store
+from ml.store import DiskStore, open_store
 from tests.story import Shop
 
 
@@ -125,6 +126,29 @@ def test_a_flipped_bit_in_the_ledger_is_found_and_no_night_goes_on_over_it(night
     assert one_with(found["wrong"], "ledger/shop/00000001.json has not: restore it from a copy")
     with pytest.raises(Corrupt, match=r"ledger/shop/00000001\.json has not"):
         nights.night("2024-03-16")
+
+
+def test_a_store_that_creates_what_is_there_must_not_be_shared(tmp_path: Path) -> None:
+    class Careless(DiskStore):
+        def create(self, key: str, data: bytes) -> bool:
+            self.put(key, data)
+            return True
+
+    class Lying(DiskStore):
+        def create(self, key: str, data: bytes) -> bool:
+            new = self.get(key) is None
+            self.put(key, data)
+            return new
+
+    class Forgetful(DiskStore):
+        def create(self, key: str, data: bytes) -> bool:
+            return True
+
+    for kind, words in ((Careless, "If-None-Match"), (Lying, "If-None-Match"), (Forgetful, "give back")):
+        store = kind(tmp_path / kind.__name__)
+        (found,) = doctor_module._store(store)
+        assert words in found.seen
+        assert store.keys("doctor") == []
 
 
 @pytest.mark.slow
