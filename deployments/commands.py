@@ -18,6 +18,7 @@ from deployments.terminal import (
     words_of,
 )
 from ml import report
+from ml.artifacts import digest_of_files
 from ml.config import load_use_case, require_known
 from ml.demo import write_demo_data
 from ml.errors import ConfigError, UsageError
@@ -54,7 +55,8 @@ def run(options: argparse.Namespace) -> int:
     if not options.json:
         print_summary(settings, document, version_of(head.champion))
         if done["answer"]:
-            _print_entries([ledger.entry(done["answer"])])
+            answer = ledger.entry(done["answer"])
+            _print_entries([entry_row(answer, ledger.digest(answer.seq))])
     return 0
 
 
@@ -140,7 +142,8 @@ def status(options: argparse.Namespace) -> int:
     say("", f"Store {settings.store}: {document['store_bytes'] / 1e6:.1f} MB")
     if options.use_case is not None:
         say(*(f"Excluded: {day}, {reason}" for day, reason in sorted(rows[0]["excluded"].items())))
-        _print_entries(Ledger(store, options.use_case).entries()[-5:])
+        last = list(Ledger(store, options.use_case).by_digest().items())[-5:]
+        _print_entries([entry_row(entry, digest) for digest, entry in last])
     return 0
 
 
@@ -183,18 +186,20 @@ def ledger(options: argparse.Namespace) -> int:
     """Every entry of a use case's ledger, oldest first."""
     settings = home_settings()
     require_known(options.use_case, settings.project)
-    entries = Ledger(open_store(settings.store), options.use_case).entries()
+    entries = Ledger(open_store(settings.store), options.use_case).by_digest()
+    rows = [entry_row(entry, digest) for digest, entry in entries.items()]
     if options.json:
-        return print_json({"use_case": options.use_case, "entries": [entry_row(entry) for entry in entries]})
-    if not entries:
+        return print_json({"use_case": options.use_case, "entries": rows})
+    if not rows:
         say(f"Nothing was decided about {options.use_case} yet: retrain run {options.use_case}")
-    _print_entries(entries)
+    _print_entries(rows)
     return 0
 
 
-def entry_row(entry: AnyEntry) -> dict[str, Any]:
+def entry_row(entry: AnyEntry, digest: str) -> dict[str, Any]:
     """One entry as `--json` prints it; what only nights have is null for an operator's move."""
     night = entry if isinstance(entry, NightEntry) else None
+    candidate = night.candidate if night else None
     result = night.result if night else {}
     return {
         "entry": entry.seq,
@@ -202,7 +207,7 @@ def entry_row(entry: AnyEntry) -> dict[str, Any]:
         "by": entry.by,
         "decision": entry.decision,
         "as_of": str(night.as_of) if night else None,
-        "version": version_of(night.candidate) if night else None,
+        "version": version_of(candidate),
         "champion_before": version_of(entry.champion_before),
         "champion_after": version_of(entry.champion),
         "reference_after": version_of(entry.reference),
@@ -213,12 +218,19 @@ def entry_row(entry: AnyEntry) -> dict[str, Any]:
         "again": result.get("again"),
         "run_key": night.run_key if night else None,
         "snapshot": result.get("snapshot"),
+        "digests": {
+            "entry": digest,
+            "run key": night.run_key if night else None,
+            "snapshot": result.get("snapshot", {}).get("digest"),
+            "test": result.get("test_digest"),
+            "model": digest_of_files(candidate.files) if candidate else None,
+        },
         "verdicts": result.get("verdicts", []),
     }
 
 
-def _print_entries(entries: list[AnyEntry]) -> None:
-    for row in map(entry_row, entries):
+def _print_entries(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
         night = (
             f"as of {row['as_of']}  version {words_of(row['version'])}  seed {row['seed']}  " if row["as_of"] else ""
         )
@@ -228,6 +240,7 @@ def _print_entries(entries: list[AnyEntry]) -> None:
             f"\n{row['entry']}  {row['at']}  by {row['by']}  {row['decision']}  {night}{again}{moved}",
             f"   {row['reason']}",
             *(f"   {v['verdict']:<15}{v['gate']}: {v['reason']}" for v in row["verdicts"]),
+            "   " + ", ".join(f"{name} {digest[:12]}" for name, digest in row["digests"].items() if digest),
         )
 
 

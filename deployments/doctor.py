@@ -121,13 +121,20 @@ def _home(home: Path) -> Iterator[Finding]:
 
 
 def _store(store: Store) -> Iterator[Finding]:
-    """Reachable, writable, and without what killed writers left."""
+    """Reachable, writable, true to its conditional create, and without what killed writers left."""
     key, data = f"doctor/{uuid4().hex}", b"written by retrain doctor"
-    store.put(key, data)
+    created = store.create(key, data)
     read = store.get(key)
+    created_again = store.create(key, b"written over it")
+    kept = store.get(key)
     store.delete(key)
-    if read != data:
+    if not created or read != data:
         yield Finding(seen="it does not give back what was written", mend="look at the disk")
+    elif created_again or kept != data:
+        yield Finding(
+            seen="it makes an object although there is one (it ignores If-None-Match): a ledger may lose entries",
+            mend="let only one machine use it, or move to a store that honours it",
+        )
     for name in store.leftovers():
         yield Finding(
             seen=f"{name} was left half-written",

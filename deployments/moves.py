@@ -72,7 +72,7 @@ def _move_champion(options: argparse.Namespace, plan: Plan) -> int:
     carry_out(ledger, registry, entry)
     words = f"Champion of {entry.use_case} is now version {entry.champion.version} (it was {seen})."
     held = "" if entry.held else f" The next night may promote again: retrain hold {entry.use_case} prevents it."
-    show(options, entry_row(entry), words + held)
+    show(options, entry_row(entry, ledger.digest(entry.seq)), words + held)
     return 0
 
 
@@ -97,7 +97,11 @@ def _note(options: argparse.Namespace, plan: Plan) -> int:
     entry = plan(ledger, _reason(options))
     _confirm(options, f"{entry.decision} {entry.use_case}: {entry.reason}")
     carry_out(ledger, None, entry)
-    show(options, entry_row(entry), f"Recorded {entry.decision} as entry {entry.seq} of the ledger.")
+    show(
+        options,
+        entry_row(entry, ledger.digest(entry.seq)),
+        f"Recorded {entry.decision} as entry {entry.seq} of the ledger.",
+    )
     return 0
 
 

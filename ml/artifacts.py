@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, cast
 
 from pydantic import TypeAdapter
 
-from ml.digests import canonical_json
+from ml.digests import canonical_json, digest_value
 
 Part = Literal["train", "validation", "test"]
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
@@ -57,6 +57,11 @@ class FileRef:
     key: str
     size: int
     digest: str
+
+
+def digest_of_files(files: tuple[FileRef, ...]) -> str:
+    """Of a whole model: MLflow shows it as the version's tag `model_digest`."""
+    return digest_value([[file.key, file.digest] for file in files])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,7 +40,6 @@ def findings(store: Store, registry: Registry, name: str, *, active: bool) -> It
     except Corrupt as error:
         yield Finding(seen=str(error), mend="restore the ledger's object from a copy")
         return
-    yield from _gaps(entries)
     yield from _alias(ledger, registry)
     yield from _served_models(store, name, entries)
     if not active:
@@ -48,16 +47,6 @@ def findings(store: Store, registry: Registry, name: str, *, active: bool) -> It
         yield from _stuck_runs(registry)
     yield from _lost_versions(registry, name, entries)
     yield from _failed_models(registry)
-
-
-def _gaps(entries: list[AnyEntry]) -> Iterator[Finding]:
-    numbers = [entry.seq for entry in entries]
-    if numbers != list(range(1, len(numbers) + 1)):
-        absent = sorted(set(range(1, max(numbers) + 1)) - set(numbers))
-        yield Finding(
-            seen=f"the ledger lacks {', '.join(map(str, absent))}",
-            mend="restore its objects from a copy",
-        )
 
 
 def _alias(ledger: Ledger, registry: Registry) -> Iterator[Finding]:

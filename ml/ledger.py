@@ -1,7 +1,8 @@
 """The record of decisions and operators' moves: the truth about who is champion.
 
 Entries are immutable objects, created only if absent: that create is the compare-and-set. Every entry holds what is
-true after it (champion, reference, hold, excluded days), so that the head alone answers.
+true after it (champion, reference, hold, excluded days), so that the head alone answers. An object begins with the
+SHA-256 of all that follows it and, on the next line, the SHA-256 of the whole object before it: a chain.
 """
 
 import getpass
@@ -16,11 +17,13 @@ from pydantic import Field, TypeAdapter
 
 from ml import paths
 from ml.artifacts import Champion, DecisionName, to_json
+from ml.digests import digest_bytes, sealed, unsealed
 from ml.errors import Corrupt
 from ml.store import Store
 
 MoveName = Literal["OPERATOR_PROMOTE", "OPERATOR_KEEP", "ROLLBACK", "HOLD", "RELEASE", "EXCLUDE", "INCLUDE"]
 CHAMPION_MOVES = {"OPERATOR_PROMOTE", "ROLLBACK"}
+RESTORE = "restore it from a copy"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,9 +118,19 @@ class Ledger:
         self.store, self.use_case = store, use_case
 
     def entries(self) -> list[AnyEntry]:
-        """All entries, oldest first."""
-        keys = self._keys()
-        return [_parsed(key, data) for key, data in zip(keys, self.store.get_many(keys), strict=True)]
+        """All entries, oldest first. Raises Corrupt for a chain that is not whole."""
+        return list(self.by_digest().values())
+
+    def by_digest(self) -> dict[str, AnyEntry]:
+        """All entries, oldest first, by the SHA-256 of their objects. Raises Corrupt for a chain that is not whole."""
+        keys, found, before = self._keys(), {}, ""
+        for number, (key, data) in enumerate(zip(keys, self.store.get_many(keys), strict=True), start=1):
+            named, entry = _opened(key, data)
+            if (named, entry.seq, key) != (before, number, paths.ledger_entry(self.use_case, number)):
+                raise Corrupt("each ledger entry names the SHA-256 of the one before", f"{key} does not", RESTORE)
+            before = digest_bytes(data or b"")
+            found[before] = entry
+        return found
 
     def nights(self) -> list[NightEntry]:
         """The decisions of nights, oldest first."""
@@ -141,7 +154,17 @@ class Ledger:
 
     def append(self, entry: AnyEntry) -> bool:
         """Adds the entry as the new head; False if another one took its place first."""
-        return self.store.create(paths.ledger_entry(self.use_case, entry.seq), to_json(entry))
+        data = sealed(self.digest(entry.seq - 1).encode() + b"\n" + to_json(entry))
+        return self.store.create(paths.ledger_entry(self.use_case, entry.seq), data)
+
+    def digest(self, seq: int) -> str:
+        """Of a whole entry's object; "" before the first. Raises Corrupt: nothing is added to what is damaged."""
+        if seq == 0:
+            return ""
+        key = paths.ledger_entry(self.use_case, seq)
+        data = self.store.get(key)
+        _opened(key, data)
+        return digest_bytes(data or b"")
 
     def last_move(self) -> AnyEntry | None:
         """The newest entry that names the champion anew."""
@@ -183,15 +206,17 @@ class Ledger:
         return self.store.keys(paths.ledger_folder(self.use_case))
 
     def _read(self, key: str) -> AnyEntry:
-        return _parsed(key, self.store.get(key))
+        return _opened(key, self.store.get(key))[1]
 
 
 def _answers(entry: AnyEntry, night: NightEntry) -> bool:
     return isinstance(entry, OperatorEntry) and entry.answers == night.seq
 
 
-def _parsed(key: str, data: bytes | None) -> AnyEntry:
+def _opened(key: str, data: bytes | None) -> tuple[str, AnyEntry]:
+    """The digest of the entry before, and the entry."""
+    before, _, body = (unsealed(data or b"") or b"").partition(b"\n")
     try:
-        return ENTRY.validate_json(data or b"")
+        return before.decode(), ENTRY.validate_json(body)
     except ValueError as error:
-        raise Corrupt("a ledger entry is a whole JSON document", f"{key} is not", "restore it from a copy") from error
+        raise Corrupt("a ledger entry has the bytes that were written", f"{key} has not", RESTORE) from error

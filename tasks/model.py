@@ -24,6 +24,7 @@ from ml.artifacts import (
     Split,
     Upload,
     Verified,
+    digest_of_files,
     from_json,
     to_json,
 )
@@ -156,7 +157,7 @@ def _upload(site: Site, night: Night, run_key: str, blocks: Blocks, split: Split
         run_id=run_id,
         folder=paths.model_folder(run_id),
         files=files,
-        digest=digest_value([[file.key, file.digest] for file in files]),
+        digest=digest_of_files(files),
         threshold=model.output.threshold if model.output.kind == "binary" else None,
         proof=packaging.make_proof(site.store, proof_key, model, held_out),
     )

@@ -12,9 +12,10 @@ import deployments.doctor
 from deployments.cli import main
 from deployments.servers import Servers
 from ml import health
+from ml.errors import Corrupt
 from ml.ledger import Ledger
 from ml.registry import CHAMPION, Registry
-from ml.store import open_store
+from ml.store import DiskStore, open_store
 from tests.story import Shop
 
 
@@ -126,6 +127,42 @@ def test_a_flipped_bit_in_the_champion_is_found_and_score_refuses_it(
     assert nights.document("2024-03-15")["replayed"], "its own night makes the same bytes again"
     assert doctor()[0] == 0
     assert main(["score", "shop", str(nights.file("2024-03-01")), "-o", str(tmp_path / "out.csv")]) == 0
+
+
+@pytest.mark.slow
+def test_a_flipped_bit_in_the_ledger_is_found_and_no_night_goes_on_over_it(nights: Shop, doctor: Any) -> None:
+    path = Path(nights.settings.store) / "ledger" / "shop" / "00000001.json"
+    data = bytearray(path.read_bytes())
+    data[-2] ^= 1
+    path.write_bytes(data)
+    code, found = doctor("--mend")
+    assert (code, found["mended"]) == (1, [])
+    assert one_with(found["wrong"], "ledger/shop/00000001.json has not: restore it from a copy")
+    with pytest.raises(Corrupt, match=r"ledger/shop/00000001\.json has not"):
+        nights.night("2024-03-16")
+
+
+def test_a_store_that_creates_what_is_there_must_not_be_shared(tmp_path: Path) -> None:
+    class Careless(DiskStore):
+        def create(self, key: str, data: bytes) -> bool:
+            self.put(key, data)
+            return True
+
+    class Lying(DiskStore):
+        def create(self, key: str, data: bytes) -> bool:
+            new = self.get(key) is None
+            self.put(key, data)
+            return new
+
+    class Forgetful(DiskStore):
+        def create(self, key: str, data: bytes) -> bool:
+            return True
+
+    for kind, words in ((Careless, "If-None-Match"), (Lying, "If-None-Match"), (Forgetful, "give back")):
+        store = kind(tmp_path / kind.__name__)
+        (found,) = deployments.doctor._store(store)
+        assert words in found.seen
+        assert store.keys("doctor") == []
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import pytest
 
 from ml import paths
 from ml.artifacts import Champion
+from ml.digests import digest_bytes
 from ml.errors import Corrupt
 from ml.ledger import Ledger, NightEntry
 from ml.store import open_store
@@ -126,6 +127,49 @@ def test_an_entry_that_is_not_whole_is_corrupt_and_never_skipped(ledger: Ledger,
     for work in (ledger.entries, ledger.head, ledger.last_move, lambda: ledger.finished("run 1")):
         with pytest.raises(Corrupt, match=r"ledger/tills/00000002\.json"):
             work()
+
+
+def test_one_flipped_bit_anywhere_in_an_entry_is_found(ledger: Ledger) -> None:
+    for seq in (1, 2):
+        ledger.append(entry(seq))
+    for seq in (1, 2):
+        key = paths.ledger_entry("tills", seq)
+        whole = ledger.store.get(key) or b""
+        for place in range(0, len(whole), 5):
+            ledger.store.put(key, whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+            for read in (lambda _: ledger.entries(), ledger.entry, ledger.digest):
+                with pytest.raises(Corrupt, match=rf"has the bytes that were written, but {key} has not"):
+                    read(seq)
+        ledger.store.put(key, whole)
+    assert ledger.entries() == [entry(1), entry(2)]
+
+
+def test_nothing_is_added_to_a_damaged_head(ledger: Ledger) -> None:
+    ledger.append(entry(1))
+    ledger.store.put(paths.ledger_entry("tills", 1), b"{}")
+    with pytest.raises(Corrupt):
+        ledger.append(entry(2))
+
+
+def test_an_entry_that_was_rewritten_or_taken_away_breaks_the_chain(ledger: Ledger) -> None:
+    """Whole in itself and of another content: only the entry after it tells."""
+    for seq in (1, 2, 3):
+        ledger.append(entry(seq))
+    first, second = (ledger.store.get(paths.ledger_entry("tills", seq)) or b"" for seq in (1, 2))
+    forger = Ledger(ledger.store, "forged")
+    forger.append(entry(1, reason="as I like it"))
+    ledger.store.put(paths.ledger_entry("tills", 1), ledger.store.get(paths.ledger_entry("forged", 1)) or b"")
+    with pytest.raises(Corrupt, match=r"names the SHA-256 of the one before, but ledger/tills/00000002\.json does not"):
+        ledger.entries()
+    ledger.store.put(paths.ledger_entry("tills", 1), first)
+    ledger.store.delete(paths.ledger_entry("tills", 2))
+    with pytest.raises(Corrupt, match=r"ledger/tills/00000003\.json"):
+        ledger.finished("run 1")
+    ledger.store.put(paths.ledger_entry("tills", 2), second)
+    assert [digest_bytes(data) for data in (first, second)] == list(ledger.by_digest())[:2]
+    ledger.store.delete(paths.ledger_entry("tills", 1))
+    with pytest.raises(Corrupt, match=r"ledger/tills/00000002\.json"):
+        ledger.entries()
 
 
 def test_an_entry_that_is_not_there_is_corrupt(ledger: Ledger) -> None:

@@ -161,7 +161,7 @@ def test_a_pickle_in_place_of_a_suite_is_refused(tmp_path: Path, trap: bytes) ->
 def test_a_pickle_in_place_of_a_ledger_entry_is_corrupt(tmp_path: Path, trap: bytes) -> None:
     store = open_store(str(tmp_path / "store"))
     store.put(paths.ledger_entry("tills", 1), trap)
-    with pytest.raises(Corrupt, match="a ledger entry is a whole JSON document"):
+    with pytest.raises(Corrupt, match="a ledger entry has the bytes that were written"):
         Ledger(store, "tills").head()
 
 

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import pytest
 
+from deployments.doctor import _store as checked_by_doctor
 from ml.errors import ConfigError, UsageError
 from ml.store import S3Store, Store, get_file, open_store, put_file
 from tests.s3_server import BUCKET, S3Server
@@ -29,6 +30,11 @@ def test_what_was_put_is_read_and_what_was_not_is_none(store: Store) -> None:
     store.put("a/b.json", b"2")
     store.put("a/empty", b"")
     assert (store.get("a/b.json"), store.get("a/empty"), store.get("a")) == (b"2", b"", None)
+
+
+def test_the_doctor_finds_nothing_wrong_with_it(store: Store) -> None:
+    assert list(checked_by_doctor(store)) == []
+    assert store.keys("doctor") == []
 
 
 def test_what_was_created_is_never_replaced(store: Store) -> None:
