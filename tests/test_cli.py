@@ -82,7 +82,9 @@ def main_score(night: NightEntry) -> str:
     return short(night.result["scores"]["candidate"]["f1"]["value"])
 
 
+@pytest.mark.slow
 def test_score_says_from_which_probability_on_it_says_so(nights: Shop, typed: Any, tmp_path: Path) -> None:
+    """5 s."""
     rows = nights.file("2024-03-14")
     code, out, _ = typed("score", "shop", str(rows), "-o", str(tmp_path / "out.csv"), "--json")
     threshold = json.loads(out)["threshold"]
