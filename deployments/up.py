@@ -43,7 +43,6 @@ LOST_RUNS = {
         "deployment_id": {"is_null_": False},
     }
 }
-RUNS_AT_ONCE = 2  # a night and a backfill, which runs its dates inside
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -56,8 +55,9 @@ def serving_of(work_pool: str | None) -> Mapping[str, list[str]]:
         return SERVING
     if _given_prefect() is None:
         raise UsageError("--work-pool is a pool of the server at PREFECT_API_URL", "that is not set", "set it")
-    worker = ["prefect", "worker", "start", "--pool", work_pool, "--limit", str(RUNS_AT_ONCE)]
-    return {"worker": [*worker, "--no-create-pool-if-not-found", "--install-policy", "never"]}
+    # Without --limit: with it the worker dies of a run that is scheduled again before it has let go of it (seen).
+    worker = ["prefect", "worker", "start", "--pool", work_pool, "--no-create-pool-if-not-found"]
+    return {"worker": [*worker, "--install-policy", "never"]}
 
 
 def _say(text: str) -> None:

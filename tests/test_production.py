@@ -38,7 +38,7 @@ from tests.test_schedules import wait_for
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "deployments"
 COMPOSE = (FOLDER / "compose.yaml").read_text(encoding="utf-8")
-SECRETS = {name: PASSWORD for name in ("POSTGRES_PASSWORD", "S3_PASSWORD", "MLFLOW_PASSWORD", "PREFECT_PASSWORD")}
+SECRETS = dict.fromkeys(re.findall(r"\$\{(\w+):\?\}", COMPOSE), PASSWORD)
 START_SECONDS = 90.0
 RUN_SECONDS = 240.0
 
@@ -208,6 +208,8 @@ def production(
             lambda: writable(settings),
         ):
             assert wait_for(ready, START_SECONDS), "\n".join(map(own.log, ("s3", "prefect", "mlflow")))
+        command = own.services["prefect"]["healthcheck"]["test"][1:]
+        assert subprocess.run(command, check=False, env=own.variables("prefect")).returncode == 0
         prefect_yaml = (FOLDER / "prefect.yaml").read_text(encoding="utf-8")
         mine = tmp_path / "prefect.yaml"
         mine.write_text(prefect_yaml.replace("flights", "shop").replace("America/New_York", "UTC"))
