@@ -19,7 +19,7 @@ test-all: check
 
 # Every fault that is tried, and the README's table of them.
 chaos: $(READY)
-	$(BIN)/pytest -m slow tests/test_chaos.py tests/test_two_at_once.py tests/test_backfill.py
+	$(BIN)/pytest -m slow tests/test_chaos.py tests/test_two_at_once.py tests/test_outages.py tests/test_backfill.py
 
 check: $(READY)
 	$(BIN)/ruff check -q .

@@ -1,60 +1,135 @@
-"""Nights in a row in one process: `python benchmarks/soak.py [NIGHTS]` prints what early and late nights cost.
+"""Nights in a row: `python benchmarks/soak.py [NIGHTS]` in one process, `--scheduled [NIGHTS]` under `retrain up`.
 
 Real hours of 17 homes (load_peak), from 2017-06-01 on, in a fresh home. Memory, open files and time a night must stay
-flat, and the disk must grow by the same for each night.
+flat, and the disk must grow by the same for each night. Of scheduled runs memory and files are those of the whole tree
+of `retrain up` after the night, and the seconds are those of its stages.
 """
 
 import os
+import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from datetime import date, timedelta
 from pathlib import Path
 
 FIRST = date(2017, 6, 1)
+EVERY_MINUTE = """
+from dataclasses import replace
+from ml.use_cases import load_peak
+USE_CASE = replace(load_peak.USE_CASE, schedule="* * * * *")
+"""
+Seen = tuple[float, float, float, float]  # seconds of the night, resident MB, open files, MB of the store
 
 
-def resident_megabytes() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+def resident_megabytes(pids: set[int]) -> float:
+    pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids)
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def open_files() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
+def open_files(pids: set[int]) -> int:
+    return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids)
+
+
+def tree(root: int) -> set[int]:
+    """The process and all that it started, directly or not."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            pid, _, rest = path.read_text().partition(" (")
+            parents[int(pid)] = int(rest.rpartition(")")[2].split()[1])
+        except FileNotFoundError:
+            continue
+    found = {root}
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
+
+
+def stored_megabytes() -> float:
+    from ml.settings import Settings
+    from ml.store import open_store
+
+    return sum(open_store(Settings.from_environment().store).sizes().values()) / 1e6
+
+
+def nights_here(nights: int) -> Iterator[Seen]:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from deployments.night import run_here
+    from deployments.servers import prefect_server
+    from ml.settings import Settings
+
+    own = {os.getpid()}
+    with prefect_server(Settings.from_environment()) as api, temporary_settings({PREFECT_API_URL: api}):
+        for number in range(nights):
+            start = time.perf_counter()
+            run_here({"use_case": "load_peak", "as_of": str(FIRST + timedelta(days=number))})
+            seconds = time.perf_counter() - start
+            yield seconds, resident_megabytes(own), float(open_files(own)), stored_megabytes()
+
+
+def scheduled_nights(nights: int) -> Iterator[Seen]:
+    """A schedule of every minute, which waits for its night to end; each is a process of its own."""
+    from deployments.servers import free_port
+    from ml.ledger import Ledger
+    from ml.settings import Settings
+    from ml.store import open_store
+
+    project = Path(os.environ["RETRAIN_HOME"]) / "project"
+    (project / "use_cases").mkdir(parents=True)
+    (project / "use_cases" / "load_peak.py").write_text(EVERY_MINUTE)
+    os.environ["RETRAIN_PROJECT"] = str(project)
+    ports = ["--prefect-port", str(free_port()), "--mlflow-port", str(free_port())]
+    up = subprocess.Popen([sys.executable, "-m", "deployments.cli", "up", *ports], stdout=subprocess.DEVNULL)
+    ledger = Ledger(open_store(Settings.from_environment().store), "load_peak")
+    try:
+        for number in range(1, nights + 1):
+            while len(ledger.nights()) < number or not ledger.is_published(ledger.nights()[number - 1]):
+                assert up.poll() is None, "retrain up has ended"
+                time.sleep(1)
+            time.sleep(5)  # its process ends
+            pids = tree(up.pid)
+            seconds = sum(ledger.nights()[number - 1].result["seconds"].values())
+            yield seconds, resident_megabytes(pids), float(open_files(pids)), stored_megabytes()
+    finally:
+        up.send_signal(signal.SIGTERM)
+        up.wait()
+
+
+def print_thirds(seen: list[Seen]) -> None:
+    third = max(2, len(seen) // 3)
+    print("| nights | seconds a night | the quickest | resident MB | open files | MB of store a night |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for first in range(0, len(seen) - third + 1, third):
+        part = seen[first : first + third]
+        seconds, resident, files, _ = (statistics.median(column) for column in zip(*part, strict=True))
+        stored = (part[-1][3] - part[0][3]) / (third - 1)
+        quickest = min(night[0] for night in part)
+        print(
+            f"| {first + 1} to {first + third} | {seconds:.1f} | {quickest:.1f} | {resident:.0f} | {files:.0f} "
+            f"| {stored:.2f} |"
+        )
 
 
 def main() -> None:
-    nights = int(sys.argv[1]) if len(sys.argv) > 1 else 60
+    scheduled = "--scheduled" in sys.argv
+    numbers = [int(word) for word in sys.argv[1:] if word.isdecimal()]
     with tempfile.TemporaryDirectory() as folder:
         os.environ["RETRAIN_HOME"] = folder
         from deployments.environment import prepare_environment
         from ml.settings import Settings
 
-        settings = Settings.from_environment()
-        prepare_environment(settings)
-        from prefect.settings import PREFECT_API_URL, temporary_settings
-
-        from deployments.night import run_here
-        from deployments.servers import prefect_server
-        from ml.store import open_store
-
+        prepare_environment(Settings.from_environment())
+        run = scheduled_nights if scheduled else nights_here
         seen = []
-        with prefect_server(settings) as api, temporary_settings({PREFECT_API_URL: api}):
-            for number in range(nights):
-                start = time.perf_counter()
-                run_here({"use_case": "load_peak", "as_of": str(FIRST + timedelta(days=number))})
-                seconds, disk = time.perf_counter() - start, sum(open_store(settings.store).sizes().values())
-                seen.append((seconds, resident_megabytes(), float(open_files()), disk / 1e6))
-                print(f"night {number + 1}: " + "  ".join(f"{value:.1f}" for value in seen[-1]), file=sys.stderr)
-    tenth = max(1, nights // 6)
-    early, late = seen[1 : 1 + tenth], seen[-tenth:]
-    print(f"| of {nights} nights | seconds a night | resident MB | open files | MB of store a night |")
-    print("| --- | ---: | ---: | ---: | ---: |")
-    for name, part, growth in (("early", early, seen[: 2 + tenth]), ("late", late, seen[-tenth - 1 :])):
-        middle = [statistics.median(column) for column in zip(*part, strict=True)]
-        stored = (growth[-1][3] - growth[0][3]) / (len(growth) - 1)
-        print(f"| {name} {len(part)} | {middle[0]:.1f} | {middle[1]:.0f} | {middle[2]:.0f} | {stored:.2f} |")
+        for night in run(*(numbers or [10 if scheduled else 60])):
+            seen.append(night)
+            print(f"night {len(seen)}: " + "  ".join(f"{value:.1f}" for value in night), file=sys.stderr)
+        print_thirds(seen)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from deployments.servers import Servers, answers, ask, is_alive, prefect_server, running_servers
+from deployments.servers import Servers, answers, ask, drop_what_is_held, is_alive, prefect_server, running_servers
 from ml.decision import STATE_NAMES
 from ml.errors import Busy, ConfigError, DataRejected, PrefectUnavailable, RetrainError, Unavailable, UsageError
 from ml.ledger import NightEntry
@@ -53,7 +53,11 @@ def run_flow_here_or_there(settings: Settings, name: str, request: dict[str, Any
     given = os.environ.get("PREFECT_API_URL")
     if given:
         _require_prefect(given)
-        return run_here(request, name)
+        try:
+            return run_here(request, name)
+        except PrefectUnavailable:
+            drop_what_is_held()
+            raise
     log.info("Starting Prefect for this run.")
     with prefect_server(settings, meanwhile=lambda: importlib.import_module(FLOWS[name][0])) as api, _api(api):
         return run_here(request, name)
@@ -126,9 +130,12 @@ def run_here(request: dict[str, Any], name: str = "retrain") -> dict[str, Any]:
     """The whole flow in this process."""
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
+    from tasks.flow_run import prefect_errors
+
     module, flow, form = FLOWS[name]
     flows = importlib.import_module(module)
-    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):  # its thread adds a second to every flow
+    without_heartbeat = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})  # it adds a second to every flow
+    with prefect_errors(), without_heartbeat:
         return _result(getattr(flows, flow)(getattr(flows, form).model_validate(request), return_state=True))
 
 

@@ -7,6 +7,7 @@ import http.client
 import json
 import logging
 import os
+import queue
 import runpy
 import signal
 import socket
@@ -257,6 +258,19 @@ def send_what_is_held() -> None:
     for worker in (EventsWorker, APILogWorker):
         logging.getLogger(worker.__name__).setLevel(logging.ERROR)  # it would warn of each line still to be sent
         worker.drain_all(timeout=SETTLE_SECONDS)
+
+
+def drop_what_is_held() -> None:
+    """Forgets what Prefect holds for a server that has gone: at its exit Python would try each event for 7 s."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    workers: tuple[Any, ...] = (EventsWorker, APILogWorker)
+    for worker in workers:
+        for service in list(worker._instances.values()):
+            with suppress(queue.Empty):
+                while True:
+                    service._queue.get_nowait()
 
 
 def wait_until_recorded(api: str, since: datetime) -> None:

@@ -18,6 +18,7 @@ def show_sentences_only(options: argparse.Namespace) -> None:
     """One sentence comes at the end; Prefect would print every traceback before it. To be called first of all."""
     if not options.debug:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+        os.environ.setdefault("PREFECT_INTERNAL_LOGGING_LEVEL", "CRITICAL")  # a line an event, of a server that is gone
 
 
 def chosen_names(options: argparse.Namespace, settings: Settings) -> list[str]:

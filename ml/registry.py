@@ -262,8 +262,9 @@ def _client(uri: str) -> Any:
 
 
 def _quiet() -> None:
+    """They log each error with its traceback before they raise it; ours is one sentence."""
     for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def load_model(folder: Path) -> Any:

@@ -1,9 +1,12 @@
-"""The flow run as Prefect shows it: its name, and the end of runs whose process is gone."""
+"""The flow run as Prefect shows it: its name, the end of runs whose process is gone, and a server that is away."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date
 from typing import Any
 from uuid import UUID
 
+import httpx
 from prefect.artifacts import create_table_artifact
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter
@@ -13,12 +16,25 @@ from prefect.runtime import flow_run
 from prefect.states import Crashed
 
 from ml.artifacts import Night, Work
+from ml.errors import PrefectUnavailable
 from ml.locks import holder_tag
 from ml.report import stages_artifact, work_rows
 from ml.settings import Settings
 
 AS_OF = "retrain.as_of"  # a label of the flow run
 _WORK: dict[str, dict[str, Work]] = {}  # by flow run and stage: dates of a backfill run side by side
+
+
+@contextmanager
+def prefect_errors() -> Iterator[None]:
+    """A server that is gone, locked or busy raises PrefectUnavailable."""
+    try:
+        yield
+    except httpx.HTTPError as error:
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        raise PrefectUnavailable(
+            "Prefect's server answers until the night has ended", said, "start it, then run the same command again"
+        ) from error
 
 
 def note_work(work: Work) -> None:
@@ -31,7 +47,8 @@ def note_work(work: Work) -> None:
 def publish_work(night: Night) -> list[dict[str, Any]]:
     """Shows what ran and what was reused as a table of the run, and returns its rows."""
     rows = work_rows(_WORK.pop(flow_run.get_id() or "", {}).values())
-    create_table_artifact(rows, **stages_artifact(night.use_case, night.as_of))
+    with prefect_errors():
+        create_table_artifact(rows, **stages_artifact(night.use_case, night.as_of))
     return rows
 
 
@@ -39,7 +56,7 @@ def name_flow_run(night: Night) -> None:
     """Names the run by its use case and date, once the date is known, and lets its later attempts know it too."""
     run_id = flow_run.get_id()
     if run_id is not None:
-        with get_client(sync_client=True) as client:
+        with prefect_errors(), get_client(sync_client=True) as client:
             client.update_flow_run(UUID(run_id), name=f"{night.use_case} {night.as_of}")
             client.update_flow_run_labels(UUID(run_id), {AS_OF: str(night.as_of)})
 
@@ -60,7 +77,7 @@ def end_lost_runs(lock: str) -> None:
     if run_id is None:
         return
     tag = holder_tag(Settings.from_environment().home, lock)
-    with get_client(sync_client=True) as client:
+    with prefect_errors(), get_client(sync_client=True) as client:
         for lost in _running(client, tag):
             if lost.id != UUID(run_id):
                 state: State[Any] = Crashed(

@@ -14,13 +14,14 @@ from ml.ledger import NightEntry
 from ml.plots import night_figures
 from ml.report import counted
 from ml.store import get_file, put_file
+from tasks.flow_run import prefect_errors
 from tasks.site import site_of
 from tasks.stage import stage
 
 log = logging.getLogger("retrain.report")
 
 
-@stage("publish report", timeout_seconds=600)
+@stage("publish report", timeout_seconds=1800)  # Prefect's client waits 7 minutes for a locked database, four times
 def publish_report(night: Night, entry: NightEntry, trail: Trail) -> None:
     """Puts the report into Prefect, and report, curves and figures into the MLflow run."""
     site, run_id = site_of(night), trail.upload.run_id
@@ -50,10 +51,11 @@ def _log_to_mlflow(night: Night, entry: NightEntry, trail: Trail) -> None:
 def publish_to_prefect(entry: NightEntry) -> None:
     """A page of text, and a table of the data checks."""
     name = entry.use_case.replace("_", "-")
-    create_markdown_artifact(report.markdown(entry.result), key=f"{name}-report")
     broken = entry.result["data"]["broken_rules"]
     table = broken or [{"rule": "every rule holds", "scope": "all", "severity": "none", "unexpected": 0}]
-    create_table_artifact(table, key=f"{name}-data-checks", description=f"Data checks as of {entry.as_of}")
+    with prefect_errors():
+        create_markdown_artifact(report.markdown(entry.result), key=f"{name}-report")
+        create_table_artifact(table, key=f"{name}-data-checks", description=f"Data checks as of {entry.as_of}")
 
 
 def _tell_kept(entry: NightEntry, nights: int) -> None:
@@ -68,4 +70,5 @@ def _tell_kept(entry: NightEntry, nights: int) -> None:
 def publish_rejection(use_case: str, error: DataRejected) -> None:
     """The page of a night whose data were rejected: what was seen, and what to do."""
     text = f"# {use_case}: data rejected\n\n{error}\n\nNothing was trained, and the champion is as it was.\n"
-    create_markdown_artifact(text, key=f"{use_case.replace('_', '-')}-report")
+    with prefect_errors():
+        create_markdown_artifact(text, key=f"{use_case.replace('_', '-')}-report")

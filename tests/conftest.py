@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -124,6 +125,11 @@ def postgres() -> Iterator[PostgresServer]:
     """A real PostgreSQL server; each test makes a database of its own."""
     with postgres_server() as server:
         yield server
+
+
+def pytest_configure() -> None:
+    """What ends a long session early, as `timeout` does, lets it tell what was tried until then, as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -6,7 +6,6 @@ import random
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,20 +13,24 @@ from typing import Any
 
 import pytest
 
-from deployments.doctor import found_in
-from ml.ledger import Ledger
-from ml.registry import CHAMPION, REFERENCE, Registry
+from ml.config import load_use_case
+from ml.demo import write_demo_data
 from ml.settings import Settings
-from ml.store import open_store
+from tests.chaos import count, end_state, left_over, settings_of
 from tests.story import Shop
-from tests.tally import tally
 
 pytestmark = pytest.mark.slow
 RANDOM_KILLS = int(os.environ.get("RANDOM_KILLS", "200"))
 KILLS_A_HOME = 5
+NAMED, RANDOM = "SIGKILL at a named point", "SIGKILL at a random moment"
 RESUMED = "the same command again finishes it: same scores, same bytes, one version"
-REQUEST = {"use_case": "shop", "as_of": "2024-03-15"}
-VARYING = {"mlflow_run", "seconds", "reused", "computed"}  # of a night's document: what a resumed one may say otherwise
+# In the order of a night: each run is killed at the next one, resuming what the one before has left.
+POINTS_OF_FLIGHTS = (
+    "clean partitions: end", "split rows: end", "epoch 1", "epoch 4", "train candidate: end", "upload: file 5",
+    "verify candidate: end", "register: model made", "register: version made", "evaluate models: end",
+    "ledger: before the link", "ledger: after the link", "alias: after the first", "alias: after the second",
+    "publish report: end",
+)  # fmt: skip
 
 
 @dataclass
@@ -35,22 +38,21 @@ class Zygote:
     process: "subprocess.Popen[str]"
     points: list[str]
 
-    def night(self, home: Path, *, point: str | None = None, after: float | None = None) -> dict[str, Any]:
+    def night(self, case: "Case", home: Path, **when: Any) -> dict[str, Any]:
         environment = {
             "RETRAIN_HOME": str(home),
             "TMPDIR": str(home / "tmp"),
-            "RETRAIN_PROJECT": os.environ["RETRAIN_PROJECT"],
+            "RETRAIN_PROJECT": str(case.project or ""),
         }
         order = {
             "environment": environment,
-            "request": REQUEST,
-            "point": point,
-            "after": after,
+            "request": {"use_case": case.use_case, "as_of": case.as_of},
             "log": str(home / "log"),
+            **when,
         }
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps({**order, "log": str(home / "log")}) + "\n")
+        self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
@@ -69,9 +71,13 @@ def zygote(prefect: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Z
 
 
 @dataclass
-class Homes:
-    """Fresh homes with the same shop."""
+class Case:
+    """A night of a use case, in fresh homes that hold the same data."""
 
+    zygote: Zygote
+    use_case: str
+    as_of: str
+    project: Path | None
     template: Path
     folder: Path
     made: int = 0
@@ -83,94 +89,101 @@ class Homes:
         (home / "tmp").mkdir(exist_ok=True)
         return home
 
+    def killed(self, home: Path, **when: Any) -> bool:
+        """Whether the kill met the night; a night that was over before it must have ended well."""
+        done = self.zygote.night(self, home, **when)
+        assert done["signal"] == 9 or done["code"] == 0, (home / "log").read_text()[-3000:]
+        return bool(done["signal"] == 9)
 
-@pytest.fixture
-def homes(shop: Shop, tmp_path: Path) -> Homes:
-    return Homes(shop.settings.home, tmp_path)
+    def finish(self, home: Path) -> float:
+        """The night in peace; its seconds."""
+        done = self.zygote.night(self, home)
+        assert done["code"] == 0, (home / "log").read_text()[-3000:]
+        return float(done["seconds"])
 
+    def undisturbed(self) -> tuple[dict[str, Any], float]:
+        """The end of a night that nobody disturbs, and its seconds."""
+        home = self.fresh()
+        seconds = self.finish(home)
+        return self.end(home), seconds
 
-def end_state(home: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Everything that a run leaves for others: the ledger, the versions, the aliases, every byte of the model."""
-    monkeypatch.setenv("RETRAIN_HOME", str(home))
-    settings = Settings.from_environment()
-    ledger, registry = Ledger(open_store(settings.store), "shop"), Registry(settings, "shop")
-    (entry,) = ledger.nights()
-    assert entry.candidate is not None
-    return {
-        "result": {name: value for name, value in entry.result.items() if name not in VARYING},
-        "run_key": entry.run_key,
-        "versions": [version.number for version in registry.versions()],
-        "aliases": (registry.alias(CHAMPION), registry.alias(REFERENCE)),
-        "model": [(Path(file.key).name, file.digest) for file in entry.candidate.files],
-        "published": ledger.is_published(entry),
-    }
+    def end(self, home: Path) -> dict[str, Any]:
+        return end_state(settings_of(home, self.project), self.use_case)
 
+    def left_over(self, home: Path) -> list[str]:
+        return left_over(settings_of(home, self.project), self.use_case)
 
-def count(fault: str, happens: str, home: Path, monkeypatch: pytest.MonkeyPatch, times: int = 1) -> None:
-    """One home in the table of faults: one decision and one version are wanted of it."""
-    monkeypatch.setenv("RETRAIN_HOME", str(home))
-    settings = Settings.from_environment()
-    entries = len(Ledger(open_store(settings.store), "shop").nights())
-    tally(fault, happens, wanted=1, entries=entries, versions=len(Registry(settings, "shop").versions()), times=times)
-
-
-def left_over(home: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the doctor still finds after mending."""
-    monkeypatch.setenv("RETRAIN_HOME", str(home))
-    for path in home.rglob("*"):
-        os.utime(path, (time.time() - 7200,) * 2)  # a killed writer's remains are looked at after an hour
-    settings = Settings.from_environment()
-    found_in(settings, ["shop"], mend=True)
-    return [row["seen"] for row in found_in(settings, ["shop"], mend=False) if row["state"] in {"wrong", "unknown"}]
-
-
-def finished(zygote: Zygote, home: Path) -> float:
-    done = zygote.night(home)
-    assert done["code"] == 0, (home / "log").read_text()[-3000:]
-    return float(done["seconds"])
+    def count(self, fault: str, home: Path, times: int) -> None:
+        count(fault, RESUMED, settings_of(home, self.project), self.use_case, times)
 
 
 @pytest.fixture
-def undisturbed(zygote: Zygote, homes: Homes, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Any], float]:
-    """The end of a run that nobody disturbs, and its seconds."""
-    home = homes.fresh()
-    seconds = finished(zygote, home)
-    return end_state(home, monkeypatch), seconds
+def shop_nights(zygote: Zygote, shop: Shop, tmp_path: Path) -> Case:
+    return Case(zygote, "shop", "2024-03-15", shop.settings.project, shop.settings.home, tmp_path)
 
 
-def test_a_kill_at_each_named_point_changes_nothing(
-    zygote: Zygote, homes: Homes, undisturbed: tuple[dict[str, Any], float], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert len(zygote.points) >= 25
+@pytest.fixture
+def flights_nights(zygote: Zygote, empty_mlflow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
+    home = tmp_path / "template"
+    home.mkdir()
+    monkeypatch.setenv("RETRAIN_HOME", str(home))
+    write_demo_data(Settings.from_environment(), load_use_case("flights", None))
+    shutil.copy(empty_mlflow, home / "mlflow.db")
+    return Case(zygote, "flights", "2013-10-01", None, home, tmp_path)
+
+
+def test_a_kill_at_each_named_point_changes_nothing(shop_nights: Case) -> None:
+    assert len(shop_nights.zygote.points) >= 25
+    undisturbed, _ = shop_nights.undisturbed()
     survived, different = [], []
-    for point in zygote.points:
-        home = homes.fresh()
-        if zygote.night(home, point=point)["signal"] != 9:
+    for point in shop_nights.zygote.points:
+        home = shop_nights.fresh()
+        if not shop_nights.killed(home, point=point):
             survived.append(point)
-        finished(zygote, home)
-        count("SIGKILL at a named point", RESUMED, home, monkeypatch)
-        if end_state(home, monkeypatch) != undisturbed[0] or left_over(home, monkeypatch):
+        shop_nights.finish(home)
+        shop_nights.count(NAMED, home, 1)
+        if shop_nights.end(home) != undisturbed or shop_nights.left_over(home):
             different.append(point)
         shutil.rmtree(home)
     assert different == []
     assert survived == [], "points that were never reached"
 
 
-def test_kills_at_random_moments_change_nothing(
-    zygote: Zygote, homes: Homes, undisturbed: tuple[dict[str, Any], float], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_kills_at_random_moments_change_nothing(shop_nights: Case) -> None:
+    random_kills(shop_nights, RANDOM_KILLS)
+
+
+def test_flights_killed_again_and_again_end_as_in_peace(flights_nights: Case) -> None:
+    """One night, killed at one point after the other; then another at random moments."""
+    undisturbed, _ = flights_nights.undisturbed()
+    home = flights_nights.fresh()
+    survived = [point for point in POINTS_OF_FLIGHTS if not flights_nights.killed(home, point=point)]
+    flights_nights.finish(home)
+    flights_nights.count(f"{NAMED}, flights", home, len(POINTS_OF_FLIGHTS) - len(survived))
+    assert flights_nights.end(home) == undisturbed
+    assert flights_nights.left_over(home) == []
+    assert survived == [], "points that were never reached"
+
+
+def test_flights_killed_at_random_moments_end_as_in_peace(flights_nights: Case) -> None:
+    random_kills(flights_nights, KILLS_A_HOME, ", flights")
+
+
+def random_kills(case: Case, wanted: int, which: str = "") -> None:
     """Several in one home, one after the other, before a run is left in peace."""
-    state, seconds = undisturbed
+    undisturbed, seconds = case.undisturbed()
     generator = random.Random(0)
     kills = 0
-    while kills < RANDOM_KILLS:
-        home = homes.fresh()
-        landed = sum(
-            zygote.night(home, after=generator.uniform(0.05, seconds))["signal"] == 9 for _ in range(KILLS_A_HOME)
-        )
-        finished(zygote, home)
-        count("SIGKILL at a random moment", RESUMED, home, monkeypatch, times=landed)
+    while kills < wanted:
+        home = case.fresh()
+        landed, left = 0, seconds
+        for _ in range(KILLS_A_HOME):  # within what is left of the night, so that most of them land
+            after = generator.uniform(0.05, max(left, 0.5))
+            landed += case.killed(home, after=after)
+            left -= after
+        case.finish(home)
+        case.count(f"{RANDOM}{which}", home, landed)
         kills += landed
-        assert end_state(home, monkeypatch) == state, home
-        assert left_over(home, monkeypatch) == [], home
+        assert case.end(home) == undisturbed, home
+        assert case.left_over(home) == [], home
         shutil.rmtree(home)

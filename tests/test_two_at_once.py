@@ -1,45 +1,19 @@
 """Two runs at once, on machines that share files and registry: one version a run key, decisions in a row."""
 
-import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ml.registry import CHAMPION, Registry
+from tests.chaos import Run, start_night
 from tests.story import Shop
 from tests.tally import tally
 
 pytestmark = pytest.mark.slow
-RUN = [sys.executable, "-m", "deployments.cli", "run", "shop", "--as-of", "2024-03-15", "--json"]
 Machine = Callable[..., "Run"]
-
-
-@dataclass
-class Run:
-    """A night of another machine, as its process."""
-
-    process: "subprocess.Popen[str]"
-
-    def said(self, words: str) -> None:
-        """Returns when the night has said so."""
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            if words in line:
-                return
-        raise AssertionError(f"it never said {words!r}")
-
-    def document(self) -> dict[str, Any]:
-        out, err = self.process.communicate(timeout=300)
-        assert self.process.returncode == 0, err[-3000:]
-        return json.loads(out)
 
 
 @pytest.fixture
@@ -50,9 +24,8 @@ def machine(shop: Shop, prefect: str, tmp_path: Path) -> Machine:
         home = tmp_path / name
         shutil.copytree(shop.settings.data, home / "data")
         shared = {"RETRAIN_STORE": shop.settings.store, "MLFLOW_TRACKING_URI": shop.settings.tracking_uri}
-        environment = {**os.environ, **shared, "RETRAIN_HOME": str(home), "PREFECT_API_URL": prefect}
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return Run(subprocess.Popen([*RUN, *words], env=environment, text=True, **pipes))  # type: ignore[call-overload]
+        own = {"RETRAIN_HOME": str(home), "PREFECT_API_URL": prefect}
+        return start_night("shop", "2024-03-15", {**shared, **own}, *words)
 
     return start
 

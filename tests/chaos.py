@@ -1,0 +1,94 @@
+"""What tests of faults share: a night as a process of its own, and everything that it leaves for others."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deployments.doctor import found_in
+from ml.ledger import Ledger
+from ml.registry import CHAMPION, REFERENCE, Registry
+from ml.settings import Settings
+from ml.store import open_store
+from tests.tally import tally
+
+VARYING = {"mlflow_run", "seconds", "reused", "computed"}  # of a night's document: what a resumed one may say otherwise
+LONGEST_SECONDS = 900.0
+
+
+@dataclass
+class Run:
+    """A night as its process."""
+
+    process: "subprocess.Popen[str]"
+
+    def said(self, words: str) -> None:
+        """Returns when the night has said so."""
+        assert self.process.stderr is not None
+        seen = []
+        for line in self.process.stderr:
+            seen.append(line)
+            if words in line:
+                return
+        raise AssertionError(f"it never said {words!r}: {''.join(seen)[-3000:]}")
+
+    def document(self) -> dict[str, Any]:
+        out, err = self.process.communicate(timeout=LONGEST_SECONDS)
+        assert self.process.returncode == 0, err[-3000:]
+        return json.loads(out)
+
+    def failure(self) -> dict[str, Any]:
+        """What `--json` prints of a night that failed in one sentence."""
+        out, err = self.process.communicate(timeout=LONGEST_SECONDS)
+        assert self.process.returncode == 1, err[-3000:]
+        assert "Traceback" not in err, err[-3000:]
+        return json.loads(out)
+
+
+def start_night(use_case: str, as_of: str, variables: Mapping[str, str], *words: str) -> Run:
+    """The command in a process of its own, as from a user's shell with these variables."""
+    shell = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
+    command = [sys.executable, "-m", "deployments.cli", "run", use_case, "--as-of", as_of, "--json", *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return Run(subprocess.Popen(command, env={**shell, **variables}, text=True, **pipes))  # type: ignore[call-overload]
+
+
+def settings_of(home: Path, use_case_folder: Path | None) -> Settings:
+    """An embedded home's: files and database of MLflow lie in it."""
+    return Settings(home, str(home / "store"), f"sqlite:///{home / 'mlflow.db'}", use_case_folder, 1)
+
+
+def end_state(settings: Settings, use_case: str) -> dict[str, Any]:
+    """Everything that a run leaves for others: the ledger, the versions, the aliases, every byte of the model."""
+    ledger, registry = Ledger(open_store(settings.store), use_case), Registry(settings, use_case)
+    (entry,) = ledger.nights()
+    assert entry.candidate is not None
+    return {
+        "result": {name: value for name, value in entry.result.items() if name not in VARYING},
+        "run_key": entry.run_key,
+        "versions": [version.number for version in registry.versions()],
+        "aliases": (registry.alias(CHAMPION), registry.alias(REFERENCE)),
+        "model": [(Path(file.key).name, file.digest) for file in entry.candidate.files],
+        "published": ledger.is_published(entry),
+    }
+
+
+def left_over(settings: Settings, use_case: str) -> list[str]:
+    """What the doctor still finds after mending."""
+    for path in settings.home.rglob("*"):
+        os.utime(path, (time.time() - 7200,) * 2)  # a killed writer's remains are looked at after an hour
+    found_in(settings, [use_case], mend=True)
+    rows = found_in(settings, [use_case], mend=False)
+    return [row["seen"] for row in rows if row["state"] in {"wrong", "unknown"}]
+
+
+def count(fault: str, happens: str, settings: Settings, use_case: str, times: int = 1) -> None:
+    """One home in the table of faults: one decision and one version are wanted of it."""
+    entries = len(Ledger(open_store(settings.store), use_case).nights())
+    versions = len(Registry(settings, use_case).versions())
+    tally(fault, happens, wanted=1, entries=entries, versions=versions, times=times)
