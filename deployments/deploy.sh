@@ -1,7 +1,8 @@
 #!/bin/sh
 # deploy.sh [process|docker [FILE]]: makes a work pool and its queues, and brings every deployment of FILE (prefect.yaml)
-# to the server at PREFECT_API_URL. May be run again.
+# to the server at PREFECT_API_URL, with the worker's variables, which runs are given. May be run again.
 set -eu
+: "${PREFECT_API_URL:?is not set}" "${RETRAIN_STORE:?is not set}" "${MLFLOW_TRACKING_URI:?is not set}"
 export RETRAIN_POOL="${1:-process}"
 file="${2:-$(dirname "$0")/prefect.yaml}"
 prefect --no-prompt work-pool create "$RETRAIN_POOL" --type "$RETRAIN_POOL" --overwrite
