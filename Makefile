@@ -11,8 +11,9 @@ run: $(READY)
 up: $(READY)
 	$(BIN)/retrain up
 
+# Two processes, each with servers of its own; a file stays in one.
 test: check
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 test-all: check
 	$(BIN)/pytest -m "slow or not slow"

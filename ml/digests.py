@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from pydantic_core import from_json, to_json  # which take a third of json's time
 
@@ -109,10 +110,16 @@ class KeptDigests:
         """Keeps the months that were asked for."""
         if self.used == self.kept:
             return
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.file.with_name(f".{self.file.name}.{os.getpid()}")
-        temporary.write_bytes(sealed(to_json(self.used)))
-        temporary.replace(self.file)
+        write_whole(self.file, sealed(to_json(self.used)))
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a file whole or not at all: another thread or process may read or write it. For what can be made again:
+    the store's files survive a power failure too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
+    temporary.write_bytes(data)
+    temporary.replace(path)
 
 
 def _stamp(decided: str, stats: Mapping[str, os.stat_result]) -> str:

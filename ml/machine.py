@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ml.artifacts import from_json, to_json
-from ml.digests import digest_value, sealed, unsealed
+from ml.digests import digest_value, sealed, unsealed, write_whole
 
 BOOT, PROCESSOR = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/cpuinfo")
 DEVICES = (("/dev", "nvidia*"), ("/dev", "dxg"), ("/proc/driver/nvidia/gpus", "*"), ("/proc/driver/nvidia", "version"))
@@ -42,7 +42,7 @@ def this_machine(home: Path) -> Machine:
         return kept.machine
     machine = ask_torch()
     if seen is not None and kept != (now := Kept(seen=seen, machine=machine)):
-        _write(path, sealed(to_json(now)))
+        write_whole(path, sealed(to_json(now)))
     return machine
 
 
@@ -59,14 +59,6 @@ def _read(path: Path) -> Kept | None:
         return None if body is None else from_json(Kept, body)
     except (OSError, ValueError):
         return None
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all: another process may read or write it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    whole = path.with_suffix(f".{os.getpid()}")
-    whole.write_bytes(data)
-    whole.replace(path)
 
 
 def _seen() -> str | None:

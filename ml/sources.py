@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 
 from ml.config import DatabaseSource, FileSource, Source
 from ml.days import FIRST_DAY, LAST_DAY
-from ml.digests import FileDigests, KeptDigests, canonical_json, digest_bytes, digest_value
+from ml.digests import FileDigests, KeptDigests, canonical_json, digest_bytes, digest_value, write_whole
 from ml.errors import ConfigError, DataRejected, SourceUnavailable
 from ml.serving.columns import Column
 from ml.settings import Settings
@@ -204,15 +204,8 @@ def _bring_objects(source: Source, folder: Path) -> None:
         if now[key] != before.get(key) or not (folder / key).exists():
             data = store.get(key)
             if data is not None:
-                _write(folder / key, data)
-    _write(folder / BROUGHT, canonical_json(now))
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(data)
-    temporary.replace(path)
+                write_whole(folder / key, data)
+    write_whole(folder / BROUGHT, canonical_json(now))
 
 
 def _bring_file(path: Path, source: FileSource, folder: Path) -> None:
@@ -235,7 +228,7 @@ def _bring_file(path: Path, source: FileSource, folder: Path) -> None:
         ) from error
     if lost:
         log.warning("%d rows of %s have no %s and belong to no day.", lost, path.name, source.time_column)
-    _write(folder / BROUGHT, canonical_json(digest))
+    write_whole(folder / BROUGHT, canonical_json(digest))
 
 
 def _split_csv(path: Path, time_column: str, fresh: Path) -> int:
@@ -337,7 +330,7 @@ def _bring_days(engine: Any, source: DatabaseSource, columns: tuple[Column, ...]
                 _keep_day(folder / f"{day}.parquet", pd.read_sql_query(rows, connection, params=span), columns)
     for day in before.keys() - now.keys():
         (folder / f"{day}.parquet").unlink(missing_ok=True)
-    _write(folder / BROUGHT, canonical_json(now))
+    write_whole(folder / BROUGHT, canonical_json(now))
 
 
 def _days_between(first: datetime | None, last: datetime | None) -> Iterator[tuple[str, dict[str, datetime]]]:
@@ -361,4 +354,4 @@ def _keep_day(path: Path, rows: pd.DataFrame, columns: tuple[Column, ...]) -> No
     sink = io.BytesIO()
     ordered.to_parquet(sink, index=False)
     if not path.exists() or path.read_bytes() != sink.getvalue():
-        _write(path, sink.getvalue())
+        write_whole(path, sink.getvalue())
