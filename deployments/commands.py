@@ -101,10 +101,15 @@ def print_summary(settings: Settings, document: dict[str, Any], champion_today: 
 def _stage_lines(document: dict[str, Any]) -> list[str]:
     """What this run reused and computed, a row a stage: partitions where a stage goes by them."""
     rows = [
-        [row["stage"], *(f"{row[name]:,}" for name in ("reused", "computed")), f"{row['seconds']:.1f}"]
+        [
+            row["stage"],
+            *(f"{row[name]:,}" for name in ("reused", "computed")),
+            f"{row['seconds']:.1f}",
+            f"{row['peak_mb']:,}",
+        ]
         for row in document["stages"]
     ]
-    return aligned([["stage", "reused", "computed", "seconds"], *rows])
+    return aligned([["stage", "reused", "computed", "seconds", "peak MB"], *rows])
 
 
 def _say_where_to_look(settings: Settings, document: dict[str, Any]) -> None:

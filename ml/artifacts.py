@@ -22,12 +22,13 @@ VerdictName = Literal["PASS", "FAIL", "INCONCLUSIVE", "NOT_JUDGED", "NOT_APPLICA
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What one stage of this run cost, and how much of it had been done before."""
+    """What one stage cost (`peak_mb`: the process, until its end), and how much of it had been done before."""
 
     stage: str
     seconds: float = 0.0
     reused: int = 0
     computed: int = 0
+    peak_mb: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

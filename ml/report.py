@@ -15,6 +15,7 @@ from ml.ledger import NightEntry
 
 Document = dict[str, Any]
 MOST_DAYS = 5
+STAGE_COLUMNS = ("stage", "reused", "computed", "seconds", "peak_mb")
 WHO = {
     "candidate": "candidate",
     "champion": "champion",
@@ -97,11 +98,8 @@ def result_document(
 
 
 def work_rows(work: Iterable[Work]) -> list[Document]:
-    """What ran and what was reused, a row a stage."""
-    return [
-        {"stage": each.stage, "reused": each.reused, "computed": each.computed, "seconds": each.seconds}
-        for each in work
-    ]
+    """What ran and what was reused, a row a stage, and the most memory that the process held until its end."""
+    return [{name: getattr(each, name) for name in STAGE_COLUMNS} for each in work]
 
 
 def stages_artifact(use_case: str, as_of: date) -> dict[str, str]:

@@ -14,26 +14,28 @@ LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 @dataclass(frozen=True)
 class Settings:
-    """The place of everything: `home` on this disk, `store` for files, `tracking_uri` for MLflow."""
+    """The place of everything: `home` on this disk, `store` for files, `tracking_uri` for MLflow; and what it may use:
+    `threads`, and `batch_mb` megabytes of raw rows at once."""
 
     home: Path
     store: str
     tracking_uri: str
     project: Path | None
     threads: int
+    batch_mb: int = 100
 
     @classmethod
     def from_environment(cls) -> "Settings":
-        """Reads RETRAIN_HOME, RETRAIN_STORE, RETRAIN_PROJECT, RETRAIN_THREADS and MLFLOW_TRACKING_URI; empty is unset.
+        """Reads RETRAIN_HOME, _STORE, _PROJECT, _THREADS, _BATCH_MB and MLFLOW_TRACKING_URI; empty is unset.
 
-        Raises ConfigError for a number of threads that is none, and for files on this disk with an MLflow elsewhere.
+        Raises ConfigError for a number that is none, and for files on this disk with an MLflow elsewhere.
         """
         home = Path(os.environ.get("RETRAIN_HOME") or ".retrain").absolute()
         store = _absolute(os.environ.get("RETRAIN_STORE") or str(home / "store"))
         tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
         project = os.environ.get("RETRAIN_PROJECT")
         _refuse_disk_with_remote_registry(store, tracking_uri)
-        return cls(home, store, tracking_uri, _existing(project) if project else None, _threads())
+        return cls(home, store, tracking_uri, _existing(project) if project else None, *_numbers())
 
     @property
     def data(self) -> Path:
@@ -64,10 +66,15 @@ def _existing(project: str) -> Path:
     return Path(project).absolute()
 
 
-def _threads() -> int:
-    text = os.environ.get("RETRAIN_THREADS") or "1"
+def _numbers() -> tuple[int, int]:
+    """Threads, and megabytes of a batch."""
+    return _number("RETRAIN_THREADS", "1"), _number("RETRAIN_BATCH_MB", "100")
+
+
+def _number(name: str, default: str) -> int:
+    text = os.environ.get(name) or default
     if not text.isdecimal() or int(text) < 1:
-        raise ConfigError("RETRAIN_THREADS must be a whole number from 1", f"it is {text!r}", "unset it or set 1")
+        raise ConfigError(f"{name} must be a whole number from 1", f"it is {text!r}", f"unset it or set {default}")
     return int(text)
 
 

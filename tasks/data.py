@@ -64,7 +64,7 @@ from tasks import opening
 from tasks.site import Site, resume, site_of
 from tasks.stage import stage
 
-ROWS_A_BATCH = 500_000  # judged at once: a row of 20 columns takes 200 bytes
+MEGABYTE = 2**20
 JUDGED: dict[str, pd.DataFrame] = {}  # unique rows that were just judged, by the key of their block, for the cleaner
 log = logging.getLogger("retrain.data")
 
@@ -156,17 +156,26 @@ def _batches(site: Site, manifest: Manifest, days: list[str]) -> Iterator[tuple[
     frames: dict[str, pd.DataFrame] = {}
     unknown: dict[str, tuple[str, ...]] = {}
     unreadable: list[PartitionCheck] = []
-    rows = 0
+    taken, room = 0, _room(site)
     for day in days:
         try:
             frames[day], unknown[day] = read_partition(site.settings, site.use_case, manifest, day)
-            rows += len(frames[day])
+            taken += _size(frames[day])
         except UnusablePartition as error:
             unreadable.append(rejected_check(day, str(error)))
-        if rows >= ROWS_A_BATCH:
+        if taken >= room:
             yield Batch.of(site.use_case.key, frames, unknown), unreadable
-            frames, unknown, unreadable, rows = {}, {}, [], 0
+            frames, unknown, unreadable, taken = {}, {}, [], 0
     yield Batch.of(site.use_case.key, frames, unknown) if frames else None, unreadable
+
+
+def _room(site: Site) -> int:
+    """The bytes of raw rows that are held at once; a day that has more is held alone."""
+    return site.settings.batch_mb * MEGABYTE
+
+
+def _size(rows: pd.DataFrame) -> int:
+    return int(rows.memory_usage().sum())
 
 
 def _judge_batch(
@@ -188,7 +197,7 @@ def _judge_batch(
 
 def _remember(site: Site, manifest: Manifest, batch: Batch) -> None:
     """Lets the cleaner have rows that need not be read again, as many as are judged at once."""
-    if sum(map(len, list(JUDGED.values()))) + len(batch.rows) <= max(ROWS_A_BATCH, len(batch.rows)):
+    if sum(map(_size, list(JUDGED.values()))) + _size(batch.rows) <= max(_room(site), _size(batch.rows)):
         decided = _decided(site, "cleaned")
         keys = {
             d: k for name in {*map(month_of, batch.places)} for d, k in _keys(site, manifest, name, decided).items()

@@ -1,5 +1,6 @@
 """What a stage cost, and how much of it had been done before."""
 
+import resource
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -15,7 +16,13 @@ def worked(stage: str, function: Callable[[], R]) -> tuple[R, Work]:
     result = function()
     seconds = round(time.perf_counter() - start, 3)
     if not isinstance(result, Handle):
-        return result, Work(stage=stage, seconds=seconds, computed=1)
+        return result, Work(stage=stage, seconds=seconds, computed=1, peak_mb=_peak_mb())
     reused = result.work.reused
-    work = Work(stage=stage, seconds=seconds, reused=reused, computed=result.work.computed or int(not reused))
+    computed = result.work.computed or int(not reused)
+    work = Work(stage=stage, seconds=seconds, reused=reused, computed=computed, peak_mb=_peak_mb())
     return with_work(result, work), work
+
+
+def _peak_mb() -> int:
+    """The largest resident memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

@@ -298,7 +298,8 @@ def test_partitions_are_judged_in_batches_of_bounded_size(shop: Shop, monkeypatc
     whole = Done().found
     forget_all(shop)
     monkeypatch.setattr(tasks.data, "verdicts", counted)
-    monkeypatch.setattr(tasks.data, "ROWS_A_BATCH", 5 * 60)
+    monkeypatch.setattr(tasks.data, "_size", len)
+    monkeypatch.setattr(tasks.data, "MEGABYTE", 3)  # of a hundred: 300 rows, five days
     assert Done().found == whole
     assert sizes == [300, 300, 180]
 

@@ -7,7 +7,9 @@ import pytest
 from ml.errors import ConfigError
 from ml.settings import Settings
 
-NAMES = ("RETRAIN_HOME", "RETRAIN_STORE", "RETRAIN_PROJECT", "RETRAIN_THREADS", "MLFLOW_TRACKING_URI")
+NAMES = (
+    "RETRAIN_HOME", "RETRAIN_STORE", "RETRAIN_PROJECT", "RETRAIN_THREADS", "RETRAIN_BATCH_MB", "MLFLOW_TRACKING_URI",
+)  # fmt: skip
 
 
 def settings(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Settings:
@@ -40,6 +42,7 @@ def test_each_variable_moves_one_thing(monkeypatch: pytest.MonkeyPatch, tmp_path
     (tmp_path / "mine").mkdir()
     assert settings(monkeypatch, RETRAIN_PROJECT="mine").project == tmp_path / "mine"
     assert settings(monkeypatch, RETRAIN_THREADS="4").threads == 4
+    assert settings(monkeypatch, RETRAIN_BATCH_MB="7").batch_mb == 7
     assert settings(monkeypatch, MLFLOW_TRACKING_URI="http://localhost:5000").tracking_uri == "http://localhost:5000"
 
 
