@@ -10,6 +10,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from deployments.crashed import next_attempt
 from deployments.servers import Servers, answers, ask, drop_what_is_held, is_alive, prefect_server, running_servers
 from ml.decision import STATE_NAMES
 from ml.errors import Busy, ConfigError, DataRejected, PrefectUnavailable, RetrainError, Unavailable, UsageError
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("retrain.night")
 POLL_SECONDS = 0.5
+WAITS = {
+    "PAUSED": "The run waits for an operator's answer: press Resume at %s",
+    "CRASHED": "The run crashed, and `retrain up` runs it again: %s",
+}
 
 
 class NightFailed(RetrainError):
@@ -152,7 +157,7 @@ def follow(name: str, request: dict[str, Any], servers: Servers) -> dict[str, An
         page = f"{servers.prefect_ui}/runs/flow-run/{run_id}"
         log.info("%s run %s", "Following the active" if same else "Submitted as", page)
         try:
-            return _result(_ended(client, run_id, page, servers.pid))
+            return _result(_ended(client, run_id, page, servers.pid, nightly=name.startswith("retrain/")))
         except KeyboardInterrupt:
             log.warning("The run goes on; the same command follows it again. To end it, cancel it on its page.")
             raise
@@ -188,26 +193,34 @@ def _is_scheduled(run: "FlowRun") -> bool:
     return run.state is not None and run.state.is_scheduled()
 
 
-def _ended(client: "SyncPrefectClient", run_id: UUID, page: str, up: int) -> "State[Any]":
-    """Waits for the final state, showing each new log line of the run once.
+def _ended(client: "SyncPrefectClient", run_id: UUID, page: str, up: int, *, nightly: bool = True) -> "State[Any]":
+    """Waits for the final state, showing each new log line of the run once. A night that crashed may be run again.
 
     Raises PrefectUnavailable when the process `up` has gone: a Prefect elsewhere would call the run running for ever.
     """
     shown: set[UUID] = set()
-    told = False
+    told: set[str] = set()
     while True:
         state = client.read_flow_run(run_id).state
         _show_new_lines(client, run_id, shown)
-        if state is not None and state.is_final():
+        if state is not None and state.is_final() and not (nightly and _is_run_again(client, run_id, state)):
             return state
-        if state is not None and state.is_paused() and not told:
-            log.warning("The run waits for an operator's answer: press Resume at %s", page)
-            told = True
+        if state is not None and state.type.value in WAITS and state.type.value not in told:
+            log.warning(WAITS[state.type.value], page)
+            told.add(state.type.value)
         if not is_alive(up):
             raise PrefectUnavailable(
                 "a run is followed while `retrain up` runs", "that has ended", "start it and this command again"
             )
         time.sleep(POLL_SECONDS)
+
+
+def _is_run_again(client: "SyncPrefectClient", run_id: UUID, state: "State[Any]") -> bool:
+    """Whether `retrain up` is about to run a crashed night again."""
+    return (
+        state.is_crashed()
+        and next_attempt([each.type.value for each in client.read_flow_run_states(run_id)]) is not None
+    )
 
 
 def _show_new_lines(client: "SyncPrefectClient", run_id: UUID, shown: set[UUID]) -> None:

@@ -105,8 +105,12 @@ def test_who_follows_a_run_is_told_when_up_has_gone(shop: Shop, prefect: str) ->
     gone.wait()
     run = insisted(f"{prefect}/deployments/{deployment}/create_flow_run", {"idempotency_key": str(uuid4())})["id"]
     with get_client(sync_client=True) as client:
-        with pytest.raises(PrefectUnavailable, match="start it and this command again"):
-            _ended(client, run, "page", gone.pid)
+        states = f"{prefect}/flow_runs/{run}/set_state"
+        for state in ("PENDING", "CRASHED"):  # the crash is not the end: `up` would run it again
+            insisted(states, {"state": {"type": state}, "force": True})
+            with pytest.raises(PrefectUnavailable, match="start it and this command again"):
+                _ended(client, run, "page", gone.pid)
+        assert _ended(client, run, "page", gone.pid, nightly=False).is_crashed()
         insisted(f"{prefect}/flow_runs/{run}/set_state", {"state": {"type": "CANCELLED"}, "force": True})
         assert _ended(client, run, "page", gone.pid).is_cancelled()
 
