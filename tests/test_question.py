@@ -78,6 +78,13 @@ def test_an_answer_comes_too_late_once_the_champion_was_chosen_otherwise(asked: 
     assert answer(ledger, None, night, **GIVEN) == moved == ledger.head()
 
 
+def test_a_question_is_open_until_it_is_closed(asked: tuple[Ledger, NightEntry]) -> None:
+    ledger, night = asked
+    assert ledger.open_question() == night.candidate
+    answer(ledger, None, night, **{**GIVEN, "promote": False})
+    assert ledger.open_question() is None
+
+
 @pytest.fixture
 def served_shop(shop: Shop, prefect: str) -> Iterator[Shop]:
     """The shop asks, its gate allows no loss that could be shown, and its deployment is served."""
