@@ -145,7 +145,7 @@ def status(options: argparse.Namespace) -> int:
     cells = [[words_of(row[name]) for name in STATUS_COLUMNS] for row in rows]
     say(*aligned([[name.replace("_", " ") for name in STATUS_COLUMNS], *cells]))
     say("", f"Store {settings.store}: {document['store_bytes'] / 1e6:.1f} MB")
-    say(*(_question(row) for row in rows if row["asks"]))
+    say(*(_question(row["use_case"], version) for row in rows for version in row["asks"]))
     if options.use_case is not None:
         say(*(f"Excluded: {day}, {reason}" for day, reason in sorted(rows[0]["excluded"].items())))
         last = list(Ledger(store, options.use_case).by_digest().items())[-5:]
@@ -153,9 +153,9 @@ def status(options: argparse.Namespace) -> int:
     return 0
 
 
-def _question(row: dict[str, Any]) -> str:
-    answers = f"Resume on its run's page, or retrain promote {row['use_case']} --version {row['asks']} --reason WHY"
-    return f"{row['use_case']} asks whether version {row['asks']} is to serve: {answers}"
+def _question(use_case: str, version: int) -> str:
+    answers = f"Resume on its run's page, or retrain promote {use_case} --version {version} --reason WHY"
+    return f"{use_case} asks whether version {version} is to serve: {answers}"
 
 
 def _status_row(settings: Settings, store: Store, name: str) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def _status_row(settings: Settings, store: Store, name: str) -> dict[str, Any]:
         "last_as_of": str(night.as_of) if night else None,
         "last_decision": night.decision if night else None,
         "last_success": night.at if night else None,
-        "asks": version_of(ledger.open_question()),
+        "asks": [version_of(night.candidate) for night in ledger.open_questions()],
         "held": head.held if head else None,
         "excluded": head.excluded if head else {},
         "entries": head.seq if head else 0,

@@ -2,7 +2,6 @@
 
 import argparse
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import metadata
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from deployments.environment import discard, left_behind
 from deployments.servers import Servers, ask, running_servers
 from deployments.terminal import chosen_names, home_settings, say, show
 from ml.config import UseCase, load_use_case, use_case_files
@@ -21,7 +21,7 @@ from ml.machine import ask_torch
 from ml.registry import Registry
 from ml.report import counted
 from ml.settings import Settings
-from ml.store import LEFTOVER_SECONDS, Store, open_store
+from ml.store import Store, open_store
 
 LITTLE_SPACE = 2 * 1024**3  # bytes: a first night of the flights needs a tenth of it
 Check = Callable[[], Iterator[Finding]]
@@ -113,11 +113,10 @@ def _home(home: Path) -> Iterator[Finding]:
     if free < LITTLE_SPACE:
         yield Finding(seen=f"{free / 1e9:.1f} GB are free", mend="retrain gc, or a larger disk")
     if not is_free(home / "up.lock"):
-        return  # its servers keep theirs there, and it clears the folder when it starts
-    for path in sorted((home / "tmp").glob("*")):
-        if time.time() - path.stat().st_mtime > LEFTOVER_SECONDS:
-            remove = partial(shutil.rmtree, path) if path.is_dir() else path.unlink
-            yield Finding(seen=f"{path} was left by a killed process", mend="it is deleted", repair=remove)
+        return  # its servers keep theirs there, for as long as they run
+    for path in left_behind(home):
+        seen = f"{path} was left by a killed process"
+        yield Finding(seen=seen, mend="it is deleted", repair=partial(discard, path))
 
 
 def _store(store: Store) -> Iterator[Finding]:

@@ -1,10 +1,14 @@
 """What the libraries we start read from the environment; to be prepared before any of them is imported."""
 
 import os
+import shutil
 import sys
+import time
+from pathlib import Path
 
 from ml.errors import ConfigError
 from ml.settings import Settings
+from ml.store import LEFTOVER_SECONDS
 
 
 def prepare_environment(settings: Settings) -> None:
@@ -38,6 +42,20 @@ def homes_and_telemetry(settings: Settings) -> dict[str, str]:
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # stdout is our document's
         "GX_ANALYTICS_ENABLED": "false",
     }
+
+
+def left_behind(home: Path) -> list[Path]:
+    """What killed processes left in the folder for passing things, as Prefect's do; a run may use what is younger."""
+    before = time.time() - LEFTOVER_SECONDS
+    return [path for path in sorted((home / "tmp").glob("*")) if path.lstat().st_mtime < before]
+
+
+def discard(path: Path) -> None:
+    """Deletes a file or a folder, if it is still there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 _DEFAULTS = {

@@ -7,15 +7,23 @@ from datetime import date
 
 from deployments.commands import entry_row
 from deployments.terminal import home_settings, show, words_of
-from ml.artifacts import Champion
 from ml.config import UseCase, load_use_case, require_known
 from ml.errors import UsageError
 from ml.ledger import Ledger, OperatorEntry
-from ml.moves import carry_out, plan_exclude, plan_hold, plan_include, plan_promote, plan_release, plan_rollback
+from ml.moves import (
+    carry_out,
+    plan_exclude,
+    plan_hold,
+    plan_include,
+    plan_promote,
+    plan_release,
+    plan_rollback,
+    require_whole,
+)  # fmt: skip
 from ml.registry import CHAMPION, Registry
 from ml.settings import Settings
 from ml.snapshots import partition_files
-from ml.store import get_file, open_store
+from ml.store import open_store
 
 Plan = Callable[[Ledger, str], OperatorEntry]
 YES = {"y", "yes"}
@@ -66,7 +74,7 @@ def _move_champion(options: argparse.Namespace, plan: Plan) -> int:
     ledger, registry = Ledger(open_store(settings.store), options.use_case), Registry(settings, options.use_case)
     entry = plan(ledger, _reason(options))
     assert entry.champion is not None
-    _require_whole(ledger, registry, entry.champion)
+    require_whole(ledger, registry, entry.champion)
     seen = words_of(registry.alias(CHAMPION))
     _confirm(options, f"Champion of {entry.use_case}: {seen} -> {entry.champion.version} ({entry.reason})")
     carry_out(ledger, registry, entry)
@@ -74,19 +82,6 @@ def _move_champion(options: argparse.Namespace, plan: Plan) -> int:
     held = "" if entry.held else f" The next night may promote again: retrain hold {entry.use_case} prevents it."
     show(options, entry_row(entry, ledger.digest(entry.seq)), words + held)
     return 0
-
-
-def _require_whole(ledger: Ledger, registry: Registry, model: Champion) -> None:
-    """Raises UsageError for a version that MLflow no longer has, Corrupt for files that changed since."""
-    known = [version.number for version in registry.versions()]
-    if model.version not in known:
-        raise UsageError(
-            f"a champion is in MLflow (versions {', '.join(map(str, known)) or 'none'})",
-            f"version {model.version} was deleted there",
-            "choose another",
-        )
-    for file in model.files:
-        get_file(ledger.store, file)
 
 
 def _note(options: argparse.Namespace, plan: Plan) -> int:

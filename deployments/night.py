@@ -148,7 +148,9 @@ def follow(name: str, request: dict[str, Any], servers: Servers) -> dict[str, An
     """Submits the flow to its deployment, unless the very same is active, and shows its log until it ends."""
     from prefect.client.orchestration import get_client
 
-    with get_client(sync_client=True) as client:
+    from tasks.flow_run import prefect_errors
+
+    with prefect_errors(), get_client(sync_client=True) as client:
         active = _active_runs(client, name)
         same = [run.id for run in active if run.parameters == {"request": request}]
         if active and not same and not request.get("wait", True):

@@ -1,7 +1,6 @@
 """`retrain up`: the Prefect server, the MLflow server and the served schedules, one process tree on loopback."""
 
 import os
-import shutil
 import signal
 import sys
 import time
@@ -14,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from deployments.crashed import Lost, end_lost, resubmit_crashed
+from deployments.environment import discard, left_behind
 from deployments.missed import make_up
 from deployments.servers import (
     START_SECONDS,
@@ -150,10 +150,9 @@ def _start_serving(
     settings: Settings, serving: Mapping[str, list[str]], servers: Servers, children: ExitStack
 ) -> list[Child]:
     """The last to be started, so that they are the first to be stopped. Asked with SIGTERM, they leave tracebacks."""
-    scratch = settings.home / "tmp"  # Prefect keeps a folder in TMPDIR, and leaves it when it is killed
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir()
-    environment = {"PREFECT_API_URL": servers.prefect_api, "TMPDIR": str(scratch)}
+    for path in left_behind(settings.home):
+        discard(path)
+    environment = {"PREFECT_API_URL": servers.prefect_api}
     return [
         children.enter_context(child(settings, name, command, environment, PrefectUnavailable, ending=signal.SIGINT))
         for name, command in serving.items()

@@ -12,7 +12,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from pydantic import BaseModel, ConfigDict, Field
 
-from ml.artifacts import Night, Trail
+from ml.artifacts import Trail
 from ml.backfill import Plan
 from ml.config import require_known
 from ml.decision import DATA_REJECTED, STATE_NAMES
@@ -26,7 +26,7 @@ from tasks.backfill import await_turn
 from tasks.data import clean_partitions, split_rows, take_snapshot, validate_partitions
 from tasks.flow_run import begun_as_of, end_lost_runs, name_flow_run, publish_work
 from tasks.model import evaluate_models, judge_gates, train_candidate, upload_candidate, verify_candidate
-from tasks.question import answered_by
+from tasks.question import answered_by, asked_before
 from tasks.registration import (
     find_finished,
     move_alias,
@@ -58,7 +58,14 @@ class RetrainRequest(BaseModel):
 def retrain(request: RetrainRequest) -> State[dict[str, Any]]:
     """Snapshot, validate, clean, split, train, verify, register, evaluate, judge, record, promote or keep, report."""
     with only_run_of(request.use_case, wait=request.wait):
-        return answered(request)
+        asked = asked_before(request.use_case)
+        return answered(request) if asked is None else resumed(asked)
+
+
+def resumed(asked: NightEntry) -> State[dict[str, Any]]:
+    """The end of a run that was suspended with a question: nothing is judged again, whatever changed since."""
+    name_flow_run(asked.use_case, asked.as_of)
+    return concluded(asked, answered_by(asked))
 
 
 def answered(request: RetrainRequest, plan: Plan | None = None) -> State[dict[str, Any]]:
@@ -75,21 +82,22 @@ def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any
     as_of = request.as_of or begun_as_of()
     night = open_night(request.use_case, as_of, flow_run.scheduled_start_time, request.seed, request.again)
     if plan is None:
-        name_flow_run(night)
+        name_flow_run(night.use_case, night.as_of)
     snapshot = take_snapshot(night)
     key = run_key(night, snapshot.digest)
     finished, published = find_finished(night, key, plan)
     if finished and published and not request.dry_run:
-        return concluded(night, finished, answered_by(night, finished, plan), replayed=True)
+        return concluded(finished, answered_by(finished, plan), replayed=True)
     idle = None if finished or request.dry_run else skip_if_nothing_new(night, key, snapshot)
     if idle:
-        return concluded(night, idle)
+        return concluded(idle)
     checks = validate_partitions(night, snapshot)
     blocks = clean_partitions(night, snapshot, checks)
     split = split_rows(night, blocks)
     if request.dry_run:
         found = dry_run_document(night, key, checks, split, finished)
-        return Completed(message="Dry run: nothing was trained.", data={**found, "stages": publish_work(night)})
+        stages = publish_work(night.use_case, night.as_of)
+        return Completed(message="Dry run: nothing was trained.", data={**found, "stages": stages})
     fit = train_candidate(night, key, blocks, split, nightly=plan is None)
     upload = upload_candidate(night, key, blocks, split, fit)
     verified = verify_candidate(night, key, upload)
@@ -108,17 +116,15 @@ def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any
         entry = finished or record_decision(night, key, candidate, trail, head)
     move_alias(night, entry)
     publish_report(night, entry, trail)
-    return concluded(night, entry, answered_by(night, entry, plan), replayed=finished is not None)
+    return concluded(entry, answered_by(entry, plan), replayed=finished is not None)
 
 
-def concluded(
-    night: Night, entry: NightEntry, answer: AnyEntry | None = None, *, replayed: bool = False
-) -> State[dict[str, Any]]:
+def concluded(entry: NightEntry, answer: AnyEntry | None = None, *, replayed: bool = False) -> State[dict[str, Any]]:
     """A green state that says what was decided, by gates or then by an operator, with the entries of the ledger and
     what was run for it."""
     data = {
         "use_case": entry.use_case, "entry": entry.seq, "replayed": replayed, "answer": answer.seq if answer else None,
-        "stages": publish_work(night),
+        "stages": publish_work(entry.use_case, entry.as_of),
     }  # fmt: skip
     if answer is None:
         return Completed(name=STATE_NAMES[entry.decision], message=entry.reason, data=data)

@@ -185,10 +185,17 @@ class Ledger:
         later = [entry for entry in self.entries() if entry.seq > night.seq]
         return next((e for e in later if e.moves_champion or _answers(e, night)), None)
 
-    def open_question(self) -> Champion | None:
-        """The candidate that an operator was last asked about, while there is no answer."""
-        asked = next((night for night in reversed(self.nights()) if night.asks), None)
-        return asked.candidate if asked and self.answer_to(asked) is None else None
+    def open_questions(self) -> list[NightEntry]:
+        """The nights that asked an operator and have no answer, oldest first. Whoever moves the champion closes all."""
+        found: dict[int, NightEntry] = {}
+        for entry in self.entries():
+            if entry.moves_champion:
+                found.clear()
+            if isinstance(entry, NightEntry) and entry.asks:
+                found[entry.seq] = entry
+            elif isinstance(entry, OperatorEntry) and entry.answers is not None:
+                found.pop(entry.answers, None)
+        return list(found.values())
 
     def alias_confirmed(self, entry: AnyEntry) -> bool:
         return self.store.get(paths.alias_confirmation(self.use_case, entry.seq)) is not None

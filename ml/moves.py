@@ -7,6 +7,7 @@ from ml.artifacts import Champion
 from ml.errors import Busy, UsageError
 from ml.ledger import AnyEntry, Ledger, MoveName, NightEntry, OperatorEntry, next_after, operator_name, version_of
 from ml.registry import Registry
+from ml.store import get_file
 
 
 def plan_promote(ledger: Ledger, version: int, reason: str) -> OperatorEntry:
@@ -83,6 +84,19 @@ def carry_out(ledger: Ledger, registry: Registry | None, entry: OperatorEntry) -
         follow_ledger(ledger, registry, entry)
 
 
+def require_whole(ledger: Ledger, registry: Registry, model: Champion) -> None:
+    """Raises UsageError for a version that MLflow no longer has, Corrupt for files that changed since."""
+    known = [version.number for version in registry.versions()]
+    if model.version not in known:
+        raise UsageError(
+            f"a champion is in MLflow (versions {', '.join(map(str, known)) or 'none'})",
+            f"version {model.version} was deleted there",
+            "choose another",
+        )
+    for file in model.files:
+        get_file(ledger.store, file)
+
+
 def answer(
     ledger: Ledger, registry: Registry | None, night: NightEntry, *, promote: bool, name: str, reason: str
 ) -> AnyEntry:  # fmt: skip
@@ -90,8 +104,12 @@ def answer(
 
     A promoted candidate becomes reference only where there is none: it was not proved better.
     """
-    while (closed := ledger.answer_to(night)) is None:
-        said = _answer(ledger, night, promote=promote, name=name, reason=reason)
+    while True:
+        head = ledger.head()  # read first: what closed the question since then takes the place of the answer
+        closed = ledger.answer_to(night)
+        if closed is not None:
+            break
+        said = _answer(head, night, promote=promote, name=name, reason=reason)
         if ledger.append(said):
             closed = said
             break
@@ -100,13 +118,14 @@ def answer(
     return closed
 
 
-def _answer(ledger: Ledger, night: NightEntry, *, promote: bool, name: str, reason: str) -> OperatorEntry:
-    head = ledger.head()
+def _answer(
+    head: AnyEntry | None, night: NightEntry, *, promote: bool, name: str, reason: str
+) -> OperatorEntry:  # fmt: skip
     chosen = {"champion": night.candidate, "reference": (head and head.reference) or night.candidate} if promote else {}
     named = {"by": name, "reason": f"version {version_of(night.candidate)} of entry {night.seq}: {reason}"}
     decision: MoveName = "OPERATOR_PROMOTE" if promote else "OPERATOR_KEEP"
     return OperatorEntry(
-        decision=decision, answers=night.seq, **{**next_after(head, ledger.use_case), **named, **chosen}
+        decision=decision, answers=night.seq, **{**next_after(head, night.use_case), **named, **chosen}
     )
 
 

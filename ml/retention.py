@@ -31,8 +31,8 @@ def garbage(store: Store, registry: Registry, use_case: UseCase) -> Iterator[Gar
 
 
 def _versions(store: Store, registry: Registry, use_case: UseCase) -> Iterator[Garbage]:
-    """Recorded versions that are neither among the newest, nor named by an alias, nor ever served. The ledger keeps
-    what they scored."""
+    """Recorded versions that are neither among the newest, nor named by an alias, nor ever served, nor asked about. The
+    ledger keeps what they scored."""
     recorded, served = _recorded_and_served(store, use_case)
     known = registry.versions()
     newest = {version.number for version in known[-use_case.retention.versions :]}
@@ -47,8 +47,10 @@ def _versions(store: Store, registry: Registry, use_case: UseCase) -> Iterator[G
 
 
 def _recorded_and_served(store: Store, use_case: UseCase) -> tuple[set[int | None], set[int | None]]:
-    entries = Ledger(store, use_case.name).entries()
+    ledger = Ledger(store, use_case.name)
+    entries = ledger.entries()
     served = {version_of(model) for entry in entries for model in (entry.champion, entry.reference)}
+    served |= {version_of(night.candidate) for night in ledger.open_questions()}
     return {version_of(getattr(entry, "candidate", None)) for entry in entries}, served
 
 

@@ -14,7 +14,7 @@ READING = ("serving/columns.py", "config.py", "sources.py", "snapshots.py")
 STATE_MODULES = {
     "verdict": (*READING, "serving/rules.py", "cleaning.py", "validation.py"),
     "cleaned": (*READING, "cleaning.py", "validation.py"),  # which drops duplicates
-    "statistics": ("serving/columns.py", "serving/features.py", "cleaning.py", "features.py", "split.py"),
+    "statistics": ("serving/columns.py", "serving/features.py", "cleaning.py", "features.py", "split.py", "windows.py"),
 }
 
 

@@ -115,6 +115,8 @@ def _manifest(
         if found["size"]:
             months[name], size = found["month"], size + found["size"]
     digests.save()
+    if not size:
+        raise DataRejected("a window has a day with data", "every due day is missing or excluded", "deliver one")
     return Manifest(months=months, size=size, excluded=left_out), tuple(missing)
 
 
@@ -267,11 +269,16 @@ def _by_day(month: Month) -> dict[tuple[str, str], str]:
 
 
 def inputs_by_day(use_case: UseCase, month: Month) -> dict[str, tuple[str, ...]]:
-    """Digests of all bytes that a partition's rows come from, by day: its own, and those of each side table."""
-    sides = [{p.day: p.digest for p in month.side_tables[table.name]} for table in use_case.side_tables]
+    """What a partition's rows come from, by day: digest and ending of its own file, and of each side table's."""
+    sides = [{p.day: _content(p) for p in month.side_tables[table.name]} for table in use_case.side_tables]
     return {
-        p.day: (p.digest, *(side[p.day] if p.day in side else side[ALL] for side in sides)) for p in month.partitions
+        p.day: (_content(p), *(side[p.day] if p.day in side else side[ALL] for side in sides)) for p in month.partitions
     }
+
+
+def _content(partition: Partition) -> str:
+    """The same bytes under another ending are read otherwise."""
+    return "".join((partition.digest, *Path(partition.file).suffixes))
 
 
 def read_partition(

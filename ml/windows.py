@@ -130,7 +130,7 @@ class WindowSums:
     def _slid(self, before: PartSum, now: dict[str, SummedMonth], fresh: dict[str, list[Portion]]) -> Statistics | None:
         """The sum of before with the days that came and less those that left; None where less is read from scratch, or
         one that left can no longer be read."""
-        left = {name: month for name, month in before.months.items() if now.get(name) != month}
+        left = {name: month for name, month in before.months.items() if name in fresh or name not in now}
         gone = {key for month in left.values() for key in month.keys}
         came = [p for portions in fresh.values() for p in portions if p.whole and p.key not in gone]
         gone -= {p.key for portions in fresh.values() for p in portions if p.whole}

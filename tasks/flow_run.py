@@ -15,7 +15,7 @@ from prefect.context import FlowRunContext
 from prefect.runtime import flow_run
 from prefect.states import Crashed
 
-from ml.artifacts import Night, Work
+from ml.artifacts import Work
 from ml.errors import PrefectUnavailable
 from ml.locks import holder_tag
 from ml.report import stages_artifact, work_rows
@@ -44,28 +44,34 @@ def note_work(work: Work) -> None:
         _WORK.setdefault(run_id, {})[work.stage] = work
 
 
-def publish_work(night: Night) -> list[dict[str, Any]]:
+def publish_work(use_case: str, as_of: date) -> list[dict[str, Any]]:
     """Shows what ran and what was reused as a table of the run, and returns its rows."""
     rows = work_rows(_WORK.pop(flow_run.get_id() or "", {}).values())
     with prefect_errors():
-        create_table_artifact(rows, **stages_artifact(night.use_case, night.as_of))
+        create_table_artifact(rows, **stages_artifact(use_case, as_of))
     return rows
 
 
-def name_flow_run(night: Night) -> None:
+def name_flow_run(use_case: str, as_of: date) -> None:
     """Names the run by its use case and date, once the date is known, and lets its later attempts know it too."""
     run_id = flow_run.get_id()
     if run_id is not None:
         with prefect_errors(), get_client(sync_client=True) as client:
-            client.update_flow_run(UUID(run_id), name=f"{night.use_case} {night.as_of}")
-            client.update_flow_run_labels(UUID(run_id), {AS_OF: str(night.as_of)})
+            client.update_flow_run(UUID(run_id), name=f"{use_case} {as_of}")
+            client.update_flow_run_labels(UUID(run_id), {AS_OF: str(as_of)})
 
 
 def begun_as_of() -> date | None:
     """The date of this very run's earlier attempt: a retried, resubmitted or resumed run keeps it."""
+    noted = run_label(AS_OF)
+    return date.fromisoformat(noted) if noted is not None else None
+
+
+def run_label(name: str) -> str | None:
+    """What an earlier attempt of this very run noted."""
     context = FlowRunContext.get()
     labels = context.flow_run.labels if context and context.flow_run else {}
-    return date.fromisoformat(str(labels[AS_OF])) if AS_OF in labels else None
+    return str(labels[name]) if name in labels else None
 
 
 def end_lost_runs(lock: str) -> None:
@@ -83,7 +89,7 @@ def end_lost_runs(lock: str) -> None:
                 state: State[Any] = Crashed(
                     message="The process of this run ended without a word; a later run holds its lock."
                 )
-                client.set_flow_run_state(lost.id, state, force=True)
+                client.set_flow_run_state(lost.id, state)  # refused where it has just ended by itself
         client.update_flow_run(UUID(run_id), tags={*flow_run.get_tags(), tag})
 
 

@@ -12,15 +12,15 @@ from prefect.runtime import deployment, flow_run
 from pydantic import Field, StringConstraints
 
 from ml import report
-from ml.artifacts import Night
 from ml.backfill import Plan
 from ml.ledger import AnyEntry, NightEntry
-from ml.moves import answer
-from ml.store import get_file
-from tasks.site import site_of
+from ml.moves import answer, require_whole
+from tasks.flow_run import prefect_errors, run_label
+from tasks.site import open_site
 from tasks.stage import stage
 
 log = logging.getLogger("retrain.question")
+ASKED = "retrain.asked"  # a label of the flow run: the entry that it asked about
 ONE_LINE = StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")
 Words = Annotated[str, ONE_LINE]
 
@@ -33,35 +33,44 @@ class Answer(RunInput):
     reason: Words = Field(description="Why; it stands in the ledger.")
 
 
-def answered_by(night: Night, entry: NightEntry, plan: Plan | None) -> AnyEntry | None:
+def asked_before(use_case: str) -> NightEntry | None:
+    """The night about which this very run asked, if it is resumed or tried again since."""
+    seq = run_label(ASKED)
+    entry = open_site(use_case).ledger.entry(int(seq)) if seq is not None else None
+    assert entry is None or isinstance(entry, NightEntry), seq
+    return entry
+
+
+def answered_by(entry: NightEntry, plan: Plan | None = None) -> AnyEntry | None:
     """The entry that closed the night's question; None where none was asked, or nobody can be asked here.
 
     Suspends a deployment's run until it is resumed, which ends this process: the resumed one comes here again.
     """
     if plan is not None or not entry.asks:
         return None
-    if (closed := look_for_answer(night, entry)) is not None:
+    if (closed := look_for_answer(entry)) is not None:
         return closed
-    if deployment.get_id() is None or _is_asked_by_another(night):
-        log.warning("%s", report.way_out(entry.result))
-        return None
-    given = suspend_flow_run(Answer.with_initial_data(description=_question(entry)), key=f"entry-{entry.seq}")
-    return take_answer(night, entry, given)
+    with prefect_errors():
+        if deployment.get_id() is None or _is_asked_by_another(entry):
+            log.warning("%s", report.way_out(entry.result))
+            return None
+        given = suspend_flow_run(Answer.with_initial_data(description=_question(entry)), key=_key(entry))
+    return take_answer(entry, given)
 
 
 @stage("look for an answer", timeout_seconds=300)
-def look_for_answer(night: Night, entry: NightEntry) -> AnyEntry | None:
+def look_for_answer(entry: NightEntry) -> AnyEntry | None:
     """What closed the question already."""
-    return site_of(night).ledger.answer_to(entry)
+    return open_site(entry.use_case).ledger.answer_to(entry)
 
 
 @stage("take answer", timeout_seconds=300)
-def take_answer(night: Night, entry: NightEntry, given: Answer) -> AnyEntry:
+def take_answer(entry: NightEntry, given: Answer) -> AnyEntry:
     """Records the answer under the operator's name, and lets the aliases follow."""
-    site = site_of(night)
+    site = open_site(entry.use_case)
     assert entry.candidate is not None, entry.seq
-    for file in entry.candidate.files if given.promote else ():
-        get_file(site.store, file)
+    if given.promote:
+        require_whole(site.ledger, site.registry, entry.candidate)
     closed = answer(
         site.ledger, site.registry, entry, promote=given.promote, name=given.name, reason=given.reason
     )  # fmt: skip
@@ -69,13 +78,26 @@ def take_answer(night: Night, entry: NightEntry, given: Answer) -> AnyEntry:
     return closed
 
 
-def _is_asked_by_another(night: Night) -> bool:
-    """Another run of this date waits for the same answer."""
-    wanted = {"name": {"any_": [f"{night.use_case} {night.as_of}"]}, "state": {"type": {"any_": ["PAUSED"]}}}
-    own = flow_run.get_id()
+def _key(entry: NightEntry) -> str:
+    """Of this question in this run: the same when it is resumed. A run that ended and is tried again asks anew, for
+    Prefect has forgotten its pauses and keeps what was answered to them."""
+    own = _own_id()
+    with get_client(sync_client=True) as client:
+        client.update_flow_run_labels(own, {ASKED: str(entry.seq)})
+        ends = sum(state.is_final() for state in client.read_flow_run_states(own))
+    return f"entry-{entry.seq}-{ends}"
+
+
+def _is_asked_by_another(entry: NightEntry) -> bool:
+    """Another run waits for the same answer."""
+    wanted = {"name": {"any_": [f"{entry.use_case} {entry.as_of}"]}, "state": {"type": {"any_": ["PAUSED"]}}}
     with get_client(sync_client=True) as client:
         found = client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(wanted))
-    return any(run.id != UUID(str(own)) for run in found)
+    return any(run.id != _own_id() and run.labels.get(ASKED) == str(entry.seq) for run in found)
+
+
+def _own_id() -> UUID:
+    return UUID(str(flow_run.get_id()))
 
 
 def _question(entry: NightEntry) -> str:

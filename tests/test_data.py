@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from ml.store import DiskStore, get_file
 from ml.validation import Fact
 from tasks.site import Site, open_site
 from tests import tiny
-from tests.story import Shop, open_shop
+from tests.story import FIRST_DAY, Shop, open_shop, shop_day
 
 AS_OF, NEXT = date(2024, 1, 16), date(2024, 1, 17)
 DAYS = 14  # of the window
@@ -256,6 +256,33 @@ def test_rows_that_become_known_later_are_in_no_part_before(shop: Shop) -> None:
     assert second.split.train.rows == len(second.raw_rows("train"))
     forget_all(shop)
     assert Done(NEXT).found == second.found
+
+
+def test_the_same_bytes_under_another_ending_are_judged_anew(shop: Shop) -> None:
+    wrong = shop.file("2024-01-14")
+    pd.read_parquet(wrong).to_csv(wrong.with_suffix(".csv"), index=False)
+    wrong.with_suffix(".csv").replace(wrong)
+    assert [day for day, _ in Done().checks.left_out.items()] == ["2024-01-14"]
+    wrong.replace(wrong.with_suffix(".csv"))
+    assert Done().checks.left_out == {}
+
+
+def test_a_month_with_a_row_that_becomes_known_later_is_counted_once(shop: Shop) -> None:
+    """Night after night, while its other days stay as they are."""
+    edit_use_case(shop, '    key=("basket",),', '    key=("basket",),\n    known_at_column="told_at",')
+    edit_use_case(shop, "window_days=14", "window_days=70")
+    told_at = 'Column(name="told_at", type="timestamp", feature=False)'
+    edit_use_case(shop, '        Column(name="amount"', f'        {told_at},\n        Column(name="amount"')
+    days = [FIRST_DAY + timedelta(days=number) for number in range(72)]
+    for each in days:
+        rows = shop_day(each)
+        late = (np.arange(len(rows)) == 7) & (each == date(2024, 2, 10))
+        told = rows["bought_at"].mask(late, pd.Timestamp("2025-01-01"))
+        rows.assign(told_at=told).to_parquet(shop.file(str(each)))
+    nights = [Done(days[-1] + timedelta(days=number)) for number in (-1, 0, 1)]
+    assert [night.split.train.rows for night in nights] == [len(night.raw_rows("train")) for night in nights]
+    forget_all(shop)
+    assert Done(days[-1] + timedelta(days=1)).found == nights[-1].found
 
 
 def test_one_file_goes_to_three_parts(shop: Shop) -> None:
