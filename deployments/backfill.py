@@ -7,7 +7,7 @@ from typing import Any
 
 from deployments.night import run_flow_here_or_there
 from deployments.terminal import aligned, home_settings, own_name, say, show, show_sentences_only
-from ml.backfill import Plan, Progress, add_control, driver_lock, read_plan
+from ml.backfill import Plan, Progress, add_control, date_name, driver_lock, read_plan
 from ml.config import require_known
 from ml.errors import UsageError
 from ml.ledger import Ledger
@@ -129,7 +129,7 @@ def _document(store: Store, settings: Settings, plan: Plan) -> dict[str, Any]:
 def _running(settings: Settings, progress: Progress) -> dict[date, str]:
     """The dates that run on this machine now: each holds a lock of its own."""
     name = progress.plan.use_case
-    locks = {as_of: run_lock(settings.home, f"{name}.{as_of}") for as_of in progress.open_dates}
+    locks = {as_of: run_lock(settings.home, date_name(name, as_of)) for as_of in progress.open_dates}
     return {as_of: "runs" for as_of, lock in locks.items() if lock.exists() and not is_free(lock)}
 
 

@@ -22,7 +22,7 @@ from ml.artifacts import digest_of_files
 from ml.config import load_use_case, require_known
 from ml.demo import write_demo_data
 from ml.errors import ConfigError, UsageError
-from ml.ledger import AnyEntry, Ledger, NightEntry, version_of
+from ml.ledger import AnyEntry, Ledger, NightEntry, open_questions, version_of
 from ml.report import counted
 from ml.settings import Settings
 from ml.store import Store, open_store
@@ -162,8 +162,8 @@ def _question(use_case: str, version: int) -> str:
 
 
 def _status_row(settings: Settings, store: Store, name: str) -> dict[str, Any]:
-    ledger = Ledger(store, name)
-    head, nights = ledger.head(), ledger.nights()
+    entries = Ledger(store, name).entries()
+    head, nights = entries[-1] if entries else None, [entry for entry in entries if isinstance(entry, NightEntry)]
     night = max(nights, key=lambda night: (night.as_of, night.seq), default=None)
     return {
         "use_case": name,
@@ -175,7 +175,7 @@ def _status_row(settings: Settings, store: Store, name: str) -> dict[str, Any]:
         "last_as_of": str(night.as_of) if night else None,
         "last_decision": night.decision if night else None,
         "last_success": nights[-1].at if nights else None,
-        "asks": [version_of(night.candidate) for night in ledger.open_questions()],
+        "asks": [version_of(night.candidate) for night in open_questions(entries)],
         "held": head.held if head else None,
         "excluded": head.excluded if head else {},
         "entries": head.seq if head else 0,

@@ -25,6 +25,7 @@ from ml.backfill import (
     Progress,
     Promote,
     Reprocess,
+    date_name,
     driver_lock,
     driver_name,
     end_attempt,
@@ -160,7 +161,8 @@ def _outcome(state: State[Any]) -> tuple[Outcome, int | None, str]:
 @flow(name="retrain date", persist_result=True, result_serializer="json", validate_parameters=False)
 def retrain_date(request: RetrainRequest, plan: Plan) -> State[dict[str, Any]]:
     """The night of one date as a part of a backfill."""
-    with only_run_of(f"{request.use_case}.{request.as_of}", wait=True):
+    assert request.as_of is not None, request
+    with only_run_of(date_name(request.use_case, request.as_of), wait=True):
         return answered(request, plan)
 
 

@@ -148,7 +148,20 @@ class PartitionCheck:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckedMonth:
+class Counts:
+    """Sums over the partitions that may be used; `broken` counts those that may not, too."""
+
+    rows: int
+    duplicates: int
+    quarantined: int
+    unlabelled: int
+    unknown_columns: dict[str, tuple[str, ...]]
+    broken: tuple[RuleCount, ...]
+    quarantined_days: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedMonth(Counts):
     """The verdicts on a month's partitions, and their sums over those that may be used.
 
     `key` follows from all that decides them; `states` is the JSON of the PartitionChecks by their own keys; `digest`
@@ -160,27 +173,13 @@ class CheckedMonth:
     digest: str
     partitions: int
     rejected: dict[str, str]
-    rows: int
-    duplicates: int
-    quarantined: int
-    unlabelled: int
-    unknown_columns: dict[str, tuple[str, ...]]
-    broken: tuple[RuleCount, ...]
-    quarantined_days: dict[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checks(Handle):
+class Checks(Handle, Counts):
     digest: str
     months: dict[str, CheckedMonth]
     left_out: dict[str, str]
-    rows: int
-    duplicates: int
-    quarantined: int
-    unlabelled: int
-    unknown_columns: dict[str, tuple[str, ...]]
-    broken: tuple[RuleCount, ...]
-    quarantined_days: dict[str, int]
     rules: int
 
 

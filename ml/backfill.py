@@ -129,6 +129,11 @@ def driver_name(use_case: str) -> str:
     return f"{use_case}.backfill"
 
 
+def date_name(use_case: str, as_of: date) -> str:
+    """What the lock of a date that runs is called."""
+    return f"{use_case}.{as_of}"
+
+
 def driver_lock(settings: Settings, use_case: str) -> Path:
     """The lock that a running backfill of the use case holds on this machine."""
     return run_lock(settings.home, driver_name(use_case))

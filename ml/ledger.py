@@ -7,7 +7,7 @@ SHA-256 of all that follows it and, on the next line, the SHA-256 of the whole o
 
 import getpass
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from itertools import takewhile
@@ -182,20 +182,7 @@ class Ledger:
 
     def answer_to(self, night: NightEntry) -> AnyEntry | None:
         """What closed a night's question: its answer, or a later choice of another champion."""
-        later = [entry for entry in self.entries() if entry.seq > night.seq]
-        return next((e for e in later if e.moves_champion or _answers(e, night)), None)
-
-    def open_questions(self) -> list[NightEntry]:
-        """The nights that asked an operator and have no answer, oldest first. Whoever moves the champion closes all."""
-        found: dict[int, NightEntry] = {}
-        for entry in self.entries():
-            if entry.moves_champion:
-                found.clear()
-            if isinstance(entry, NightEntry) and entry.asks:
-                found[entry.seq] = entry
-            elif isinstance(entry, OperatorEntry) and entry.answers is not None:
-                found.pop(entry.answers, None)
-        return list(found.values())
+        return _closing(self.entries(), night)
 
     def alias_confirmed(self, entry: AnyEntry) -> bool:
         return self.store.get(paths.alias_confirmation(self.use_case, entry.seq)) is not None
@@ -219,6 +206,18 @@ class Ledger:
 
     def _read(self, key: str) -> AnyEntry:
         return _opened(key, self.store.get(key))[1]
+
+
+def open_questions(entries: Sequence[AnyEntry]) -> list[NightEntry]:
+    """The nights among all entries that asked an operator and have no answer, oldest first."""
+    asked = [entry for entry in entries if isinstance(entry, NightEntry) and entry.asks]
+    return [night for night in asked if _closing(entries, night) is None]
+
+
+def _closing(entries: Iterable[AnyEntry], night: NightEntry) -> AnyEntry | None:
+    """The first later entry that answers the night's question, or chooses another champion."""
+    later = (entry for entry in entries if entry.seq > night.seq)
+    return next((entry for entry in later if entry.moves_champion or _answers(entry, night)), None)
 
 
 def _answers(entry: AnyEntry, night: NightEntry) -> bool:

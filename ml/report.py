@@ -102,10 +102,15 @@ def work_rows(work: Iterable[Work]) -> list[Document]:
     return [{name: getattr(each, name) for name in STAGE_COLUMNS} for each in work]
 
 
+def artifact_key(use_case: str, what: str) -> str:
+    """Prefect's keys know no _."""
+    return f"{use_case.replace('_', '-')}-{what}"
+
+
 def stages_artifact(use_case: str, as_of: date) -> dict[str, str]:
     """Key and description of the page's table of stages."""
     return {
-        "key": f"{use_case.replace('_', '-')}-stages",
+        "key": artifact_key(use_case, "stages"),
         "description": f"What ran and what was reused as of {as_of}",
     }
 

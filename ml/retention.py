@@ -7,7 +7,7 @@ from functools import partial
 
 from ml import paths
 from ml.config import UseCase
-from ml.ledger import Ledger, version_of
+from ml.ledger import Ledger, open_questions, version_of
 from ml.registry import Registry, Version
 from ml.store import Store
 
@@ -47,10 +47,9 @@ def _versions(store: Store, registry: Registry, use_case: UseCase) -> Iterator[G
 
 
 def _recorded_and_served(store: Store, use_case: UseCase) -> tuple[set[int | None], set[int | None]]:
-    ledger = Ledger(store, use_case.name)
-    entries = ledger.entries()
+    entries = Ledger(store, use_case.name).entries()
     served = {version_of(model) for entry in entries for model in (entry.champion, entry.reference)}
-    served |= {version_of(night.candidate) for night in ledger.open_questions()}
+    served |= {version_of(night.candidate) for night in open_questions(entries)}
     return {version_of(getattr(entry, "candidate", None)) for entry in entries}, served
 
 

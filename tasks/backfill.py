@@ -32,6 +32,7 @@ from ml.config import require_known
 from ml.digests import digest_value
 from ml.errors import UsageError
 from ml.ledger import Ledger, NightEntry
+from ml.report import artifact_key
 from ml.run_key import code_digest
 from ml.store import Store
 from tasks.site import Site, open_site, site_of
@@ -88,7 +89,7 @@ class Board:
 
     def __init__(self, site: Site, plan: Plan) -> None:
         self.plan = plan
-        key = f"backfill-{plan.use_case.replace('_', '-')}-{plan.digest[:12]}"
+        key = f"backfill-{artifact_key(plan.use_case, plan.digest[:12])}"
         self.ledger, self.nights = Ledger(site.store, plan.use_case), dict[int, NightEntry]()
         self.seen = board_rows(self.ledger, Progress.of(site.store, plan), {}, self.nights)
         table = create_table_artifact(self.seen, key=key, description=f"Plan {plan.digest[:12]}")

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import date
+from typing import Any
 
 import pandas as pd
 
@@ -228,10 +229,7 @@ def _checked_month(key: str, states: dict[str, PartitionCheck]) -> CheckedMonth:
         digest=digest_value([[c.day, c.quarantine.digest if c.quarantine else None] for c in used]),
         partitions=len(checks),
         rejected={check.day: check.rejected for check in checks if check.rejected is not None},
-        rows=sum(check.rows for check in used),
-        duplicates=sum(check.duplicates for check in used),
-        quarantined=sum(check.quarantined for check in used),
-        unlabelled=sum(check.unlabelled for check in used),
+        **_sums(used),
         unknown_columns={check.day: check.unknown_columns for check in used if check.unknown_columns},
         broken=_broken(count for check in checks for count in check.broken),
         quarantined_days={check.day: check.quarantined for check in used if check.quarantined},
@@ -242,27 +240,31 @@ def _summary(site: Site, night: Night, snapshot: Snapshot, by_name: dict[str, Ch
     months = list(by_name.values())
     rejected = {day: why for month in months for day, why in month.rejected.items()}
     left_out = {day: "it is missing" for day in snapshot.missing_days} | rejected
-    rows = sum(month.rows for month in months)
+    sums = _sums(months)
     if snapshot.last_day in rejected:
         raise DataRejected(
             f"the newest partition ({snapshot.last_day}) must be usable",
             rejected[snapshot.last_day],
             "deliver it again, then run the night again",
         )
-    _refuse_window(site, night, rows, left_out)
+    _refuse_window(site, night, sums["rows"], left_out)
     return Checks(
         digest=digest_value([month.digest for month in months]),
         months=by_name,
         left_out=left_out | {day: f"excluded ({reason})" for day, reason in snapshot.excluded.items()},
-        rows=rows,
-        duplicates=sum(month.duplicates for month in months),
-        quarantined=sum(month.quarantined for month in months),
-        unlabelled=sum(month.unlabelled for month in months),
+        **sums,
         unknown_columns={day: names for month in months for day, names in month.unknown_columns.items()},
         broken=_broken(count for month in months for count in month.broken),
         quarantined_days={day: count for month in months for day, count in month.quarantined_days.items()},
         rules=len(site.rules),
     )
+
+
+def _sums(checked: Iterable[PartitionCheck | CheckedMonth]) -> dict[str, Any]:
+    """What partitions and months count alike."""
+    parts = list(checked)
+    names = ("rows", "duplicates", "quarantined", "unlabelled")
+    return {name: sum(getattr(part, name) for part in parts) for name in names}
 
 
 def _refuse_window(site: Site, night: Night, rows: int, left_out: dict[str, str]) -> None:

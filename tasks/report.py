@@ -50,12 +50,15 @@ def _log_to_mlflow(night: Night, entry: NightEntry, trail: Trail) -> None:
 
 def publish_to_prefect(entry: NightEntry) -> None:
     """A page of text, and a table of the data checks."""
-    name = entry.use_case.replace("_", "-")
     broken = entry.result["data"]["broken_rules"]
     table = broken or [{"rule": "every rule holds", "scope": "all", "severity": "none", "unexpected": 0}]
     with prefect_errors():
-        create_markdown_artifact(report.markdown(entry.result), key=f"{name}-report")
-        create_table_artifact(table, key=f"{name}-data-checks", description=f"Data checks as of {entry.as_of}")
+        create_markdown_artifact(report.markdown(entry.result), key=report.artifact_key(entry.use_case, "report"))
+        create_table_artifact(
+            table,
+            key=report.artifact_key(entry.use_case, "data-checks"),
+            description=f"Data checks as of {entry.as_of}",
+        )
 
 
 def _tell_kept(entry: NightEntry, nights: int) -> None:
@@ -71,4 +74,4 @@ def publish_rejection(use_case: str, error: DataRejected) -> None:
     """The page of a night whose data were rejected: what was seen, and what to do."""
     text = f"# {use_case}: data rejected\n\n{error}\n\nNothing was trained, and the champion is as it was.\n"
     with prefect_errors():
-        create_markdown_artifact(text, key=f"{use_case.replace('_', '-')}-report")
+        create_markdown_artifact(text, key=report.artifact_key(use_case, "report"))
