@@ -22,7 +22,18 @@ from dataclasses import replace
 from ml.use_cases import load_peak
 USE_CASE = replace(load_peak.USE_CASE, schedule="* * * * *")
 """
-Seen = tuple[float, float, float, float]  # seconds of the night, resident MB, open files, MB of the store
+# seconds of the night, seconds of processors up to now, resident MB, open files, MB of the store
+Seen = tuple[float, float, float, float, float]
+
+
+def processor_seconds(pids: set[int]) -> float:
+    """Of these processes, and of those which they started and saw end."""
+    fields = (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids)
+    return sum(int(ticks) for stat in fields for ticks in stat[11:15]) / os.sysconf("SC_CLK_TCK")
+
+
+def measures(pids: set[int]) -> tuple[float, float, float, float]:
+    return processor_seconds(pids), resident_megabytes(pids), float(open_files(pids)), stored_megabytes()
 
 
 def resident_megabytes(pids: set[int]) -> float:
@@ -69,7 +80,7 @@ def nights_here(nights: int) -> Iterator[Seen]:
             start = time.perf_counter()
             run_here({"use_case": "load_peak", "as_of": str(FIRST + timedelta(days=number))})
             seconds = time.perf_counter() - start
-            yield seconds, resident_megabytes(own), float(open_files(own)), stored_megabytes()
+            yield seconds, *measures(own)
 
 
 def scheduled_nights(nights: int) -> Iterator[Seen]:
@@ -92,9 +103,8 @@ def scheduled_nights(nights: int) -> Iterator[Seen]:
                 assert up.poll() is None, "retrain up has ended"
                 time.sleep(1)
             time.sleep(5)  # its process ends
-            pids = tree(up.pid)
             seconds = sum(ledger.nights()[number - 1].result["seconds"].values())
-            yield seconds, resident_megabytes(pids), float(open_files(pids)), stored_megabytes()
+            yield seconds, *measures(tree(up.pid))
     finally:
         up.send_signal(signal.SIGTERM)
         up.wait()
@@ -102,16 +112,18 @@ def scheduled_nights(nights: int) -> Iterator[Seen]:
 
 def print_thirds(seen: list[Seen]) -> None:
     third = max(2, len(seen) // 3)
-    print("| nights | seconds a night | the quickest | resident MB | open files | MB of store a night |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    print(
+        "| nights | seconds a night | the quickest | processors | resident MB | open files | MB of store a night |"
+    )
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for first in range(0, len(seen) - third + 1, third):
         part = seen[first : first + third]
-        seconds, resident, files, _ = (statistics.median(column) for column in zip(*part, strict=True))
-        stored = (part[-1][3] - part[0][3]) / (third - 1)
+        seconds, _, resident, files, _ = (statistics.median(column) for column in zip(*part, strict=True))
+        processors, stored = ((part[-1][n] - part[0][n]) / (third - 1) for n in (1, 4))
         quickest = min(night[0] for night in part)
         print(
-            f"| {first + 1} to {first + third} | {seconds:.1f} | {quickest:.1f} | {resident:.0f} | {files:.0f} "
-            f"| {stored:.2f} |"
+            f"| {first + 1} to {first + third} | {seconds:.1f} | {quickest:.1f} | {processors:.1f} | {resident:.0f} "
+            f"| {files:.0f} | {stored:.2f} |"
         )
 
 
