@@ -1,8 +1,9 @@
 """Nights in a row: `python benchmarks/soak.py [NIGHTS]` in one process, `--scheduled [NIGHTS]` under `retrain up`.
 
-Real hours of 17 homes (load_peak), from 2017-06-01 on, in a fresh home. Memory, open files and time a night must stay
-flat, and the disk must grow by the same for each night. Of scheduled runs memory and files are those of the whole tree
-of `retrain up` after the night, and the seconds are those of its stages.
+Real hours of 17 homes (load_peak), from 2017-06-01 on, in a fresh home, each night with the same number of days.
+Memory, open files and time a night must stay flat, and the disk must grow by the same for each night. Of scheduled runs
+memory, files and processors are those of the whole tree of `retrain up` after the night, and the seconds are those of
+its stages.
 """
 
 import os
@@ -17,10 +18,10 @@ from datetime import date, timedelta
 from pathlib import Path
 
 FIRST = date(2017, 6, 1)
-EVERY_MINUTE = """
+LOAD_PEAK = """
 from dataclasses import replace
 from ml.use_cases import load_peak
-USE_CASE = replace(load_peak.USE_CASE, schedule="* * * * *")
+USE_CASE = replace(load_peak.USE_CASE, schedule="* * * * *", window_days=270)
 """
 # seconds of the night, seconds of processors up to now, resident MB, open files, MB of the store
 Seen = tuple[float, float, float, float, float]
@@ -83,6 +84,13 @@ def nights_here(nights: int) -> Iterator[Seen]:
             yield seconds, *measures(own)
 
 
+def write_project(folder: Path) -> None:
+    """load_peak with a window that its data fill from the first night on."""
+    (folder / "use_cases").mkdir(parents=True)
+    (folder / "use_cases" / "load_peak.py").write_text(LOAD_PEAK)
+    os.environ["RETRAIN_PROJECT"] = str(folder)
+
+
 def scheduled_nights(nights: int) -> Iterator[Seen]:
     """A schedule of every minute, which waits for its night to end; each is a process of its own."""
     from deployments.servers import free_port
@@ -90,10 +98,6 @@ def scheduled_nights(nights: int) -> Iterator[Seen]:
     from ml.settings import Settings
     from ml.store import open_store
 
-    project = Path(os.environ["RETRAIN_HOME"]) / "project"
-    (project / "use_cases").mkdir(parents=True)
-    (project / "use_cases" / "load_peak.py").write_text(EVERY_MINUTE)
-    os.environ["RETRAIN_PROJECT"] = str(project)
     ports = ["--prefect-port", str(free_port()), "--mlflow-port", str(free_port())]
     up = subprocess.Popen([sys.executable, "-m", "deployments.cli", "up", *ports], stdout=subprocess.DEVNULL)
     ledger = Ledger(open_store(Settings.from_environment().store), "load_peak")
@@ -112,9 +116,7 @@ def scheduled_nights(nights: int) -> Iterator[Seen]:
 
 def print_thirds(seen: list[Seen]) -> None:
     third = max(2, len(seen) // 3)
-    print(
-        "| nights | seconds a night | the quickest | processors | resident MB | open files | MB of store a night |"
-    )
+    print("| nights | seconds a night | the quickest | processors | resident MB | open files | MB of store a night |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for first in range(0, len(seen) - third + 1, third):
         part = seen[first : first + third]
@@ -135,6 +137,7 @@ def main() -> None:
         from deployments.environment import prepare_environment
         from ml.settings import Settings
 
+        write_project(Path(folder) / "project")
         prepare_environment(Settings.from_environment())
         run = scheduled_nights if scheduled else nights_here
         seen = []
