@@ -5,6 +5,7 @@ A use case is a file `ml/use_cases/<name>.py`, or `<RETRAIN_PROJECT>/use_cases/<
 
 import dataclasses
 import difflib
+import functools
 import importlib.util
 import inspect
 import sys
@@ -205,7 +206,7 @@ class UseCase:
         fields = [[c.name, c.type, c.is_category, list(c.parts)] for c in self.features]
         return digest_value([fields, self.target.kind])
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """Digest of all that decides a result: functions count by their source, the estimator by its parameters."""
         names = [field.name for field in dataclasses.fields(self) if field.name not in OPERATIONAL]

@@ -9,6 +9,7 @@ from prefect import Task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import exponential_backoff
+from prefect.utilities.annotations import opaque
 
 from ml.errors import Unavailable
 from tasks.flow_run import note_work
@@ -18,6 +19,15 @@ log = logging.getLogger("retrain.stage")
 RETRIES = 3
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class Stage(Task[P, R]):
+    """A task within whose arguments Prefect does not look for other tasks' results: a window's have thousands of
+    parts. An argument that is itself a result is still shown as one."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        wrapped: Any = [*map(opaque, args)], {name: opaque(value) for name, value in kwargs.items()}
+        return super().__call__(*wrapped[0], **wrapped[1])
 
 
 def is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
@@ -39,7 +49,7 @@ def stage(name: str, *, timeout_seconds: float) -> Callable[[Callable[P, R]], Ta
             note_work(work)
             return result
 
-        return Task(
+        return Stage(
             timed,
             name=name,
             task_run_name=name,
