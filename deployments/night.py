@@ -16,7 +16,7 @@ from ml.decision import STATE_NAMES
 from ml.errors import Busy, ConfigError, DataRejected, PrefectUnavailable, RetrainError, Unavailable, UsageError
 from ml.ledger import NightEntry
 from ml.locks import held_lock, run_lock
-from ml.report import stages_artifact, work_rows
+from ml.report import reason, stages_artifact, work_rows
 from ml.settings import Settings
 from tasks.opening import Opening
 
@@ -86,11 +86,13 @@ def _kept_answer(settings: Settings, servers: Servers | None, request: dict[str,
     (entry, replayed), stages = found, work_rows(opening.work)
     log.info("Entry %d of the ledger has the answer; nothing else was run.", entry.seq)
     if servers is not None:
-        _show_on_page(servers, request, entry, stages)
+        _show_on_page(servers, request, entry, reason(entry, replayed=replayed), stages)
     return {"use_case": name, "entry": entry.seq, "replayed": replayed, "answer": None, "stages": stages}
 
 
-def _show_on_page(servers: Servers, request: dict[str, Any], entry: NightEntry, stages: list[dict[str, Any]]) -> None:
+def _show_on_page(
+    servers: Servers, request: dict[str, Any], entry: NightEntry, why: str, stages: list[dict[str, Any]]
+) -> None:
     """A run of the deployment that has ended, with its table of stages, where the use case is served."""
     api, name = servers.prefect_api, entry.use_case
     deployment = ask(f"{api}/deployments/name/retrain/{name}")
@@ -101,7 +103,7 @@ def _show_on_page(servers: Servers, request: dict[str, Any], entry: NightEntry, 
         "flow_id": deployment["flow_id"],
         "deployment_id": deployment["id"],
         "parameters": {"request": request},
-        "state": {"type": "COMPLETED", "name": STATE_NAMES[entry.decision], "message": entry.reason},
+        "state": {"type": "COMPLETED", "name": STATE_NAMES[entry.decision], "message": why},
     }
     shown = ask(f"{api}/flow_runs/", run)
     if shown is not None:

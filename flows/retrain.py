@@ -19,7 +19,7 @@ from ml.decision import DATA_REJECTED, STATE_NAMES
 from ml.errors import Busy, DataRejected
 from ml.ledger import AnyEntry, NightEntry, version_of
 from ml.locks import held_lock, run_lock
-from ml.report import dry_run_document
+from ml.report import dry_run_document, reason
 from ml.run_key import run_key
 from ml.settings import Settings
 from tasks.backfill import await_turn
@@ -127,7 +127,7 @@ def concluded(entry: NightEntry, answer: AnyEntry | None = None, *, replayed: bo
         "stages": publish_work(entry.use_case, entry.as_of),
     }  # fmt: skip
     if answer is None:
-        return Completed(name=STATE_NAMES[entry.decision], message=entry.reason, data=data)
+        return Completed(name=STATE_NAMES[entry.decision], message=reason(entry, replayed=replayed), data=data)
     promoted = version_of(answer.champion) == version_of(entry.candidate)
     message = f"{answer.decision} by {answer.by}: {answer.reason}"
     return Completed(name=STATE_NAMES["PROMOTE" if promoted else entry.decision], message=message, data=data)

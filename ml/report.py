@@ -220,6 +220,11 @@ def headline(document: Document) -> str:
     return f"{name} version {document['version']} (as of {document['as_of']}) {words}"
 
 
+def reason(entry: NightEntry, *, replayed: bool) -> str:
+    """Why it was decided so; of a run that found the decision, also where."""
+    return f"Decided before, in entry {entry.seq} of the ledger: {entry.reason}" if replayed else entry.reason
+
+
 def scored(document: Document) -> bool:
     """Whether anything was evaluated in that night."""
     return document["scores"]["candidate"] is not None

@@ -141,6 +141,7 @@ def test_an_answer_of_the_ledger_is_a_run_of_the_page_that_has_ended(
     ended = {run["state_name"]: run for run in shown if run["state_type"] == "COMPLETED"}
     assert set(ended) == {"NothingNew", "Promoted"}
     assert ended["NothingNew"]["name"] == "shop 2024-03-16"
+    assert ended["Promoted"]["state"]["message"].startswith("Decided before, in entry 1 of the ledger: ")
     chosen = {"artifacts": {"flow_run_id": {"any_": [ended["NothingNew"]["id"]]}}}
     (table,) = ask(f"{prefect}/artifacts/filter", chosen)
     assert (table["key"], json.loads(table["data"])) == ("shop-stages", idle["stages"])
