@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, StringConstraints
 
 from ml.declaration import refuse_impossible
-from ml.digests import digest_value
+from ml.digests import digest_file, digest_value
 from ml.errors import ConfigError, UsageError
 from ml.gates import Gate
 from ml.models.estimators import NetworkEstimator
@@ -280,6 +280,17 @@ def require_known(name: str, project: Path | None) -> Path:
 def load_use_case(name: str, project: Path | None) -> UseCase:
     """The USE_CASE object of the file. Raises UsageError for an unknown name, ConfigError for an unusable file."""
     path = require_known(name, project)
+    try:
+        return _loaded(name, path, digest_file(path))
+    except OSError as error:
+        seen = f"the system says '{error.strerror}'"
+        raise ConfigError(f"{path.name} must be a file that can be read", seen, "mend it") from error
+
+
+@functools.lru_cache(maxsize=16)  # every stage of a night asks for it
+def _loaded(name: str, path: Path, digest: str) -> UseCase:
+    """The object of the file with these bytes; nobody changes it."""
+    del digest
     use_case = getattr(_module(name, path), "USE_CASE", None)
     if not isinstance(use_case, UseCase):
         seen = "it has none" if use_case is None else f"that is of type {type(use_case).__name__}"
