@@ -33,8 +33,8 @@ WAITS = {
 }
 
 
-class NightFailed(RetrainError):
-    """A night ended red for a reason that is not ours to name."""
+class RunFailed(RetrainError):
+    """A night or a backfill ended red for a reason that is not ours to name."""
 
 
 FLOWS = {
@@ -141,7 +141,8 @@ def run_here(request: dict[str, Any], name: str = "retrain") -> dict[str, Any]:
     module, flow, form = FLOWS[name]
     flows = importlib.import_module(module)
     with prefect_errors(), _without_heartbeat():
-        return _result(getattr(flows, flow)(getattr(flows, form).model_validate(request), return_state=True))
+        state = getattr(flows, flow)(getattr(flows, form).model_validate(request), return_state=True)
+        return _result(state, request.get("plan"))
 
 
 def _without_heartbeat() -> AbstractContextManager[object]:
@@ -160,6 +161,7 @@ def follow(name: str, request: dict[str, Any], servers: Servers) -> dict[str, An
     from tasks.flow_run import prefect_errors
 
     with prefect_errors(), get_client(sync_client=True) as client:
+        nightly = name.startswith("retrain/")
         active = _active_runs(client, name)
         same = [run.id for run in active if run.parameters == {"request": request}]
         if active and not same and not request.get("wait", True):
@@ -168,7 +170,7 @@ def follow(name: str, request: dict[str, Any], servers: Servers) -> dict[str, An
         page = f"{servers.prefect_ui}/runs/flow-run/{run_id}"
         log.info("%s run %s", "Following the active" if same else "Submitted as", page)
         try:
-            return _result(_ended(client, run_id, page, servers.pid, nightly=name.startswith("retrain/")))
+            return _result(_ended(client, run_id, page, servers.pid, nightly=nightly), request.get("plan"))
         except KeyboardInterrupt:
             log.warning("The run goes on; the same command follows it again. To end it, cancel it on its page.")
             raise
@@ -248,8 +250,11 @@ def _show_new_lines(client: "SyncPrefectClient", run_id: UUID, shown: set[UUID])
         shown.add(line.id)
 
 
-def _result(state: "State[Any]") -> dict[str, Any]:
-    """The flow's answer. Raises its own error, which Prefect keeps by its class and sentence."""
+def _result(state: "State[Any]", plan: str | None) -> dict[str, Any]:
+    """The flow's answer. Raises its own error, which Prefect keeps by its class and sentence.
+
+    `plan` is the digest of the plan that a backfill runs.
+    """
     if state.is_completed():
         return state.result()
     error = state.result(raise_on_failure=False)
@@ -258,6 +263,8 @@ def _result(state: "State[Any]") -> dict[str, Any]:
     if isinstance(error, RetrainError):
         raise error
     kind = type(error).__name__ if isinstance(error, BaseException) else "no exception"
-    raise NightFailed(
-        "a night ends without an error", f"it is {state.name} with {kind}", "see the log of its run"
+    raise RunFailed(
+        "a backfill runs to its end" if plan else "a night ends without an error",
+        f"it is {state.name} with {kind}",
+        f"read its log, then retrain backfill resume {plan[:12]}" if plan else "see the log of its run",
     ) from (error if isinstance(error, BaseException) else None)

@@ -13,7 +13,7 @@ import pytest
 
 from deployments import night
 from deployments.crashed import Lost, resubmit_crashed
-from deployments.night import _ended
+from deployments.night import RunFailed, _ended, _result
 from deployments.serve import deployments
 from deployments.servers import Servers, ask, insisted
 from deployments.up import _end_lost_runs
@@ -110,7 +110,11 @@ def test_who_follows_a_run_is_told_when_up_has_gone(shop: Shop, prefect: str) ->
             insisted(states, {"state": {"type": state}, "force": True})
             with pytest.raises(PrefectUnavailable, match="start it and this command again"):
                 _ended(client, run, "page", gone.pid)
-        assert _ended(client, run, "page", gone.pid, nightly=False).is_crashed()
+        crashed = _ended(client, run, "page", gone.pid, nightly=False)
+        with pytest.raises(RunFailed, match=r"it is Crashed .* retrain backfill resume 0123456789ab[.]$"):
+            _result(crashed, "0123456789abcdef")
+        with pytest.raises(RunFailed, match="see the log"):
+            _result(crashed, None)
         insisted(f"{prefect}/flow_runs/{run}/set_state", {"state": {"type": "CANCELLED"}, "force": True})
         assert _ended(client, run, "page", gone.pid).is_cancelled()
 
