@@ -20,7 +20,7 @@ test-all: check
 
 # Every fault that is tried, and the README's table of them.
 chaos: $(READY)
-	$(BIN)/pytest -m slow tests/test_chaos.py tests/test_two_at_once.py tests/test_outages.py tests/test_backfill.py tests/test_flights_backfill.py
+	$(BIN)/pytest -m slow tests/test_chaos.py tests/test_two_at_once.py tests/test_outages.py tests/test_backfill.py tests/test_flights_backfill.py tests/test_production.py
 
 check: $(READY)
 	$(BIN)/ruff check -q .

@@ -13,6 +13,8 @@ ATTEMPTS = 3
 RECENT = timedelta(days=1)  # an older crash has been slept over; the next night does its work
 CANCELLED = {"CANCELLING", "CANCELLED"}
 LOST_SECONDS = 60.0  # a run gives its lock back before Prefect knows its end, and Prefect tries again for long
+STARTS_WITHIN = timedelta(minutes=10)  # a process does in seconds; a container may fetch its image first
+OURS = {"name": {"any_": ["retrain", "backfill", "retrain date"]}}  # a server may have others' flows too
 
 
 def next_attempt(states: Sequence[str]) -> int | None:
@@ -45,7 +47,8 @@ def resubmit_crashed(api: str) -> None:
 
 
 class Lost:
-    """Runs of this home that Prefect takes for running, and whose lock nobody holds: their process has gone.
+    """Runs of this home that Prefect takes for running, and whose lock nobody holds: their process has gone. And runs
+    of any home that were about to start and did not.
 
     What executes runs tells Prefect when one of them dies, but not when it dies with them.
     """
@@ -56,7 +59,7 @@ class Lost:
 
     def end(self, api: str) -> None:
         """Ends those that were lost for LOST_SECONDS; what was being cancelled is cancelled, and not run again."""
-        query = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "CANCELLING"]}}}}
+        query = {"flows": OURS, "flow_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}}}
         lost = {run["id"]: run for run in ask(f"{api}/flow_runs/filter", query) or [] if self._is_lost(run)}
         now = time.monotonic()
         self.since = {run: self.since.get(run, now) for run in lost}
@@ -65,10 +68,19 @@ class Lost:
                 end_lost(api, lost[run], "The process of this run has gone.")
 
     def _is_lost(self, run: dict[str, Any]) -> bool:
-        """Only a run that has had its lock has the tag; another machine's run has another."""
-        names = [tag.split(":")[1] for tag in run["tags"] if tag.startswith("lock:")]
-        own = [name for name in names if holder_tag(self.home, name) in run["tags"]]
-        return bool(own) and all(is_free(run_lock(self.home, name)) for name in own)
+        if run["state_type"] == "PENDING":
+            return datetime.now(UTC) - datetime.fromisoformat(run["state"]["timestamp"]) > STARTS_WITHIN
+        return has_lost_its_lock(self.home, run["tags"])
+
+
+def has_lost_its_lock(home: Path, tags: Sequence[str]) -> bool:
+    """Whether a run with these tags has had a lock of this home, and nobody holds it any more.
+
+    Only a run that has had its lock has the tag; another machine's run has another.
+    """
+    names = [tag.split(":")[1] for tag in tags if tag.startswith("lock:")]
+    own = [name for name in names if holder_tag(home, name) in tags]
+    return bool(own) and all(is_free(run_lock(home, name)) for name in own)
 
 
 def end_lost(api: str, run: dict[str, Any], message: str, request: Callable[..., Any] = ask) -> None:

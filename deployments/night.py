@@ -10,7 +10,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from deployments.crashed import next_attempt
+from deployments.crashed import has_lost_its_lock, next_attempt
 from deployments.servers import Servers, answers, ask, drop_what_is_held, is_alive, prefect_server, running_servers
 from ml.decision import STATE_NAMES
 from ml.errors import Busy, ConfigError, DataRejected, PrefectUnavailable, RetrainError, Unavailable, UsageError
@@ -55,7 +55,7 @@ def run_flow_here_or_there(settings: Settings, name: str, request: dict[str, Any
     if servers is not None:
         with _api(servers.prefect_api):
             deployment = request["use_case"] if name == "retrain" else name
-            return follow(f"{name}/{deployment}", request, servers)
+            return follow(settings, f"{name}/{deployment}", request, servers)
     given = os.environ.get("PREFECT_API_URL")
     if given:
         _require_prefect(given)
@@ -154,15 +154,19 @@ def _without_heartbeat() -> AbstractContextManager[object]:
     return SettingsContext(profile=now.profile, settings=now.settings.model_copy(update={"flows": flows}))
 
 
-def follow(name: str, request: dict[str, Any], servers: Servers) -> dict[str, Any]:
-    """Submits the flow to its deployment, unless the very same is active, and shows its log until it ends."""
+def follow(settings: Settings, name: str, request: dict[str, Any], servers: Servers) -> dict[str, Any]:
+    """Submits the flow to its deployment, unless the very same is active, and shows its log until it ends.
+
+    A night whose process is gone is followed, for it is run again; a backfill is not.
+    """
     from prefect.client.orchestration import get_client
 
     from tasks.flow_run import prefect_errors
 
     with prefect_errors(), get_client(sync_client=True) as client:
         nightly = name.startswith("retrain/")
-        active = _active_runs(client, name)
+        runs = _active_runs(client, name)
+        active = [run for run in runs if nightly or not has_lost_its_lock(settings.home, run.tags)]
         same = [run.id for run in active if run.parameters == {"request": request}]
         if active and not same and not request.get("wait", True):
             raise Busy(f"{name} runs once at a time", "another run is active", "wait for it to end")

@@ -11,9 +11,11 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,8 @@ import yaml
 from deployments import alerts
 from deployments.cli import main
 from deployments.serve import deployments
-from deployments.servers import ENDED, answers, ask
+from deployments.servers import ENDED, answers, ask, running_servers
+from ml.backfill import read_attempts
 from ml.errors import RegistryUnavailable, StoreUnavailable
 from ml.registry import CHAMPION, Registry
 from ml.settings import Settings
@@ -31,9 +34,11 @@ from ml.store import open_store
 from tests.postgres_server import PASSWORD, PostgresServer
 from tests.s3_server import FOREIGN, IDENTITY, SERVICES, WATCHED, free_ports
 from tests.story import Shop, open_shop
+from tests.tally import tally
 from tests.test_alerts import told  # noqa: F401 - a fixture
 from tests.test_matrix import retrain
 from tests.test_schedules import wait_for
+from tests.test_servers import descendants
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "deployments"
@@ -121,6 +126,7 @@ class Production:
     services: dict[str, dict[str, Any]]
     configs: dict[str, dict[str, str]]
     folder: Path
+    started: "dict[str, subprocess.Popen[bytes]]" = field(default_factory=dict)
 
     def home(self, name: str) -> Path:
         return self.folder / name
@@ -133,11 +139,12 @@ class Production:
         command = command.replace("/home/retrain", str(home))
         entry = [sys.executable, "-m", "deployments.environment", *shlex.split(command), *more]
         with (self.folder / f"{name}.log").open("ab") as log:
-            return subprocess.Popen(
+            self.started[name] = subprocess.Popen(
                 ["sh", "-c", WATCHED, str(os.getpid()), *entry],
                 env=self.variables(name), cwd=home, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                 start_new_session=True,
             )  # fmt: skip
+        return self.started[name]
 
     def variables(self, name: str) -> dict[str, str]:
         """What a container would have, and what a process needs to be found here."""
@@ -164,20 +171,20 @@ def on_loopback(postgres: PostgresServer) -> str:
     return text
 
 
-@contextmanager
-def ended(processes: "list[subprocess.Popen[bytes]]") -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for process in reversed(processes):
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                pass
-            finally:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+def crash(process: "subprocess.Popen[bytes]") -> None:
+    """Kills it and all that it started, as a loss of power does: a worker's runs are in sessions of their own."""
+    found: set[int] = set()
+    while new := {process.pid, *descendants(process.pid)} - found:
+        _signal(new, signal.SIGSTOP)  # or it would start another meanwhile
+        found |= new
+    _signal(found, signal.SIGKILL)
+    process.wait()
+
+
+def _signal(pids: set[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 @pytest.fixture
@@ -199,9 +206,10 @@ def production(
     others = [f"{service}.{kind}" for service in SERVICES for kind in ("port", "port.grpc")]
     ports = zip([other for other in others if other != "s3.port"], free_ports(9), strict=True)
     settings = Settings.from_environment()
-    processes = [own.start("s3", *(f"-{name}={port}" for name, port in ports))]
-    with ended(processes):
-        processes += [own.start("prefect"), own.start("mlflow")]
+    try:
+        own.start("s3", *(f"-{name}={port}" for name, port in ports))
+        own.start("prefect")
+        own.start("mlflow")
         for ready in (
             lambda: answers(f"{os.environ['PREFECT_API_URL']}/health"),
             lambda: answers(f"{settings.tracking_uri}/health"),
@@ -214,8 +222,13 @@ def production(
         mine = tmp_path / "prefect.yaml"
         mine.write_text(prefect_yaml.replace("flights", "shop").replace("America/New_York", "UTC"))
         assert own.start("deploy", str(mine)).wait(180) == 0, own.log("deploy")
-        processes.append(own.start("worker"))
+        own.start("worker")
         yield own, replace(shop, settings=settings)
+    finally:
+        for process in reversed(own.started.values()):
+            crash(process)
+        for database in (own.services["postgres"]["environment"]["POSTGRES_DB"], "mlflow"):
+            postgres.execute(f'drop database if exists "{database}" with (force)')
 
 
 def writable(settings: Settings) -> bool:
@@ -323,3 +336,76 @@ def test_nights_a_backfill_and_alerts_on_postgres_by_a_worker(
     monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD")
     with pytest.raises(RegistryUnavailable, match="401"):
         Registry(shop.settings, "shop").versions()
+
+
+def resuming(own: Production, plan: str) -> "subprocess.Popen[str]":
+    """`retrain backfill resume` as an operator types it in the worker's container."""
+    command = [sys.executable, "-m", "deployments.cli", "backfill", "resume", plan, "--max-active", "2", "--json"]
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, env=dict(os.environ), cwd=own.home("worker"), text=True, **pipes)
+
+
+def told_by(command: "subprocess.Popen[str]") -> tuple[int, dict[str, Any]]:
+    out, err = command.communicate(timeout=RUN_SECONDS)
+    assert out, err[-3000:]
+    return command.returncode, json.loads(out)
+
+
+def recorded(shop: Shop, number: int) -> None:
+    """Returns when so many dates stand in the ledger."""
+    assert wait_for(lambda: len(shop.entries()) >= number, RUN_SECONDS), shop.entries()
+
+
+def restart_worker(own: Production, shop: Shop) -> None:
+    own.start("worker")
+    assert wait_for(lambda: running_servers(shop.settings), START_SECONDS), own.log("worker")
+
+
+@pytest.mark.slow
+def test_a_backfill_ends_every_date_once_though_its_worker_is_killed(production: tuple[Production, Shop]) -> None:
+    """With all that it started, twice, and its run alone in between; the next command takes it up. Four minutes."""
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+
+    own, shop = production
+    api, password = os.environ["PREFECT_API_URL"], os.environ["PREFECT_API_AUTH_STRING"]
+    request = {"use_case": "shop", "first": "2024-03-08", "last": "2024-03-16", "max_active": 2}
+    with temporary_settings({PREFECT_API_URL: api, PREFECT_API_AUTH_STRING: password}):
+        asked_for = submitted("backfill/backfill", request)
+    recorded(shop, 2)
+    crash(own.started["worker"])
+    before, store = shop.entries(), open_store(shop.settings.store)
+    (plan,) = (key.split("/")[1] for key in store.keys("backfills") if key.endswith("/plan.json"))
+    assert asked(f"flow_runs/{asked_for}")["state_type"] == "RUNNING", "nobody was left to say otherwise"
+
+    restart_worker(own, shop)
+    follower = resuming(own, plan)
+    recorded(shop, len(before) + 1)
+    kill_holder(own.home("worker") / "locks" / "shop.backfill.lock")
+    code, said = told_by(follower)
+    assert (code, said["next_step"]) == (1, f"read its log, then retrain backfill resume {plan[:12]}"), said
+
+    follower = resuming(own, plan)
+    recorded(shop, len(shop.entries()) + 1)
+    crash(own.started["worker"])
+    code, said = told_by(follower)
+    assert (code, said["next_step"]) == (1, "start it and this command again"), said
+    assert len(shop.entries()) < 9, "or nothing would be left to resume"
+
+    restart_worker(own, shop)
+    code, done = told_by(resuming(own, plan))
+    assert (code, done["state"], done["done"]) == (0, "finished", 9), done
+    running = {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
+    assert wait_for(lambda: asked("flow_runs/count", running) == 0, RUN_SECONDS)
+    assert "Attempt" not in str(asked(f"flow_run_states/?flow_run_id={asked_for}")), "its operator resumes it"
+
+    entries, registry = shop.entries(), Registry(shop.settings, "shop")
+    versions = len(registry.versions())
+    tally(
+        "SIGKILL of a backfill's worker with all that it started, or of its run", "the same, on PostgreSQL and S3",
+        wanted=9, entries=len(entries), versions=versions, times=3,
+    )  # fmt: skip
+    assert entries[: len(before)] == before
+    assert sorted(entry.as_of for entry in entries) == [date(2024, 3, 8) + timedelta(days=n) for n in range(9)]
+    assert (versions, registry.alias(CHAMPION)) == (9, None)
+    ends = Counter(attempt.as_of for attempt in read_attempts(store, "shop") if attempt.outcome is not None)
+    assert set(ends.values()) == {1}, "a date that is done is not started again"

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -82,7 +83,9 @@ def test_a_run_whose_lock_nobody_holds_is_ended(shop: Shop, prefect: str, monkey
     monkeypatch.setattr("deployments.crashed.LOST_SECONDS", 0.0)
     deployment = next(each for each in deployments(shop.settings) if each.name == "purchase").apply()
     home = shop.settings.home
-    states = {"held": "RUNNING", "gone": "RUNNING", "unwanted": "CANCELLING", "another's": "RUNNING"}
+    states = {
+        "held": "RUNNING", "gone": "RUNNING", "unwanted": "CANCELLING", "another's": "RUNNING", "starting": "PENDING",
+    }  # fmt: skip
     runs = {}
     for name, state in states.items():
         tags = [holder_tag(Path("/elsewhere") if name == "another's" else home, name)]
@@ -92,9 +95,12 @@ def test_a_run_whose_lock_nobody_holds_is_ended(shop: Shop, prefect: str, monkey
     with held_lock(run_lock(home, "held"), 0, Busy("", "", "")):
         Lost(home).end(prefect)
     after = {name: ask(f"{prefect}/flow_runs/{run}")["state_type"] for name, run in runs.items()}
-    for name in ("held", "another's"):
+    monkeypatch.setattr("deployments.crashed.STARTS_WITHIN", timedelta(0))
+    Lost(home).end(prefect)
+    assert ask(f"{prefect}/flow_runs/{runs['starting']}")["state_type"] == "CRASHED", "it takes a turn of its pool"
+    for name in ("held", "another's", "starting"):
         insisted(f"{prefect}/flow_runs/{runs[name]}/set_state", {"state": {"type": "CANCELLED"}, "force": True})
-    assert after == {"held": "RUNNING", "gone": "CRASHED", "unwanted": "CANCELLED", "another's": "RUNNING"}
+    assert after == {**states, "gone": "CRASHED", "unwanted": "CANCELLED"}
 
 
 def test_who_follows_a_run_is_told_when_up_has_gone(shop: Shop, prefect: str) -> None:
