@@ -38,12 +38,23 @@ def resubmit_crashed(api: str) -> None:
         },
     }
     for run in ask(f"{api}/flow_runs/filter", query) or []:
-        states = ask(f"{api}/flow_run_states/?flow_run_id={run['id']}") or []
-        attempt = next_attempt([state["type"] for state in states])
-        if states and attempt is not None:
-            message = f"Attempt {attempt} of {ATTEMPTS} after a crash."
-            state = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": message}
-            ask(f"{api}/flow_runs/{run['id']}/set_state", {"state": state})
+        attempt = attempt_after(api, run["id"])
+        if attempt is not None:
+            run_again(api, run["id"], attempt)
+
+
+def attempt_after(api: str, run: str) -> int | None:
+    """Which attempt of a crashed run is next, by its history; None for none, or where Prefect does not tell."""
+    states = ask(f"{api}/flow_run_states/?flow_run_id={run}")
+    return next_attempt([state["type"] for state in states]) if states else None
+
+
+def run_again(api: str, run: str, attempt: int, at: datetime | None = None) -> None:
+    """Schedules a crashed run; `at` is its place among others that wait, if that is not now."""
+    message = f"Attempt {attempt} of {ATTEMPTS} after a crash."
+    details = {"state_details": {"scheduled_time": at.isoformat()}} if at else {}
+    state = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": message, **details}
+    ask(f"{api}/flow_runs/{run}/set_state", {"state": state})
 
 
 class Lost:

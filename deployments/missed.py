@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim
 
+from deployments.crashed import RECENT, attempt_after, run_again
 from deployments.servers import ask, insisted
 from ml.config import UseCase, load_use_case, use_case_files
 from ml.days import local_date
@@ -27,10 +28,11 @@ MADE_UP = "made up for"  # the tag of the runs that we made, for Prefect had not
 
 @dataclass(frozen=True)
 class Start:
-    """When a night was to start, and its run, if Prefect has one."""
+    """When a night was to start, and its run, if Prefect has one; the next attempt of one that was interrupted."""
 
     at: datetime
     run: str | None = None
+    attempt: int | None = None
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Choice:
 
 
 def choose(use_case: UseCase, late: Sequence[Start], done: set[date], since: datetime, now: datetime) -> Choice:
-    """`late` are the runs that nobody took up since then; `done` are dates with a run that somebody did.
+    """`late` are runs that nobody took up since then, or that ended with `up`; `done` are dates with any other run.
 
     A replayed use case takes the day after its last night whatever the time, so that one start is enough.
     """
@@ -101,6 +103,8 @@ def _make_up(settings: Settings, api: str, deployment: dict[str, Any], now: date
     for start in choice.kept:
         if start.run is None:
             _create(api, deployment, start)
+        elif start.attempt is not None:
+            run_again(api, start.run, start.attempt, start.at)
     for start in choice.skipped:
         state = {"type": "CANCELLED", "name": "Skipped", "message": f"Missed while `retrain up` was down; {policy}."}
         insisted(f"{api}/flow_runs/{start.run}/set_state", {"state": state, "force": True})
@@ -119,7 +123,8 @@ def _policy(use_case: UseCase, choice: Choice) -> str:
 def _runs(
     api: str, deployment: str, use_case: UseCase, since: datetime, now: datetime
 ) -> tuple[list[Start], set[date]]:
-    """Scheduled runs that nobody took up since then, and the dates of all others of that time and the day before."""
+    """Scheduled runs that nobody took up since then, crashed ones that are too old to be run again at once, and the
+    dates of all others of that time and the day before."""
     between = {"after_": (since - timedelta(days=1)).isoformat(), "before_": now.isoformat()}
     query = {
         "deployments": {"id": {"any_": [deployment]}},
@@ -133,9 +138,15 @@ def _runs(
             continue  # somebody's own request
         if run["state_type"] == "SCHEDULED" and run["run_count"] == 0 and at > since:
             late.append(Start(at, run["id"]))
+        elif _is_old_crash(run, now) and (attempt := attempt_after(api, run["id"])) is not None:
+            late.append(Start(at, run["id"], attempt))
         else:
             done.add(local_date(at, use_case.time_zone))
     return late, done
+
+
+def _is_old_crash(run: dict[str, Any], now: datetime) -> bool:
+    return run["state_type"] == "CRASHED" and datetime.fromisoformat(run["end_time"]) < now - RECENT
 
 
 def _create(api: str, deployment: dict[str, Any], start: Start) -> None:

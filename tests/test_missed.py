@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from deployments.missed import MADE_UP, Choice, Start, choose, make_up, ticks
-from deployments.servers import ask
+from deployments.servers import ask, insisted
 from ml.config import UseCase, load_use_case
 from ml.days import local_date
 from tests.story import SHOP, Shop
@@ -155,23 +155,31 @@ def runs(prefect: str, deployment: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def test_nights_missed_for_longer_than_prefect_looks_ahead(shop: Shop, prefect: str) -> None:
-    """Three nights are late, more were never made; what was chosen is what the runs say, and again it is the same."""
+    """The first is late, an operator cancelled the second, the third ended with `up`, three were never made; what was
+    chosen is what the runs say, and again it is the same."""
     use_case = shop_that(shop, missed_nights="all", missed_within_days=4, time_zone="Europe/Berlin")
     deployment = served(shop, prefect)
     made = runs(prefect, deployment)
     assert make_up(shop.settings, prefect, datetime.now(UTC)) == [], "nothing is late yet"
+    for run, end in ((made[1], "CANCELLED"), (made[2], "CRASHED")):
+        for state in ("RUNNING", end):
+            insisted(f"{prefect}/flow_runs/{run['id']}/set_state", {"state": {"type": state}, "force": True})
     now = datetime.fromisoformat(made[0]["expected_start_time"]) + timedelta(days=5, hours=1)
     (sentence,) = [line for line in make_up(shop.settings, prefect, now) if line.startswith("shop ")]
     after = [run for run in runs(prefect, deployment) if datetime.fromisoformat(run["expected_start_time"]) <= now]
     days = [str(local_date(datetime.fromisoformat(run["expected_start_time"]), use_case.time_zone)) for run in after]
     assert len(set(days)) == 6
-    kept, skipped = [run for run in after if run["state_type"] == "SCHEDULED"], after[:2]
-    assert [run["id"] for run in skipped] == [run["id"] for run in made[:2]]
-    assert {(run["state_type"], run["state_name"]) for run in skipped} == {("CANCELLED", "Skipped")}
+    skipped, cancelled, interrupted, *new = after
+    assert [run["id"] for run in after[:3]] == [run["id"] for run in made[:3]]
     policy = f"missed_nights=all within 4 days keeps {', '.join(days[2:])} only"
-    assert {run["state"]["message"] for run in skipped} == {f"Missed while `retrain up` was down; {policy}."}
-    assert sentence == f"shop missed 6 nights: {policy} (3 runs of them new)."
-    assert kept[0]["id"] == made[2]["id"]
+    assert (skipped["state_type"], skipped["state_name"]) == ("CANCELLED", "Skipped")
+    assert skipped["state"]["message"] == f"Missed while `retrain up` was down; {policy}."
+    assert cancelled["state_name"] == "Cancelled"
+    assert sentence == f"shop missed 5 nights: {policy} (3 runs of them new)."
+    assert interrupted["state"]["message"] == "Attempt 2 of 3 after a crash."
+    assert interrupted["next_scheduled_start_time"] == made[2]["expected_start_time"], "oldest first"
+    kept = [interrupted, *new]
+    assert {run["state_type"] for run in kept} == {"SCHEDULED"}
     assert [MADE_UP in run["tags"] for run in kept] == [False, True, True, True]
     assert {str(run["parameters"]) for run in after} == {"{'request': {'use_case': 'shop'}}"}
     make_up(shop.settings, prefect, now)
