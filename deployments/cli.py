@@ -11,7 +11,7 @@ from importlib import import_module, metadata
 from typing import Any, NoReturn
 
 from ml.days import parse_day
-from ml.errors import RetrainError, UsageError
+from ml.errors import RetrainError, UsageError, did_you_mean
 
 Command = Callable[[argparse.Namespace], int]
 INTERRUPTED = 130
@@ -33,19 +33,26 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"`{self.prog}` takes what its --help says", message, f"see {self.prog} --help")
 
+    def parse_known_args(self, *words: Any, **more: Any) -> Any:
+        """Nothing is unknown: the command that was given it says so."""
+        options, unknown = super().parse_known_args(*words, **more)
+        if unknown:
+            raise UsageError(
+                f"`{self.prog}` takes what its --help says",
+                f"it does not know {' '.join(unknown)[:200]}",
+                did_you_mean(
+                    unknown[0].split("=")[0], self._option_string_actions, f"see {self.prog} --help", dashes="--"
+                ),
+            )
+        return options, unknown
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code; every error leaves as one sentence, or one JSON document."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         _require_text(words)
-        options, unknown = parser().parse_known_args(words)
-        if unknown:
-            raise UsageError(
-                f"`retrain {options.command}` takes what its --help says",
-                f"it does not know {' '.join(unknown)[:200]}",
-                f"see retrain {options.command} --help",
-            )
+        options = parser().parse_args(words)
         _show_log(quiet=options.quiet)
         code = _command(options.command)(options)
         sys.stdout.flush()

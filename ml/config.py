@@ -4,10 +4,10 @@ A use case is a file `ml/use_cases/<name>.py`, or `<RETRAIN_PROJECT>/use_cases/<
 """
 
 import dataclasses
-import difflib
 import functools
 import importlib.util
 import inspect
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, StringCo
 
 from ml.declaration import refuse_impossible
 from ml.digests import digest_file, digest_value
-from ml.errors import ConfigError, UsageError
+from ml.errors import ConfigError, UsageError, did_you_mean
 from ml.gates import Gate
 from ml.models.estimators import NetworkEstimator
 from ml.serving.columns import Column
@@ -39,6 +39,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 OPERATIONAL = {  # decide no result
     "schedule", "replay_from", "missed_nights", "missed_within_days", "retention", "on_inconclusive",
 }  # fmt: skip
+UNKNOWN_FIELD = re.compile(r"(\w+)(?:\.__init__)?\(\) got an unexpected keyword argument '(\w+)'")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,11 +270,10 @@ def require_known(name: str, project: Path | None) -> Path:
     files = use_case_files(project)
     if name in files:
         return files[name]
-    nearest = difflib.get_close_matches(name, files, n=1)
     raise UsageError(
         f"USE_CASE must be one of {', '.join(sorted(files))}",
         f"it is {name!r}",
-        f"did you mean {nearest[0]}?" if nearest else "choose one of them, or add ml/use_cases/<name>.py",
+        did_you_mean(name, files, "choose one of them, or add ml/use_cases/<name>.py"),
     )
 
 
@@ -311,11 +311,35 @@ def _module(name: str, path: Path) -> ModuleType:
     except ConfigError:
         raise
     except (Exception, SystemExit) as error:  # what the file does of its own
+        _refuse_unknown_field(error, path)
         says = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ConfigError(
             f"{path.name} must be importable", f"{says}{_line_of(error, path)}", "mend the file"
         ) from error
     return module
+
+
+def _refuse_unknown_field(error: BaseException, path: Path) -> None:
+    """Raises ConfigError, with the nearest field, where the error is that of a mistyped one."""
+    typed = UNKNOWN_FIELD.match(str(error)) if isinstance(error, TypeError) else None
+    owner = _known_where_it_happened(error, typed[1]) if typed else None
+    if typed is None or owner is None:
+        return
+    fields = list(inspect.signature(owner).parameters)
+    raise ConfigError(
+        f"a field of {typed[1]} in {path.name} must be one that it has",
+        f"{typed[2]!r} is none{_line_of(error, path)}",
+        did_you_mean(typed[2], fields, f"write one of {', '.join(fields)}"),
+    ) from error
+
+
+def _known_where_it_happened(error: BaseException, name: str) -> Callable[..., Any] | None:
+    """What has this name there, or a class that inherits from it: that may be a function which the file calls."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    classes = [each for each in frame.f_globals.values() if isinstance(each, type)]
+    heirs = (each for each in classes if name in [base.__name__ for base in each.__mro__])
+    found = frame.f_globals.get(name) or next(heirs, None)
+    return found if callable(found) else None
 
 
 def _line_of(error: BaseException, path: Path) -> str:

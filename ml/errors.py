@@ -13,7 +13,9 @@ RetrainError                exit code
     └── PrefectUnavailable
 """
 
+import difflib
 import re
+from collections.abc import Iterable
 
 SENTENCE = re.compile(r"(.*?), but (.*?): (.*?)\.?", flags=re.DOTALL)
 PASSWORDS = re.compile(r"(?<=://)\S*(?=@)|(?<=password=)[^&\s]+")
@@ -27,6 +29,13 @@ def without_passwords(text: str) -> str:
 def printable(text: str) -> str:
     """The text in one line, with what moves a terminal's cursor or colours it written like \\x1b."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def did_you_mean(word: str, known: Iterable[str], otherwise: str, dashes: str = "") -> str:
+    """The next step where a word is not known: the nearest that is, if one is near. `dashes` begin all of them."""
+    names = [each.removeprefix(dashes) for each in known]
+    nearest = difflib.get_close_matches(word.removeprefix(dashes), names, n=1)
+    return f"did you mean {dashes}{nearest[0]}?" if nearest else otherwise
 
 
 class RetrainError(Exception):

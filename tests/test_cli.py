@@ -147,7 +147,9 @@ QUESTIONS = [
     (["data", "exclude", "shop", "yesterday", *BY_NAME], 2, "2013-10-01"),
     (["data", "exclude", "shop", "1999-01-01", *BY_NAME], 2, "first data (2024-01-01) and today"),
     (["run", "shop", "--as-of", "2999-01-01"], 2, "up to today"),
-    (["run", "shop", "--as-off", "2024-03-15"], 2, "see retrain run --help"),
+    (["run", "shop", "--as-off=2024-03-15"], 2, "it does not know --as-off=2024-03-15: did you mean --as-of?"),
+    (["run", "shop", "--zzz"], 2, "see retrain run --help"),
+    (["backfill", "apply", "1234", "--max-activ", "2"], 2, "`retrain backfill apply` takes what its --help says"),
     (["data", "exclude", "breast_cancer", "2024-03-01", *BY_NAME], 2, "breast_cancer has none"),
     (["hold", "shopp", *BY_NAME], 2, "did you mean shop?"),
 ]

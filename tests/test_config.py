@@ -1,6 +1,7 @@
 """Where a use case's file is found, what is refused of it, and what its digest speaks of."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,7 @@ UNUSABLE = [
     ("a field of another type", TILLS.replace('key=("id",)', 'key="id"'), "key of the use case own_tills must be"),
     ("a missing module", "import nonsense_module", "nonsense_module"),
     ("a missing name", "nonsense_name", "nonsense_name"),
-    ("an unknown field", TILLS.replace('metric="f1",\n    derive', 'metrik="f1",\n    derive'), "metrik"),
+    ("an unknown field", TILLS.replace('metric="f1",\n    derive', 'metrik="f1",\n    derive'), "did you mean metric?"),
     ("a missing field", TILLS.replace('    key=("id",),\n', ""), "'key'"),
 ]
 
@@ -131,6 +132,24 @@ def test_an_unusable_file_is_a_config_error_that_names_it(project: Path, text: s
     assert word in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
+
+
+TYPOS = [
+    ('metric="f1",\n    derive', "windw=30,\n    derive", "'windw' is none (line 14): did you mean window_days?"),
+    ('Column(name="x")', 'Column(name="x", nulable=True)', "'nulable' is none (line 18): did you mean nullable?"),
+    ("learning_rate=", "learning_rat=", "'learning_rat' is none (line 21): did you mean learning_rate?"),
+    ("floor=0.5", "zzz=0.5", "'zzz' is none (line 22): write one of metric, why, floor."),
+    ("(hidden=(8,), ", "_of(epoch=3, ", "'epoch' is none (line 21): did you mean epochs?"),
+]
+
+
+@pytest.mark.parametrize(("written", "typed", "told"), TYPOS)
+def test_a_mistyped_field_is_told_with_the_nearest(project: Path, written: str, typed: str, told: str) -> None:
+    """The last through a function of another module."""
+    text = TILLS.replace("import NetworkClassifier", "import NetworkClassifier, logistic_regression")
+    write(project, text.replace(written, typed).replace("NetworkClassifier_of", "logistic_regression"))
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        load_use_case("own_tills", project)
 
 
 def test_what_stops_a_command_stops_it_in_a_use_case_file_too(project: Path) -> None:
