@@ -1,14 +1,17 @@
 """`retrain doctor`: what is wrong with this installation and its use cases, and, with --mend, the mending."""
 
 import argparse
+import os
 import shutil
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from deployments.crashed import OURS, end_lost
 from deployments.environment import discard, left_behind
 from deployments.servers import Servers, ask, running_servers
 from deployments.terminal import chosen_names, home_settings, say, show
@@ -24,6 +27,7 @@ from ml.settings import Settings
 from ml.store import Store, open_store
 
 LITTLE_SPACE = 2 * 1024**3  # bytes: a first night of the flights needs a tenth of it
+SILENT = timedelta(minutes=15)  # a run that Prefect executes says every three that it is there
 Check = Callable[[], Iterator[Finding]]
 
 
@@ -55,6 +59,7 @@ def _checks(settings: Settings, names: list[str]) -> dict[str, Check]:
         f"store {settings.store}": partial(_store, store),
         "MLflow and its files": partial(_strays, settings, store),
         "retrain up": partial(_up, settings),
+        "runs of Prefect": partial(_runs, settings),
         **{f"use case {name}": partial(_use_case, settings, store, name) for name in names},
     }
 
@@ -207,3 +212,37 @@ def _schedules(servers: Servers, names: list[str]) -> Iterator[Finding]:
             yield Finding(seen=f"{name} is not served", mend="stop `retrain up` and start it again")
         elif deployment["paused"] or not any(each["active"] for each in deployment["schedules"]):
             yield Finding(seen=f"the schedule of {name} is paused", mend="switch it on at its deployment's page")
+
+
+def _runs(settings: Settings) -> Iterator[Finding]:
+    """Runs that Prefect takes for running, and of which nothing is heard: their machine or container has gone."""
+    servers = running_servers(settings)
+    api = servers.prefect_api if servers else os.environ.get("PREFECT_API_URL")
+    if api is None:
+        return
+    before = datetime.now(UTC) - SILENT
+    begun = {
+        "state": {"type": {"any_": ["RUNNING", "CANCELLING"]}},
+        "start_time": {"before_": before.isoformat()},
+        "deployment_id": {"is_null_": False},  # others are executed by a command, which may say nothing
+    }
+    for run in ask(f"{api}/flow_runs/filter", {"flows": OURS, "flow_runs": begun}) or []:
+        if _is_silent(api, run["id"], before):
+            yield Finding(
+                seen=f"{run['name']} is {run['state_name']} since {run['start_time'][:16]} and says nothing any more",
+                mend="it is ended",
+                repair=partial(_end, api, run),
+            )
+
+
+def _is_silent(api: str, run: str, since: datetime) -> bool:
+    said = {"occurred": {"since": since.isoformat()}, "resource": {"id": [f"prefect.flow-run.{run}"]}}
+    events = ask(f"{api}/events/filter", {"filter": said, "limit": 1})
+    return events is not None and not events["events"]
+
+
+def _end(api: str, run: dict[str, Any]) -> None:
+    """Ends the run, and the dates that ran inside of it."""
+    inside = {"parent_flow_run_id": {"any_": [run["id"]]}, "state": {"type": {"any_": ["RUNNING"]}}}
+    for each in [run, *(ask(f"{api}/flow_runs/filter", {"flow_runs": inside}) or [])]:
+        end_lost(api, each, "Nothing was heard of this run any more.")

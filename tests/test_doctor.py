@@ -3,20 +3,25 @@
 import json
 import os
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 import deployments.doctor
+from deployments import serve
 from deployments.cli import main
-from deployments.servers import Servers
+from deployments.servers import Servers, ask, insisted
 from ml import health
 from ml.errors import Corrupt
+from ml.health import Finding
 from ml.ledger import Ledger
 from ml.registry import CHAMPION, Registry
 from ml.store import DiskStore, open_store
 from tests.story import Shop
+from tests.test_schedules import wait_for
 
 
 @pytest.fixture
@@ -47,7 +52,7 @@ def one_with(seen: list[str], words: str) -> bool:
 def test_a_healthy_home_is_well(nights: Shop, doctor: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor() == (0, {"wrong": [], "mended": [], "unknown": []})
     assert main(["doctor", "shop"]) == 0
-    assert "All is well: 6 checks found nothing wrong." in capsys.readouterr().out.splitlines()
+    assert "All is well: 7 checks found nothing wrong." in capsys.readouterr().out.splitlines()
 
 
 def test_a_schedule_that_does_not_run_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,6 +145,30 @@ def test_a_flipped_bit_in_the_ledger_is_found_and_no_night_goes_on_over_it(night
     assert one_with(found["wrong"], "ledger/shop/00000001.json has not: restore it from a copy")
     with pytest.raises(Corrupt, match=r"ledger/shop/00000001\.json has not"):
         nights.night("2024-03-16")
+
+
+@pytest.mark.slow
+def test_a_run_of_which_nothing_is_heard_is_ended(shop: Shop, prefect: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a container that died with its machine: no other has its host's name, nor its locks. 10 s."""
+    monkeypatch.setenv("PREFECT_API_URL", prefect)
+    deployment = next(each for each in serve.deployments(shop.settings) if each.name == "purchase").apply()
+    request = {"name": "purchase of May", "idempotency_key": str(uuid4())}
+    run = insisted(f"{prefect}/deployments/{deployment}/create_flow_run", request)["id"]
+    states = f"{prefect}/flow_runs/{run}/set_state"
+    insisted(states, {"state": {"type": "RUNNING"}, "force": True})
+
+    def found() -> list[Finding]:
+        return [each for each in deployments.doctor._runs(shop.settings) if each.seen.startswith("purchase of May")]
+
+    assert found() == [], "it began just now"
+    an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
+    assert wait_for(lambda: not deployments.doctor._is_silent(prefect, run, an_hour_ago), 30), "that it began was said"
+    monkeypatch.setattr(deployments.doctor, "SILENT", timedelta(0))
+    (finding,) = found()
+    assert finding.repair is not None
+    finding.repair()
+    assert (ask(f"{prefect}/flow_runs/{run}")["state_type"], found()) == ("CRASHED", [])
+    insisted(states, {"state": {"type": "CANCELLED"}, "force": True})  # or another test would run it again
 
 
 def test_a_store_that_creates_what_is_there_must_not_be_shared(tmp_path: Path) -> None:
