@@ -293,7 +293,7 @@ def read_partition(
     source = _read(settings, use_case, use_case.source, month.partitions, day)
     sides = {t.name: _read(settings, use_case, t.source, month.side_tables[t.name], day) for t in use_case.side_tables}
     rows = complete(use_case, source, sides)
-    refuse_other_columns(rows, use_case.columns)
+    refuse_other_columns(use_case, rows, use_case.columns)
     typed = conform(rows, use_case.columns)
     _refuse_other_days(use_case, typed, day)
     on = {name for table in use_case.side_tables for name in table.on}
@@ -360,7 +360,7 @@ def _derived(use_case: UseCase, rows: pd.DataFrame) -> pd.DataFrame:
         return use_case.derive(rows)
     except Exception as error:  # noqa: BLE001 - a company's own code; its message may quote the row
         joined = {name for table in use_case.side_tables for name in table.take}
-        refuse_other_columns(rows, tuple(column for column in use_case.columns if column.name not in joined))
+        refuse_other_columns(use_case, rows, tuple(each for each in use_case.columns if each.name not in joined))
         raise UnusablePartition(f"derive fails on it with {type(error).__name__}") from None
 
 
@@ -394,7 +394,7 @@ def _days(use_case: UseCase, rows: pd.DataFrame) -> pd.Series:
     """(rows,) the partition of each row; `all` where it has no time."""
     if not use_case.dated:
         return pd.Series(ALL, index=rows.index)
-    refuse_other_columns(rows, tuple(column for column in use_case.columns if column.name == use_case.time_column))
+    refuse_other_columns(use_case, rows, tuple(each for each in use_case.columns if each.name == use_case.time_column))
     return pd.to_datetime(rows[use_case.time_column]).dt.strftime("%Y-%m-%d").fillna(ALL)
 
 
@@ -456,13 +456,40 @@ def _short(error: Exception) -> str:
     return printable((str(error) or type(error).__name__).splitlines()[0][:120])
 
 
-def refuse_other_columns(rows: pd.DataFrame, columns: tuple[Column, ...]) -> None:
-    """Raises UnusablePartition where a declared column is missing or of another type."""
+def refuse_other_columns(use_case: UseCase, rows: pd.DataFrame, columns: tuple[Column, ...]) -> None:
+    """Raises UnusablePartition where one of these columns is missing or of another type."""
     _refuse_missing(rows, tuple(column.name for column in columns))
     for column in columns:
         seen = wrong_type(column, rows[column.name])
         if seen:
-            raise UnusablePartition(f"column {column.name} must be {column.type}, but it is {seen}")
+            first = _first_wrong(use_case, column, rows[column.name])
+            raise UnusablePartition(f"column {column.name} must be {column.type}, but it is {seen}{first}")
+
+
+def _first_wrong(use_case: UseCase, column: Column, series: pd.Series) -> str:
+    """Where the type is wrong for the sake of some values: the first, and its row in the day's file.
+
+    It is not quoted where any column is sensitive: in a row that is shifted it may be that one's.
+    """
+    present = series.reset_index(drop=True).dropna()
+    wrong = present[~_could_be(column, present)]
+    if wrong.empty:
+        return ""
+    row = f"row {wrong.index[0] + 1}"
+    if any(each.sensitive for each in use_case.columns):
+        return f" (the first in {row})"
+    return f" (the first, {str(wrong.iloc[0])[:40]!r}, in {row})"
+
+
+def _could_be(column: Column, present: pd.Series) -> pd.Series:
+    """(rows,) bool: whether a value, as it is written, is one of the column's type."""
+    if column.type == "text":
+        return present.map(lambda value: isinstance(value, str))
+    texts = present.astype("str")
+    if column.type == "timestamp":
+        return pd.to_datetime(texts, format="ISO8601", errors="coerce", utc=True).notna()
+    numbers = pd.to_numeric(texts, errors="coerce")
+    return numbers.notna() & ((numbers % 1 == 0) | (column.type == "number"))
 
 
 def _refuse_missing(rows: pd.DataFrame, names: tuple[str, ...]) -> None:

@@ -1,8 +1,10 @@
 """Which partitions a night may see, and what is read from them: tables of good and bad folders."""
 
 import os
+import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from ml.snapshots import (
     inputs_by_day,
     read_partition,
     read_table,
+    refuse_other_columns,
     take_manifest,
 )
 from tests.tiny import (
@@ -267,6 +270,32 @@ def test_a_partition_that_is_not_as_declared_is_unusable_and_says_why(
     with pytest.raises(UnusablePartition) as caught:
         read(ten_days, tills())
     assert words in str(caught.value)
+
+
+CELLS = [
+    ("amount", "12,50", "column amount must be number, but it is str (the first, '12,50', in row 3)"),
+    ("amount", [7], "column amount must be number, but it is object (the first, '[7]', in row 3)"),
+    ("items", 1.5, "column items must be integer, but it is float64 (the first, '1.5', in row 3)"),
+    ("at", "03/04/2024", "column at must be timestamp, but it is str (the first, '03/04/2024', in row 3)"),
+]
+
+
+@pytest.mark.parametrize(("column", "value", "words"), CELLS)
+@pytest.mark.parametrize("sensitive", [False, True])
+def test_one_bad_cell_is_told_by_its_row_and_by_its_value_where_no_column_is_sensitive(
+    tmp_path: Path, column: str, value: Any, words: str, sensitive: bool
+) -> None:
+    rows = sales(FIRST_DAY).astype({column: object})
+    rows.at[2, column] = value
+    columns = tuple(replace(c, sensitive=sensitive and c.name == "returned_after") for c in tills().columns)
+    if isinstance(value, list):
+        seen = rows
+    else:
+        to_csv(rows, tmp_path / "rows")
+        seen = read_table(tmp_path / "rows.csv", columns)
+    with pytest.raises(UnusablePartition) as caught:
+        refuse_other_columns(tills(columns=columns), seen, columns)
+    assert str(caught.value) == (re.sub(r" \(the first, .*, in", " (the first in", words) if sensitive else words)
 
 
 @pytest.mark.parametrize(("sign", "name"), [(";", "semicolons"), ("\t", "tabs"), ("|", "bars")])
