@@ -40,11 +40,15 @@ class Parser(argparse.ArgumentParser):
             raise UsageError(
                 f"`{self.prog}` takes what its --help says",
                 f"it does not know {' '.join(unknown)[:200]}",
-                did_you_mean(
-                    unknown[0].split("=")[0], self._option_string_actions, f"see {self.prog} --help", dashes="--"
-                ),
+                self._nearest(unknown[0].split("=")[0]),
             )
         return options, unknown
+
+    def _nearest(self, word: str) -> str:
+        """The next step after an unknown word: the nearest option, if it was to be one."""
+        options = [name[2:] for name in self._option_string_actions if name.startswith("--")]
+        otherwise = f"see {self.prog} --help"
+        return did_you_mean(word[2:], options, otherwise, before="--") if word.startswith("--") else otherwise
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

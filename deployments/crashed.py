@@ -1,7 +1,7 @@
 """Runs whose process was killed: noticed, and nights run again, as the same run, until their attempts are used up."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,12 @@ from deployments.servers import ask
 from ml.locks import holder_tag, is_free, run_lock
 
 ATTEMPTS = 3
-RECENT = timedelta(days=1)  # an older crash has been slept over; the next night does its work
+RECENT = timedelta(days=1)  # what began earlier has been slept over
 CANCELLED = {"CANCELLING", "CANCELLED"}
+ENDED = {*CANCELLED, "CRASHED", "FAILED", "COMPLETED"}
 LOST_SECONDS = 60.0  # a run gives its lock back before Prefect knows its end, and Prefect tries again for long
-STARTS_WITHIN = timedelta(minutes=10)  # a process does in seconds; a container may fetch its image first
-OURS = {"name": {"any_": ["retrain", "backfill", "retrain date"]}}  # a server may have others' flows too
+STARTS_WITHIN = timedelta(minutes=30)  # a process does in seconds; a container may fetch its image first
+OURS = {"name": {"any_": ["retrain", "backfill", "retrain date"]}}
 
 
 def next_attempt(states: Sequence[str]) -> int | None:
@@ -38,15 +39,21 @@ def resubmit_crashed(api: str) -> None:
         },
     }
     for run in ask(f"{api}/flow_runs/filter", query) or []:
-        attempt = attempt_after(api, run["id"])
+        attempt = attempt_after(api, run["id"], datetime.now(UTC), recent=True)
         if attempt is not None:
             run_again(api, run["id"], attempt)
 
 
-def attempt_after(api: str, run: str) -> int | None:
-    """Which attempt of a crashed run is next, by its history; None for none, or where Prefect does not tell."""
+def attempt_after(api: str, run: str, now: datetime, *, recent: bool) -> int | None:
+    """Which attempt of a crashed run is next, by its history; None for none, where Prefect does not tell, and where the
+    last attempt did or did not begin within RECENT: a crash may be noticed days later."""
     states = ask(f"{api}/flow_run_states/?flow_run_id={run}")
-    return next_attempt([state["type"] for state in states]) if states else None
+    if not states:
+        return None
+    begun = max(state["timestamp"] for state in states if state["type"] not in ENDED)
+    if (now - datetime.fromisoformat(begun) < RECENT) is not recent:
+        return None
+    return next_attempt([state["type"] for state in states])
 
 
 def run_again(api: str, run: str, attempt: int, at: datetime | None = None) -> None:
@@ -64,14 +71,15 @@ class Lost:
     What executes runs tells Prefect when one of them dies, but not when it dies with them.
     """
 
-    def __init__(self, home: Path) -> None:
-        self.home = home
+    def __init__(self, home: Path, use_cases: Collection[str]) -> None:
+        self.home, self.use_cases = home, use_cases
         self.since: dict[str, float] = {}  # run to when it was first seen without its lock
 
     def end(self, api: str) -> None:
         """Ends those that were lost for LOST_SECONDS; what was being cancelled is cancelled, and not run again."""
         query = {"flows": OURS, "flow_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}}}
-        lost = {run["id"]: run for run in ask(f"{api}/flow_runs/filter", query) or [] if self._is_lost(run)}
+        runs = [run for run in ask(f"{api}/flow_runs/filter", query) or [] if is_ours(run, self.use_cases)]
+        lost = {run["id"]: run for run in runs if self._is_lost(run)}
         now = time.monotonic()
         self.since = {run: self.since.get(run, now) for run in lost}
         for run, since in self.since.items():
@@ -84,14 +92,28 @@ class Lost:
         return has_lost_its_lock(self.home, run["tags"])
 
 
-def has_lost_its_lock(home: Path, tags: Sequence[str]) -> bool:
-    """Whether a run with these tags has had a lock of this home, and nobody holds it any more.
+def is_ours(run: dict[str, Any], use_cases: Collection[str]) -> bool:
+    """Whether the run is of one of these use cases: the server may have others' flows of the same names."""
+    request = run["parameters"].get("request")
+    return isinstance(request, dict) and request.get("use_case") in use_cases
 
-    Only a run that has had its lock has the tag; another machine's run has another.
-    """
+
+def has_lost_its_lock(home: Path, tags: Sequence[str]) -> bool:
+    """Whether a run with these tags has had a lock of this home, and nobody holds it any more."""
+    own = _lock(home, tags)
+    return own is not None and is_free(own)
+
+
+def holds_its_lock(home: Path, tags: Sequence[str]) -> bool:
+    """Whether a run with these tags has a lock of this home, and somebody holds it."""
+    own = _lock(home, tags)
+    return own is not None and not is_free(own)
+
+
+def _lock(home: Path, tags: Sequence[str]) -> Path | None:
+    """Only a run that has had its lock has the tag; another machine's run has another."""
     names = [tag.split(":")[1] for tag in tags if tag.startswith("lock:")]
-    own = [name for name in names if holder_tag(home, name) in tags]
-    return bool(own) and all(is_free(run_lock(home, name)) for name in own)
+    return next((run_lock(home, name) for name in names if holder_tag(home, name) in tags), None)
 
 
 def end_lost(api: str, run: dict[str, Any], message: str, request: Callable[..., Any] = ask) -> None:

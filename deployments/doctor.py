@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from deployments.crashed import OURS, end_lost
+from deployments.crashed import OURS, end_lost, holds_its_lock, is_ours
 from deployments.environment import discard, left_behind
 from deployments.servers import Servers, ask, running_servers
 from deployments.terminal import chosen_names, home_settings, say, show
@@ -28,6 +28,7 @@ from ml.store import Store, open_store
 
 LITTLE_SPACE = 2 * 1024**3  # bytes: a first night of the flights needs a tenth of it
 SILENT = timedelta(minutes=15)  # a run that Prefect executes says every three that it is there
+HEARTBEAT = "prefect.flow-run.heartbeat"
 Check = Callable[[], Iterator[Finding]]
 
 
@@ -227,7 +228,7 @@ def _runs(settings: Settings) -> Iterator[Finding]:
         "deployment_id": {"is_null_": False},  # others are executed by a command, which may say nothing
     }
     for run in ask(f"{api}/flow_runs/filter", {"flows": OURS, "flow_runs": begun}) or []:
-        if _is_silent(api, run["id"], before):
+        if is_ours(run, use_case_files(settings.project)) and _is_silent(settings, api, run, before):
             yield Finding(
                 seen=f"{run['name']} is {run['state_name']} since {run['start_time'][:16]} and says nothing any more",
                 mend="it is ended",
@@ -235,14 +236,19 @@ def _runs(settings: Settings) -> Iterator[Finding]:
             )
 
 
-def _is_silent(api: str, run: str, since: datetime) -> bool:
-    said = {"occurred": {"since": since.isoformat()}, "resource": {"id": [f"prefect.flow-run.{run}"]}}
-    events = ask(f"{api}/events/filter", {"filter": said, "limit": 1})
-    return events is not None and not events["events"]
+def _is_silent(settings: Settings, api: str, run: dict[str, Any], before: datetime) -> bool:
+    """Whether its last heartbeat came before that time; of one that never had any nothing can be said."""
+    beats = {"event": {"name": [HEARTBEAT]}, "resource": {"id": [f"prefect.flow-run.{run['id']}"]}, "order": "DESC"}
+    found = ask(f"{api}/events/filter", {"filter": beats, "limit": 1})
+    if not found or not found["events"] or holds_its_lock(settings.home, run["tags"]):
+        return False
+    return datetime.fromisoformat(found["events"][0]["occurred"]) < before
 
 
 def _end(api: str, run: dict[str, Any]) -> None:
-    """Ends the run, and the dates that ran inside of it."""
-    inside = {"parent_flow_run_id": {"any_": [run["id"]]}, "state": {"type": {"any_": ["RUNNING"]}}}
-    for each in [run, *(ask(f"{api}/flow_runs/filter", {"flow_runs": inside}) or [])]:
-        end_lost(api, each, "Nothing was heard of this run any more.")
+    """Ends the run, and the dates that ran inside of it, where they have not ended by themselves."""
+    either = {"id": {"any_": [run["id"]]}}, {"parent_flow_run_id": {"any_": [run["id"]]}}
+    for chosen in either:
+        active = {**chosen, "state": {"type": {"any_": ["RUNNING", "CANCELLING"]}}}
+        for each in ask(f"{api}/flow_runs/filter", {"flow_runs": active}) or []:
+            end_lost(api, each, "Nothing was heard of this run any more.")

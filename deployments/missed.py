@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim
 
-from deployments.crashed import RECENT, attempt_after, run_again
+from deployments.crashed import attempt_after, run_again
 from deployments.servers import ask, insisted
 from ml.config import UseCase, load_use_case, use_case_files
 from ml.days import local_date
@@ -138,15 +138,13 @@ def _runs(
             continue  # somebody's own request
         if run["state_type"] == "SCHEDULED" and run["run_count"] == 0 and at > since:
             late.append(Start(at, run["id"]))
-        elif _is_old_crash(run, now) and (attempt := attempt_after(api, run["id"])) is not None:
+        elif (
+            run["state_type"] == "CRASHED" and (attempt := attempt_after(api, run["id"], now, recent=False)) is not None
+        ):
             late.append(Start(at, run["id"], attempt))
         else:
             done.add(local_date(at, use_case.time_zone))
-    return late, done
-
-
-def _is_old_crash(run: dict[str, Any], now: datetime) -> bool:
-    return run["state_type"] == "CRASHED" and datetime.fromisoformat(run["end_time"]) < now - RECENT
+    return [each for each in late if each.attempt is None or local_date(each.at, use_case.time_zone) not in done], done
 
 
 def _create(api: str, deployment: dict[str, Any], start: Start) -> None:

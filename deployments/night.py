@@ -86,18 +86,19 @@ def _kept_answer(settings: Settings, servers: Servers | None, request: dict[str,
     (entry, replayed), stages = found, work_rows(opening.work)
     log.info("Entry %d of the ledger has the answer; nothing else was run.", entry.seq)
     if servers is not None:
-        _show_on_page(servers, request, entry, reason(entry, replayed=replayed), stages)
+        _show_on_page(servers, request, entry, stages, replayed=replayed)
     return {"use_case": name, "entry": entry.seq, "replayed": replayed, "answer": None, "stages": stages}
 
 
 def _show_on_page(
-    servers: Servers, request: dict[str, Any], entry: NightEntry, why: str, stages: list[dict[str, Any]]
+    servers: Servers, request: dict[str, Any], entry: NightEntry, stages: list[dict[str, Any]], *, replayed: bool
 ) -> None:
     """A run of the deployment that has ended, with its table of stages, where the use case is served."""
     api, name = servers.prefect_api, entry.use_case
     deployment = ask(f"{api}/deployments/name/retrain/{name}")
     if deployment is None:
         return
+    why = reason(entry, replayed=replayed)
     run = {
         "name": f"{name} {entry.as_of}",
         "flow_id": deployment["flow_id"],
@@ -166,7 +167,7 @@ def follow(settings: Settings, name: str, request: dict[str, Any], servers: Serv
     with prefect_errors(), get_client(sync_client=True) as client:
         nightly = name.startswith("retrain/")
         runs = _active_runs(client, name)
-        active = [run for run in runs if nightly or not has_lost_its_lock(settings.home, run.tags)]
+        active = [run for run in runs if nightly or not _is_dead(settings, run)]
         same = [run.id for run in active if run.parameters == {"request": request}]
         if active and not same and not request.get("wait", True):
             raise Busy(f"{name} runs once at a time", "another run is active", "wait for it to end")
@@ -204,6 +205,11 @@ def _active_runs(client: "SyncPrefectClient", name: str) -> "list[FlowRun]":
     chosen = DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id]))
     runs = client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(active), deployment_filter=chosen)
     return [run for run in runs if not run.auto_scheduled or not _is_scheduled(run)]
+
+
+def _is_dead(settings: Settings, run: "FlowRun") -> bool:
+    """One that is about to run again may still have the tag of its last lock."""
+    return run.state is not None and run.state.is_running() and has_lost_its_lock(settings.home, run.tags)
 
 
 def _is_scheduled(run: "FlowRun") -> bool:

@@ -30,6 +30,7 @@ from deployments.servers import (
     starting_mlflow,
     starting_prefect,
 )
+from ml.config import use_case_files
 from ml.errors import PrefectUnavailable, UsageError, without_passwords
 from ml.settings import Settings
 
@@ -192,7 +193,7 @@ def _served(api: str, since: datetime) -> float:
 
 def _watch(children: Sequence[Child], api: str, settings: Settings) -> None:
     """Watches for ever; raises the error of the first child that ends by itself."""
-    lost = Lost(settings.home)
+    lost = Lost(settings.home, set(use_case_files(settings.project)))
     for look in count():
         for each in children:
             each.require_alive()

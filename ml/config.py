@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, StringConstraints
 
 from ml.declaration import refuse_impossible
-from ml.digests import digest_file, digest_value
+from ml.digests import digest_value
 from ml.errors import ConfigError, UsageError, did_you_mean
 from ml.gates import Gate
 from ml.models.estimators import NetworkEstimator
@@ -281,17 +281,16 @@ def load_use_case(name: str, project: Path | None) -> UseCase:
     """The USE_CASE object of the file. Raises UsageError for an unknown name, ConfigError for an unusable file."""
     path = require_known(name, project)
     try:
-        return _loaded(name, path, digest_file(path))
+        return _loaded(name, path, path.read_bytes())
     except OSError as error:
         seen = f"the system says '{error.strerror}'"
         raise ConfigError(f"{path.name} must be a file that can be read", seen, "mend it") from error
 
 
 @functools.lru_cache(maxsize=16)  # every stage of a night asks for it
-def _loaded(name: str, path: Path, digest: str) -> UseCase:
+def _loaded(name: str, path: Path, source: bytes) -> UseCase:
     """The object of the file with these bytes; nobody changes it."""
-    del digest
-    use_case = getattr(_module(name, path), "USE_CASE", None)
+    use_case = getattr(_module(name, path, source), "USE_CASE", None)
     if not isinstance(use_case, UseCase):
         seen = "it has none" if use_case is None else f"that is of type {type(use_case).__name__}"
         raise ConfigError(f"{path.name} must define USE_CASE, a UseCase", seen, "define it")
@@ -301,13 +300,13 @@ def _loaded(name: str, path: Path, digest: str) -> UseCase:
     return use_case
 
 
-def _module(name: str, path: Path) -> ModuleType:
+def _module(name: str, path: Path, source: bytes) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"retrain_use_case_{name}", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where dataclasses of the file look up what their hints name
     try:
-        spec.loader.exec_module(module)
+        exec(compile(source, path, "exec"), module.__dict__)
     except ConfigError:
         raise
     except (Exception, SystemExit) as error:  # what the file does of its own
@@ -325,7 +324,12 @@ def _refuse_unknown_field(error: BaseException, path: Path) -> None:
     owner = _known_where_it_happened(error, typed[1]) if typed else None
     if typed is None or owner is None:
         return
-    fields = list(inspect.signature(owner).parameters)
+    try:
+        fields = list(inspect.signature(owner).parameters)
+    except (TypeError, ValueError):
+        return
+    if not fields or typed[2] in fields:  # another thing of the same name
+        return
     raise ConfigError(
         f"a field of {typed[1]} in {path.name} must be one that it has",
         f"{typed[2]!r} is none{_line_of(error, path)}",

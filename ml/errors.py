@@ -31,11 +31,10 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def did_you_mean(word: str, known: Iterable[str], otherwise: str, dashes: str = "") -> str:
-    """The next step where a word is not known: the nearest that is, if one is near. `dashes` begin all of them."""
-    names = [each.removeprefix(dashes) for each in known]
-    nearest = difflib.get_close_matches(word.removeprefix(dashes), names, n=1)
-    return f"did you mean {dashes}{nearest[0]}?" if nearest else otherwise
+def did_you_mean(word: str, known: Iterable[str], otherwise: str, before: str = "") -> str:
+    """The next step where a word is not known: the nearest that is, if one is near; `before` stands before each."""
+    nearest = difflib.get_close_matches(word, list(known), n=1)
+    return f"did you mean {before}{nearest[0]}?" if nearest else otherwise
 
 
 class RetrainError(Exception):

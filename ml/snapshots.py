@@ -9,6 +9,7 @@ import logging
 import os
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path, PurePosixPath
@@ -462,8 +463,9 @@ def refuse_other_columns(use_case: UseCase, rows: pd.DataFrame, columns: tuple[C
     for column in columns:
         seen = wrong_type(column, rows[column.name])
         if seen:
-            first = _first_wrong(use_case, column, rows[column.name])
-            raise UnusablePartition(f"column {column.name} must be {column.type}, but it is {seen}{first}")
+            with suppress(TypeError, ValueError, ArithmeticError, NotImplementedError):  # of a dtype that has no texts
+                seen += _first_wrong(use_case, column, rows[column.name])
+            raise UnusablePartition(f"column {column.name} must be {column.type}, but it is {seen}")
 
 
 def _first_wrong(use_case: UseCase, column: Column, series: pd.Series) -> str:
@@ -471,20 +473,22 @@ def _first_wrong(use_case: UseCase, column: Column, series: pd.Series) -> str:
 
     It is not quoted where any column is sensitive: in a row that is shifted it may be that one's.
     """
-    present = series.reset_index(drop=True).dropna()
+    numbered = series if pd.api.types.is_integer_dtype(series.index.dtype) else series.reset_index(drop=True)
+    present = numbered.dropna()
     wrong = present[~_could_be(column, present)]
     if wrong.empty:
         return ""
     row = f"row {wrong.index[0] + 1}"
     if any(each.sensitive for each in use_case.columns):
         return f" (the first in {row})"
-    return f" (the first, {str(wrong.iloc[0])[:40]!r}, in {row})"
+    value = repr(str(wrong.iloc[0])[:40]).replace(": ", ":")  # which ends a part of an error's sentence
+    return f" (the first, {value}, in {row})"
 
 
 def _could_be(column: Column, present: pd.Series) -> pd.Series:
     """(rows,) bool: whether a value, as it is written, is one of the column's type."""
     if column.type == "text":
-        return present.map(lambda value: isinstance(value, str))
+        return pd.Series([isinstance(value, str) for value in present], present.index, dtype=bool)
     texts = present.astype("str")
     if column.type == "timestamp":
         return pd.to_datetime(texts, format="ISO8601", errors="coerce", utc=True).notna()

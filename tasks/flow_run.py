@@ -90,7 +90,8 @@ def end_lost_runs(lock: str) -> None:
                     message="The process of this run ended without a word; a later run holds its lock."
                 )
                 client.set_flow_run_state(lost.id, state)  # refused where it has just ended by itself
-        client.update_flow_run(UUID(run_id), tags={*flow_run.get_tags(), tag})
+        others = {each for each in flow_run.get_tags() if not each.startswith("lock:")}  # of an attempt elsewhere
+        client.update_flow_run(UUID(run_id), tags={*others, tag})
 
 
 def _running(client: SyncPrefectClient, tag: str) -> list[FlowRun]:

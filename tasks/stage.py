@@ -17,6 +17,7 @@ from tasks.work import worked
 
 log = logging.getLogger("retrain.stage")
 RETRIES = 3
+OPTIONS = {"return_state", "wait_for"}  # Prefect's own
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -26,8 +27,10 @@ class Stage(Task[P, R]):
     parts. An argument that is itself a result is still shown as one."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        wrapped: Any = [*map(opaque, args)], {name: opaque(value) for name, value in kwargs.items()}
-        return super().__call__(*wrapped[0], **wrapped[1])
+        wrapped: Any = {name: opaque(value) for name, value in kwargs.items() if name not in OPTIONS}
+        options: Any = {name: value for name, value in kwargs.items() if name in OPTIONS}
+        plain: Any = map(opaque, args)
+        return super().__call__(*plain, **wrapped, **options)
 
 
 def is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:

@@ -93,10 +93,12 @@ def test_a_run_whose_lock_nobody_holds_is_ended(shop: Shop, prefect: str, monkey
         runs[name] = insisted(f"{prefect}/deployments/{deployment}/create_flow_run", request)["id"]
         insisted(f"{prefect}/flow_runs/{runs[name]}/set_state", {"state": {"type": state}, "force": True})
     with held_lock(run_lock(home, "held"), 0, Busy("", "", "")):
-        Lost(home).end(prefect)
+        Lost(home, {"purchase"}).end(prefect)
     after = {name: ask(f"{prefect}/flow_runs/{run}")["state_type"] for name, run in runs.items()}
     monkeypatch.setattr("deployments.crashed.STARTS_WITHIN", timedelta(0))
-    Lost(home).end(prefect)
+    Lost(home, {"house_price"}).end(prefect)
+    assert ask(f"{prefect}/flow_runs/{runs['starting']}")["state_type"] == "PENDING", "another use case's"
+    Lost(home, {"purchase"}).end(prefect)
     assert ask(f"{prefect}/flow_runs/{runs['starting']}")["state_type"] == "CRASHED", "it takes a turn of its pool"
     for name in ("held", "another's", "starting"):
         insisted(f"{prefect}/flow_runs/{runs[name]}/set_state", {"state": {"type": "CANCELLED"}, "force": True})

@@ -275,6 +275,7 @@ def test_a_partition_that_is_not_as_declared_is_unusable_and_says_why(
 CELLS = [
     ("amount", "12,50", "column amount must be number, but it is str (the first, '12,50', in row 3)"),
     ("amount", [7], "column amount must be number, but it is object (the first, '[7]', in row 3)"),
+    ("amount", "12: 50", "column amount must be number, but it is str (the first, '12:50', in row 3)"),
     ("items", 1.5, "column items must be integer, but it is float64 (the first, '1.5', in row 3)"),
     ("at", "03/04/2024", "column at must be timestamp, but it is str (the first, '03/04/2024', in row 3)"),
 ]
