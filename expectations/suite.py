@@ -9,6 +9,7 @@ import json
 import logging
 import re
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,6 +41,7 @@ class Verdict:
     unexpected: int
 
 
+WARNINGS = threading.Lock()  # their filters are the process's, where other threads run a backfill's other dates
 UNIQUE_COLUMN = "expect_column_values_to_be_unique"
 UNIQUE_COLUMNS = "expect_compound_columns_to_be_unique"
 FORMS = {
@@ -201,17 +203,23 @@ def _problem_of_number(value: Any) -> str | None:
 
 
 def _problem_of_pattern(value: Any) -> str | None:
-    """Tries the pattern as masks and GX do: Arrow knows fewer than Python, and pandas warns of groups."""
-    if not isinstance(value, str):
-        return _seen(value)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    return _problem_of_text(value) if isinstance(value, str) else _seen(value)
+
+
+@functools.cache
+def _problem_of_text(pattern: str) -> str | None:
+    """Tries the pattern as masks and GX do: Arrow knows fewer than Python, and reads what Python warns of otherwise."""
+    with WARNINGS, warnings.catch_warnings(record=True) as warned:
+        warnings.filterwarnings("always", "Possible ", FutureWarning)
         try:
-            re.compile(value)
-            pd.Series(["text"], dtype="str").str.contains(value, regex=True)
-        except (re.error, ValueError, Warning) as error:
-            return f"{value!r} is not ({_one_line(str(error))})"
-    return None
+            groups = re.compile(pattern).groups
+            found = pd.Series(["text"], dtype="str").str.contains(pattern, regex=True) if not groups else None
+        except (re.error, ValueError) as error:
+            return f"{pattern!r} is not ({_one_line(str(error))})"
+    if found is None:
+        return f"{pattern!r} is not (it has match groups)"
+    said = [text for text in (str(each.message) for each in warned) if text.startswith("Possible ")]
+    return f"{pattern!r} is not ({_one_line(said[0])})" if said else None
 
 
 KINDS: dict[str, tuple[str, Callable[[Any], str | None]]] = {
@@ -266,7 +274,7 @@ def _one_line(message: str) -> str:
 def _expectation_class(name: str) -> Any:
     """GX's class of an expectation type."""
     logging.getLogger("great_expectations").setLevel(logging.CRITICAL)  # what it logs as an error is raised here
-    with warnings.catch_warnings():
+    with WARNINGS, warnings.catch_warnings():
         # GX imports sre_constants and sre_parse, deprecated since Python 3.11, and sends all warnings to logging;
         # leaving this block undoes the second.
         warnings.filterwarnings("ignore", "module 'sre_(constants|parse)' is deprecated", DeprecationWarning)

@@ -2,6 +2,8 @@ import json
 import os
 import subprocess
 import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import get_args
 
@@ -463,8 +465,7 @@ BAD_FILES = {
     ),
     "a group that captures": (
         regex("(a|b)"),
-        f"{REGEX}'(a|b)' is not (This pattern is interpreted as a regular expression, and has match groups. "
-        "To actually get the groups, use str.extract): change it.",
+        f"{REGEX}'(a|b)' is not (it has match groups): change it.",
     ),
     "an unknown scope": (
         many(NOT_NULL | {"meta": {"scope": "day"}}),
@@ -490,6 +491,18 @@ def test_a_bad_suite_is_refused_in_one_sentence(name, tmp_path):
     with pytest.raises(ConfigError) as caught:
         load_rules(path)
     assert str(caught.value).replace(str(path), "FILE") == sentence
+
+
+def test_suites_that_are_read_side_by_side_leave_the_filters_of_warnings_alone(tmp_path):
+    """As the dates of a backfill do: filters of one that outlived another's once made errors of all warnings."""
+    paths = [tmp_path / str(number) / "bad.json" for number in range(200)]
+    for number, path in enumerate(paths):
+        path.parent.mkdir()
+        path.write_text(regex(f"^[A-Z]{{{number + 1}}}$"))
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        assert len(list(pool.map(load_rules, paths))) == 200
+    assert warnings.filters == before
 
 
 def test_a_missing_suite_is_refused_by_name(tmp_path):
