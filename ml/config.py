@@ -13,8 +13,9 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
@@ -300,13 +301,26 @@ def _loaded(name: str, path: Path, source: bytes) -> UseCase:
     return use_case
 
 
+class _AsRead(SourceFileLoader):
+    """Runs the bytes that were read: the file may hold others a moment later."""
+
+    def __init__(self, fullname: str, path: Path, source: bytes) -> None:
+        super().__init__(fullname, str(path))
+        self.source = source
+
+    def get_code(self, fullname: str) -> CodeType:
+        """Raises SyntaxError, ValueError. Nothing compiled is kept beside the file."""
+        return self.source_to_code(self.source, self.get_filename(fullname))
+
+
 def _module(name: str, path: Path, source: bytes) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"retrain_use_case_{name}", path)
+    loader = _AsRead(f"retrain_use_case_{name}", path, source)
+    spec = importlib.util.spec_from_file_location(loader.name, path, loader=loader)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where dataclasses of the file look up what their hints name
     try:
-        exec(compile(source, path, "exec"), module.__dict__)
+        loader.exec_module(module)
     except ConfigError:
         raise
     except (Exception, SystemExit) as error:  # what the file does of its own
