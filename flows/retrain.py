@@ -53,8 +53,13 @@ class RetrainRequest(BaseModel):
     dry_run: bool = Field(False, description="Check the data and say what would be trained; train and move nothing.")
     wait: bool = Field(True, description="Wait for another run of the use case; otherwise fail at once.")
 
+    @property
+    def title(self) -> str:
+        """Of the flow run, before `name_flow_run`."""
+        return f"{self.use_case} {self.as_of}" if self.as_of else self.use_case
 
-@flow(name="retrain", flow_run_name="{request.use_case}", persist_result=True, result_serializer="json")
+
+@flow(name="retrain", flow_run_name="{request.title}", persist_result=True, result_serializer="json")
 def retrain(request: RetrainRequest) -> State[dict[str, Any]]:
     """Snapshot, validate, clean, split, train, verify, register, evaluate, judge, record, promote or keep, report."""
     with only_run_of(request.use_case, wait=request.wait):
@@ -81,7 +86,7 @@ def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any
     """The whole night, on its own or as a date of a backfill's plan."""
     as_of = request.as_of or begun_as_of()
     night = open_night(request.use_case, as_of, flow_run.scheduled_start_time, request.seed, request.again)
-    if plan is None:
+    if request.as_of is None:
         name_flow_run(night.use_case, night.as_of)
     snapshot = take_snapshot(night)
     key = run_key(night, snapshot.digest)

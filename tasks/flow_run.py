@@ -53,7 +53,7 @@ def publish_work(use_case: str, as_of: date) -> list[dict[str, Any]]:
 
 
 def name_flow_run(use_case: str, as_of: date) -> None:
-    """Names the run by its use case and date, once the date is known, and lets its later attempts know it too."""
+    """Names a run that was begun without a date by the one it got, and lets its later attempts know that."""
     run_id = flow_run.get_id()
     if run_id is not None:
         with prefect_errors(), get_client(sync_client=True) as client:
