@@ -32,7 +32,7 @@ from ml.backfill import (
     start_attempt,
 )
 from ml.decision import DATA_REJECTED
-from ml.errors import Busy, Unavailable
+from ml.errors import Busy, PrefectUnavailable, Unavailable
 from ml.locks import held_lock
 from ml.settings import Settings
 from ml.store import open_store
@@ -82,23 +82,30 @@ def _planned(request: BackfillRequest) -> Plan:
 
 
 def run_dates(site: Site, plan: Plan, request: BackfillRequest) -> Progress:
-    """Runs what is open, so many at once, until nothing is or an operator pauses or cancels it."""
+    """Runs what is open, so many at once, until nothing is or an operator pauses or cancels it.
+
+    Raises PrefectUnavailable once the dates that ran when Prefect's server went away have ended.
+    """
     board, known, running = Board(site, plan), Known(), dict[Future[Attempt], tuple[date, str]]()
+    interrupted = None
     with ThreadPoolExecutor(request.max_active) as pool:
         while True:
             progress = Progress.of(site.store, plan, known)
-            free = request.max_active - len(running) if may_start(progress, request) else 0
+            free = request.max_active - len(running) if may_start(progress, request) and not interrupted else 0
             active = {as_of for as_of, _ in running.values()}
             for as_of in [each for each in progress.open_dates if each not in active][: max(free, 0)]:
                 attempt = start_attempt(site.store, plan, as_of)
                 future = pool.submit(in_this_context(run_date), site, plan, attempt)
                 running[future] = (as_of, run_name(plan, attempt))
             _show(board, progress, dict(running.values()))
+            if not running and interrupted:
+                raise unavailable(plan, interrupted)
             if not running:
                 return progress
             for future in wait(running, POLL_SECONDS, FIRST_COMPLETED).done:
                 del running[future]
-                future.result()
+                ended = future.result()
+                interrupted = ended if ended.outcome == "interrupted" else interrupted
 
 
 def _show(board: Board, progress: Progress, running: dict[date, str]) -> None:
@@ -111,6 +118,14 @@ def _show(board: Board, progress: Progress, running: dict[date, str]) -> None:
 
 def may_start(progress: Progress, request: BackfillRequest) -> bool:
     return progress.state == "open" and not (request.fail_fast and progress.failed)
+
+
+def unavailable(plan: Plan, interrupted: Attempt) -> PrefectUnavailable:
+    return PrefectUnavailable(
+        "Prefect's server answers until a backfill has ended",
+        f"the run of {interrupted.as_of} says '{interrupted.reason}'",
+        f"start it, then retrain backfill resume {plan.digest[:12]}",
+    )
 
 
 def in_this_context(function: Callable[..., Attempt]) -> Callable[..., Attempt]:
@@ -129,6 +144,8 @@ def run_date(site: Site, plan: Plan, attempt: Attempt) -> Attempt:
     try:
         state = retrain_date.with_options(flow_run_name=run_name(plan, attempt))(request, plan, return_state=True)
         outcome, entry, reason = _outcome(state)
+    except httpx.HTTPError as error:
+        outcome, entry, reason = "interrupted", None, f"{type(error).__name__}: {error}"
     except Exception as error:  # noqa: BLE001 - of Prefect's own: a date without an end would keep all others waiting
         outcome, entry, reason = "failed", None, f"{type(error).__name__}: {error}"
     ended = replace(attempt, outcome=outcome, entry=entry, reason=reason)
@@ -155,6 +172,8 @@ def _again(plan: Plan) -> str | None:
 def _outcome(state: State[Any]) -> tuple[Outcome, int | None, str]:
     if state.is_completed():
         return "done", state.result()["entry"], state.message or ""
+    if isinstance(state.result(raise_on_failure=False), PrefectUnavailable):
+        return "interrupted", None, state.message or str(state.name)
     return "rejected" if state.name == DATA_REJECTED else "failed", None, state.message or str(state.name)
 
 

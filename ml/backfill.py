@@ -26,7 +26,7 @@ from ml.store import Store
 
 Reprocess = Literal["none", "failed", "completed"]
 Promote = Literal["never", "if-newer"]
-Outcome = Literal["done", "rejected", "failed"]
+Outcome = Literal["done", "rejected", "failed", "interrupted"]
 ControlName = Literal["pause", "resume", "cancel", "retry-failed"]
 MOST_DATES = 3_700  # ten years of days: more is a slip of the keyboard
 
@@ -66,9 +66,8 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """One run of a date, from its start on; an outcome of None is of one that runs or was killed.
-
-    `entry` is its place in the ledger.
+    """One run of a date, from its start on; an outcome of None is of one that runs or was killed. What Prefect's server
+    left alone is interrupted, and its date is still to run. `entry` is its place in the ledger.
     """
 
     as_of: date
@@ -311,6 +310,7 @@ class Progress:
     plan: Plan
     attempts: Mapping[date, Attempt]
     ended: frozenset[date]
+    interrupted: frozenset[date]
     asked: ControlName | None
 
     @classmethod
@@ -318,12 +318,14 @@ class Progress:
         controls = read_controls(store, plan.digest)
         behind = {as_of: number for each in controls for as_of, number in each.behind.items()}
         own = [attempt for attempt in read_attempts(store, plan.use_case, known) if attempt.plan == plan.digest]
-        ended = [each for each in own if each.outcome is not None]
+        ended = [each for each in own if each.outcome not in {None, "interrupted"}]
+        newest = {each.as_of: each for each in own}
         counts = [each for each in ended if each.outcome == "done" or each.number > behind.get(str(each.as_of), 0)]
         standing = {each.as_of: each for each in counts}
         asked: list[ControlName] = [each.command for each in controls]
         last = "cancel" if "cancel" in asked else asked[-1] if asked else None
-        return cls(plan, standing, frozenset(each.as_of for each in ended), last)
+        interrupted = frozenset(as_of for as_of, each in newest.items() if each.outcome == "interrupted")
+        return cls(plan, standing, frozenset(each.as_of for each in ended), interrupted, last)
 
     @property
     def open_dates(self) -> list[date]:

@@ -30,7 +30,7 @@ from ml.backfill import (
 )
 from ml.config import require_known
 from ml.digests import digest_value
-from ml.errors import UsageError
+from ml.errors import PrefectUnavailable, UsageError
 from ml.ledger import Ledger, NightEntry
 from ml.report import artifact_key
 from ml.run_key import code_digest
@@ -81,6 +81,8 @@ def await_turn(night: Night, plan: Plan) -> None:
     while not (progress := Progress.of(site.store, plan, known)).is_turn_of(night.as_of):
         if progress.state == "cancelled":
             raise UsageError("a date waits for its turn", "the backfill was cancelled", "make a new plan")
+        if before := sorted(each for each in progress.interrupted if each < night.as_of):
+            raise PrefectUnavailable("a date waits for its turn", f"{before[0]} was interrupted", "resume the backfill")
         time.sleep(TURN_SECONDS)
 
 

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,12 @@ LONGEST_SECONDS = 900.0
 
 @dataclass
 class Run:
-    """A night as its process."""
+    """A command as its process."""
 
     process: "subprocess.Popen[str]"
 
     def said(self, words: str) -> None:
-        """Returns when the night has said so."""
+        """Returns when it has said so."""
         assert self.process.stderr is not None
         seen = []
         for line in self.process.stderr:
@@ -39,11 +39,11 @@ class Run:
 
     def document(self) -> dict[str, Any]:
         out, err = self.process.communicate(timeout=LONGEST_SECONDS)
-        assert self.process.returncode == 0, err[-3000:]
+        assert self.process.returncode == 0, (out + err)[-3000:]
         return json.loads(out)
 
     def failure(self) -> dict[str, Any]:
-        """What `--json` prints of a night that failed in one sentence."""
+        """What `--json` prints of a failure in one sentence."""
         out, err = self.process.communicate(timeout=LONGEST_SECONDS)
         assert self.process.returncode == 1, err[-3000:]
         assert "Traceback" not in err, err[-3000:]
@@ -51,9 +51,14 @@ class Run:
 
 
 def start_night(use_case: str, as_of: str, variables: Mapping[str, str], *words: str) -> Run:
+    """`retrain run` in a process of its own."""
+    return start(["run", use_case, "--as-of", as_of, *words], variables)
+
+
+def start(words: Sequence[str], variables: Mapping[str, str]) -> Run:
     """The command in a process of its own, as from a user's shell with these variables."""
     shell = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
-    command = [sys.executable, "-m", "deployments.cli", "run", use_case, "--as-of", as_of, "--json", *words]
+    command = [sys.executable, "-m", "deployments.cli", *words, "--json"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return Run(subprocess.Popen(command, env={**shell, **variables}, text=True, **pipes))  # type: ignore[call-overload]
 

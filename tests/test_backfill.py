@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.states import Failed
 
 from deployments.cli import main
+from flows.backfill import _outcome
 from ml.backfill import (
     Attempt,
     Plan,
@@ -31,7 +33,7 @@ from ml.backfill import (
     start_attempt,
 )
 from ml.config import load_use_case
-from ml.errors import Corrupt, UsageError
+from ml.errors import Corrupt, PrefectUnavailable, UsageError
 from ml.registry import CHAMPION, Registry
 from ml.store import Store, open_store
 from tests.story import Shop, open_shop
@@ -160,6 +162,21 @@ def test_progress_is_what_attempts_and_controls_say(quiet: Shop) -> None:
     assert Progress.of(store, plan).state == "cancelled"
     with pytest.raises(UsageError, match="cancelled"):
         add_control(store, plan, "resume")
+
+
+def test_an_interrupted_date_is_still_to_run_and_later_ones_wait_for_it(quiet: Shop) -> None:
+    store, plan = open_store(quiet.settings.store), plan_of(quiet, "2024-03-10", "2024-03-11")
+    ten, eleven = plan.dates
+    away = PrefectUnavailable("the server answers", "it does not", "start it")
+    outcome, _, _ = _outcome(Failed(data=away))
+    attempt_of(store, plan, ten, outcome)
+    progress = Progress.of(store, plan)
+    assert (progress.open_dates, progress.interrupted, progress.failed) == ([ten, eleven], {ten}, 0)
+    assert not progress.is_turn_of(eleven)
+    assert reasons(plan_of(quiet, "2024-03-10", "2024-03-10")) == ["will run, attempt 2"]
+    attempt_of(store, plan, ten, "done")
+    progress = Progress.of(store, plan)
+    assert (progress.open_dates, progress.interrupted, progress.is_turn_of(eleven)) == ([eleven], set(), True)
 
 
 def test_two_starters_never_take_one_number(quiet: Shop) -> None:

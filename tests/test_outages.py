@@ -18,9 +18,11 @@ from typing import Any
 import pytest
 
 from deployments.servers import Server, free_port, starting_mlflow, starting_prefect
+from ml.registry import Registry
 from ml.settings import Settings
-from tests.chaos import Run, count, end_state, left_over, start_night
+from tests.chaos import Run, count, end_state, left_over, start, start_night
 from tests.story import Shop, open_shop
+from tests.tally import tally
 
 pytestmark = pytest.mark.slow
 AS_OF = "2024-03-15"
@@ -174,6 +176,28 @@ def test_prefect_gone(shop_in_full: Shop, own_prefect: Restarted, undisturbed: d
     own_prefect.again()
     night(shop_in_full, own_prefect.server.url).document()
     ends_as(undisturbed, "Prefect's server killed, and started again afterwards", SENTENCE, shop_in_full)
+
+
+def test_prefect_gone_during_a_backfill(shop_in_full: Shop, own_prefect: Restarted) -> None:
+    variables = {"RETRAIN_HOME": str(shop_in_full.settings.home), "PREFECT_API_URL": own_prefect.server.url}
+    days = ["--from", "2024-03-11", "--to", "2024-03-14", "--promote", "if-newer"]
+    plan = start(["backfill", "plan", "shop", *days], variables).document()["plan"]
+    run = start(["backfill", "apply", plan, "--max-active", "2"], {**variables, **HASTY})
+    run.said("Training")
+    own_prefect.kill()
+    failed = run.failure()
+    assert failed["error"] == "PrefectUnavailable", failed
+    own_prefect.again()
+    done = start(["backfill", "resume", plan], variables).document()
+    assert [row["stage"] for row in done["dates"]] == ["done"] * 4
+    versions = len(Registry(shop_in_full.settings, "shop").versions())
+    assert [night.as_of.day for night in shop_in_full.entries()] == [11, 12, 13, 14], "in their order"
+    assert versions == 4
+    tally(
+        "Prefect's server killed during a backfill", "one sentence; `resume` ends every date once",
+        wanted=4, entries=len(shop_in_full.entries()), versions=versions,
+    )  # fmt: skip
+    assert left_over(shop_in_full.settings, "shop") == []
 
 
 def test_mlflow_restarted(shop_in_full: Shop, prefect: str, own_mlflow: Restarted, undisturbed: dict[str, Any]) -> None:
