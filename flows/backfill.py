@@ -84,13 +84,16 @@ def _planned(request: BackfillRequest) -> Plan:
 def run_dates(site: Site, plan: Plan, request: BackfillRequest) -> Progress:
     """Runs what is open, so many at once, until nothing is or an operator pauses or cancels it.
 
-    Raises PrefectUnavailable once the dates that ran when Prefect's server went away have ended.
+    Raises PrefectUnavailable once the dates that ran when Prefect's server went away have ended, unless an operator
+    asked for something since.
     """
     board, known, running = Board(site, plan), Known(), dict[Future[Attempt], tuple[date, str]]()
-    interrupted = None
+    interrupted, controls = None, 0
     with ThreadPoolExecutor(request.max_active) as pool:
         while True:
             progress = Progress.of(site.store, plan, known)
+            if progress.controls > controls:
+                interrupted, controls = None, progress.controls
             free = request.max_active - len(running) if may_start(progress, request) and not interrupted else 0
             active = {as_of for as_of, _ in running.values()}
             for as_of in [each for each in progress.open_dates if each not in active][: max(free, 0)]:
@@ -105,7 +108,7 @@ def run_dates(site: Site, plan: Plan, request: BackfillRequest) -> Progress:
             for future in wait(running, POLL_SECONDS, FIRST_COMPLETED).done:
                 del running[future]
                 ended = future.result()
-                interrupted = ended if ended.outcome == "interrupted" else interrupted
+                interrupted = interrupted or (ended if ended.outcome == "interrupted" else None)
 
 
 def _show(board: Board, progress: Progress, running: dict[date, str]) -> None:
@@ -172,9 +175,11 @@ def _again(plan: Plan) -> str | None:
 def _outcome(state: State[Any]) -> tuple[Outcome, int | None, str]:
     if state.is_completed():
         return "done", state.result()["entry"], state.message or ""
-    if isinstance(state.result(raise_on_failure=False), PrefectUnavailable):
-        return "interrupted", None, state.message or str(state.name)
-    return "rejected" if state.name == DATA_REJECTED else "failed", None, state.message or str(state.name)
+    reason = state.message or str(state.name)
+    if state.name == DATA_REJECTED:
+        return "rejected", None, reason
+    away = isinstance(state.result(raise_on_failure=False), PrefectUnavailable | httpx.HTTPError)
+    return "interrupted" if away else "failed", None, reason
 
 
 @flow(name="retrain date", persist_result=True, result_serializer="json", validate_parameters=False)

@@ -312,6 +312,7 @@ class Progress:
     ended: frozenset[date]
     interrupted: frozenset[date]
     asked: ControlName | None
+    controls: int
 
     @classmethod
     def of(cls, store: Store, plan: Plan, known: Known | None = None) -> "Progress":
@@ -325,7 +326,8 @@ class Progress:
         asked: list[ControlName] = [each.command for each in controls]
         last = "cancel" if "cancel" in asked else asked[-1] if asked else None
         interrupted = frozenset(as_of for as_of, each in newest.items() if each.outcome == "interrupted")
-        return cls(plan, standing, frozenset(each.as_of for each in ended), interrupted, last)
+        over = frozenset(each.as_of for each in ended)
+        return cls(plan, standing, over, interrupted - standing.keys(), last, len(controls))
 
     @property
     def open_dates(self) -> list[date]:

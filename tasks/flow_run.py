@@ -33,7 +33,7 @@ def prefect_errors() -> Iterator[None]:
     except httpx.HTTPError as error:
         said = (str(error) or type(error).__name__).splitlines()[0]
         raise PrefectUnavailable(
-            "Prefect's server answers until the night has ended", said, "start it, then run the same command again"
+            "Prefect's server answers until a run has ended", said, "start it, then run the same command again"
         ) from error
 
 

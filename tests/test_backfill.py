@@ -12,14 +12,18 @@ from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
+import httpx
 import pytest
 from prefect.states import Failed
 
+import flows.backfill
 from deployments.cli import main
-from flows.backfill import _outcome
+from flows.backfill import BackfillRequest, _outcome
 from ml.backfill import (
     Attempt,
+    Outcome,
     Plan,
     Progress,
     World,
@@ -33,9 +37,11 @@ from ml.backfill import (
     start_attempt,
 )
 from ml.config import load_use_case
+from ml.decision import DATA_REJECTED
 from ml.errors import Corrupt, PrefectUnavailable, UsageError
 from ml.registry import CHAMPION, Registry
 from ml.store import Store, open_store
+from tasks.site import Site, open_site
 from tests.story import Shop, open_shop
 from tests.tally import tally
 
@@ -164,12 +170,20 @@ def test_progress_is_what_attempts_and_controls_say(quiet: Shop) -> None:
         add_control(store, plan, "resume")
 
 
+AWAY = [PrefectUnavailable("the server answers", "it does not", "start it"), httpx.ConnectError("refused")]
+
+
+@pytest.mark.parametrize("error", [*AWAY, ValueError("none of the server's")])
+@pytest.mark.parametrize("name", ["Failed", DATA_REJECTED])
+def test_what_a_dates_run_came_to(name: str, error: Exception) -> None:
+    outcome, _, _ = _outcome(Failed(name=name, data=error))
+    assert outcome == ("rejected" if name == DATA_REJECTED else "interrupted" if error in AWAY else "failed")
+
+
 def test_an_interrupted_date_is_still_to_run_and_later_ones_wait_for_it(quiet: Shop) -> None:
     store, plan = open_store(quiet.settings.store), plan_of(quiet, "2024-03-10", "2024-03-11")
     ten, eleven = plan.dates
-    away = PrefectUnavailable("the server answers", "it does not", "start it")
-    outcome, _, _ = _outcome(Failed(data=away))
-    attempt_of(store, plan, ten, outcome)
+    attempt_of(store, plan, ten, "interrupted")
     progress = Progress.of(store, plan)
     assert (progress.open_dates, progress.interrupted, progress.failed) == ([ten, eleven], {ten}, 0)
     assert not progress.is_turn_of(eleven)
@@ -177,6 +191,34 @@ def test_an_interrupted_date_is_still_to_run_and_later_ones_wait_for_it(quiet: S
     attempt_of(store, plan, ten, "done")
     progress = Progress.of(store, plan)
     assert (progress.open_dates, progress.interrupted, progress.is_turn_of(eleven)) == ([eleven], set(), True)
+    attempt_of(store, plan, ten, "interrupted")
+    assert not Progress.of(store, plan).interrupted, "it is done already"
+
+
+def test_a_driver_begins_no_date_without_prefects_server_until_it_is_told_to_go_on(
+    quiet: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, plan = open_site("shop"), plan_of(quiet, "2024-03-10", "2024-03-11")
+    request = BackfillRequest(use_case="shop", first=plan.first, last=plan.last)
+    run = []
+
+    def date_without_server(_: Site, plan: Plan, attempt: Attempt) -> Attempt:
+        outcome: Outcome = "done" if told else "interrupted"
+        ended = replace(attempt, outcome=outcome)
+        end_attempt(site.store, plan, ended)
+        run.append((attempt.as_of.day, outcome))
+        if len(run) == 2:  # an operator is at hand
+            add_control(site.store, plan, "resume")
+            told.append("resume")
+        return ended
+
+    told: list[str] = []
+    monkeypatch.setattr(flows.backfill, "Board", Mock())
+    monkeypatch.setattr(flows.backfill, "run_date", date_without_server)
+    with pytest.raises(PrefectUnavailable, match=f"resume {plan.digest[:12]}"):
+        flows.backfill.run_dates(site, plan, request)
+    assert flows.backfill.run_dates(site, plan, request).done == 2
+    assert run == [(10, "interrupted"), (10, "interrupted"), (10, "done"), (11, "done")]
 
 
 def test_two_starters_never_take_one_number(quiet: Shop) -> None:
