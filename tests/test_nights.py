@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun, State
 
 import flows.retrain
 import ml.training
@@ -318,9 +320,18 @@ def test_a_mistyped_parameter_is_refused_by_name() -> None:
         RetrainRequest.model_validate({"use_case": "shop", "as_off": "2024-03-15"})
 
 
+def run_of(state: State[Any]) -> FlowRun:
+    assert state.state_details.flow_run_id is not None
+    with get_client(sync_client=True) as client:
+        return client.read_flow_run(state.state_details.flow_run_id)
+
+
 def test_a_state_says_what_was_decided(shop: Shop) -> None:
     state = flows.retrain.retrain(RetrainRequest(use_case="shop", as_of="2024-03-15"), return_state=True)  # type: ignore[arg-type]
     assert (state.name, state.is_completed()) == ("Promoted", True)
+    assert run_of(state).name == "shop 2024-03-15"
+    state = flows.retrain.retrain(RetrainRequest(use_case="shop", dry_run=True), return_state=True)  # type: ignore[arg-type]
+    assert (run_of(state).name, run_of(state).labels["retrain.as_of"]) == ("shop 2024-03-16", "2024-03-16")
     shop.rewrite("2024-03-15", country=None)
     state = flows.retrain.retrain(RetrainRequest(use_case="shop", as_of="2024-03-16"), return_state=True)  # type: ignore[arg-type]
     assert (state.name, state.is_failed()) == ("DataRejected", True)
