@@ -15,7 +15,7 @@ from ml.cleaning import LABEL
 from ml.config import UseCase
 from ml.errors import DataRejected
 from ml.serving.columns import Column
-from ml.serving.features import CategoryFeature, Encoder, NumberFeature, category_counts
+from ml.serving.features import CategoryFeature, Encoder, NumberFeature, category_counts, on_all_cores
 
 ROUNDING = 1e-12  # of the mean; a column of one value leaves less
 GRID = 2**1074  # steps of the grid in 1; every finite float64 lies on it
@@ -102,11 +102,14 @@ class Statistics:
 
     @classmethod
     def of(cls, use_case: UseCase, rows: pd.DataFrame) -> "Statistics":
+        columns, texts = numbers(use_case), categories(use_case)
+        moments = on_all_cores(lambda c: Moments.of(rows[c.name].to_numpy(np.float64)), columns, len(rows))
+        counts = on_all_cores(lambda text: category_counts(rows[text[0].name], text[1]), texts, len(rows))
         return cls(
             rows=len(rows),
             labels=_label_counts(use_case, rows[LABEL]),
-            moments={c.name: Moments.of(rows[c.name].to_numpy(np.float64)) for c in numbers(use_case)},
-            texts={_name(c, part): category_counts(rows[c.name], part) for c, part in categories(use_case)},
+            moments=dict(zip([c.name for c in columns], moments, strict=True)),
+            texts=dict(zip([_name(c, part) for c, part in texts], counts, strict=True)),
         )
 
     def __add__(self, other: "Statistics") -> "Statistics":

@@ -1,6 +1,7 @@
 """Statistics of days and their exact sums, and the constants and codes that they fit."""
 
 import dataclasses
+import threading
 from fractions import Fraction
 from typing import Any
 
@@ -14,15 +15,18 @@ from ml.artifacts import from_json, to_json
 from ml.cleaning import LABEL, clean, from_block, to_block
 from ml.errors import DataRejected
 from ml.features import DayState, Moments, Statistics, fit_encoder
+from ml.serving import features
 from ml.serving.columns import Column, conform
 from ml.serving.features import (
     MISSING,
+    ROWS_FOR_THREADS,
     UNKNOWN,
     CategoryFeature,
     Encoder,
     NumberFeature,
     category_counts,
     distinct_texts,
+    on_all_cores,
 )
 from tests.tiny import FIRST_DAY, cleaned, parcel_rows, parcels, sales, tills
 
@@ -203,6 +207,28 @@ def test_numbers_and_their_indicators_come_first_then_codes() -> None:
     assert encoded.tolist() == [[1.5, 0, 3], [0, 1, 2]]
     assert (encoder.number_width, encoder.category_sizes) == (2, (4,))
     assert encoder.transform(pd.DataFrame({"c": [], "x": []})).shape == (0, 3)
+
+
+def test_many_rows_are_done_side_by_side_with_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = cleaned(tills(), sales(FIRST_DAY, rows=1000))
+
+    def done() -> tuple[Statistics, bytes]:
+        statistics = Statistics.of(tills(), rows)
+        return statistics, fit_encoder(tills(), statistics).transform(rows).tobytes()
+
+    alone = done()
+    monkeypatch.setattr(features, "ROWS_IN_CACHE", 64)
+    monkeypatch.setattr(features, "ROWS_FOR_THREADS", 64)
+    assert done() == alone
+
+
+def test_what_is_made_on_all_cores_keeps_its_order() -> None:
+    here = threading.get_ident()
+    few = on_all_cores(lambda item: (item, threading.get_ident()), range(9), ROWS_FOR_THREADS - 1)
+    many = on_all_cores(lambda item: (item, threading.get_ident()), range(9), ROWS_FOR_THREADS)
+    assert [item for item, _ in many] == [item for item, _ in few] == list(range(9))
+    assert {thread for _, thread in few} == {here}
+    assert here not in {thread for _, thread in many}
 
 
 def test_only_features_are_encoded() -> None:
