@@ -41,6 +41,10 @@ class Settings:
     def data(self) -> Path:
         return self.home / "data"
 
+    @property
+    def batch_bytes(self) -> int:
+        return self.batch_mb * 2**20
+
 
 def s3_encryption() -> tuple[str | None, str | None]:
     """How S3 is to encrypt what is stored, and by which key. Raises ConfigError for what it cannot be."""

@@ -20,6 +20,7 @@ import pandas as pd
 import pyarrow as pa
 
 from ml.artifacts import Manifest, Month, Partition, from_json, to_json
+from ml.bringing import bring
 from ml.config import SideTable, UseCase
 from ml.days import FIRST_DAY, month_of, months_between
 from ml.digests import FileDigests, KeptDigests, digest_bytes
@@ -30,7 +31,6 @@ from ml.sources import (
     ALL,
     AnySource,
     DayFiles,
-    bring,
     digest_of,
     listed,
     read_bytes,

@@ -65,7 +65,6 @@ from tasks import opening
 from tasks.site import Site, resume, site_of
 from tasks.stage import stage
 
-MEGABYTE = 2**20
 JUDGED: dict[str, pd.DataFrame] = {}  # unique rows that were just judged, by the key of their block, for the cleaner
 log = logging.getLogger("retrain.data")
 
@@ -157,7 +156,7 @@ def _batches(site: Site, manifest: Manifest, days: list[str]) -> Iterator[tuple[
     frames: dict[str, pd.DataFrame] = {}
     unknown: dict[str, tuple[str, ...]] = {}
     unreadable: list[PartitionCheck] = []
-    taken, room = 0, _room(site)
+    taken, room = 0, site.settings.batch_bytes
     for day in days:
         try:
             frames[day], unknown[day] = read_partition(site.settings, site.use_case, manifest, day)
@@ -168,11 +167,6 @@ def _batches(site: Site, manifest: Manifest, days: list[str]) -> Iterator[tuple[
             yield Batch.of(site.use_case.key, frames, unknown), unreadable
             frames, unknown, unreadable, taken = {}, {}, [], 0
     yield Batch.of(site.use_case.key, frames, unknown) if frames else None, unreadable
-
-
-def _room(site: Site) -> int:
-    """The bytes of raw rows that are held at once; a day that has more is held alone."""
-    return site.settings.batch_mb * MEGABYTE
 
 
 def _size(rows: pd.DataFrame) -> int:
@@ -198,7 +192,7 @@ def _judge_batch(
 
 def _remember(site: Site, manifest: Manifest, batch: Batch) -> None:
     """Lets the cleaner have rows that need not be read again, as many as are judged at once."""
-    if sum(map(_size, list(JUDGED.values()))) + _size(batch.rows) <= max(_room(site), _size(batch.rows)):
+    if sum(map(_size, list(JUDGED.values()))) + _size(batch.rows) <= max(site.settings.batch_bytes, _size(batch.rows)):
         decided = _decided(site, "cleaned")
         keys = {
             d: k for name in {*map(month_of, batch.places)} for d, k in _keys(site, manifest, name, decided).items()

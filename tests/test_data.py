@@ -23,6 +23,7 @@ from ml.errors import Busy, ConfigError, DataRejected
 from ml.locks import held_lock, in_turns, run_lock
 from ml.run_key import code_digest
 from ml.serving.features import Encoder
+from ml.settings import Settings
 from ml.store import DiskStore, get_file
 from ml.validation import Fact
 from tasks.site import Site, open_site
@@ -326,7 +327,7 @@ def test_partitions_are_judged_in_batches_of_bounded_size(shop: Shop, monkeypatc
     forget_all(shop)
     monkeypatch.setattr(tasks.data, "verdicts", counted)
     monkeypatch.setattr(tasks.data, "_size", len)
-    monkeypatch.setattr(tasks.data, "MEGABYTE", 3)  # of a hundred: 300 rows, five days
+    monkeypatch.setattr(Settings, "batch_bytes", 300)  # rows of five days
     assert Done().found == whole
     assert sizes == [300, 300, 180]
 

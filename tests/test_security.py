@@ -30,7 +30,7 @@ from deployments import night, up
 from deployments.cli import main
 from deployments.servers import announce, running_servers
 from expectations.suite import load_rules
-from ml import packaging, paths, sources
+from ml import bringing, packaging, paths
 from ml.artifacts import CleanedRows
 from ml.cleaning import from_block
 from ml.config import FileSource, SideTable, Source
@@ -446,9 +446,9 @@ def test_times_that_cannot_be_read_are_not_quoted(tmp_path: Path) -> None:
     place.data.mkdir()
     (place.data / "a.csv").write_text(f"at,amount\n2024-01-01,1\n{PERSON},{INCOME}\n")
     with pytest.raises(DataRejected, match=r"at of a\.csv must be in ISO 8601") as of_file:
-        sources.bring(place, FileSource(file="a.csv", time_column="at"), tills().columns)
+        bringing.bring(place, FileSource(file="a.csv", time_column="at"), tills().columns)
     with pytest.raises(DataRejected, match="at of 2024-01-01 must be timestamps") as of_database:
-        sources._keep_day(tmp_path / "2024-01-01.parquet", pd.DataFrame({"at": [PERSON]}), tills().columns)
+        bringing._day_bytes(pd.DataFrame({"at": [PERSON]}), "2024-01-01", "at", ["at"])
     for caught in (of_file, of_database):
         assert PERSON not in str(caught.value)
         assert caught.value.__suppress_context__

@@ -1,10 +1,12 @@
 """Kinds of sources: each gives the rows that a folder with a file a day gives, and fetches what is new."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pandas as pd
 import pyarrow as pa
@@ -12,12 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import create_engine, text
 
-from ml import sources
+from ml import bringing
 from ml.config import DatabaseSource, FileSource, Source, UseCase
 from ml.errors import ConfigError, DataRejected, SourceUnavailable
+from ml.serving.columns import Column
 from ml.settings import Settings
 from ml.snapshots import changed_days, newest_day, partition_files, read_partition, take_manifest
-from ml.sources import AnySource
+from ml.sources import AnySource, source_folder
+from tests.damage import flip
 from tests.postgres_server import PostgresServer
 from tests.s3_server import BUCKET, S3Server
 from tests.tiny import FIRST_DAY, sales, site, tills, write_sales
@@ -72,14 +76,41 @@ def test_a_hive_folder_a_day_is_a_partition_of_all_its_files(place: Settings) ->
         read_partition(place, use_case, before, str(DAYS[3]))
 
 
+def test_what_writers_of_tables_keep_beside_a_days_files_is_not_read(place: Settings) -> None:
+    for day in DAYS:
+        folder = place.data / "hive" / f"day={day}"
+        (folder / "_temporary").mkdir(parents=True)
+        sales(day).to_parquet(folder / "part-0.parquet", index=False)
+        for name in ("_SUCCESS", "_metadata.parquet", "._part-0.parquet", ".part-1.parquet.tmp"):
+            (folder / name).write_bytes(b"no table")
+    (place.data / "hive" / "day=2024-02-01").mkdir()
+    assert_same(place, from_source(Source(folder="hive")))
+    assert list(partition_files(place, tills(), Source(folder="hive"))) == [str(day) for day in DAYS]
+
+
+@pytest.mark.parametrize(
+    ("folder", "words"),
+    [
+        ("day=2024-01-03/shop=north", "a day's folder has files only, but .*shop=north is a folder"),
+        ("2024-01-03.parquet", "a day's file is a file, but .*2024-01-03.parquet is a folder"),
+    ],
+)
+def test_a_folder_whose_rows_would_not_be_read_is_refused(place: Settings, folder: str, words: str) -> None:
+    (place.data / "hive" / folder).mkdir(parents=True)
+    sales(DAYS[2]).to_parquet(place.data / "hive" / folder / "part-0.parquet")
+    with pytest.raises(DataRejected, match=words):
+        take_manifest(place, from_source(Source(folder="hive")), AS_OF, {})
+
+
 @pytest.fixture
 def split(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of files that were split into days; seven rows are read at once."""
     names: list[str] = []
-    monkeypatch.setattr(sources, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(bringing, "SAMPLE_ROWS", 7)
+    monkeypatch.setattr(bringing, "_rows_that_fit", lambda *_: 7)
     for kind in ("_split_csv", "_split_parquet"):
-        function = getattr(sources, kind)
-        monkeypatch.setattr(sources, kind, lambda path, *rest, f=function: names.append(path.name) or f(path, *rest))
+        function = getattr(bringing, kind)
+        monkeypatch.setattr(bringing, kind, lambda path, *rest, f=function: names.append(path.name) or f(path, *rest))
     return names
 
 
@@ -111,6 +142,82 @@ def test_rows_that_are_added_to_a_file_change_their_days_only(place: Settings, s
     assert len(after.partitions) == 10
     write(place.data / name, all_sales(DAYS[1:]))
     assert list(partition_files(place, use_case, use_case.source)) == [str(day) for day in DAYS[1:]]
+
+
+@pytest.mark.parametrize("name", ["sales.parquet", "sales.csv"])
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(flip(path.read_bytes())), Path.unlink])
+def test_a_brought_day_that_is_damaged_or_gone_is_brought_again(
+    place: Settings, name: str, damage: Callable[[Path], Any]
+) -> None:
+    source = FileSource(file=name, time_column="at")
+    write(place.data / name, all_sales())
+    before, _ = take_manifest(place, from_source(source), AS_OF, {})
+    (day,) = source_folder(place, source).glob(f"{DAYS[4]}.*")
+    damage(day)
+    assert take_manifest(place, from_source(source), AS_OF, {})[0] == before
+    assert_same(place, from_source(source))
+
+
+@pytest.mark.parametrize("name", ["sales.parquet", "sales.csv"])
+def test_a_split_that_was_killed_leaves_nothing(place: Settings, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = FileSource(file=name, time_column="at")
+    use_case, folder = from_source(source), source_folder(place, source)
+    write(place.data / name, all_sales())
+    first, _ = take_manifest(place, use_case, AS_OF, {})
+    write(place.data / name, all_sales().assign(amount=1.0))
+    with monkeypatch.context() as killed:
+        killed.setattr(bringing.shutil, "rmtree", lambda *_, **__: None)
+        killed.setattr(bringing, "_replace_changed", replaced_in_part)
+        with pytest.raises(KeyboardInterrupt):
+            take_manifest(place, use_case, AS_OF, {})
+    write(place.data / name, all_sales())
+    assert take_manifest(place, use_case, AS_OF, {})[0] == first
+    assert {path.name for path in folder.parent.iterdir()} == {
+        folder.name,
+        f"{folder.name}.json",
+        f"{folder.name}.lock",
+    }
+
+
+def replaced_in_part(days: Path, fresh: Path) -> list[str]:
+    for path in sorted(fresh.iterdir())[:3]:
+        path.replace(days / path.name)
+    raise KeyboardInterrupt
+
+
+def test_a_damaged_note_of_what_was_brought_brings_everything_again(place: Settings, split: list[str]) -> None:
+    source = FileSource(file="sales.parquet", time_column="at")
+    write(place.data / "sales.parquet", all_sales())
+    assert_same(place, from_source(source))
+    note = source_folder(place, source) / bringing.BROUGHT
+    note.write_bytes(flip(note.read_bytes()))
+    (note.parent / "2024-01-20.parquet").write_bytes(b"of nobody")
+    assert_same(place, from_source(source))
+    assert split == ["sales.parquet"] * 2
+    assert not (note.parent / "2024-01-20.parquet").exists()
+
+
+@pytest.mark.parametrize("name", ["sales.parquet", "sales.csv"])
+def test_as_many_rows_are_read_at_once_as_the_room_takes(
+    place: Settings, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(place.data / name, all_sales())
+    monkeypatch.setattr(bringing, "SAMPLE_ROWS", 10)
+    room = 20 * 100  # 20 rows of about 100 bytes
+    if name.endswith(".csv"):
+        sizes = [len(rows) for rows in bringing._csv_parts(place.data / name, room)]
+    else:
+        with pq.ParquetFile(place.data / name) as file:
+            sizes = [rows.num_rows for rows in bringing._parquet_parts(file, room)]
+    assert sum(sizes) == 300
+    assert max(sizes) < 60
+
+
+@pytest.mark.parametrize("name", ["sales.parquet", "sales.csv"])
+def test_a_file_without_rows_has_no_day(place: Settings, name: str) -> None:
+    write(place.data / name, all_sales().iloc[:0])
+    with pytest.raises(DataRejected, match="has none"):
+        take_manifest(place, from_source(FileSource(file=name, time_column="at")), AS_OF, {})
 
 
 @pytest.mark.parametrize("name", ["sales.parquet", "sales.csv"])
@@ -173,8 +280,8 @@ def of_database(**changes: Any) -> UseCase:
 def read_days(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Days whose rows were read."""
     days: list[str] = []
-    keep = sources._keep_day
-    monkeypatch.setattr(sources, "_keep_day", lambda path, *rest: days.append(path.stem) or keep(path, *rest))
+    written = bringing._day_bytes
+    monkeypatch.setattr(bringing, "_day_bytes", lambda rows, day, *rest: days.append(day) or written(rows, day, *rest))
     return days
 
 
@@ -220,6 +327,64 @@ def test_a_database_that_cannot_be_asked_is_an_error_and_its_address_is_not_show
     assert address is None or address not in str(caught.value)
 
 
+def test_a_damaged_day_of_a_database_is_read_again_and_one_that_went_goes(
+    place: Settings, database: Any, read_days: list[str]
+) -> None:
+    before, _ = take_manifest(place, of_database(), AS_OF, {})
+    folder = source_folder(place, of_database().source)
+    day = folder / f"{DAYS[4]}.parquet"
+    day.write_bytes(flip(day.read_bytes()))
+    (folder / f"{DAYS[5]}.parquet").unlink()
+    assert take_manifest(place, of_database(), AS_OF, {})[0] == before
+    assert read_days[10:] == [str(DAYS[4]), str(DAYS[5])]
+    with database.begin() as connection:
+        connection.execute(text(f"delete from sales where date(at) = '{DAYS[7]}'"))
+    assert take_manifest(place, of_database(), AS_OF, {})[1] == (str(DAYS[7]),)
+
+
+def test_rows_of_a_query_without_a_time_are_said(
+    place: Settings, database: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with database.begin() as connection:
+        connection.execute(text(f"update sales set at = null where date(at) = '{DAYS[4]}' and items is null"))
+    take_manifest(place, of_database(), AS_OF, {})
+    assert "rows of TILLS_DATABASE have no at and belong to no day" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("query", "kind", "words"),
+    [
+        (f"selec {QUERY}", ConfigError, "must be one that it can answer"),
+        (QUERY.replace("at,", "'1/31/2024' as at,"), DataRejected, "at of the query must be timestamps"),
+        (QUERY.replace("at,", "17 as at,"), DataRejected, "at of the query must be timestamps"),
+        (QUERY.replace("at,", "date(at) as at,"), DataRejected, "at of .* must be timestamps"),
+        (
+            QUERY.replace("shop,", "case items when 1 then 'a' else 1 end as shop,"),
+            DataRejected,
+            "but shop of .* do not",
+        ),
+    ],
+)
+def test_a_query_that_gives_no_plain_days_is_refused_in_a_sentence(
+    place: Settings, database: Any, query: str, kind: type[Exception], words: str
+) -> None:
+    with pytest.raises(kind, match=words):
+        take_manifest(place, of_database(query=query), AS_OF, {})
+
+
+def test_a_colon_in_a_query_is_itself(place: Settings, database: Any) -> None:
+    assert_same(place, of_database(query=f"{QUERY} where shop <> ' :x'"))
+
+
+def test_a_column_that_is_declared_anew_is_read_anew(place: Settings, database: Any) -> None:
+    columns = tills().columns
+    other = Column(name="edited_at", type="timestamp")
+    use_case = of_database(query=QUERY.replace("edited", "edited, '2024-01-01' as edited_at"))
+    for declared in (columns, (*columns, replace(other, type="text")), (*columns, other)):
+        manifest, _ = take_manifest(place, replace(use_case, columns=declared), AS_OF, {})
+        assert len(read_partition(place, replace(use_case, columns=declared), manifest, str(DAYS[0]))[0])
+
+
 def test_the_newest_day_of_a_source_is_named_and_of_one_file_for_all_there_is_none(place: Settings) -> None:
     assert newest_day(place, tills()) == DAYS[-1]
     for path in (place.data / "tills").iterdir():
@@ -232,8 +397,9 @@ def test_the_newest_day_of_a_source_is_named_and_of_one_file_for_all_there_is_no
 @pytest.fixture
 def in_postgres(postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The sales in a database of a real PostgreSQL server, its address in TILLS_DATABASE."""
-    postgres.create("tills")
-    monkeypatch.setenv("TILLS_DATABASE", postgres.address("tills"))
+    name = f"tills_{uuid4().hex}"
+    postgres.create(name)
+    monkeypatch.setenv("TILLS_DATABASE", postgres.address(name))
     engine = create_engine(os.environ["TILLS_DATABASE"])
     all_sales().assign(edited=1).to_sql("sales", engine, index=False)
     engine.dispose()
@@ -249,21 +415,56 @@ def test_a_query_on_a_real_postgres_gives_the_same_rows(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        ("cast(at as date) as at", None),
+        ("at at time zone 'UTC' as at", "at of the query must be timestamps without a time zone"),
+        ("at, array[items] as tags", "but tags of .* do not"),
+        ("at, '{}'::jsonb as tags", "but tags of .* do not"),
+    ],
+)
+def test_columns_of_postgres_are_read_or_refused_in_a_sentence(
+    place: Settings, in_postgres: None, column: str, words: str | None
+) -> None:
+    use_case = of_database(query=QUERY.replace("at,", f"{column},"))
+    if words is None:
+        assert len(rows_of(place, use_case)) == 300
+        return
+    with pytest.raises(DataRejected, match=words):
+        take_manifest(place, use_case, AS_OF, {})
+
+
+@pytest.mark.slow
 def test_objects_in_s3_are_days_and_only_changed_ones_are_fetched(
     place: Settings, s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = Source(folder=f"s3://{BUCKET}/sources/tills")
-    store = sources.open_store(source.folder)
+    store = bringing.open_store(source.folder)
     for path in sorted((place.data / "tills").iterdir()):
         store.put(path.name, path.read_bytes())
     use_case = from_source(source)
     assert_same(place, use_case)
     before, _ = take_manifest(place, use_case, AS_OF, {})
     got: list[str] = []
-    get = sources.S3Store.get
-    monkeypatch.setattr(sources.S3Store, "get", lambda own, key: got.append(key) or get(own, key))
+    get = bringing.S3Store.get
+    monkeypatch.setattr(bringing.S3Store, "get", lambda own, key: got.append(key) or get(own, key))
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pandas(sales(DAYS[2], 29), preserve_index=False), sink)
     store.put(f"{DAYS[2]}.parquet", sink.getvalue().to_pybytes())
     after, _ = take_manifest(place, use_case, AS_OF, {})
     assert (got, changed_days(before, after)) == ([f"{DAYS[2]}.parquet"], (str(DAYS[2]),))
+
+
+@pytest.mark.slow
+def test_marks_beside_objects_are_no_days_and_a_day_that_went_is_missing(place: Settings, s3: S3Server) -> None:
+    source = Source(folder=f"s3://{BUCKET}/sources/hive")
+    store = bringing.open_store(source.folder)
+    assert isinstance(store, bringing.S3Store)
+    for path in sorted((place.data / "tills").iterdir()):
+        store.put(f"day={path.stem}/part-0.parquet", path.read_bytes())
+    for mark in ("", f"day={DAYS[1]}/", f"day={DAYS[1]}/_SUCCESS", "notes/über.txt"):
+        store.client.put_object(Bucket=BUCKET, Key=f"{store.prefix}{mark}", Body=b"")
+    assert_same(place, from_source(source))
+    store.delete(f"day={DAYS[4]}/part-0.parquet")
+    assert take_manifest(place, from_source(source), AS_OF, {})[1] == (str(DAYS[4]),)
