@@ -40,10 +40,10 @@ from ml.artifacts import Night, Split, from_json  # noqa: E402
 from ml.cleaning import LABEL  # noqa: E402
 from ml.config import require_known  # noqa: E402
 from ml.features import Statistics, fit_encoder  # noqa: E402
+from ml.reading import read_table  # noqa: E402
 from ml.run_key import code_digest  # noqa: E402
 from ml.serving.features import FIRST_CODE, Encoder  # noqa: E402
 from ml.serving.rules import Between, InSet, Matches, NotBelow, NotNull, Rule, UniqueKey  # noqa: E402
-from ml.snapshots import read_table  # noqa: E402
 from ml.store import get_file  # noqa: E402
 from ml.validation import Batch, Scan  # noqa: E402
 from tasks.site import open_site  # noqa: E402

@@ -7,6 +7,7 @@ from datetime import date
 
 from deployments.commands import entry_row
 from deployments.terminal import home_settings, show, words_of
+from ml.bringing import partition_files
 from ml.config import UseCase, load_use_case, require_known
 from ml.errors import UsageError
 from ml.ledger import Ledger, OperatorEntry
@@ -22,7 +23,6 @@ from ml.moves import (
 )  # fmt: skip
 from ml.registry import CHAMPION, Registry
 from ml.settings import Settings
-from ml.snapshots import partition_files
 from ml.store import open_store
 
 Plan = Callable[[Ledger, str], OperatorEntry]

@@ -9,10 +9,11 @@ import pandas as pd
 from ml import registry
 from ml.config import UseCase
 from ml.errors import DataRejected, printable
+from ml.joins import complete_by_day
+from ml.reading import UnusablePartition, read_table, refuse_other_columns
 from ml.serving.columns import Column, conform, with_tuples
 from ml.serving.rules import Rule, rule_from_dict
 from ml.settings import Settings
-from ml.snapshots import UnusablePartition, complete_by_day, read_table, refuse_other_columns
 
 
 def score_file(settings: Settings, use_case: UseCase, model_folder: Path, file: Path) -> tuple[pd.DataFrame, list[str]]:

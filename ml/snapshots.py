@@ -4,54 +4,31 @@ A row of day d is used if and only if d < as_of - label_delay_days.
 """
 
 import functools
-import io
 import logging
 import os
-import zlib
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
-import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from ml.artifacts import Manifest, Month, Partition, from_json, to_json
-from ml.bringing import bring
-from ml.config import SideTable, UseCase
+from ml.bringing import partition_files
+from ml.config import UseCase
 from ml.days import FIRST_DAY, month_of, months_between
 from ml.digests import FileDigests, KeptDigests, digest_bytes
 from ml.errors import Corrupt, DataRejected, UsageError, printable
-from ml.serving.columns import Column, conform, wrong_type
+from ml.joins import complete
+from ml.reading import UnusablePartition, parse_table, refuse_other_columns, together
+from ml.serving.columns import Column, conform
 from ml.settings import Settings
-from ml.sources import (
-    ALL,
-    AnySource,
-    DayFiles,
-    digest_of,
-    listed,
-    read_bytes,
-    reading,
-    source_folder,
-)
+from ml.sources import ALL, AnySource, DayFiles, digest_of, read_bytes, reading, source_folder
 from ml.store import Store
 
 log = logging.getLogger("retrain.snapshots")
-MISSING = ["", "NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null", "None", "<NA>", "n/a"]  # where no text is declared
-DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 WRITE_DAYS = "write a file a day"
-
-
-class UnusablePartition(ValueError):
-    """A partition that cannot be read as declared; its message is the reason."""
-
-
-def partition_files(settings: Settings, use_case: UseCase, source: AnySource) -> dict[str, DayFiles]:
-    """Day (or `all`) to its files, in date order, as the source has them now."""
-    return listed(bring(settings, source, use_case.columns))
 
 
 def newest_day(settings: Settings, use_case: UseCase) -> date:
@@ -322,13 +299,7 @@ def _table_of_all_days(folder: Path, partition: Partition, columns: tuple[Column
 
 def _rows(folder: Path, partition: Partition, columns: tuple[Column, ...]) -> pd.DataFrame:
     files = read_bytes(folder, partition.file, partition.digest)
-    return _together([parse_table(name, data, columns) for name, data in files], partition.file)
-
-
-def _together(tables: list[pd.DataFrame], name: str) -> pd.DataFrame:
-    if not tables:
-        raise UnusablePartition(f"{name} has no file")
-    return tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
+    return together([parse_table(name, data, columns) for name, data in files], partition.file)
 
 
 def _refuse_other_days(use_case: UseCase, rows: pd.DataFrame, day: str) -> None:
@@ -339,171 +310,3 @@ def _refuse_other_days(use_case: UseCase, rows: pd.DataFrame, day: str) -> None:
     others = int((days.notna() & (days != day)).sum())
     if others:
         raise UnusablePartition(f"{others} of {len(rows)} rows are of another day by {use_case.time_column}")
-
-
-def complete(use_case: UseCase, rows: pd.DataFrame, sides: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """One partition's source rows as raw rows: derived, then joined to side tables, in the same order.
-
-    Raises UnusablePartition where a side table or the rows lack a column.
-    """
-    whole = _derived(use_case, rows)
-    for table in use_case.side_tables:
-        if table.name in sides:
-            whole = _joined(whole, table, _side_rows(table, sides[table.name]))
-    return whole.set_index(rows.index)
-
-
-def _derived(use_case: UseCase, rows: pd.DataFrame) -> pd.DataFrame:
-    """What `derive` makes of the rows; where it fails, their columns are looked at before it is blamed."""
-    if use_case.derive is None:
-        return rows
-    try:
-        return use_case.derive(rows)
-    except Exception as error:  # noqa: BLE001 - a company's own code; its message may quote the row
-        joined = {name for table in use_case.side_tables for name in table.take}
-        refuse_other_columns(use_case, rows, tuple(each for each in use_case.columns if each.name not in joined))
-        raise UnusablePartition(f"derive fails on it with {type(error).__name__}") from None
-
-
-def _joined(rows: pd.DataFrame, table: SideTable, side: pd.DataFrame) -> pd.DataFrame:
-    _refuse_missing(rows, table.on)
-    try:
-        return rows.merge(side, on=list(table.on), how="left", validate="m:1")
-    except ValueError as error:
-        raise UnusablePartition(f"{table.name} cannot be joined on {', '.join(table.on)} ({_short(error)})") from error
-
-
-def complete_by_day(settings: Settings, use_case: UseCase, rows: pd.DataFrame) -> pd.DataFrame:
-    """Source rows of any days as raw rows, for scoring, in the same order.
-
-    A row without its time is joined to undated tables only. Raises UnusablePartition where a column is missing or of
-    another type, and for a day without a side table.
-    """
-    sides = {table.name: partition_files(settings, use_case, table.source) for table in use_case.side_tables}
-    numbered = rows.reset_index(drop=True)
-    read = functools.cache(lambda files: _read_files(files, use_case.columns))
-    parts = [
-        complete(use_case, part, {name: read(files) for name, files in _files_of_day(sides, str(day)).items()})
-        for day, part in numbered.groupby(_days(use_case, numbered))
-    ]
-    whole = pd.concat(parts).sort_index() if parts else numbered
-    taken = [name for table in use_case.side_tables for name in table.take if name not in whole]
-    return whole.assign(**dict.fromkeys(taken, np.nan)).set_axis(rows.index)
-
-
-def _days(use_case: UseCase, rows: pd.DataFrame) -> pd.Series:
-    """(rows,) the partition of each row; `all` where it has no time."""
-    if not use_case.dated:
-        return pd.Series(ALL, index=rows.index)
-    refuse_other_columns(use_case, rows, tuple(each for each in use_case.columns if each.name == use_case.time_column))
-    return pd.to_datetime(rows[use_case.time_column]).dt.strftime("%Y-%m-%d").fillna(ALL)
-
-
-def _read_files(files: DayFiles, columns: tuple[Column, ...]) -> pd.DataFrame:
-    return _together([read_table(Path(path), columns) for path in files.paths], files.name)
-
-
-def _files_of_day(sides: dict[str, dict[str, DayFiles]], day: str) -> dict[str, DayFiles]:
-    absent = [name for name, files in sides.items() if day not in files and ALL not in files]
-    if absent and day != ALL:
-        raise UnusablePartition(f"{', '.join(absent)} has no {day}")
-    return {name: files.get(day) or files[ALL] for name, files in sides.items() if name not in absent}
-
-
-def _side_rows(table: SideTable, rows: pd.DataFrame) -> pd.DataFrame:
-    absent = [name for name in (*table.on, *table.take) if name not in rows.columns]
-    if absent:
-        raise UnusablePartition(f"{table.name} lacks the columns {', '.join(absent)}")
-    return rows[[*table.on, *table.take]].drop_duplicates()
-
-
-def read_table(path: Path, columns: tuple[Column, ...]) -> pd.DataFrame:
-    """A Parquet or CSV file. Raises UnusablePartition if it is not what it is named, SourceUnavailable if the disk does
-    not give it."""
-    if not path.is_file():
-        raise UnusablePartition(f"{path.name} cannot be read (there is no such file)")
-    with reading(path):
-        data = path.read_bytes()
-    return parse_table(path.name, data, columns)
-
-
-def parse_table(name: str, data: bytes, columns: tuple[Column, ...]) -> pd.DataFrame:
-    """The rows of a file by its name's ending. Raises UnusablePartition if they cannot be read."""
-    try:
-        return pd.read_parquet(pa.BufferReader(data)) if name.endswith(".parquet") else _parse_csv(name, data, columns)
-    except (OSError, ValueError, EOFError, zlib.error, pa.ArrowException) as error:
-        raise UnusablePartition(f"{name} cannot be read ({_short(error)})") from error
-
-
-def _parse_csv(name: str, data: bytes, columns: tuple[Column, ...]) -> pd.DataFrame:
-    """Parsed by the declared types: in a text only the empty field is missing, so that NA and null stay words."""
-    packed = "gzip" if name.endswith(".gz") else None
-    header = pd.read_csv(io.BytesIO(data), compression=packed, nrows=0).columns
-    types = {column.name: column.type for column in columns}
-    texts = [name for name in header if types.get(name) == "text"]
-    return pd.read_csv(
-        io.BytesIO(data),
-        compression=packed,
-        dtype=dict.fromkeys(texts, "str"),
-        parse_dates=[name for name in header if types.get(name) == "timestamp"],
-        date_format="ISO8601",  # else pandas guesses
-        keep_default_na=False,
-        na_values={name: [""] if name in texts else MISSING for name in header},
-    )
-
-
-def _short(error: Exception) -> str:
-    """The first line of the error's message, or its kind if it has none."""
-    return printable((str(error) or type(error).__name__).splitlines()[0][:120])
-
-
-def refuse_other_columns(use_case: UseCase, rows: pd.DataFrame, columns: tuple[Column, ...]) -> None:
-    """Raises UnusablePartition where one of these columns is missing or of another type."""
-    _refuse_missing(rows, tuple(column.name for column in columns))
-    for column in columns:
-        seen = wrong_type(column, rows[column.name])
-        if seen:
-            with suppress(TypeError, ValueError, ArithmeticError, NotImplementedError):  # of a dtype that has no texts
-                seen += _first_wrong(use_case, column, rows[column.name])
-            raise UnusablePartition(f"column {column.name} must be {column.type}, but it is {seen}")
-
-
-def _first_wrong(use_case: UseCase, column: Column, series: pd.Series) -> str:
-    """Where the type is wrong for the sake of some values: the first, and its row in the day's file.
-
-    It is not quoted where any column is sensitive: in a row that is shifted it may be that one's.
-    """
-    numbered = series if pd.api.types.is_integer_dtype(series.index.dtype) else series.reset_index(drop=True)
-    present = numbered.dropna()
-    wrong = present[~_could_be(column, present)]
-    if wrong.empty:
-        return ""
-    row = f"row {wrong.index[0] + 1}"
-    if any(each.sensitive for each in use_case.columns):
-        return f" (the first in {row})"
-    value = repr(str(wrong.iloc[0])[:40]).replace(": ", ":")  # which ends a part of an error's sentence
-    return f" (the first, {value}, in {row})"
-
-
-def _could_be(column: Column, present: pd.Series) -> pd.Series:
-    """(rows,) bool: whether a value, as it is written, is one of the column's type."""
-    if column.type == "text":
-        return pd.Series([isinstance(value, str) for value in present], present.index, dtype=bool)
-    texts = present.astype("str")
-    if column.type == "timestamp":
-        return pd.to_datetime(texts, format="ISO8601", errors="coerce", utc=True).notna()
-    numbers = pd.to_numeric(texts, errors="coerce")
-    return numbers.notna() & ((numbers % 1 == 0) | (column.type == "number"))
-
-
-def _refuse_missing(rows: pd.DataFrame, names: tuple[str, ...]) -> None:
-    missing = [name for name in names if name not in rows.columns]
-    if missing:
-        raise UnusablePartition(f"column {', '.join(missing)} is missing{_delimiter_words(rows)}")
-
-
-def _delimiter_words(rows: pd.DataFrame) -> str:
-    """The likely cause where a CSV's header reads as one column."""
-    only = str(rows.columns[0]) if len(rows.columns) == 1 else ""
-    found = next((name for sign, name in DELIMITERS.items() if sign in only), None)
-    return f" (the header reads as one column: likely separated by {found}, not by commas)" if found else ""

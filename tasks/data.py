@@ -38,16 +38,11 @@ from ml.errors import ConfigError, DataRejected
 from ml.features import fit_encoder
 from ml.ledger import NightEntry
 from ml.locks import in_turns
+from ml.reading import UnusablePartition
 from ml.report import counted, window_words
 from ml.run_key import state_code_digest
 from ml.serving.rules import rule_to_dict
-from ml.snapshots import (
-    UnusablePartition,
-    inputs_by_day,
-    last_due_day,
-    read_manifest,
-    read_partition,
-)
+from ml.snapshots import inputs_by_day, last_due_day, read_manifest, read_partition
 from ml.split import describe, fit_until, split_digest
 from ml.states import Bundle, States, state_key
 from ml.store import put_file

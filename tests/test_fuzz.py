@@ -43,9 +43,10 @@ from ml.config import UseCase
 from ml.days import month_of
 from ml.digests import digest_bytes
 from ml.errors import ConfigError, DataRejected, RetrainError
+from ml.reading import UnusablePartition, read_table
 from ml.scoring import score_file
 from ml.serving.rules import Rule
-from ml.snapshots import UnusablePartition, read_partition, read_table
+from ml.snapshots import read_partition
 from tests.tiny import packaged, parcels, raw_parcels, sales, site, tills
 
 QUICK = settings(

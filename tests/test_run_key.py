@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ml import cleaning, config, features, run_key, snapshots, split, validation
+from ml import cleaning, config, features, joins, reading, run_key, snapshots, split, validation
 from ml.errors import ConfigError
 from ml.serving import columns, rules
 from ml.serving import features as encoding
@@ -46,6 +46,8 @@ def test_the_learning_key_is_the_run_key_without_its_date(name: str) -> None:
 
 READING: list[Callable[..., Any]] = [
     snapshots.read_partition,
+    reading.parse_table,
+    joins.complete,
     columns.conform,
     columns.wrong_type,
     config.Target.labels,

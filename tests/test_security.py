@@ -30,17 +30,18 @@ from deployments import night, up
 from deployments.cli import main
 from deployments.servers import announce, running_servers
 from expectations.suite import load_rules
-from ml import bringing, packaging, paths
+from ml import bringing, database_source, packaging, paths
 from ml.artifacts import CleanedRows
 from ml.cleaning import from_block
 from ml.config import FileSource, SideTable, Source
 from ml.errors import ConfigError, Corrupt, DataRejected, RetrainError, StoreUnavailable, UsageError
 from ml.features import Statistics, fit_encoder
 from ml.ledger import Ledger
+from ml.reading import UnusablePartition, read_table
 from ml.s3_errors import in_words
 from ml.serving.model import PackagedModel
 from ml.settings import Settings
-from ml.snapshots import UnusablePartition, read_table, source_folder
+from ml.sources import source_folder
 from ml.stages import resume_or_make
 from ml.store import open_store, put_file
 from ml.training import encode, fit_candidate
@@ -448,7 +449,7 @@ def test_times_that_cannot_be_read_are_not_quoted(tmp_path: Path) -> None:
     with pytest.raises(DataRejected, match=r"at of a\.csv must be in ISO 8601") as of_file:
         bringing.bring(place, FileSource(file="a.csv", time_column="at"), tills().columns)
     with pytest.raises(DataRejected, match="at of 2024-01-01 must be timestamps") as of_database:
-        bringing._day_bytes(pd.DataFrame({"at": [PERSON]}), "2024-01-01", "at", ["at"])
+        database_source._day_bytes(pd.DataFrame({"at": [PERSON]}), "2024-01-01", "at", ["at"])
     for caught in (of_file, of_database):
         assert PERSON not in str(caught.value)
         assert caught.value.__suppress_context__

@@ -19,18 +19,11 @@ from ml.config import SideTable, Source, UseCase
 from ml.days import month_of
 from ml.digests import digest_bytes
 from ml.errors import DataRejected, RetrainError, SourceUnavailable, UsageError
+from ml.joins import complete_by_day
+from ml.reading import UnusablePartition, read_table, refuse_other_columns
 from ml.serving.columns import Column
 from ml.settings import Settings
-from ml.snapshots import (
-    UnusablePartition,
-    changed_days,
-    complete_by_day,
-    inputs_by_day,
-    read_partition,
-    read_table,
-    refuse_other_columns,
-    take_manifest,
-)
+from ml.snapshots import changed_days, inputs_by_day, read_partition, take_manifest
 from tests.tiny import (
     FIRST_DAY,
     parcel_rows,

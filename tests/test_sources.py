@@ -14,12 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import create_engine, text
 
-from ml import bringing
+from ml import brought, database_source, file_source, object_source
+from ml.bringing import partition_files
 from ml.config import DatabaseSource, FileSource, Source, UseCase
 from ml.errors import ConfigError, DataRejected, SourceUnavailable
 from ml.serving.columns import Column
 from ml.settings import Settings
-from ml.snapshots import changed_days, newest_day, partition_files, read_partition, take_manifest
+from ml.snapshots import changed_days, newest_day, read_partition, take_manifest
 from ml.sources import AnySource, source_folder
 from tests.damage import flip
 from tests.postgres_server import PostgresServer
@@ -106,11 +107,13 @@ def test_a_folder_whose_rows_would_not_be_read_is_refused(place: Settings, folde
 def split(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of files that were split into days; seven rows are read at once."""
     names: list[str] = []
-    monkeypatch.setattr(bringing, "SAMPLE_ROWS", 7)
-    monkeypatch.setattr(bringing, "_rows_that_fit", lambda *_: 7)
+    monkeypatch.setattr(file_source, "SAMPLE_ROWS", 7)
+    monkeypatch.setattr(file_source, "_rows_that_fit", lambda *_: 7)
     for kind in ("_split_csv", "_split_parquet"):
-        function = getattr(bringing, kind)
-        monkeypatch.setattr(bringing, kind, lambda path, *rest, f=function: names.append(path.name) or f(path, *rest))
+        function = getattr(file_source, kind)
+        monkeypatch.setattr(
+            file_source, kind, lambda path, *rest, f=function: names.append(path.name) or f(path, *rest)
+        )
     return names
 
 
@@ -166,8 +169,8 @@ def test_a_split_that_was_killed_leaves_nothing(place: Settings, name: str, monk
     first, _ = take_manifest(place, use_case, AS_OF, {})
     write(place.data / name, all_sales().assign(amount=1.0))
     with monkeypatch.context() as killed:
-        killed.setattr(bringing.shutil, "rmtree", lambda *_, **__: None)
-        killed.setattr(bringing, "_replace_changed", replaced_in_part)
+        killed.setattr(file_source.shutil, "rmtree", lambda *_, **__: None)
+        killed.setattr(file_source, "_replace_changed", replaced_in_part)
         with pytest.raises(KeyboardInterrupt):
             take_manifest(place, use_case, AS_OF, {})
     write(place.data / name, all_sales())
@@ -189,7 +192,7 @@ def test_a_damaged_note_of_what_was_brought_brings_everything_again(place: Setti
     source = FileSource(file="sales.parquet", time_column="at")
     write(place.data / "sales.parquet", all_sales())
     assert_same(place, from_source(source))
-    note = source_folder(place, source) / bringing.BROUGHT
+    note = source_folder(place, source) / brought.BROUGHT
     note.write_bytes(flip(note.read_bytes()))
     (note.parent / "2024-01-20.parquet").write_bytes(b"of nobody")
     assert_same(place, from_source(source))
@@ -202,13 +205,13 @@ def test_as_many_rows_are_read_at_once_as_the_room_takes(
     place: Settings, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(place.data / name, all_sales())
-    monkeypatch.setattr(bringing, "SAMPLE_ROWS", 10)
+    monkeypatch.setattr(file_source, "SAMPLE_ROWS", 10)
     room = 20 * 100  # 20 rows of about 100 bytes
     if name.endswith(".csv"):
-        sizes = [len(rows) for rows in bringing._csv_parts(place.data / name, room)]
+        sizes = [len(rows) for rows in file_source._csv_parts(place.data / name, room)]
     else:
         with pq.ParquetFile(place.data / name) as file:
-            sizes = [rows.num_rows for rows in bringing._parquet_parts(file, room)]
+            sizes = [rows.num_rows for rows in file_source._parquet_parts(file, room)]
     assert sum(sizes) == 300
     assert max(sizes) < 60
 
@@ -280,8 +283,9 @@ def of_database(**changes: Any) -> UseCase:
 def read_days(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Days whose rows were read."""
     days: list[str] = []
-    written = bringing._day_bytes
-    monkeypatch.setattr(bringing, "_day_bytes", lambda rows, day, *rest: days.append(day) or written(rows, day, *rest))
+    written = database_source._day_bytes
+    noted = lambda rows, day, *rest: days.append(day) or written(rows, day, *rest)  # noqa: E731
+    monkeypatch.setattr(database_source, "_day_bytes", noted)
     return days
 
 
@@ -440,15 +444,15 @@ def test_objects_in_s3_are_days_and_only_changed_ones_are_fetched(
     place: Settings, s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = Source(folder=f"s3://{BUCKET}/sources/tills")
-    store = bringing.open_store(source.folder)
+    store = object_source.open_store(source.folder)
     for path in sorted((place.data / "tills").iterdir()):
         store.put(path.name, path.read_bytes())
     use_case = from_source(source)
     assert_same(place, use_case)
     before, _ = take_manifest(place, use_case, AS_OF, {})
     got: list[str] = []
-    get = bringing.S3Store.get
-    monkeypatch.setattr(bringing.S3Store, "get", lambda own, key: got.append(key) or get(own, key))
+    get = object_source.S3Store.get
+    monkeypatch.setattr(object_source.S3Store, "get", lambda own, key: got.append(key) or get(own, key))
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pandas(sales(DAYS[2], 29), preserve_index=False), sink)
     store.put(f"{DAYS[2]}.parquet", sink.getvalue().to_pybytes())
@@ -459,8 +463,8 @@ def test_objects_in_s3_are_days_and_only_changed_ones_are_fetched(
 @pytest.mark.slow
 def test_marks_beside_objects_are_no_days_and_a_day_that_went_is_missing(place: Settings, s3: S3Server) -> None:
     source = Source(folder=f"s3://{BUCKET}/sources/hive")
-    store = bringing.open_store(source.folder)
-    assert isinstance(store, bringing.S3Store)
+    store = object_source.open_store(source.folder)
+    assert isinstance(store, object_source.S3Store)
     for path in sorted((place.data / "tills").iterdir()):
         store.put(f"day={path.stem}/part-0.parquet", path.read_bytes())
     for mark in ("", f"day={DAYS[1]}/", f"day={DAYS[1]}/_SUCCESS", "notes/über.txt"):
