@@ -3,6 +3,9 @@
 The reference network (64-32-1) on generated rows, Adam, batches of 2,048. Medians of five fits; the CPU's and the GPU's
 validation losses must agree to 1 %. A checkpoint is put on disk after every epoch but the last, and its cost is told
 apart. Without a GPU the tables have one row.
+
+On a GPU it also says whether fits repeat bit for bit, and makes memory run out for real: torch may use only a part of it,
+first so little that batches must be halved, then so little that the CPU must train.
 """
 
 import statistics
@@ -83,6 +86,26 @@ def measure(device: str, x: np.ndarray, y: np.ndarray) -> float:
     return loss
 
 
+def repeats(device: str, x: np.ndarray, y: np.ndarray) -> bool:
+    """Whether two fits give the same weights to the last bit."""
+    first, second = (fit(device, x, y)[2].network_.state_dict() for _ in range(2))
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def in_little_memory(device: str, x: np.ndarray, y: np.ndarray, megabytes: int) -> None:
+    """Prints how a wide network with large batches fits where torch may have so many megabytes of the device."""
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.set_per_process_memory_fraction(megabytes * 2**20 / total)
+    try:
+        model = NetworkClassifier(hidden=(512,), batch_size=65_536, epochs=2, device=device)
+        model.fit(x, y, category_sizes=CATEGORIES)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    loss = model.epochs_[model.best_epoch_ - 1].validation_loss
+    print(f"| {megabytes} MiB | {loss:.4f} | {model.device_} | {' '.join(model.notes_) or 'none'} |")
+
+
 def main() -> None:
     torch.set_num_threads(1)
     training.CHECKPOINT_SECONDS = 0.0
@@ -95,6 +118,12 @@ def main() -> None:
     print("| --- | ---: | ---: | ---: | ---: | --- |")
     losses = [measure(device, x, y) for device in devices]
     assert max(losses) <= 1.01 * min(losses), losses
+    if devices[-1] == "cuda":
+        print(f"\nTwo fits on the GPU repeat bit for bit: {'yes' if repeats('cuda', x, y) else 'no'}.\n")
+        print("| memory for torch | validation loss | ended on | notes of the fit |\n| --- | ---: | --- | --- |")
+        rows_mb = x.nbytes // 2**20
+        for megabytes in (2_000 + rows_mb, 250 + rows_mb, rows_mb // 2):
+            in_little_memory("cuda", x, y, megabytes)
 
 
 if __name__ == "__main__":
