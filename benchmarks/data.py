@@ -40,7 +40,7 @@ from ml.artifacts import Night, Split, from_json  # noqa: E402
 from ml.cleaning import LABEL  # noqa: E402
 from ml.config import require_known  # noqa: E402
 from ml.features import Statistics, fit_encoder  # noqa: E402
-from ml.reading import read_table  # noqa: E402
+from ml.reading import Declared, read_table  # noqa: E402
 from ml.run_key import code_digest  # noqa: E402
 from ml.serving.features import FIRST_CODE, Encoder  # noqa: E402
 from ml.serving.rules import Between, InSet, Matches, NotBelow, NotNull, Rule, UniqueKey  # noqa: E402
@@ -187,7 +187,7 @@ def arrays_row() -> None:
     inputs = frame[numbers + texts]
 
     def fitted() -> tuple[Encoder, Any]:
-        rows = read_table(path, use_case.columns)
+        rows = read_table(path, Declared.of(use_case, use_case.source))
         encoder = fit_encoder(use_case, Statistics.of(use_case, rows))
         return encoder, encoder.transform(rows)
 

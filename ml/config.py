@@ -75,7 +75,20 @@ class Target:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class CsvForm:
+    """How the CSV files of a source are written: what parts fields, fractions and thousands, and the text's encoding.
+
+    The names of encodings are Python's, like "cp1252" or "utf-16".
+    """
+
+    separator: str = ","
+    decimal: str = "."
+    thousands: str = ""
+    encoding: str = "utf-8"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source(CsvForm):
     """A folder of partitions: `YYYY-MM-DD.parquet` (or .csv, .csv.gz) a day, or one `all.parquet`; or a Hive folder a
     day, like `day=2013-09-30`, with any number of such files.
 
@@ -86,7 +99,7 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileSource:
+class FileSource(CsvForm):
     """One Parquet or CSV (.csv.gz) file of all days, told apart by `time_column`.
 
     `file` is absolute or below RETRAIN_HOME/data.
@@ -198,8 +211,8 @@ class UseCase:
     @property
     def reading_digest(self) -> str:
         """Digest of what decides how a partition's bytes become rows and labels, but for the rules."""
-        names = ("source", "target", "time_column", "known_at_column", "derive", "side_tables")
-        types = [[column.name, column.type] for column in self.columns]
+        names = ("source", "target", "time_column", "time_zone", "known_at_column", "derive", "side_tables")
+        types = [[c.name, c.type, *([c.unit] if c.type == "timestamp" else [])] for c in self.columns]
         return digest_value([types, {name: _plain(getattr(self, name)) for name in names}])
 
     @property

@@ -8,8 +8,7 @@ import pandas as pd
 
 from ml.bringing import partition_files
 from ml.config import SideTable, UseCase
-from ml.reading import UnusablePartition, read_table, refuse_missing, refuse_other_columns, short, together
-from ml.serving.columns import Column
+from ml.reading import Declared, UnusablePartition, read_table, refuse_missing, refuse_other_columns, short, together
 from ml.settings import Settings
 from ml.sources import ALL, DayFiles
 
@@ -53,10 +52,15 @@ def complete_by_day(settings: Settings, use_case: UseCase, rows: pd.DataFrame) -
     another type, and for a day without a side table.
     """
     sides = {table.name: partition_files(settings, use_case, table.source) for table in use_case.side_tables}
+    declared = {table.name: Declared.of(use_case, table.source) for table in use_case.side_tables}
     numbered = rows.reset_index(drop=True)
-    read = functools.cache(lambda files: _read_files(files, use_case.columns))
+    read = functools.cache(_read_files)
     parts = [
-        complete(use_case, part, {name: read(files) for name, files in _files_of_day(sides, str(day)).items()})
+        complete(
+            use_case,
+            part,
+            {name: read(files, declared[name]) for name, files in _files_of_day(sides, str(day)).items()},
+        )
         for day, part in numbered.groupby(_days(use_case, numbered))
     ]
     whole = pd.concat(parts).sort_index() if parts else numbered
@@ -72,8 +76,8 @@ def _days(use_case: UseCase, rows: pd.DataFrame) -> pd.Series:
     return pd.to_datetime(rows[use_case.time_column]).dt.strftime("%Y-%m-%d").fillna(ALL)
 
 
-def _read_files(files: DayFiles, columns: tuple[Column, ...]) -> pd.DataFrame:
-    return together([read_table(Path(path), columns) for path in files.paths], files.name)
+def _read_files(files: DayFiles, declared: Declared) -> pd.DataFrame:
+    return together([read_table(Path(path), declared) for path in files.paths], files.name)
 
 
 def _files_of_day(sides: dict[str, dict[str, DayFiles]], day: str) -> dict[str, DayFiles]:

@@ -303,9 +303,10 @@ def _input_schema(columns: tuple[Column, ...]) -> Any:
     from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import AnyType
 
-    # MLflow refuses whole numbers where it was promised floats, and floats (nulls) where it was promised whole ones:
-    # numbers are left to the model's own check, which refuses only what is no number.
-    types = {"text": DataType.string, "timestamp": DataType.datetime}
+    # MLflow refuses whole numbers where it was promised floats, and floats (nulls) where it was promised whole ones. It
+    # also makes a time of any number, and of 05.02.2024, before the model sees them. So both are left to the model's
+    # own check, which refuses what is none.
+    types = {"text": DataType.string}
     anything = AnyType()  # type: ignore[no-untyped-call]
     return Schema([ColSpec(types.get(column.type, anything), column.name) for column in columns])
 

@@ -10,7 +10,7 @@ from ml import registry
 from ml.config import UseCase
 from ml.errors import DataRejected, printable
 from ml.joins import complete_by_day
-from ml.reading import UnusablePartition, read_table, refuse_other_columns
+from ml.reading import Declared, UnusablePartition, read_table, refuse_other_columns
 from ml.serving.columns import Column, conform, with_tuples
 from ml.serving.rules import Rule, rule_from_dict
 from ml.settings import Settings
@@ -25,7 +25,7 @@ def score_file(settings: Settings, use_case: UseCase, model_folder: Path, file: 
     columns = model_columns(model_folder)
     names = {column.name for column in columns}
     try:
-        rows = read_table(file, use_case.columns)
+        rows = read_table(file, Declared.of(use_case, use_case.source))
         whole = rows if names <= set(rows.columns) else complete_by_day(settings, use_case, rows)
         refuse_other_columns(use_case, whole, columns)
     except UnusablePartition as error:
@@ -33,7 +33,7 @@ def score_file(settings: Settings, use_case: UseCase, model_folder: Path, file: 
             "a file to score has the columns of a raw row", str(error), "mend the file and score again"
         ) from error
     ignored = [printable(str(name)) for name in rows.columns if name not in names]
-    return registry.load_model(model_folder).predict(conform(whole, columns)), ignored
+    return registry.load_model(model_folder).predict(conform(whole, columns, use_case.time_zone)), ignored
 
 
 def model_columns(model_folder: Path) -> tuple[Column, ...]:

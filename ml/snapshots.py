@@ -21,8 +21,8 @@ from ml.days import FIRST_DAY, month_of, months_between
 from ml.digests import FileDigests, KeptDigests, digest_bytes
 from ml.errors import Corrupt, DataRejected, UsageError, printable
 from ml.joins import complete
-from ml.reading import UnusablePartition, parse_table, refuse_other_columns, together
-from ml.serving.columns import Column, conform
+from ml.reading import Declared, UnusablePartition, parse_table, refuse_other_columns, together
+from ml.serving.columns import conform
 from ml.settings import Settings
 from ml.sources import ALL, AnySource, DayFiles, digest_of, read_bytes, reading, source_folder
 from ml.store import Store
@@ -272,7 +272,7 @@ def read_partition(
     sides = {t.name: _read(settings, use_case, t.source, month.side_tables[t.name], day) for t in use_case.side_tables}
     rows = complete(use_case, source, sides)
     refuse_other_columns(use_case, rows, use_case.columns)
-    typed = conform(rows, use_case.columns)
+    typed = conform(rows, use_case.columns, use_case.time_zone)
     _refuse_other_days(use_case, typed, day)
     on = {name for table in use_case.side_tables for name in table.on}
     unknown = set(source.columns) - {column.name for column in use_case.columns} - on
@@ -287,19 +287,19 @@ def _read(
     partition = seen.get(day) or seen[ALL]
     folder = source_folder(settings, source)
     if partition.day == ALL and use_case.dated:
-        return _table_of_all_days(folder, partition, use_case.columns)
-    return _rows(folder, partition, use_case.columns)
+        return _table_of_all_days(folder, partition, Declared.of(use_case, source))
+    return _rows(folder, partition, Declared.of(use_case, source))
 
 
 @functools.lru_cache(maxsize=8)
-def _table_of_all_days(folder: Path, partition: Partition, columns: tuple[Column, ...]) -> pd.DataFrame:
+def _table_of_all_days(folder: Path, partition: Partition, declared: Declared) -> pd.DataFrame:
     """A table that every day of a window joins, read once."""
-    return _rows(folder, partition, columns)
+    return _rows(folder, partition, declared)
 
 
-def _rows(folder: Path, partition: Partition, columns: tuple[Column, ...]) -> pd.DataFrame:
+def _rows(folder: Path, partition: Partition, declared: Declared) -> pd.DataFrame:
     files = read_bytes(folder, partition.file, partition.digest)
-    return together([parse_table(name, data, columns) for name, data in files], partition.file)
+    return together([parse_table(name, data, declared) for name, data in files], partition.file)
 
 
 def _refuse_other_days(use_case: UseCase, rows: pd.DataFrame, day: str) -> None:

@@ -92,6 +92,7 @@ def package(
         network=network,
         output=choose_output(use_case, outputs, validation[1], fit),
         threads=night.threads,
+        time_zone=use_case.time_zone,
     )
 
 

@@ -37,9 +37,11 @@ class PackagedModel:
         network: TabularNetwork,
         output: Output,
         threads: int,
+        time_zone: str = "UTC",
     ) -> None:
         self.columns, self.rules, self.encoder = columns, rules, encoder
         self.architecture, self.network, self.output, self.threads = architecture, network, output, threads
+        self.time_zone = time_zone
 
     def predict(self, rows: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """One answer a row, in the same order and under the same index.
@@ -50,7 +52,7 @@ class PackagedModel:
         """
         del params  # MLflow passes it
         self._refuse_other_columns(rows)
-        typed = conform(rows, self.columns)
+        typed = conform(rows, self.columns, self.time_zone)
         broken = first_broken(self.rules, typed)
         answers = self._answers(self.raw_outputs(typed), rows.index)
         if broken.notna().any():  # None, not NaN: a server's JSON must say null
@@ -98,6 +100,7 @@ class PackagedModel:
             "architecture": asdict(self.architecture),
             "output": asdict(self.output),
             "threads": self.threads,
+            "time_zone": self.time_zone,
         }
         (folder / "model.json").write_text(json.dumps(contents, indent=1, allow_nan=False), encoding="utf-8")
 
@@ -119,6 +122,7 @@ class PackagedModel:
             network=network,
             output=Output(**with_tuples(contents["output"])),
             threads=contents["threads"],
+            time_zone=contents.get("time_zone", "UTC"),  # older models took no time with a zone
         )
 
 
