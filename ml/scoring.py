@@ -26,7 +26,7 @@ def score_file(settings: Settings, use_case: UseCase, model_folder: Path, file: 
     names = {column.name for column in columns}
     try:
         rows = read_table(file, use_case.columns)
-        whole = rows if names <= set(rows.columns) else complete_by_day(settings, use_case, rows)
+        whole = rows if names <= set(rows.columns) else complete_by_day(settings, use_case, rows).rows
         refuse_other_columns(use_case, whole, columns)
     except UnusablePartition as error:
         raise DataRejected(

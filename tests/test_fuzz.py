@@ -291,7 +291,8 @@ def test_a_partition_is_read_as_declared_or_unusable(profile: settings) -> None:
             place, use_case, manifest = partition(Path(folder), *file)
             try:
                 read_table(place.data / "tills" / f"{DAY}.{file[0]}", use_case.columns)
-                rows, unknown = read_partition(place, use_case, manifest, str(DAY))
+                found = read_partition(place, use_case, manifest, str(DAY))
+                rows, unknown = found.rows, found.unknown_columns
             except UnusablePartition as error:
                 assert "\n" not in str(error)
                 return
