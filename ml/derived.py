@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ml.config import ROW, UseCase
 from ml.errors import ConfigError, RetrainError
 from ml.reading import UnusablePartition, refuse_missing, refuse_other_columns
+from ml.serving.columns import Column, conform, wrong_type
 
 KEEP_ROWS = (
     f"return every row once with its {ROW} as it came; a row that nobody shall learn from gets a null label or breaks "
@@ -127,3 +128,31 @@ def _is_permuted(before: pd.Series, after: pd.Series) -> bool:
     except TypeError:  # values that have no hash, like lists
         return False
     return not np.array_equal(old, new) and np.array_equal(np.sort(old), np.sort(new))
+
+
+def is_rewritten(use_case: UseCase, rows: pd.DataFrame, column: Column) -> bool:
+    """Whether derive reads this column of the rows and returns it with other values.
+
+    One that it makes without reading it is no question: it comes out again as it was made before.
+    """
+    if use_case.derive is None or column.name not in rows.columns:
+        return False
+    if _is_unchanged(_derived_or_none(use_case, rows), rows, column):
+        return False
+    return _derived_or_none(use_case, rows.drop(columns=column.name)) is None
+
+
+def _derived_or_none(use_case: UseCase, rows: pd.DataFrame) -> pd.DataFrame | None:
+    try:
+        return derived(use_case, rows)
+    except UnusablePartition:
+        return None
+
+
+def _is_unchanged(found: pd.DataFrame | None, rows: pd.DataFrame, column: Column) -> bool:
+    """Also where derive cannot run on these rows, or returns them without the column."""
+    if found is None or column.name not in found.columns:
+        return True
+    if wrong_type(column, rows[column.name]) or wrong_type(column, found[column.name]):
+        return bool(found[column.name].equals(rows[column.name]))
+    return bool(conform(found, (column,)).equals(conform(rows, (column,))))

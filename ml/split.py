@@ -68,9 +68,9 @@ def undated_parts(use_case: UseCase, rows: pd.DataFrame) -> NDArray[np.object_]:
 
 
 def _own_places(use_case: UseCase, rows: pd.DataFrame) -> NDArray[np.float64]:
-    """(rows,) by the row's key; by its content where it has none."""
+    """(rows,) by the row's key; by its content where it has none, for else all of those were in one part."""
     keys = _typed(use_case, rows, *use_case.key)
-    lacking = keys.isna().any(axis=1).to_numpy(bool) | (not use_case.key)
+    lacking = keys.isna().all(axis=1).to_numpy(bool)
     places = _places(use_case, keys)
     if lacking.any():
         places[lacking] = _places(use_case, _content_keys(use_case, rows[lacking]))
@@ -109,7 +109,7 @@ def split_digest(use_case: UseCase) -> str:
     """What two runs must share for rows without time to be in the same part."""
     keys = [_declared(use_case, name) for name in use_case.key]
     decided: list[Any] = [use_case.seed, list(use_case.key), [c.type for c in keys], TEST_SHARE, VALIDATION_SHARE]
-    if not use_case.dated and (not keys or any(column.nullable for column in keys)):
+    if not use_case.dated and all(column.nullable for column in keys):
         decided += [[[column.name, column.type] for column in use_case.columns], use_case.target.digest]
     if not use_case.dated and use_case.group is not None:
         decided += [use_case.group, _declared(use_case, use_case.group).type]

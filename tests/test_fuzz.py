@@ -329,13 +329,13 @@ def test_a_file_to_score_is_answered_row_by_row_or_refused(
         path.write_bytes(file[1])
         with no_hang():
             try:
-                answers, ignored = score_file(site(tmp_path), parcels(), tmp_path, path)
+                scored = score_file(site(tmp_path), parcels(), tmp_path, path)
             except DataRejected as error:
                 assert is_a_sentence(error)
                 return
-        assert list(answers) == ["prediction", "probability", "broken_rule"]
-        assert ((answers["prediction"].isna()) == (answers["broken_rule"].notna())).all()
-        assert all(name.isprintable() for name in ignored)
+        assert list(scored.answers) == ["prediction", "probability", "broken_rule"]
+        assert ((scored.answers["prediction"].isna()) == (scored.answers["broken_rule"].notna())).all()
+        assert all(name.isprintable() for name in scored.ignored_columns)
 
     holds()
 
