@@ -277,7 +277,8 @@ def score(options: argparse.Namespace) -> int:
         )
     champion = head.champion
     folder = packaging.fetch_model(store, champion.folder, champion.files, settings.home / "cache")
-    answers, extra = score_file(settings, use_case, folder, Path(options.file))
+    scored = score_file(settings, use_case, folder, Path(options.file))
+    answers, extra = scored.answers, scored.ignored_columns
     writer(answers)
     document = {
         "use_case": options.use_case,
@@ -285,6 +286,7 @@ def score(options: argparse.Namespace) -> int:
         "rows": len(answers),
         "refused_rows": int(answers.broken_rule.notna().sum()),
         "ignored_columns": extra,
+        "joins": {name: {"null_keys": c.null_keys, "unmatched": c.unmatched} for name, c in scored.joins.items()},
         "threshold": model_threshold(folder),
         "output": options.output,
     }
@@ -294,6 +296,11 @@ def score(options: argparse.Namespace) -> int:
     )
     if document["threshold"] is not None:
         words += f" From probability {document['threshold']:.4g} on it says {use_case.target.classes[1]}."
+    words += "".join(
+        f" {counted(c.null_keys + c.unmatched, 'row')} met nothing in {name} ({c.null_keys:,} without a key)."
+        for name, c in scored.joins.items()
+        if c.null_keys + c.unmatched
+    )
     show(options, document, words + (f" Ignored columns: {', '.join(extra)}." if extra else ""))
     return 0
 

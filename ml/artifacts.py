@@ -128,6 +128,17 @@ class RuleCount:
 
 
 @dataclass(frozen=True, kw_only=True)
+class JoinCounts:
+    """How a partition's rows met one side table: rows without a key, and with a key that the table lacks; and how many
+    rows of the table have no key."""
+
+    rows: int
+    null_keys: int
+    unmatched: int
+    side_null_keys: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class PartitionCheck:
     """The verdict on one partition, a pure function of its bytes and the rules; `broken` has the broken rules only."""
 
@@ -234,12 +245,14 @@ class Blocks(Handle):
 
 @dataclass(frozen=True, kw_only=True)
 class SplitRows:
-    """Rows and share of the positive class (two classes) of one part."""
+    """Rows and share of the positive class (two classes) of one part; of test rows by day, also the share whose group
+    has train rows too."""
 
     rows: int
     positive_share: float | None
     first_day: str | None
     last_day: str | None
+    group_in_train: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

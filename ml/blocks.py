@@ -62,12 +62,12 @@ class BlockReader:
         return data
 
     def _cleaned(self, day: str) -> bytes:
-        rows, _ = read_partition(self.settings, self.use_case, self.manifest, day)
+        rows = read_partition(self.settings, self.use_case, self.manifest, day).rows
         return to_block(clean(self.use_case, drop_duplicates(rows, self.use_case.key)))
 
     def _quarantine(self, day: str) -> bytes:
-        rows, unknown = read_partition(self.settings, self.use_case, self.manifest, day)
-        batch = Batch.of(self.use_case.key, {day: rows}, {day: unknown})
+        read = read_partition(self.settings, self.use_case, self.manifest, day)
+        batch = Batch.of(self.use_case.key, {day: read.rows}, {day: read.unknown_columns})
         return to_parquet(check_batch(self.use_case, self.rules, batch).quarantine[day])
 
     def part_rows(self, as_of: date, part: Part, block: Block) -> pd.DataFrame:

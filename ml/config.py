@@ -40,6 +40,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 OPERATIONAL = {  # decide no result
     "schedule", "replay_from", "missed_nights", "missed_within_days", "retention", "on_inconclusive",
 }  # fmt: skip
+ROW = "row__"  # the column by which `derive` tells rows apart
 UNKNOWN_FIELD = re.compile(r"(\w+)(?:\.__init__)?\(\) got an unexpected keyword argument '(\w+)'")
 
 
@@ -151,10 +152,13 @@ class UseCase:
     test, the `validation_days` before as validation; up to `max_missing_days` may be missing or unusable. Rows: a day
     has at least `min_rows` after at most `max_quarantined_fraction` were set aside; a number is clipped at
     `outlier_std` standard deviations; a category seen on fewer than `rare_below` train rows is unknown. `derive`
-    turns a partition's source rows into rows with more columns. `replay_from` makes scheduled nights walk through old
-    data, from that date on. `missed_nights` says which of the nights are made up for that came while the machine was
-    down, `missed_within_days` how old they may be. `on_inconclusive` says whether the champion just stays where gates
-    cannot tell, or an operator is asked. `question` is the title of reports; `demo` writes example data.
+    turns a partition's source rows into rows with more columns: each has a number in `row__`, and must come back with
+    it once. `key` names the columns that tell rows apart; where it is empty, equal rows are different ones. `group`
+    names what rows depend on together: without time, a group lies in one part of the split. `replay_from` makes
+    scheduled nights walk through old data, from that date on. `missed_nights` says which of the nights are made up for
+    that came while the machine was down, `missed_within_days` how old they may be. `on_inconclusive` says whether the
+    champion just stays where gates cannot tell, or an operator is asked. `question` is the title of reports; `demo`
+    writes example data.
     """
 
     name: str
@@ -206,7 +210,7 @@ class UseCase:
     def column_rules(self) -> tuple[Rule, ...]:
         """The row rules that the declared columns and the key imply."""
         rules = [rule for column in self.columns for rule in _rules_of(column, self.target)]
-        return (*rules, UniqueKey(key=self.key))
+        return (*rules, UniqueKey(key=self.key)) if self.key else tuple(rules)
 
     @property
     def reading_digest(self) -> str:

@@ -165,6 +165,12 @@ def _cannot_be_called(function: Callable[..., object] | None) -> Broken:
         return f"Python says '{error}'"
 
 
+def _is_asynchronous(function: Callable[..., object] | None) -> bool:
+    """Whether a call gives something that makes rows later."""
+    kinds = (inspect.iscoroutinefunction, inspect.isasyncgenfunction, inspect.isgeneratorfunction)
+    return any(is_kind(function) for is_kind in kinds)
+
+
 def _has_no_digest(use_case: "UseCase") -> Broken:
     try:
         return not use_case.digest
@@ -234,7 +240,6 @@ USE_CASE: Table["UseCase"] = (
         for field in ("group", "time_column", "known_at_column")
     ),
     ("key", "be declared", lambda u, _: _undeclared(u.key, u), "mend its columns"),
-    ("key", "name a column or more", lambda u, _: not u.key, "name what tells rows apart"),
     ("key", "name each column once", lambda u, _: _twice(u.key), "remove one"),
     ("key", "not hold the target's column", lambda u, _: u.target.column in u.key, "name what tells rows apart"),
     ("group", "not be the target's column", lambda u, _: u.group == u.target.column, "name another or none"),
@@ -288,6 +293,7 @@ USE_CASE: Table["UseCase"] = (
         "rename one in its file",
     ),
     ("derive", "take one table of rows", lambda u, _: _cannot_be_called(u.derive), "define it with one argument"),
+    ("derive", "return rows at once", lambda u, _: _is_asynchronous(u.derive), "define it with def, without yield"),
     ("demo", "take one folder", lambda u, _: _cannot_be_called(u.demo), "define it with one argument"),
     ("fields", "be plain data or functions of a file", lambda u, _: _has_no_digest(u), "mend the file"),
 )

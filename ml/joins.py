@@ -1,51 +1,42 @@
-"""Source rows as raw rows: derived, then joined to side tables."""
+"""Source rows as raw rows: derived, then joined to side tables, each row keeping its place."""
 
 import functools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from ml.artifacts import JoinCounts
 from ml.bringing import partition_files
-from ml.config import SideTable, UseCase
-from ml.reading import Declared, UnusablePartition, read_table, refuse_missing, refuse_other_columns, short, together
+from ml.config import UseCase
+from ml.derived import derived
+from ml.reading import Declared, UnusablePartition, read_table, refuse_other_columns, together
 from ml.settings import Settings
+from ml.side_tables import join
 from ml.sources import ALL, DayFiles
 
 
-def complete(use_case: UseCase, rows: pd.DataFrame, sides: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """One partition's source rows as raw rows: derived, then joined to side tables, in the same order.
+@dataclass(frozen=True)
+class Joined:
+    """Raw rows in the order of their source rows, and how they met each side table."""
 
-    Raises UnusablePartition where a side table or the rows lack a column.
-    """
-    whole = _derived(use_case, rows)
+    rows: pd.DataFrame
+    joins: dict[str, JoinCounts]
+
+
+def complete(use_case: UseCase, rows: pd.DataFrame, sides: Mapping[str, pd.DataFrame]) -> Joined:
+    """One partition's source rows as raw rows. Raises UnusablePartition where derive or a side table cannot be used."""
+    whole = derived(use_case, rows.reset_index(drop=True))
+    counts = {}
     for table in use_case.side_tables:
         if table.name in sides:
-            whole = _joined(whole, table, _side_rows(table, sides[table.name]))
-    return whole.set_index(rows.index)
+            whole, counts[table.name] = join(whole, table, sides[table.name])
+    return Joined(whole.set_axis(rows.index), counts)
 
 
-def _derived(use_case: UseCase, rows: pd.DataFrame) -> pd.DataFrame:
-    """What `derive` makes of the rows; where it fails, their columns are looked at before it is blamed."""
-    if use_case.derive is None:
-        return rows
-    try:
-        return use_case.derive(rows)
-    except Exception as error:  # noqa: BLE001 - a company's own code; its message may quote the row
-        joined = {name for table in use_case.side_tables for name in table.take}
-        refuse_other_columns(use_case, rows, tuple(each for each in use_case.columns if each.name not in joined))
-        raise UnusablePartition(f"derive fails on it with {type(error).__name__}") from None
-
-
-def _joined(rows: pd.DataFrame, table: SideTable, side: pd.DataFrame) -> pd.DataFrame:
-    refuse_missing(rows, table.on)
-    try:
-        return rows.merge(side, on=list(table.on), how="left", validate="m:1")
-    except ValueError as error:
-        raise UnusablePartition(f"{table.name} cannot be joined on {', '.join(table.on)} ({short(error)})") from error
-
-
-def complete_by_day(settings: Settings, use_case: UseCase, rows: pd.DataFrame) -> pd.DataFrame:
+def complete_by_day(settings: Settings, use_case: UseCase, rows: pd.DataFrame) -> Joined:
     """Source rows of any days as raw rows, for scoring, in the same order.
 
     A row without its time is joined to undated tables only. Raises UnusablePartition where a column is missing or of
@@ -55,17 +46,44 @@ def complete_by_day(settings: Settings, use_case: UseCase, rows: pd.DataFrame) -
     declared = {table.name: Declared.of(use_case, table.source) for table in use_case.side_tables}
     numbered = rows.reset_index(drop=True)
     read = functools.cache(_read_files)
-    parts = [
-        complete(
-            use_case,
-            part,
-            {name: read(files, declared[name]) for name, files in _files_of_day(sides, str(day)).items()},
-        )
-        for day, part in numbered.groupby(_days(use_case, numbered))
-    ]
-    whole = pd.concat(parts).sort_index() if parts else numbered
+    parts = {}
+    for day, part in numbered.groupby(_days(use_case, numbered)):
+        files = _files_of_day(sides, str(day))
+        parts[str(day)] = complete(use_case, part, {name: read(files[name], declared[name]) for name in files})
+    _refuse_other_columns_a_day(use_case, {day: part.rows for day, part in parts.items()})
+    whole = pd.concat([part.rows for part in parts.values()]).sort_index() if parts else numbered
     taken = [name for table in use_case.side_tables for name in table.take if name not in whole]
-    return whole.assign(**dict.fromkeys(taken, np.nan)).set_axis(rows.index)
+    if not len(rows):  # of no rows nothing is derived
+        taken = [column.name for column in use_case.columns if column.name not in whole]
+    return Joined(whole.assign(**dict.fromkeys(taken, np.nan)).set_axis(rows.index), _summed(parts.values()))
+
+
+def _refuse_other_columns_a_day(use_case: UseCase, parts: Mapping[str, pd.DataFrame]) -> None:
+    """Days put together would lack, without a word, what derive returned on some of them only."""
+    joined = {name for table in use_case.side_tables for name in table.take}
+    names = {day: {*part.columns} - joined for day, part in parts.items()}
+    every: set[str] = set().union(*names.values())
+    for day, own in names.items():
+        if own != every:
+            lacking = ", ".join(sorted(map(str, every - own)))
+            raise UnusablePartition(
+                f"derive of {use_case.name} returns no {lacking} for {day} (return it for every row)"
+            )
+
+
+def _summed(parts: Iterable[Joined]) -> dict[str, JoinCounts]:
+    """Over days; of a side table's own rows without a key, the most that a day met."""
+    total: dict[str, JoinCounts] = {}
+    for part in parts:
+        for name, counts in part.joins.items():
+            before = total.get(name, JoinCounts(rows=0, null_keys=0, unmatched=0, side_null_keys=0))
+            total[name] = JoinCounts(
+                rows=before.rows + counts.rows,
+                null_keys=before.null_keys + counts.null_keys,
+                unmatched=before.unmatched + counts.unmatched,
+                side_null_keys=max(before.side_null_keys, counts.side_null_keys),
+            )
+    return total
 
 
 def _days(use_case: UseCase, rows: pd.DataFrame) -> pd.Series:
@@ -85,10 +103,3 @@ def _files_of_day(sides: dict[str, dict[str, DayFiles]], day: str) -> dict[str, 
     if absent and day != ALL:
         raise UnusablePartition(f"{', '.join(absent)} has no {day}")
     return {name: files.get(day) or files[ALL] for name, files in sides.items() if name not in absent}
-
-
-def _side_rows(table: SideTable, rows: pd.DataFrame) -> pd.DataFrame:
-    absent = [name for name in (*table.on, *table.take) if name not in rows.columns]
-    if absent:
-        raise UnusablePartition(f"{table.name} lacks the columns {', '.join(absent)}")
-    return rows[[*table.on, *table.take]].drop_duplicates()

@@ -162,6 +162,7 @@ def _head(
         "use_case": night.use_case,
         "question": use_case.question,
         "metric": use_case.metric,
+        "group": use_case.group,
         "as_of": str(night.as_of),
         "run_key": run_key,
         "replayed": False,
@@ -188,6 +189,7 @@ def _part(part: SplitRows) -> Document:
         "positive_share": part.positive_share,
         "first_day": part.first_day,
         "last_day": part.last_day,
+        "group_in_train": part.group_in_train,
     }
 
 
@@ -270,6 +272,9 @@ def data_sentences(document: Document) -> list[str]:
         f"Trained on {counted(split['train']['rows'], 'row')}, validated on {split['validation']['rows']:,}, "
         f"tested on {_test_words(document)}.",
     ]
+    known = split["test"].get("group_in_train")  # older entries of the ledger have none
+    if known is not None:
+        sentences.append(f"{known:.1%} of the test rows are of a {document['group']} that has train rows too.")
     sentences += [
         f"Quarantined on {day}: {counted(count, 'row')}."
         for day, count in list(data["quarantined_days"].items())[-MOST_DAYS:]

@@ -10,7 +10,17 @@ from ml.digests import digest_sources, digest_value
 from ml.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
-READING = ("serving/columns.py", "config.py", "sources.py", "csv_fields.py", "reading.py", "joins.py", "snapshots.py")
+READING = (
+    "serving/columns.py",
+    "config.py",
+    "sources.py",
+    "csv_fields.py",
+    "reading.py",
+    "derived.py",
+    "side_tables.py",
+    "joins.py",
+    "snapshots.py",
+)
 STATE_MODULES = {
     "verdict": (*READING, "serving/rules.py", "cleaning.py", "validation.py"),
     "cleaned": (*READING, "cleaning.py", "validation.py"),  # which drops duplicates

@@ -1,39 +1,68 @@
 """A registered model applied to the rows of a file."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from ml import registry
+from ml.artifacts import JoinCounts
 from ml.config import UseCase
+from ml.derived import is_rewritten
 from ml.errors import DataRejected, printable
-from ml.joins import complete_by_day
+from ml.joins import Joined, complete_by_day
 from ml.reading import Declared, UnusablePartition, read_table, refuse_other_columns
 from ml.serving.columns import Column, conform, with_tuples
 from ml.serving.rules import Rule, rule_from_dict
 from ml.settings import Settings
 
 
-def score_file(settings: Settings, use_case: UseCase, model_folder: Path, file: Path) -> tuple[pd.DataFrame, list[str]]:
-    """One answer a row in the file's order, and the names of columns that the model ignored.
+@dataclass(frozen=True)
+class Scored:
+    """One answer a row in the file's order, the columns that the model ignored, and how rows met each side table."""
 
-    The file holds raw rows, or rows of the source, which are then joined as a night joins them. Raises DataRejected
-    where it cannot be read, or a column is missing or of another type.
+    answers: pd.DataFrame
+    ignored_columns: list[str]
+    joins: dict[str, JoinCounts]
+
+
+def score_file(settings: Settings, use_case: UseCase, model_folder: Path, file: Path) -> Scored:
+    """What a model answers to the rows of a file.
+
+    The file holds raw rows, or rows of the source, which are then derived and joined as a night does it. Raises
+    DataRejected where it cannot be read, can be read as either, or a column is missing or of another type.
     """
     columns = model_columns(model_folder)
-    names = {column.name for column in columns}
     try:
         rows = read_table(file, Declared.of(use_case, use_case.source))
-        whole = rows if names <= set(rows.columns) else complete_by_day(settings, use_case, rows)
-        refuse_other_columns(use_case, whole, columns)
+        whole = _raw_rows(settings, use_case, rows, columns)
+        refuse_other_columns(use_case, whole.rows, columns)
     except UnusablePartition as error:
         raise DataRejected(
             "a file to score has the columns of a raw row", str(error), "mend the file and score again"
         ) from error
+    names = {column.name for column in columns}
     ignored = [printable(str(name)) for name in rows.columns if name not in names]
-    return registry.load_model(model_folder).predict(conform(whole, columns, use_case.time_zone)), ignored
+    return Scored(
+        registry.load_model(model_folder).predict(conform(whole.rows, columns, use_case.time_zone)),
+        ignored,
+        whole.joins,
+    )
+
+
+def _raw_rows(settings: Settings, use_case: UseCase, rows: pd.DataFrame, columns: tuple[Column, ...]) -> Joined:
+    if not {column.name for column in columns} <= set(rows.columns):
+        return complete_by_day(settings, use_case, rows)
+    for column in columns:
+        if is_rewritten(use_case, rows, column):
+            raise DataRejected(
+                "a file to score must be read in one way",
+                f"derive of {use_case.name} reads and changes {column.name}, so its rows may be those before or after",
+                "let derive give what it computes a name of its own",
+            )
+    return Joined(rows, {})
 
 
 def model_columns(model_folder: Path) -> tuple[Column, ...]:

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import pandas as pd
 
-from ml.artifacts import Manifest, Month, Partition, from_json, to_json
+from ml.artifacts import JoinCounts, Manifest, Month, Partition, from_json, to_json
 from ml.bringing import partition_files
 from ml.config import UseCase
 from ml.days import FIRST_DAY, month_of, months_between
@@ -259,10 +259,18 @@ def _content(partition: Partition) -> str:
     return "".join((partition.digest, *Path(partition.file).suffixes))
 
 
-def read_partition(
-    settings: Settings, use_case: UseCase, manifest: Manifest, day: str
-) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """The partition's raw rows, joined and derived, with declared columns and types; and the columns nobody declared.
+@dataclass(frozen=True)
+class PartitionRows:
+    """A partition's raw rows with declared columns and types, the columns that nobody declared, and how the rows met
+    each side table."""
+
+    rows: pd.DataFrame
+    unknown_columns: tuple[str, ...]
+    joins: dict[str, JoinCounts]
+
+
+def read_partition(settings: Settings, use_case: UseCase, manifest: Manifest, day: str) -> PartitionRows:
+    """The partition's rows, derived and joined.
 
     Raises UnusablePartition where the file cannot be read, a column is missing or of another type, or a row is of
     another day; DataRejected where the bytes are no longer those of the manifest.
@@ -270,13 +278,13 @@ def read_partition(
     month = manifest.month(month_of(day))
     source = _read(settings, use_case, use_case.source, month.partitions, day)
     sides = {t.name: _read(settings, use_case, t.source, month.side_tables[t.name], day) for t in use_case.side_tables}
-    rows = complete(use_case, source, sides)
-    refuse_other_columns(use_case, rows, use_case.columns)
-    typed = conform(rows, use_case.columns, use_case.time_zone)
+    whole = complete(use_case, source, sides)
+    refuse_other_columns(use_case, whole.rows, use_case.columns)
+    typed = conform(whole.rows, use_case.columns, use_case.time_zone)
     _refuse_other_days(use_case, typed, day)
     on = {name for table in use_case.side_tables for name in table.on}
     unknown = set(source.columns) - {column.name for column in use_case.columns} - on
-    return typed, tuple(sorted(printable(str(name)) for name in unknown))
+    return PartitionRows(typed, tuple(sorted(printable(str(name)) for name in unknown)), whole.joins)
 
 
 def _read(

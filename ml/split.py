@@ -1,18 +1,24 @@
-"""Train, validation and test: by day where there is time, by a hash of the row's key where there is not."""
+"""Train, validation and test: by day where there is time, else by a hash of the row's group, or of its key.
 
-from collections.abc import Sequence
+A table without a key gives each row one: its content (label included, so that equal rows are equal in everything) and
+how many equal rows came before it. So neither added rows nor another order move a row; a corrected row is another one.
+"""
+
+from collections.abc import Iterable, Sequence
 from datetime import date, timedelta
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from ml.artifacts import Part, SplitRows
+from ml.cleaning import LABEL
 from ml.config import UseCase
 from ml.digests import digest_value
 from ml.errors import DataRejected
 from ml.features import Statistics
-from ml.serving.columns import conform
+from ml.serving.columns import Column, conform
 from ml.snapshots import last_due_day
 from ml.sources import ALL
 
@@ -35,18 +41,65 @@ def days_of_part(use_case: UseCase, as_of: date, part: Part) -> tuple[str, str]:
 
 def parts_of_rows(use_case: UseCase, keys: pd.DataFrame) -> NDArray[np.object_]:
     """(rows,) the part of each row, a pure function of its key and the use case's seed: added rows move no other."""
+    return _parts(_places(use_case, keys))
+
+
+def _places(use_case: UseCase, keys: pd.DataFrame) -> NDArray[np.float64]:
+    """(rows,) a number from 0 to 1 that follows from the row's key and the use case's seed alone."""
     seeded = keys.assign(seed__=str(use_case.seed))  # pandas' own `hash_key` leaves the hashes of numbers as they are
-    hashes = pd.util.hash_pandas_object(seeded, index=False, categorize=False)
-    place = hashes.to_numpy(np.uint64) / 2.0**64
-    return np.select([place < TEST_SHARE, place < TEST_SHARE + VALIDATION_SHARE], ["test", "validation"], "train")
+    return _hashes(seeded) / 2.0**64
+
+
+def _hashes(keys: pd.DataFrame) -> NDArray[np.uint64]:
+    return pd.util.hash_pandas_object(keys, index=False, categorize=False).to_numpy(np.uint64)
+
+
+def _parts(places: NDArray[np.float64]) -> NDArray[np.object_]:
+    return np.select([places < TEST_SHARE, places < TEST_SHARE + VALIDATION_SHARE], ["test", "validation"], "train")
+
+
+def undated_parts(use_case: UseCase, rows: pd.DataFrame) -> NDArray[np.object_]:
+    """(rows,) the part of each row without time: that of its group, and of itself where it has none."""
+    places = _own_places(use_case, rows)
+    if use_case.group is not None:
+        groups = _typed(use_case, rows, use_case.group)
+        places = np.where(groups[use_case.group].isna(), places, _places(use_case, groups))
+    return _parts(places)
+
+
+def _own_places(use_case: UseCase, rows: pd.DataFrame) -> NDArray[np.float64]:
+    """(rows,) by the row's key; by its content where it has none, for else all of those were in one part."""
+    keys = _typed(use_case, rows, *use_case.key)
+    lacking = keys.isna().all(axis=1).to_numpy(bool)
+    places = _places(use_case, keys)
+    if lacking.any():
+        places[lacking] = _places(use_case, _content_keys(use_case, rows[lacking]))
+    return places
+
+
+def _content_keys(use_case: UseCase, rows: pd.DataFrame) -> pd.DataFrame:
+    """Content and number of equal rows before: what tells rows apart that have no key."""
+    names = [column.name for column in use_case.columns if column.name != use_case.target.column]
+    content = _typed(use_case, rows, *names).assign(**{LABEL: rows[LABEL].astype("float64")})
+    numbers = content.select_dtypes("float64") + 0.0  # -0.0 is 0.0
+    hashes = pd.Series(_hashes(content.assign(**{str(name): column for name, column in numbers.items()})))
+    return pd.DataFrame({"content": hashes, "before": hashes.groupby(hashes).cumcount()})
+
+
+def _typed(use_case: UseCase, rows: pd.DataFrame, *names: str) -> pd.DataFrame:
+    """These columns as they are declared: a hash follows the type, and that of stored texts would be another one."""
+    return conform(rows, tuple(_declared(use_case, name) for name in names))
+
+
+def _declared(use_case: UseCase, name: str) -> Column:
+    return next(column for column in use_case.columns if column.name == name)
 
 
 def rows_of(use_case: UseCase, as_of: date, part: Part, day: str, rows: pd.DataFrame) -> pd.DataFrame:
     """Those of a partition's rows that belong to one of its parts and were known before as_of."""
     chosen = np.full(len(rows), True)
-    if day == ALL:  # a hash follows the type: of stored keys it would be another one
-        declared = {column.name: column for column in use_case.columns}
-        chosen &= parts_of_rows(use_case, conform(rows, tuple(declared[name] for name in use_case.key))) == part
+    if day == ALL:
+        chosen &= undated_parts(use_case, rows) == part
     if use_case.known_at_column:
         chosen &= (rows[use_case.known_at_column] < pd.Timestamp(as_of)).to_numpy()
     return rows if chosen.all() else rows[chosen]
@@ -54,8 +107,31 @@ def rows_of(use_case: UseCase, as_of: date, part: Part, day: str, rows: pd.DataF
 
 def split_digest(use_case: UseCase) -> str:
     """What two runs must share for rows without time to be in the same part."""
-    types = [column.type for name in use_case.key for column in use_case.columns if column.name == name]
-    return digest_value([use_case.seed, list(use_case.key), types, TEST_SHARE, VALIDATION_SHARE])
+    keys = [_declared(use_case, name) for name in use_case.key]
+    decided: list[Any] = [use_case.seed, list(use_case.key), [c.type for c in keys], TEST_SHARE, VALIDATION_SHARE]
+    if not use_case.dated and all(column.nullable for column in keys):
+        decided += [[[column.name, column.type] for column in use_case.columns], use_case.target.digest]
+    if not use_case.dated and use_case.group is not None:
+        decided += [use_case.group, _declared(use_case, use_case.group).type]
+    return digest_value(decided)
+
+
+def share_of_known_groups(
+    use_case: UseCase, train: Iterable[pd.DataFrame], test: Iterable[pd.DataFrame]
+) -> float | None:
+    """The share of test rows whose group has train rows too; None where no days divide a group."""
+    if use_case.group is None or not use_case.dated:
+        return None
+    known: set[Any] = set()
+    for rows in train:
+        known.update(_groups(use_case, rows).dropna().unique())
+    found = [_groups(use_case, rows).isin(known) for rows in test]
+    return float(np.concatenate(found).mean()) if found else None
+
+
+def _groups(use_case: UseCase, rows: pd.DataFrame) -> pd.Series:
+    assert use_case.group is not None
+    return _typed(use_case, rows, use_case.group)[use_case.group]
 
 
 def fit_until(use_case: UseCase, as_of: date) -> str | None:
@@ -66,7 +142,7 @@ def fit_until(use_case: UseCase, as_of: date) -> str | None:
 def describe(use_case: UseCase, part: Part, total: Statistics, days: Sequence[str]) -> SplitRows:
     """A part of `total` rows on those days. Raises DataRejected if it is empty or, of classes, lacks one."""
     if not total.rows:
-        more = "widen the window or choose a later --as-of" if use_case.dated else "add rows to the source"
+        more = "widen the window or choose a later --as-of" if use_case.dated else _more_rows(use_case)
         raise DataRejected(f"{part} needs rows", "it has none", more)
     if use_case.target.kind != "regression":
         _refuse_missing_class(use_case, part, total)
@@ -85,5 +161,10 @@ def _refuse_missing_class(use_case: UseCase, part: Part, total: Statistics) -> N
         raise DataRejected(
             f"every part needs rows of each class of {use_case.target.column}",
             f"{part} has none of {', '.join(absent)}",
-            f"{'widen the window' if use_case.dated else 'add rows'} or check how the target is recorded",
+            f"{'widen the window' if use_case.dated else _more_rows(use_case)} or check how the target is recorded",
         )
+
+
+def _more_rows(use_case: UseCase) -> str:
+    together = f", of other values of {use_case.group}: rows of one stay in one part" if use_case.group else ""
+    return f"add rows to the source{together}"

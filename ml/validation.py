@@ -73,8 +73,11 @@ class BatchVerdict:
 def drop_duplicates(rows: pd.DataFrame, key: tuple[str, ...]) -> pd.DataFrame:
     """One row of each set of exactly equal ones, numbered anew: what row numbers in a quarantine count.
 
-    Equal rows have equal keys, so that only rows that share theirs are compared.
+    Equal rows have equal keys, so that only rows that share theirs are compared. Without a key, nobody says that equal
+    rows are the same: all stay.
     """
+    if not key:
+        return rows.reset_index(drop=True)
     repeated = rows.duplicated(list(key), keep=False).to_numpy(bool, copy=True)
     repeated[repeated] = rows[repeated].duplicated()
     return rows[~repeated].reset_index(drop=True)

@@ -43,7 +43,7 @@ from ml.report import counted, window_words
 from ml.run_key import state_code_digest
 from ml.serving.rules import rule_to_dict
 from ml.snapshots import inputs_by_day, last_due_day, read_manifest, read_partition
-from ml.split import describe, fit_until, split_digest
+from ml.split import describe, fit_until, share_of_known_groups, split_digest
 from ml.states import Bundle, States, state_key
 from ml.store import put_file
 from ml.validation import (
@@ -154,7 +154,8 @@ def _batches(site: Site, manifest: Manifest, days: list[str]) -> Iterator[tuple[
     taken, room = 0, site.settings.batch_bytes
     for day in days:
         try:
-            frames[day], unknown[day] = read_partition(site.settings, site.use_case, manifest, day)
+            read = read_partition(site.settings, site.use_case, manifest, day)
+            frames[day], unknown[day] = read.rows, read.unknown_columns
             taken += _size(frames[day])
         except UnusablePartition as error:
             unreadable.append(rejected_check(day, str(error)))
@@ -344,7 +345,7 @@ def _cleaned_month(key: str, blocks: dict[str, Block]) -> CleanedMonth:
 def _clean(site: Site, manifest: Manifest, states: States[CleanedRows], day: str, key: str) -> CleanedRows:
     unique = JUDGED.pop(key, None)
     if unique is None:
-        rows, _ = read_partition(site.settings, site.use_case, manifest, day)
+        rows = read_partition(site.settings, site.use_case, manifest, day).rows
         unique = drop_duplicates(rows, site.use_case.key)
     cleaned = clean(site.use_case, unique)
     file = put_file(site.store, paths.block(site.use_case.name, key), to_block(cleaned))
@@ -371,6 +372,8 @@ def split_rows(night: Night, blocks: Blocks) -> Split:
 def _make_split(site: Site, night: Night, sums: WindowSums, key: str) -> Split:
     use_case, totals = site.use_case, sums.totals()
     described = {part: describe(use_case, part, total.statistics, total.days) for part, total in totals.items()}
+    train, test_rows = (sums.reader.part_frames(night.as_of, part) for part in ("train", "test"))
+    known = share_of_known_groups(use_case, train, test_rows)
     encoder = fit_encoder(use_case, totals["train"].statistics)
     file = put_file(site.store, paths.stage_file(use_case.name, "split", key, "encoder.json"), to_json(encoder))
     known_at = str(night.as_of) if use_case.known_at_column else None
@@ -382,5 +385,5 @@ def _make_split(site: Site, night: Night, sums: WindowSums, key: str) -> Split:
         test_digest=digest_value([test, split_digest(use_case), known_at]),
         train=described["train"],
         validation=described["validation"],
-        test=described["test"],
+        test=replace(described["test"], group_in_train=known),
     )

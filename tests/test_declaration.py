@@ -3,12 +3,13 @@
 import dataclasses
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date, datetime
 from itertools import product
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from ml import declaration
@@ -47,6 +48,14 @@ def without(make: Make, *names: str) -> dict[str, Any]:
 
 def target(make: Make, **changes: Any) -> dict[str, Any]:
     return {"target": dataclasses.replace(make().target, **changes)}
+
+
+async def later(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows
+
+
+def in_pieces(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    yield rows
 
 
 def gates(*gates: Gate) -> dict[str, Any]:
@@ -167,7 +176,8 @@ TOGETHER: list[Case] = [
     (tills, without(tills, "at"), "time_column of", "at is not among"),
     (tills, {"known_at_column": "known_at"}, "known_at_column of", "known_at is not among"),
     (tills, without(tills, "sale"), "key of", "sale is not among"),
-    (tills, {"key": ()}, "key of", "it is ()"),
+    (tills, {"derive": later}, "derive of", "return rows at once"),
+    (tills, {"derive": in_pieces}, "derive of", "define it with def, without yield"),
     (tills, {"key": ("sale", "sale")}, "key of", "'sale' is there twice"),
     (tills, {"key": ("sale", "returned_after")}, "key of", "target's column"),
     (parcels, {"group": "outcome"}, "group of", "'outcome'"),

@@ -291,7 +291,8 @@ def test_a_partition_is_read_as_declared_or_unusable(profile: settings) -> None:
             place, use_case, manifest = partition(Path(folder), *file)
             try:
                 read_table(place.data / "tills" / f"{DAY}.{file[0]}", use_case.columns)
-                rows, unknown = read_partition(place, use_case, manifest, str(DAY))
+                found = read_partition(place, use_case, manifest, str(DAY))
+                rows, unknown = found.rows, found.unknown_columns
             except UnusablePartition as error:
                 assert "\n" not in str(error)
                 return
@@ -328,13 +329,13 @@ def test_a_file_to_score_is_answered_row_by_row_or_refused(
         path.write_bytes(file[1])
         with no_hang():
             try:
-                answers, ignored = score_file(site(tmp_path), parcels(), tmp_path, path)
+                scored = score_file(site(tmp_path), parcels(), tmp_path, path)
             except DataRejected as error:
                 assert is_a_sentence(error)
                 return
-        assert list(answers) == ["prediction", "probability", "broken_rule"]
-        assert ((answers["prediction"].isna()) == (answers["broken_rule"].notna())).all()
-        assert all(name.isprintable() for name in ignored)
+        assert list(scored.answers) == ["prediction", "probability", "broken_rule"]
+        assert ((scored.answers["prediction"].isna()) == (scored.answers["broken_rule"].notna())).all()
+        assert all(name.isprintable() for name in scored.ignored_columns)
 
     holds()
 

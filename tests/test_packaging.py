@@ -319,8 +319,9 @@ def written(rows: pd.DataFrame, path: Path) -> Path:
 @pytest.mark.parametrize("name", ["rows.parquet", "rows.csv", "rows.csv.gz"])
 def test_a_file_is_scored_row_by_row_whatever_its_format(folder: Path, tmp_path: Path, name: str) -> None:
     file = written(rows().assign(zebra=1), tmp_path / name)
-    answers, ignored = score_file(site(tmp_path), parcels(), folder / "ours", file)
-    assert ignored == ["zebra"]
+    scored = score_file(site(tmp_path), parcels(), folder / "ours", file)
+    assert scored.ignored_columns == ["zebra"]
+    answers = scored.answers
     assert answers["broken_rule"].notna().sum() == packaged().predict(rows())["broken_rule"].notna().sum() > 0
     pd.testing.assert_frame_equal(answers, packaged().predict(rows()), check_exact=True)
 

@@ -106,7 +106,8 @@ def second_order(tmp_path: Path) -> Settings:
 def test_the_example_is_loaded_and_its_rows_obey_it(second_order: Settings) -> None:
     use_case = load_use_case("second_order", second_order.project)
     manifest, missing = take_manifest(second_order, use_case, date(2024, 1, 1), {})
-    table, unknown = read_partition(second_order, use_case, manifest, "all")
+    read = read_partition(second_order, use_case, manifest, "all")
+    table, unknown = read.rows, read.unknown_columns
     assert (len(table), missing, unknown) == (2000, (), ())
     assert first_broken(use_case.column_rules, table).isna().all()
     refuse_broken_example(use_case, use_case.column_rules)

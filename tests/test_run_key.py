@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ml import cleaning, config, features, joins, reading, run_key, snapshots, split, validation
+from ml import cleaning, config, derived, features, joins, reading, run_key, side_tables, snapshots, split, validation
 from ml.errors import ConfigError
 from ml.serving import columns, rules
 from ml.serving import features as encoding
@@ -47,6 +47,8 @@ def test_the_learning_key_is_the_run_key_without_its_date(name: str) -> None:
 READING: list[Callable[..., Any]] = [
     snapshots.read_partition,
     reading.parse_table,
+    derived.derived,
+    side_tables.join,
     joins.complete,
     columns.conform,
     columns.wrong_type,

@@ -46,7 +46,7 @@ def rows_of(place: Settings, use_case: UseCase, as_of: date = AS_OF) -> pd.DataF
     """Every row of the window, by sale."""
     manifest, missing = take_manifest(place, use_case, as_of, {})
     assert missing == ()
-    days = [read_partition(place, use_case, manifest, partition.day)[0] for partition in manifest.partitions]
+    days = [read_partition(place, use_case, manifest, partition.day).rows for partition in manifest.partitions]
     return pd.concat(days).sort_values("sale", ignore_index=True)
 
 
@@ -386,7 +386,7 @@ def test_a_column_that_is_declared_anew_is_read_anew(place: Settings, database: 
     use_case = of_database(query=QUERY.replace("edited", "edited, '2024-01-01' as edited_at"))
     for declared in (columns, (*columns, replace(other, type="text")), (*columns, other)):
         manifest, _ = take_manifest(place, replace(use_case, columns=declared), AS_OF, {})
-        assert len(read_partition(place, replace(use_case, columns=declared), manifest, str(DAYS[0]))[0])
+        assert len(read_partition(place, replace(use_case, columns=declared), manifest, str(DAYS[0])).rows)
 
 
 def test_the_newest_day_of_a_source_is_named_and_of_one_file_for_all_there_is_none(place: Settings) -> None:
