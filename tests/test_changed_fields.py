@@ -17,11 +17,10 @@ import ml.evaluation
 import tasks.data
 import tasks.model
 from ml.artifacts import Fit, to_json
-from ml.config import require_known
 from ml.errors import ConfigError, DataRejected
 from ml.gates import Evidence
 from ml.judging import baselines, judge_all, model_answers
-from ml.run_key import code_digest, run_key
+from ml.run_key import run_key
 from ml.store import get_file
 from tasks.model import _fit, _package
 from tasks.site import open_site
@@ -273,8 +272,7 @@ def outcome(as_of: date = AS_OF) -> dict[str, Any]:
 
 def night_of(as_of: date) -> dict[str, Any]:
     site = open_site("tills")
-    code = code_digest(require_known("tills", site.settings.project))
-    night = tiny.night(use_case="tills", as_of=as_of, use_case_digest=site.digest, code_digest=code)
+    night = tiny.night(use_case="tills", as_of=as_of, use_case_digest=site.digest, code_digest=site.code)
     snapshot = tasks.data.take_snapshot.fn(night)
     checks = tasks.data.validate_partitions.fn(night, snapshot)
     blocks = tasks.data.clean_partitions.fn(night, snapshot, checks)
