@@ -38,10 +38,8 @@ import tasks.data as stages  # noqa: E402
 from expectations.suite import to_gx, verdicts  # noqa: E402
 from ml.artifacts import Night, Split, from_json  # noqa: E402
 from ml.cleaning import LABEL  # noqa: E402
-from ml.config import require_known  # noqa: E402
 from ml.features import Statistics, fit_encoder  # noqa: E402
 from ml.reading import Declared, read_table  # noqa: E402
-from ml.run_key import code_digest  # noqa: E402
 from ml.serving.features import FIRST_CODE, Encoder  # noqa: E402
 from ml.serving.rules import Between, InSet, Matches, NotBelow, NotNull, Rule, UniqueKey  # noqa: E402
 from ml.store import get_file  # noqa: E402
@@ -257,7 +255,7 @@ def data_stages(days: int) -> tuple[Split, Encoder]:
     site = open_site("table")
     night = Night(
         use_case="table", as_of=FIRST + timedelta(days=days), seed=1, use_case_digest=site.digest, lock_digest="0",
-        code_digest=code_digest(require_known("table", site.settings.project)), device="cpu", threads=1,
+        code_digest=site.code, device="cpu", threads=1,
     )  # fmt: skip
     snapshot = stages.take_snapshot.fn(night)
     checks = stages.validate_partitions.fn(night, snapshot)

@@ -5,17 +5,15 @@ A use case is a file `ml/use_cases/<name>.py`, or `<RETRAIN_PROJECT>/use_cases/<
 
 import dataclasses
 import functools
-import importlib.util
 import inspect
 import re
-import sys
+import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import ModuleType
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
@@ -29,6 +27,7 @@ from ml.digests import digest_value
 from ml.errors import ConfigError, UsageError, did_you_mean
 from ml.gates import Gate
 from ml.models.estimators import NetworkEstimator
+from ml.own_modules import OwnModules, digest_of_sources
 from ml.serving.columns import Column
 from ml.serving.output import TaskKind
 from ml.serving.rules import Between, InSet, NotNull, Rule, UniqueKey
@@ -295,49 +294,61 @@ def require_known(name: str, project: Path | None) -> Path:
     )
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """A use case, and the sources that it was made of."""
+
+    use_case: UseCase
+    own: OwnModules
+
+    @property
+    def sources(self) -> str:
+        """Digest of its file with every module of its own, as they run."""
+        return digest_of_sources(self.own.main.source, self.own.digests)
+
+
+_LOADED: dict[Path, Loaded] = {}
+_LOADING = threading.RLock()
+
+
 def load_use_case(name: str, project: Path | None) -> UseCase:
     """The USE_CASE object of the file. Raises UsageError for an unknown name, ConfigError for an unusable file."""
+    return load(name, project).use_case
+
+
+def load(name: str, project: Path | None) -> Loaded:
+    """The use case as its file and modules are now; the same object as long as none of them changes."""
     path = require_known(name, project)
-    try:
-        return _loaded(name, path, path.read_bytes())
-    except OSError as error:
-        seen = f"the system says '{error.strerror}'"
-        raise ConfigError(f"{path.name} must be a file that can be read", seen, "mend it") from error
+    with _LOADING:  # every stage of a night asks for it, and dates of a backfill side by side
+        kept = _LOADED.get(path)
+        if kept is None or not kept.own.is_as_read():
+            kept = _LOADED[path] = _loaded(name, path, project)
+        return kept
 
 
-@functools.lru_cache(maxsize=16)  # every stage of a night asks for it
-def _loaded(name: str, path: Path, source: bytes) -> UseCase:
-    """The object of the file with these bytes; nobody changes it."""
-    use_case = getattr(_module(name, path, source), "USE_CASE", None)
+def _loaded(name: str, path: Path, project: Path | None) -> Loaded:
+    own = OwnModules(name, path, _bytes_of(path), project)
+    use_case = getattr(_module(own, path), "USE_CASE", None)
     if not isinstance(use_case, UseCase):
         seen = "it has none" if use_case is None else f"that is of type {type(use_case).__name__}"
         raise ConfigError(f"{path.name} must define USE_CASE, a UseCase", seen, "define it")
     if use_case.name != name:
         seen = f"it is {use_case.name!r}"
         raise ConfigError(f"name of USE_CASE in {path.name} must be that of its file", seen, f"write {name!r}")
-    return use_case
+    return Loaded(use_case, own)
 
 
-class _AsRead(SourceFileLoader):
-    """Runs the bytes that were read: the file may hold others a moment later."""
-
-    def __init__(self, fullname: str, path: Path, source: bytes) -> None:
-        super().__init__(fullname, str(path))
-        self.source = source
-
-    def get_code(self, fullname: str) -> CodeType:
-        """Raises SyntaxError, ValueError. Nothing compiled is kept beside the file."""
-        return self.source_to_code(self.source, self.get_filename(fullname))
-
-
-def _module(name: str, path: Path, source: bytes) -> ModuleType:
-    loader = _AsRead(f"retrain_use_case_{name}", path, source)
-    spec = importlib.util.spec_from_file_location(loader.name, path, loader=loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses of the file look up what their hints name
+def _bytes_of(path: Path) -> bytes:
     try:
-        loader.exec_module(module)
+        return path.read_bytes()
+    except OSError as error:
+        seen = f"the system says '{error.strerror}'"
+        raise ConfigError(f"{path.name} must be a file that can be read", seen, "mend it") from error
+
+
+def _module(own: OwnModules, path: Path) -> ModuleType:
+    try:
+        return own.run()
     except ConfigError:
         raise
     except (Exception, SystemExit) as error:  # what the file does of its own
@@ -346,7 +357,6 @@ def _module(name: str, path: Path, source: bytes) -> ModuleType:
         raise ConfigError(
             f"{path.name} must be importable", f"{says}{_line_of(error, path)}", "mend the file"
         ) from error
-    return module
 
 
 def _refuse_unknown_field(error: BaseException, path: Path) -> None:

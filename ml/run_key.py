@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 READING = (
     "serving/columns.py",
     "config.py",
+    "own_modules.py",
     "sources.py",
     "csv_fields.py",
     "reading.py",
@@ -52,13 +53,14 @@ def learning_key(night: Night, snapshot_digest: str) -> str:
     return digest_value(_what_is_learnt(night, snapshot_digest))
 
 
-def code_digest(use_case_file: Path) -> str:
-    """Digest of the sources of ml/ and expectations/ that a run of this use case executes.
+def code_digest(sources: str) -> str:
+    """Digest of the sources of ml/ and expectations/ that a run executes, and of `sources`: that of the use case's file
+    with every module of its own.
 
     Our own modules are in memory as they were when first read, or, of those that are imported later, compared then
-    (`require_same_code`); the use case's file is executed anew by every run.
+    (`require_same_code`); the use case's file and modules run from the bytes that were hashed.
     """
-    return digest_value([own_code_digest(), use_case_file.read_text(encoding="utf-8")])
+    return digest_value([own_code_digest(), sources])
 
 
 @functools.cache

@@ -38,8 +38,12 @@ class SummedMonth:
 
 @dataclass(frozen=True)
 class PartSum:
+    """The sums of one part's whole days. `spec` says which statistics they are, of what: tonight's are built on last
+    night's only where it is the same."""
+
     months: dict[str, SummedMonth]
     statistics: Statistics
+    spec: str = ""
 
     @property
     def size(self) -> int:
@@ -75,15 +79,16 @@ class WindowSums:
 
     def totals(self) -> dict[Part, PartTotal]:
         kept = unseal(dict[Part, PartSum], self.place, self.reader.store.get(self.place)) or {}
+        nothing = PartSum({}, Statistics.none(self.use_case), self.spec)
         sums, totals = {}, {}
         for part in PARTS:
             computed = self.computed
             months = self.reader.months_of_part(self.as_of, part)
-            before = kept.get(part) or PartSum({}, Statistics.none(self.use_case))
+            before = kept[part] if part in kept and kept[part].spec == self.spec else nothing
             same = {name: before.months[name] for name in months if self._is_same(name, months[name], before)}
             fresh = {name: self._portions(name, part) for name in months if name not in same}
             now = {name: same.get(name) or self._summed(name, months[name], fresh[name]) for name in months}
-            sums[part] = PartSum(now, self._slid(before, now, fresh) or self._summed_up(part, now))
+            sums[part] = PartSum(now, self._slid(before, now, fresh) or self._summed_up(part, now), self.spec)
             partial = [p for portions in fresh.values() for p in portions if not p.whole]
             totals[part] = self._total(sums[part], partial)
             self.reused += sums[part].size + len(partial) - (self.computed - computed)

@@ -28,12 +28,10 @@ from ml.backfill import (
     read_plan,
     refuse_changed_world,
 )
-from ml.config import require_known
 from ml.digests import digest_value
 from ml.errors import PrefectUnavailable, UsageError
 from ml.ledger import Ledger, NightEntry
 from ml.report import artifact_key
-from ml.run_key import code_digest
 from ml.store import Store
 from tasks.site import Site, open_site, site_of
 from tasks.stage import stage
@@ -71,7 +69,7 @@ def _world(site: Site, *, driving: bool) -> World:
 
 
 def _code(site: Site) -> str:
-    return digest_value([site.digest, code_digest(require_known(site.use_case.name, site.settings.project))])
+    return digest_value([site.digest, site.code])
 
 
 @stage("await turn", timeout_seconds=24 * 3600)

@@ -31,9 +31,8 @@ from ml.artifacts import (
     with_work,
 )
 from ml.cleaning import clean, to_block, to_parquet, whole_from
-from ml.config import require_known
 from ml.days import month_of
-from ml.digests import digest_bytes, digest_file, digest_value
+from ml.digests import digest_bytes, digest_value
 from ml.errors import ConfigError, DataRejected
 from ml.features import fit_encoder
 from ml.ledger import NightEntry
@@ -120,8 +119,8 @@ def validate_partitions(night: Night, snapshot: Snapshot) -> Checks:
 def _decided(site: Site, kind: str, *more: str) -> str:
     """All that decides how a partition's bytes become a state of a kind."""
     decided = [kind, state_code_digest(kind), site.use_case.reading_digest, *more]
-    if site.use_case.derive is not None:  # its source alone would miss the functions and constants that it uses
-        decided.append(digest_file(require_known(site.use_case.name, site.settings.project)))
+    if site.use_case.derive is not None:  # its own source would miss the functions, constants and modules that it uses
+        decided.append(site.sources)
     return digest_value(decided)
 
 

@@ -14,7 +14,6 @@ from ml import paths
 from ml.alias import is_followed, roll_alias_forward
 from ml.artifacts import Manifest, Night, Snapshot, Work, to_json
 from ml.backfill import Plan
-from ml.config import require_known
 from ml.days import local_date
 from ml.demo import write_demo_data
 from ml.digests import digest_bytes
@@ -24,7 +23,7 @@ from ml.ledger import AnyEntry, NightEntry, next_after
 from ml.machine import this_machine
 from ml.packaging import refuse_broken_example
 from ml.report import nothing_new_document
-from ml.run_key import code_digest, learning_key, lock_digest, run_key
+from ml.run_key import learning_key, lock_digest, run_key
 from ml.snapshots import changed_days, newest_day, read_manifest, take_manifest
 from ml.store import is_whole
 from tasks.site import Site, open_site, site_of
@@ -48,7 +47,7 @@ def open_night(
         seed=site.use_case.seed if seed is None else seed,
         again=again,
         use_case_digest=site.digest,
-        code_digest=code_digest(require_known(use_case, site.settings.project)),
+        code_digest=site.code,
         lock_digest=lock_digest(machine.instructions),
         device=machine.device,
         threads=site.settings.threads,

@@ -8,7 +8,7 @@ from expectations.suite import load_rules, suite_file
 from ml import paths
 from ml.artifacts import Blocks, Handle, Night, Work, with_work
 from ml.blocks import BlockReader
-from ml.config import UseCase, load_use_case, require_known
+from ml.config import UseCase, load
 from ml.digests import digest_value
 from ml.errors import ConfigError
 from ml.ledger import Ledger
@@ -25,12 +25,14 @@ H = TypeVar("H", bound=Handle)
 
 @dataclass(frozen=True)
 class Site:
-    """Where a use case's stages work: its settings, store, definition and rules."""
+    """Where a use case's stages work: its settings, store, definition and rules; and the digest of the sources that
+    the definition was made of."""
 
     settings: Settings
     store: Store
     use_case: UseCase
     rules: tuple[Rule, ...]
+    sources: str
 
     @property
     def ledger(self) -> Ledger:
@@ -48,16 +50,22 @@ class Site:
         """Digest of the resolved use case: its object and every rule, a suite file's too."""
         return digest_value([self.use_case.digest, [rule_to_dict(rule) for rule in self.rules]])
 
+    @property
+    def code(self) -> str:
+        """Digest of all sources that a run executes."""
+        return code_digest(self.sources)
+
 
 def open_site(use_case_name: str) -> Site:
     """Raises UsageError for an unknown use case, ConfigError for an unreadable one or its suite."""
     settings = Settings.from_environment()
-    use_case = load_use_case(use_case_name, settings.project)
+    loaded = load(use_case_name, settings.project)
+    use_case = loaded.use_case
     suite = suite_file(use_case_name, settings.project)
     own = load_rules(suite) if suite else ()
     rules = (*use_case.column_rules, *partition_rules(use_case), *snapshot_rules(use_case), *own)
     _check_columns(use_case, rules)
-    return Site(settings, open_store(settings.store), use_case, rules)
+    return Site(settings, open_store(settings.store), use_case, rules, loaded.sources)
 
 
 def _check_columns(use_case: UseCase, rules: tuple[Rule, ...]) -> None:
@@ -79,10 +87,11 @@ def _check_columns(use_case: UseCase, rules: tuple[Rule, ...]) -> None:
 def site_of(night: Night) -> Site:
     """The night's site. Raises ConfigError if the use case, its suite or our sources changed since the night began."""
     site = open_site(night.use_case)
-    code = code_digest(require_known(night.use_case, site.settings.project))
-    if (site.digest, code) != (night.use_case_digest, night.code_digest):
+    if (site.digest, site.code) != (night.use_case_digest, night.code_digest):
         raise ConfigError(
-            "a use case stays as it is during a night", f"the file or suite of {night.use_case} changed", "run it again"
+            "a use case stays as it is during a night",
+            f"the file, a module or the suite of {night.use_case} changed",
+            "run it again",
         )
     return site
 

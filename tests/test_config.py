@@ -9,11 +9,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from ml.config import Retention, Source, Target, UseCase, load_use_case, require_known, use_case_files
+from ml.config import Retention, Source, Target, UseCase, load, load_use_case, require_known, use_case_files
 from ml.errors import ConfigError, UsageError
 from ml.gates import BetterThanTrivial, MinMetric
 from ml.models.estimators import NetworkClassifier
-from ml.run_key import code_digest
 from ml.serving.columns import Column
 from tests.tiny import parcels, tills
 
@@ -232,11 +231,11 @@ def test_the_digest_follows_what_decides_a_result_and_nothing_else(
 
 
 def test_the_code_of_a_run_holds_the_whole_file_as_it_is_now(project: Path) -> None:
-    path = write(project)
-    before = code_digest(path)
-    assert code_digest(path) == before
+    write(project)
+    before = load("own_tills", project).sources
+    assert load("own_tills", project).sources == before
     write(project, TILLS.replace("A file", "The file"))
-    assert code_digest(path) != before
+    assert load("own_tills", project).sources != before
 
 
 def _edits() -> list[Callable[[], UseCase]]:

@@ -18,10 +18,9 @@ import tasks.data
 from expectations.suite import Verdict
 from ml.artifacts import Blocks, Checks, Night, Snapshot, Split, from_json
 from ml.cleaning import LABEL
-from ml.config import UseCase, require_known
+from ml.config import UseCase
 from ml.errors import Busy, ConfigError, DataRejected
 from ml.locks import held_lock, in_turns, run_lock
-from ml.run_key import code_digest
 from ml.serving.features import Encoder
 from ml.settings import Settings
 from ml.store import DiskStore, get_file
@@ -50,8 +49,7 @@ def site() -> Site:
 
 
 def opened(as_of: date = AS_OF) -> Night:
-    code = code_digest(require_known("shop", site().settings.project))
-    return tiny.night(use_case="shop", as_of=as_of, use_case_digest=site().digest, code_digest=code)
+    return tiny.night(use_case="shop", as_of=as_of, use_case_digest=site().digest, code_digest=site().code)
 
 
 class Done:

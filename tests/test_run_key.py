@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ml import cleaning, config, derived, features, joins, reading, run_key, side_tables, snapshots, split, validation
+from ml.digests import digest_file
 from ml.errors import ConfigError
 from ml.serving import columns, rules
 from ml.serving import features as encoding
@@ -83,7 +84,7 @@ def test_the_code_of_a_run_is_that_of_its_own_use_case_only(tmp_path: Path, monk
 
     def digest(name: str = "a") -> str:
         run_key.own_code_digest.cache_clear()
-        return run_key.code_digest(tmp_path / "ml" / "use_cases" / f"{name}.py")
+        return run_key.code_digest(digest_file(tmp_path / "ml" / "use_cases" / f"{name}.py"))
 
     before = digest()
     for name in ("ml/gates.py", "ml/models/x.py", "ml/use_cases/a.py", "expectations/suite.py"):
