@@ -12,7 +12,7 @@ from ml.errors import ConfigError
 ROOT = Path(__file__).parents[1]
 READING = ("serving/columns.py", "config.py", "sources.py", "reading.py", "joins.py", "snapshots.py")
 STATE_MODULES = {
-    "verdict": (*READING, "serving/rules.py", "cleaning.py", "validation.py"),
+    "verdict": (*READING, "serving/rules.py", "cleaning.py", "meaning.py", "validation.py"),
     "cleaned": (*READING, "cleaning.py", "validation.py"),  # which drops duplicates
     "statistics": ("serving/columns.py", "serving/features.py", "cleaning.py", "features.py", "split.py", "windows.py"),
 }
