@@ -4,8 +4,8 @@ The reference network (64-32-1) on generated rows, Adam, batches of 2,048. Media
 validation losses must agree to 1 %. A checkpoint is put on disk after every epoch but the last, and its cost is told
 apart. Without a GPU the tables have one row.
 
-On a GPU it also says whether fits repeat bit for bit, and makes memory run out for real: torch may use only a part of it,
-first so little that batches must be halved, then so little that the CPU must train.
+On a GPU it also says whether fits repeat bit for bit, and makes memory run out for real: torch may use only a part of
+it, first so little that batches must be halved, then so little that the CPU must train.
 """
 
 import statistics

@@ -168,7 +168,7 @@ def _add_moves(commands: Any, shared: argparse.ArgumentParser) -> None:
 
 
 def _add_data(commands: Any, shared: argparse.ArgumentParser) -> None:
-    data = _add(commands, shared, "data", "leave a day out of every snapshot, or take it in again")
+    data = _add(commands, shared, "data", "leave a day out of every snapshot, or take it in: again, or as it is")
     data.add_argument("action", choices=("exclude", "include"))
     data.add_argument("use_case", metavar="USE_CASE")
     data.add_argument("day", metavar="DAY", type=_date)

@@ -151,6 +151,7 @@ def status(options: argparse.Namespace) -> int:
     say(*(_question(row["use_case"], version) for row in rows for version in row["asks"]))
     if options.use_case is not None:
         say(*(f"Excluded: {day}, {reason}" for day, reason in sorted(rows[0]["excluded"].items())))
+        say(*(f"Accepted as it is: {day}, {reason}" for day, reason in sorted(rows[0]["accepted"].items())))
         last = list(Ledger(store, options.use_case).by_digest().items())[-5:]
         _print_entries([entry_row(entry, digest) for digest, entry in last])
     return 0
@@ -178,6 +179,7 @@ def _status_row(settings: Settings, store: Store, name: str) -> dict[str, Any]:
         "asks": [version_of(night.candidate) for night in open_questions(entries)],
         "held": head.held if head else None,
         "excluded": head.excluded if head else {},
+        "accepted": head.accepted if head else {},
         "entries": head.seq if head else 0,
     }
 
@@ -228,6 +230,7 @@ def entry_row(entry: AnyEntry, digest: str) -> dict[str, Any]:
         "reference_after": version_of(entry.reference),
         "held": entry.held,
         "excluded": entry.excluded,
+        "accepted": entry.accepted,
         "reason": entry.reason,
         "seed": result.get("seed"),
         "again": result.get("again"),

@@ -7,6 +7,7 @@ from datetime import date
 
 from deployments.commands import entry_row
 from deployments.terminal import home_settings, show, words_of
+from ml.artifacts import CheckedMonth
 from ml.bringing import partition_files
 from ml.config import UseCase, load_use_case, require_known
 from ml.errors import UsageError
@@ -23,7 +24,8 @@ from ml.moves import (
 )  # fmt: skip
 from ml.registry import CHAMPION, Registry
 from ml.settings import Settings
-from ml.store import open_store
+from ml.states import Bundle
+from ml.store import Store, open_store
 
 Plan = Callable[[Ledger, str], OperatorEntry]
 YES = {"y", "yes"}
@@ -50,12 +52,21 @@ def release(options: argparse.Namespace) -> int:
 
 
 def data(options: argparse.Namespace) -> int:
-    """Leaves a day out of every snapshot from now on, or takes it in again."""
+    """Leaves a day out of every snapshot from now on, or takes it in: again, or as it is."""
     settings = home_settings()
     use_case = load_use_case(options.use_case, settings.project)
     _require_day(settings, use_case, options.day)
-    plan = plan_exclude if options.action == "exclude" else plan_include
-    return _note(options, lambda ledger, reason: plan(ledger, str(options.day), reason))
+    day = str(options.day)
+    if options.action == "exclude":
+        return _note(options, lambda ledger, reason: plan_exclude(ledger, day, reason))
+    lost = _lost_days(open_store(settings.store), use_case)
+    return _note(options, lambda ledger, reason: plan_include(ledger, day, reason, lost))
+
+
+def _lost_days(store: Store, use_case: UseCase) -> list[str]:
+    """Those that the last night left out since their columns lost their meaning."""
+    months = Bundle(store, use_case.name, "verdict", CheckedMonth).kept.values()
+    return [day for month in months for day in month.lost]
 
 
 def _require_day(settings: Settings, use_case: UseCase, day: date) -> None:

@@ -19,7 +19,7 @@ from typing import Any, get_args
 import pandas as pd
 
 from ml.errors import ConfigError, DataRejected
-from ml.serving.rules import Between, InSet, Matches, NotBelow, NotNull, Rule, Scope, Severity, UniqueKey
+from ml.serving.rules import Between, Finite, InSet, Matches, NotBelow, NotNull, Rule, Scope, Severity, UniqueKey
 from ml.validation import Fact
 
 
@@ -44,9 +44,10 @@ class Verdict:
 WARNINGS = threading.Lock()  # their filters are the process's, where other threads run a backfill's other dates
 UNIQUE_COLUMN = "expect_column_values_to_be_unique"
 UNIQUE_COLUMNS = "expect_compound_columns_to_be_unique"
+BETWEEN = "expect_column_values_to_be_between"
 FORMS = {
     "expect_column_values_to_not_be_null": Form(NotNull, {"column": "column"}),
-    "expect_column_values_to_be_between": Form(
+    BETWEEN: Form(
         Between,
         {"column": "column", "min_value": "minimum", "max_value": "maximum"},
         optional=frozenset({"min_value", "max_value"}),
@@ -61,7 +62,7 @@ FORMS = {
     UNIQUE_COLUMN: Form(UniqueKey, {"column": "key"}),
     UNIQUE_COLUMNS: Form(UniqueKey, {"column_list": "key"}, fixed={"ignore_row_if": "any_value_is_missing"}),
 }
-TYPES = {form.rule: name for name, form in FORMS.items()}
+TYPES = {Finite: BETWEEN, **{form.rule: name for name, form in FORMS.items()}}
 SEVERITIES: dict[Severity, str] = {"error": "critical", "warning": "warning"}
 BASIC = {"result_format": "BASIC", "partial_unexpected_count": 0}  # values of sensitive columns stay out of it
 SUITE_KEYS = {"name", "expectations", "meta", "id", "notes"}
@@ -115,6 +116,8 @@ def from_gx(expectation: Any, place: str = "an expectation") -> Rule:
         fields = {"key": (fields["key"],)}
     rule = FORMS[name].rule(scope=_scope(expectation, place), severity=_severity(expectation, place), **fields)
     _require_possible(rule, place)
+    if isinstance(rule, Between) and (rule.minimum, rule.maximum) == (Finite.minimum, Finite.maximum):
+        return Finite(column=rule.column, scope=rule.scope, severity=rule.severity)
     return rule
 
 

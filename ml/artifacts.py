@@ -85,7 +85,7 @@ class Month:
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """The snapshot's own content; its digest is the snapshot's. `size`: how many partitions; `excluded`: days that
-    operators left out, and why.
+    operators left out, and why; `accepted`: days whose new vocabulary operators accepted, and why.
 
     `months`: by name (2013-09, or `all`) and in order, each as the JSON of its Month. A night reads only those that it
     has not met before: what it costs does not grow with the window.
@@ -94,6 +94,7 @@ class Manifest:
     months: dict[str, str]
     size: int
     excluded: dict[str, str] = dataclasses.field(default_factory=dict)
+    accepted: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def month(self, name: str) -> Month:
         month: Month = parsed(Month, self.months[name])
@@ -140,7 +141,12 @@ class JoinCounts:
 
 @dataclass(frozen=True, kw_only=True)
 class PartitionCheck:
-    """The verdict on one partition, a pure function of its bytes and the rules; `broken` has the broken rules only."""
+    """The verdict on one partition, a pure function of its bytes and the rules; `broken` has the broken rules only.
+
+    `unknown_columns` names the first of the `undeclared` columns; `cure` says which declaration would let a rejected
+    partition pass. What ml/meaning.py compares with other days, without rows that are exact duplicates: `nulls` by
+    column and `unmatched` rows by side table, where there are any, and a sample of each column's `categories`.
+    """
 
     day: str
     rows: int
@@ -151,11 +157,37 @@ class PartitionCheck:
     rejected: str | None
     broken: tuple[RuleCount, ...]
     quarantine: FileRef | None
+    undeclared: int = 0
+    cure: str = ""
+    nulls: dict[str, int] = dataclasses.field(default_factory=dict)
+    unmatched: dict[str, int] = dataclasses.field(default_factory=dict)
+    categories: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def labelled(self) -> int:
         """Rows to learn from: no duplicates, not set aside, with a label."""
         return self.rows - self.duplicates - self.quarantined - self.unlabelled
+
+
+@dataclass(frozen=True, kw_only=True)
+class Undeclared:
+    """Columns that nobody declared: on how many days there were any, the most on one day, and the names that were
+    there on most days, with how many."""
+
+    days: int = 0
+    most: int = 0
+    names: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Move:
+    """A share of a day's rows that went further than on any day before; `kind` and `name` as in `ml.meaning.Signal`."""
+
+    day: str
+    kind: str
+    name: str
+    share: float
+    usual: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,9 +198,10 @@ class Counts:
     duplicates: int
     quarantined: int
     unlabelled: int
-    unknown_columns: dict[str, tuple[str, ...]]
     broken: tuple[RuleCount, ...]
     quarantined_days: dict[str, int]
+    undeclared: Undeclared = Undeclared()
+    moves: tuple[Move, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +209,8 @@ class CheckedMonth(Counts):
     """The verdicts on a month's partitions, and their sums over those that may be used.
 
     `key` follows from all that decides them; `states` is the JSON of the PartitionChecks by their own keys; `digest`
-    says which rows may be used.
+    says which rows may be used. `compared` is the key of what decides the comparison with the days before; it gives the
+    days that `lost` their meaning, which `rejected` has too, and the shares of `unseen` rows by day and column.
     """
 
     key: str
@@ -184,6 +218,9 @@ class CheckedMonth(Counts):
     digest: str
     partitions: int
     rejected: dict[str, str]
+    compared: str = ""
+    lost: dict[str, str] = dataclasses.field(default_factory=dict)
+    unseen: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, StringConstraints
 
-from ml.declaration import refuse_impossible
+from ml.declaration import NUMBERS, refuse_impossible
 from ml.digests import digest_value
 from ml.errors import ConfigError, UsageError, did_you_mean
 from ml.gates import Gate
@@ -30,7 +30,7 @@ from ml.models.estimators import NetworkEstimator
 from ml.own_modules import OwnModules, digest_of_sources
 from ml.serving.columns import Column
 from ml.serving.output import TaskKind
-from ml.serving.rules import Between, InSet, NotNull, Rule, UniqueKey
+from ml.serving.rules import LARGEST, Between, Finite, InSet, NotNull, Rule, UniqueKey
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Days = Annotated[int, Field(ge=1, le=36_500)]
@@ -149,7 +149,8 @@ class UseCase:
 
     Days: `window_days` back from the last due day (as_of - label_delay_days - 1) are used, the last `test_days` as
     test, the `validation_days` before as validation; up to `max_missing_days` may be missing or unusable. Rows: a day
-    has at least `min_rows` after at most `max_quarantined_fraction` were set aside; a number is clipped at
+    has at least `min_rows` after at most `max_quarantined_fraction` were set aside, and at most `max_unseen_fraction`
+    of a column's categories are ones that no day before had (ml/meaning.py; 1 judges none); a number is clipped at
     `outlier_std` standard deviations; a category seen on fewer than `rare_below` train rows is unknown. `derive`
     turns a partition's source rows into rows with more columns: each has a number in `row__`, and must come back with
     it once. `key` names the columns that tell rows apart; where it is empty, equal rows are different ones. `group`
@@ -183,6 +184,7 @@ class UseCase:
     outlier_std: PositiveFloat = 8.0
     rare_below: NonNegativeInt = 10
     max_quarantined_fraction: Fraction = 0.05
+    max_unseen_fraction: Fraction = 0.5
     max_missing_days: NonNegativeInt = 3
     min_rows: PositiveInt = 1
     schedule: str | None = None
@@ -240,9 +242,22 @@ def _rules_of(column: Column, target: Target) -> list[Rule]:
         rules.append(NotNull(column=column.name))
     if column.minimum is not None or column.maximum is not None:
         rules.append(Between(column=column.name, minimum=column.minimum, maximum=column.maximum))
-    if column.values:
-        rules.append(InSet(column=column.name, values=column.values))
+    if column.type in NUMBERS and not _is_bounded(column):
+        rules.append(Finite(column=column.name))
+    if values := _values_of(column, target):
+        rules.append(InSet(column=column.name, values=values))
     return rules
+
+
+def _is_bounded(column: Column) -> bool:
+    """Whether its limits alone refuse what is not finite."""
+    limits = (column.minimum, column.maximum)
+    return all(limit is not None and abs(limit) <= LARGEST for limit in limits)
+
+
+def _values_of(column: Column, target: Target) -> tuple[str, ...]:
+    """What a text may be. A label of no declared class is not a missing one: it breaks the rule."""
+    return target.classes if column.name == target.column and target.kind == "multiclass" else column.values
 
 
 def _plain(value: Any) -> Any:

@@ -44,7 +44,10 @@ BASELINES = ("constant", "rule")
 OPPONENTS = (*BASELINES, "champion", "reference")
 RANGES = {**dict.fromkeys(CLASS_METRICS, (0, 1)), "r2": (-np.inf, 1), "rmse": (0, np.inf), "mae": (0, np.inf)}
 SOURCES = ("Source", "FileSource", "DatabaseSource")  # pydantic names which of them a value is not
-DATED_ONLY = ("window_days", "test_days", "validation_days", "label_delay_days", "max_missing_days", "replay_from")
+DATED_ONLY = (
+    "window_days", "test_days", "validation_days", "label_delay_days", "max_unseen_fraction", "max_missing_days",
+    "replay_from",
+)  # fmt: skip
 NEXT_STEPS: dict[tuple[str, type], str] = {
     ("tuple_type", str): "write it with brackets and a comma, like ('id',)",
     ("tuple_type", list): "write it with ( ) instead of [ ]",

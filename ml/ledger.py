@@ -1,8 +1,8 @@
 """The record of decisions and operators' moves: the truth about who is champion.
 
 Entries are immutable objects, created only if absent: that create is the compare-and-set. Every entry holds what is
-true after it (champion, reference, hold, excluded days), so that the head alone answers. An object begins with the
-SHA-256 of all that follows it and, on the next line, the SHA-256 of the whole object before it: a chain.
+true after it (champion, reference, hold, excluded and accepted days), so that the head alone answers. An object begins
+with the SHA-256 of all that follows it and, on the next line, the SHA-256 of the whole object before it: a chain.
 """
 
 import getpass
@@ -41,6 +41,7 @@ class Entry:
     reference: Champion | None
     held: str | None = None
     excluded: dict[str, str] = field(default_factory=dict)
+    accepted: dict[str, str] = field(default_factory=dict)
 
     @property
     def moves_champion(self) -> bool:
@@ -98,6 +99,7 @@ def next_after(head: "AnyEntry | None", use_case: str) -> dict[str, Any]:
         "reference": head.reference if head else None,
         "held": head.held if head else None,
         "excluded": head.excluded if head else {},
+        "accepted": head.accepted if head else {},
     }
 
 

@@ -1,5 +1,6 @@
 """What an operator may do by name: choose the champion, hold it, leave a day out. Each is one entry of the ledger."""
 
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from ml.alias import follow_ledger
@@ -8,6 +9,8 @@ from ml.errors import Busy, UsageError
 from ml.ledger import AnyEntry, Ledger, MoveName, NightEntry, OperatorEntry, next_after, operator_name, version_of
 from ml.registry import Registry
 from ml.store import get_file
+
+MOST_LISTED = 10
 
 
 def plan_promote(ledger: Ledger, version: int, reason: str) -> OperatorEntry:
@@ -60,15 +63,28 @@ def plan_exclude(ledger: Ledger, day: str, reason: str) -> OperatorEntry:
     return _entry(ledger, "EXCLUDE", f"{day}: {reason}", excluded={**excluded, day: reason})
 
 
-def plan_include(ledger: Ledger, day: str, reason: str) -> OperatorEntry:
-    """The entry after which an excluded day is used again."""
+def plan_include(ledger: Ledger, day: str, reason: str, lost: Collection[str] = ()) -> OperatorEntry:
+    """The entry after which an excluded day is used again; or, of a day that is not excluded, its change is accepted.
+
+    `lost`: the days that the last night left out since their columns lost their meaning.
+    """
     head = ledger.head()
-    excluded = dict(head.excluded) if head else {}
-    if day not in excluded:
-        known = ", ".join(sorted(excluded)) or "none"
-        raise UsageError(f"DAY is an excluded one ({known})", f"it is {day}", "look at retrain status")
-    del excluded[day]
-    return _entry(ledger, "INCLUDE", f"{day}: {reason}", excluded=excluded)
+    excluded, accepted = (dict(head.excluded), dict(head.accepted)) if head else ({}, {})
+    if day in excluded:
+        del excluded[day]
+        return _entry(ledger, "INCLUDE", f"{day}: {reason}", excluded=excluded)
+    if day in accepted:
+        raise UsageError("a day is accepted once", f"{day} is already ({accepted[day]})", "nothing is to be done")
+    if day not in lost:
+        known = f"excluded {_listed(excluded)}; of another meaning than the days before {_listed(lost)}"
+        raise UsageError(f"DAY is one that nights leave out ({known})", f"it is {day}", "look at retrain status")
+    return _entry(ledger, "INCLUDE", f"{day}: {reason}", accepted={**accepted, day: reason})
+
+
+def _listed(days: Iterable[str]) -> str:
+    newest = sorted(days)
+    more = f" and {len(newest) - MOST_LISTED} earlier" if len(newest) > MOST_LISTED else ""
+    return (", ".join(newest[-MOST_LISTED:]) or "none") + more
 
 
 def carry_out(ledger: Ledger, registry: Registry | None, entry: OperatorEntry) -> None:

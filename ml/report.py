@@ -3,7 +3,8 @@
 Everything shown is drawn from that document, so that terminal, Prefect page, MLflow report and ledger say the same.
 """
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from datetime import date
 from typing import Any
 
@@ -14,7 +15,9 @@ from ml.gates import short
 from ml.ledger import NightEntry
 
 Document = dict[str, Any]
-MOST_DAYS = 5
+MOST_DAYS = 5  # that a sentence names
+MOST_KEPT = 20  # days, rules or moves that the document names
+LONGEST_WORDS = 400
 STAGE_COLUMNS = ("stage", "reused", "computed", "seconds", "peak_mb")
 WHO = {
     "candidate": "candidate",
@@ -63,14 +66,28 @@ def result_document(
             "rows": checks.rows,
             "duplicate_rows": checks.duplicates,
             "unlabelled_rows": checks.unlabelled,
-            "left_out": dict(checks.left_out),
-            "unknown_columns": {day: list(names) for day, names in checks.unknown_columns.items()},
-            "quarantined_days": dict(checks.quarantined_days),
+            **_left_out(checks),
+            "undeclared_columns": {
+                "days": checks.undeclared.days,
+                "most": checks.undeclared.most,
+                "names": dict(checks.undeclared.names),
+            },
+            "moves": [
+                {"day": m.day, "kind": m.kind, "name": m.name, "share": m.share, "usual": m.usual}
+                for m in sorted(checks.moves, key=lambda move: (move.day, move.share), reverse=True)[:MOST_KEPT]
+            ],
+            "quarantined_days": dict(sorted(checks.quarantined_days.items())[-MOST_KEPT:]),
             "rules": checks.rules,
             "broken_rules": [
-                {"rule": c.rule, "scope": c.scope, "severity": c.severity, "unexpected": c.unexpected}
-                for c in checks.broken
+                {
+                    "rule": c.rule[:LONGEST_WORDS],
+                    "scope": c.scope,
+                    "severity": c.severity,
+                    "unexpected": c.unexpected,
+                }
+                for c in checks.broken[:MOST_KEPT]
             ],
+            "more_broken_rules": max(0, len(checks.broken) - MOST_KEPT),
         },
         "split": {part: _part(getattr(split, part)) for part in ("train", "validation", "test")},
         "training": {
@@ -95,6 +112,12 @@ def result_document(
         "reused": {work.stage: work.reused for work in trail.work},
         "computed": {work.stage: work.computed for work in trail.work},
     }
+
+
+def _left_out(checks: Checks) -> Document:
+    """The newest days that were left out, each with its reason, and how many there are."""
+    newest = sorted(checks.left_out.items())[-MOST_KEPT:]
+    return {"left_out": {day: why[:LONGEST_WORDS] for day, why in newest}, "left_out_days": len(checks.left_out)}
 
 
 def work_rows(work: Iterable[Work]) -> list[Document]:
@@ -149,7 +172,7 @@ def dry_run_document(night: Night, run_key: str, checks: Checks, split: Split, f
         "finished_before": finished.seq if finished else None,
         "device": night.device,
         "quarantined_rows": checks.quarantined,
-        "left_out": dict(checks.left_out),
+        **_left_out(checks),
         "split": {part: _part(getattr(split, part)) for part in ("train", "validation", "test")},
     }
 
@@ -174,7 +197,8 @@ def _head(
             "partitions": snapshot.partitions,
             "first_day": snapshot.first_day,
             "last_day": snapshot.last_day,
-            "changed_days": list(snapshot.changed_days),
+            "changed_days": list(snapshot.changed_days[-MOST_KEPT:]),
+            "changed": len(snapshot.changed_days),
         },
         "champion_before": before.version if before else None,
         "champion_after": after.version if after else None,
@@ -281,12 +305,68 @@ def data_sentences(document: Document) -> list[str]:
         if day != "all"
     ]
     sentences += [f"Broken {counted(rule['unexpected'], 'time')}: {rule['rule']}." for rule in data["broken_rules"]]
-    sentences += document["training"].get("notes", [])  # older entries of the ledger have none
-    sentences += [f"Left out: {day}, {why}." for day, why in data["left_out"].items()]
-    sentences += [f"{day} has unknown columns: {', '.join(n)}." for day, n in data["unknown_columns"].items()]
+    if more := data.get("more_broken_rules"):  # older entries of the ledger lack what came later
+        sentences.append(f"{counted(more, 'more rule')} broken, by fewer rows.")
+    sentences += move_sentences(data.get("moves", []))
+    sentences += document["training"].get("notes", [])
+    sentences += _left_out_sentences(data)
+    sentences += _undeclared_sentences(data)
     if snapshot["changed_days"]:
-        sentences.append(f"Changed since the last night: {', '.join(snapshot['changed_days'])}.")
+        many = snapshot.get("changed", len(snapshot["changed_days"]))
+        sentences.append(f"Changed since the last night: {newest_of(snapshot['changed_days'], 'day', many)}.")
     return sentences
+
+
+def newest_of(days: Sequence[str], noun: str, many: int | None = None) -> str:
+    """The last few of days in their order, and how many more there are."""
+    more = (len(days) if many is None else many) - len(days[-MOST_DAYS:])
+    return ", ".join(days[-MOST_DAYS:]) + (f" and {counted(more, f'earlier {noun}')}" if more > 0 else "")
+
+
+def _left_out_sentences(data: Document) -> list[str]:
+    newest = list(data["left_out"].items())[-MOST_DAYS:]
+    more = data.get("left_out_days", len(data["left_out"])) - len(newest)
+    said = [f"Left out: {day}, {why}." for day, why in newest]
+    return said + ([f"Left out: {counted(more, 'more day')}."] if more > 0 else [])
+
+
+def _undeclared_sentences(data: Document) -> list[str]:
+    """Every name once, with its days."""
+    found = data.get("undeclared_columns") or _undeclared_before(data.get("unknown_columns", {}))
+    if not found["days"]:
+        return []
+    names = ", ".join(f"{name} ({counted(days, 'day')})" for name, days in found["names"].items())
+    more = found["most"] - len(found["names"])
+    return [f"Columns that nobody declared: {names}{f' and {more:,} more' if more > 0 else ''}."]
+
+
+def _undeclared_before(by_day: dict[str, list[str]]) -> Document:
+    """Of an older entry of the ledger, which has all names by day."""
+    names = Counter(name for names in by_day.values() for name in names)
+    most = max((len(names) for names in by_day.values()), default=0)
+    return {"days": len(by_day), "most": most, "names": dict(names.most_common(MOST_KEPT))}
+
+
+def move_sentences(moves: Sequence[Document]) -> list[str]:
+    """What moved on the newest days, a sentence for every column: its newest day, and how many others."""
+    by_column: dict[tuple[str, str], list[Document]] = {}
+    for move in sorted(moves, key=lambda move: move["day"], reverse=True):
+        by_column.setdefault((move["kind"], move["name"]), []).append(move)
+    said = [_move_sentence(of) for of in by_column.values()]
+    more = len(said) - MOST_DAYS
+    return said[:MOST_DAYS] + ([f"{counted(more, 'more column')} moved."] if more > 0 else [])
+
+
+def _move_sentence(moves: Sequence[Document]) -> str:
+    newest, others = moves[0], len(moves) - 1
+    share, usual = f"{newest['share']:.0%} of the rows of {newest['day']}", f"{newest['usual']:.0%}"
+    words = {
+        "null": f"{newest['name']} is missing in {share}",
+        "unseen": f"{share} have a {newest['name']} that no earlier day had",
+        "unmatched": f"Side table {newest['name']} does not match {share}",
+    }[newest["kind"]]
+    also = f"; it moved on {counted(others, 'other day')} too" if others else ""
+    return f"{words} (on days before, at most {usual}{also})."
 
 
 def counted(number: int, noun: str) -> str:
@@ -375,14 +455,11 @@ def markdown(document: Document) -> str:
         "",
         champion_sentence(document),
         *([way_out(document)] if way_out(document) else []),
-        "",
-        "## Data",
-        "",
-        *(f"- {line}" for line in data_sentences(document)),
-    ]
+    ]  # what MLflow would cut off a long note comes last
     if scored(document):
         lines += ["", "## Scores on the same test rows", "", *_score_table(document), "", comparison_sentence(document)]
         lines += ["", "## Gates", "", *_verdict_list(document)]
+    lines += ["", "## Data", "", *(f"- {line}" for line in data_sentences(document))]
     lines += ["", "## Cost", "", "| stage | seconds | reused | computed |", "| --- | ---: | ---: | ---: |"]
     lines += [
         f"| {stage} | {seconds:.1f} | {document['reused'][stage]} | {document['computed'][stage]} |"

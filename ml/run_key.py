@@ -23,7 +23,7 @@ READING = (
     "snapshots.py",
 )
 STATE_MODULES = {
-    "verdict": (*READING, "serving/rules.py", "cleaning.py", "validation.py"),
+    "verdict": (*READING, "serving/rules.py", "cleaning.py", "meaning.py", "validation.py"),
     "cleaned": (*READING, "cleaning.py", "validation.py"),  # which drops duplicates
     "statistics": ("serving/columns.py", "serving/features.py", "cleaning.py", "features.py", "split.py", "windows.py"),
 }

@@ -3,9 +3,11 @@
 One scan finds the facts and attributes them to rows; in `expectations.suite` Great Expectations judges the facts.
 """
 
+import difflib
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,25 +17,44 @@ from ml.artifacts import PartitionCheck, RuleCount
 from ml.cleaning import ROW_NUMBER, coded
 from ml.config import UseCase
 from ml.errors import ConfigError
-from ml.serving.rules import Between, InSet, Mask, Matches, NotNull, Rule, UniqueKey
+from ml.meaning import hashes_of, sample_of, sampled
+from ml.serving.columns import Column
+from ml.serving.features import distinct_texts
+from ml.serving.rules import Between, Finite, InSet, Mask, Matches, NotNull, Rule, UniqueKey
 
 PARTITION = "partition__"
 PARTITION_FACTS = {"read", "rows", "duplicates", "quarantined", "quarantined_fraction", "unlabelled", "unknown_columns"}
 SNAPSHOT_FACTS = {"rows", "left_out_days"}
+MOST_NAMES = 20  # of undeclared columns, that are kept of a partition
+LONGEST = 80  # letters of a name or a value that somebody else wrote
+LONGEST_RULE = 200
+MOST_RULES = 3  # that a rejection names
+CURES: dict[type[Rule], str] = {
+    NotNull: "declare nullable=True",
+    Between: "widen the limits",
+    InSet: "declare the new values",
+    UniqueKey: "name a longer key than that",
+}
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of several partitions, exact duplicates dropped, one partition after the other."""
+    """Rows of several partitions, exact duplicates dropped, one partition after the other; `unmatched`: how many rows
+    of a partition no row of a side table matches."""
 
     rows: pd.DataFrame
     places: dict[str, slice]
     duplicates: dict[str, int]
     unknown_columns: dict[str, tuple[str, ...]]
+    unmatched: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, key: tuple[str, ...], frames: dict[str, pd.DataFrame], unknown_columns: dict[str, tuple[str, ...]]
+        cls,
+        key: tuple[str, ...],
+        frames: dict[str, pd.DataFrame],
+        unknown_columns: dict[str, tuple[str, ...]],
+        unmatched: dict[str, dict[str, int]] | None = None,
     ) -> "Batch":
         unique = {day: drop_duplicates(rows, key) for day, rows in frames.items()}
         ends = np.cumsum([len(rows) for rows in unique.values()])
@@ -41,7 +62,8 @@ class Batch:
             day: slice(int(end) - len(rows), int(end)) for (day, rows), end in zip(unique.items(), ends, strict=True)
         }
         duplicates = {day: len(rows) - len(unique[day]) for day, rows in frames.items()}
-        return cls(pd.concat(unique.values(), ignore_index=True), places, duplicates, unknown_columns)
+        rows = pd.concat(unique.values(), ignore_index=True)
+        return cls(rows, places, duplicates, unknown_columns, unmatched or {})
 
     def counts(self, mask: Mask | None) -> dict[str, int]:
         """How many rows of each partition the mask marks."""
@@ -123,7 +145,7 @@ class Scan:
         type than the rule can read."""
         if isinstance(rule, NotNull):
             return self.missing(rule.column)
-        if isinstance(rule, Between):
+        if isinstance(rule, Between | Finite):
             return self._outside(rule)
         if isinstance(rule, InSet | Matches):
             return self._other_texts(rule)
@@ -144,7 +166,7 @@ class Scan:
         texts = pd.DataFrame({column: codes.dictionary.to_pandas()})
         return codes.indices.fill_null(len(texts)).to_numpy(), texts
 
-    def _outside(self, rule: Between) -> Mask | None:
+    def _outside(self, rule: Between | Finite) -> Mask | None:
         _require(rule, self.rows[rule.column].dtype == np.float64, "a number", self.rows[rule.column].dtype)
         low, high = self.extremes(rule.column)
         inside = (rule.minimum is None or not low < rule.minimum) and (rule.maximum is None or not high > rule.maximum)
@@ -155,6 +177,14 @@ class Scan:
         positions, texts = self.distinct(rule.column)
         broken = rule.unexpected(texts)
         return np.append(broken, False)[positions] if broken.any() else None
+
+    def categories(self, column: Column) -> dict[str, str]:
+        """A sample of the column's categories for each partition that has any, as it is kept."""
+        name = column.name
+        positions, texts = self.distinct(name) if column.type == "text" else distinct_texts(self.rows[name], None)
+        hashes = hashes_of(texts[name].tolist() if isinstance(texts, pd.DataFrame) else texts)
+        samples = {day: sample_of(positions[place], hashes) for day, place in self.batch.places.items()}
+        return {day: sample.text for day, sample in samples.items() if sample.rows}
 
     def _never_repeats(self, column: str) -> bool:
         """True where a number proves it at once: it only rises, or its whole values lie densely."""
@@ -195,20 +225,90 @@ def check_batch(use_case: UseCase, rules: Sequence[Rule], batch: Batch) -> Batch
     masks = [scan.unexpected(rule) for rule in of_row]
     broken = _first_broken(of_row, masks, len(batch.rows))
     by_day = [(rule, batch.counts(mask)) for rule, mask in zip(of_row, masks, strict=True) if mask is not None]
-    facts = _facts(use_case, batch, broken)
+    facts, counts = _facts(use_case, batch, broken), _counts(use_case, scan)
     refused = [(rule, rule.unexpected(facts)) for rule in rules if rule.scope == "partition"]
     checks, quarantine = {}, {}
     for position, (day, place) in enumerate(batch.places.items()):
         own = facts.iloc[[position]].reset_index(drop=True)
-        counts = [_count(rule, place.stop - place.start, found[day]) for rule, found in by_day]
+        found = [(rule, _count(rule, place.stop - place.start, counted[day])) for rule, counted in by_day]
         more = [_count(rule, 1, int(mask[position])) for rule, mask in refused]
-        reason = rejection([rule for rule, mask in refused if mask[position]], own, counts)
-        checks[day] = _check(batch, day, own, [count for count in (*counts, *more) if count.unexpected], reason)
+        every = [count for count in (*(count for _, count in found), *more) if count.unexpected]
+        checks[day] = replace(_check(batch, day, own, every), **{name: of[day] for name, of in counts.items()})
+        if reason := rejection([rule for rule, mask in refused if mask[position]], own, [count for _, count in found]):
+            worst = _worst(found)
+            reason += _spellings(use_case, worst, batch.rows[place])
+            checks[day] = replace(checks[day], rejected=reason, cure=_cure(use_case, own, worst))
         aside = np.flatnonzero(broken[place] >= 0)
         if len(aside):
             sentences = [of_row[rule].sentence for rule in broken[place][aside]]
             quarantine[day] = batch.rows[place].iloc[aside].assign(**{ROW_NUMBER: aside, "broken_rule": sentences})
     return BatchVerdict(checks, quarantine, [scan.fact(*pair) for pair in zip(of_row, masks, strict=True)])
+
+
+def _counts(use_case: UseCase, scan: Scan) -> dict[str, dict[str, Any]]:
+    """What ml/meaning.py compares, by the field of PartitionCheck and by day."""
+    nulls = {name: scan.batch.counts(scan.missing(name)) for name in _counted_nulls(use_case)}
+    categories = {column.name: scan.categories(column) for column in sampled(use_case.columns)}
+    days = scan.batch.places
+    return {
+        "nulls": {day: {name: counts[day] for name, counts in nulls.items() if counts[day]} for day in days},
+        "categories": {day: {name: of[day] for name, of in categories.items() if day in of} for day in days},
+        "unmatched": {
+            day: {name: count for name, count in scan.batch.unmatched.get(day, {}).items() if count} for day in days
+        },
+    }
+
+
+def _counted_nulls(use_case: UseCase) -> list[str]:
+    """Every column, but for labels that come to be known later: that a day has none yet is no loss."""
+    later = use_case.target.column if use_case.known_at_column is not None else None
+    return [column.name for column in use_case.columns if column.name != later]
+
+
+def _worst(found: Sequence[tuple[Rule, RuleCount]]) -> list[Rule]:
+    """The rules of severity error that most rows break."""
+    broken = [(rule, count) for rule, count in found if count.unexpected and rule.severity == "error"]
+    return [rule for rule, _ in sorted(broken, key=lambda each: -each[1].unexpected)[:MOST_RULES]]
+
+
+def _spellings(use_case: UseCase, broken: Sequence[Rule], rows: pd.DataFrame) -> str:
+    """What stands where a rule names the values that may be: the commonest other one, and the nearest that may be.
+
+    It is not quoted where any column is sensitive: in a row that is shifted it may be that one's.
+    """
+    if any(column.sensitive for column in use_case.columns):
+        return ""
+    said = []
+    for rule in broken:
+        if isinstance(rule, InSet):
+            commonest = str(rows[rule.column][rule.unexpected(rows)].value_counts().index[0])
+            near = _nearest(commonest, rule.values)
+            said.append(
+                f"{rule.column} is {quoted(commonest)}"
+                + (f", where {near!r} is the nearest that may be" if near else "")
+            )
+    return f" ({'; '.join(said)})" if said else ""
+
+
+def quoted(value: object) -> str:
+    """A value that somebody else wrote, as a part of an error's sentence, which a colon with a space would end."""
+    return repr(str(value)[:LONGEST]).replace(": ", ":")
+
+
+def _nearest(value: str, known: Sequence[str]) -> str | None:
+    by_letters = {each.strip().casefold(): each for each in known}
+    found = difflib.get_close_matches(value.strip().casefold(), by_letters, n=1)
+    return by_letters[found[0]] if found else None
+
+
+def _cure(use_case: UseCase, facts: pd.DataFrame, broken: Sequence[Rule]) -> str:
+    """Which declaration would let the partition pass, if its rows are right."""
+    if facts["read"][0] < use_case.min_rows:
+        return "lower min_rows"
+    if not facts["quarantined"][0]:
+        return "mend the suite's rule"
+    cures = [f"{CURES[type(rule)]} for {rule.columns[0]}" for rule in broken if type(rule) in CURES]
+    return ", ".join([*dict.fromkeys(cures), "or raise max_quarantined_fraction"])
 
 
 def _first_broken(rules: Sequence[Rule], masks: Sequence[Mask | None], rows: int) -> NDArray[np.int_]:
@@ -238,17 +338,17 @@ def _facts(use_case: UseCase, batch: Batch, broken: NDArray[np.int_]) -> pd.Data
     )
 
 
-def _check(
-    batch: Batch, day: str, facts: pd.DataFrame, broken: Sequence[RuleCount], rejected: str | None
-) -> PartitionCheck:
+def _check(batch: Batch, day: str, facts: pd.DataFrame, broken: Sequence[RuleCount]) -> PartitionCheck:
+    unknown = batch.unknown_columns[day]
     return PartitionCheck(
         day=day,
         rows=int(facts["read"][0]) + batch.duplicates[day],
         duplicates=batch.duplicates[day],
         quarantined=int(facts["quarantined"][0]),
         unlabelled=int(facts["unlabelled"][0]),
-        unknown_columns=batch.unknown_columns[day],
-        rejected=rejected,
+        unknown_columns=tuple(name[:LONGEST] for name in unknown[:MOST_NAMES]),
+        undeclared=len(unknown),
+        rejected=None,
         broken=tuple(broken),
         quarantine=None,
     )
@@ -268,9 +368,9 @@ def rejection(rules: Sequence[Rule], facts: pd.DataFrame, counts: Sequence[RuleC
     if not broken:
         return None
     seen = ", ".join(f"{rule.sentence} (it is {facts[rule.columns[0]][0]:.3g})" for rule in broken)
-    worst = sorted((count for count in counts if count.unexpected), key=lambda count: -count.unexpected)[:3]
-    rows = "; ".join(f"{count.unexpected} rows break '{count.rule}'" for count in worst)
-    return f"the rule is that {seen}" + (f": {rows}" if rows else "")
+    worst = sorted((count for count in counts if count.unexpected), key=lambda count: -count.unexpected)[:MOST_RULES]
+    rows = "; ".join(f"{count.unexpected} rows break '{count.rule[:LONGEST_RULE]}'" for count in worst)
+    return f"the rule is that {seen}" + (f", and {rows}" if rows else "")
 
 
 def _count(rule: Rule, evaluated: int, unexpected: int) -> RuleCount:

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 import pandas as pd
@@ -24,6 +24,7 @@ from ml.artifacts import (
     RuleCount,
     Snapshot,
     Split,
+    Undeclared,
     Work,
     adapter,
     parsed,
@@ -33,15 +34,17 @@ from ml.artifacts import (
 from ml.cleaning import clean, to_block, to_parquet, whole_from
 from ml.days import month_of
 from ml.digests import digest_bytes, digest_value
-from ml.errors import ConfigError, DataRejected
+from ml.errors import ConfigError, DataRejected, RetrainError
 from ml.features import fit_encoder
 from ml.ledger import NightEntry
 from ml.locks import in_turns
+from ml.meaning import Compared, Known, compare, known_of, sampled
 from ml.reading import UnusablePartition
-from ml.report import counted, window_words
+from ml.rejections import undeclared, unforeseen, way_out
+from ml.report import MOST_DAYS, counted, newest_of, window_words
 from ml.run_key import state_code_digest
 from ml.serving.rules import rule_to_dict
-from ml.snapshots import inputs_by_day, last_due_day, read_manifest, read_partition
+from ml.snapshots import PartitionRows, inputs_by_day, last_due_day, read_manifest, read_partition
 from ml.split import describe, fit_until, share_of_known_groups, split_digest
 from ml.states import Bundle, States, state_key
 from ml.store import put_file
@@ -60,6 +63,8 @@ from tasks.site import Site, resume, site_of
 from tasks.stage import stage
 
 JUDGED: dict[str, pd.DataFrame] = {}  # unique rows that were just judged, by the key of their block, for the cleaner
+MOVED_DAYS = 7  # the newest ones, whose moves are worth telling tonight
+LONGEST_REASON = 400
 log = logging.getLogger("retrain.data")
 
 
@@ -68,7 +73,7 @@ def take_snapshot(night: Night) -> Snapshot:
     snapshot = opening.take_snapshot(night)
     log.info("Took a snapshot of %s.", window_words(snapshot.partitions, snapshot.first_day, snapshot.last_day))
     if snapshot.changed_days:
-        log.warning("Changed since the last night: %s.", ", ".join(snapshot.changed_days))
+        log.warning("Changed since the last night: %s.", newest_of(snapshot.changed_days, "day"))
     if before := _judged_on_other_data(night, snapshot):
         log.warning("%s was judged before (entry %d), on other data.", night.as_of, before.seq)
     return snapshot
@@ -87,7 +92,7 @@ def validate_partitions(night: Night, snapshot: Snapshot) -> Checks:
     site = site_of(night)
     manifest = read_manifest(site.store, snapshot.manifest)
     rules = digest_value([rule_to_dict(rule) for rule in site.rules if rule.scope != "snapshot"])
-    decided = _decided(site, "verdict", rules)
+    decided = _decided(site, "verdict", rules, *(column.name for column in sampled(site.use_case.columns)))
     JUDGED.clear()
     keys = {name: state_key(decided, digest_bytes(month.encode())) for name, month in manifest.months.items()}
     bundle = Bundle(site.store, night.use_case, "verdict", CheckedMonth)
@@ -105,9 +110,9 @@ def validate_partitions(night: Night, snapshot: Snapshot) -> Checks:
             new += len(own)
     for name, of_month in days.items():
         months[name] = _checked_month(keys[name], {key: judged[key] for key in of_month.values()})
-    months = {name: months[name] for name in keys}
+    months = _compared(site, manifest, {name: months[name] for name in keys})
     bundle.save(months)
-    result = _summary(site, night, snapshot, months)
+    result = _summary(site, night, manifest, snapshot, months)
     log.info(
         "Validated %s (%d new): %s, %d quarantined, %d left out.",
         counted(manifest.size, "partition"), new, counted(result.rows, "row"), result.quarantined,
@@ -149,19 +154,32 @@ def _batches(site: Site, manifest: Manifest, days: list[str]) -> Iterator[tuple[
     """Rows of as many days as make a batch, and verdicts on days among them that cannot be read as declared."""
     frames: dict[str, pd.DataFrame] = {}
     unknown: dict[str, tuple[str, ...]] = {}
+    unmatched: dict[str, dict[str, int]] = {}
     unreadable: list[PartitionCheck] = []
     taken, room = 0, site.settings.batch_bytes
     for day in days:
         try:
-            read = read_partition(site.settings, site.use_case, manifest, day)
+            read = _read(site, manifest, day)
             frames[day], unknown[day] = read.rows, read.unknown_columns
+            unmatched[day] = {name: counts.unmatched for name, counts in read.joins.items()}
             taken += _size(frames[day])
         except UnusablePartition as error:
             unreadable.append(rejected_check(day, str(error)))
         if taken >= room:
-            yield Batch.of(site.use_case.key, frames, unknown), unreadable
-            frames, unknown, unreadable, taken = {}, {}, [], 0
-    yield Batch.of(site.use_case.key, frames, unknown) if frames else None, unreadable
+            yield Batch.of(site.use_case.key, frames, unknown, unmatched), unreadable
+            frames, unknown, unmatched, unreadable, taken = {}, {}, {}, [], 0
+    yield Batch.of(site.use_case.key, frames, unknown, unmatched) if frames else None, unreadable
+
+
+def _read(site: Site, manifest: Manifest, day: str) -> PartitionRows:
+    """The partition as it is read. Raises UnusablePartition for whatever bytes make a library
+    or the use case's own code fail: one odd file costs its day, not the night."""
+    try:
+        return read_partition(site.settings, site.use_case, manifest, day)
+    except (UnusablePartition, RetrainError, MemoryError):
+        raise
+    except Exception as error:  # pyarrow and pandas raise exceptions of any kind for bytes that are odd
+        raise UnusablePartition(unforeseen(site.use_case, error)) from error
 
 
 def _size(rows: pd.DataFrame) -> int:
@@ -210,22 +228,70 @@ def _confirm(verdict: BatchVerdict) -> None:
 
 
 def _checked_month(key: str, states: dict[str, PartitionCheck]) -> CheckedMonth:
-    checks = list(states.values())
-    used = [check for check in checks if check.rejected is None]
+    """A month's verdicts, not yet compared with the days before."""
+    text = adapter(dict[str, PartitionCheck]).dump_json(states).decode()
+    return _summed(key, text, list(states.values()), Compared({}, (), {}), compared="")
+
+
+def _summed(key: str, states: str, checks: list[PartitionCheck], found: Compared, *, compared: str) -> CheckedMonth:
+    rejected = {check.day: check.rejected for check in checks if check.rejected is not None} | found.lost
+    used = [check for check in checks if check.day not in rejected]
     return CheckedMonth(
         key=key,
-        states=adapter(dict[str, PartitionCheck]).dump_json(states).decode(),
+        states=states,
         digest=digest_value([[c.day, c.quarantine.digest if c.quarantine else None] for c in used]),
         partitions=len(checks),
-        rejected={check.day: check.rejected for check in checks if check.rejected is not None},
+        rejected={check.day: rejected[check.day] for check in checks if check.day in rejected},
         **_sums(used),
-        unknown_columns={check.day: check.unknown_columns for check in used if check.unknown_columns},
+        undeclared=undeclared(
+            Undeclared(days=1, most=check.undeclared, names=dict.fromkeys(check.unknown_columns, 1))
+            for check in used
+            if check.undeclared
+        ),
         broken=_broken(count for check in checks for count in check.broken),
         quarantined_days={check.day: check.quarantined for check in used if check.quarantined},
+        moves=found.moves,
+        compared=compared,
+        lost=found.lost,
+        unseen=found.unseen,
     )
 
 
-def _summary(site: Site, night: Night, snapshot: Snapshot, by_name: dict[str, CheckedMonth]) -> Checks:
+def _compared(site: Site, manifest: Manifest, months: dict[str, CheckedMonth]) -> dict[str, CheckedMonth]:
+    """Every month after its days were compared with those before them, those of the month before included.
+
+    A month is compared again where its own verdicts or what the month before came to are others than before.
+    """
+    if not site.use_case.dated:
+        return months
+    done: dict[str, CheckedMonth] = {}
+    before: CheckedMonth | None = None
+    limit = site.use_case.max_unseen_fraction
+    for name, month in months.items():
+        accepted = {day: why for day, why in manifest.accepted.items() if month_of(day) == name}
+        came_to = digest_value([before.key, before.lost, before.unseen]) if before else ""
+        key = state_key(month.key, came_to, str(limit), *accepted)
+        if month.compared != key:
+            checks = _checks(month)
+            found = compare(checks, _known_days(before) if before else [], accepted, limit)
+            month = _summed(month.key, month.states, checks, found, compared=key)
+        done[name] = before = month
+    return done
+
+
+def _checks(month: CheckedMonth) -> list[PartitionCheck]:
+    return list(parsed(dict[str, PartitionCheck], month.states).values())
+
+
+def _known_days(month: CheckedMonth) -> list[Known]:
+    """A month's usable days, as those of the next are compared with them."""
+    used = (check for check in _checks(month) if check.day not in month.rejected)
+    return [known_of(check, month.unseen.get(check.day, {})) for check in used]
+
+
+def _summary(
+    site: Site, night: Night, manifest: Manifest, snapshot: Snapshot, by_name: dict[str, CheckedMonth]
+) -> Checks:  # fmt: skip
     months = list(by_name.values())
     rejected = {day: why for month in months for day, why in month.rejected.items()}
     left_out = {day: "it is missing" for day in snapshot.missing_days} | rejected
@@ -234,19 +300,34 @@ def _summary(site: Site, night: Night, snapshot: Snapshot, by_name: dict[str, Ch
         raise DataRejected(
             f"the newest partition ({snapshot.last_day}) must be usable",
             rejected[snapshot.last_day],
-            "deliver it again, then run the night again",
+            _way_out(site, night, manifest, by_name, snapshot.last_day),
         )
-    _refuse_window(site, night, sums["rows"], left_out)
+    _refuse_window(site, night, manifest, by_name, sums["rows"], left_out)
+    newest = (
+        {str(date.fromisoformat(snapshot.last_day) - timedelta(days=n)) for n in range(MOVED_DAYS)}
+        if (site.use_case.dated)
+        else set()
+    )
     return Checks(
         digest=digest_value([month.digest for month in months]),
         months=by_name,
         left_out=left_out | {day: f"excluded ({reason})" for day, reason in snapshot.excluded.items()},
         **sums,
-        unknown_columns={day: names for month in months for day, names in month.unknown_columns.items()},
+        undeclared=undeclared(month.undeclared for month in months),
         broken=_broken(count for month in months for count in month.broken),
         quarantined_days={day: count for month in months for day, count in month.quarantined_days.items()},
+        moves=tuple(move for month in months for move in month.moves if move.day in newest),
         rules=len(site.rules),
     )
+
+
+def _way_out(site: Site, night: Night, manifest: Manifest, months: dict[str, CheckedMonth], day: str) -> str:
+    """What lets a night with this rejected day go on."""
+    month = manifest.month(month_of(day))
+    file = next(partition.file for partition in month.partitions if partition.day == day)
+    lost = day in months[month_of(day)].lost
+    check = next(check for check in _checks(months[month_of(day)]) if check.day == day)
+    return way_out(site.use_case, night.as_of, day, file, check.cure, lost=lost)
 
 
 def _sums(checked: Iterable[PartitionCheck | CheckedMonth]) -> dict[str, Any]:
@@ -256,15 +337,22 @@ def _sums(checked: Iterable[PartitionCheck | CheckedMonth]) -> dict[str, Any]:
     return {name: sum(getattr(part, name) for part in parts) for name in names}
 
 
-def _refuse_window(site: Site, night: Night, rows: int, left_out: dict[str, str]) -> None:
+def _refuse_window(
+    site: Site, night: Night, manifest: Manifest, months: dict[str, CheckedMonth], rows: int, left_out: dict[str, str]
+) -> None:
     facts = pd.DataFrame({"left_out_days": [float(len(left_out))], "rows": [float(rows)]})
     reason = rejection([rule for rule in site.rules if rule.scope == "snapshot"], facts, [])
     if reason is not None:
-        days = "; ".join(f"{day}: {why}" for day, why in sorted(left_out.items())[:5])
+        newest = sorted(left_out.items(), reverse=True)
+        days = "; ".join(f"{day}, {why[:LONGEST_REASON]}" for day, why in newest[:MOST_DAYS])
+        more = f"; and {len(newest) - MOST_DAYS} more" if len(newest) > MOST_DAYS else ""
+        rejected = next((day for day, _ in newest if any(day in month.rejected for month in months.values())), None)
         raise DataRejected(
             f"the window up to {last_due_day(site.use_case, night.as_of)} must be usable",
-            f"{reason} ({days})",
-            "deliver the days again",
+            f"{reason} ({days}{more})",
+            "deliver the days that are missing, or raise max_missing_days"
+            if rejected is None
+            else f"for {rejected}, {_way_out(site, night, manifest, months, rejected)}; the same for the other days",
         )
 
 
@@ -322,8 +410,7 @@ def clean_partitions(night: Night, snapshot: Snapshot, checks: Checks) -> Blocks
 
 def _used(month: CheckedMonth, keys: dict[str, str]) -> dict[str, PartitionCheck]:
     """The verdicts on a month's usable partitions, by the keys of their cleaned rows."""
-    checks = parsed(dict[str, PartitionCheck], month.states).values()
-    return {keys[check.day]: check for check in checks if check.rejected is None}
+    return {keys[check.day]: check for check in _checks(month) if check.day not in month.rejected}
 
 
 def _block(check: PartitionCheck, cleaned: CleanedRows) -> Block:
@@ -344,7 +431,7 @@ def _cleaned_month(key: str, blocks: dict[str, Block]) -> CleanedMonth:
 def _clean(site: Site, manifest: Manifest, states: States[CleanedRows], day: str, key: str) -> CleanedRows:
     unique = JUDGED.pop(key, None)
     if unique is None:
-        rows = read_partition(site.settings, site.use_case, manifest, day).rows
+        rows = _read(site, manifest, day).rows
         unique = drop_duplicates(rows, site.use_case.key)
     cleaned = clean(site.use_case, unique)
     file = put_file(site.store, paths.block(site.use_case.name, key), to_block(cleaned))

@@ -5,8 +5,8 @@ these steps as tasks, and `retrain run` asks them before it starts or submits an
 """
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ from ml import paths
 from ml.alias import is_followed, roll_alias_forward
 from ml.artifacts import Manifest, Night, Snapshot, Work, to_json
 from ml.backfill import Plan
-from ml.days import local_date
+from ml.days import local_date, month_of
 from ml.demo import write_demo_data
 from ml.digests import digest_bytes
 from ml.errors import Corrupt
@@ -69,6 +69,7 @@ def take_snapshot(night: Night) -> Snapshot:
     site = site_of(night)
     head = site.ledger.head()
     manifest, missing = take_manifest(site.settings, site.use_case, night.as_of, head.excluded if head else {})
+    manifest = replace(manifest, accepted=_accepted(manifest, head.accepted if head else {}))
     data = to_json(manifest)
     key = paths.manifest(night.use_case, digest_bytes(data))
     new = site.store.create(key, data)
@@ -87,6 +88,14 @@ def take_snapshot(night: Night) -> Snapshot:
         excluded=manifest.excluded,
         changed_days=changed_days(_last_manifest(site), manifest),
     )
+
+
+def _accepted(manifest: Manifest, accepted: Mapping[str, str]) -> dict[str, str]:
+    """Those of the days that the manifest has."""
+    days = {
+        part.day for name in {*map(month_of, accepted)} & {*manifest.months} for part in manifest.month(name).partitions
+    }
+    return {day: accepted[day] for day in sorted(days & accepted.keys())}
 
 
 def _last_manifest(site: Site) -> Manifest | None:

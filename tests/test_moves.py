@@ -91,7 +91,7 @@ def test_a_night_that_learnt_from_a_day_excluded_since_moves_nothing(
 
 
 def test_an_excluded_day_is_included_again(ledger: Ledger) -> None:
-    with pytest.raises(UsageError, match=r"excluded one \(none\)"):
+    with pytest.raises(UsageError, match=r"nights leave out \(excluded none"):
         plan_include(ledger, "2024-02-03", "so")
     carry_out(ledger, None, plan_exclude(ledger, "2024-02-03", "doubled"))
     with pytest.raises(UsageError, match="doubled"):

@@ -89,7 +89,7 @@ def test_a_bad_day_is_quarantined_or_left_out_and_named(shop: Shop) -> None:
         "amount is at least 0": 3,
         "amount is present": 2,
     }
-    assert document["data"]["unknown_columns"] == {"2024-03-13": ["colour"]}
+    assert document["data"]["undeclared_columns"] == {"days": 1, "most": 1, "names": {"colour": 1}}
     assert document["data"]["left_out"] == {"2024-03-10": "column country is missing"}
     from ml import report
 

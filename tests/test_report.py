@@ -24,6 +24,7 @@ from ml.artifacts import (
     Split,
     SplitRows,
     Trail,
+    Undeclared,
     Upload,
     Verdict,
     Verified,
@@ -69,7 +70,7 @@ def verdict(name: Any, **figures: float) -> Verdict:
 def trail(decision: DecisionName = "PROMOTE", against: Verdict | None = None, **checks: Any) -> Trail:
     found: dict[str, Any] = {
         "left_out": {"2024-01-07": "it is missing"},
-        "unknown_columns": {"2024-01-08": ("ape", "zebra")},
+        "undeclared": Undeclared(days=1, most=2, names={"ape": 1, "zebra": 1}),
         "broken": (RuleCount(rule="x is present", scope="row", severity="error", evaluated=9, unexpected=4),),
     }
     return Trail(
@@ -186,7 +187,8 @@ def test_what_came_in_and_what_was_left_out_is_said_with_numbers() -> None:
     text = " ".join(data_sentences(document()))
     for words in (
         "12,345 rows", "59 partitions", "17 rows quarantined", "2 exact duplicates", "5 without a label",
-        "9,000 rows", "1,000", "2,000", "28 days", "2024-01-07, it is missing", "ape, zebra", "2024-01-03",
+        "9,000 rows", "1,000", "2,000", "28 days", "2024-01-07, it is missing", "ape (1 day), zebra (1 day)",
+        "2024-01-03",
     ):  # fmt: skip
         assert words in text
 

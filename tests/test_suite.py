@@ -17,13 +17,27 @@ from expectations import suite
 from expectations.suite import Verdict, from_gx, load_rules, suite_file, to_gx, verdicts
 from ml.config import load_use_case
 from ml.errors import ConfigError, DataRejected
-from ml.serving.rules import RULE_TYPES, Between, InSet, Matches, NotBelow, NotNull, Rule, Scope, UniqueKey
+from ml.serving.rules import RULE_TYPES, Between, Finite, InSet, Matches, NotBelow, NotNull, Rule, Scope, UniqueKey
 from ml.validation import Batch, Fact, Scan
 from tests.stock_gx import stock_suite, stock_verdicts
 
 PACKAGED = sorted(Path(suite.__file__).parent.glob("*.json"))
 FACTS = {"rows", "duplicates", "quarantined", "quarantined_fraction", "unlabelled", "unknown_columns"}
-NUMBERS = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0, np.nextafter(1, 2), np.nextafter(1, 0), 5e-324, 1e308, -1e308]
+NUMBERS = [
+    np.nan,
+    np.inf,
+    -np.inf,
+    0.0,
+    -0.0,
+    1.0,
+    np.nextafter(1, 2),
+    np.nextafter(1, 0),
+    5e-324,
+    1e100,
+    1e101,
+    1e308,
+    -1e308,
+]
 TEXTS = [
     None,
     "",
@@ -71,6 +85,7 @@ CASES: dict[str, list[Rule]] = {
         Between(column="id", minimum=1, maximum=298),
         Between(column="no_x", minimum=0, maximum=1),
     ],
+    "Finite": [Finite(column=name) for name in ("x", "y", "id", "no_x")],
     "InSet": [
         InSet(column="s", values=("AA", "é")),
         InSet(column="s", values=("",)),
@@ -139,6 +154,7 @@ def test_rows_without_a_fault_are_proved_so_and_judged_alike(name):
     rules = {
         "NotNull": [NotNull(column=column) for column in frame],
         "Between": [Between(column="x", minimum=0, maximum=24.5), Between(column="y", minimum=-1)],
+        "Finite": [Finite(column=column) for column in ("x", "y", "id")],
         "InSet": [InSet(column="s", values=("A1", "AA", "B"))],
         "Matches": [Matches(column="s", pattern="^A"), Matches(column="t", pattern="[0-9]$")],
         "NotBelow": [NotBelow(column="u", other="v"), NotBelow(column="x", other="x")],
@@ -183,6 +199,7 @@ def test_gx_and_the_masks_agree_on_random_frames(rows, ranges, values):
     rules: list[Rule] = [NotNull(column=name) for name in frame]
     for column, (low, high) in zip("xy", ranges, strict=True):
         rules += [Between(column=column, minimum=low), Between(column=column, minimum=low, maximum=high)]
+        rules.append(Finite(column=column))
     rules += [InSet(column=column, values=tuple(dict.fromkeys(some))) for column in "st"]
     found = verdicts(facts_of(frame, rules))
     assert found == stock_verdicts(frame, rules)
@@ -228,6 +245,7 @@ def test_a_rule_that_gx_cannot_judge_is_an_error(facts, sentence):
             Between(column="s", minimum=0),
             "'s is at least 0' is a rule about a number, but the column is str",
         ),
+        (Finite(column="s"), "'s is finite (within 1e+100)' is a rule about a number, but the column is str"),
         (
             InSet(column="x", values=("1",)),
             "'x is one of 1' is a rule about a text, but the column is float64",

@@ -165,10 +165,13 @@ def test_an_unreadable_partition_is_rejected_with_its_reason() -> None:
 def test_the_columns_imply_the_row_rules() -> None:
     assert [rule.sentence for rule in tills().column_rules] == [
         "sale is present",
+        "sale is finite (within 1e+100)",
         "at is present",
         "amount is present",
         "amount lies between 0 and 1000",
+        "items is finite (within 1e+100)",
         "shop is present",
+        "returned_after is finite (within 1e+100)",
         "(sale) is unique",
     ]
     assert NotNull(column="returned_after") not in tills().column_rules

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from .columns import with_tuples
 
 Mask: TypeAlias = NDArray[np.bool_]
+LARGEST = 1e100  # the square of a larger number, or the sum of many squares, leaves float64
 Scope = Literal["row", "partition", "snapshot"]
 Severity = Literal["error", "warning"]
 
@@ -71,6 +72,22 @@ class Between(Rule):
         low = -np.inf if self.minimum is None else self.minimum
         high = np.inf if self.maximum is None else self.maximum
         return (values < low) | (values > high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finite(Rule):
+    """The number is no infinity, which a division by zero leaves, and not so large that its square would be one."""
+
+    column: str
+    minimum: ClassVar[float] = -LARGEST
+    maximum: ClassVar[float] = LARGEST
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.column} is finite (within {LARGEST:g})"
+
+    def unexpected(self, frame: pd.DataFrame) -> Mask:
+        return np.abs(frame[self.column].to_numpy(np.float64, na_value=np.nan)) > LARGEST
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +156,9 @@ class UniqueKey(Rule):
         return (key.duplicated(keep=False) & key.notna().all(axis=1)).to_numpy(bool)
 
 
-RULE_TYPES: dict[str, type[Rule]] = {t.__name__: t for t in (NotNull, Between, InSet, Matches, NotBelow, UniqueKey)}
+RULE_TYPES: dict[str, type[Rule]] = {
+    t.__name__: t for t in (NotNull, Between, Finite, InSet, Matches, NotBelow, UniqueKey)
+}
 
 
 def first_broken(rules: Iterable[Rule], frame: pd.DataFrame) -> pd.Series:
