@@ -43,7 +43,7 @@ LOST_RUNS = {
     "flow_runs": {
         "state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}},
         "deployment_id": {"is_null_": False},
-    }
+    },
 }
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
