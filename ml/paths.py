@@ -2,6 +2,7 @@
 
 from ml.errors import UsageError
 
+SERVING_PREFIX = "retrain_serving_"  # of the package inside each model of ours; its serving code's digest follows
 LONGEST_PART = 255  # bytes that a file's name may have
 
 

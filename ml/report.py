@@ -247,8 +247,10 @@ def headline(document: Document) -> str:
 
 
 def reason(entry: NightEntry, *, replayed: bool) -> str:
-    """Why it was decided so; of a run that found the decision, also where."""
-    return f"Decided before, in entry {entry.seq} of the ledger: {entry.reason}" if replayed else entry.reason
+    """Why it was decided so, and what an operator may do; of a run that found the decision, also where."""
+    if replayed:
+        return f"Decided before, in entry {entry.seq} of the ledger: {entry.reason}"
+    return f"{entry.reason} {way_out(entry.result)}".strip()
 
 
 def scored(document: Document) -> bool:

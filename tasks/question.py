@@ -14,6 +14,7 @@ from pydantic import Field, StringConstraints
 from ml import report
 from ml.backfill import Plan
 from ml.ledger import AnyEntry, NightEntry
+from ml.locks import one_move_at_a_time
 from ml.moves import answer, require_whole
 from tasks.flow_run import prefect_errors, run_label
 from tasks.site import open_site
@@ -69,11 +70,12 @@ def take_answer(entry: NightEntry, given: Answer) -> AnyEntry:
     """Records the answer under the operator's name, and lets the aliases follow."""
     site = open_site(entry.use_case)
     assert entry.candidate is not None, entry.seq
-    if given.promote:
-        require_whole(site.ledger, site.registry, entry.candidate)
-    closed = answer(
-        site.ledger, site.registry, entry, promote=given.promote, name=given.name, reason=given.reason
-    )  # fmt: skip
+    with one_move_at_a_time(site.settings.home, entry.use_case):
+        if given.promote:
+            require_whole(site.ledger, site.registry, entry.candidate)
+        closed = answer(
+            site.ledger, site.registry, entry, promote=given.promote, name=given.name, reason=given.reason
+        )  # fmt: skip
     log.info("%s by %s: %s", closed.decision, closed.by, closed.reason)
     return closed
 
