@@ -99,6 +99,7 @@ def parser() -> argparse.ArgumentParser:
         _add_data,
         _add_doctor,
         _add_backfill,
+        _add_backup,
         _add_gc,
         _add_alerts,
     ):
@@ -181,6 +182,21 @@ def _add_doctor(commands: Any, shared: argparse.ArgumentParser) -> None:
     )
     doctor.add_argument("use_case", metavar="USE_CASE", nargs="?")
     doctor.add_argument("--mend", action="store_true", help="mend it (without, nothing is changed)")
+
+
+def _add_backup(commands: Any, shared: argparse.ArgumentParser) -> None:
+    backup = _add(commands, shared, "backup", "copy what cannot be made again into one file, while nights go on")
+    restore = _add(commands, shared, "restore", "put back from a backup what is gone or damaged; what is newer stays")
+    for command in (backup, restore):
+        command.add_argument("file", metavar="FILE", help="a file, or s3://bucket/file")
+    restore.add_argument("--yes", action="store_true", help="do not ask")
+    restore.add_argument(
+        "--replace",
+        action="append",
+        default=[],
+        metavar="WHAT",
+        help="let the backup's go before what is newer: a use case (its ledger), mlflow or prefect (the database)",
+    )
 
 
 def _add_gc(commands: Any, shared: argparse.ArgumentParser) -> None:
@@ -273,6 +289,8 @@ MODULES |= {
     "doctor": "deployments.doctor",
     "backfill": "deployments.backfill",
     "gc": "deployments.gc",
+    "backup": "deployments.backup_command",
+    "restore": "deployments.backup_command",
     "alerts": "deployments.alerts",
 }
 

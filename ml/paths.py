@@ -113,3 +113,13 @@ def backfill_start(use_case: str, as_of: str, number: int) -> str:
 
 def backfill_end(use_case: str, as_of: str, number: int) -> str:
     return f"{backfill_attempts(use_case)}/{as_of}/{number:08d}-b-end.json"
+
+
+def notes() -> tuple[str, ...]:
+    """Folders of what was noted of ledger entries: each of their objects has the name of its entry."""
+    return "aliases", "published"
+
+
+def can_be_made_again() -> tuple[str, ...]:
+    """Folders whose objects follow from the data and the ledger: nights make again what is not there."""
+    return "partitions", "stages", "doctor"

@@ -15,23 +15,24 @@ import zlib
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from functools import cached_property
 from http import HTTPStatus
 from io import BytesIO
 from itertools import count
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 from ml.artifacts import FileRef
 from ml.digests import digest_bytes
-from ml.errors import ConfigError, Corrupt, StoreUnavailable
+from ml.errors import ConfigError, Corrupt, StoreUnavailable, UsageError
 from ml.paths import safe_key
 from ml.s3_errors import broke_on_its_way, first_line, in_words
 from ml.settings import s3_encryption
 
 S3_URI = re.compile(r"s3://([A-Za-z0-9._-]+)((?:/[A-Za-z0-9_=-][A-Za-z0-9._=-]*)*)/?")
 MULTIPART_BYTES = 8 * 1024**2  # from here on in parts, of which each is retried
+STREAMED_BYTES = 64 * 1024**2  # one part of a stream of unknown length; S3 takes 10,000 of them: 640 GB
 CONNECTIONS = 10  # to S3 at once
 LEFTOVER = ".writing-"
 LEFTOVER_SECONDS = 3600.0  # nobody writes one object for so long
@@ -72,6 +73,21 @@ class Store(Protocol):
         """What writers that were killed have left, sorted: no objects, but they take space."""
 
     def delete_leftover(self, name: str) -> None: ...
+
+    def writing(self, key: str) -> "AbstractContextManager[Sink]":
+        """Takes a stream too long for memory. The object is there, whole, once the context has ended without an error.
+
+        Raises UsageError if there is one already.
+        """
+
+    def reading(self, key: str) -> "AbstractContextManager[BinaryIO]":
+        """The object's bytes as a stream. Raises UsageError if there is none."""
+
+
+class Sink(Protocol):
+    """What takes the bytes of a stream, in order."""
+
+    def write(self, data: bytes, /) -> int: ...
 
 
 def open_store(uri: str) -> Store:
@@ -179,6 +195,31 @@ class DiskStore:
 
     def delete_leftover(self, name: str) -> None:
         self.delete(name)
+
+    @contextmanager
+    def writing(self, key: str) -> Iterator[Sink]:
+        path = self.root / safe_key(key)
+        if path.exists():
+            raise _there_already(str(path))
+        with _disk_errors(self.root):
+            handle, temporary = tempfile.mkstemp(prefix=LEFTOVER, dir=path.parent)
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    yield file
+                    file.flush()
+                    os.fsync(file.fileno())
+                Path(temporary).replace(path)  # disks that hold backups may have no hard links
+                self._sync_folders(path)
+            finally:
+                Path(temporary).unlink(missing_ok=True)
+
+    @contextmanager
+    def reading(self, key: str) -> Iterator[BinaryIO]:
+        path = self.root / safe_key(key)
+        if not path.is_file():
+            raise _not_there(str(path))
+        with _disk_errors(self.root), path.open("rb") as file:
+            yield file
 
     def _key(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
@@ -336,6 +377,42 @@ class S3Store:
         with self._s3_errors(), suppress(self.client.exceptions.NoSuchUpload):
             self.client.abort_multipart_upload(Bucket=self.bucket, Key=self._name(key), UploadId=upload)
 
+    @contextmanager
+    def writing(self, key: str) -> Iterator[Sink]:
+        name = self._name(key)
+        if self._length(name) is not None:
+            raise _there_already(f"{self.uri}/{key}")
+        parts = _Parts(self, name)
+        try:
+            yield parts
+            parts.complete()
+        except BaseException:
+            parts.abort()
+            raise
+        self._require(self._length(name) == parts.size)
+
+    @contextmanager
+    def reading(self, key: str) -> Iterator[BinaryIO]:
+        name = self._name(key)
+        if self._length(name) is None:
+            raise _not_there(f"{self.uri}/{key}")
+        with self._s3_errors(), closing(self.client.get_object(Bucket=self.bucket, Key=name)["Body"]) as body:
+            yield body
+
+    def _length(self, name: str) -> int | None:
+        """The object's bytes; None if there is none."""
+        from botocore.exceptions import ClientError
+
+        def ask() -> int | None:
+            try:
+                return int(self.client.head_object(Bucket=self.bucket, Key=name)["ContentLength"])
+            except ClientError as error:
+                if error.response["ResponseMetadata"]["HTTPStatusCode"] == HTTPStatus.NOT_FOUND:
+                    return None
+                raise
+
+        return self._tried(ask)
+
     def _listed(self, operation: str, kind: str, prefix: str) -> list[dict[str, Any]]:
         pages = list(self.client.get_paginator(operation).paginate(Bucket=self.bucket, Prefix=prefix))
         self._require(all("IsTruncated" in page for page in pages))
@@ -370,6 +447,48 @@ class S3Store:
             yield
         except _boto_errors() as error:
             raise in_words(error, self.uri) from error
+
+
+class _Parts:
+    """A stream of bytes into one object of S3, which begins to be there when the upload is completed."""
+
+    def __init__(self, store: S3Store, name: str) -> None:
+        self.store, self.where, self.size = store, {"Bucket": store.bucket, "Key": name}, 0
+        self.held, self.parts = bytearray(), list[dict[str, Any]]()
+        begun = store._tried(lambda: store.client.create_multipart_upload(**self.where, **store.encryption))
+        self.where["UploadId"] = begun["UploadId"]
+
+    def write(self, data: bytes, /) -> int:
+        self.held += data
+        self.size += len(data)
+        while len(self.held) >= STREAMED_BYTES:
+            self._send(bytes(self.held[:STREAMED_BYTES]))
+            del self.held[:STREAMED_BYTES]
+        return len(data)
+
+    def _send(self, data: bytes) -> None:
+        number = len(self.parts) + 1
+        part = self.store._tried(lambda: self.store.client.upload_part(**self.where, PartNumber=number, Body=data))
+        sums = {name: value for name, value in part.items() if name == "ETag" or name.startswith("ChecksumCRC")}
+        self.parts.append({"PartNumber": number, **sums})
+
+    def complete(self) -> None:
+        if self.held or not self.parts:
+            self._send(bytes(self.held))
+        done = {"MultipartUpload": {"Parts": self.parts}}
+        self.store._tried(lambda: self.store.client.complete_multipart_upload(**self.where, **done))
+
+    def abort(self) -> None:
+        with suppress(*_boto_errors()):  # what went wrong first is what is told
+            self.store.client.abort_multipart_upload(**self.where)
+
+
+def _there_already(place: str) -> UsageError:
+    return UsageError("nothing is written over", f"{place} is there already", "name another file")
+
+
+def _not_there(place: str) -> UsageError:
+    return UsageError("a file that is read is there", f"{place} is not", "check its name")
 
 
 def _boto_errors() -> tuple[type[Exception], ...]:
