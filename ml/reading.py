@@ -88,7 +88,7 @@ def parse_table(name: str, data: bytes, declared: Declared) -> pd.DataFrame:
     _refuse_near_names(name, names, declared.columns)
     if are_fields:
         _refuse_swallowed(name, table, declared)
-    to_series = _of_fields if are_fields else _of_values
+    to_series = of_fields if are_fields else of_values
     types = {column.name: column for column in declared.columns}
     series = {each: to_series(table[each], types.get(each), declared) for each in names}
     return pd.DataFrame(series, index=pd.RangeIndex(len(table)))
@@ -116,7 +116,7 @@ def _read_parquet(data: bytes) -> pa.Table:
         return file.read()
 
 
-def _of_values(values: pa.ChunkedArray, column: Column | None, declared: Declared) -> pd.Series:
+def of_values(values: pa.ChunkedArray, column: Column | None, declared: Declared) -> pd.Series:
     """A column of a Parquet file; of a declared one, the type that was declared where that is exact."""
     series = _as_pandas(values) if column is None or _is_exact_in_pandas(values) else _as_arrow(values)
     if column is None or (column.type in NUMBERS and series.dtype.kind in "iuf"):
@@ -148,7 +148,7 @@ def _as_pandas(values: pa.ChunkedArray) -> pd.Series:
 # CSV
 
 
-def _of_fields(fields: pa.ChunkedArray, column: Column | None, declared: Declared) -> pd.Series:
+def of_fields(fields: pa.ChunkedArray, column: Column | None, declared: Declared) -> pd.Series:
     """A column of a CSV. In a declared text only the empty field is missing, so that NA and null stay words; what
     nobody declared is a number where all of it could be one."""
     if column is not None and column.type == "text":
@@ -328,7 +328,7 @@ def _holds_rows(field: str, at: int, names: list[str], declared: Declared) -> bo
     if not judged:
         return len(names) >= 6
     return all(
-        wrong_type(column, _of_fields(pa.chunked_array([[text]]), column, declared)) is None for column, text in judged
+        wrong_type(column, of_fields(pa.chunked_array([[text]]), column, declared)) is None for column, text in judged
     )
 
 
@@ -374,7 +374,7 @@ def _place_of_wrong(use_case: UseCase, column: Column, present: pd.Series) -> in
 
     def is_wrong_up_to(place: int) -> bool:
         fields = pa.chunked_array([texts[: place + 1]])
-        return wrong_type(column, _of_fields(fields, column, declared)) is not None
+        return wrong_type(column, of_fields(fields, column, declared)) is not None
 
     place = bisect.bisect_left(range(len(texts)), True, key=is_wrong_up_to)
     return place if place < len(texts) else None
