@@ -132,7 +132,7 @@ class TimeColumn:
                 f"{self.column.name} of {self.file} must be a timestamp in every row",
                 f"behind row {self.rows} it is {seen}",
                 "write it in ISO 8601, or declare its unit",
-            )
+            ) from None
         self.rows += len(times)
         return days_of(times)
 

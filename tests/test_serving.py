@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ml.serving.columns import NOT_COUNTED, NOT_ISO, Column, conform, wrong_type
 from ml.serving.model import PackagedModel
 from ml.serving.output import Output, TaskKind, probabilities, sigmoid, values
-from ml.serving.rules import RULE_TYPES, Between, InSet, Matches, NotBelow, NotNull, UniqueKey, first_broken
+from ml.serving.rules import RULE_TYPES, Between, InSet, InYears, Matches, NotBelow, NotNull, UniqueKey, first_broken
 from tests.tiny import KINDS, packaged, raw_parcels
 
 
@@ -245,11 +245,14 @@ def test_a_type_is_accepted_if_it_can_hold_the_declared_one(
 
 
 FRAME = pd.DataFrame({"x": [1.0, np.nan, 3.0, 3.0], "y": [2.0, 2.0, np.nan, 1.0], "s": ["aa", None, "b", "aa"]})
+FRAME["t"] = pd.to_datetime(["1816-03-29", "2199-12-31T23:59:59", None, "9999-12-31"], format="ISO8601")
 MASKS = [
     (NotNull(column="x"), [0, 1, 0, 0], "x is present"),
     (Between(column="x", minimum=2), [1, 0, 0, 0], "x is at least 2"),
     (Between(column="x", maximum=2), [0, 0, 1, 1], "x is at most 2"),
     (Between(column="x", minimum=1, maximum=3), [0, 0, 0, 0], "x lies between 1 and 3"),
+    (InYears(column="t"), [1, 0, 0, 1], "t is a time of the years 1900 to 2199"),
+    (InYears(column="t", last=9999), [1, 0, 0, 0], "t is a time of the years 1900 to 9999"),
     (InSet(column="s", values=("b", "c")), [1, 0, 0, 1], "s is one of b, c"),
     (Matches(column="s", pattern="^a"), [0, 0, 1, 0], "s matches ^a"),
     (NotBelow(column="x", other="y"), [1, 0, 0, 0], "x is not below y"),

@@ -169,6 +169,7 @@ def test_the_columns_imply_the_row_rules() -> None:
         "amount is present",
         "amount lies between 0 and 1000",
         "shop is present",
+        "at is a time of the years 1900 to 2199",
         "(sale) is unique",
     ]
     assert NotNull(column="returned_after") not in tills().column_rules

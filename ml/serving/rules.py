@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from .columns import with_tuples
 
 Mask: TypeAlias = NDArray[np.bool_]
+FIRST_YEAR, LAST_YEAR = 1900, 2199
 Scope = Literal["row", "partition", "snapshot"]
 Severity = Literal["error", "warning"]
 
@@ -71,6 +72,31 @@ class Between(Rule):
         low = -np.inf if self.minimum is None else self.minimum
         high = np.inf if self.maximum is None else self.maximum
         return (values < low) | (values > high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InYears(Rule):
+    """The time is of a year in which things happen: 0001, 1816 or 9999 is a mistake or stands for something else."""
+
+    column: str
+    first: int = FIRST_YEAR
+    last: int = LAST_YEAR
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.column} is a time of the years {self.first} to {self.last}"
+
+    @property
+    def minimum(self) -> str:
+        return f"{self.first}-01-01T00:00:00"
+
+    @property
+    def maximum(self) -> str:
+        return f"{self.last}-12-31T23:59:59.999999"
+
+    def unexpected(self, frame: pd.DataFrame) -> Mask:
+        times = frame[self.column]
+        return ((times < pd.Timestamp(self.minimum)) | (times > pd.Timestamp(self.maximum))).to_numpy(bool)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +165,9 @@ class UniqueKey(Rule):
         return (key.duplicated(keep=False) & key.notna().all(axis=1)).to_numpy(bool)
 
 
-RULE_TYPES: dict[str, type[Rule]] = {t.__name__: t for t in (NotNull, Between, InSet, Matches, NotBelow, UniqueKey)}
+RULE_TYPES: dict[str, type[Rule]] = {
+    t.__name__: t for t in (NotNull, Between, InYears, InSet, Matches, NotBelow, UniqueKey)
+}
 
 
 def first_broken(rules: Iterable[Rule], frame: pd.DataFrame) -> pd.Series:
