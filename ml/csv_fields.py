@@ -171,7 +171,7 @@ class _ProvedText(io.RawIOBase):
             text = self.decoder.decode(data, final=self.ended)
         except UnicodeDecodeError as error:
             seen = f"line {self._line(data, error.start)} is not in {self.form.encoding}"
-            raise BrokenCsv(f"{seen} (byte 0x{data[error.start]:02x})", self._encoding_words(data)) from None
+            raise BrokenCsv(f"{seen} (byte 0x{error.object[error.start]:02x})", self._encoding_words(data)) from None
         return text.encode("utf-8", "surrogatepass")
 
     def _encoding_words(self, data: bytes) -> str:

@@ -6,9 +6,11 @@ is written, so that `derive` may mend it; `refuse_other_columns` names it where 
 """
 
 import bisect
+import json
 import re
 import unicodedata
 import zlib
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
@@ -109,11 +111,27 @@ def _named(names: list[str]) -> str:
 
 
 def _read_parquet(data: bytes) -> pa.Table:
-    """All columns as Arrow has them. What pandas noted in the file is not believed: an index is a column like others,
-    and INT96 is read in microseconds, because nanoseconds end in the year 2262 and then begin again."""
+    """All columns as Arrow has them. INT96 is read in microseconds, because nanoseconds end in the year 2262 and then
+    begin again; an index of pandas is a column like others."""
     with pq.ParquetFile(pa.BufferReader(data), coerce_int96_timestamp_unit="us") as file:
         refuse_twice(file.schema_arrow.names)
-        return file.read()
+        table = file.read()
+    for name, numbers in _named_ranges((table.schema.metadata or {}).get(b"pandas", b"")):
+        if name not in table.column_names and len(numbers) == len(table):
+            table = table.append_column(name, pa.array(numbers, pa.int64()))
+    return table
+
+
+def _named_ranges(noted: bytes) -> Iterator[tuple[str, range]]:
+    """Indexes of evenly spaced integers, which pandas writes into its notes alone; whatever else they say is not read,
+    for it may be false."""
+    try:
+        indexes = json.loads(noted)["index_columns"]
+        for index in indexes:
+            if isinstance(index, dict) and isinstance(index["name"], str):
+                yield index["name"], range(index["start"], index["stop"], index["step"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return
 
 
 def of_values(values: pa.ChunkedArray, column: Column | None, declared: Declared) -> pd.Series:
@@ -385,4 +403,5 @@ def _why(column: Column, value: object) -> str:
     digits = re.fullmatch(r"[+-]?\d+", str(value)) is not None
     if digits and column.type == "timestamp":
         return f"; {NOT_COUNTED}"
-    return f"; an integer {TOO_WIDE}" if digits and column.type in NUMBERS and isinstance(value, str) else ""
+    is_wide = digits and column.type in NUMBERS and len(str(value)) >= len(str(EXACT))
+    return f"; an integer {TOO_WIDE}" if is_wide and isinstance(value, str) else ""
