@@ -19,7 +19,19 @@ from typing import Any, get_args
 import pandas as pd
 
 from ml.errors import ConfigError, DataRejected
-from ml.serving.rules import Between, Finite, InSet, Matches, NotBelow, NotNull, Rule, Scope, Severity, UniqueKey
+from ml.serving.rules import (
+    Between,
+    Finite,
+    InSet,
+    InYears,
+    Matches,
+    NotBelow,
+    NotNull,
+    Rule,
+    Scope,
+    Severity,
+    UniqueKey,
+)
 from ml.validation import Fact
 
 
@@ -62,7 +74,12 @@ FORMS = {
     UNIQUE_COLUMN: Form(UniqueKey, {"column": "key"}),
     UNIQUE_COLUMNS: Form(UniqueKey, {"column_list": "key"}, fixed={"ignore_row_if": "any_value_is_missing"}),
 }
-TYPES = {Finite: BETWEEN, **{form.rule: name for name, form in FORMS.items()}}
+YEARS = re.compile(r"(\d{4})-01-01T00:00:00 (\d{4})-12-31T23:59:59\.999999")
+TYPES: dict[type[Rule], str] = {
+    Finite: BETWEEN,
+    InYears: BETWEEN,
+    **{form.rule: name for name, form in FORMS.items()},
+}
 SEVERITIES: dict[Severity, str] = {"error": "critical", "warning": "warning"}
 BASIC = {"result_format": "BASIC", "partial_unexpected_count": 0}  # values of sensitive columns stay out of it
 SUITE_KEYS = {"name", "expectations", "meta", "id", "notes"}
@@ -111,6 +128,8 @@ def from_gx(expectation: Any, place: str = "an expectation") -> Rule:
     name = expectation.get("type")
     if not isinstance(name, str) or name not in FORMS:
         raise ConfigError(f"{place} must have a type with a rule", _seen(name), f"use one of {', '.join(FORMS)}")
+    if (years := _years(name, expectation.get("kwargs"))) is not None:
+        return InYears(scope=_scope(expectation, place), severity=_severity(expectation, place), **years)
     fields = _fields(FORMS[name], expectation.get("kwargs"), place)
     if name == UNIQUE_COLUMN:
         fields = {"key": (fields["key"],)}
@@ -176,6 +195,16 @@ def _fields(form: Form, kwargs: Any, place: str) -> dict[str, Any]:
         if stated[kwarg] != value:
             raise ConfigError(f"{kwarg} of {place} must be {json.dumps(value)}", _seen(stated[kwarg]), "change it")
     return {form.fields[k]: _value(k, v, place) for k, v in stated.items() if k in form.fields}
+
+
+def _years(name: str, kwargs: Any) -> dict[str, Any] | None:
+    """Fields of the rule over times, if these are its limits: the first moment of a year and the last of another."""
+    if name != BETWEEN or not isinstance(kwargs, dict) or kwargs.keys() != {"column", "min_value", "max_value"}:
+        return None
+    found = YEARS.fullmatch(f"{kwargs['min_value']} {kwargs['max_value']}")
+    if found is None or _problem_of_name(kwargs["column"]):
+        return None
+    return {"column": kwargs["column"], "first": int(found[1]), "last": int(found[2])}
 
 
 def _value(kwarg: str, value: Any, place: str) -> Any:

@@ -18,7 +18,7 @@ from ml.settings import Settings
 from ml.sources import AnySource, DayFiles, listed, reading, source_folder
 
 
-def bring(settings: Settings, source: AnySource, columns: tuple[Column, ...]) -> Path:
+def bring(settings: Settings, source: AnySource, columns: tuple[Column, ...], time_zone: str = "UTC") -> Path:
     """The source's folder, with what it holds now. Raises SourceUnavailable, DataRejected or ConfigError."""
     path = source_folder(settings, source)
     if isinstance(source, Source) and not source.folder.startswith("s3://"):
@@ -28,7 +28,7 @@ def bring(settings: Settings, source: AnySource, columns: tuple[Column, ...]) ->
         folder = BroughtFolder(path)
         if isinstance(source, FileSource):
             with reading(settings.data / source.file):
-                bring_file(settings.data / source.file, source, folder, settings.batch_bytes)
+                bring_file(settings.data / source.file, source, columns, time_zone, folder, settings.batch_bytes)
         elif isinstance(source, DatabaseSource):
             bring_rows(source, columns, folder)
         else:
@@ -39,4 +39,4 @@ def bring(settings: Settings, source: AnySource, columns: tuple[Column, ...]) ->
 
 def partition_files(settings: Settings, use_case: UseCase, source: AnySource) -> dict[str, DayFiles]:
     """Day (or `all`) to its files, in date order, as the source has them now."""
-    return listed(bring(settings, source, use_case.columns))
+    return listed(bring(settings, source, use_case.columns, use_case.time_zone))

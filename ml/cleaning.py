@@ -26,11 +26,14 @@ def clean(use_case: UseCase, unique: pd.DataFrame) -> pd.DataFrame:
 
 
 def whole_from(use_case: UseCase, cleaned: pd.DataFrame) -> date:
-    """The first as_of by which all rows are known; the calendar's last day where a row does not say when."""
+    """The first as_of by which all rows are known; the calendar's last day where a row does not say when, or says a day
+    like 9999-12-31, which means the same."""
     if use_case.known_at_column is None or not len(cleaned):
         return date.min
     known_at = cleaned[use_case.known_at_column]
-    return date.max if known_at.isna().any() else known_at.max().date() + timedelta(days=1)
+    if known_at.isna().any() or known_at.max() >= pd.Timestamp(date.max):
+        return date.max
+    return known_at.max().date() + timedelta(days=1)
 
 
 def to_block(cleaned: pd.DataFrame) -> bytes:

@@ -9,7 +9,7 @@ import inspect
 import re
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -30,7 +30,7 @@ from ml.models.estimators import NetworkEstimator
 from ml.own_modules import OwnModules, digest_of_sources
 from ml.serving.columns import Column
 from ml.serving.output import TaskKind
-from ml.serving.rules import LARGEST, Between, Finite, InSet, NotNull, Rule, UniqueKey
+from ml.serving.rules import LARGEST, LAST_YEAR, Between, Finite, InSet, InYears, NotNull, Rule, UniqueKey
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Days = Annotated[int, Field(ge=1, le=36_500)]
@@ -211,7 +211,16 @@ class UseCase:
     def column_rules(self) -> tuple[Rule, ...]:
         """The row rules that the declared columns and the key imply."""
         rules = [rule for column in self.columns for rule in _rules_of(column, self.target)]
-        return (*rules, UniqueKey(key=self.key)) if self.key else tuple(rules)
+        unique = (UniqueKey(key=self.key),) if self.key else ()
+        return (*rules, *self._time_rules, *unique)
+
+    @property
+    def _time_rules(self) -> Iterator[Rule]:
+        """A time of known_at_column in the far future means that the row is not known yet."""
+        for column in self.columns:
+            if column.type == "timestamp":
+                last = date.max.year if column.name == self.known_at_column else LAST_YEAR
+                yield InYears(column=column.name, last=last)
 
     @property
     def reading_digest(self) -> str:

@@ -26,11 +26,15 @@ BOMS_OF_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 GZIP = b"\x1f\x8b"
 CHUNK = 1 << 20
 LONGEST_RECORD = 1 << 26
-CUT = "its last line has no end, so nobody can tell whether the file is whole; end that line, or quote its last field"
+CUT = "its last line has no end, so nobody can tell whether the file is whole"
 
 
 class BrokenCsv(ValueError):
-    """Bytes that are no CSV of the declared form; the message says what they are and what to do."""
+    """Bytes that are no CSV of the declared form: what was seen, and what to do."""
+
+    def __init__(self, seen: str, next_step: str = "write it again") -> None:
+        super().__init__(f"{seen}; {next_step}")
+        self.seen, self.next_step = seen, next_step
 
 
 def read_fields(data: bytes, name: str, form: CsvForm) -> pa.Table:
@@ -80,23 +84,23 @@ class open_fields:  # noqa: N801 - it is used as the function `open` is
                 yield pa.record_batch(batch.columns, schema=_schema(names)).slice(above)
                 above = 0
         except pa.ArrowInvalid as error:
-            raise BrokenCsv(_count_words(odd[0], self.form) if odd else str(error).splitlines()[0][:120]) from None
+            raise (_other_count(odd[0], self.form) if odd else BrokenCsv(str(error).splitlines()[0][:120])) from None
 
 
 def _schema(names: list[str]) -> pa.Schema:
     return pa.schema([(name, pa.string()) for name in names])
 
 
-def _count_words(row: "pyarrow.csv.InvalidRow", form: CsvForm) -> str:
-    words = f"row {row.number - 1} has {row.actual_columns} fields where the header has {row.expected_columns} names"
+def _other_count(row: "pyarrow.csv.InvalidRow", form: CsvForm) -> BrokenCsv:
+    seen = f"row {row.number - 1} has {row.actual_columns} fields where the header has {row.expected_columns} names"
     if row.actual_columns == row.expected_columns + 1 and row.text.endswith(form.separator):
-        return f"{words}; remove the {form.separator!r} at its end"
-    return words
+        return BrokenCsv(seen, f"remove the {form.separator!r} at its end")
+    return BrokenCsv(seen)
 
 
 def _refuse_names(names: list[str]) -> None:
     if len(names) > 1 and not names[-1]:
-        raise BrokenCsv("its last name is empty; remove the separator at the end of the header and of the rows")
+        raise BrokenCsv("its last name is empty", "remove the separator at the end of the header and of the rows")
     refuse_twice(names)
 
 
@@ -104,7 +108,7 @@ def refuse_twice(names: list[str]) -> None:
     """Raises BrokenCsv where two columns have one name: nobody knows which one is meant."""
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise BrokenCsv(f"the name {printable(twice[0])!r} is there twice; rename or remove one of the two columns")
+        raise BrokenCsv(f"the name {printable(twice[0])[:100]!r} is there twice", "rename or remove one of the columns")
 
 
 class _ProvedText(io.RawIOBase):
@@ -127,7 +131,7 @@ class _ProvedText(io.RawIOBase):
         if names is None:
             raise BrokenCsv("it has no header")
         if names[0].startswith("sep=") and len(names) <= 2:
-            raise BrokenCsv("its first line is Excel's `sep=`; remove it, and declare the separator of its source")
+            raise BrokenCsv("its first line is Excel's `sep=`", "remove it, and declare the separator of its source")
         return names
 
     def readable(self) -> bool:
@@ -145,17 +149,17 @@ class _ProvedText(io.RawIOBase):
         data = self.raw.read(CHUNK)
         self.ended = not data
         if not self.size and data.startswith(GZIP):
-            raise BrokenCsv("it is packed by gzip; name it .csv.gz")
+            raise BrokenCsv("it is packed by gzip", "name it .csv.gz")
         part = self._in_utf_8(data)
         if not self.size:
             part = part.removeprefix(BOM)
         if b"\0" in part:
-            raise BrokenCsv(f"line {self._line(part, part.index(0))} has a null byte; {self._encoding_words(part)}")
+            raise BrokenCsv(f"line {self._line(part, part.index(0))} has a null byte", self._encoding_words(part))
         wrong = self.quotes.first_wrong(np.frombuffer(part, np.uint8))
         if wrong is not None:
             raise BrokenCsv(
-                f"a quote in line {self._line(part, wrong)} neither opens nor closes a field; write a quote inside a "
-                "quoted field twice"
+                f"a quote in line {self._line(part, wrong)} neither opens nor closes a field",
+                "quote the field, and write a quote inside it twice",
             )
         self._require_end(part)
         self.lines += _lines(part)
@@ -167,7 +171,7 @@ class _ProvedText(io.RawIOBase):
             text = self.decoder.decode(data, final=self.ended)
         except UnicodeDecodeError as error:
             seen = f"line {self._line(data, error.start)} is not in {self.form.encoding}"
-            raise BrokenCsv(f"{seen} (byte 0x{data[error.start]:02x}); {self._encoding_words(data)}") from None
+            raise BrokenCsv(f"{seen} (byte 0x{error.object[error.start]:02x})", self._encoding_words(data)) from None
         return text.encode("utf-8", "surrogatepass")
 
     def _encoding_words(self, data: bytes) -> str:
@@ -183,7 +187,7 @@ class _ProvedText(io.RawIOBase):
         if self.ended and not self.size and not part:
             raise BrokenCsv("it is empty")
         if self.ended and self.quotes.last not in (*NEWLINES, QUOTE):
-            raise BrokenCsv(CUT)
+            raise BrokenCsv(CUT, "end that line, or quote its last field")
 
 
 def _lines(part: bytes) -> int:

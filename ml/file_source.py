@@ -3,45 +3,54 @@
 import logging
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from gzip import BadGzipFile
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ml.brought import NO_DAY, BroughtFolder
 from ml.config import FileSource
-from ml.digests import digest_file
+from ml.csv_fields import LONGEST_RECORD, BrokenCsv, open_fields, refuse_twice
+from ml.digests import digest_file, digest_value
 from ml.errors import DataRejected
+from ml.reading import FIELDS, Declared, of_fields, of_values, short
+from ml.serving.columns import Column, days_of, wrong_type
 
 log = logging.getLogger("retrain.sources")
 SAMPLE_ROWS = 1000
+SMALLEST_BLOCK = 1 << 20
 
 
-def bring_file(path: Path, source: FileSource, folder: BroughtFolder, room: int) -> None:
-    """Streams one file into a file a day, in the order of its rows; not again while its bytes are the same."""
+def bring_file(
+    path: Path, source: FileSource, columns: tuple[Column, ...], time_zone: str, folder: BroughtFolder, room: int
+) -> None:
+    """Streams one file into a file a day, in the order of its rows; not again while its bytes are the same.
+
+    The days are Parquet, whatever the file is: of a CSV they hold the fields as they are written.
+    """
     if not path.is_file():
         raise DataRejected("a source's file must be there", f"there is no {path}", "write it, or change the source")
-    digest = folder.digest_of(path)
-    if folder.source == digest and folder.is_whole:
+    times = TimeColumn(path.name, source, columns, time_zone)
+    state = digest_value([folder.digest_of(path), times.column.unit, time_zone])
+    if folder.source == state and folder.is_whole:
         return
     with _new_days(folder) as fresh:
         try:
             split = _split_parquet if path.suffix == ".parquet" else _split_csv
-            lost = split(path, source.time_column, fresh, room)
+            lost = split(path, source, times, fresh, room)
+        except BrokenCsv as error:
+            raise DataRejected(f"{path.name} must be whole and readable", error.seen, error.next_step) from None
         except (BadGzipFile, ValueError, EOFError, zlib.error, pa.ArrowException) as error:
-            raise DataRejected(
-                f"{path.name} must be readable, its times in ISO 8601", str(error).splitlines()[0][:120],
-                "write it again",
-            ) from error  # fmt: skip
+            raise DataRejected(f"{path.name} must be whole and readable", short(error), "write it again") from error
         names = _replace_changed(folder.path, fresh)
     if lost:
         log.warning(NO_DAY, lost, path.name, source.time_column)
-    folder.keep(digest, names)
+    folder.keep(state, names)
 
 
 @contextmanager
@@ -65,65 +74,28 @@ def _replace_changed(days: Path, fresh: Path) -> list[str]:
     return names
 
 
-def _split_csv(path: Path, time_column: str, fresh: Path, room: int) -> int:
-    """Rows without a time; every field goes on as it is written."""
-    lost = 0
-    for rows in _csv_parts(path, room):
-        _require_time(time_column, rows.columns, path)
-        times = _times(rows[time_column].where(rows[time_column] != ""), path)
-        days = times.dt.strftime("%Y-%m-%d")
-        lost += int(days.isna().sum())
-        for day, part in rows.groupby(days, sort=False):
-            file = fresh / f"{day}.csv"
-            part.to_csv(file, mode="a", header=not file.exists(), index=False)
-    return lost
+def _split_csv(path: Path, source: FileSource, times: "TimeColumn", fresh: Path, room: int) -> int:
+    """Rows that belong to no day; every field goes on as it is written."""
+    parts = DayParts(fresh, {FIELDS: b"as written"})
+    block = min(max(room // 4, SMALLEST_BLOCK), LONGEST_RECORD)  # bytes of text, which take more as a table
+    with path.open("rb") as raw, open_fields(raw, path.name, source, block) as (names, batches):
+        times.require(names)
+        for batch in batches:
+            fields = pa.chunked_array([batch[source.time_column]])
+            parts.add(batch, times.days_of(of_fields(fields, times.column, times.declared)))
+    return parts.together()
 
 
-def _csv_parts(path: Path, room: int) -> Iterator[pd.DataFrame]:
-    count = SAMPLE_ROWS
-    with pd.read_csv(path, dtype="str", keep_default_na=False, na_filter=False, iterator=True) as reader:
-        while True:
-            try:
-                rows = reader.get_chunk(count)
-            except StopIteration:
-                return
-            yield rows
-            count = _rows_that_fit(len(rows), int(rows.memory_usage().sum()), room)
-
-
-def _rows_that_fit(rows: int, size: int, room: int) -> int:
-    """So many rows take so many bytes: how many take the room."""
-    return max(1, rows * room // max(size, 1))
-
-
-def _times(texts: pd.Series, path: Path) -> pd.Series:
-    try:
-        return pd.to_datetime(texts, format="ISO8601")
-    except ValueError:  # which quotes the text: in a row that is shifted it may be anything
-        raise DataRejected(
-            f"{texts.name} of {path.name} must be in ISO 8601", "it is not in every row", "write it again"
-        ) from None
-
-
-def _split_parquet(path: Path, time_column: str, fresh: Path, room: int) -> int:
-    """Rows without a time. A day's rows may lie anywhere; its parts are put together at the end."""
-    lost, parts = 0, fresh.with_name("parts")
-    with pq.ParquetFile(path, pre_buffer=False) as file:
-        _require_time(time_column, file.schema_arrow.names, path)
-        if not pa.types.is_timestamp(file.schema_arrow.field(time_column).type):
-            raise DataRejected(f"{time_column} of {path.name} must be a timestamp", "it is none", "write it as one")
-        for number, batch in enumerate(_parquet_parts(file, room)):
-            days = pc.cast(batch[time_column], pa.date32(), safe=False)
-            lost += days.null_count
-            for day in pc.unique(days.drop_null()).to_pylist():
-                rows = pa.table(batch.filter(pc.equal(days, pa.scalar(day, pa.date32()))))
-                (parts / str(day)).mkdir(parents=True, exist_ok=True)
-                pq.write_table(rows, parts / str(day) / f"{number:09d}.parquet")
-    for day in parts.iterdir() if parts.exists() else ():
-        tables = [pq.read_table(part) for part in sorted(day.iterdir())]
-        pq.write_table(pa.concat_tables(tables), fresh / f"{day.name}.parquet")
-        shutil.rmtree(day)
-    return lost
+def _split_parquet(path: Path, source: FileSource, times: "TimeColumn", fresh: Path, room: int) -> int:
+    """Rows that belong to no day."""
+    parts = DayParts(fresh, {})
+    with pq.ParquetFile(path, pre_buffer=False, coerce_int96_timestamp_unit="us") as file:
+        refuse_twice(file.schema_arrow.names)
+        times.require(file.schema_arrow.names)
+        for batch in _parquet_parts(file, room):
+            values = pa.chunked_array([batch[source.time_column]])
+            parts.add(batch, times.days_of(of_values(values, times.column, times.declared)))
+    return parts.together()
 
 
 def _parquet_parts(file: pq.ParquetFile, room: int) -> Iterator[pa.RecordBatch]:
@@ -132,6 +104,62 @@ def _parquet_parts(file: pq.ParquetFile, room: int) -> Iterator[pa.RecordBatch]:
         yield from file.iter_batches(_rows_that_fit(sample.num_rows, sample.nbytes, room))
 
 
-def _require_time(time_column: str, names: Iterable[str], path: Path) -> None:
-    if time_column not in names:
-        raise DataRejected(f"{path.name} must have {time_column}", "it has not", "name its time column in the source")
+def _rows_that_fit(rows: int, size: int, room: int) -> int:
+    """So many rows take so many bytes: how many take the room."""
+    return max(1, rows * room // max(size, 1))
+
+
+class TimeColumn:
+    """The column by whose times rows are told apart, read as a night reads it."""
+
+    def __init__(self, file: str, source: FileSource, columns: tuple[Column, ...], time_zone: str) -> None:
+        declared = {column.name: column for column in columns if column.type == "timestamp"}
+        self.file, self.rows = file, 0
+        self.column = declared.get(source.time_column, Column(name=source.time_column, type="timestamp"))
+        self.declared = Declared((self.column,), time_zone, source)
+
+    def require(self, names: list[str]) -> None:
+        if self.column.name not in names:
+            raise DataRejected(
+                f"{self.file} must have {self.column.name}", "it has not", "name its time column in the source"
+            )
+
+    def days_of(self, times: pd.Series) -> pd.Series:
+        """(rows,) the day of each row, null where it has none."""
+        seen = wrong_type(self.column, times)
+        if seen is not None:  # the value is not quoted: in a row that is shifted it may be anything
+            raise DataRejected(
+                f"{self.column.name} of {self.file} must be a timestamp in every row",
+                f"behind row {self.rows} it is {seen}",
+                "write it in ISO 8601, or declare its unit",
+            ) from None
+        self.rows += len(times)
+        return days_of(times)
+
+
+class DayParts:
+    """The rows of each day, which may lie anywhere in the file, put together at the end."""
+
+    def __init__(self, fresh: Path, metadata: dict[bytes, bytes]) -> None:
+        self.fresh, self.parts, self.metadata = fresh, fresh.with_name("parts"), metadata
+        self.lost, self.count = 0, 0
+
+    def add(self, batch: pa.RecordBatch, days: pd.Series) -> None:
+        """The rows of a batch to those of their days, in their order."""
+        codes, names = pd.factorize(days)
+        self.lost += int((codes < 0).sum())
+        order = np.argsort(codes, kind="stable")
+        ordered = pa.table(batch).replace_schema_metadata(self.metadata).take(order)
+        ends = np.searchsorted(codes[order], np.arange(len(names) + 1))
+        for day, start, end in zip(names, ends, ends[1:], strict=False):
+            (self.parts / day).mkdir(parents=True, exist_ok=True)
+            pq.write_table(ordered.slice(start, end - start), self.parts / day / f"{self.count:09d}.parquet")
+        self.count += 1
+
+    def together(self) -> int:
+        """Writes a file a day; returns how many rows have none."""
+        for day in self.parts.iterdir() if self.parts.exists() else ():
+            tables = [pq.read_table(part) for part in sorted(day.iterdir())]
+            pq.write_table(pa.concat_tables(tables).combine_chunks(), self.fresh / f"{day.name}.parquet")
+            shutil.rmtree(day)
+        return self.lost

@@ -13,6 +13,7 @@ from ml.bringing import partition_files
 from ml.config import UseCase
 from ml.derived import derived
 from ml.reading import Declared, UnusablePartition, read_table, refuse_other_columns, together
+from ml.serving.columns import days_of, typed
 from ml.settings import Settings
 from ml.side_tables import join
 from ml.sources import ALL, DayFiles
@@ -90,8 +91,9 @@ def _days(use_case: UseCase, rows: pd.DataFrame) -> pd.Series:
     """(rows,) the partition of each row; `all` where it has no time."""
     if not use_case.dated:
         return pd.Series(ALL, index=rows.index)
-    refuse_other_columns(use_case, rows, tuple(each for each in use_case.columns if each.name == use_case.time_column))
-    return pd.to_datetime(rows[use_case.time_column]).dt.strftime("%Y-%m-%d").fillna(ALL)
+    (column,) = (each for each in use_case.columns if each.name == use_case.time_column)
+    refuse_other_columns(use_case, rows, (column,))
+    return days_of(typed(column, rows[column.name], use_case.time_zone)).fillna(ALL)
 
 
 def _read_files(files: DayFiles, declared: Declared) -> pd.DataFrame:

@@ -6,9 +6,11 @@ is written, so that `derive` may mend it; `refuse_other_columns` names it where 
 """
 
 import bisect
+import json
 import re
 import unicodedata
 import zlib
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
@@ -88,7 +90,7 @@ def parse_table(name: str, data: bytes, declared: Declared) -> pd.DataFrame:
     _refuse_near_names(name, names, declared.columns)
     if are_fields:
         _refuse_swallowed(name, table, declared)
-    to_series = _of_fields if are_fields else _of_values
+    to_series = of_fields if are_fields else of_values
     types = {column.name: column for column in declared.columns}
     series = {each: to_series(table[each], types.get(each), declared) for each in names}
     return pd.DataFrame(series, index=pd.RangeIndex(len(table)))
@@ -109,14 +111,30 @@ def _named(names: list[str]) -> str:
 
 
 def _read_parquet(data: bytes) -> pa.Table:
-    """All columns as Arrow has them. What pandas noted in the file is not believed: an index is a column like others,
-    and INT96 is read in microseconds, because nanoseconds end in the year 2262 and then begin again."""
+    """All columns as Arrow has them. INT96 is read in microseconds, because nanoseconds end in the year 2262 and then
+    begin again; an index of pandas is a column like others."""
     with pq.ParquetFile(pa.BufferReader(data), coerce_int96_timestamp_unit="us") as file:
         refuse_twice(file.schema_arrow.names)
-        return file.read()
+        table = file.read()
+    for name, numbers in _named_ranges((table.schema.metadata or {}).get(b"pandas", b"")):
+        if name not in table.column_names and len(numbers) == len(table):
+            table = table.append_column(name, pa.array(numbers, pa.int64()))
+    return table
 
 
-def _of_values(values: pa.ChunkedArray, column: Column | None, declared: Declared) -> pd.Series:
+def _named_ranges(noted: bytes) -> Iterator[tuple[str, range]]:
+    """Indexes of evenly spaced integers, which pandas writes into its notes alone; whatever else they say is not read,
+    for it may be false."""
+    try:
+        indexes = json.loads(noted)["index_columns"]
+        for index in indexes:
+            if isinstance(index, dict) and isinstance(index["name"], str):
+                yield index["name"], range(index["start"], index["stop"], index["step"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return
+
+
+def of_values(values: pa.ChunkedArray, column: Column | None, declared: Declared) -> pd.Series:
     """A column of a Parquet file; of a declared one, the type that was declared where that is exact."""
     series = _as_pandas(values) if column is None or _is_exact_in_pandas(values) else _as_arrow(values)
     if column is None or (column.type in NUMBERS and series.dtype.kind in "iuf"):
@@ -148,7 +166,7 @@ def _as_pandas(values: pa.ChunkedArray) -> pd.Series:
 # CSV
 
 
-def _of_fields(fields: pa.ChunkedArray, column: Column | None, declared: Declared) -> pd.Series:
+def of_fields(fields: pa.ChunkedArray, column: Column | None, declared: Declared) -> pd.Series:
     """A column of a CSV. In a declared text only the empty field is missing, so that NA and null stay words; what
     nobody declared is a number where all of it could be one."""
     if column is not None and column.type == "text":
@@ -328,7 +346,7 @@ def _holds_rows(field: str, at: int, names: list[str], declared: Declared) -> bo
     if not judged:
         return len(names) >= 6
     return all(
-        wrong_type(column, _of_fields(pa.chunked_array([[text]]), column, declared)) is None for column, text in judged
+        wrong_type(column, of_fields(pa.chunked_array([[text]]), column, declared)) is None for column, text in judged
     )
 
 
@@ -374,7 +392,7 @@ def _place_of_wrong(use_case: UseCase, column: Column, present: pd.Series) -> in
 
     def is_wrong_up_to(place: int) -> bool:
         fields = pa.chunked_array([texts[: place + 1]])
-        return wrong_type(column, _of_fields(fields, column, declared)) is not None
+        return wrong_type(column, of_fields(fields, column, declared)) is not None
 
     place = bisect.bisect_left(range(len(texts)), True, key=is_wrong_up_to)
     return place if place < len(texts) else None
@@ -385,4 +403,5 @@ def _why(column: Column, value: object) -> str:
     digits = re.fullmatch(r"[+-]?\d+", str(value)) is not None
     if digits and column.type == "timestamp":
         return f"; {NOT_COUNTED}"
-    return f"; an integer {TOO_WIDE}" if digits and column.type in NUMBERS and isinstance(value, str) else ""
+    is_wide = digits and column.type in NUMBERS and len(str(value)) >= len(str(EXACT))
+    return f"; an integer {TOO_WIDE}" if is_wide and isinstance(value, str) else ""

@@ -22,7 +22,7 @@ from ml.digests import FileDigests, KeptDigests, digest_bytes
 from ml.errors import Corrupt, DataRejected, UsageError, printable
 from ml.joins import complete
 from ml.reading import Declared, UnusablePartition, parse_table, refuse_other_columns, together
-from ml.serving.columns import conform
+from ml.serving.columns import conform, days_of
 from ml.settings import Settings
 from ml.sources import ALL, AnySource, DayFiles, digest_of, read_bytes, reading, source_folder
 from ml.store import Store
@@ -314,7 +314,7 @@ def _refuse_other_days(use_case: UseCase, rows: pd.DataFrame, day: str) -> None:
     """The name of a file says which day its rows are of; a row of a later day would let the future in."""
     if use_case.time_column is None or not len(rows):
         return
-    days = rows[use_case.time_column].dt.strftime("%Y-%m-%d")
+    days = days_of(rows[use_case.time_column])
     others = int((days.notna() & (days != day)).sum())
     if others:
         raise UnusablePartition(f"{others} of {len(rows)} rows are of another day by {use_case.time_column}")

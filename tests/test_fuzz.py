@@ -43,7 +43,7 @@ from ml.config import UseCase
 from ml.days import month_of
 from ml.digests import digest_bytes
 from ml.errors import ConfigError, DataRejected, RetrainError
-from ml.reading import UnusablePartition, read_table
+from ml.reading import Declared, UnusablePartition, read_table
 from ml.scoring import score_file
 from ml.serving.rules import Rule
 from ml.snapshots import read_partition
@@ -290,7 +290,7 @@ def test_a_partition_is_read_as_declared_or_unusable(profile: settings) -> None:
         with tempfile.TemporaryDirectory() as folder, no_hang():
             place, use_case, manifest = partition(Path(folder), *file)
             try:
-                read_table(place.data / "tills" / f"{DAY}.{file[0]}", use_case.columns)
+                read_table(place.data / "tills" / f"{DAY}.{file[0]}", Declared.of(use_case, use_case.source))
                 found = read_partition(place, use_case, manifest, str(DAY))
                 rows, unknown = found.rows, found.unknown_columns
             except UnusablePartition as error:

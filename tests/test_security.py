@@ -37,7 +37,7 @@ from ml.config import FileSource, SideTable, Source
 from ml.errors import ConfigError, Corrupt, DataRejected, RetrainError, StoreUnavailable, UsageError
 from ml.features import Statistics, fit_encoder
 from ml.ledger import Ledger
-from ml.reading import UnusablePartition, read_table
+from ml.reading import Declared, UnusablePartition, read_table
 from ml.s3_errors import in_words
 from ml.serving.model import PackagedModel
 from ml.settings import Settings
@@ -140,7 +140,7 @@ def test_a_pickle_is_no_table(tmp_path: Path, trap: bytes, name: str) -> None:
     for data in (trap, gzip.compress(trap)):
         (tmp_path / name).write_bytes(data)
         try:
-            rows = read_table(tmp_path / name, tills().columns)
+            rows = read_table(tmp_path / name, Declared.of(tills(), tills().source))
         except UnusablePartition:
             continue
         assert name.endswith((".csv", ".pkl")), "text of one line is a header"
@@ -149,7 +149,7 @@ def test_a_pickle_is_no_table(tmp_path: Path, trap: bytes, name: str) -> None:
 
 def test_a_type_that_hides_a_pickle_is_not_made(tmp_path: Path, trap: bytes) -> None:
     (tmp_path / "all.parquet").write_bytes(extension_parquet(trap))
-    rows = read_table(tmp_path / "all.parquet", tills().columns)
+    rows = read_table(tmp_path / "all.parquet", Declared.of(tills(), tills().source))
     assert list(rows["amount"]) == [b"1", b"2"]
 
 
@@ -446,7 +446,7 @@ def test_times_that_cannot_be_read_are_not_quoted(tmp_path: Path) -> None:
     place = site(tmp_path)
     place.data.mkdir()
     (place.data / "a.csv").write_text(f"at,amount\n2024-01-01,1\n{PERSON},{INCOME}\n")
-    with pytest.raises(DataRejected, match=r"at of a\.csv must be in ISO 8601") as of_file:
+    with pytest.raises(DataRejected, match=r"at of a\.csv must be a timestamp in every row") as of_file:
         bringing.bring(place, FileSource(file="a.csv", time_column="at"), tills().columns)
     with pytest.raises(DataRejected, match="at of 2024-01-01 must be timestamps") as of_database:
         database_source._day_bytes(pd.DataFrame({"at": [PERSON]}), "2024-01-01", "at", ["at"])

@@ -20,7 +20,7 @@ from ml.days import month_of
 from ml.digests import digest_bytes
 from ml.errors import DataRejected, RetrainError, SourceUnavailable, UsageError
 from ml.joins import complete_by_day
-from ml.reading import UnusablePartition, read_table, refuse_other_columns
+from ml.reading import Declared, UnusablePartition, read_table, refuse_other_columns
 from ml.serving.columns import Column
 from ml.settings import Settings
 from ml.snapshots import changed_days, inputs_by_day, read_partition, take_manifest
@@ -244,14 +244,14 @@ PARTITIONS: list[tuple[str, Callable[[Path], None], str]] = [
     ("a renamed column", spoilt(lambda rows: rows.rename(columns={"shop": "store"})), "column shop is missing"),
     ("two missing columns", spoilt(lambda rows: rows.drop(columns=["shop", "at"])), "column at, shop is missing"),
     ("text for a number", spoilt(lambda rows: rows.assign(amount="12,50")), "amount must be number, but it is str"),
-    ("a yes for a number", spoilt(lambda rows: rows.assign(amount=True)), "amount must be number, but it is bool"),
+    ("bytes for a number", spoilt(lambda rows: rows.assign(amount=b"12")), "must be number, but it is binary"),
     ("a number for text", spoilt(lambda rows: rows.assign(shop=1)), "column shop must be text, but it is int64"),
     ("fractions for an integer", spoilt(lambda rows: rows.assign(items=1.5)), "must be integer, but it is float64"),
     ("text for a time", spoilt(lambda rows: rows.assign(at="soon")), "column at must be timestamp, but it is str"),
     (
-        "a time with a zone",
-        spoilt(lambda rows: rows.assign(at=rows["at"].dt.tz_localize("UTC"))),
-        "at must be timestamp, but it is datetime64[us, UTC]",
+        "a number for a time",
+        spoilt(lambda rows: rows.assign(at=1_704_276_000)),
+        "at must be timestamp, but it is int64 (numbers are times where the column declares their unit",
     ),
 ]  # fmt: skip
 
@@ -271,7 +271,12 @@ CELLS = [
     ("amount", [7], "column amount must be number, but it is object (the first, '[7]', in row 3)"),
     ("amount", "12: 50", "column amount must be number, but it is str (the first, '12:50', in row 3)"),
     ("items", 1.5, "column items must be integer, but it is float64 (the first, '1.5', in row 3)"),
-    ("at", "03/04/2024", "column at must be timestamp, but it is str (the first, '03/04/2024', in row 3)"),
+    (
+        "at",
+        "03/04/2024",
+        "column at must be timestamp, but it is str, not all in ISO 8601 like 2024-01-31T12:00:00, or not all with an "
+        "offset (the first, '03/04/2024', in row 3)",
+    ),
 ]
 
 
@@ -287,7 +292,7 @@ def test_one_bad_cell_is_told_by_its_row_and_by_its_value_where_no_column_is_sen
         seen = rows
     else:
         to_csv(rows, tmp_path / "rows")
-        seen = read_table(tmp_path / "rows.csv", columns)
+        seen = read_table(tmp_path / "rows.csv", Declared.of(tills(columns=columns), tills().source))
     with pytest.raises(UnusablePartition) as caught:
         refuse_other_columns(tills(columns=columns), seen, columns)
     assert str(caught.value) == (re.sub(r" \(the first, .*, in", " (the first in", words) if sensitive else words)
@@ -298,7 +303,7 @@ def test_another_delimiter_is_named_as_the_likely_cause(ten_days: Settings, sign
     file(ten_days, 9).unlink()
     sales(as_of(9)).to_csv(file(ten_days, 9).with_suffix(".csv"), index=False, sep=sign)
     with pytest.raises(
-        UnusablePartition, match=rf"is missing \(the header reads as one column: .* {name}, not by commas"
+        UnusablePartition, match=rf"is missing \(the header reads as one column: .* {name}; declare separator="
     ):
         read(ten_days, tills())
 
@@ -325,7 +330,7 @@ def test_a_broken_csv_is_unusable(
     path = csv_bytes(tmp_path, write)
     spoil(path)
     with pytest.raises(UnusablePartition, match="cannot be read"):
-        read_table(path, tills().columns)
+        read_table(path, Declared.of(tills(), tills().source))
 
 
 def test_a_disk_that_does_not_answer_is_no_verdict(ten_days: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,7 +350,7 @@ def test_a_disk_that_does_not_answer_is_no_verdict(ten_days: Settings, monkeypat
 def test_in_a_declared_text_only_the_empty_field_is_missing(tmp_path: Path) -> None:
     """NA is a country, and None a name; elsewhere they are no number."""
     (tmp_path / "rows.csv").write_text("shop,amount,other\nNA,NA,NA\nnull,1,null\n,,\nNone,nan,x\n")
-    rows = read_table(tmp_path / "rows.csv", tills().columns)
+    rows = read_table(tmp_path / "rows.csv", Declared.of(tills(), tills().source))
     assert [None if pd.isna(shop) else shop for shop in rows["shop"]] == ["NA", "null", None, "None"]
     assert rows["amount"].isna().tolist() == [True, False, True, True]
     assert rows["other"].isna().tolist() == [True, True, True, False]

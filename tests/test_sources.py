@@ -206,12 +206,16 @@ def test_as_many_rows_are_read_at_once_as_the_room_takes(
 ) -> None:
     write(place.data / name, all_sales())
     monkeypatch.setattr(file_source, "SAMPLE_ROWS", 10)
-    room = 20 * 100  # 20 rows of about 100 bytes
-    if name.endswith(".csv"):
-        sizes = [len(rows) for rows in file_source._csv_parts(place.data / name, room)]
-    else:
-        with pq.ParquetFile(place.data / name) as file:
-            sizes = [rows.num_rows for rows in file_source._parquet_parts(file, room)]
+    monkeypatch.setattr(file_source, "SMALLEST_BLOCK", 0)
+    sizes: list[int] = []
+    add = file_source.DayParts.add
+    monkeypatch.setattr(
+        file_source.DayParts, "add", lambda own, batch, days: sizes.append(len(days)) or add(own, batch, days)
+    )
+    use_case = from_source(FileSource(file=name, time_column="at"))
+    room = 20 * 100 * (4 if name.endswith(".csv") else 1)  # 20 rows of about 100 bytes
+    monkeypatch.setattr(Settings, "batch_bytes", room)
+    assert_same(place, use_case)
     assert sum(sizes) == 300
     assert max(sizes) < 60
 
@@ -240,8 +244,8 @@ def test_a_row_without_a_time_belongs_to_no_day_and_is_said(
         ("gone.parquet", None, "there is no"),
         ("sales.parquet", all_sales().drop(columns="at"), "must have at"),
         ("sales.csv", all_sales().drop(columns="at"), "must have at"),
-        ("sales.parquet", all_sales().assign(at="soon"), "must be a timestamp"),
-        ("sales.csv", all_sales().assign(at="soon"), "ISO 8601"),
+        ("sales.parquet", all_sales().assign(at="soon"), "must be a timestamp in every row"),
+        ("sales.csv", all_sales().assign(at="soon"), "must be a timestamp in every row"),
     ],
 )
 def test_a_file_that_cannot_be_split_is_rejected(
@@ -257,7 +261,7 @@ def test_a_file_that_is_cut_is_rejected(place: Settings) -> None:
     for name in ("sales.parquet", "sales.csv.gz"):
         write(place.data / name, all_sales())
         (place.data / name).write_bytes((place.data / name).read_bytes()[:-200])
-        with pytest.raises(DataRejected, match="must be readable"):
+        with pytest.raises(DataRejected, match="must be whole and readable"):
             take_manifest(place, from_source(FileSource(file=name, time_column="at")), AS_OF, {})
 
 

@@ -17,7 +17,19 @@ from expectations import suite
 from expectations.suite import Verdict, from_gx, load_rules, suite_file, to_gx, verdicts
 from ml.config import load_use_case
 from ml.errors import ConfigError, DataRejected
-from ml.serving.rules import RULE_TYPES, Between, Finite, InSet, Matches, NotBelow, NotNull, Rule, Scope, UniqueKey
+from ml.serving.rules import (
+    RULE_TYPES,
+    Between,
+    Finite,
+    InSet,
+    InYears,
+    Matches,
+    NotBelow,
+    NotNull,
+    Rule,
+    Scope,
+    UniqueKey,
+)
 from ml.validation import Batch, Fact, Scan
 from tests.stock_gx import stock_suite, stock_verdicts
 
@@ -86,6 +98,10 @@ CASES: dict[str, list[Rule]] = {
         Between(column="no_x", minimum=0, maximum=1),
     ],
     "Finite": [Finite(column=name) for name in ("x", "y", "id", "no_x")],
+    "InYears": [
+        *(InYears(column=name, first=first, last=2199) for name in ("u", "v", "no_u") for first in (1900, 2013)),
+        InYears(column="u", last=9999),
+    ],
     "InSet": [
         InSet(column="s", values=("AA", "é")),
         InSet(column="s", values=("",)),
@@ -155,6 +171,7 @@ def test_rows_without_a_fault_are_proved_so_and_judged_alike(name):
         "NotNull": [NotNull(column=column) for column in frame],
         "Between": [Between(column="x", minimum=0, maximum=24.5), Between(column="y", minimum=-1)],
         "Finite": [Finite(column=column) for column in ("x", "y", "id")],
+        "InYears": [InYears(column="u"), InYears(column="v", first=2013, last=2013)],
         "InSet": [InSet(column="s", values=("A1", "AA", "B"))],
         "Matches": [Matches(column="s", pattern="^A"), Matches(column="t", pattern="[0-9]$")],
         "NotBelow": [NotBelow(column="u", other="v"), NotBelow(column="x", other="x")],

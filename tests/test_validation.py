@@ -172,6 +172,7 @@ def test_the_columns_imply_the_row_rules() -> None:
         "items is finite (within 1e+100)",
         "shop is present",
         "returned_after is finite (within 1e+100)",
+        "at is a time of the years 1900 to 2199",
         "(sale) is unique",
     ]
     assert NotNull(column="returned_after") not in tills().column_rules

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 EXACT = 2**53  # float64 holds every integer up to here
 FIRST_TIME, LAST_TIME = pd.Timestamp("0001-01-01"), pd.Timestamp("9999-12-31T23:59:59.999999")
+FIRST_DATED, LAST_DATED = pd.Timestamp("1000-01-01"), pd.Timestamp("7999-12-31T23:59:59.999999")
 DAY_ROUND = pd.Timedelta(days=1)
 ENDS = tuple(int(time.asm8.view("i8")) for time in (FIRST_TIME, LAST_TIME))  # in microseconds
 TIME_UNITS = ("s", "ms", "us", "ns")
@@ -94,14 +95,24 @@ def typed(column: Column, series: pd.Series, time_zone: str | None) -> pd.Series
 
 
 def _arrow(series: pd.Series) -> pa.Array:
-    """The values as Arrow sees them, each by itself."""
-    dense = series.astype(series.dtype.subtype) if isinstance(series.dtype, pd.SparseDtype) else series
+    """The values as Arrow sees them, each by itself. Where all are null they have every type."""
     try:
-        array = pa.array(dense, from_pandas=True)
+        array = pa.array(_plain(series), from_pandas=True)
     except (pa.ArrowException, ValueError, TypeError, OverflowError, NotImplementedError):  # objects of several types
         raise WrongType(str(series.dtype)) from None
+    if isinstance(series.dtype, pd.DatetimeTZDtype):
+        array = array.cast(pa.timestamp(array.type.unit, "UTC"))
+    if array.null_count == len(array):
+        return pa.nulls(len(array))
     whole = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
     return whole.dictionary_decode() if pa.types.is_dictionary(whole.type) else whole
+
+
+def _plain(series: pd.Series) -> pd.Series:
+    """The same values in a form that Arrow takes: times of a zone by UTC's clock, and sparse ones with their gaps."""
+    if isinstance(series.dtype, pd.DatetimeTZDtype):
+        return series.dt.tz_convert("UTC").dt.tz_localize(None)
+    return series.astype(series.dtype.subtype) if isinstance(series.dtype, pd.SparseDtype) else series
 
 
 def _seen(series: pd.Series, array: pa.Array) -> str:
@@ -115,6 +126,13 @@ def _seen(series: pd.Series, array: pa.Array) -> str:
 def _is_text(array: pa.Array) -> bool:
     kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
     return any(is_kind(array.type) for is_kind in kinds)
+
+
+def days_of(times: pd.Series) -> pd.Series:
+    """(rows,) the day of each time, like 2024-01-31; null where there is no time, or one of a year that no files are
+    named by. A time is that of a row as a night reads it (`typed`), so that every source finds the same day."""
+    dated = times.where(times.between(FIRST_DATED, LAST_DATED)).to_numpy().astype("datetime64[D]")
+    return pd.Series(pa.array(dated).cast(pa.string()), index=times.index, dtype="str")
 
 
 def _texts(series: pd.Series) -> pd.Series:

@@ -15,6 +15,7 @@ from .columns import with_tuples
 
 Mask: TypeAlias = NDArray[np.bool_]
 LARGEST = 1e100  # the square of a larger number, or the sum of many squares, leaves float64
+FIRST_YEAR, LAST_YEAR = 1900, 2199
 Scope = Literal["row", "partition", "snapshot"]
 Severity = Literal["error", "warning"]
 
@@ -91,6 +92,31 @@ class Finite(Rule):
 
 
 @dataclass(frozen=True, kw_only=True)
+class InYears(Rule):
+    """The time is of a year in which things happen: 0001, 1816 or 9999 is a mistake or stands for something else."""
+
+    column: str
+    first: int = FIRST_YEAR
+    last: int = LAST_YEAR
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.column} is a time of the years {self.first} to {self.last}"
+
+    @property
+    def minimum(self) -> str:
+        return f"{self.first}-01-01T00:00:00"
+
+    @property
+    def maximum(self) -> str:
+        return f"{self.last}-12-31T23:59:59.999999"
+
+    def unexpected(self, frame: pd.DataFrame) -> Mask:
+        times = frame[self.column]
+        return ((times < pd.Timestamp(self.minimum)) | (times > pd.Timestamp(self.maximum))).to_numpy(bool)
+
+
+@dataclass(frozen=True, kw_only=True)
 class InSet(Rule):
     column: str
     values: tuple[str, ...]
@@ -157,7 +183,7 @@ class UniqueKey(Rule):
 
 
 RULE_TYPES: dict[str, type[Rule]] = {
-    t.__name__: t for t in (NotNull, Between, Finite, InSet, Matches, NotBelow, UniqueKey)
+    t.__name__: t for t in (NotNull, Between, Finite, InYears, InSet, Matches, NotBelow, UniqueKey)
 }
 
 
