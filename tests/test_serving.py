@@ -59,7 +59,7 @@ INDEXES: dict[str, pd.Index] = {
 @pytest.mark.parametrize("index", INDEXES)
 def test_each_row_keeps_its_own_answer_under_any_index_also_where_rows_are_refused(kind: TaskKind, index: str) -> None:
     rows = raw_parcels(20)
-    rows.loc[[0, 4, 19], "weight"] = [99.0, None, -1.0]
+    rows.loc[[0, 4, 19], "weight"] = np.array([99.0, np.nan, -1.0])
     plain = packaged(kind).predict(rows)
     answers = packaged(kind).predict(rows.set_axis(INDEXES[index]))
     assert answers.index.equals(INDEXES[index]) and answers.index.names == INDEXES[index].names
