@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ml.config import ROW, UseCase
-from ml.errors import ConfigError, RetrainError
+from ml.errors import ConfigError, RetrainError, printable
 from ml.reading import UnusablePartition, refuse_missing, refuse_other_columns
 from ml.serving.columns import Column, conform, wrong_type
 
@@ -83,7 +83,7 @@ def _refuse_other_shape(use_case: UseCase, result: Any) -> None:
         raise UnusablePartition(f"{who} returns columns of several levels (give each column one name)")
     twice = result.columns[result.columns.duplicated()]
     if len(twice):
-        raise UnusablePartition(f"{who} returns the column {twice[0]} twice (return it once)")
+        raise UnusablePartition(f"{who} returns the column {printable(str(twice[0]))[:80]} twice (return it once)")
     if ROW not in result.columns:
         raise UnusablePartition(f"{who} returns no column {ROW}, by which rows are told apart ({KEEP_ROWS})")
 

@@ -115,10 +115,11 @@ def _key(series: pd.Series) -> Key:
     present = series[series.notna()]
     if isinstance(present.dtype, pd.CategoricalDtype):
         present = present.astype(present.cat.categories.dtype)
+    if types.is_object_dtype(present.dtype) or types.is_string_dtype(present.dtype):
+        present = present[~_is_blank(present)]
     kind = _kind(present)
     if kind == "text":
-        texts = present.astype("str")
-        return Key(kind, texts[texts.str.strip() != ""])  # CSV knows no other null text than the empty one
+        return Key(kind, present.astype("str"))
     if kind == "timestamp":
         return Key(kind, pd.to_datetime(present))
     if kind == "timestamp with a zone":
@@ -127,6 +128,13 @@ def _key(series: pd.Series) -> Key:
         numbers = pd.to_numeric(present)
         return Key(kind, numbers.astype(getattr(numbers.dtype, "numpy_dtype", numbers.dtype)))
     return Key(kind, present)
+
+
+def _is_blank(present: pd.Series) -> pd.Series:
+    """(rows,) bool: an empty text, which is how CSV writes null, or one of blanks."""
+    if isinstance(present.dtype, pd.StringDtype):
+        return (present.str.strip() == "").astype(bool)
+    return pd.Series([isinstance(value, str) and not value.strip() for value in present], present.index, dtype=bool)
 
 
 def _kind(present: pd.Series) -> str:

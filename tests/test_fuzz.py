@@ -39,13 +39,15 @@ from expectations import suite
 from expectations.suite import from_gx, load_rules, to_gx
 from ml import errors, registry
 from ml.artifacts import Manifest, Month, Partition, to_json
-from ml.config import UseCase
+from ml.config import ROW, SideTable, Source, UseCase
 from ml.days import month_of
+from ml.derived import derived
 from ml.digests import digest_bytes
 from ml.errors import ConfigError, DataRejected, RetrainError
 from ml.reading import Declared, UnusablePartition, read_table
 from ml.scoring import score_file
 from ml.serving.rules import Rule
+from ml.side_tables import join
 from ml.snapshots import read_partition
 from tests.tiny import packaged, parcels, raw_parcels, sales, site, tills
 
@@ -336,6 +338,96 @@ def test_a_file_to_score_is_answered_row_by_row_or_refused(
         assert list(scored.answers) == ["prediction", "probability", "broken_rule"]
         assert ((scored.answers["prediction"].isna()) == (scored.answers["broken_rule"].notna())).all()
         assert all(name.isprintable() for name in scored.ignored_columns)
+
+    holds()
+
+
+# Rows and joins
+
+NO_KEYS = [None, float("nan"), pd.NA, pd.NaT, "", "  "]
+ODD_KEYS = [
+    "a", "A", "a ", "1", "1.0", "nan", "None", 0, 1, 2**53 + 1, 2**63, -1, 0.0, -0.0, 1.0, 0.1, float("inf"), True,
+    False, Decimal("1"), Decimal("NaN"), date(2024, 1, 1), pd.Timestamp("2024-01-01"),
+    pd.Timestamp("2024-01-01", tz="UTC"), pd.Timestamp("9999-12-31"),
+    pd.Timedelta("1s"), b"a", np.float32(0.1), np.int8(1), [1], {"a": 1},
+]  # fmt: skip
+KEY_TYPES = ["object", None, "category", "str", "float64", "Int64", "float32"]
+
+
+@st.composite
+def key_columns(draw: st.DrawFn, values: list[Any]) -> pd.Series:
+    """Some of the values, in a type that can hold them."""
+    drawn = draw(st.lists(st.sampled_from([*values, *NO_KEYS]), min_size=1, max_size=6))
+    try:
+        return pd.Series(drawn, dtype=draw(st.sampled_from(KEY_TYPES)))
+    except (TypeError, ValueError, ArithmeticError):
+        return pd.Series(drawn, dtype="object")
+
+
+@st.composite
+def sides(draw: st.DrawFn) -> tuple[pd.Series, pd.Series]:
+    of_few = draw(st.lists(st.sampled_from(ODD_KEYS), min_size=1, max_size=3))
+    values = draw(st.sampled_from([of_few, of_few, ODD_KEYS]))
+    return draw(key_columns(values)), draw(key_columns(values))
+
+
+def is_no_key(value: Any) -> bool:
+    return (not isinstance(value, list | dict) and bool(pd.isna(value))) or (
+        isinstance(value, str) and not value.strip()
+    )
+
+
+@PROFILES
+def test_two_columns_of_keys_are_joined_as_equal_values_say_or_refused(profile: settings) -> None:
+    table = SideTable(name="stock", source=Source(folder="stock"), on=("code",), take=("left",))
+
+    @profile
+    @given(sides())
+    def holds(keys: tuple[pd.Series, pd.Series]) -> None:
+        rows = pd.DataFrame({"code": keys[0], "number": range(len(keys[0]))})
+        side = pd.DataFrame({"code": keys[1], "left": np.arange(len(keys[1]), dtype=np.float64)})
+        with no_hang():
+            try:
+                whole, counts = join(rows, table, side)
+            except UnusablePartition as error:
+                assert str(error).startswith("stock cannot be joined on code") and is_a_sentence(error)
+                return
+        assert whole["number"].tolist() == rows["number"].tolist()
+        assert counts.null_keys == sum(map(is_no_key, keys[0]))
+        assert counts.side_null_keys == sum(map(is_no_key, keys[1]))
+        for own, place in zip(keys[0], whole["left"], strict=True):
+            equal = [] if is_no_key(own) else [n for n, key in enumerate(keys[1]) if not is_no_key(key) and key == own]
+            assert place in equal if equal else np.isnan(place)
+
+    holds()
+
+
+@PROFILES
+def test_whatever_row_numbers_derive_returns_each_row_is_its_own_or_the_day_is_refused(profile: settings) -> None:
+    rows = sales(DAY, 6)
+    numbers = st.one_of(
+        st.permutations(range(6)),
+        st.lists(
+            st.one_of(st.integers(-1, 7), st.sampled_from([None, 0.5, "0", True, float("inf"), 2**70])), max_size=8
+        ),
+    )
+
+    @profile
+    @given(numbers, st.permutations(range(6)))
+    def holds(given_numbers: list[Any], order: list[int]) -> None:
+        def derive(table: pd.DataFrame) -> pd.DataFrame:
+            some = table.iloc[(order * 2)[: len(given_numbers)]]
+            return some.assign(
+                **{ROW: pd.Series(given_numbers, some.index if len(some.index) else None, dtype="object")}
+            )
+
+        with no_hang():
+            try:
+                found = derived(tills(derive=derive), rows)
+            except UnusablePartition as error:
+                assert str(error).startswith("derive of tills") and is_a_sentence(error)
+                return
+        assert found["sale"].equals(rows["sale"])
 
     holds()
 

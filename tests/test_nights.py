@@ -20,6 +20,7 @@ import tasks.model
 import tasks.opening
 import tasks.registration
 import tasks.report
+from deployments.cli import main
 from flows.retrain import RetrainRequest, only_run_of
 from ml import packaging
 from ml.alias import follow_ledger
@@ -375,3 +376,38 @@ def test_the_champion_gives_its_reported_scores_where_nothing_of_ours_can_be_imp
     assert document["scores"]["candidate"]["f1"]["value"] == 2 * hits / int(label.sum() + late.sum())
     own = np.where(label, said["probability"], 1 - said["probability"])
     assert document["scores"]["candidate"]["log_loss"]["value"] == float(-np.log(own).mean())
+
+
+SORTING = """
+def derive(rows):
+    return rows.sort_values("amount", ignore_index=True).assign(half=lambda sorted_rows: sorted_rows["amount"] / 2)
+
+
+USE_CASE = UseCase(
+    derive=derive,
+    group="country",
+"""
+
+
+def test_what_derive_sorts_is_learnt_and_scored_row_by_row_without_a_key(shop: Shop, tmp_path: Path) -> None:
+    """The report's F1 is that of `score` on the test days' own files, row by row in the file's order."""
+    assert shop.settings.project is not None
+    file = shop.settings.project / "use_cases" / "shop.py"
+    written = file.read_text().replace("USE_CASE = UseCase(\n", SORTING).replace('key=("basket",)', "key=()")
+    file.write_text(
+        written.replace('        Column(name="country"', '        Column(name="half"),\n        Column(name="country"')
+    )
+    first = pd.read_parquet(shop.file("2024-03-14"))
+    pd.concat([first, first.head(5)]).to_parquet(shop.file("2024-03-14"))
+    document = shop.document("2024-03-15")
+    test = document["split"]["test"]
+    days = [path for path in sorted(shop.settings.data.glob("shop/*.parquet"))]
+    rows = pd.concat([pd.read_parquet(f) for f in days if test["first_day"] <= f.stem <= test["last_day"]])
+    assert len(rows) == test["rows"] and document["data"]["duplicate_rows"] == 0
+    assert test["group_in_train"] == 1.0
+    rows.drop(columns="days_to_pay").to_parquet(tmp_path / "rows.parquet")
+    out = tmp_path / "out.parquet"
+    assert main(["score", "shop", str(tmp_path / "rows.parquet"), "-o", str(out)]) == 0
+    label, late = (rows["days_to_pay"] > 30).to_numpy(), (pd.read_parquet(out)["prediction"] == "late").to_numpy()
+    f1 = 2 * int((label & late).sum()) / int(label.sum() + late.sum())
+    assert document["scores"]["candidate"]["f1"]["value"] == f1

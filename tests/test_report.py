@@ -193,6 +193,19 @@ def test_what_came_in_and_what_was_left_out_is_said_with_numbers() -> None:
         assert words in text
 
 
+def test_the_share_of_test_rows_of_known_groups_is_said_and_older_documents_have_none() -> None:
+    night_trail = trail()
+    split = replace(night_trail.split, test=replace(night_trail.split.test, group_in_train=0.875))
+    grouped = replace(night_trail, split=split)
+    made = result_document(tills(group="shop"), night(), "k", grouped, 4, None, champion(4))
+    assert made["split"]["test"]["group_in_train"] == 0.875
+    sentence = "87.5% of the test rows are of a shop that has train rows too."
+    assert sentence in data_sentences(made) and sentence in markdown(made)
+    del made["split"]["test"]["group_in_train"], made["group"]
+    assert "train rows too" not in markdown(made)
+    assert document()["split"]["test"]["group_in_train"] is None
+
+
 def test_what_scarce_memory_changed_is_said() -> None:
     note = "Memory of cuda ran out in epoch 2: from there on the CPU trains."
     night_trail = trail()

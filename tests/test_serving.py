@@ -46,6 +46,34 @@ def test_answers_keep_order_and_index(kind: TaskKind) -> None:
     assert answers.reset_index(drop=True).equals(packaged(kind).predict(rows))
 
 
+INDEXES: dict[str, pd.Index] = {
+    "repeats": pd.Index([3, 3, 1, 3] * 5),
+    "levels": pd.MultiIndex.from_arrays([[1, 1, 2, 2] * 5, list("abab") * 5], names=["a", None]),
+    "times": pd.DatetimeIndex(["2024-01-01", pd.NaT] * 10),
+    "nulls": pd.Index([None, "x"] * 10),
+    "backwards": pd.RangeIndex(19, -1, -1),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("index", INDEXES)
+def test_each_row_keeps_its_own_answer_under_any_index_also_where_rows_are_refused(kind: TaskKind, index: str) -> None:
+    rows = raw_parcels(20)
+    rows.loc[[0, 4, 19], "weight"] = np.array([99.0, np.nan, -1.0])
+    plain = packaged(kind).predict(rows)
+    answers = packaged(kind).predict(rows.set_axis(INDEXES[index]))
+    assert answers.index.equals(INDEXES[index]) and answers.index.names == INDEXES[index].names
+    assert answers.reset_index(drop=True).equals(plain)
+    assert np.flatnonzero(answers["broken_rule"].notna()).tolist() == [0, 4, 19]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("empty", [raw_parcels(3).iloc[:0], pd.DataFrame(columns=list(raw_parcels(3)))])
+def test_no_rows_of_any_type_get_the_columns_of_answers(kind: TaskKind, empty: pd.DataFrame) -> None:
+    answers = packaged(kind).predict(empty)
+    assert (list(answers), len(answers)) == (list(packaged(kind).predict(raw_parcels(3))), 0)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_rows_get_no_answers(kind: TaskKind) -> None:
     full = packaged(kind).predict(raw_parcels(3))

@@ -1,6 +1,9 @@
 """The three parts: by day boundaries, or by a hash of the key that no other row can move."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +14,19 @@ from ml.cleaning import ROW_NUMBER, from_block, to_block
 from ml.config import UseCase
 from ml.errors import DataRejected
 from ml.features import Statistics
-from ml.split import days_of_part, describe, fit_until, parts_of_rows, rows_of, split_digest
+from ml.serving.columns import conform
+from ml.serving.rules import UniqueKey
+from ml.split import (
+    days_of_part,
+    describe,
+    fit_until,
+    parts_of_rows,
+    rows_of,
+    share_of_known_groups,
+    split_digest,
+    undated_parts,
+)
+from ml.validation import drop_duplicates
 from tests.tiny import FIRST_DAY, cleaned, parcel_rows, parcels, sales, tills
 
 AS_OF = FIRST_DAY + timedelta(days=20)  # the last due day is FIRST_DAY + 19
@@ -115,6 +130,180 @@ def test_the_parts_of_stored_rows_are_those_of_raw_ones(number: float) -> None:
     for part in PARTS:
         expected = rows["parcel"][parts_of_rows(use_case, rows[list(key)]) == part]
         assert rows_of(use_case, AS_OF, part, "all", stored)["parcel"].tolist() == expected.tolist()
+
+
+# Groups
+
+GROUPS: dict[str, pd.Series] = {
+    "text": pd.Series([f"patient {n // 5}" for n in range(1000)], dtype="str"),
+    "integer": pd.Series(np.arange(1000.0) // 5),
+    "with gaps": pd.Series([None if n % 3 == 0 else f"patient {n // 5}" for n in range(1000)], dtype="str"),
+    "sizes of 1 to 100": pd.Series([f"patient {int(n**0.5)}" for n in range(1000)], dtype="str"),
+}
+KEYS: dict[str, tuple[str, ...]] = {"a key": ("parcel",), "a key with the group": ("parcel", "carrier"), "no key": ()}
+
+
+def grouped(name: str, key: str) -> tuple[UseCase, pd.DataFrame]:
+    group = GROUPS[name]
+    column = "carrier" if group.dtype == "str" else "zone"
+    use_case = parcels(key=KEYS[key], group=column)
+    return use_case, cleaned(use_case, parcel_rows(1000).assign(**{column: group}))
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("name", GROUPS)
+@pytest.mark.parametrize("stored", [False, True])
+def test_no_group_lies_in_two_parts_and_rows_without_one_stand_alone(name: str, key: str, stored: bool) -> None:
+    use_case, rows = grouped(name, key)
+    block = from_block(to_block(rows.assign(**{ROW_NUMBER: range(1000)}))) if stored else rows
+    parts = pd.Series(undated_parts(use_case, block))
+    groups = rows[use_case.group]
+    assert parts.groupby(groups.to_numpy()).nunique().max() == 1
+    assert set(parts) == set(PARTS)
+    alone = undated_parts(parcels(key=KEYS[key]), block)
+    lacking = groups.isna().to_numpy()
+    assert (parts[lacking] == alone[lacking]).all()
+    taken = [rows_of(use_case, AS_OF, part, "all", block) for part in PARTS]
+    assert sum(map(len, taken)) == 1000
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("name", GROUPS)
+def test_added_rows_and_another_order_move_no_row_of_a_group(name: str, key: str) -> None:
+    use_case, rows = grouped(name, key)
+    parts = undated_parts(use_case, rows)
+    assert np.array_equal(undated_parts(use_case, rows.iloc[:300]), parts[:300])
+    order = np.random.default_rng(0).permutation(1000)
+    assert np.array_equal(undated_parts(use_case, rows.iloc[order]), parts[order])
+
+
+def test_the_share_of_groups_is_that_of_rows_where_groups_are_many() -> None:
+    use_case, rows = parcels(group="zone"), parcel_rows(20_000).assign(zone=np.arange(20_000) // 4)
+    shares = pd.Series(undated_parts(use_case, cleaned(use_case, rows))).value_counts(normalize=True)
+    assert shares.to_dict() == pytest.approx({"train": 0.72, "test": 0.2, "validation": 0.08}, abs=0.015)
+
+
+def test_a_part_without_rows_says_that_groups_stay_together() -> None:
+    with pytest.raises(DataRejected, match="add rows to the source, of other values of zone: rows of one stay in one"):
+        describe(parcels(group="zone"), "test", total(), [])
+    with pytest.raises(DataRejected, match="of other values of zone"):
+        describe(parcels(group="zone"), "test", total(1, 1), [])
+
+
+def by_shop(*frames: list[str | None]) -> list[pd.DataFrame]:
+    return [pd.DataFrame({"shop": pd.Series(frame, dtype="str").astype("category")}) for frame in frames]
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "share"),
+    [
+        (by_shop(["a", "b"], ["b", "c"]), by_shop(["a", "d"], ["c", "c"]), 0.75),
+        (by_shop(["a"]), by_shop(["b"]), 0.0),
+        (by_shop(["a", None]), by_shop([None, "a"]), 0.5),
+        (by_shop(["a"]), by_shop(["a"], ["a"]), 1.0),
+        (by_shop(["a"]), [], None),
+    ],
+    ids=["some", "none", "a row without a group is known by nobody", "all", "no test rows"],
+)
+def test_by_day_the_share_of_test_rows_of_known_groups_is_counted(
+    train: list[pd.DataFrame], test: list[pd.DataFrame], share: float | None
+) -> None:
+    assert share_of_known_groups(tills(group="shop"), train, test) == share
+    assert share_of_known_groups(tills(), train, test) is None
+    assert share_of_known_groups(parcels(group="carrier"), [], []) is None
+
+
+def test_numbers_are_one_group_whatever_a_block_holds_them_as() -> None:
+    narrow, wide = (pd.DataFrame({"items": np.array([1, 2], dtype)}) for dtype in ("float32", "float64"))
+    assert share_of_known_groups(tills(group="items"), [narrow], [wide]) == 1.0
+
+
+# Rows without a key
+
+
+def keyless(rows: pd.DataFrame, **changes: Any) -> pd.Series:
+    """The part of each row of parcels, which have no key."""
+    use_case = parcels(key=(), **changes)
+    return pd.Series(undated_parts(use_case, cleaned(use_case, rows)))
+
+
+def alike(rows: int = 3000) -> pd.DataFrame:
+    """Rows of few kinds: most are equal to many others in all but, here and there, the label."""
+    some = parcel_rows(12, seed=1).assign(parcel=1, price=1.0, pace="usual").sample(rows, replace=True, random_state=0)
+    return some.assign(outcome=np.random.default_rng(0).choice(["in time", "late"], rows))
+
+
+def test_equal_rows_without_a_key_are_different_rows() -> None:
+    rows = alike()
+    assert len(drop_duplicates(conform(rows, parcels().columns), ())) == 3000
+    assert len(drop_duplicates(conform(rows, parcels().columns), ("parcel",))) == 24
+    assert not [rule for rule in parcels(key=()).column_rules if isinstance(rule, UniqueKey)]
+    shares = keyless(rows).value_counts(normalize=True)
+    assert shares.to_dict() == pytest.approx({"train": 0.72, "test": 0.2, "validation": 0.08}, abs=0.03)
+
+
+@pytest.mark.parametrize("make", [alike, lambda: parcel_rows(1000)], ids=["equal rows", "rows of their own"])
+def test_without_a_key_added_rows_move_no_other_and_the_order_does_not_matter(make: Callable[[], pd.DataFrame]) -> None:
+    rows = make()
+    parts = keyless(rows)
+    assert keyless(pd.concat([rows, parcel_rows(500, seed=9), rows.head(200)]))[: len(rows)].equals(parts)
+    numbered = rows.assign(part=parts.to_numpy())
+    shuffled = rows.sample(frac=1, random_state=5)
+    again = shuffled.assign(part=keyless(shuffled).to_numpy())
+    every = [*rows.columns, "part"]
+    assert (
+        numbered.value_counts(every, dropna=False)
+        .sort_index()
+        .equals(again.value_counts(every, dropna=False).sort_index())
+    )
+
+
+@pytest.mark.parametrize(
+    "change", [{"weight": 1.5}, {"carrier": None}, {"zone": 9}, {"outcome": "late"}, {"distance": np.nan}], ids=str
+)
+def test_a_row_of_another_content_is_another_row_and_moves_no_other(change: dict[str, Any]) -> None:
+    rows = parcel_rows(2000).assign(outcome="in time")
+    changed = rows.copy()
+    for name, value in change.items():
+        changed.loc[::2, name] = value
+    before, after = keyless(rows), keyless(changed)
+    old, new = (conform(table, parcels().columns).astype("object").fillna("none") for table in (rows, changed))
+    same = (old == new).all(axis=1)
+    assert (before == after)[same].all()
+    assert not (before == after)[~same].all()
+
+
+def test_zero_has_one_sign_and_a_stored_row_the_part_of_a_raw_one() -> None:
+    rows = parcel_rows(500).assign(weight=0.0)
+    assert keyless(rows).equals(keyless(rows.assign(weight=-0.0)))
+    use_case = parcels(key=())
+    block = cleaned(use_case, rows)
+    stored = from_block(to_block(block.assign(**{ROW_NUMBER: range(500)})))
+    assert np.array_equal(undated_parts(use_case, stored), undated_parts(use_case, block))
+
+
+def test_rows_that_lack_their_key_are_not_all_in_one_part() -> None:
+    columns = tuple(replace(c, nullable=True) if c.name == "parcel" else c for c in parcels().columns)
+    use_case = parcels(columns=columns)
+    rows = cleaned(use_case, parcel_rows(1000).assign(parcel=lambda r: r["parcel"].where(r["parcel"] % 2 == 0)))
+    parts = undated_parts(use_case, rows)
+    lacking = rows["parcel"].isna().to_numpy()
+    assert set(parts[lacking]) == set(PARTS)
+    assert np.array_equal(parts[~lacking], undated_parts(parcels(), rows[~lacking]))
+
+
+def test_the_digest_of_a_split_follows_from_all_that_decides_it() -> None:
+    """Another digest makes no champion comparable: that of a split which is what it was stays."""
+    assert split_digest(parcels()).startswith("74999fbafd13cd91")
+    assert split_digest(tills()).startswith("18b3c30e791532d2")
+    nullable = tuple(replace(c, nullable=True) if c.name == "parcel" else c for c in parcels().columns)
+    others = [
+        parcels(), parcels(group="carrier"), parcels(group="zone"), parcels(key=()), parcels(key=(), group="carrier"),
+        parcels(key=(), columns=nullable[:-1]), parcels(columns=nullable), parcels(key=("parcel", "carrier")),
+        parcels("multiclass", key=()), parcels(seed=1),
+    ]  # fmt: skip
+    assert len({split_digest(use_case) for use_case in others}) == len(others)
+    assert split_digest(tills(group="shop")) == split_digest(tills())  # days divide them
 
 
 def total(*labels: int) -> Statistics:

@@ -1,0 +1,144 @@
+"""A file to score: every row gets its own answer, alone or among others, or the file is refused in a sentence."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ml import registry
+from ml.artifacts import JoinCounts
+from ml.config import SideTable, Source, UseCase
+from ml.errors import DataRejected
+from ml.scoring import score_file
+from ml.settings import Settings
+from tests.tiny import packaged, parcels, raw_parcels, site, to_parquet
+
+DEPOTS = SideTable(name="depots", source=Source(folder="depots"), on=("depot",), take=("zone",))
+
+
+def sorting(rows: pd.DataFrame) -> pd.DataFrame:
+    sorted_rows = rows.sort_values("weight", ignore_index=True)
+    return sorted_rows.assign(distance=sorted_rows["metres"] / 1000)
+
+
+def grouping(rows: pd.DataFrame) -> pd.DataFrame:
+    parts = [part.assign(distance=part["metres"] / 1000) for _, part in rows.groupby("carrier", dropna=False)]
+    return pd.concat([part[::-1] for part in parts])
+
+
+def merging(rows: pd.DataFrame) -> pd.DataFrame:
+    lengths = rows[["metres"]].drop_duplicates().assign(distance=lambda table: table["metres"] / 1000)
+    return lengths.merge(rows, on="metres").set_index("weight", drop=False)
+
+
+DERIVES = {"sorting": sorting, "grouping": grouping, "merging": merging}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A home with a packaged model of parcels, and a table of depots with one of no name."""
+    place = site(tmp_path_factory.mktemp("scoring"))
+    packaged().save(place.home / "data" / "model")
+    (place.data / "depots").mkdir()
+    depots = pd.DataFrame({"depot": ["x", "y", None, ""], "zone": [1, 2, 3, 3]})
+    to_parquet(depots, place.data / "depots" / "all")
+    return place
+
+
+@pytest.fixture(autouse=True)
+def loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "load_model", lambda folder: packaged())
+
+
+def source_rows() -> pd.DataFrame:
+    """Rows without what derive and the depots give; some break a rule, some have no depot or an unknown one."""
+    rows = raw_parcels(60).drop(columns=["distance", "zone"])
+    metres = np.random.default_rng(0).integers(1, 9, 60) * 1000
+    rows = rows.assign(metres=metres, depot=(["x", "y", None, "?", "x"] * 12))
+    rows.loc[[3, 7], "weight"] = 99.0
+    return rows
+
+
+def use_case(derive: Callable[[pd.DataFrame], pd.DataFrame] | None) -> UseCase:
+    return parcels(derive=derive, side_tables=(DEPOTS,))
+
+
+def answers(place: Settings, rows: pd.DataFrame, derive: str, ending: str) -> pd.DataFrame:
+    file = place.home / f"rows.{ending}"
+    rows.to_parquet(file, index=False) if ending == "parquet" else rows.to_csv(file, index=False)
+    return score_file(place, use_case(DERIVES[derive]), place.home, file).answers
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data(), derive=st.sampled_from(list(DERIVES)), ending=st.sampled_from(["parquet", "csv"]))
+def test_a_row_has_one_answer_in_any_file(place: Settings, data: st.DataObject, derive: str, ending: str) -> None:
+    rows = source_rows()
+    whole = answers(place, rows, derive, "parquet")
+    zones = rows["depot"].map({"x": 1.0, "y": 2.0})
+    expected = packaged().predict(rows.assign(distance=rows["metres"] / 1000, zone=zones))
+    pd.testing.assert_frame_equal(whole, expected, check_exact=True)
+    chosen = data.draw(st.lists(st.integers(0, 59), min_size=1, max_size=10, unique=True))
+    some = answers(place, rows.iloc[chosen], derive, ending)
+    pd.testing.assert_frame_equal(some, whole.iloc[chosen].reset_index(drop=True), check_exact=True, check_dtype=False)
+
+
+def test_what_met_no_row_of_a_side_table_is_counted(place: Settings, tmp_path: Path) -> None:
+    source_rows().to_parquet(tmp_path / "rows.parquet")
+    scored = score_file(place, use_case(sorting), place.home, tmp_path / "rows.parquet")
+    assert scored.joins == {"depots": JoinCounts(rows=60, null_keys=12, unmatched=12, side_null_keys=2)}
+    assert (len(scored.answers), scored.ignored_columns) == (60, ["metres", "depot"])
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_no_rows_have_no_answers(place: Settings, ending: str) -> None:
+    none = answers(place, source_rows().iloc[:0], "sorting", ending)
+    assert (list(none), len(none)) == (["prediction", "probability", "broken_rule"], 0)
+
+
+@pytest.mark.parametrize(
+    "derive",
+    [
+        lambda rows: rows.assign(weight=rows["weight"] / 2),
+        lambda rows: rows.assign(carrier=rows["carrier"].str.upper()),
+        lambda rows: rows.assign(distance=rows["distance"].fillna(0))[::-1],
+    ],
+    ids=["a number", "a text", "a null"],
+)
+def test_rows_that_could_be_those_before_derive_or_after_are_refused(
+    place: Settings, tmp_path: Path, derive: Callable[[pd.DataFrame], pd.DataFrame]
+) -> None:
+    raw_parcels().to_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(DataRejected, match="must be read in one way, but derive of parcels reads and changes "):
+        score_file(place, parcels(derive=derive), place.home, tmp_path / "rows.parquet")
+
+
+@pytest.mark.parametrize(
+    "derive",
+    [
+        None,
+        lambda rows: rows.sort_values("weight").assign(more=1),
+        lambda rows: rows.assign(weight=rows["weight"].clip(0, 1000)),
+        lambda rows: rows.assign(distance=5.0),
+        sorting,
+    ],
+    ids=["none", "another column", "the same values", "made of nothing in the rows", "of columns that are not there"],
+)
+def test_raw_rows_are_scored_as_they_are(
+    place: Settings, tmp_path: Path, derive: Callable[[pd.DataFrame], pd.DataFrame] | None
+) -> None:
+    raw_parcels().to_parquet(tmp_path / "rows.parquet")
+    scored = score_file(place, parcels(derive=derive), place.home, tmp_path / "rows.parquet")
+    pd.testing.assert_frame_equal(scored.answers, packaged().predict(raw_parcels()), check_exact=True)
+    assert scored.joins == {}
+
+
+def test_a_derive_that_loses_rows_gives_no_answers_at_all(place: Settings, tmp_path: Path) -> None:
+    source_rows().to_parquet(tmp_path / "rows.parquet")
+    losing = replace(use_case(None), derive=lambda rows: sorting(rows).dropna(subset="depot"))
+    with pytest.raises(DataRejected, match="derive of parcels leaves out 12 of 60 rows"):
+        score_file(place, losing, place.home, tmp_path / "rows.parquet")
