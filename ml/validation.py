@@ -17,7 +17,7 @@ from ml.artifacts import PartitionCheck, RuleCount
 from ml.cleaning import ROW_NUMBER, coded
 from ml.config import UseCase
 from ml.errors import ConfigError
-from ml.meaning import hashes_of, sample_of, sampled
+from ml.meaning import hashes_of, sample_of
 from ml.serving.columns import Column
 from ml.serving.features import distinct_texts
 from ml.serving.rules import Between, Finite, InSet, Mask, Matches, NotNull, Rule, UniqueKey
@@ -245,7 +245,7 @@ def check_batch(use_case: UseCase, rules: Sequence[Rule], batch: Batch) -> Batch
 def _counts(use_case: UseCase, scan: Scan) -> dict[str, dict[str, Any]]:
     """What ml/meaning.py compares, by the field of PartitionCheck and by day."""
     nulls = {name: scan.batch.counts(scan.missing(name)) for name in _counted_nulls(use_case)}
-    categories = {column.name: scan.categories(column) for column in sampled(use_case.columns)}
+    categories = {column.name: scan.categories(column) for column in use_case.columns if column.is_category}
     days = scan.batch.places
     return {
         "nulls": {day: {name: counts[day] for name, counts in nulls.items() if counts[day]} for day in days},
