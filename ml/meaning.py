@@ -239,13 +239,14 @@ def _is_lost(signal: Signal, share: float, usual: float, limit: float) -> bool:
 
 
 def _reason(signal: Signal, share: float, reference: Reference) -> str:
-    usual = f"at most {reference.usual.get(signal, 0.0):.0%} on the {reference.days} usable days since {reference.first_day}"
+    usual = reference.usual.get(signal, 0.0)
+    days = f"{reference.days} usable days since {reference.first_day}"
     words = {
         "null": f"{signal.name} is missing in all rows",
-        "unseen": f"{share:.0%} of the rows have a {signal.name} that was never seen before",
+        "unseen": f"{share:.0%} of the rows have a value in {signal.name} that was never seen before",
         "unmatched": f"side table {signal.name} matches none of the rows",
     }
-    return f"{words[signal.kind]} ({usual})"
+    return f"{words[signal.kind]} (at most {usual:.0%} on the {days})"
 
 
 def _moves(check: PartitionCheck, known: Known, reference: Reference) -> list[Move]:

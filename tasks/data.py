@@ -26,7 +26,7 @@ from ml.artifacts import (
     Split,
     Undeclared,
     Work,
-    adapter,
+    packed,
     parsed,
     to_json,
     with_work,
@@ -228,7 +228,7 @@ def _confirm(verdict: BatchVerdict) -> None:
 
 def _checked_month(key: str, states: dict[str, PartitionCheck]) -> CheckedMonth:
     """A month's verdicts, not yet compared with the days before."""
-    text = adapter(dict[str, PartitionCheck]).dump_json(states).decode()
+    text = packed(dict[str, PartitionCheck], states)
     return _summed(key, text, list(states.values()), Compared({}, (), {}), compared="")
 
 
@@ -424,7 +424,7 @@ def _block(check: PartitionCheck, cleaned: CleanedRows) -> Block:
 def _cleaned_month(key: str, blocks: dict[str, Block]) -> CleanedMonth:
     return CleanedMonth(
         key=key,
-        states=adapter(dict[str, Block]).dump_json(blocks).decode(),
+        states=packed(dict[str, Block], blocks),
         digest=digest_value([block.digests for block in blocks.values()]),
         partitions=len(blocks),
         rows=sum(block.rows for block in blocks.values()),

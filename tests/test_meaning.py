@@ -89,7 +89,7 @@ def test_healthy_days_lose_nothing_and_move_nowhere() -> None:
 def test_a_day_whose_categories_are_all_new_is_lost(column: str) -> None:
     found = compared(checks_of(healthy(**{column: NEW_WORDS[column]})))
     assert list(found.lost) == [LAST]
-    assert f"100% of the rows have a {column} that was never seen before" in found.lost[LAST]
+    assert f"100% of the rows have a value in {column} that was never seen before" in found.lost[LAST]
     assert f"at most 0% on the 11 usable days since {DAYS[0]}" in found.lost[LAST]
 
 
