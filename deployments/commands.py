@@ -297,7 +297,7 @@ def score(options: argparse.Namespace) -> int:
     )
     if document["threshold"] is not None:
         words += f" From probability {document['threshold']:.4g} on it says {use_case.target.classes[1]}."
-    show(options, document, words + (f" Ignored columns: {', '.join(extra)}." if extra else ""))
+    show(options, document, words + (f" Ignored columns: {report.listed(extra)}." if extra else ""))
     return 0
 
 

@@ -207,9 +207,9 @@ def _unseen(check: PartitionCheck, reference: Reference) -> dict[str, float]:
 
 def known_of(check: PartitionCheck, unseen: Mapping[str, float]) -> Known:
     """A usable day as later ones are compared with it; `unseen`: its shares of unseen rows."""
-    rows = max(1, rows_of(check))
+    rows, delivered = max(1, rows_of(check)), max(1, check.rows)  # what is joined still has its exact duplicates
     shares = {Signal("null", name): count / rows for name, count in check.nulls.items()}
-    shares |= {Signal("unmatched", name): count / rows for name, count in check.unmatched.items()}
+    shares |= {Signal("unmatched", name): count / delivered for name, count in check.unmatched.items()}
     shares |= {Signal("unseen", name): share for name, share in unseen.items()}
     return Known(check.day, shares, {name: parse_sample(text) for name, text in check.categories.items()})
 

@@ -318,6 +318,12 @@ def newest_of(days: Sequence[str], noun: str, many: int | None = None) -> str:
     return ", ".join(days[-MOST_DAYS:]) + (f" and {counted(more, f'earlier {noun}')}" if more > 0 else "")
 
 
+def listed(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    more = len(names) - MOST_KEPT
+    return ", ".join(names[:MOST_KEPT]) + (f" and {more:,} more" if more > 0 else "")
+
+
 def _left_out_sentences(data: Document) -> list[str]:
     newest = list(data["left_out"].items())[-MOST_DAYS:]
     more = data.get("left_out_days", len(data["left_out"])) - len(newest)

@@ -27,7 +27,7 @@ PARTITION_FACTS = {"read", "rows", "duplicates", "quarantined", "quarantined_fra
 SNAPSHOT_FACTS = {"rows", "left_out_days"}
 MOST_NAMES = 20  # of undeclared columns, that are kept of a partition
 LONGEST = 80  # letters of a name or a value that somebody else wrote
-LONGEST_RULE = 200
+LONGEST_RULE, LONGEST_REASON = 200, 600
 MOST_RULES = 3  # that a rejection names
 CURES: dict[type[Rule], str] = {
     NotNull: "declare nullable=True",
@@ -354,7 +354,8 @@ def _check(batch: Batch, day: str, facts: pd.DataFrame, broken: Sequence[RuleCou
 def rejected_check(day: str, reason: str) -> PartitionCheck:
     """The verdict on a partition that could not even be read as declared."""
     return PartitionCheck(
-        day=day, rows=0, duplicates=0, quarantined=0, unlabelled=0, unknown_columns=(), rejected=reason, broken=(),
+        day=day, rows=0, duplicates=0, quarantined=0, unlabelled=0, unknown_columns=(), broken=(),
+        rejected=reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}...",
         quarantine=None,
     )  # fmt: skip
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import tasks.data
@@ -358,6 +360,23 @@ def test_whatever_an_odd_file_makes_a_library_raise_costs_its_day_only(
     assert list(left_out) == ["2024-01-06"]
     assert f"reading it ends in {type(error).__name__} in column amount" in left_out["2024-01-06"]
     assert (str(error).splitlines()[0] in left_out["2024-01-06"]) is not sensitive
+
+
+METADATA = {
+    "deep": b"[" * 100_000,
+    "false": b'{"index_columns": ["nowhere"], "columns": [], "column_indexes": []}',
+    "of another kind": b'{"index_columns": [{"kind": "range"}], "columns": 3}',
+    "no JSON": b"\xff",
+}
+
+
+@pytest.mark.parametrize("metadata", METADATA)
+def test_false_metadata_cost_no_other_day(shop: Shop, metadata: str) -> None:
+    """Whether they can be read all the same or not."""
+    file = shop.file("2024-01-06")
+    table = pa.Table.from_pandas(pd.read_parquet(file)).replace_schema_metadata({b"pandas": METADATA[metadata]})
+    pq.write_table(table, file)
+    assert list(Done().checks.left_out) in ([], ["2024-01-06"])
 
 
 @pytest.mark.parametrize("error", [SourceUnavailable("a", "b", "c"), ConfigError("a", "b", "c"), MemoryError()])
