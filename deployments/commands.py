@@ -305,7 +305,7 @@ def score(options: argparse.Namespace) -> int:
         for name, c in scored.joins.items()
         if c.null_keys + c.unmatched
     )
-    show(options, document, words + (f" Ignored columns: {', '.join(extra)}." if extra else ""))
+    show(options, document, words + (f" Ignored columns: {report.listed(extra)}." if extra else ""))
     return 0
 
 

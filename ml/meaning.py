@@ -2,12 +2,14 @@
 
 What is counted of a partition is a function of its bytes alone. The comparison belongs to the snapshot. A day is
 compared with the usable days before it in its own month and in the month before, so that a night compares few days
-again, however long its window is.
+again, however long its window is. The first days of a window have too few before them, and are compared with those
+around them: else an odd day would pass once the days before it have left the window.
 """
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -15,7 +17,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ml.artifacts import Move, PartitionCheck
-from ml.serving.columns import Column
 
 SAMPLE = 64  # categories that are kept of a column and day
 FEWEST_CATEGORIES = 16  # that two samples can compare, where one of them does not have all
@@ -96,7 +97,7 @@ class Known:
 
 @dataclass
 class Reference:
-    """The usable days before a day, taken together: how many there are, what they had, and what was usual."""
+    """The usable days that a day is compared with: how many there are, what they had, and what was usual."""
 
     first_day: str = ""
     days: int = 0
@@ -104,6 +105,13 @@ class Reference:
     categories: dict[str, set[int]] = field(default_factory=dict)
     bounds: dict[str, int] = field(default_factory=dict)
     usual: dict[Signal, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, days: Iterable[Known]) -> "Reference":
+        reference = cls()
+        for known in days:
+            reference.add(known)
+        return reference
 
     def add(self, known: Known) -> None:
         self.first_day, self.days = self.first_day or known.day, self.days + 1
@@ -115,7 +123,7 @@ class Reference:
             self.usual[signal] = max(self.usual.get(signal, 0.0), share)
 
     def unseen(self, name: str, sample: Sample) -> float | None:
-        """The share of the rows with a category whose category no day before had; None where too few days had any."""
+        """The share of the rows with a category whose category no other day had; None where too few days had any."""
         if self.days_with.get(name, 0) < FEWEST_DAYS_TO_COUNT:
             return None
         bound = min(sample.bound, self.bounds[name])
@@ -139,29 +147,57 @@ class Compared:
     unseen: dict[str, dict[str, float]]
 
 
+def odd_at_start(checks: Iterable[PartitionCheck], accepted: Mapping[str, str], limit: float) -> dict[str, str]:
+    """Which of a window's first days lost their meaning, and why; of the checks of its first months."""
+    usable = [check for check in checks if check.rejected is None][: 2 * FEWEST_DAYS + 1]
+    plain = [known_of(check, {}) for check in usable]
+    known = [
+        known_of(check, {} if check.day in accepted else _unseen(check, Reference.of(_without(plain, place))))
+        for place, check in enumerate(usable)
+    ]
+    lost = dict[str, str]()
+    for place, check in enumerate(usable[:FEWEST_DAYS]):
+        if check.day not in accepted:
+            lost |= _lost(check, known[place], Reference.of(_without(known, place)), limit)
+    return lost
+
+
+def _without(known: Sequence[Known], place: int) -> list[Known]:
+    return [*known[:place], *known[place + 1 :]]
+
+
 def compare(
-    checks: Iterable[PartitionCheck], before: Iterable[Known], accepted: Mapping[str, str], limit: float
+    checks: Iterable[PartitionCheck],
+    before: Iterable[Known],
+    accepted: Mapping[str, str],
+    limit: float,
+    odd: Mapping[str, str] = MappingProxyType({}),
 ) -> Compared:
-    """Every usable day of a month against the usable ones before it. `limit`: the use case's `max_unseen_fraction`.
+    """Every usable day of a month against the usable ones before it. `limit`: the use case's `max_unseen_fraction`;
+    `odd`: days that are lost already.
 
     An accepted day is not judged; it is part of what later days are compared with, and its categories count as seen.
     """
-    reference = Reference()
-    for known in before:
-        reference.add(known)
+    reference = Reference.of(before)
     lost, moves, unseen = dict[str, str](), list[Move](), dict[str, dict[str, float]]()
     for check in checks:
         if check.rejected is not None:
             continue
-        own = _unseen(check, reference)
-        known = known_of(check, {} if check.day in accepted else own)
-        if check.day not in accepted and (reasons := _reasons(check, known, reference, limit)):
-            lost[check.day] = "; ".join(reasons[:MOST_REASONS])
-            continue
-        moves += _moves(check, known, reference)
-        unseen |= {check.day: known_unseen} if (known_unseen := _of_kind(known, "unseen")) else {}
-        reference.add(known)
+        own = _unseen(check, reference) if check.day not in accepted else {}
+        known = known_of(check, own)
+        if check.day not in accepted:
+            lost |= {check.day: odd[check.day]} if check.day in odd else _lost(check, known, reference, limit)
+        if check.day not in lost:
+            moves += _moves(check, known, reference)
+            unseen |= {check.day: own} if own else {}
+            reference.add(known)
     return Compared(lost, tuple(moves), unseen)
+
+
+def _lost(check: PartitionCheck, known: Known, reference: Reference, limit: float) -> dict[str, str]:
+    """The day and why it lost its meaning; nothing where it did not."""
+    reasons = _reasons(check, known, reference, limit)
+    return {check.day: "; ".join(reasons[:MOST_REASONS])} if reasons else {}
 
 
 def _unseen(check: PartitionCheck, reference: Reference) -> dict[str, float]:
@@ -169,15 +205,11 @@ def _unseen(check: PartitionCheck, reference: Reference) -> dict[str, float]:
     return {name: round(share, 4) for name, share in shares.items() if share}
 
 
-def _of_kind(known: Known, kind: str) -> dict[str, float]:
-    return {signal.name: share for signal, share in known.shares.items() if signal.kind == kind}
-
-
 def known_of(check: PartitionCheck, unseen: Mapping[str, float]) -> Known:
     """A usable day as later ones are compared with it; `unseen`: its shares of unseen rows."""
-    rows = max(1, rows_of(check))
+    rows, delivered = max(1, rows_of(check)), max(1, check.rows)  # what is joined still has its exact duplicates
     shares = {Signal("null", name): count / rows for name, count in check.nulls.items()}
-    shares |= {Signal("unmatched", name): count / rows for name, count in check.unmatched.items()}
+    shares |= {Signal("unmatched", name): count / delivered for name, count in check.unmatched.items()}
     shares |= {Signal("unseen", name): share for name, share in unseen.items()}
     return Known(check.day, shares, {name: parse_sample(text) for name, text in check.categories.items()})
 
@@ -207,13 +239,14 @@ def _is_lost(signal: Signal, share: float, usual: float, limit: float) -> bool:
 
 
 def _reason(signal: Signal, share: float, reference: Reference) -> str:
-    usual = f"before, since {reference.first_day}, at most {reference.usual.get(signal, 0.0):.0%} of a day's rows"
+    usual = reference.usual.get(signal, 0.0)
+    days = f"{reference.days} usable days since {reference.first_day}"
     words = {
         "null": f"{signal.name} is missing in all rows",
-        "unseen": f"{share:.0%} of the rows have a {signal.name} that no usable day before had",
+        "unseen": f"{share:.0%} of the rows have a value in {signal.name} that was never seen before",
         "unmatched": f"side table {signal.name} matches none of the rows",
     }
-    return f"{words[signal.kind]} ({usual})"
+    return f"{words[signal.kind]} (at most {usual:.0%} on the {days})"
 
 
 def _moves(check: PartitionCheck, known: Known, reference: Reference) -> list[Move]:
@@ -227,8 +260,3 @@ def _moves(check: PartitionCheck, known: Known, reference: Reference) -> list[Mo
         for signal, share in judged.items()
         if share > usual[signal] + NOTABLE
     ]
-
-
-def sampled(columns: Iterable[Column]) -> list[Column]:
-    """The columns whose categories are counted."""
-    return [column for column in columns if column.is_category]

@@ -17,7 +17,7 @@ from ml.ledger import NightEntry
 Document = dict[str, Any]
 MOST_DAYS = 5  # that a sentence names
 MOST_KEPT = 20  # days, rules or moves that the document names
-LONGEST_WORDS = 400
+LONGEST_WORDS, LONGEST_RULE = 400, 200
 STAGE_COLUMNS = ("stage", "reused", "computed", "seconds", "peak_mb")
 WHO = {
     "candidate": "candidate",
@@ -80,7 +80,7 @@ def result_document(
             "rules": checks.rules,
             "broken_rules": [
                 {
-                    "rule": c.rule[:LONGEST_WORDS],
+                    "rule": c.rule[:LONGEST_RULE],
                     "scope": c.scope,
                     "severity": c.severity,
                     "unexpected": c.unexpected,
@@ -325,6 +325,12 @@ def newest_of(days: Sequence[str], noun: str, many: int | None = None) -> str:
     return ", ".join(days[-MOST_DAYS:]) + (f" and {counted(more, f'earlier {noun}')}" if more > 0 else "")
 
 
+def listed(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    more = len(names) - MOST_KEPT
+    return ", ".join(names[:MOST_KEPT]) + (f" and {more:,} more" if more > 0 else "")
+
+
 def _left_out_sentences(data: Document) -> list[str]:
     newest = list(data["left_out"].items())[-MOST_DAYS:]
     more = data.get("left_out_days", len(data["left_out"])) - len(newest)
@@ -364,7 +370,7 @@ def _move_sentence(moves: Sequence[Document]) -> str:
     share, usual = f"{newest['share']:.0%} of the rows of {newest['day']}", f"{newest['usual']:.0%}"
     words = {
         "null": f"{newest['name']} is missing in {share}",
-        "unseen": f"{share} have a {newest['name']} that no earlier day had",
+        "unseen": f"{share} have a value in {newest['name']} that no earlier day had",
         "unmatched": f"Side table {newest['name']} does not match {share}",
     }[newest["kind"]]
     also = f"; it moved on {counted(others, 'other day')} too" if others else ""

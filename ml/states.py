@@ -63,7 +63,7 @@ class States(Generic[H]):
 class Bundle(Generic[M]):
     """What came of the states of one kind, by month: one object that every night reads and writes whole.
 
-    A month's states lie in it as JSON, which is parsed only where the month's key is another one than before.
+    A month's states lie in it packed, and are parsed only where the month's key is another one than before.
     """
 
     def __init__(self, store: Store, use_case: str, kind: str, made: type[M]) -> None:

@@ -17,7 +17,7 @@ from ml.artifacts import PartitionCheck, RuleCount
 from ml.cleaning import ROW_NUMBER, coded
 from ml.config import UseCase
 from ml.errors import ConfigError
-from ml.meaning import hashes_of, sample_of, sampled
+from ml.meaning import hashes_of, sample_of
 from ml.serving.columns import Column
 from ml.serving.features import distinct_texts
 from ml.serving.rules import Between, Finite, InSet, Mask, Matches, NotNull, Rule, UniqueKey
@@ -27,7 +27,7 @@ PARTITION_FACTS = {"read", "rows", "duplicates", "quarantined", "quarantined_fra
 SNAPSHOT_FACTS = {"rows", "left_out_days"}
 MOST_NAMES = 20  # of undeclared columns, that are kept of a partition
 LONGEST = 80  # letters of a name or a value that somebody else wrote
-LONGEST_RULE = 200
+LONGEST_RULE, LONGEST_REASON = 200, 600
 MOST_RULES = 3  # that a rejection names
 CURES: dict[type[Rule], str] = {
     NotNull: "declare nullable=True",
@@ -248,7 +248,7 @@ def check_batch(use_case: UseCase, rules: Sequence[Rule], batch: Batch) -> Batch
 def _counts(use_case: UseCase, scan: Scan) -> dict[str, dict[str, Any]]:
     """What ml/meaning.py compares, by the field of PartitionCheck and by day."""
     nulls = {name: scan.batch.counts(scan.missing(name)) for name in _counted_nulls(use_case)}
-    categories = {column.name: scan.categories(column) for column in sampled(use_case.columns)}
+    categories = {column.name: scan.categories(column) for column in use_case.columns if column.is_category}
     days = scan.batch.places
     return {
         "nulls": {day: {name: counts[day] for name, counts in nulls.items() if counts[day]} for day in days},
@@ -357,7 +357,8 @@ def _check(batch: Batch, day: str, facts: pd.DataFrame, broken: Sequence[RuleCou
 def rejected_check(day: str, reason: str) -> PartitionCheck:
     """The verdict on a partition that could not even be read as declared."""
     return PartitionCheck(
-        day=day, rows=0, duplicates=0, quarantined=0, unlabelled=0, unknown_columns=(), rejected=reason, broken=(),
+        day=day, rows=0, duplicates=0, quarantined=0, unlabelled=0, unknown_columns=(), broken=(),
+        rejected=reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}...",
         quarantine=None,
     )  # fmt: skip
 

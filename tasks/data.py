@@ -1,7 +1,7 @@
 """Stages that fail with the data: snapshot, validation, cleaning, split."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from datetime import date, timedelta
@@ -26,7 +26,7 @@ from ml.artifacts import (
     Split,
     Undeclared,
     Work,
-    adapter,
+    packed,
     parsed,
     to_json,
     with_work,
@@ -38,7 +38,7 @@ from ml.errors import ConfigError, DataRejected, RetrainError
 from ml.features import fit_encoder
 from ml.ledger import NightEntry
 from ml.locks import in_turns
-from ml.meaning import Compared, Known, compare, known_of, sampled
+from ml.meaning import Compared, Known, compare, known_of, odd_at_start
 from ml.reading import UnusablePartition
 from ml.rejections import undeclared, unforeseen, way_out
 from ml.report import MOST_DAYS, counted, newest_of, window_words
@@ -92,7 +92,8 @@ def validate_partitions(night: Night, snapshot: Snapshot) -> Checks:
     site = site_of(night)
     manifest = read_manifest(site.store, snapshot.manifest)
     rules = digest_value([rule_to_dict(rule) for rule in site.rules if rule.scope != "snapshot"])
-    decided = _decided(site, "verdict", rules, *(column.name for column in sampled(site.use_case.columns)))
+    columns = digest_value([[column.name, column.is_category, column.sensitive] for column in site.use_case.columns])
+    decided = _decided(site, "verdict", rules, columns)
     JUDGED.clear()
     keys = {name: state_key(decided, digest_bytes(month.encode())) for name, month in manifest.months.items()}
     bundle = Bundle(site.store, night.use_case, "verdict", CheckedMonth)
@@ -229,7 +230,7 @@ def _confirm(verdict: BatchVerdict) -> None:
 
 def _checked_month(key: str, states: dict[str, PartitionCheck]) -> CheckedMonth:
     """A month's verdicts, not yet compared with the days before."""
-    text = adapter(dict[str, PartitionCheck]).dump_json(states).decode()
+    text = packed(dict[str, PartitionCheck], states)
     return _summed(key, text, list(states.values()), Compared({}, (), {}), compared="")
 
 
@@ -266,17 +267,22 @@ def _compared(site: Site, manifest: Manifest, months: dict[str, CheckedMonth]) -
         return months
     done: dict[str, CheckedMonth] = {}
     before: CheckedMonth | None = None
-    limit = site.use_case.max_unseen_fraction
+    limit, first = site.use_case.max_unseen_fraction, list(months.values())[:2]
+    odd = odd_at_start([check for month in first for check in _checks(month)], manifest.accepted, limit)
     for name, month in months.items():
-        accepted = {day: why for day, why in manifest.accepted.items() if month_of(day) == name}
+        own_odd, accepted = (_of_month(days, name) for days in (odd, manifest.accepted))
         came_to = digest_value([before.key, before.lost, before.unseen]) if before else ""
-        key = state_key(month.key, came_to, str(limit), *accepted)
+        key = digest_value([month.key, came_to, limit, sorted(accepted), own_odd])
         if month.compared != key:
             checks = _checks(month)
-            found = compare(checks, _known_days(before) if before else [], accepted, limit)
+            found = compare(checks, _known_days(before) if before else [], accepted, limit, own_odd)
             month = _summed(month.key, month.states, checks, found, compared=key)
         done[name] = before = month
     return done
+
+
+def _of_month(days: Mapping[str, str], name: str) -> dict[str, str]:
+    return {day: words for day, words in days.items() if month_of(day) == name}
 
 
 def _checks(month: CheckedMonth) -> list[PartitionCheck]:
@@ -420,7 +426,7 @@ def _block(check: PartitionCheck, cleaned: CleanedRows) -> Block:
 def _cleaned_month(key: str, blocks: dict[str, Block]) -> CleanedMonth:
     return CleanedMonth(
         key=key,
-        states=adapter(dict[str, Block]).dump_json(blocks).decode(),
+        states=packed(dict[str, Block], blocks),
         digest=digest_value([block.digests for block in blocks.values()]),
         partitions=len(blocks),
         rows=sum(block.rows for block in blocks.values()),

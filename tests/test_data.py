@@ -12,15 +12,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import tasks.data
 from expectations.suite import Verdict
-from ml.artifacts import Blocks, Checks, Night, Snapshot, Split, from_json
+from ml.artifacts import Blocks, Checks, Manifest, Night, Snapshot, Split, from_json
 from ml.cleaning import LABEL
 from ml.config import UseCase
-from ml.errors import Busy, ConfigError, DataRejected
+from ml.errors import Busy, ConfigError, DataRejected, SourceUnavailable
 from ml.locks import held_lock, in_turns, run_lock
+from ml.moves import plan_include
 from ml.serving.features import Encoder
 from ml.settings import Settings
 from ml.store import DiskStore, get_file
@@ -335,3 +338,180 @@ def test_counts_on_which_great_expectations_differs_stop_the_night(shop: Shop, m
     with pytest.raises(ConfigError, match="agree on"):
         Done()
     assert not stored(shop, "*/verdict.json")
+
+
+UNFORESEEN: list[Exception] = [
+    RecursionError("deep"), NotImplementedError("extension<x>"), KeyError("pandas"), OverflowError("year"),
+    TypeError("unhashable"), AttributeError("no such"), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("error", UNFORESEEN, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("sensitive", [False, True])
+def test_whatever_an_odd_file_makes_a_library_raise_costs_its_day_only(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, error: Exception, sensitive: bool
+) -> None:
+    if sensitive:
+        edit_use_case(shop, 'Column(name="country", type="text"', 'Column(name="country", type="text", sensitive=True')
+    failing(monkeypatch, "2024-01-06", error)
+    left_out = Done().checks.left_out
+    assert list(left_out) == ["2024-01-06"]
+    assert f"reading it ends in {type(error).__name__} in column amount" in left_out["2024-01-06"]
+    assert (str(error).splitlines()[0] in left_out["2024-01-06"]) is not sensitive
+
+
+METADATA = {
+    "deep": b"[" * 100_000,
+    "false": b'{"index_columns": ["nowhere"], "columns": [], "column_indexes": []}',
+    "of another kind": b'{"index_columns": [{"kind": "range"}], "columns": 3}',
+    "no JSON": b"\xff",
+}
+
+
+@pytest.mark.parametrize("metadata", METADATA)
+def test_false_metadata_cost_no_other_day(shop: Shop, metadata: str) -> None:
+    """Whether they can be read all the same or not."""
+    file = shop.file("2024-01-06")
+    table = pa.Table.from_pandas(pd.read_parquet(file)).replace_schema_metadata({b"pandas": METADATA[metadata]})
+    pq.write_table(table, file)
+    assert list(Done().checks.left_out) in ([], ["2024-01-06"])
+
+
+@pytest.mark.parametrize("error", [SourceUnavailable("a", "b", "c"), ConfigError("a", "b", "c"), MemoryError()])
+def test_what_is_no_fault_of_a_file_is_no_verdict_on_it(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    failing(monkeypatch, "2024-01-06", error)
+    with pytest.raises(type(error)):
+        Done()
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, day: str, error: Exception) -> None:
+    """Reading the day fails while our code looks at its column `amount`."""
+    read = tasks.data.read_partition
+
+    def odd(settings: Settings, use_case: UseCase, manifest: Manifest, wanted: str) -> Any:
+        for column in use_case.columns:
+            if wanted == day and column.name == "amount":
+                raise error
+        return read(settings, use_case, manifest, wanted)
+
+    monkeypatch.setattr(tasks.data, "read_partition", odd)
+
+
+LOSSES: dict[str, dict[str, Any]] = {
+    "renamed": {"country": lambda rows: rows["country"].str.lower()},
+    "emptied": {"reminders": lambda rows: np.nan},
+    "without labels": {"days_to_pay": lambda rows: np.nan},
+}
+
+
+@pytest.fixture
+def free_text(shop: Shop) -> Shop:
+    """Its countries are not declared: what they are is known from the days before."""
+    edit_use_case(shop, ', values=("DE", "FR", "US")', "")
+    return shop
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_newest_day_that_lost_its_meaning_ends_the_night_and_may_be_accepted(free_text: Shop, loss: str) -> None:
+    for day in ("2024-01-15", "2024-01-16"):
+        rows = pd.read_parquet(free_text.file(day))
+        free_text.rewrite(day, **{name: change(rows) for name, change in LOSSES[loss].items()})
+    with pytest.raises(DataRejected, match="retrain data include shop 2024-01-15 --reason WHY") as caught:
+        Done()
+    assert f"{next(iter(LOSSES[loss]))}" in str(caught.value)
+    assert "retrain run shop --as-of 2024-01-16" in str(caught.value)
+    with pytest.raises(DataRejected, match="2024-01-16"):
+        Done(NEXT)
+    accept(free_text, "2024-01-15")
+    assert Done().checks.left_out == {}
+    assert Done(NEXT).checks.left_out == {}
+
+
+def accept(shop: Shop, day: str) -> None:
+    from deployments.moves import _lost_days
+
+    entry = plan_include(shop.ledger, day, "so", _lost_days(site().store, site().use_case))
+    assert shop.ledger.append(entry)
+
+
+def test_an_older_day_that_lost_its_meaning_is_left_out_and_its_change_is_another_run(free_text: Shop) -> None:
+    rows = pd.read_parquet(free_text.file("2024-01-12"))
+    free_text.rewrite("2024-01-12", country=rows["country"].str.lower())
+    before = Done()
+    assert list(before.checks.left_out) == ["2024-01-12"]
+    assert "100% of the rows have a value in country that was never seen before" in before.checks.left_out["2024-01-12"]
+    assert not before.raw_rows("test")["country"].isin(["de", "fr", "us"]).any()
+    accept(free_text, "2024-01-12")
+    after = Done()
+    assert (after.snapshot.digest != before.snapshot.digest, after.checks.left_out) == (True, {})
+    assert after.raw_rows("test")["country"].isin(["de", "fr", "us"]).any()
+
+
+def test_days_that_are_compared_give_what_a_run_from_scratch_gives(free_text: Shop) -> None:
+    """Over two turns of a month, with a day that is lost, one that is accepted, and one that is corrected."""
+    edit_use_case(free_text, "window_days=14", "window_days=40")
+    for day in (FIRST_DAY + timedelta(days=number) for number in range(90)):
+        rows = shop_day(day)
+        country = rows["country"].str.lower() if day in {date(2024, 2, 3), date(2024, 3, 2)} else rows["country"]
+        rows.assign(country=country).to_parquet(free_text.file(str(day)))
+    for as_of in (date(2024, 2, 6), date(2024, 2, 7), date(2024, 2, 28)):
+        assert list(Done(as_of).checks.left_out) == ["2024-02-03"]
+    for as_of in (date(2024, 3, 5), date(2024, 3, 12)):
+        assert list(Done(as_of).checks.left_out) == ["2024-02-03", "2024-03-02"]
+    accept(free_text, "2024-02-03")
+    found = Done(date(2024, 3, 12))
+    assert found.checks.left_out == {}
+    forget_verdicts(free_text)
+    assert Done(date(2024, 3, 12)).found == found.found
+    free_text.rewrite("2024-02-20", country="?")
+    spoilt = Done(date(2024, 3, 12))
+    assert list(spoilt.checks.left_out) == ["2024-02-20"]
+    forget_verdicts(free_text)
+    assert Done(date(2024, 3, 12)).found == spoilt.found
+
+
+def forget_verdicts(shop: Shop) -> None:
+    """The ledger stays: it knows what was accepted."""
+    for path in stored(shop, "**/*"):
+        if path.is_file():
+            path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"amount": [np.nan] * 60}, "declare nullable=True for amount, or raise max_quarantined_fraction"),
+        ({"amount": [-1.0] * 60}, "widen the limits for amount, or raise max_quarantined_fraction"),
+        ({"country": ["fr"] * 60}, "declare the new values for country, or raise max_quarantined_fraction"),
+        ({"country": None}, "mend the declaration in the use case"),
+    ],
+)
+def test_a_rejection_says_what_to_declare_and_what_to_run(shop: Shop, columns: dict[str, Any], words: str) -> None:
+    shop.rewrite("2024-01-15", **columns)
+    with pytest.raises(DataRejected) as caught:
+        Done()
+    error = caught.value
+    assert error.next_step.startswith("deliver shop/2024-01-15.parquet again, or ")
+    assert words in error.next_step
+    assert "retrain data exclude shop 2024-01-15 --reason WHY; then retrain run shop --as-of 2024-01-16" in str(error)
+
+
+def test_a_class_that_is_spelt_otherwise_is_named_with_the_nearest(shop: Shop) -> None:
+    shop.rewrite("2024-01-15", country="Us")
+    with pytest.raises(DataRejected, match="country is 'Us', where 'US' is the nearest that may be"):
+        Done()
+    edit_use_case(shop, 'Column(name="amount"', 'Column(name="amount", sensitive=True')
+    with pytest.raises(DataRejected, match="60 rows break 'country is one of") as caught:
+        Done()
+    assert "'Us'" not in str(caught.value)
+
+
+def test_a_window_that_cannot_be_used_names_a_day_and_its_commands(shop: Shop) -> None:
+    for number in range(4, 10):
+        shop.rewrite(f"2024-01-{number:02}", amount=-1.0)
+    with pytest.raises(DataRejected, match=r"for 2024-01-09, deliver shop/2024-01-09\.parquet again") as caught:
+        Done()
+    assert "and 1 more" in caught.value.value
+    assert "retrain data exclude shop 2024-01-09" in caught.value.next_step

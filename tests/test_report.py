@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import replace
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 import pytest
@@ -19,6 +19,7 @@ from ml.artifacts import (
     Interval,
     Judgement,
     ModelScores,
+    Move,
     RuleCount,
     Snapshot,
     Split,
@@ -69,6 +70,7 @@ def verdict(name: Any, **figures: float) -> Verdict:
 
 def trail(decision: DecisionName = "PROMOTE", against: Verdict | None = None, **checks: Any) -> Trail:
     found: dict[str, Any] = {
+        "quarantined_days": {},
         "left_out": {"2024-01-07": "it is missing"},
         "undeclared": Undeclared(days=1, most=2, names={"ape": 1, "zebra": 1}),
         "broken": (RuleCount(rule="x is present", scope="row", severity="error", evaluated=9, unexpected=4),),
@@ -77,8 +79,8 @@ def trail(decision: DecisionName = "PROMOTE", against: Verdict | None = None, **
         snapshot=snapshot(),
         checks=Checks(
             work=Work(stage="validate partitions", seconds=1.25, reused=3, computed=1),
-            digest="d", months={}, rows=12_345, duplicates=2, quarantined=17, unlabelled=5, quarantined_days={},
-            rules=4, **{**found, **checks},
+            digest="d", months={}, rows=12_345, duplicates=2, quarantined=17, unlabelled=5, rules=4,
+            **{**found, **checks},
         ),
         blocks=Blocks(manifest="m", digest="d", months={}, rows=1),
         split=Split(
@@ -261,3 +263,70 @@ def test_a_trail_lists_its_work_in_the_order_of_its_stages() -> None:
     assert [work.stage for work in trail().work][:2] == ["take snapshot", "validate partitions"]
     assert len(trail().work) == 9
     assert to_json(trail().checks)
+
+
+DAYS = [str(date(2023, 1, 1) + timedelta(days=number)) for number in range(365)]
+
+
+def many() -> dict[str, Any]:
+    """As a window of a year has it where on every day 1,000 columns are undeclared and all that can move moves."""
+    words = "it cannot be read, since " + "so many words say why " * 30
+    rules = (RuleCount(rule=f"x{n} is {words}", scope="row", severity="error", evaluated=9, unexpected=4) for n in DAYS)
+    names = {f"column {number} {'x' * 60}": 365 for number in range(20)}
+    moves = (Move(day=day, kind="null", name=f"x{n}", share=0.5, usual=0.1) for day in DAYS for n in range(20))
+    return {
+        "left_out": dict.fromkeys(DAYS, words),
+        "undeclared": Undeclared(days=365, most=1_000, names=names),
+        "quarantined_days": dict.fromkeys(DAYS, 3),
+        "broken": tuple(rules),
+        "moves": tuple(moves),
+    }
+
+
+def test_names_are_said_once_whatever_the_window() -> None:
+    found = document(**many())
+    text = markdown(found)
+    assert len(to_json(found)) < 64 * 1024
+    assert len(text) < 12_000
+    assert text.count("column 7 xxx") == 1
+    for words in ("(365 days)", "and 980 more", "360 more days", "345 more rules broken"):
+        assert words in text
+
+
+def test_changed_days_are_counted_and_the_newest_are_named() -> None:
+    found = document()
+    found["snapshot"] |= {"changed_days": DAYS[-20:], "changed": 365}
+    assert "Changed since the last night: 2023-12-27, 2023-12-28, " in markdown(found)
+    assert "2023-12-31 and 360 earlier days." in markdown(found)
+
+
+def test_what_a_long_note_loses_comes_after_the_scores_and_gates() -> None:
+    text = markdown(document(**many()))
+    assert text.index("## Scores") < text.index("## Gates") < text.index("## Data")
+    assert text.index("## Data") < 2_000
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("null", "amount is missing in 40% of the rows of 2024-02-28 (on days before, at most 4%)."),
+        ("unseen", "40% of the rows of 2024-02-28 have a value in amount that no earlier day had (on days before, at"),
+        ("unmatched", "Side table amount does not match 40% of the rows of 2024-02-28 (on days before, at most 4%)."),
+    ],
+)
+def test_what_moved_is_a_sentence_a_column(kind: str, words: str) -> None:
+    newest = Move(day="2024-02-28", kind=kind, name="amount", share=0.4, usual=0.04)
+    assert words in " ".join(data_sentences(document(moves=(newest,))))
+    older = replace(newest, day="2024-02-27", share=0.3)
+    said = [sentence for sentence in data_sentences(document(moves=(older, newest))) if "2024-02-28 " in sentence]
+    assert "; it moved on 1 other day too)" in " ".join(said)
+
+
+def test_an_older_entry_of_the_ledger_is_still_told() -> None:
+    """It has undeclared columns by day, and neither moves nor counts."""
+    old = document()
+    for name in ("undeclared_columns", "moves", "left_out_days", "more_broken_rules"):
+        del old["data"][name]
+    del old["snapshot"]["changed"]
+    old["data"]["unknown_columns"] = {"2024-01-08": ["ape", "zebra"], "2024-01-09": ["ape"]}
+    assert "Columns that nobody declared: ape (2 days), zebra (1 day)." in data_sentences(old)

@@ -12,7 +12,18 @@ from hypothesis import strategies as st
 from ml.serving.columns import NOT_COUNTED, NOT_ISO, Column, conform, wrong_type
 from ml.serving.model import PackagedModel
 from ml.serving.output import Output, TaskKind, probabilities, sigmoid, values
-from ml.serving.rules import RULE_TYPES, Between, InSet, InYears, Matches, NotBelow, NotNull, UniqueKey, first_broken
+from ml.serving.rules import (
+    RULE_TYPES,
+    Between,
+    Finite,
+    InSet,
+    InYears,
+    Matches,
+    NotBelow,
+    NotNull,
+    UniqueKey,
+    first_broken,
+)
 from tests.tiny import KINDS, packaged, raw_parcels
 
 
@@ -97,6 +108,8 @@ BROKEN = [
     ({"weight": np.nan}, "weight is present"),
     ({"distance": -1.0}, "distance is at least 0"),
     ({"zone": np.nan}, "zone is present"),
+    *(({"distance": value}, "distance is finite (within 1e+100)") for value in (np.inf, 1e200)),
+    *(({"weight": value}, "weight lies between 0 and 30") for value in (np.inf, -np.inf, -1e200)),
     ({"weight": -1.0, "distance": -1.0}, "weight lies between 0 and 30"),
 ]
 
@@ -185,7 +198,7 @@ def test_types_that_hold_the_same_values_are_welcome(rows: pd.DataFrame) -> None
 
 def test_probabilities_lie_between_0_and_1_and_the_threshold_decides() -> None:
     model = packaged()
-    wild = raw_parcels(1000).assign(distance=np.geomspace(1e-9, 1e300, 1000))
+    wild = raw_parcels(1000).assign(distance=np.geomspace(1e-9, 1e99, 1000))
     answers = model.predict(wild)
     assert answers["probability"].between(0, 1).all()
     above = answers["probability"] >= model.output.threshold
@@ -281,6 +294,7 @@ MASKS = [
     (Between(column="x", minimum=1, maximum=3), [0, 0, 0, 0], "x lies between 1 and 3"),
     (InYears(column="t"), [1, 0, 0, 1], "t is a time of the years 1900 to 2199"),
     (InYears(column="t", last=9999), [1, 0, 0, 0], "t is a time of the years 1900 to 9999"),
+    (Finite(column="x"), [0, 0, 0, 0], "x is finite (within 1e+100)"),
     (InSet(column="s", values=("b", "c")), [1, 0, 0, 1], "s is one of b, c"),
     (Matches(column="s", pattern="^a"), [0, 0, 1, 0], "s matches ^a"),
     (NotBelow(column="x", other="y"), [1, 0, 0, 0], "x is not below y"),

@@ -1,5 +1,6 @@
 """The verdict on partitions: counts, attribution, quarantine and rejection."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 from ml.artifacts import PartitionCheck
 from ml.cleaning import ROW_NUMBER
 from ml.config import UseCase
+from ml.features import Moments
 from ml.serving.columns import conform
-from ml.serving.rules import Between, InSet, NotNull, Rule
+from ml.serving.features import NumberFeature
+from ml.serving.rules import LARGEST, Between, Finite, InSet, NotNull, Rule
 from ml.validation import (
     Batch,
     BatchVerdict,
@@ -21,7 +24,7 @@ from ml.validation import (
     rejection,
     snapshot_rules,
 )
-from tests.tiny import FIRST_DAY, sales, tills
+from tests.tiny import FIRST_DAY, parcel_rows, parcels, sales, tills
 
 DAY = str(FIRST_DAY)
 OTHER_DAY = "2024-01-02"
@@ -76,6 +79,70 @@ def test_a_row_that_breaks_a_rule_is_set_aside_under_its_sentence(name: str, val
     assert aside[ROW_NUMBER].tolist() == [3, 8]
     assert set(aside["broken_rule"]) == {rule}
     assert verdict.checks[DAY].rejected is None
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, 1e200, -1e308])
+@pytest.mark.parametrize("column", ["amount", "items", "returned_after"])
+def test_what_a_division_by_zero_leaves_breaks_a_rule(column: str, value: float) -> None:
+    """Also of a column with a declared range, which refuses it first, and of the target."""
+    verdict = judged({DAY: day(**{column: ([3], value)})})
+    rule = "amount lies between 0 and 1000" if column == "amount" else f"{column} is finite (within 1e+100)"
+    assert broken(verdict.checks[DAY]) == {rule: 1}
+    assert verdict.quarantine[DAY][ROW_NUMBER].tolist() == [3]
+    assert verdict.checks[DAY].unlabelled == 2
+
+
+def test_numbers_that_the_rule_lets_pass_can_be_summed() -> None:
+    values = np.array([LARGEST, -LARGEST, 1.0, 0.0] * 1000)
+    assert not Finite(column="x").unexpected(pd.DataFrame({"x": values})).any()
+    moments = Moments.of(values)
+    assert np.isfinite([moments.mean, moments.std, moments.deviations]).all()
+    feature = NumberFeature(column="x", mean=moments.mean, std=moments.std, clip=8.0, indicator=False)
+    x = np.empty((len(values), 1), np.float32)
+    feature.write(values, x)
+    assert np.isfinite(x).all()
+
+
+LABELS: list[tuple[dict[str, Any], str, Any, int]] = [
+    ({"kind": "multiclass", "column": "pace"}, "pace", "SLOW", 1),
+    ({"kind": "multiclass", "column": "pace"}, "pace", " slow", 1),
+    ({"kind": "multiclass", "column": "pace"}, "pace", "", 1),
+    ({"kind": "multiclass", "column": "pace"}, "pace", None, 0),
+    ({"kind": "binary", "column": "outcome"}, "outcome", "Late", 1),
+    ({"kind": "binary", "column": "outcome"}, "outcome", None, 0),
+    ({"kind": "regression", "column": "price"}, "price", np.inf, 1),
+    ({"kind": "regression", "column": "price"}, "price", -np.inf, 1),
+    ({"kind": "regression", "column": "price"}, "price", np.nan, 0),
+]
+
+
+@pytest.mark.parametrize(("target", "column", "label", "refused"), LABELS)
+def test_a_label_of_no_declared_class_is_refused_and_a_missing_one_is_counted(
+    target: dict[str, Any], column: str, label: Any, refused: int
+) -> None:
+    use_case = parcels(target["kind"])
+    rows = conform(parcel_rows(60), use_case.columns)
+    rows.loc[4, column] = label
+    batch = Batch.of(use_case.key, {"all": rows}, {"all": ()})
+    check = check_batch(use_case, rules(use_case), batch).checks["all"]
+    assert (check.quarantined, check.unlabelled) == (refused, 1 - refused)
+    assert check.labelled == 59
+
+
+@pytest.mark.parametrize("sensitive", [False, True])
+def test_a_day_whose_labels_are_spelt_otherwise_is_rejected_by_name(sensitive: bool) -> None:
+    plain = parcels("multiclass")
+    columns = tuple(replace(column, sensitive=sensitive and column.name == "weight") for column in plain.columns)
+    use_case = parcels("multiclass", columns=columns)
+    rows = conform(parcel_rows(60), columns)
+    spelt = rows.assign(pace=rows["pace"].str.title())
+    batch = Batch.of(use_case.key, {"all": spelt}, {"all": ()})
+    check = check_batch(use_case, rules(use_case), batch).checks["all"]
+    assert check.rejected is not None
+    assert "60 rows break 'pace is one of slow, usual, quick'" in check.rejected
+    assert ("is the nearest that may be" in check.rejected) is not sensitive
+    assert any(name in check.rejected for name in ("Slow", "Usual", "Quick")) is not sensitive
+    assert check.cure == "declare the new values for pace, or raise max_quarantined_fraction"
 
 
 def test_a_row_without_a_label_is_counted_and_not_set_aside() -> None:
