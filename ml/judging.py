@@ -43,11 +43,20 @@ def baselines(use_case: UseCase, train: pd.DataFrame) -> dict[str, Baseline]:
 
 
 def model_answers(use_case: UseCase, predict: Predict, rows: pd.DataFrame) -> Answers:
-    """A packaged model's answers on raw rows. Raises NoAnswer where it refuses some of them."""
+    """A packaged model's answers on raw rows. Raises NoAnswer where it refuses some of them, or says no number."""
     out = predict(rows.drop(columns=[LABEL, DAY]))
     refused = int(out["broken_rule"].notna().sum())
     if refused:
         raise NoAnswer(f"it refuses {refused} of {len(out)} test rows by its own rules")
+    answers = _answers(use_case, out)
+    numbers = answers.chosen[:, None] if answers.probability is None else answers.probability
+    lost = ~np.isfinite(numbers).all(axis=1) | (answers.chosen < 0 if use_case.target.classes else False)
+    if lost.any():
+        raise NoAnswer(f"what it says to {int(lost.sum())} of {len(out)} test rows is no number or no declared class")
+    return answers
+
+
+def _answers(use_case: UseCase, out: pd.DataFrame) -> Answers:
     if use_case.target.kind == "regression":
         return Answers(out["prediction"].to_numpy(np.float64))
     classes = use_case.target.classes
@@ -82,11 +91,11 @@ def judge_all(
 
 
 def resampling_units(use_case: UseCase, test: pd.DataFrame) -> tuple[Any, str]:
-    """Each row's unit, or None for the row itself; and the unit's name."""
+    """Each row's unit (null where the row has none), or None for the row itself; and the unit's name."""
     if use_case.dated:
         return test[DAY].to_numpy(object), "day"
     if use_case.group:
-        return test[use_case.group].astype("str").to_numpy(object), use_case.group
+        return test[use_case.group].to_numpy(object), use_case.group
     return None, "row"
 
 
