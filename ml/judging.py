@@ -37,6 +37,7 @@ class NoAnswer(ValueError):
 
 
 def baselines(use_case: UseCase, train: pd.DataFrame) -> dict[str, Baseline]:
+    """From the label of train rows, and the columns that a rule may be about."""
     found: dict[str, Baseline] = {"constant": best_constant(use_case, train[LABEL].to_numpy(np.float64))}
     rule = best_rule(use_case, train)
     return found if rule is None else {**found, "rule": rule}
