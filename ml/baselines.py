@@ -11,6 +11,7 @@ from ml.config import UseCase
 from ml.evaluation import Answers, class_metric
 
 Floats = NDArray[np.float64]
+CUTS_AT_ONCE = 65_536
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,16 @@ def best_constant(use_case: UseCase, labels: Floats) -> Constant:
     return Constant(float(best), shares, f"always '{use_case.target.classes[best]}'")
 
 
-def best_rule(use_case: UseCase, train: pd.DataFrame) -> OneColumnRule | None:
-    """The best threshold over all numeric features; None for more than two classes or without a number."""
+def rule_columns(use_case: UseCase) -> list[str]:
+    """The columns that a rule may be about: all numeric features; none for more than two classes."""
     names = [c.name for c in use_case.features if c.type in {"number", "integer"} and not c.is_category]
-    if use_case.target.kind == "multiclass" or not names:
+    return [] if use_case.target.kind == "multiclass" else names
+
+
+def best_rule(use_case: UseCase, train: pd.DataFrame) -> OneColumnRule | None:
+    """The best threshold over all columns that a rule may be about, looked at one by one; None where there is none."""
+    names = rule_columns(use_case)
+    if not names:
         return None
     labels = train[LABEL].to_numpy(np.float64)
     find = _best_cut_of_values if use_case.target.kind == "regression" else _best_cut_of_classes
@@ -111,11 +118,17 @@ def _best_cut_of_classes(metric: str, column: Floats, labels: Floats) -> tuple[f
     positives = np.cumsum(labels[order])
     below_p, below_n = positives[ends], (ends + 1) - positives[ends]
     above_p, above_n = positives[-1] - below_p, len(labels) - positives[-1] - below_n
-    rising = np.moveaxis(np.array([[below_n, above_n], [below_p, above_p]]), -1, 0)
-    falling = rising[:, :, ::-1]
-    scores = np.nan_to_num(np.stack([class_metric(metric, m, binary=True) for m in (rising, falling)]))
+    rising = np.array([[below_n, above_n], [below_p, above_p]])
+    starts = range(0, len(ends), CUTS_AT_ONCE)
+    scores = np.concatenate([_scores(metric, rising[:, :, start : start + CUTS_AT_ONCE]) for start in starts], axis=1)
     direction, position = np.unravel_index(scores.argmax(), scores.shape)
     return float(scores.max()), _middle(ordered, ends[position]), bool(direction == 0)
+
+
+def _scores(metric: str, rising: Floats) -> Floats:
+    """(2, cuts) from the cells (label, side, cuts): with the second class above the cut, and below it."""
+    cells = np.moveaxis(rising, -1, 0)
+    return np.nan_to_num(np.stack([class_metric(metric, each, binary=True) for each in (cells, cells[:, :, ::-1])]))
 
 
 def _best_cut_of_values(metric: str, column: Floats, labels: Floats) -> tuple[float, float, bool]:

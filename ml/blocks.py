@@ -88,6 +88,10 @@ class BlockReader:
             frames.append(conform(rows, columns).assign(**{LABEL: rows[LABEL].astype("float64"), DAY: block.day}))
         return pd.concat(frames, ignore_index=True)
 
+    def labelled_columns(self, as_of: date, part: Part, names: list[str]) -> pd.DataFrame:
+        """Only these columns of the part's rows and their label, as they are stored: a day is read at a time."""
+        return pd.concat([rows[[*names, LABEL]] for rows in self.part_frames(as_of, part)], ignore_index=True)
+
     def of_part(self, as_of: date, part: Part) -> list[Block]:
         months = self.months_of_part(as_of, part)
         return [block for name, ends in months.items() for block in self.of_month(name, *ends)]

@@ -71,7 +71,7 @@ class Target:
 
     @property
     def digest(self) -> str:
-        return digest_value(dataclasses.asdict(self))
+        return digest_value(_fields(self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +226,7 @@ class UseCase:
     def reading_digest(self) -> str:
         """Digest of what decides how a partition's bytes become rows and labels, but for the rules."""
         names = ("source", "target", "time_column", "time_zone", "known_at_column", "derive", "side_tables")
-        types = [[c.name, c.type, *([c.unit] if c.type == "timestamp" else [])] for c in self.columns]
+        types = [[c.name, c.type, *([c.unit] if c.type == "timestamp" else []), *_newer(c)] for c in self.columns]
         return digest_value([types, {name: _plain(getattr(self, name)) for name in names}])
 
     @property
@@ -238,8 +238,7 @@ class UseCase:
     @functools.cached_property
     def digest(self) -> str:
         """Digest of all that decides a result: functions count by their source, the estimator by its parameters."""
-        names = [field.name for field in dataclasses.fields(self) if field.name not in OPERATIONAL]
-        return digest_value({name: _plain(getattr(self, name)) for name in names})
+        return digest_value({name: value for name, value in _fields(self).items() if name not in OPERATIONAL})
 
     def today(self) -> date:
         return datetime.now(ZoneInfo(self.time_zone)).date()
@@ -269,13 +268,73 @@ def _values_of(column: Column, target: Target) -> tuple[str, ...]:
     return target.classes if column.name == target.column and target.kind == "multiclass" else column.values
 
 
+# What digests have always held, whatever its value. A field that came later is left out where it has its default, so
+# that models which were judged before it came stay comparable.
+ALWAYS = {
+    "UseCase": "name question source columns target key model gates metric group side_tables derive time_column "
+    "time_zone known_at_column window_days label_delay_days test_days validation_days seed outlier_std rare_below "
+    "max_quarantined_fraction max_missing_days min_rows schedule replay_from missed_nights missed_within_days "
+    "on_inconclusive retention demo",
+    "Column": "name type nullable minimum maximum values feature category parts sensitive unit example",
+    "Target": "column kind above positive classes log unit",
+    "Source": "folder",
+    "FileSource": "file time_column",
+    "DatabaseSource": "database query time_column changed_column",
+    "SideTable": "name source on take",
+    "Retention": "versions state_days quarantine_days",
+    "Gate": "metric why",
+    "MinMetric": "floor",
+    "NotWorse": "max_drop",
+    "NetworkEstimator": "hidden activation loss optimizer learning_rate weight_decay batch_size epochs patience "
+    "class_weight noise_std seed device",
+}
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """The fields of a part of a use case, in JSON's types, without later ones that have their default."""
+    defaults = _defaults(type(value))
+    fields = {name: _plain(getattr(value, name)) for name in defaults}
+    newer = {name for name in fields if not _stood_always(type(value), name)}
+    return {name: field for name, field in fields.items() if name not in newer or field != _plain(defaults[name])}
+
+
+def _newer(column: Column) -> list[Any]:
+    """What a column says by later fields: each may decide how its values are read."""
+    found = {name: field for name, field in _fields(column).items() if not _stood_always(type(column), name)}
+    return [found] if found else []
+
+
+def _defaults(kind: type) -> dict[str, Any]:
+    """Every field or parameter with its default; None where it has none."""
+    if not dataclasses.is_dataclass(kind):
+        return {name: each.default for name, each in inspect.signature(kind).parameters.items()}
+    made = {f.name: f.default_factory() for f in dataclasses.fields(kind) if callable(f.default_factory)}
+    plain = {f.name: None if f.default is dataclasses.MISSING else f.default for f in dataclasses.fields(kind)}
+    return plain | made
+
+
+def _stood_always(kind: type, name: str) -> bool:
+    """A field of a company's own class stands in every digest."""
+    for owner in kind.__mro__:
+        if name in ALWAYS.get(owner.__name__, "").split():
+            return True
+        if name in vars(owner).get("__annotations__", {}) or name in _parameters(owner):
+            return owner.__module__.partition(".")[0] != "ml"
+    return True
+
+
+def _parameters(kind: type) -> list[str]:
+    """Those of an estimator's own __init__."""
+    own = vars(kind).get("__init__") if issubclass(kind, NetworkEstimator) else None
+    return list(inspect.signature(own).parameters) if own else []
+
+
 def _plain(value: Any) -> Any:
     """A JSON form of any field of a use case."""
     if isinstance(value, NetworkEstimator):
-        return {"estimator": type(value).__name__, **{k: _plain(v) for k, v in value.get_params(deep=False).items()}}
+        return {"estimator": type(value).__name__, **_fields(value)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return {"type": type(value).__name__, **fields}
+        return {"type": type(value).__name__, **_fields(value)}
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
     if isinstance(value, date):

@@ -103,7 +103,12 @@ def _draw_blocks(units: int) -> list[NDArray[np.int_]]:
 def make_pair(
     kind: TaskKind, classes: int, y: Floats, candidate: Answers, other: Answers, units: NDArray[np.object_] | None
 ) -> Pair:
-    """Evidence from answers on the same rows; `units` names each row's resampling unit, None makes each row one."""
+    """Evidence from answers on the same rows; `units` names each row's resampling unit, None makes each row one.
+
+    A row without a unit is a unit of its own. Raises ValueError for an answer that is no number or no class.
+    """
+    for answers in (candidate, other):
+        _refuse_no_answers(classes, y, answers)
     if kind == "regression":
         each = np.column_stack([np.ones_like(y), y, y * y] + _errors(y, other) + _errors(y, candidate))[
             :, [0, 1, 2, 3, 5, 4, 6]
@@ -112,10 +117,25 @@ def make_pair(
         cell = (y * classes + other.chosen) * classes + candidate.chosen
         each = np.eye(classes**3)[cell.astype(int)]
     if units is not None:
-        each = pd.DataFrame(each).groupby(pd.Series(units), sort=True).sum().to_numpy()
+        each = pd.DataFrame(each).groupby(_unit_numbers(units)).sum().to_numpy()
     distinct, counts = np.unique(each, axis=0, return_counts=True)
     rows = tuple(tuple(float(value) for value in row) for row in distinct)
     return Pair(kind=kind, classes=classes, statistics=rows, counts=tuple(int(count) for count in counts))
+
+
+def _unit_numbers(units: NDArray[np.object_]) -> NDArray[np.int_]:
+    """(rows,) a number for each unit; pandas itself would leave out the rows that have none."""
+    numbers, names = pd.factorize(units)
+    alone = numbers < 0
+    return np.where(alone, len(names) + np.cumsum(alone), numbers)
+
+
+def _refuse_no_answers(classes: int, y: Floats, answers: Answers) -> None:
+    if len(answers.chosen) != len(y):
+        raise ValueError(f"each of {len(y)} rows needs an answer, but there are {len(answers.chosen)}")
+    whole = np.isfinite(answers.chosen) if not classes else np.isin(answers.chosen, np.arange(classes))
+    if not whole.all():
+        raise ValueError(f"an answer is a number or a class, but {int((~whole).sum())} of {len(y)} are none")
 
 
 def _errors(y: Floats, answers: Answers) -> list[Floats]:

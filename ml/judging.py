@@ -37,6 +37,7 @@ class NoAnswer(ValueError):
 
 
 def baselines(use_case: UseCase, train: pd.DataFrame) -> dict[str, Baseline]:
+    """From the label of train rows, and the columns that a rule may be about."""
     found: dict[str, Baseline] = {"constant": best_constant(use_case, train[LABEL].to_numpy(np.float64))}
     rule = best_rule(use_case, train)
     return found if rule is None else {**found, "rule": rule}
@@ -58,8 +59,9 @@ def model_answers(use_case: UseCase, predict: Predict, rows: pd.DataFrame) -> An
         raise NoAnswer(f"it refuses {refused} of {len(out)} test rows by its own rules")
     numbers = out[shares or ["prediction"]].to_numpy(np.float64)
     chosen = pd.Index(classes).get_indexer(pd.Index(out["prediction"])).astype(np.float64)
-    if not np.isfinite(numbers).all() or (shares and (chosen < 0).any()):
-        raise NoAnswer("some of its answers are no number, or none of the classes")
+    lost = ~np.isfinite(numbers).all(axis=1) | ((chosen < 0) if classes else False)
+    if lost.any():
+        raise NoAnswer(f"what it says to {int(lost.sum())} of {len(out)} test rows is no number or no declared class")
     if kind == "regression":
         return Answers(numbers[:, 0])
     return Answers(chosen, np.column_stack([1 - numbers[:, 0], numbers[:, 0]]) if kind == "binary" else numbers)
@@ -89,11 +91,11 @@ def judge_all(
 
 
 def resampling_units(use_case: UseCase, test: pd.DataFrame) -> tuple[Any, str]:
-    """Each row's unit, or None for the row itself; and the unit's name."""
+    """Each row's unit (null where the row has none), or None for the row itself; and the unit's name."""
     if use_case.dated:
         return test[DAY].to_numpy(object), "day"
     if use_case.group:
-        return test[use_case.group].astype("str").to_numpy(object), use_case.group
+        return test[use_case.group].to_numpy(object), use_case.group
     return None, "row"
 
 

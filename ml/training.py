@@ -110,7 +110,7 @@ def choose_output(use_case: UseCase, outputs: Floats, y: Floats, fit: Fit) -> Ou
     if target.kind == "multiclass":
         return Output(kind=target.kind, classes=target.classes)
     slope, offset = calibrate(outputs[:, 0], y)
-    threshold = best_f1_threshold(y, sigmoid(slope * outputs[:, 0] + offset))
+    threshold = best_threshold(use_case.metric, y, sigmoid(slope * outputs[:, 0] + offset))
     return Output(kind=target.kind, classes=target.classes, threshold=threshold, slope=slope, offset=offset)
 
 
@@ -128,11 +128,27 @@ def calibrate(logits: Floats, y: Floats) -> tuple[float, float]:
     return (slope, offset) if slope > 0 else (1.0, 0.0)
 
 
-def best_f1_threshold(y: Floats, probability: Floats) -> float:
-    """The threshold with the largest F1; between two probabilities their midpoint, of equals the nearest to 0.5."""
+def best_threshold(metric: str, y: Floats, probability: Floats) -> float:
+    """The threshold with the best metric; between two probabilities their midpoint, of equals the nearest to 0.5.
+
+    Recall is 1 wherever all positives are found, and precision may be for a single row: of the thresholds with the best
+    of either, the one with the largest F1 is taken. For accuracy the threshold may lie above all probabilities.
+    """
     cuts, position = np.unique(probability, return_inverse=True)
     chosen, hits = (np.bincount(position, weights)[::-1].cumsum()[::-1] for weights in (np.ones_like(y), y))
-    f1 = 2 * hits / (y.sum() + chosen)  # one division of whole numbers: equal scores are equal floats
     middles = np.concatenate([[cuts[0] / 2], (cuts[1:] + cuts[:-1]) / 2])
-    best = middles[f1 >= f1.max()]
-    return float(best[np.argmin(np.abs(best - 0.5))])
+    if metric == "accuracy":
+        chosen, hits = np.append(chosen, 0.0), np.append(hits, 0.0)
+        middles = np.append(middles, max((cuts[-1] + 1) / 2, np.nextafter(cuts[-1], 2)))
+    # Each score is one division of whole numbers, or none: equal scores are equal floats.
+    f1 = 2 * hits / (y.sum() + chosen)
+    if metric == "f1":
+        score = f1
+    elif metric == "accuracy":
+        score = 2 * hits - chosen
+    else:
+        score = hits / (chosen if metric == "precision" else y.sum())
+    best = score >= score.max()
+    if metric in {"precision", "recall"}:
+        best &= f1 >= f1[best].max()
+    return float(middles[best][np.argmin(np.abs(middles[best] - 0.5))])

@@ -29,6 +29,7 @@ from ml.artifacts import (
     from_json,
     to_json,
 )
+from ml.baselines import rule_columns
 from ml.cleaning import to_parquet
 from ml.decision import comparability, decide, is_open
 from ml.digests import digest_value
@@ -224,8 +225,9 @@ def _evaluate(
     site: Site, night: Night, run_key: str, key: str, blocks: Blocks, split: Split, upload: Upload,
     opponents: dict[str, Champion | None],
 ) -> Evaluations:  # fmt: skip
-    test, train = (site.reader(blocks).raw_rows(night.as_of, part) for part in ("test", "train"))
-    found = baselines(site.use_case, train)
+    reader = site.reader(blocks)
+    found = baselines(site.use_case, reader.labelled_columns(night.as_of, "train", rule_columns(site.use_case)))
+    test = reader.raw_rows(night.as_of, "test")
     answers = {who: baseline.answers(test) for who, baseline in found.items()}
     answers["candidate"] = _candidates_answers(site, upload, test)
     described = {who: baseline.description for who, baseline in found.items()} | {"candidate": "tonight's model"}

@@ -17,6 +17,7 @@ import ml.evaluation
 import tasks.data
 import tasks.model
 from ml.artifacts import Fit, to_json
+from ml.baselines import rule_columns
 from ml.errors import ConfigError, DataRejected
 from ml.gates import Evidence
 from ml.judging import baselines, judge_all, model_answers
@@ -279,8 +280,9 @@ def night_of(as_of: date) -> dict[str, Any]:
     split = tasks.data.split_rows.fn(night, blocks)
     fit: Fit = _fit(site, night, run_key(night, snapshot.digest), blocks, split)
     model, _ = _package(site, night, blocks, split, fit)
-    test, train = (site.reader(blocks).raw_rows(as_of, part) for part in ("test", "train"))
-    found = baselines(site.use_case, train)
+    reader = site.reader(blocks)
+    found = baselines(site.use_case, reader.labelled_columns(as_of, "train", rule_columns(site.use_case)))
+    test = reader.raw_rows(as_of, "test")
     answers = {who: baseline.answers(test) for who, baseline in found.items()}
     answers["candidate"] = model_answers(site.use_case, lambda rows: model.predict(rows[[*_names(model)]]), test)
     judged = judge_all(site.use_case, test, answers, dict.fromkeys(answers, ""), seed=1)

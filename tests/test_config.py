@@ -9,9 +9,22 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from ml.config import Retention, Source, Target, UseCase, load, load_use_case, require_known, use_case_files
+from ml.config import (
+    DatabaseSource,
+    FileSource,
+    Retention,
+    SideTable,
+    Source,
+    Target,
+    UseCase,
+    _plain,
+    load,
+    load_use_case,
+    require_known,
+    use_case_files,
+)
 from ml.errors import ConfigError, UsageError
-from ml.gates import BetterThanTrivial, MinMetric
+from ml.gates import BetterThanRule, BetterThanTrivial, MinMetric, NotWorseThanChampion, NotWorseThanReference
 from ml.models.estimators import NetworkClassifier
 from ml.serving.columns import Column
 from tests.tiny import parcels, tills
@@ -280,6 +293,100 @@ def test_the_digest_of_reading_follows_what_decides_rows_and_labels_and_not_the_
 ) -> None:
     assert (tills(**changes).reading_digest != tills().reading_digest) is other
     assert tills(**changes).digest != tills().digest
+
+
+# Digests that are stored
+
+EVERY = UseCase(
+    name="every",
+    question="Does each part keep its digest?",
+    source=Source(folder="every"),
+    side_tables=(
+        SideTable(name="files", source=FileSource(file="f.csv", time_column="at"), on=("k",), take=("f",)),
+        SideTable(
+            name="rows",
+            source=DatabaseSource(database="D", query="select 1", time_column="at", changed_column="c"),
+            on=("k",),
+            take=("r",),
+        ),
+    ),
+    key=("k",),
+    columns=(
+        Column(name="k", type="text"),
+        Column(name="at", type="timestamp", parts=("hour",)),
+        Column(name="f", nullable=True, minimum=0, maximum=9, unit="m", example=1.0),
+        Column(name="r", type="integer", category=True, feature=False),
+        Column(name="y", type="text", values=("a", "b"), feature=False),
+    ),
+    target=Target(column="y", positive="b", classes=("a", "b")),
+    time_column="at",
+    model=NetworkClassifier(hidden=(3,)),
+    gates=(
+        MinMetric(metric="f1", floor=0.5, why="w"),
+        BetterThanTrivial(metric="f1", why="w"),
+        BetterThanRule(metric="f1", why="w"),
+        NotWorseThanChampion(metric="f1", max_drop=0.1, why="w"),
+        NotWorseThanReference(metric="f1", max_drop=0.1, why="w"),
+    ),
+    metric="f1",
+    retention=Retention(versions=3),
+)
+
+STORED = {  # by the version of 2026-11-27; champions of stores are compared by that of their target
+    "digest": "4267543f7b304e13f3c540cd821f54ce53ca6cfb79687ecde54bac3ccdb83933",
+    "reading_digest": "4d3ab93630c08e5e90ffcca54617ef9f4c6cd8b6fb33787bc185adaf8fc343e5",
+    "statistics_digest": "bad88291ed2f9d6c7ba528876e2ba90b236a20de803bc37e413fccf817000c3a",
+}
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_digests_that_stores_hold_stay_as_they_are(name: str) -> None:
+    assert getattr(EVERY, name) == STORED[name]
+
+
+def test_a_champions_target_stays_comparable() -> None:
+    assert EVERY.target.digest == "13c4dd852637cf9b8ff89ec3d3d3209e44a7bc3ad375549180508874f8af3d53"
+    regression = Target(column="y", kind="regression", log=True, unit="m")
+    assert regression.digest == "100b28275c8dde6961a3e59caa213731d8eaa562f479efae2defc869b5b437df"
+
+
+def newer(kind: type, **fields: Any) -> type:
+    """The class as a later version of ours has it: of the same name, with further fields."""
+    made = dataclasses.make_dataclass(
+        kind.__name__, [(name, Any, value) for name, value in fields.items()], bases=(kind,), frozen=True, kw_only=True
+    )
+    made.__module__ = kind.__module__
+    return made
+
+
+NEWER: list[tuple[str, Callable[..., Any]]] = [
+    ("source", lambda **more: newer(Source, encoding="utf-8")(folder="every", **more)),
+    ("target", lambda **more: newer(Target, encoding="utf-8")(**vars(EVERY.target), **more)),
+    ("columns", lambda **more: tuple(newer(Column, encoding="utf-8")(**vars(c), **more) for c in EVERY.columns)),
+    ("gates", lambda **more: (newer(MinMetric, encoding="utf-8")(**vars(EVERY.gates[0]), **more), *EVERY.gates[1:])),
+    (
+        "side_tables",
+        lambda **more: (newer(SideTable, encoding="utf-8")(**vars(EVERY.side_tables[0]), **more), EVERY.side_tables[1]),
+    ),
+]
+
+
+@pytest.mark.parametrize(("field", "make"), NEWER, ids=[case[0] for case in NEWER])
+def test_a_new_field_is_in_a_digest_only_where_it_says_more_than_its_default(
+    field: str, make: Callable[..., Any]
+) -> None:
+    same = dataclasses.replace(EVERY, **{field: make()})
+    other = dataclasses.replace(EVERY, **{field: make(encoding="latin-1")})
+    assert same.digest == EVERY.digest
+    assert other.digest != EVERY.digest
+    assert same.reading_digest == EVERY.reading_digest
+    assert (other.reading_digest != EVERY.reading_digest) is (field != "gates")
+
+
+def test_a_field_of_a_companys_own_gate_stands_in_every_digest() -> None:
+    own = dataclasses.make_dataclass("Own", [("floor_of", Any, 1)], bases=(MinMetric,), frozen=True, kw_only=True)
+    gate = own(**vars(EVERY.gates[0]))
+    assert "floor_of" in str(_plain(gate))
 
 
 # The shipped use cases

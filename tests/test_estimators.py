@@ -1,6 +1,8 @@
 """The estimators: scikit-learn's contract, what they learn, what each parameter changes, and that a seed decides."""
 
 import math
+import random
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +19,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.utils.class_weight import compute_sample_weight
 
 from ml.artifacts import Epoch
+from ml.digests import digest_bytes
 from ml.models.estimators import (
     NetworkClassifier,
     NetworkEstimator,
@@ -24,6 +27,7 @@ from ml.models.estimators import (
     linear_regression,
     logistic_regression,
 )
+from ml.models.first_weights import draw_first_weights
 from ml.serving.network import TabularNetwork, forward_in_blocks
 
 Floats = NDArray[np.float64]
@@ -341,9 +345,69 @@ def test_a_regressions_curve_is_in_the_unit_of_its_target() -> None:
 # The network
 
 
+def new_network(**shape: Any) -> TabularNetwork:
+    network = TabularNetwork(**shape)
+    draw_first_weights(network, torch.Generator().manual_seed(0))
+    return network.eval()
+
+
+def with_categories(rows: int = 200) -> tuple[Floats, Floats]:
+    generator = np.random.default_rng(0)
+    X = np.column_stack([generator.normal(size=(rows, 3)), generator.integers(0, 4, rows)])
+    return X, X[:, 0]
+
+
+FIRST_WEIGHTS = {  # of torch's own initialisation, which fits of earlier versions began with
+    (): "d962451d3cdc6b9760e9ee07de32d850e554887cb0fdf9e63ba857a9fa11b29e",
+    (8, 4): "6315dd01038213a428559bffbaf2ea305aeb9fcfafea2e1594fa318bf032a2f7",
+}
+
+
+@pytest.mark.parametrize("hidden", FIRST_WEIGHTS)
+def test_first_weights_are_those_that_torchs_own_layers_draw(hidden: tuple[int, ...]) -> None:
+    estimator = NetworkRegressor(hidden=hidden, epochs=1, learning_rate=1e-30)
+    X, y = with_categories()
+    network = estimator.fit(X, y, category_sizes=(4,)).network_
+    seen = b"".join(weight.numpy().round(4).tobytes() for weight in network.state_dict().values())
+    assert digest_bytes(seen) == FIRST_WEIGHTS[hidden]
+
+
+@pytest.mark.parametrize(
+    "options", [{"hidden": (8, 4)}, {"hidden": (4,), "noise_std": 0.2}, {"hidden": (), "optimizer": "sgd"}], ids=str
+)
+def test_what_another_thread_draws_changes_no_weight(options: dict[str, Any]) -> None:
+    """First weights, order and noise have generators of their own: dates of a backfill are threads of one process."""
+    (X, y), over = with_categories(), threading.Event()
+
+    def fitted() -> NetworkRegressor:
+        model = NetworkRegressor(epochs=3, **options)
+        model.fit(X, y, category_sizes=(4,))
+        return model
+
+    def draw() -> None:
+        number = 0
+        while not over.is_set():
+            torch.manual_seed(number)
+            np.random.seed(number)
+            random.seed(number)
+            torch.rand(17)
+            number += 1
+
+    alone, global_state = fitted(), torch.get_rng_state()
+    fitted()
+    assert torch.equal(torch.get_rng_state(), global_state), "nor does a fit change what others draw"
+    other = threading.Thread(target=draw)
+    other.start()
+    try:
+        assert all(equal(fitted(), alone) for _ in range(5))
+    finally:
+        over.set()
+        other.join()
+
+
 def test_an_embedding_equals_a_linear_layer_over_one_hot_codes() -> None:
     generator = np.random.default_rng(0)
-    network = TabularNetwork(numbers=2, category_sizes=(3, 4), hidden=(5,), activation="tanh", outputs=1).eval()
+    network = new_network(numbers=2, category_sizes=(3, 4), hidden=(5,), activation="tanh", outputs=1)
     numbers = generator.normal(size=(40, 2)).astype(np.float32)
     codes = np.column_stack([generator.integers(0, size, 40) for size in (3, 4)])
     one_hot = np.concatenate([np.eye(size)[codes[:, i]] for i, size in enumerate((3, 4))], axis=1)
@@ -370,7 +434,7 @@ def test_categories_are_learnt_and_an_unseen_one_stays_without_effect() -> None:
 @pytest.mark.parametrize(("numbers", "hidden"), [(1, ()), (37, (64, 32)), (30, (17, 5)), (130, (128,))])
 def test_a_row_has_one_answer_at_every_place_of_a_block(numbers: int, hidden: tuple[int, ...]) -> None:
     generator = np.random.default_rng(0)
-    network = TabularNetwork(numbers=numbers, category_sizes=(9,), hidden=hidden, activation="relu", outputs=3).eval()
+    network = new_network(numbers=numbers, category_sizes=(9,), hidden=hidden, activation="relu", outputs=3)
     x = np.column_stack([generator.normal(size=(600, numbers)), generator.integers(0, 9, 600)]).astype(np.float32)
     order = generator.permutation(len(x))
     together = forward_in_blocks(network, x, threads=1)
@@ -383,6 +447,6 @@ def test_a_row_has_one_answer_at_every_place_of_a_block(numbers: int, hidden: tu
 
 def test_the_thread_count_of_a_process_stays_as_it_was() -> None:
     before = torch.get_num_threads()
-    network = TabularNetwork(numbers=1, category_sizes=(), hidden=(), activation="relu", outputs=1)
+    network = new_network(numbers=1, category_sizes=(), hidden=(), activation="relu", outputs=1)
     forward_in_blocks(network, np.zeros((3, 1), np.float32), threads=before + 1)
     assert torch.get_num_threads() == before

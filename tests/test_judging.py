@@ -1,13 +1,17 @@
 """Everyone's answers on the same rows become scores and evidence."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn import metrics
 from sklearn.metrics import confusion_matrix
 
 from ml.cleaning import DAY, LABEL
 from ml.evaluation import METRICS
 from ml.judging import NoAnswer, answer_table, baselines, judge_all, model_answers, resampling_units
+from ml.serving.columns import Column
 from ml.serving.output import TaskKind
 from tests.tiny import KINDS, cleaned, packaged, parcel_rows, parcels, tills
 
@@ -50,6 +54,66 @@ def test_the_resampling_unit_is_the_day_the_group_or_the_row() -> None:
     units, name = resampling_units(parcels(group="carrier"), rows_of("binary", 4))
     assert (len(units), name) == (4, "carrier")
     assert resampling_units(parcels(), rows_of("binary", 4)) == (None, "row")
+
+
+NULLS = {"none": 0.0, "half": 0.5, "all": 1.0}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("unit", ["day", "row", "carrier", "zone", "distance", "seen_at"])
+@pytest.mark.parametrize("nulls", NULLS)
+def test_evidence_report_and_scikit_learn_agree_on_all_test_rows(kind: TaskKind, unit: str, nulls: str) -> None:
+    """Whatever the unit: a row without one is a unit of its own, and not left out."""
+    test = rows_of(kind, 300)
+    test["seen_at"] = pd.Timestamp("2024-01-01") + pd.to_timedelta(np.arange(300) // 10, unit="D")
+    test[DAY] = test["seen_at"].dt.strftime("%Y-%m-%d")
+    null = np.random.default_rng(1).random(300) < NULLS[nulls]
+    changes: dict[str, Any] = {"time_column": "seen_at"} if unit == "day" else {}
+    if unit not in {"day", "row"}:
+        changes = {"group": unit}
+        test[unit] = test[unit].mask(null)
+    seen_at = Column(name="seen_at", type="timestamp", feature=False)
+    use_case = parcels(kind, columns=(*parcels(kind).columns, seen_at), **changes)
+    found = baselines(use_case, rows_of(kind, 300, 6))
+    answers = {who: baseline.answers(test) for who, baseline in found.items()}
+    answers["candidate"] = model_answers(parcels(kind), packaged(kind).predict, rows_of(kind, 300))
+    judged = judge_all(use_case, test, answers, dict.fromkeys(answers, ""), seed=1)
+    for pair in judged.evidence.pairs.values():
+        totals = pair.totals()[0]
+        assert (totals[0] if kind == "regression" else totals.sum()) == len(test)
+    own = unit not in {"day", "row"} and test[unit].isna()
+    expected = 300 if unit == "row" else test[unit if own is not False else DAY].nunique() + int(np.sum(own))
+    assert {pair.units for pair in judged.evidence.pairs.values()} == {expected}
+    y = test[LABEL].to_numpy()
+    for who, said in answers.items():
+        scores = {name: interval.value for name, interval in judged.models[who].scores.items()}
+        assert {name: scores[name] for name in sklearn_scores(kind, y, said.chosen)} == pytest.approx(
+            sklearn_scores(kind, y, said.chosen)
+        )
+
+
+def sklearn_scores(kind: TaskKind, y: Any, said: Any) -> dict[str, float]:
+    if kind == "regression":
+        return {"rmse": float(metrics.root_mean_squared_error(y, said)), "r2": float(metrics.r2_score(y, said))}
+    return {
+        "accuracy": float(metrics.accuracy_score(y, said)),
+        "f1": float(metrics.f1_score(y, said, average="binary" if kind == "binary" else "macro", zero_division=0)),
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("said", [np.nan, np.inf, "no class"])
+def test_an_answer_that_is_none_is_refused_and_not_counted_elsewhere(kind: TaskKind, said: Any) -> None:
+    test = rows_of(kind, 20)
+
+    def predict(rows: pd.DataFrame) -> pd.DataFrame:
+        out = packaged(kind).predict(rows)
+        column = "prediction" if said == "no class" or kind == "regression" else out.columns[1]
+        value = np.nan if kind == "regression" and said == "no class" else said
+        return out.assign(**{column: out[column].mask(out.index == 3, value)})
+
+    with pytest.raises(NoAnswer, match="1 of 20 test rows"):
+        model_answers(parcels(kind), predict, test)
 
 
 def test_a_model_that_refuses_rows_of_today_cannot_be_compared() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from expectations.suite import load_rules, suite_file
 from ml import registry
@@ -21,6 +22,7 @@ from ml.cleaning import LABEL, from_parquet
 from ml.config import UseCase, load_use_case, use_case_files
 from ml.errors import ConfigError, Corrupt, DataRejected
 from ml.features import Statistics, fit_encoder
+from ml.models.first_weights import draw_first_weights
 from ml.packaging import (
     SERVING,
     fetch_model,
@@ -268,14 +270,15 @@ def test_a_model_of_every_shipped_use_case_answers_its_made_up_row(name: str) ->
     rules = travelling(use_case, (*use_case.column_rules, *(load_rules(suite) if suite else ())))
     row = synthetic_rows(use_case.features, rules)
     encoder = fit_encoder(use_case, Statistics.of(use_case, conform(row, use_case.features).assign(**{LABEL: 0.0})))
-    shape = architecture(use_case)
-    target = use_case.target
+    shape, target = architecture(use_case), use_case.target
+    network = build_network(shape, encoder)
+    draw_first_weights(network, torch.Generator().manual_seed(0))
     model = PackagedModel(
         columns=use_case.features,
         rules=rules,
         encoder=encoder,
         architecture=shape,
-        network=build_network(shape, encoder),
+        network=network,
         output=Output(kind=target.kind, classes=target.classes, log=target.log),
         threads=1,
     )

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss
 
 from ml import training
+from ml.artifacts import FileRef, Fit
 from ml.cleaning import LABEL
 from ml.errors import StoreUnavailable
+from ml.evaluation import CLASS_METRICS, class_metric
 from ml.features import Statistics, fit_encoder
 from ml.models.estimators import NetworkClassifier
 from ml.serving.output import Output, TaskKind, sigmoid
@@ -21,7 +23,7 @@ from ml.store import open_store
 from ml.training import (
     StoredCheckpoints,
     architecture,
-    best_f1_threshold,
+    best_threshold,
     calibrate,
     choose_output,
     encode,
@@ -47,7 +49,44 @@ def test_the_threshold_has_the_largest_f1_and_of_equals_lies_nearest_to_a_half(r
     p = np.array([50] + [percent for _, percent in rows]) / 100
     said = {middle: exact_f1(y, p >= middle) for middle in every_middle(p)}
     best = [middle for middle, f1 in said.items() if f1 == max(said.values())]
-    assert best_f1_threshold(y, p) == min(best, key=lambda middle: abs(middle - 0.5))
+    assert best_threshold("f1", y, p) == min(best, key=lambda middle: abs(middle - 0.5))
+
+
+@pytest.mark.parametrize("metric", CLASS_METRICS)
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 100)), min_size=1, max_size=12))
+def test_no_other_threshold_is_better_for_the_metric(metric: str, rows: list[tuple[bool, int]]) -> None:
+    y = np.array([True, False] + [label for label, _ in rows], float)
+    p = np.array([50, 40] + [percent for _, percent in rows]) / 100
+
+    def score(threshold: float, name: str = metric) -> float:
+        cells = np.zeros((1, 2, 2))
+        np.add.at(cells[0], (y.astype(int), (p >= threshold).astype(int)), 1)
+        return float(np.nan_to_num(class_metric(name, cells, binary=True)[0]))
+
+    threshold, others = best_threshold(metric, y, p), [*every_middle(p), 1.01]
+    assert score(threshold) == max(map(score, others))
+    if metric in {"precision", "recall"}:
+        assert score(threshold, "f1") == max(score(each, "f1") for each in others if score(each) == score(threshold))
+
+
+def test_accuracy_of_a_rare_class_is_best_where_none_is_said() -> None:
+    """The best F1 would call half of the rows positive, and lose to the constant."""
+    y, p = np.array([0.0, 0, 1, 0, 0, 0, 0, 0, 0, 0]), np.linspace(0.95, 0.05, 10)
+    assert best_threshold("accuracy", y, p) > p.max()
+    assert best_threshold("f1", y, p) < p.max()
+    assert best_threshold("accuracy", y, np.ones(10)) > 1.0
+
+
+def test_the_threshold_of_a_model_is_that_of_its_use_cases_metric() -> None:
+    use_case = parcels(metric="recall")
+    outputs, y = validation_outputs()
+    fit = Fit(weights=FileRef(key="", size=0, digest=""), best_epoch=1, epochs=(), target_mean=0, target_std=1,
+              device="cpu", threads=1)  # fmt: skip
+    output = choose_output(use_case, outputs[:, None], y, fit)
+    found = sigmoid(output.slope * outputs + output.offset) >= output.threshold
+    assert found[y == 1].all()
+    assert not found.all()
 
 
 TIES = [
@@ -62,7 +101,7 @@ TIES = [
 
 @pytest.mark.parametrize(("y", "p", "threshold"), [case[1:] for case in TIES], ids=[case[0] for case in TIES])
 def test_a_threshold_by_hand(y: list[int], p: list[float], threshold: float) -> None:
-    assert best_f1_threshold(np.array(y, float), np.array(p)) == pytest.approx(threshold)
+    assert best_threshold("f1", np.array(y, float), np.array(p)) == pytest.approx(threshold)
 
 
 def validation_outputs(seed: int = 0, rows: int = 400) -> tuple[np.ndarray, np.ndarray]:

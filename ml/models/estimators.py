@@ -111,19 +111,20 @@ class NetworkEstimator(BaseEstimator):
         self.device_, self.notes_ = progress.device, tuple(progress.notes.values())
 
     def new_network(self) -> TabularNetwork:
-        import torch
+        from torch import Generator
 
+        from ml.models.first_weights import draw_first_weights
         from ml.serving.network import TabularNetwork
 
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed)
-            return TabularNetwork(
-                numbers=self.n_features_in_ - len(self.category_sizes_),
-                category_sizes=self.category_sizes_,
-                hidden=tuple(self.hidden),
-                activation=self.activation,
-                outputs=self._outputs(),
-            )
+        network = TabularNetwork(
+            numbers=self.n_features_in_ - len(self.category_sizes_),
+            category_sizes=self.category_sizes_,
+            hidden=tuple(self.hidden),
+            activation=self.activation,
+            outputs=self._outputs(),
+        )
+        draw_first_weights(network, Generator().manual_seed(self.seed))
+        return network
 
     def new_optimizer(self, network: TabularNetwork) -> optim.Optimizer:
         from torch import optim

@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-
-from .features import FIRST_CODE
+from torch.nn.utils import skip_init
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 BLOCK_ROWS = 256
@@ -17,7 +16,8 @@ BLOCK_ROWS = 256
 class TabularNetwork(nn.Module):
     """(n, numbers + categories) float32 -> (n, outputs); trailing columns hold category codes.
 
-    An embedding as wide as the first layer equals that layer over one-hot codes, without the one-hot matrix.
+    An embedding as wide as the first layer equals that layer over one-hot codes, without the one-hot matrix. A new
+    network has no weights yet: they are loaded, or drawn by `ml.models.first_weights`.
     """
 
     def __init__(
@@ -31,19 +31,13 @@ class TabularNetwork(nn.Module):
     ) -> None:
         super().__init__()
         widths = (*hidden, outputs)
-        bound = (numbers + len(category_sizes)) ** -0.5
         self.n_numbers = numbers
-        self.bias = nn.Parameter(torch.zeros(widths[0]))
-        self.numbers = nn.Parameter(nn.init.uniform_(torch.empty(numbers, widths[0]), -bound, bound))
-        embeddings = [nn.Embedding(size, widths[0]) for size in category_sizes]
-        for embedding in embeddings:
-            nn.init.uniform_(embedding.weight, -bound, bound)
-            with torch.no_grad():
-                embedding.weight[:FIRST_CODE] = 0  # an unknown value that training never showed stays without effect
-        self.categories = nn.ModuleList(embeddings)
+        self.bias = nn.Parameter(torch.empty(widths[0]))
+        self.numbers = nn.Parameter(torch.empty(numbers, widths[0]))
+        self.categories = nn.ModuleList(_empty(nn.Embedding, size, widths[0]) for size in category_sizes)
         layers: list[nn.Module] = []
         for width_in, width_out in zip(widths, widths[1:], strict=False):
-            layers += [ACTIVATIONS[activation](), nn.Linear(width_in, width_out)]
+            layers += [ACTIVATIONS[activation](), _empty(nn.Linear, width_in, width_out)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -64,6 +58,12 @@ class TabularNetwork(nn.Module):
         for layer in self.layers:
             first = _product(first, layer.weight.T, layer.bias) if isinstance(layer, nn.Linear) else layer(first)
         return first
+
+
+def _empty(kind: type[nn.Module], width_in: int, width_out: int) -> nn.Module:
+    """A layer without weights: torch would draw them from the generator that all threads share."""
+    layer: nn.Module = skip_init(kind, width_in, width_out)  # type: ignore[no-untyped-call]
+    return layer
 
 
 def _product(x: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
