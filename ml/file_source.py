@@ -1,6 +1,5 @@
 """One file of all days, brought as a file a day."""
 
-import logging
 import shutil
 import zlib
 from collections.abc import Iterable, Iterator
@@ -13,12 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ml.brought import NO_DAY, BroughtFolder
+from ml.brought import BroughtFolder, rows_without_time
 from ml.config import FileSource
 from ml.digests import digest_file
 from ml.errors import DataRejected
 
-log = logging.getLogger("retrain.sources")
 SAMPLE_ROWS = 1000
 
 
@@ -39,9 +37,7 @@ def bring_file(path: Path, source: FileSource, folder: BroughtFolder, room: int)
                 "write it again",
             ) from error  # fmt: skip
         names = _replace_changed(folder.path, fresh)
-    if lost:
-        log.warning(NO_DAY, lost, path.name, source.time_column)
-    folder.keep(digest, names)
+    folder.keep(digest, names, rows_without_time(path.name, lost, source.time_column))
 
 
 @contextmanager

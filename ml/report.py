@@ -7,7 +7,20 @@ from collections.abc import Iterable
 from datetime import date
 from typing import Any
 
-from ml.artifacts import Champion, Checks, Epoch, ModelScores, Night, Snapshot, Split, SplitRows, Trail, Verdict, Work
+from ml.artifacts import (
+    Champion,
+    Checks,
+    Epoch,
+    LeftOut,
+    ModelScores,
+    Night,
+    Snapshot,
+    Split,
+    SplitRows,
+    Trail,
+    Verdict,
+    Work,
+)
 from ml.config import UseCase
 from ml.evaluation import LOWER_IS_BETTER, METRICS
 from ml.gates import short
@@ -174,6 +187,10 @@ def _head(
             "first_day": snapshot.first_day,
             "last_day": snapshot.last_day,
             "changed_days": list(snapshot.changed_days),
+            "left_out": [
+                {"source": each.source, "what": each.what, "count": each.count, "why": each.why}
+                for each in snapshot.left_out
+            ],
         },
         "champion_before": before.version if before else None,
         "champion_after": after.version if after else None,
@@ -260,8 +277,9 @@ def data_sentences(document: Document) -> list[str]:
     """What came in, what was set aside, and what was trained on."""
     snapshot, data, split = document["snapshot"], document.get("data"), document.get("split")
     window = window_words(snapshot["partitions"], snapshot["first_day"], snapshot["last_day"])
+    not_read = [LeftOut(**each).sentence for each in snapshot.get("left_out", [])]  # older entries have none
     if data is None or split is None:
-        return [f"{window}."]
+        return [f"{window}.", *not_read]
     sentences = [
         f"{counted(data['rows'], 'row')} in {window}.",
         f"{counted(document['quarantined_rows'], 'row')} quarantined, "
@@ -279,6 +297,7 @@ def data_sentences(document: Document) -> list[str]:
     sentences += document["training"].get("notes", [])  # older entries of the ledger have none
     sentences += [f"Left out: {day}, {why}." for day, why in data["left_out"].items()]
     sentences += [f"{day} has unknown columns: {', '.join(n)}." for day, n in data["unknown_columns"].items()]
+    sentences += not_read
     if snapshot["changed_days"]:
         sentences.append(f"Changed since the last night: {', '.join(snapshot['changed_days'])}.")
     return sentences

@@ -228,7 +228,7 @@ def _checked_month(key: str, states: dict[str, PartitionCheck]) -> CheckedMonth:
 def _summary(site: Site, night: Night, snapshot: Snapshot, by_name: dict[str, CheckedMonth]) -> Checks:
     months = list(by_name.values())
     rejected = {day: why for month in months for day, why in month.rejected.items()}
-    left_out = {day: "it is missing" for day in snapshot.missing_days} | rejected
+    left_out = {day: snapshot.unusable.get(day, "it is missing") for day in snapshot.missing_days} | rejected
     sums = _sums(months)
     if snapshot.last_day in rejected:
         raise DataRejected(
