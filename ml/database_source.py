@@ -250,8 +250,9 @@ class _Query:
             except OddColumn as odd:
                 kind = kinds[place] or str(odd)
                 if name in self.declared:
-                    seen = f"column {printable(name)} of {self.place} is {kind} (cast it in the query)"
-                    raise UnusableEntry(seen) from None
+                    raise UnusableEntry(
+                        f"column {printable(name)} of {self.place} is {kind} (cast it in the query)"
+                    ) from None
                 dropped[name] = kind
         table = pa.table(arrays)
         sink = io.BytesIO()

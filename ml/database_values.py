@@ -27,7 +27,9 @@ def array_of(values: list[Any]) -> pa.Array:
     values = [_plain(value) for value in values]
     kinds = {type(value) for value in values if value is not None}
     zoned = {value.tzinfo is not None for value in values if isinstance(value, datetime)}
-    if not kinds <= PLAIN or (len(kinds) > 1 and kinds not in TOGETHER) or len(zoned) > 1:
+    if len(zoned) > 1:
+        raise OddColumn("times with and without a zone")
+    if not kinds <= PLAIN or (len(kinds) > 1 and kinds not in TOGETHER):
         raise OddColumn(" and ".join(sorted(kind.__name__ for kind in kinds)))
     if kinds == {Decimal, float}:
         values = [None if value is None else float(value) for value in values]
