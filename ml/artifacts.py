@@ -108,7 +108,24 @@ class Manifest:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """Something of a source that no partition has: how many rows, columns or other things, and why."""
+
+    source: str
+    what: str
+    count: int
+    why: str
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.count:,} {self.what}{'s' if self.count != 1 else ''} of {self.source} {self.why}."
+
+
+@dataclass(frozen=True, kw_only=True)
 class Snapshot(Handle):
+    """`unusable`: of the missing days those that the source has in a form that cannot be read, each with the reason.
+    `left_out`: what no partition has."""
+
     digest: str
     manifest: str
     partitions: int
@@ -117,6 +134,8 @@ class Snapshot(Handle):
     missing_days: tuple[str, ...]
     excluded: dict[str, str]
     changed_days: tuple[str, ...]
+    unusable: dict[str, str] = dataclasses.field(default_factory=dict)
+    left_out: tuple[LeftOut, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,6 @@ It lies in RETRAIN_HOME/cache/sources. Only what changed at the source, or is no
 fetched again.
 """
 
-from pathlib import Path
-
 from ml.brought import BroughtFolder
 from ml.config import DatabaseSource, FileSource, Source, UseCase
 from ml.database_source import bring_rows
@@ -15,14 +13,17 @@ from ml.locks import held_lock
 from ml.object_source import bring_objects
 from ml.serving.columns import Column
 from ml.settings import Settings
-from ml.sources import AnySource, DayFiles, listed, reading, source_folder
+from ml.sources import AnySource, DayFiles, Listing, listed, reading, refuse_empty, source_folder, source_words
 
 
-def bring(settings: Settings, source: AnySource, columns: tuple[Column, ...], time_zone: str = "UTC") -> Path:
-    """The source's folder, with what it holds now. Raises SourceUnavailable, DataRejected or ConfigError."""
-    path = source_folder(settings, source)
+def bring(
+    settings: Settings, source: AnySource, columns: tuple[Column, ...], time_zone: str = "UTC"
+) -> BroughtFolder | None:
+    """The source's folder, with what it holds now; None for one that is read where it lies. Raises SourceUnavailable,
+    DataRejected or ConfigError."""
     if isinstance(source, Source) and not source.folder.startswith("s3://"):
-        return path
+        return None
+    path = source_folder(settings, source, time_zone)
     busy = Busy("a source is brought by one run at a time", "another one brings it", "wait for it to end")
     with held_lock(path.with_name(f"{path.name}.lock"), -1, busy):
         folder = BroughtFolder(path)
@@ -30,13 +31,24 @@ def bring(settings: Settings, source: AnySource, columns: tuple[Column, ...], ti
             with reading(settings.data / source.file):
                 bring_file(settings.data / source.file, source, columns, time_zone, folder, settings.batch_bytes)
         elif isinstance(source, DatabaseSource):
-            bring_rows(source, columns, folder)
+            bring_rows(source, columns, time_zone, folder)
         else:
             bring_objects(source, folder)
         folder.digests.save()
-    return path
+    return folder
+
+
+def listing(settings: Settings, use_case: UseCase, source: AnySource) -> Listing:
+    """What the source has now, and what of it belongs to no day. Raises DataRejected where it has nothing."""
+    brought = bring(settings, source, use_case.columns, use_case.time_zone)
+    place = source_words(settings, source)
+    found = listed(source_folder(settings, source, use_case.time_zone), place)
+    if brought is not None:
+        found = Listing(found.days, found.unusable | brought.unusable, (*brought.left_out, *found.left_out))
+    refuse_empty(found, place)
+    return found
 
 
 def partition_files(settings: Settings, use_case: UseCase, source: AnySource) -> dict[str, DayFiles]:
     """Day (or `all`) to its files, in date order, as the source has them now."""
-    return listed(bring(settings, source, use_case.columns, use_case.time_zone))
+    return listing(settings, use_case, source).days

@@ -1,26 +1,35 @@
-"""The rows of a database's query, brought as a file a day."""
+"""The rows of a database's query, brought as a file a day.
+
+Which day a row is of is decided here, from the value that the database gave, and nowhere else: a database that is asked
+for "from midnight on" compares in its own way, SQLite for one as texts. Values are written in the exact type in which
+they came; only a declared timestamp that came as a text or as a declared number becomes a time.
+"""
 
 import io
-import logging
 import os
 import sqlite3
-from collections.abc import Iterator
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from ml.brought import NO_DAY, BroughtFolder
+from ml.artifacts import LeftOut
+from ml.brought import BroughtFolder, rows_left_out, rows_without_time
 from ml.config import DatabaseSource
-from ml.digests import write_whole
-from ml.errors import ConfigError, DataRejected, SourceUnavailable
+from ml.database_values import OddColumn, array_of, as_times, moment_of
+from ml.days import FIRST_DAY, LAST_DAY, day_of
+from ml.errors import ConfigError, DataRejected, SourceUnavailable, did_you_mean, printable
 from ml.serving.columns import Column
+from ml.sources import UnusableEntry
 
-log = logging.getLogger("retrain.sources")
+ROWS_AT_ONCE = 10_000
+SEE_ONE_STATE = {"postgresql", "mysql", "mariadb"}  # within a transaction, where they are told to; SQLite always does
 
 
-def bring_rows(source: DatabaseSource, columns: tuple[Column, ...], folder: BroughtFolder) -> None:
+def bring_rows(source: DatabaseSource, columns: tuple[Column, ...], time_zone: str, folder: BroughtFolder) -> None:
     """A day at a time; one whose rows and last change are counted as before is not read again."""
     from sqlalchemy import create_engine
     from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -31,21 +40,34 @@ def bring_rows(source: DatabaseSource, columns: tuple[Column, ...], folder: Brou
     try:
         engine = create_engine(address)
         try:
-            _bring_days(engine, source, columns, folder)
+            if engine.dialect.name in SEE_ONE_STATE:
+                engine = engine.execution_options(isolation_level="REPEATABLE READ")
+            with engine.connect() as connection:
+                _hold_any_time(connection)
+                _Query(connection, source, columns, time_zone).bring(folder)
         finally:
             engine.dispose()
     except DBAPIError as error:
-        if error.connection_invalidated or _is_away(error.orig):
-            raise SourceUnavailable(
-                f"the database of {source.database} must answer", type(error).__name__, "check it, then run again"
-            ) from None
-        raise ConfigError(
-            f"the query on {source.database} must be one that it can answer", type(error).__name__, "mend the source"
-        ) from None
+        raise _in_words(error, source) from None
     except SQLAlchemyError as error:  # its message may hold the address with its password
         raise ConfigError(
             f"{source.database} holds an address that SQLAlchemy knows", type(error).__name__, "mend it"
         ) from None
+
+
+def _in_words(error: Any, source: DatabaseSource) -> ConfigError | DataRejected | SourceUnavailable:
+    kind = type(error).__name__
+    if error.connection_invalidated or _is_away(error.orig):
+        return SourceUnavailable(f"the database of {source.database} must answer", kind, "check it, then run again")
+    if kind == "DataError":  # its message quotes the value
+        return DataRejected(
+            f"the query on {source.database} must give values that its driver can read", "it cannot read some",
+            "cast them in the query",
+        )  # fmt: skip
+    says = (str(error.orig).splitlines() or [""])[0][:200].replace(": ", " - ")
+    return ConfigError(
+        f"the query on {source.database} must be one that it can answer", f"{kind} ({says})", "mend the source"
+    )
 
 
 def _is_away(error: BaseException | None) -> bool:
@@ -54,82 +76,228 @@ def _is_away(error: BaseException | None) -> bool:
     return type(error).__name__ in {"OperationalError", "InterfaceError"} and not wrong_query
 
 
-def _bring_days(engine: Any, source: DatabaseSource, columns: tuple[Column, ...], folder: BroughtFolder) -> None:
-    from sqlalchemy import DateTime, bindparam, column, func, literal_column, select, text
-
-    query = source.query.replace(":", r"\:")  # it has no parameters
-    table, at = text(f"({query}) AS source_rows"), column(source.time_column, DateTime)
-    of_day = (at >= bindparam("start", type_=DateTime)) & (at < bindparam("end", type_=DateTime))
-    changed: list[Any] = [func.max(column(source.changed_column))] if source.changed_column else []
-    bounds = select(func.min(at), func.max(at), func.count() - func.count(at)).select_from(table)
-    facts = select(func.count(), *changed).select_from(table).where(of_day)
-    rows: Any = select(literal_column("*")).select_from(table).where(of_day)
-    times = sorted({source.time_column, *(c.name for c in columns if c.type == "timestamp")})
-    before, now = folder.source or {}, {}
-    with engine.connect() as connection:
-        first, last = _bounds(connection, bounds, source)
-        for day, span in _days_between(first, last):
-            seen = [str(value) for value in connection.execute(facts, span).one()]
-            if seen[0] == "0":
-                continue
-            name = f"{day}.parquet"
-            now[name] = [*seen, *times]  # a column that is declared anew is read anew
-            if not changed or before.get(name) != now[name] or name not in folder.intact:
-                data = _day_bytes(pd.read_sql_query(rows, connection, params=span), day, source.time_column, times)
-                if name not in folder.intact or (folder.path / name).read_bytes() != data:
-                    write_whole(folder.path / name, data)
-    folder.keep(now, now)
-
-
-def _bounds(connection: Any, bounds: Any, source: DatabaseSource) -> tuple[datetime | None, datetime | None]:
-    """The first and the last time."""
-    try:
-        first, last, lost = connection.execute(bounds).one()
-        ends = pd.to_datetime(pd.Series([first, last], dtype=object))  # of a column of dates, too
-    except (ValueError, TypeError):  # which quote the value
-        raise _no_times(source.time_column, "the query") from None
-    if ends.dt.tz is not None:
-        raise _no_times(source.time_column, "the query")
-    if lost:
-        log.warning(NO_DAY, lost, source.database, source.time_column)
-    return (None, None) if ends.isna().any() else (ends[0].to_pydatetime(), ends[1].to_pydatetime())
-
-
-def _no_times(names: str, place: str) -> DataRejected:
-    return DataRejected(
-        f"{names} of {place} must be timestamps without a time zone, like 2013-09-30 00:00:00", "some are none",
-        "cast them in the query",
-    )  # fmt: skip
-
-
-def _days_between(first: datetime | None, last: datetime | None) -> Iterator[tuple[str, dict[str, datetime]]]:
-    if first is None or last is None:
+def _hold_any_time(connection: Any) -> None:
+    """Lets psycopg give the first or the last time that Python knows for one beyond it, such as infinity."""
+    driver = connection.connection.driver_connection
+    if type(driver).__module__.partition(".")[0] != "psycopg":
         return
-    for number in range((last.date() - first.date()).days + 1):
-        start = datetime.combine(first.date() + timedelta(days=number), datetime.min.time())
-        yield str(start.date()), {"start": start, "end": start + timedelta(days=1)}
+    from psycopg import DataError
+    from psycopg.types import datetime as loaders
+
+    def bounded(loader: Any, first: date, last: date) -> Any:
+        def load(self: Any, data: Any) -> date:
+            try:
+                loaded: date = loader.load(self, data)
+                return loaded
+            except DataError:
+                text = bytes(data)
+                return first if text.startswith(b"-") or text.endswith(b"BC") else last
+
+        return type(loader.__name__, (loader,), {"load": load})
+
+    ends = datetime.min, datetime.max
+    driver.adapters.register_loader("date", bounded(loaders.DateLoader, date.min, date.max))
+    driver.adapters.register_loader("timestamp", bounded(loaders.TimestampLoader, *ends))
+    zoned = (moment.replace(tzinfo=UTC) for moment in ends)
+    driver.adapters.register_loader("timestamptz", bounded(loaders.TimestamptzLoader, *zoned))
 
 
-def _day_bytes(rows: pd.DataFrame, day: str, time_column: str, times: list[str]) -> bytes:
-    """As Parquet, in an order of their own, because a database gives none; equal rows give equal bytes."""
-    present = [name for name in times if name in rows]
-    try:
-        typed = rows.astype(dict.fromkeys(present, "datetime64[us]"))
-    except (ValueError, TypeError):  # which quotes the value
-        raise _no_times(", ".join(present), day) from None
-    if not (typed[time_column].dt.normalize() == pd.Timestamp(day)).all():  # sqlite compares texts
-        raise _no_times(time_column, day)
-    sink = io.BytesIO()
-    try:
-        typed.sort_values(list(typed.columns), ignore_index=True).to_parquet(sink, index=False)
-    except (ValueError, TypeError, pa.ArrowException):
-        raise DataRejected(
-            "columns of a query hold plain values of one type", f"{', '.join(_odd_columns(typed))} of {day} do not",
-            "cast or drop them in the query",
-        ) from None  # fmt: skip
-    return sink.getvalue()
+@dataclass
+class _Day:
+    """What the query has of a day: how many rows, their last change, and their first and last time as it gave them."""
+
+    rows: int
+    changed: Any
+    first: Any
+    last: Any
+
+    def add(self, rows: int, changed: Any, value: Any) -> None:
+        self.rows += rows
+        if changed is not None:
+            self.changed = changed if self.changed is None else max(self.changed, changed)
+        self.first, self.last = min(self.first, value), max(self.last, value)
 
 
-def _odd_columns(rows: pd.DataFrame) -> list[str]:
-    kinds = {str(name): pd.api.types.infer_dtype(rows[name]) for name in rows}
-    return [name for name, kind in kinds.items() if kind in {"mixed", "mixed-integer"}]
+class _Query:
+    """A source's query on an open connection."""
+
+    def __init__(self, connection: Any, source: DatabaseSource, columns: tuple[Column, ...], time_zone: str) -> None:
+        from sqlalchemy import column, text
+
+        self.connection, self.source, self.time_zone = connection, source, time_zone
+        self.place = f"the query on {source.database}"
+        query = source.query.strip().rstrip(";").replace(":", r"\:")  # it has no parameters
+        self.table = text(f"({query}\n) AS source_rows")  # a comment at its end ends with its line
+        self.at: Any = column(source.time_column)
+        self.declared = {each.name: each for each in columns}
+        self.unit = self.declared[source.time_column].unit if source.time_column in self.declared else ""
+        self.changed: Any = column(source.changed_column) if source.changed_column else None
+        self.times = {each.name: each.unit for each in columns if each.type == "timestamp"}
+        self.times.setdefault(source.time_column, self.unit)
+
+    def bring(self, folder: BroughtFolder) -> None:
+        self._refuse_names()
+        days, left_out = self._days()
+        before = folder.source["days"] if isinstance(folder.source, dict) and "days" in folder.source else {}
+        now, unusable, dropped = dict[str, Any](), dict[str, str](), dict[str, str]()
+        for day in sorted(days):
+            name = f"{day}.parquet"
+            seen = [days[day].rows, str(days[day].changed), self.times]
+            known = before.get(name, {"seen": None, "dropped": {}})
+            if self.changed is None or known["seen"] != seen or name not in folder.intact or self._lacks(known):
+                try:
+                    data, odd = self._parquet(day, days[day])
+                except UnusableEntry as error:
+                    unusable[str(day)] = str(error)
+                    continue
+                folder.write(name, data)
+                known = {"seen": seen, "dropped": odd}
+            now[name] = known
+            dropped |= known["dropped"]
+        folder.keep({"days": now}, now, (*left_out, *self._columns_left_out(dropped)), unusable)
+
+    def _lacks(self, known: dict[str, Any]) -> bool:
+        """Whether a column was dropped that is declared by now."""
+        return not self.declared.keys().isdisjoint(known["dropped"])
+
+    def _columns_left_out(self, dropped: dict[str, str]) -> tuple[LeftOut, ...]:
+        if not dropped:
+            return ()
+        names = ", ".join(f"{printable(name)} ({kind})" for name, kind in sorted(dropped.items())[:5])
+        why = f"{'is' if len(dropped) == 1 else 'are'} of a type that is not read, and undeclared: {names}"
+        return (LeftOut(source=self.place, what="column", count=len(dropped), why=why),)
+
+    def _refuse_names(self) -> None:
+        """Raises DataRejected where the query names a column twice, or lacks one that the source names."""
+        from sqlalchemy import literal_column, select, text
+
+        nothing: Any = select(literal_column("*")).select_from(self.table).where(text("1 = 0"))
+        names = list(self.connection.execute(nothing).keys())
+        plain = [_as_written(name, names) for name in names]
+        twice = sorted({name for name in plain if plain.count(name) > 1})
+        if twice:
+            raise DataRejected(
+                f"{self.place} must name each column once", f"{', '.join(map(printable, twice))} is there twice",
+                "name one of them otherwise with AS",
+            )  # fmt: skip
+        for name in filter(None, (self.source.time_column, self.source.changed_column)):
+            if name not in names:
+                seen = f"it has {', '.join(map(printable, names[:20]))}"
+                raise DataRejected(
+                    f"{self.place} must have {name}", seen, did_you_mean(name, names, "name its column in the source")
+                )
+
+    def _days(self) -> tuple[dict[date, _Day], tuple[LeftOut, ...]]:
+        """What it has of each day, from one look at all of its times; and which rows are of no day."""
+        from sqlalchemy import func, select
+
+        changed: list[Any] = [] if self.changed is None else [func.max(self.changed)]
+        times = select(self.at, func.count(), *changed).select_from(self.table).group_by(self.at)
+        days, without, outside = dict[date, _Day](), 0, 0
+        with self._opened(times) as result:
+            for value, rows, *change in result:
+                day = None if value is None else self._day(value)
+                if value is None:
+                    without += rows
+                elif day is None:
+                    outside += rows
+                elif day in days:
+                    self._add(days[day], rows, change[0] if change else None, value)
+                else:
+                    days[day] = _Day(rows, change[0] if change else None, value, value)
+        at = self.source.time_column
+        bounds = f"a {at} outside of {FIRST_DAY} to {LAST_DAY}"
+        return days, (
+            *rows_without_time(self.place, without, at),
+            *rows_left_out(self.place, outside, f"have {bounds} and are not read", f"has {bounds} and is not read"),
+        )
+
+    def _add(self, day: _Day, rows: int, changed: Any, value: Any) -> None:
+        try:
+            day.add(rows, changed, value)
+        except TypeError:
+            names = self.source.time_column + (f" and {self.source.changed_column}" if self.changed is not None else "")
+            raise DataRejected(
+                f"{names} of {self.place} must each have one type", "values of several types are in it",
+                "cast them in the query",
+            ) from None  # fmt: skip
+
+    def _day(self, value: Any) -> date | None:
+        """Raises DataRejected for what is no time."""
+        moment = moment_of(value, self.unit)
+        if moment is None:
+            number = isinstance(value, int | float | Decimal)
+            seen = "some are numbers" if number else "some are neither"
+            epoch = f', or declare {self.source.time_column} a timestamp with unit="s" or "ms"' if number else ""
+            raise DataRejected(
+                f"{self.source.time_column} of {self.place} must be timestamps or like 2013-09-30 00:00:00", seen,
+                f"cast them in the query{epoch}",
+            )  # fmt: skip
+        return day_of(moment, self.time_zone) if isinstance(moment, datetime) else None
+
+    def _opened(self, statement: Any) -> Any:
+        options = {"stream_results": True, "yield_per": ROWS_AT_ONCE}
+        return self.connection.execute(statement, execution_options=options)
+
+    def _parquet(self, day: date, seen: _Day) -> tuple[bytes, dict[str, str]]:
+        """A day's rows as Parquet, in an order of their own because a database gives none, so that equal rows give
+        equal bytes; and the columns that were dropped. Raises UnusableEntry."""
+        names, kinds, rows = self._rows(day, seen)
+        arrays, dropped = dict[str, pa.Array](), dict[str, str]()
+        for place, name in enumerate(names):
+            try:
+                arrays[name] = self._array(name, [row[place] for row in rows])
+            except OddColumn as odd:
+                kind = kinds[place] or str(odd)
+                if name in self.declared:
+                    raise UnusableEntry(
+                        f"column {printable(name)} of {self.place} is {kind} (cast it in the query)"
+                    ) from None
+                dropped[name] = kind
+        table = pa.table(arrays)
+        sink = io.BytesIO()
+        pq.write_table(table.sort_by([(name, "ascending") for name in table.column_names]), sink)
+        return sink.getvalue(), dropped
+
+    def _rows(self, day: date, seen: _Day) -> tuple[list[str], list[str], list[Any]]:
+        """The names of its columns, what the database calls their types, and the rows of the day.
+
+        They are asked for by the first and the last time as the database itself gave them. Rows of other days may
+        come with them: texts of one day need not stand together.
+        """
+        from sqlalchemy import bindparam, literal_column, select
+        from sqlalchemy.types import NullType
+
+        first, last = (bindparam(name, getattr(seen, name), NullType()) for name in ("first", "last"))
+        statement: Any = (
+            select(literal_column("*")).select_from(self.table).where((self.at >= first) & (self.at <= last))
+        )
+        with self._opened(statement) as result:
+            names = list(result.keys())
+            kinds = [str(getattr(each, "type_display", "") or "") for each in result.cursor.description]
+            place = names.index(self.source.time_column)
+            rows = [row for row in result if self._day(row[place]) == day]
+        if len(rows) != seen.rows:
+            self._refuse_other_rows(day, seen, len(rows))
+        return names, kinds, rows
+
+    def _refuse_other_rows(self, day: date, seen: _Day, rows: int) -> None:
+        if isinstance(seen.first, str):
+            raise UnusableEntry(
+                f"{seen.rows} rows of {self.place} are of {day} and {rows} of them are found by their "
+                f"{self.source.time_column} (cast it to a timestamp in the query)"
+            )
+        raise SourceUnavailable(
+            f"{self.place} must give the same rows twice", f"it counts {seen.rows} rows of {day} and gives {rows}",
+            "run it again when nobody writes to them",
+        )  # fmt: skip
+
+    def _array(self, name: str, values: list[Any]) -> pa.Array:
+        """The values in the exact type in which they came; those of a declared timestamp as times."""
+        return array_of(as_times(values, self.times[name]) if name in self.times else values)
+
+
+def _as_written(name: str, names: list[str]) -> str:
+    """SQLite gives the second of two columns the name amount:1."""
+    first, _, number = name.rpartition(":")
+    return first if number.isdigit() and first in names else name

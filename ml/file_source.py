@@ -1,6 +1,5 @@
 """One file of all days, brought as a file a day."""
 
-import logging
 import shutil
 import zlib
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ml.brought import NO_DAY, BroughtFolder
+from ml.brought import BroughtFolder, rows_without_time
 from ml.config import FileSource
 from ml.csv_fields import LONGEST_RECORD, BrokenCsv, open_fields, refuse_twice
 from ml.digests import digest_file, digest_value
@@ -21,7 +20,6 @@ from ml.errors import DataRejected
 from ml.reading import FIELDS, Declared, of_fields, of_values, short
 from ml.serving.columns import Column, days_of, wrong_type
 
-log = logging.getLogger("retrain.sources")
 SAMPLE_ROWS = 1000
 SMALLEST_BLOCK = 1 << 20
 
@@ -48,9 +46,7 @@ def bring_file(
         except (BadGzipFile, ValueError, EOFError, zlib.error, pa.ArrowException) as error:
             raise DataRejected(f"{path.name} must be whole and readable", short(error), "write it again") from error
         names = _replace_changed(folder.path, fresh)
-    if lost:
-        log.warning(NO_DAY, lost, path.name, source.time_column)
-    folder.keep(state, names)
+    folder.keep(state, names, rows_without_time(path.name, lost, source.time_column))
 
 
 @contextmanager

@@ -8,7 +8,20 @@ from collections.abc import Iterable, Sequence
 from datetime import date
 from typing import Any
 
-from ml.artifacts import Champion, Checks, Epoch, ModelScores, Night, Snapshot, Split, SplitRows, Trail, Verdict, Work
+from ml.artifacts import (
+    Champion,
+    Checks,
+    Epoch,
+    LeftOut,
+    ModelScores,
+    Night,
+    Snapshot,
+    Split,
+    SplitRows,
+    Trail,
+    Verdict,
+    Work,
+)
 from ml.config import UseCase
 from ml.evaluation import LOWER_IS_BETTER, METRICS
 from ml.gates import short
@@ -199,6 +212,10 @@ def _head(
             "last_day": snapshot.last_day,
             "changed_days": list(snapshot.changed_days[-MOST_KEPT:]),
             "changed": len(snapshot.changed_days),
+            "left_out": [
+                {"source": each.source, "what": each.what, "count": each.count, "why": each.why}
+                for each in snapshot.left_out
+            ],
         },
         "champion_before": before.version if before else None,
         "champion_after": after.version if after else None,
@@ -288,8 +305,9 @@ def data_sentences(document: Document) -> list[str]:
     """What came in, what was set aside, and what was trained on."""
     snapshot, data, split = document["snapshot"], document.get("data"), document.get("split")
     window = window_words(snapshot["partitions"], snapshot["first_day"], snapshot["last_day"])
+    not_read = [LeftOut(**each).sentence for each in snapshot.get("left_out", [])]  # older entries have none
     if data is None or split is None:
-        return [f"{window}."]
+        return [f"{window}.", *not_read]
     sentences = [
         f"{counted(data['rows'], 'row')} in {window}.",
         f"{counted(document['quarantined_rows'], 'row')} quarantined, "
@@ -313,6 +331,7 @@ def data_sentences(document: Document) -> list[str]:
     sentences += document["training"].get("notes", [])
     sentences += _left_out_sentences(data)
     sentences += _undeclared_sentences(data)
+    sentences += not_read
     if snapshot["changed_days"]:
         many = snapshot.get("changed", len(snapshot["changed_days"]))
         sentences.append(f"Changed since the last night: {newest_of(snapshot['changed_days'], 'day', many)}.")

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import pandas as pd
 
-from ml.artifacts import JoinCounts, Manifest, Month, Partition, from_json, to_json
-from ml.bringing import partition_files
+from ml.artifacts import JoinCounts, LeftOut, Manifest, Month, Partition, from_json, to_json
+from ml.bringing import listing, partition_files
 from ml.config import UseCase
 from ml.days import FIRST_DAY, month_of, months_between
 from ml.digests import FileDigests, KeptDigests, digest_bytes
@@ -24,19 +24,48 @@ from ml.joins import complete
 from ml.reading import Declared, UnusablePartition, parse_table, refuse_other_columns, together
 from ml.serving.columns import conform, days_of
 from ml.settings import Settings
-from ml.sources import ALL, AnySource, DayFiles, digest_of, read_bytes, reading, source_folder
+from ml.sources import (
+    ALL,
+    AnySource,
+    DayFiles,
+    Listing,
+    UnusableEntry,
+    digest_of,
+    read_bytes,
+    reading,
+    short_list,
+    source_folder,
+    source_words,
+)
 from ml.store import Store
 
 log = logging.getLogger("retrain.snapshots")
 WRITE_DAYS = "write a file a day"
+GAP_PER_STRAY = 30  # so many days of nothing for each day that is taken for a stray one: a month for one day
+
+
+class Survey(NamedTuple):
+    """What a night may use: the manifest, the days that are missing in it, of these the ones that cannot be read with
+    the reason, and what of its sources no partition has."""
+
+    manifest: Manifest
+    missing: tuple[str, ...]
+    unusable: dict[str, str]
+    left_out: tuple[LeftOut, ...]
 
 
 def newest_day(settings: Settings, use_case: UseCase) -> date:
-    """The last day of the source. Raises DataRejected for one without days."""
-    newest = list(partition_files(settings, use_case, use_case.source))[-1]
-    if newest == ALL:
-        raise DataRejected(f"{use_case.name} has a time column and so a file a day", "there is only one", WRITE_DAYS)
-    return date.fromisoformat(newest)
+    """The last day of the source up to today: one in the future is a mistaken time. Raises DataRejected for a source
+    without days."""
+    days = partition_files(settings, use_case, use_case.source)
+    _refuse_undated(settings, use_case, days)
+    today = str(use_case.today())
+    return date.fromisoformat(max((day for day in days if day <= today), default=today))
+
+
+def kept_digests(settings: Settings, use_case: str) -> Path:
+    """Where the digests of files are kept that need not be hashed again."""
+    return settings.home / "cache" / f"digests-{use_case}.json"
 
 
 def last_due_day(use_case: UseCase, as_of: date) -> date:
@@ -46,7 +75,13 @@ def last_due_day(use_case: UseCase, as_of: date) -> date:
 def take_manifest(
     settings: Settings, use_case: UseCase, as_of: date, excluded: Mapping[str, str]
 ) -> tuple[Manifest, tuple[str, ...]]:
-    """The manifest of the window that ends before `as_of` without the excluded days, and the days missing in it.
+    """The manifest of a survey, and the days missing in it."""
+    found = survey(settings, use_case, as_of, excluded)
+    return found.manifest, found.missing
+
+
+def survey(settings: Settings, use_case: UseCase, as_of: date, excluded: Mapping[str, str]) -> Survey:
+    """The window that ends before `as_of`, without the excluded days.
 
     Raises UsageError for a date in the future, DataRejected for an empty window, a missing newest day or too many
     missing days.
@@ -55,32 +90,48 @@ def take_manifest(
         raise UsageError(f"as_of is a day from {FIRST_DAY} on", f"it is {as_of}", "use a later one")
     if as_of > use_case.today():
         raise UsageError("as_of is a day up to today", f"it is {as_of}", f"use --as-of {use_case.today()} or earlier")
-    files = partition_files(settings, use_case, use_case.source)
-    sides = {table.name: partition_files(settings, use_case, table.source) for table in use_case.side_tables}
+    tables = _tables(settings, use_case)
+    left_out = [each for table in tables.values() for each in table.left_out]
     if not use_case.dated:
-        _refuse_dated(use_case, sides)
-        if ALL not in files:
-            raise DataRejected(
-                f"{use_case.name} has no time column and so one partition", "all.parquet is not there", "write it"
-            )
+        _refuse_dated(settings, use_case, tables)
         due = {ALL: (ALL, ALL)}
     else:
-        ends = _window(use_case, as_of, files, sides, excluded)
-        due = {name: (str(first), str(last)) for name, first, last in months_between(*ends)}
-    return _manifest(settings, use_case, {"": files, **sides}, due, excluded if use_case.dated else {})
+        window = _window(settings, use_case, as_of, tables, excluded)
+        due = {name: (str(first), str(last)) for name, first, last in months_between(window.first, window.last)}
+        left_out += [*window.left_out, *_in_the_future(settings, use_case, tables[""])]
+    for each in dict.fromkeys(left_out):
+        log.warning("%s", each.sentence)
+    manifest, missing, unusable = _manifest(settings, use_case, tables, due, excluded if use_case.dated else {})
+    return Survey(manifest, missing, unusable, tuple(dict.fromkeys(left_out)))
+
+
+def _tables(settings: Settings, use_case: UseCase) -> dict[str, Listing]:
+    """What the source, named "", and each side table have now."""
+    sources = {"": use_case.source, **{table.name: table.source for table in use_case.side_tables}}
+    return {name: listing(settings, use_case, source) for name, source in sources.items()}
+
+
+def _in_the_future(settings: Settings, use_case: UseCase, source: Listing) -> tuple[LeftOut, ...]:
+    """Days of the source that no night can use yet, of which a mistaken time may have made some."""
+    days = [day for day in source.days if day > str(use_case.today())]
+    if not days:
+        return ()
+    why = f"{'is' if len(days) == 1 else 'are'} in the future and not used yet: {short_list(days)}"
+    return (LeftOut(source=source_words(settings, use_case.source), what="day", count=len(days), why=why),)
 
 
 def _manifest(
     settings: Settings,
     use_case: UseCase,
-    tables: dict[str, dict[str, DayFiles]],
+    tables: dict[str, Listing],
     due: dict[str, tuple[str, str]],
     excluded: Mapping[str, str],
-) -> tuple[Manifest, tuple[str, ...]]:
-    """Of the first and the last due day of every month, and the due days that are missing; a month that is as it was
-    is not looked at again."""
-    digests = KeptDigests(settings.home / "cache" / f"digests-{use_case.name}.json")
-    by_month = {name: _by_month(table) for name, table in tables.items()}
+) -> tuple[Manifest, tuple[str, ...], dict[str, str]]:
+    """Of the first and the last due day of every month, the due days that are missing, and why some of them cannot be
+    used; a month that is as it was is not looked at again."""
+    digests = KeptDigests(kept_digests(settings, use_case.name))
+    by_month = {name: _by_month(table.days) for name, table in tables.items()}
+    unusable = _unusable(tables)
     months, missing, size = {}, list[str](), 0
     left_out = dict[str, str]()
     for name, (first, last) in due.items():
@@ -90,12 +141,31 @@ def _manifest(
         stats = month.stats()
         found = digests.of(name, month.decided, stats, functools.partial(month.look, stats))
         missing += found["missing"]
+        unusable |= found.get("unusable", {})
         if found["size"]:
             months[name], size = found["month"], size + found["size"]
     digests.save()
+    reasons = {day: unusable[day] for day in missing if day in unusable}
+    if due[max(due)][1] in reasons:
+        _refuse_unusable_newest(due[max(due)][1], reasons)
     if not size:
         raise DataRejected("a window has a day with data", "every due day is missing or excluded", "deliver one")
-    return Manifest(months=months, size=size, excluded=left_out), tuple(missing)
+    return Manifest(months=months, size=size, excluded=left_out), tuple(missing), reasons
+
+
+def _unusable(tables: dict[str, Listing]) -> dict[str, str]:
+    """Why a day cannot be used, where some table has it in a form that cannot be read."""
+    found: dict[str, str] = {}
+    for name, table in tables.items():
+        words = f"side table {name}: " if name else ""
+        found = {day: f"{words}{why}" for day, why in table.unusable.items()} | found
+    return found
+
+
+def _refuse_unusable_newest(day: str, unusable: Mapping[str, str]) -> NoReturn:
+    raise DataRejected(
+        f"the newest partition ({day}) must be usable", unusable[day].replace(": ", " - "), "mend it, then run again"
+    )
 
 
 def _by_month(table: dict[str, DayFiles]) -> dict[str, dict[str, DayFiles]]:
@@ -137,21 +207,61 @@ class DueMonth:
         due = self.days
         whole = [day for day in due if day in source and all(day in side or ALL in side for side in sides)]
         used = {*whole, ALL}.difference(self.excluded)
+        found, unusable = self._digests(used, stats, digests)
+        lost = {*unusable} if ALL not in unusable else {*due}
         tables = {
             name: tuple(
-                Partition(day=day, file=files.name, digest=digest_of(digests, files, stats))
+                Partition(day=day, file=files.name, digest=found[name, day])
                 for day, files in of.items()
-                if day in used
+                if (name, day) in found and day not in lost
             )
             for name, of in self.files.items()
         }
         month = Month(partitions=tables.pop(""), side_tables=tables)
-        missing = sorted({*due}.difference(whole, self.excluded))
-        return {"month": to_json(month).decode(), "size": len(month.partitions), "missing": missing}
+        missing = sorted({*due}.difference({*whole} - lost, self.excluded))
+        seen = {"month": to_json(month).decode(), "size": len(month.partitions), "missing": missing}
+        return {**seen, "unusable": {day: unusable.get(day, unusable.get(ALL, "")) for day in lost}} if lost else seen
+
+    def _digests(
+        self, used: set[str], stats: dict[str, os.stat_result], digests: FileDigests
+    ) -> tuple[dict[tuple[str, str], str], dict[str, str]]:
+        """Digest by table and day; and why files of some days cannot be read, which is not kept."""
+        found, unusable = dict[tuple[str, str], str](), dict[str, str]()
+        for name, of in self.files.items():
+            for day, files in of.items():
+                if day not in used:
+                    continue
+                try:
+                    found[name, day] = digest_of(digests, files, stats)
+                except UnusableEntry as error:
+                    unusable[day] = f"side table {name}: {error}" if name else str(error)
+                    digests.settled = False
+        return found, unusable
 
 
-def _refuse_dated(use_case: UseCase, sides: dict[str, dict[str, DayFiles]]) -> None:
-    dated = [(name, next(iter(files.values())).paths[0]) for name, files in sides.items() if ALL not in files]
+def _refuse_undated(settings: Settings, use_case: UseCase, files: dict[str, DayFiles]) -> None:
+    """Raises DataRejected where a use case with days has one file for all."""
+    if ALL not in files:
+        return
+    place = source_words(settings, use_case.source)
+    raise DataRejected(
+        f"{use_case.name} has a time column and so a file a day",
+        f"there is only {files[ALL].name} in {place}",
+        f'{WRITE_DAYS}, or name the file by FileSource(file=..., time_column="{use_case.time_column}")',
+    )
+
+
+def _refuse_dated(settings: Settings, use_case: UseCase, tables: dict[str, Listing]) -> None:
+    """Raises DataRejected where a use case without days, or a side table of it, has a file a day."""
+    source = tables[""].days
+    if ALL not in source:
+        raise DataRejected(
+            f"{use_case.name} has no time column and so one partition",
+            f"all.parquet is not there, and {next(iter(source.values())).name} is in "
+            f"{source_words(settings, use_case.source)}",
+            "write it, or name the use case's time_column",
+        )
+    dated = [(name, next(iter(t.days.values())).paths[0]) for name, t in tables.items() if ALL not in t.days]
     if dated:
         name, file = dated[0]
         raise DataRejected(
@@ -163,26 +273,30 @@ def _refuse_dated(use_case: UseCase, sides: dict[str, dict[str, DayFiles]]) -> N
 
 def refuse_window(settings: Settings, use_case: UseCase, as_of: date, excluded: Mapping[str, str]) -> None:
     """Raises what `take_manifest` would for the days that are there, without reading any file."""
-    files = partition_files(settings, use_case, use_case.source)
-    sides = {table.name: partition_files(settings, use_case, table.source) for table in use_case.side_tables}
-    _window(use_case, as_of, files, sides, excluded)
+    _window(settings, use_case, as_of, _tables(settings, use_case), excluded)
+
+
+class Window(NamedTuple):
+    """The first and the last due day, and the stray days before the first."""
+
+    first: date
+    last: date
+    left_out: tuple[LeftOut, ...]
 
 
 def _window(
+    settings: Settings,
     use_case: UseCase,
     as_of: date,
-    files: dict[str, DayFiles],
-    sides: dict[str, dict[str, DayFiles]],
+    tables: dict[str, Listing],
     excluded: Mapping[str, str],
-) -> tuple[date, date]:
-    """The first and the last due day."""
-    if ALL in files:
-        raise DataRejected(
-            f"{use_case.name} has a time column and so a file a day",
-            f"there is only {files[ALL].name}",
-            WRITE_DAYS,
-        )
-    first, last = date.fromisoformat(next(iter(files))), last_due_day(use_case, as_of)
+) -> Window:
+    _refuse_undated(settings, use_case, tables[""].days)
+    last = last_due_day(use_case, as_of)
+    files = tables[""].days
+    known = sorted({*files, *tables[""].unusable} - {ALL})
+    strays = stray_days([day for day in known if day <= str(last)], use_case.max_missing_days)
+    first = date.fromisoformat(known[len(strays)])
     if last < first:
         raise DataRejected(
             f"as_of must come after the first data ({first})",
@@ -190,11 +304,38 @@ def _window(
             f"use {_as_of_with(use_case, first, use_case.test_days + use_case.validation_days)} or later, "
             "which leaves rows to train on",
         )
+    sides = {name: table.days for name, table in tables.items() if name}
     lacking = [name for name, side in sides.items() if str(last) not in side and ALL not in side]
     if (str(last) not in files or lacking) and str(last) not in excluded:
+        unusable = _unusable(tables)
+        if str(last) in unusable:
+            _refuse_unusable_newest(str(last), unusable)
         whole = {day for day in files if all(day in side or ALL in side for side in sides.values())}
         _refuse_missing_newest(use_case, str(last), [] if str(last) in files else ["the source"], lacking, whole)
-    return max(first, last - timedelta(days=use_case.window_days - 1)), last
+    begin = last - timedelta(days=use_case.window_days - 1)
+    place = source_words(settings, use_case.source)
+    return Window(max(first, begin), last, _strays_left_out(place, strays, first) if begin < first else ())
+
+
+def stray_days(days: list[str], max_missing_days: int) -> list[str]:
+    """Days far before all others, which mistaken times have made: 1970-01-01 where the data begin in 2024.
+
+    They lie before a gap that is longer than the missing days that are allowed, and 30 times as long as they are many.
+    """
+    gaps = zip(days, days[1:], strict=False)
+    for place, (day, following) in reversed([*enumerate(gaps, start=1)]):
+        missing = (date.fromisoformat(following) - date.fromisoformat(day)).days - 1
+        if missing > max_missing_days and missing >= GAP_PER_STRAY * place:
+            return days[:place]
+    return []
+
+
+def _strays_left_out(place: str, strays: list[str], first: date) -> tuple[LeftOut, ...]:
+    """That the window begins after them is said where it decides the window."""
+    if not strays:
+        return ()
+    why = f"{'lies' if len(strays) == 1 else 'lie'} far before the others, which begin on {first}: {short_list(strays)}"
+    return (LeftOut(source=place, what="day", count=len(strays), why=why),)
 
 
 def _as_of_with(use_case: UseCase, day: date, days_after: int = 0) -> date:
@@ -293,10 +434,22 @@ def _read(
     """The rows of a day, or of all days, from the very bytes that stand in the manifest."""
     seen = {partition.day: partition for partition in partitions}
     partition = seen.get(day) or seen[ALL]
-    folder = source_folder(settings, source)
-    if partition.day == ALL and use_case.dated:
-        return _table_of_all_days(folder, partition, Declared.of(use_case, source))
-    return _rows(folder, partition, Declared.of(use_case, source))
+    folder = source_folder(settings, source, use_case.time_zone)
+    read = _table_of_all_days if partition.day == ALL and use_case.dated else _rows
+    try:
+        return read(folder, partition, Declared.of(use_case, source))
+    except _OtherBytes:
+        for kept in (kept_digests(settings, use_case.name), folder.with_name(f"{folder.name}.json")):
+            kept.unlink(missing_ok=True)  # a disk may have changed them and no time
+        ours = folder.is_relative_to(settings.home / "cache")
+        what = f"the copy of {partition.day} of {source_words(settings, source)}" if ours else partition.file
+        raise DataRejected(
+            "a partition stays as it is during a night", f"{what} changed since the snapshot", "run it again"
+        ) from None
+
+
+class _OtherBytes(Exception):
+    """The bytes are not those of the manifest."""
 
 
 @functools.lru_cache(maxsize=8)
@@ -307,6 +460,8 @@ def _table_of_all_days(folder: Path, partition: Partition, declared: Declared) -
 
 def _rows(folder: Path, partition: Partition, declared: Declared) -> pd.DataFrame:
     files = read_bytes(folder, partition.file, partition.digest)
+    if files is None:
+        raise _OtherBytes(partition.file)
     return together([parse_table(name, data, declared) for name, data in files], partition.file)
 
 

@@ -288,7 +288,16 @@ class S3Store:
         name = self._name(key)
         return self._tried(lambda: self._read(name))
 
+    def fetch(self, key: str) -> tuple[bytes, str] | None:
+        """The bytes of an object that was listed, whatever its name, and what tells them from others; None if it is
+        gone."""
+        return self._tried(lambda: self._fetched(f"{self.prefix}{key}"))
+
     def _read(self, name: str) -> bytes | None:
+        found = self._fetched(name)
+        return None if found is None else found[0]
+
+    def _fetched(self, name: str) -> tuple[bytes, str] | None:
         from botocore.exceptions import ClientError
 
         try:
@@ -298,7 +307,7 @@ class S3Store:
                 return None
             raise
         self._require("ETag" in answer)
-        return answer["Body"].read()
+        return answer["Body"].read(), answer["ETag"]
 
     def put(self, key: str, data: bytes) -> None:
         name = self._name(key)

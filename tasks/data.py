@@ -300,7 +300,7 @@ def _summary(
 ) -> Checks:  # fmt: skip
     months = list(by_name.values())
     rejected = {day: why for month in months for day, why in month.rejected.items()}
-    left_out = {day: "it is missing" for day in snapshot.missing_days} | rejected
+    left_out = {day: snapshot.unusable.get(day, "it is missing") for day in snapshot.missing_days} | rejected
     sums = _sums(months)
     if snapshot.last_day in rejected:
         raise DataRejected(

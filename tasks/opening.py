@@ -24,7 +24,7 @@ from ml.machine import this_machine
 from ml.packaging import refuse_broken_example
 from ml.report import nothing_new_document
 from ml.run_key import learning_key, lock_digest, run_key
-from ml.snapshots import changed_days, newest_day, read_manifest, take_manifest
+from ml.snapshots import changed_days, newest_day, read_manifest, survey
 from ml.store import is_whole
 from tasks.site import Site, open_site, site_of
 from tasks.work import worked
@@ -70,8 +70,8 @@ def take_snapshot(night: Night) -> Snapshot:
     """Writes the manifest of the partitions that this night may see."""
     site = site_of(night)
     head = site.ledger.head()
-    manifest, missing = take_manifest(site.settings, site.use_case, night.as_of, head.excluded if head else {})
-    manifest = replace(manifest, accepted=_accepted(manifest, head.accepted if head else {}))
+    found = survey(site.settings, site.use_case, night.as_of, head.excluded if head else {})
+    manifest = replace(found.manifest, accepted=_accepted(found.manifest, head.accepted if head else {}))
     data = to_json(manifest)
     key = paths.manifest(night.use_case, digest_bytes(data))
     kept = site.store.get(key)
@@ -87,9 +87,11 @@ def take_snapshot(night: Night) -> Snapshot:
         partitions=manifest.size,
         first_day=first,
         last_day=last,
-        missing_days=missing,
+        missing_days=found.missing,
         excluded=manifest.excluded,
         changed_days=changed_days(_last_manifest(site), manifest),
+        unusable=found.unusable,
+        left_out=found.left_out,
     )
 
 

@@ -15,6 +15,7 @@ from ml.artifacts import (
     FileRef,
     Fit,
     Interval,
+    LeftOut,
     Manifest,
     ModelScores,
     Move,
@@ -52,6 +53,8 @@ HANDLES = [
         missing_days=("x",),
         excluded={},
         changed_days=(),
+        unusable={"x": "it is a pipe"},
+        left_out=(LeftOut(source="a.csv", what="row", count=2, why="have no at and belong to no day"),),
     ),
     Checks(
         digest="d",

@@ -18,6 +18,7 @@ from ml.artifacts import (
     Fit,
     Interval,
     Judgement,
+    LeftOut,
     ModelScores,
     Move,
     RuleCount,
@@ -111,6 +112,7 @@ def snapshot() -> Snapshot:
     return Snapshot(
         work=Work(stage="take snapshot", seconds=0.5, computed=1), digest="s" * 64, manifest="m", partitions=59,
         first_day="2024-01-01", last_day="2024-02-28", missing_days=(), excluded={}, changed_days=("2024-01-03",),
+        left_out=(LeftOut(source="sales.csv", what="row", count=2, why="have no at and belong to no day"),),
     )  # fmt: skip
 
 
@@ -222,6 +224,18 @@ def test_a_document_of_an_older_ledger_has_no_notes() -> None:
     made = document()
     del made["training"]["notes"], made["training"]["device"]
     assert "9,000 rows" in markdown(made)
+
+
+def test_what_a_source_leaves_out_is_said_in_every_document() -> None:
+    """In that of a night with nothing new too, and an older ledger's has none."""
+    idle = nothing_new_document(tills(), night(), "k", snapshot(), "Nothing changed.", None)
+    sentence = "2 rows of sales.csv have no at and belong to no day."
+    for made in (document(), idle):
+        assert made["snapshot"]["left_out"][0]["count"] == 2
+        assert sentence in data_sentences(made)
+        assert f"- {sentence}" in markdown(made)
+        del made["snapshot"]["left_out"]
+        assert sentence not in data_sentences(made)
 
 
 def test_the_report_holds_scores_gates_and_keys() -> None:

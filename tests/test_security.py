@@ -30,10 +30,10 @@ from deployments import night, up
 from deployments.cli import main
 from deployments.servers import announce, running_servers
 from expectations.suite import load_rules
-from ml import bringing, database_source, packaging, paths
+from ml import bringing, packaging, paths
 from ml.artifacts import CleanedRows
 from ml.cleaning import from_block
-from ml.config import FileSource, SideTable, Source
+from ml.config import DatabaseSource, FileSource, SideTable, Source
 from ml.errors import ConfigError, Corrupt, DataRejected, RetrainError, StoreUnavailable, UsageError
 from ml.features import Statistics, fit_encoder
 from ml.ledger import Ledger
@@ -441,15 +441,19 @@ def test_no_night_tells_a_secret_or_a_sensitive_value(
     assert table.splitlines()[0] == ",label,answer,probability_0,probability_1", "figures are drawn from it alone"
 
 
-def test_times_that_cannot_be_read_are_not_quoted(tmp_path: Path) -> None:
+def test_times_that_cannot_be_read_are_not_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of one file of all days, and of a database: in a row that is shifted they may be anything."""
     place = site(tmp_path)
     place.data.mkdir()
     (place.data / "a.csv").write_text(f"at,amount\n2024-01-01,1\n{PERSON},{INCOME}\n")
     with pytest.raises(DataRejected, match=r"at of a\.csv must be a timestamp in every row") as of_file:
         bringing.bring(place, FileSource(file="a.csv", time_column="at"), tills().columns)
-    with pytest.raises(DataRejected, match="at of 2024-01-01 must be timestamps") as of_database:
-        database_source._day_bytes(pd.DataFrame({"at": [PERSON]}), "2024-01-01", "at", ["at"])
+    monkeypatch.setenv("PEOPLE", f"sqlite:///{tmp_path / 'people.db'}")
+    with closing(sqlite3.connect(tmp_path / "people.db")) as connection, connection:
+        connection.execute("create table people as select ? as at", (PERSON,))
+    source = DatabaseSource(database="PEOPLE", query="select at from people", time_column="at")
+    with pytest.raises(DataRejected, match="at of the query on PEOPLE must be timestamps") as of_database:
+        bringing.bring(place, source, tills().columns)
     for caught in (of_file, of_database):
         assert PERSON not in str(caught.value)
         assert caught.value.__suppress_context__

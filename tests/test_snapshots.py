@@ -23,7 +23,15 @@ from ml.joins import complete_by_day
 from ml.reading import Declared, UnusablePartition, read_table, refuse_other_columns
 from ml.serving.columns import Column
 from ml.settings import Settings
-from ml.snapshots import changed_days, inputs_by_day, read_partition, take_manifest
+from ml.snapshots import (
+    changed_days,
+    inputs_by_day,
+    newest_day,
+    read_partition,
+    stray_days,
+    survey,
+    take_manifest,
+)
 from tests.tiny import (
     FIRST_DAY,
     parcel_rows,
@@ -176,6 +184,52 @@ def test_an_unusable_window_is_refused_with_the_rule_the_value_and_the_next_step
         take_manifest(ten_days, tills(), night, {})
     assert all(word in str(caught.value) for word in words), str(caught.value)
     assert all((caught.value.rule, caught.value.value, caught.value.next_step))
+
+
+STRAY_DAYS: list[tuple[str, list[int], int, int]] = [
+    ("none", [*range(10)], 3, 0),
+    ("a day that is missing", [0, *range(2, 10)], 3, 0),
+    ("a second day after a short gap", [0, *range(11, 40)], 3, 0),
+    ("one a month before", [0, *range(31, 40)], 3, 1),
+    ("one a day less than a month before", [0, *range(30, 40)], 3, 0),
+    ("one that is allowed to be missing", [0, *range(31, 40)], 30, 0),
+    ("one 291 days before", [0, *range(292, 330)], 3, 1),
+    ("several, scattered", [0, 400, 800, *range(2000, 2035)], 3, 3),
+    ("a week of tests, a year before", [*range(7), *range(400, 435)], 3, 7),
+    ("a month of rows before a summer's break", [*range(30), *range(90, 120)], 3, 0),
+    ("weekly data", [*range(0, 350, 7)], 330, 0),
+    ("only one day", [5], 3, 0),
+    ("nothing", [], 3, 0),
+]
+
+
+@pytest.mark.parametrize(("days", "allowed", "strays"), [c[1:] for c in STRAY_DAYS], ids=[c[0] for c in STRAY_DAYS])
+def test_days_far_before_all_others_are_strays(days: list[int], allowed: int, strays: int) -> None:
+    names = [day(number) for number in days]
+    assert stray_days(names, allowed) == names[:strays]
+
+
+@pytest.mark.parametrize("before", [40, 291, 19_000])
+def test_a_stray_day_demands_no_days_and_is_said_where_it_decides_the_window(ten_days: Settings, before: int) -> None:
+    sales(as_of(-before)).to_parquet(file(ten_days, -before))
+    wide, narrow = (survey(ten_days, tills(window_days=days), as_of(10), {}) for days in (365, 9))
+    assert [(len(found.manifest.partitions), found.missing) for found in (wide, narrow)] == [(10, ()), (9, ())]
+    folder = ten_days.data / "tills"
+    words = f"1 day of {folder} lies far before the others, which begin on {FIRST_DAY}: {day(-before)}."
+    assert [[each.sentence for each in found.left_out] for found in (wide, narrow)] == [[words], []]
+
+
+def test_a_gap_that_is_short_or_lies_between_many_days_is_missing(ten_days: Settings) -> None:
+    for number in (3, 4, 5, 6):
+        file(ten_days, number).unlink()
+    assert take_manifest(ten_days, tills(), as_of(10), {})[1] == (day(3), day(4), day(5), day(6))
+
+
+def test_a_day_in_the_future_is_said_and_does_not_lead_a_replay_astray(ten_days: Settings) -> None:
+    sales(FIRST_DAY).to_parquet(ten_days.data / "tills" / "2999-01-01.parquet")
+    (said,) = survey(ten_days, tills(), as_of(10), {}).left_out
+    assert said.sentence == f"1 day of {ten_days.data}/tills is in the future and not used yet: 2999-01-01."
+    assert newest_day(ten_days, tills()) == LAST
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,91 @@
+"""Values as a database's driver gives them: which time each means, and the exact Arrow type of a column of them."""
+
+import re
+from contextlib import suppress
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import pyarrow as pa
+
+ISO = re.compile(
+    r"(\d{4})-\d{2}-\d{2}(?:[T ]\d{2}:\d{2}(?::\d{2}(?:[.,]\d+)?)? *(?:Z|[+-]\d{2}(?::?\d{2})?)?)?", re.ASCII
+)
+MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}  # by a column's declared unit
+PLAIN = {bool, int, float, Decimal, str, bytes, datetime, date, time}
+TOGETHER = ({int, float}, {Decimal, int}, {Decimal, float})  # kinds of numbers that may stand in one column
+OUTSIDE = "outside"
+
+
+class OddColumn(ValueError):
+    """Values that no one plain type holds; the message names their types."""
+
+
+def array_of(values: list[Any]) -> pa.Array:
+    """The values in the exact type in which they came. Raises OddColumn."""
+    values = [_plain(value) for value in values]
+    kinds = {type(value) for value in values if value is not None}
+    zoned = {value.tzinfo is not None for value in values if isinstance(value, datetime)}
+    if len(zoned) > 1:
+        raise OddColumn("times with and without a zone")
+    if not kinds <= PLAIN or (len(kinds) > 1 and kinds not in TOGETHER):
+        raise OddColumn(" and ".join(sorted(kind.__name__ for kind in kinds)))
+    if kinds == {Decimal, float}:
+        values = [None if value is None else float(value) for value in values]
+    try:
+        return pa.array(values, _arrow_type(kinds, zoned))
+    except (pa.ArrowException, OverflowError, TypeError, ValueError):
+        raise OddColumn(" and ".join(sorted(kind.__name__ for kind in kinds))) from None
+
+
+def _arrow_type(kinds: set[type], zoned: set[bool]) -> pa.DataType | None:
+    """What pyarrow would take from the first value; None where it looks at all."""
+    return pa.timestamp("us", "UTC" if zoned == {True} else None) if kinds == {datetime} else None
+
+
+def _plain(value: Any) -> Any:
+    """The value as one of the plain kinds, where it is one in another dress."""
+    if isinstance(value, Decimal) and not value.is_finite():
+        return None if value.is_nan() else float(value)
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, memoryview | bytearray):
+        return bytes(value)
+    return value
+
+
+def as_times(values: list[Any], unit: str) -> list[Any]:
+    """Texts, days and declared numbers as times; all as they are where one of them is none."""
+    moments = [None if value is None else moment_of(value, unit) for value in values]
+    are_times = all(
+        isinstance(moment, datetime) or value is None for value, moment in zip(values, moments, strict=True)
+    )
+    return moments if are_times else values
+
+
+def moment_of(value: Any, unit: str) -> datetime | str | None:
+    """The time that a database's value means; "outside" for one of a year that Python does not know, None for what is
+    no time."""
+    if isinstance(value, datetime):
+        return value
+    if isinstance(value, date):
+        return datetime.combine(value, time())
+    if isinstance(value, str):
+        return _moment_of_text(value.strip())
+    if unit not in MICROSECONDS or isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        return None
+    with suppress(OverflowError, ValueError):
+        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=round(value * MICROSECONDS[unit]))
+    return OUTSIDE
+
+
+def _moment_of_text(text: str) -> datetime | str | None:
+    match = ISO.fullmatch(text)
+    if match is None:
+        return None
+    if match[1] == "0000":
+        return OUTSIDE
+    with suppress(ValueError):
+        return datetime.fromisoformat(text.replace(",", ".").replace(" +", "+").replace(" -", "-").replace(" Z", "Z"))
+    return None
