@@ -13,7 +13,7 @@ from ml.alias import roll_alias_forward
 from ml.artifacts import Champion
 from ml.errors import Corrupt
 from ml.ledger import AnyEntry, Ledger, NightEntry, is_same, version_of
-from ml.moves import way_out, why_unusable
+from ml.moves import usable_versions, way_out, why_unusable
 from ml.paths import SERVING_PREFIX
 from ml.registry import CHAMPION, Registry
 from ml.retention import delete_all, delete_version
@@ -71,9 +71,10 @@ def _alias(ledger: Ledger, registry: Registry) -> Iterator[Finding]:
             repair=partial(roll_alias_forward, ledger, registry),
         )
         return
-    holds = [version for version in (expected, seen) if version is not None]
+    holds = [version for version in (expected, seen) if version in usable_versions(ledger, registry)]
     commands = " or ".join(f"retrain promote {ledger.use_case} --version {version} --reason WHY" for version in holds)
-    yield Finding(seen=f"{told}: it was moved by hand", mend=f"say which holds: {commands}")
+    mend = f"say which holds: {commands}" if holds else way_out(ledger, registry)
+    yield Finding(seen=f"{told}: it was moved by hand", mend=mend)
 
 
 def _words(version: int | None) -> str:

@@ -67,6 +67,15 @@ def together(tables: list[pd.DataFrame], name: str) -> pd.DataFrame:
     return tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
 
 
+# What libraries say of a whole file, or of a place in it. All else may quote a row.
+FREE_OF_VALUES = re.compile(
+    r"'[\w-]+' codec can't decode bytes? (0x[0-9a-f]+ )?in position \d+(-\d+)?: [a-z ]+"
+    r"|Compressed file ended before the end-of-stream marker was reached"
+    r"|CRC check failed 0x[0-9a-f]+ != 0x[0-9a-f]+"
+    r"|Could not open Parquet input source '<Buffer>': Parquet [\w ,.]+"
+)
+
+
 def read_table(path: Path, declared: Declared) -> pd.DataFrame:
     """A Parquet or CSV file. Raises UnusablePartition if it is not what it is named, SourceUnavailable if the disk does
     not give it."""
@@ -97,8 +106,9 @@ def parse_table(name: str, data: bytes, declared: Declared) -> pd.DataFrame:
 
 
 def short(error: Exception) -> str:
-    """The first line of the error's message, or its kind if it has none."""
-    return printable((str(error) or type(error).__name__).splitlines()[0][:120])
+    """The first line of the error's message where it cannot hold a value of a row, else the error's kind."""
+    first = (str(error) or type(error).__name__).splitlines()[0]
+    return first if FREE_OF_VALUES.fullmatch(first) else type(error).__name__
 
 
 def _named(names: list[str]) -> str:

@@ -26,6 +26,7 @@ from ml.config import UseCase
 from ml.evaluation import LOWER_IS_BETTER, METRICS
 from ml.gates import short
 from ml.ledger import NightEntry
+from ml.pages import on_a_page
 
 Document = dict[str, Any]
 MOST_DAYS = 5  # that a sentence names
@@ -471,6 +472,7 @@ def way_out(document: Document) -> str:
 
 def markdown(document: Document) -> str:
     """The night for people who never saw the code."""
+    document = on_a_page(document)
     lines = [
         f"# {headline(document)}",
         "",

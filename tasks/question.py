@@ -16,6 +16,7 @@ from ml.backfill import Plan
 from ml.ledger import AnyEntry, NightEntry
 from ml.locks import one_move_at_a_time
 from ml.moves import answer, require_whole
+from ml.pages import literal
 from tasks.flow_run import prefect_errors, run_label
 from tasks.site import open_site
 from tasks.stage import stage
@@ -103,4 +104,5 @@ def _own_id() -> UUID:
 
 
 def _question(entry: NightEntry) -> str:
-    return f"{report.headline(entry.result)}.\n\n{entry.reason}\n\n{report.champion_sentence(entry.result)}"
+    said = (f"{report.headline(entry.result)}.", entry.reason, report.champion_sentence(entry.result))
+    return "\n\n".join(map(literal, said))
