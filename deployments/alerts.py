@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from prefect.events.schemas.automations import AutomationCore
 
 BLOCK = "retrain-alerts"
+MADE_BY = "Made by `retrain alerts`, which also removes it."  # others' automations may have the same names
 FAILED, REJECTED, ASKED, KEPT, SILENT = NAMES = (
     "retrain: a night failed",
     "retrain: data were rejected",
@@ -124,7 +125,8 @@ def remove(client: "SyncPrefectClient") -> None:
 def _remove_automations(client: "SyncPrefectClient") -> None:
     for name in NAMES:
         for each in client.read_automations_by_name(name):
-            client.delete_automation(each.id)
+            if each.description == MADE_BY:
+                client.delete_automation(each.id)
 
 
 def automations(block: UUID, page: str, kept_nights: int, silent: timedelta) -> "list[AutomationCore]":
@@ -174,7 +176,7 @@ def _automation(block: UUID, page: str, name: str, trigger: Any, reason: str) ->
     payload = BODY.replace("REASON", reason).replace("NAME", name).replace("PAGE", page)
     return AutomationCore(
         name=name,
-        description="Made by `retrain alerts`, which also removes it.",
+        description=MADE_BY,
         trigger=trigger,
         actions=[CallWebhook(block_document_id=block, payload=payload)],
     )

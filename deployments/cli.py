@@ -11,7 +11,7 @@ from importlib import import_module, metadata
 from typing import Any, NoReturn
 
 from ml.days import parse_day
-from ml.errors import RetrainError, UsageError, did_you_mean
+from ml.errors import RetrainError, UsageError, did_you_mean, printable, unforeseen
 
 Command = Callable[[argparse.Namespace], int]
 INTERRUPTED = 130
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:  # noqa: BLE001 - the last net
-        return _fail(_unforeseen(error), as_json="--json" in words, debug="--debug" in words)
+        return _fail(unforeseen(error), as_json="--json" in words, debug="--debug" in words)
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted; run the same command again to resume.\n")
         return INTERRUPTED
@@ -300,21 +300,21 @@ def _command(name: str) -> Command:
     return getattr(module, name.replace("-", "_"))
 
 
+class OneLine(logging.Formatter):
+    """A record is one line, whatever words from outside are in it."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        return printable(super().formatMessage(record))
+
+
 def _show_log(*, quiet: bool) -> None:
     """Progress on stderr: one line a task, and one an epoch."""
     logger = logging.getLogger("retrain")
     logger.setLevel(logging.INFO)
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S"))
+    handler.setFormatter(OneLine("%(asctime)s  %(message)s", datefmt="%H:%M:%S"))
     handler.setLevel(logging.WARNING if quiet else logging.INFO)
     logger.handlers = [handler]
-
-
-def _unforeseen(error: Exception) -> RetrainError:
-    said = (str(error).strip() or "no message").splitlines()[0][:200]
-    foreseen = RetrainError("a command ends without an error", f"{type(error).__name__}: {said}", "see it with --debug")
-    foreseen.__cause__ = error
-    return foreseen
 
 
 def _fail(error: RetrainError, *, as_json: bool, debug: bool) -> int:
@@ -322,6 +322,9 @@ def _fail(error: RetrainError, *, as_json: bool, debug: bool) -> int:
         import traceback
 
         traceback.print_exception(error)
+        if error.hidden is not None:
+            sys.stderr.write("It came from:\n")
+            traceback.print_exception(error.hidden)
     if as_json:
         document = {
             "error": type(error).__name__,

@@ -252,7 +252,8 @@ def _print_entries(rows: list[dict[str, Any]]) -> None:
         again = f"again: {row['again']}  " if row["again"] else ""
         moved = f"champion {words_of(row['champion_before'])} -> {words_of(row['champion_after'])}"
         say(
-            f"\n{row['entry']}  {row['at']}  by {row['by']}  {row['decision']}  {night}{again}{moved}",
+            "",
+            f"{row['entry']}  {row['at']}  by {row['by']}  {row['decision']}  {night}{again}{moved}",
             f"   {row['reason']}",
             *(f"   {v['verdict']:<15}{v['gate']}: {v['reason']}" for v in row["verdicts"]),
             "   " + ", ".join(f"{name} {digest[:12]}" for name, digest in row["digests"].items() if digest),

@@ -27,9 +27,12 @@ def next_attempt(states: Sequence[str]) -> int | None:
     return crashes + 1 if crashes < ATTEMPTS and not CANCELLED & set(states) else None
 
 
-def resubmit_crashed(api: str) -> None:
-    """Schedules crashed nights of the last day now. They resume: what is done lies in the store under its keys, and
-    a run keeps the time that it was first scheduled for, and so its as_of."""
+def resubmit_crashed(api: str, use_cases: Collection[str]) -> None:
+    """Schedules crashed nights of these use cases and of the last day now.
+
+    They resume: what is done lies in the store under its keys, and a run keeps the time that it was first scheduled
+    for, and so its as_of.
+    """
     query = {
         "flows": {"name": {"any_": ["retrain"]}},  # a backfill is resumed by its operator
         "flow_runs": {
@@ -39,6 +42,8 @@ def resubmit_crashed(api: str) -> None:
         },
     }
     for run in ask(f"{api}/flow_runs/filter", query) or []:
+        if not is_ours(run, use_cases):
+            continue
         attempt = attempt_after(api, run["id"], datetime.now(UTC), recent=True)
         if attempt is not None:
             run_again(api, run["id"], attempt)

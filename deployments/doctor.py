@@ -4,6 +4,7 @@ import argparse
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib import metadata
@@ -15,11 +16,12 @@ from deployments.crashed import OURS, end_lost, holds_its_lock, is_ours
 from deployments.environment import discard, left_behind
 from deployments.servers import Servers, ask, running_servers
 from deployments.terminal import chosen_names, home_settings, say, show
+from ml.backfill import driver_lock
 from ml.config import UseCase, load_use_case, use_case_files
-from ml.errors import ConfigError, Corrupt, RetrainError
+from ml.errors import Busy, ConfigError, Corrupt, RetrainError, what_and_where
 from ml.health import Finding, findings, stray_runs
 from ml.ledger import Ledger
-from ml.locks import is_active, is_free
+from ml.locks import held_lock, is_active, is_free, one_move_at_a_time, run_lock
 from ml.machine import ask_torch
 from ml.registry import Registry
 from ml.report import counted
@@ -48,10 +50,11 @@ def doctor(options: argparse.Namespace) -> int:
 
 def found_in(settings: Settings, names: list[str], *, mend: bool) -> list[dict[str, Any]]:
     """One row a finding, or one that says all is well, a check."""
-    return [row for title, check in _checks(settings, names).items() for row in _examined(title, check, mend=mend)]
+    checks = _checks(settings, names, mend=mend)
+    return [row for title, check in checks.items() for row in _examined(title, check, mend=mend)]
 
 
-def _checks(settings: Settings, names: list[str]) -> dict[str, Check]:
+def _checks(settings: Settings, names: list[str], *, mend: bool = False) -> dict[str, Check]:
     """Title to check. Each is run by itself, so that one that cannot answer hides no other."""
     store = open_store(settings.store)
     return {
@@ -61,7 +64,7 @@ def _checks(settings: Settings, names: list[str]) -> dict[str, Check]:
         "MLflow and its files": partial(_strays, settings, store),
         "retrain up": partial(_up, settings),
         "runs of Prefect": partial(_runs, settings),
-        **{f"use case {name}": partial(_use_case, settings, store, name) for name in names},
+        **{f"use case {name}": partial(_use_case, settings, store, name, mend=mend) for name in names},
     }
 
 
@@ -152,15 +155,32 @@ def _strays(settings: Settings, store: Store) -> Iterator[Finding]:
     yield from stray_runs(store, Registry(settings, "doctor"))
 
 
-def _use_case(settings: Settings, store: Store, name: str) -> Iterator[Finding]:
-    """Its file, its ledger, its versions, and a champion that answers."""
+def _use_case(settings: Settings, store: Store, name: str, *, mend: bool) -> Iterator[Finding]:
+    """Its file, its ledger, its versions, and a champion that answers.
+
+    What is found is mended under the locks of nights, backfills and moves, so that it is still so when it is mended.
+    """
+    today = datetime.now(UTC).date() + timedelta(days=1)  # somewhere it is tomorrow already
     try:
         load_use_case(name, settings.project)
     except ConfigError as error:
         yield Finding(seen=str(error), mend=error.next_step)
-    active = is_active(settings.home, name)
-    yield from findings(store, Registry(settings, name), name, active=active)
+    with ExitStack() as locks:
+        active = not _at_rest(settings, name, locks) if mend else is_active(settings.home, name)
+        yield from findings(store, Registry(settings, name), name, active=active, today=today)
     yield from _champion_answers(settings, store, name)
+
+
+def _at_rest(settings: Settings, name: str, locks: ExitStack) -> bool:
+    """Whether no run of the use case is active; then none begins until the locks are given back."""
+    locks.enter_context(one_move_at_a_time(settings.home, name))
+    busy = Busy(f"{name} is at rest", "a run is active", "wait for it to end")
+    try:
+        for lock in (run_lock(settings.home, name), driver_lock(settings, name)):
+            locks.enter_context(held_lock(lock, 0, busy))
+    except Busy:
+        return False
+    return True
 
 
 def _champion_answers(settings: Settings, store: Store, name: str) -> Iterator[Finding]:
@@ -177,10 +197,12 @@ def _champion_answers(settings: Settings, store: Store, name: str) -> Iterator[F
         load_model(folder).predict(packaging.synthetic_rows(model_columns(folder), model_rules(folder)))
     except Corrupt:
         return  # said with its files
-    except (ValueError, ImportError, AttributeError, RuntimeError) as error:
+    except RetrainError:
+        raise
+    except Exception as error:  # noqa: BLE001 - of the model's own code, whatever it is: found, and nothing is decided
         yield Finding(
-            seen=f"champion version {model.version} gives no answer ({type(error).__name__}: {error})",
-            mend=f"retrain rollback {name}",
+            seen=f"champion version {model.version} gives no answer ({what_and_where(error)})",
+            mend=f"retrain rollback {name} --reason WHY, or retrain promote {name} --version N --reason WHY",
         )
 
 

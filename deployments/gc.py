@@ -6,7 +6,7 @@ from deployments.terminal import chosen_names, home_settings, say, show
 from ml.backfill import driver_lock
 from ml.config import load_use_case
 from ml.errors import Busy
-from ml.locks import held_lock, run_lock
+from ml.locks import held_lock, one_move_at_a_time, run_lock
 from ml.registry import Registry
 from ml.report import counted
 from ml.retention import garbage
@@ -37,6 +37,7 @@ def _collected(settings: Settings, store: Store, name: str, *, delete: bool) -> 
         with (
             held_lock(run_lock(settings.home, name), 0, busy),
             held_lock(driver_lock(settings, name), 0, busy),
+            one_move_at_a_time(settings.home, name),
         ):
             found = list(garbage(store, Registry(settings, name), use_case))
             for each in found if delete else ():

@@ -4,13 +4,15 @@ import argparse
 import sys
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 
 from deployments.commands import entry_row
 from deployments.terminal import home_settings, show, words_of
 from ml.bringing import partition_files
 from ml.config import UseCase, load_use_case, require_known
-from ml.errors import UsageError
+from ml.errors import UsageError, printable
 from ml.ledger import Ledger, OperatorEntry
+from ml.locks import one_move_at_a_time
 from ml.moves import (
     carry_out,
     plan_exclude,
@@ -20,6 +22,7 @@ from ml.moves import (
     plan_release,
     plan_rollback,
     require_whole,
+    why_unusable,
 )  # fmt: skip
 from ml.registry import CHAMPION, Registry
 from ml.settings import Settings
@@ -31,12 +34,16 @@ YES = {"y", "yes"}
 
 def promote(options: argparse.Namespace) -> int:
     """Makes a registered version champion, whatever the gates said of it."""
-    return _move_champion(options, lambda ledger, reason: plan_promote(ledger, options.version, reason))
+    return _move_champion(options, lambda ledger, _, reason: plan_promote(ledger, options.version, reason))
 
 
 def rollback(options: argparse.Namespace) -> int:
     """Makes an earlier champion champion again."""
-    return _move_champion(options, lambda ledger, reason: plan_rollback(ledger, options.to, reason))
+
+    def plan(ledger: Ledger, registry: Registry, reason: str) -> OperatorEntry:
+        return plan_rollback(ledger, options.to, reason, partial(why_unusable, ledger.store, registry))
+
+    return _move_champion(options, plan)
 
 
 def hold(options: argparse.Namespace) -> int:
@@ -67,17 +74,22 @@ def _require_day(settings: Settings, use_case: UseCase, day: date) -> None:
         raise UsageError(f"DAY lies between the first data ({first}) and today", f"it is {day}", "check it")
 
 
-def _move_champion(options: argparse.Namespace, plan: Plan) -> int:
-    """The alias follows last; before it, the chosen version must be in MLflow, and its files as they were written."""
+def _move_champion(options: argparse.Namespace, plan: Callable[[Ledger, Registry, str], OperatorEntry]) -> int:
+    """The alias follows last; before it, the chosen version must be in MLflow, and its files as they were written.
+
+    That is looked at again after the question: while it waited, the version may have been deleted.
+    """
     settings = home_settings()
     require_known(options.use_case, settings.project)
     ledger, registry = Ledger(open_store(settings.store), options.use_case), Registry(settings, options.use_case)
-    entry = plan(ledger, _reason(options))
+    entry = plan(ledger, registry, _reason(options))
     assert entry.champion is not None
     require_whole(ledger, registry, entry.champion)
     seen = words_of(registry.alias(CHAMPION))
     _confirm(options, f"Champion of {entry.use_case}: {seen} -> {entry.champion.version} ({entry.reason})")
-    carry_out(ledger, registry, entry)
+    with one_move_at_a_time(settings.home, entry.use_case):
+        require_whole(ledger, registry, entry.champion)
+        carry_out(ledger, registry, entry)
     words = f"Champion of {entry.use_case} is now version {entry.champion.version} (it was {seen})."
     held = "" if entry.held else f" The next night may promote again: retrain hold {entry.use_case} prevents it."
     show(options, entry_row(entry, ledger.digest(entry.seq)), words + held)
@@ -91,7 +103,8 @@ def _note(options: argparse.Namespace, plan: Plan) -> int:
     ledger = Ledger(open_store(settings.store), options.use_case)
     entry = plan(ledger, _reason(options))
     _confirm(options, f"{entry.decision} {entry.use_case}: {entry.reason}")
-    carry_out(ledger, None, entry)
+    with one_move_at_a_time(settings.home, entry.use_case):
+        carry_out(ledger, None, entry)
     show(
         options,
         entry_row(entry, ledger.digest(entry.seq)),
@@ -113,5 +126,5 @@ def _confirm(options: argparse.Namespace, question: str) -> None:
         return
     if not sys.stdin.isatty():
         raise UsageError("a move is confirmed", "there is no terminal to ask on", "add --yes")
-    if input(f"{question}. Go on? [y/N] ").strip().lower() not in YES:
+    if input(f"{printable(question)}. Go on? [y/N] ").strip().lower() not in YES:
         raise UsageError("a move is confirmed with y", "it was not", "nothing was done")

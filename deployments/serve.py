@@ -12,6 +12,7 @@ from flows.backfill import backfill
 from flows.retrain import retrain
 from ml.config import load_use_case, use_case_files
 from ml.errors import ConfigError
+from ml.pages import literal
 from ml.settings import Settings
 
 log = logging.getLogger("retrain.serve")
@@ -35,7 +36,7 @@ def _deployment(settings: Settings, name: str) -> RunnerDeployment:
     schedule = Cron(use_case.schedule, timezone=use_case.time_zone) if use_case.schedule else None
     deployment = retrain.to_deployment(
         name=name,
-        description=use_case.question,
+        description=literal(use_case.question),
         parameters={"request": {"use_case": name}},
         schedule=schedule,
         tags=["nightly" if schedule else "on request"],

@@ -86,7 +86,9 @@ class Child:
         if code is None:
             return
         lines = self._said()
-        log.error("The %s said at last:\n%s", self.name, "\n".join(lines[-SHOWN_LINES:]))
+        log.error("The %s said at last:", self.name)
+        for line in lines[-SHOWN_LINES:]:
+            log.error("%s", line)
         raise self.unavailable(
             f"the {self.name} runs until it is stopped",
             f"it ended with exit code {code} ({_last_words(lines)})",

@@ -10,7 +10,7 @@ from typing import Any
 
 from deployments.environment import prepare_environment
 from ml.config import require_known, use_case_files
-from ml.errors import ConfigError
+from ml.errors import ConfigError, printable
 from ml.settings import Settings
 
 
@@ -46,7 +46,8 @@ def home_settings() -> Settings:
 
 
 def say(*lines: str) -> None:
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    """Prints each line as one, with what moves a terminal's cursor written out: words come from anybody."""
+    sys.stdout.write("".join(f"{printable(line)}\n" for line in lines))
 
 
 def show(options: argparse.Namespace, document: dict[str, Any], words: str) -> None:

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 from urllib.parse import urlsplit
 
-from deployments.crashed import Lost, end_lost, resubmit_crashed
+from deployments.crashed import OURS, Lost, end_lost, resubmit_crashed
 from deployments.environment import discard, left_behind
 from deployments.missed import make_up
 from deployments.servers import (
@@ -39,10 +39,11 @@ LOOKS_BETWEEN_CRASHES = 25  # every five seconds
 SERVING = {"schedule server": ["deployments.serve"], "backfill server": ["deployments.serve", "backfills"]}
 # Of deployments only: other runs are executed by their own process, which may be alive.
 LOST_RUNS = {
+    "flows": OURS,
     "flow_runs": {
         "state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}},
         "deployment_id": {"is_null_": False},
-    }
+    },
 }
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -199,5 +200,5 @@ def _watch(children: Sequence[Child], api: str, settings: Settings) -> None:
             each.require_alive()
         if look % LOOKS_BETWEEN_CRASHES == 0:
             lost.end(api)
-            resubmit_crashed(api)
+            resubmit_crashed(api, lost.use_cases)
         time.sleep(WATCH_SECONDS)

@@ -32,12 +32,12 @@ from ml.backfill import (
     start_attempt,
 )
 from ml.decision import DATA_REJECTED
-from ml.errors import Busy, PrefectUnavailable, Unavailable
+from ml.errors import Busy, PrefectUnavailable, Unavailable, unforeseen
 from ml.locks import held_lock
 from ml.settings import Settings
 from ml.store import open_store
 from tasks.backfill import Board, open_plan, plan_backfill
-from tasks.flow_run import end_lost_runs
+from tasks.flow_run import end_lost_runs, in_our_words
 from tasks.site import Site
 
 log = logging.getLogger("retrain.backfill")
@@ -68,7 +68,7 @@ def backfill(request: BackfillRequest) -> State[dict[str, Any]]:
     """Makes the plan or takes a kept one, runs its dates, and never moves the champion unless it was asked to."""
     settings = Settings.from_environment()
     busy = Busy(f"{request.use_case} has one backfill at a time", "another one runs", "look at retrain backfill status")
-    with held_lock(driver_lock(settings, request.use_case), 0, busy):
+    with in_our_words(), held_lock(driver_lock(settings, request.use_case), 0, busy):
         end_lost_runs(driver_name(request.use_case))
         site, plan = open_plan(open_store(settings.store), request.plan or _planned(request).digest, driving=True)
         return concluded(run_dates(site, plan, request))
@@ -150,7 +150,7 @@ def run_date(site: Site, plan: Plan, attempt: Attempt) -> Attempt:
     except httpx.HTTPError as error:
         outcome, entry, reason = "interrupted", None, f"{type(error).__name__}: {error}"
     except Exception as error:  # noqa: BLE001 - of Prefect's own: a date without an end would keep all others waiting
-        outcome, entry, reason = "failed", None, f"{type(error).__name__}: {error}"
+        outcome, entry, reason = "failed", None, str(unforeseen(error))
     ended = replace(attempt, outcome=outcome, entry=entry, reason=reason)
     _keep_end(site, plan, ended)
     log.info("%s: %s. %s", run_name(plan, attempt), outcome, reason)
@@ -186,7 +186,7 @@ def _outcome(state: State[Any]) -> tuple[Outcome, int | None, str]:
 def retrain_date(request: RetrainRequest, plan: Plan) -> State[dict[str, Any]]:
     """The night of one date as a part of a backfill."""
     assert request.as_of is not None, request
-    with only_run_of(date_name(request.use_case, request.as_of), wait=True):
+    with in_our_words(), only_run_of(date_name(request.use_case, request.as_of), wait=True):
         return answered(request, plan)
 
 

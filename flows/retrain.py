@@ -17,14 +17,14 @@ from ml.backfill import Plan
 from ml.config import require_known
 from ml.decision import DATA_REJECTED, STATE_NAMES
 from ml.errors import Busy, DataRejected
-from ml.ledger import AnyEntry, NightEntry, version_of
+from ml.ledger import AnyEntry, NightEntry, is_same
 from ml.locks import held_lock, run_lock
 from ml.report import dry_run_document, reason
 from ml.run_key import run_key
 from ml.settings import Settings
 from tasks.backfill import await_turn
 from tasks.data import clean_partitions, split_rows, take_snapshot, validate_partitions
-from tasks.flow_run import begun_as_of, end_lost_runs, name_flow_run, publish_work
+from tasks.flow_run import begun_as_of, end_lost_runs, in_our_words, name_flow_run, publish_work
 from tasks.model import evaluate_models, judge_gates, train_candidate, upload_candidate, verify_candidate
 from tasks.question import answered_by, asked_before
 from tasks.registration import (
@@ -62,7 +62,7 @@ class RetrainRequest(BaseModel):
 @flow(name="retrain", flow_run_name="{request.title}", persist_result=True, result_serializer="json")
 def retrain(request: RetrainRequest) -> State[dict[str, Any]]:
     """Snapshot, validate, clean, split, train, verify, register, evaluate, judge, record, promote or keep, report."""
-    with only_run_of(request.use_case, wait=request.wait):
+    with in_our_words(), only_run_of(request.use_case, wait=request.wait):
         asked = asked_before(request.use_case)
         return answered(request) if asked is None else resumed(asked)
 
@@ -133,7 +133,7 @@ def concluded(entry: NightEntry, answer: AnyEntry | None = None, *, replayed: bo
     }  # fmt: skip
     if answer is None:
         return Completed(name=STATE_NAMES[entry.decision], message=reason(entry, replayed=replayed), data=data)
-    promoted = version_of(answer.champion) == version_of(entry.candidate)
+    promoted = is_same(answer.champion, entry.candidate)
     message = f"{answer.decision} by {answer.by}: {answer.reason}"
     return Completed(name=STATE_NAMES["PROMOTE" if promoted else entry.decision], message=message, data=data)
 

@@ -27,7 +27,8 @@ def roll_alias_forward(ledger: Ledger, registry: Registry) -> str | None:
         return None
     return (
         f"The alias champion was moved by hand: the ledger says {_words(expected)}, MLflow says {_words(seen)}. "
-        f"Nothing is promoted until an operator says which holds: retrain promote {ledger.use_case} --version N."
+        "Nothing is promoted until an operator says which holds: "
+        f"retrain promote {ledger.use_case} --version N --reason WHY."
     )
 
 

@@ -313,6 +313,22 @@ class Champion:
     folder: str
     files: tuple[FileRef, ...]
 
+    @property
+    def identity(self) -> "Identity":
+        """What tells it from every other version: MLflow's numbers begin again in a registry that was emptied."""
+        return self.version, self.run_id
+
+    @property
+    def dated(self) -> bool:
+        return self.fit_until is not None
+
+    def dated_before(self, as_of: date) -> bool:
+        """Whether a night of that date knows more days than this version's night did."""
+        return self.dated and as_of > self.as_of
+
+
+Identity = tuple[int, str]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:

@@ -4,6 +4,7 @@ A plan is made once and kept under its digest; what is then run is exactly that.
 created only if absent, so that any terminal, after any restart, reads the same state and adds to it.
 """
 
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time, timedelta
@@ -77,6 +78,7 @@ class Attempt:
     outcome: Outcome | None = None
     entry: int | None = None
     reason: str = ""
+    nonce: str = ""  # two drivers that take one number at once write other bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,7 +272,7 @@ def read_attempts(store: Store, use_case: str, known: Known | None = None) -> li
 
 def start_attempt(store: Store, plan: Plan, as_of: date) -> Attempt:
     """Takes the next free number of the date."""
-    attempt = Attempt(as_of=as_of, number=1, plan=plan.digest, at=now_text())
+    attempt = Attempt(as_of=as_of, number=1, plan=plan.digest, at=now_text(), nonce=secrets.token_hex(8))
     while not store.create(paths.backfill_start(plan.use_case, str(as_of), attempt.number), to_json(attempt)):
         attempt = replace(attempt, number=attempt.number + 1)
     return attempt

@@ -19,9 +19,13 @@ KEPT_EVENT, KEPT_NIGHTS = "retrain.kept-champion", "retrain.kept-nights"  # an e
 
 
 def decide(
-    verdicts: Sequence[Verdict], champion: Champion | None, as_of: date, blocked: str | None = None
+    verdicts: Sequence[Verdict], champion: Champion | None, as_of: date | None, blocked: str | None = None
 ) -> tuple[DecisionName, str]:
-    """FIRST, PROMOTE, KEEP or REJECT, with the reason as a sentence; `blocked` says why nothing may move now."""
+    """FIRST, PROMOTE, KEEP or REJECT, with the reason as a sentence; `blocked` says why nothing may move now.
+
+    `as_of` is None for data without dates: of such nights the later one in the ledger is the newer, whatever a clock
+    said of the one before.
+    """
     stays: DecisionName = "REJECT" if champion is None else "KEEP"
     if blocked is not None:
         return stays, blocked
@@ -32,15 +36,19 @@ def decide(
         return stays, " ".join(f"{verdict.gate} says {verdict.verdict}: {verdict.reason}." for verdict in blocking)
     if champion is None:
         return "FIRST", f"There was no champion, and {_every(verdicts)} this one."
-    if as_of <= champion.as_of:
+    if _is_past(champion, as_of):
         return "KEEP", f"All gates allow it, but as_of {as_of} is not newer than the champion's {champion.as_of}."
     return "PROMOTE", f"{_every(verdicts).capitalize()} it."
 
 
-def is_open(verdicts: Sequence[Verdict], champion: Champion | None, as_of: date, blocked: str | None) -> bool:
+def is_open(verdicts: Sequence[Verdict], champion: Champion | None, as_of: date | None, blocked: str | None) -> bool:
     """Nothing keeps the candidate from promotion but that gates cannot tell."""
     blocking = {verdict.verdict for verdict in verdicts} - ALLOWING
-    return blocked is None and blocking == {"INCONCLUSIVE"} and (champion is None or as_of > champion.as_of)
+    return blocked is None and blocking == {"INCONCLUSIVE"} and (champion is None or not _is_past(champion, as_of))
+
+
+def _is_past(champion: Champion, as_of: date | None) -> bool:
+    return as_of is not None and as_of <= champion.as_of
 
 
 def _every(verdicts: Sequence[Verdict]) -> str:

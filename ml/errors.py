@@ -6,6 +6,7 @@ RetrainError                exit code
 ├── DataRejected            3   the data broke a rule that no retry can mend
 ├── Corrupt                 1   stored bytes are not the bytes that were written
 ├── Busy                    1   another run of the use case is active
+├── Unforeseen              1   a library raised what nobody here expected; its words may quote data and are not told
 └── Unavailable             1   transient: the only errors that are retried
     ├── SourceUnavailable
     ├── StoreUnavailable
@@ -15,7 +16,10 @@ RetrainError                exit code
 
 import difflib
 import re
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 SENTENCE = re.compile(r"(.*?), but (.*?): (.*?)\.?", flags=re.DOTALL)
 PASSWORDS = re.compile(r"(?<=://)\S*(?=@)|(?<=password=)[^&\s]+")
@@ -31,6 +35,42 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def what_and_where(error: BaseException) -> str:
+    """What was raised and where, without its words: a library's may quote the rows that it was given."""
+    kind = type(error).__name__
+    if isinstance(error, ImportError) and error.name:
+        kind += f" of {error.name}"  # a module's name
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return kind
+    own = [frame for frame in frames if "site-packages" not in Path(frame.filename).parts]
+    last = (own or frames)[-1]
+    return f"{kind} at {Path(last.filename).name}:{last.lineno}"
+
+
+def unforeseen(error: BaseException) -> "Unforeseen":
+    """The sentence for what nobody here expected."""
+    told = Unforeseen("a library raises nothing that we do not expect", what_and_where(error), "see it with --debug")
+    told.hidden = error
+    return told
+
+
+@contextmanager
+def only_our_words() -> Iterator[None]:
+    """What leaves this context says only what we wrote.
+
+    Other exceptions become Unforeseen, and the causes of ours are taken off: whoever prints a traceback, as Prefect's
+    log does, would print the words of a library, which may quote the rows that it was given.
+    """
+    try:
+        yield
+    except RetrainError as error:
+        error.hidden = error.__cause__ or error.hidden
+        raise error from None
+    except Exception as error:  # noqa: BLE001 - nothing is decided here: every one of them is raised again
+        raise unforeseen(error) from None
+
+
 def did_you_mean(word: str, known: Iterable[str], otherwise: str, before: str = "") -> str:
     """The next step where a word is not known: the nearest that is, if one is near; `before` stands before each."""
     nearest = difflib.get_close_matches(word, list(known), n=1)
@@ -41,6 +81,7 @@ class RetrainError(Exception):
     """A user's error, kept in its three parts so that a machine can read them too: printable, without passwords."""
 
     exit_code = 1
+    hidden: BaseException | None = None  # what it came from: shown with --debug, on the operator's own terminal only
 
     def __init__(self, rule: str, value: str | None = None, next_step: str = "") -> None:
         """From its parts, or from the whole sentence alone: Prefect keeps an error's class and what it says."""
@@ -50,6 +91,10 @@ class RetrainError(Exception):
         rule, value, next_step = (printable(without_passwords(part)) for part in (rule, value, next_step))
         super().__init__(rule, value, next_step)
         self.rule, self.value, self.next_step = rule, value, next_step
+
+    def __reduce__(self) -> tuple[type["RetrainError"], tuple[str, str, str]]:
+        """Between processes it travels without what it came from."""
+        return type(self), (self.rule, self.value, self.next_step)
 
     def __str__(self) -> str:
         return f"{self.rule}, but {self.value}: {self.next_step}" + ("" if self.next_step.endswith("?") else ".")
@@ -72,6 +117,10 @@ class Corrupt(RetrainError):
 
 
 class Busy(RetrainError):
+    pass
+
+
+class Unforeseen(RetrainError):
     pass
 
 

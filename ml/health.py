@@ -5,16 +5,19 @@ What a killed run leaves is no damage while it can be resumed: it is named, and 
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import date
 from functools import partial
 
 from ml import paths
 from ml.alias import roll_alias_forward
 from ml.artifacts import Champion
 from ml.errors import Corrupt
-from ml.ledger import AnyEntry, Ledger, version_of
+from ml.ledger import AnyEntry, Ledger, NightEntry, is_same, version_of
+from ml.moves import way_out, why_unusable
+from ml.paths import SERVING_PREFIX
 from ml.registry import CHAMPION, Registry
 from ml.retention import delete_all, delete_version
-from ml.store import Store, is_whole
+from ml.store import Store
 
 OLD_SECONDS = 2 * 86_400.0  # no run takes so long, on this machine or another
 
@@ -32,7 +35,7 @@ class Finding:
     note: bool = False
 
 
-def findings(store: Store, registry: Registry, name: str, *, active: bool) -> Iterator[Finding]:
+def findings(store: Store, registry: Registry, name: str, *, active: bool, today: date) -> Iterator[Finding]:
     """Everything found about a use case; `active` says that a run of it is going on."""
     ledger = Ledger(store, name)
     try:
@@ -40,13 +43,19 @@ def findings(store: Store, registry: Registry, name: str, *, active: bool) -> It
     except Corrupt as error:
         yield Finding(seen=str(error), mend="restore the ledger's object from a copy")
         return
+    deleted = registry.deleted_experiment()
+    if deleted is not None:
+        yield Finding(
+            seen=f"MLflow's experiment of {name} was deleted, and no night can write its run",
+            mend="it is restored with all of its runs",
+            repair=partial(registry.restore_experiment, deleted),
+        )
     yield from _alias(ledger, registry)
-    yield from _served_models(store, name, entries)
+    yield from _served_models(ledger, registry, entries)
     if not active:
         yield from _unrecorded_versions(store, registry, entries)
         yield from _stuck_runs(registry)
-    yield from _lost_versions(registry, name, entries)
-    yield from _failed_models(registry)
+    yield from _future_champion(name, entries, today)
 
 
 def _alias(ledger: Ledger, registry: Registry) -> Iterator[Finding]:
@@ -62,25 +71,21 @@ def _alias(ledger: Ledger, registry: Registry) -> Iterator[Finding]:
             repair=partial(roll_alias_forward, ledger, registry),
         )
         return
-    yield Finding(
-        seen=f"{told}: it was moved by hand",
-        mend=f"say which holds: retrain promote {ledger.use_case} --version {_words(expected)} (or {_words(seen)})",
-    )
+    holds = [version for version in (expected, seen) if version is not None]
+    commands = " or ".join(f"retrain promote {ledger.use_case} --version {version} --reason WHY" for version in holds)
+    yield Finding(seen=f"{told}: it was moved by hand", mend=f"say which holds: {commands}")
 
 
 def _words(version: int | None) -> str:
     return "none" if version is None else str(version)
 
 
-def _served_models(store: Store, name: str, entries: list[AnyEntry]) -> Iterator[Finding]:
-    """Champion and reference must lie there as they were registered."""
+def _served_models(ledger: Ledger, registry: Registry, entries: list[AnyEntry]) -> Iterator[Finding]:
+    """Champion and reference must be in MLflow, and lie in the store as they were registered."""
     for who, model in _serving(entries).items():
-        broken = [file.key for file in model.files if not is_whole(store, file)]
+        broken = why_unusable(ledger.store, registry, model)
         if broken:
-            yield Finding(
-                seen=f"{who} version {model.version}: {broken[0]} is gone or changed ({len(broken)} of its files)",
-                mend=f"retrain run {name} --as-of {model.as_of} makes the same bytes again; or retrain rollback {name}",
-            )
+            yield Finding(seen=f"{who} {broken}", mend=way_out(ledger, registry))
 
 
 def _serving(entries: list[AnyEntry]) -> dict[str, Champion]:
@@ -88,7 +93,7 @@ def _serving(entries: list[AnyEntry]) -> dict[str, Champion]:
     head = entries[-1] if entries else None
     if head is None or head.champion is None or head.reference is None:
         return {}
-    if head.champion.version == head.reference.version:
+    if is_same(head.champion, head.reference):
         return {"champion and reference": head.champion}
     return {"champion": head.champion, "reference": head.reference}
 
@@ -98,9 +103,10 @@ def _unrecorded_versions(store: Store, registry: Registry, entries: list[AnyEntr
 
     Young ones may be of a run on another machine; those that somebody else registered are their own affair.
     """
-    recorded = {version_of(getattr(entry, "candidate", None)) for entry in entries}
+    nights = [entry for entry in entries if isinstance(entry, NightEntry)]
+    recorded = {night.candidate.identity for night in nights if night.candidate}
     for version in registry.versions():
-        if version.ours and version.number not in recorded and version.age_seconds >= OLD_SECONDS:
+        if version.ours and version.identity not in recorded and version.age_seconds >= OLD_SECONDS:
             yield Finding(
                 seen=f"version {version.number} is in MLflow, and no night recorded it",
                 mend="run its night again, which finishes it; mending deletes it and its files",
@@ -109,7 +115,7 @@ def _unrecorded_versions(store: Store, registry: Registry, entries: list[AnyEntr
 
 
 def _stuck_runs(registry: Registry) -> Iterator[Finding]:
-    for run_id in registry.run_ids("RUNNING"):
+    for run_id in registry.running():
         yield Finding(
             seen=f"MLflow's run {run_id} is running, and nobody runs it",
             mend="it is marked as killed; running its night again resumes it",
@@ -117,30 +123,22 @@ def _stuck_runs(registry: Registry) -> Iterator[Finding]:
         )
 
 
-def _lost_versions(registry: Registry, name: str, entries: list[AnyEntry]) -> Iterator[Finding]:
-    """Versions that serve, and that somebody deleted in MLflow."""
-    known = {version.number for version in registry.versions()}
-    for who, model in _serving(entries).items():
-        if model.version not in known:
-            yield Finding(
-                seen=f"{who} version {model.version} is no longer in MLflow",
-                mend=f"retrain rollback {name}, or promote a version that is",
-            )
-
-
-def _failed_models(registry: Registry) -> Iterator[Finding]:
-    for model_id in registry.failed_models():
+def _future_champion(name: str, entries: list[AnyEntry], today: date) -> Iterator[Finding]:
+    """A champion of a date that has not come: a clock was wrong once, and no night may follow it until then."""
+    champion = entries[-1].champion if entries else None
+    if champion and champion.dated and champion.as_of > today:
         yield Finding(
-            seen=f"MLflow's logged model {model_id} failed or was never finished",
-            mend="it is deleted",
-            repair=partial(registry.delete_model, model_id),
+            seen=f"champion version {champion.version} is as of {champion.as_of}, which is to come: until then no night"
+            " promotes",
+            mend=f"retrain rollback {name} --reason WHY, or retrain promote {name} --version N --reason WHY",
         )
 
 
 def stray_runs(store: Store, registry: Registry) -> Iterator[Finding]:
     """Old files of runs that neither MLflow nor any ledger of this store knows: their runs were deleted.
 
-    Listed before it is asked who knows them, so that a run that begins meanwhile is no stray.
+    Only of runs that hold a model of ours: others may keep the files of their experiments in the same place. Listed
+    before it is asked who knows them, so that a run that begins meanwhile is no stray.
     """
     found = {key.split("/")[1] for key in store.sizes(paths.mlflow_root(), OLD_SECONDS)}
     if not found:
@@ -149,8 +147,16 @@ def stray_runs(store: Store, registry: Registry) -> Iterator[Finding]:
     nights = [night for name in use_cases for night in Ledger(store, name).nights()]
     known = registry.every_run_id() | {night.candidate.run_id for night in nights if night.candidate}
     for run_id in sorted(found - known):
-        yield Finding(
-            seen=f"the store has files of run {run_id}, which MLflow does not know",
-            mend="they are deleted",
-            repair=partial(delete_all, store, f"{paths.mlflow_root()}/{run_id}"),
-        )
+        if _has_our_model(store, run_id):
+            yield Finding(
+                seen=f"the store has files of run {run_id}, which MLflow does not know",
+                mend="they are deleted",
+                repair=partial(delete_all, store, paths.run_artifacts(run_id)),
+            )
+
+
+def _has_our_model(store: Store, run_id: str) -> bool:
+    """Whether the folder holds our serving code, or the model's description that names it and was written first."""
+    described = store.get(f"{paths.model_folder(run_id)}/MLmodel") or b""
+    code = f"{paths.model_folder(run_id)}/code"
+    return SERVING_PREFIX.encode() in described or any(f"/{SERVING_PREFIX}" in key for key in store.keys(code))

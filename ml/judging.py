@@ -33,7 +33,7 @@ class Judged:
 
 
 class NoAnswer(ValueError):
-    """A model refuses rows that today's rules accept."""
+    """A model has no answer to rows that today's rules accept."""
 
 
 def baselines(use_case: UseCase, train: pd.DataFrame) -> dict[str, Baseline]:
@@ -43,19 +43,26 @@ def baselines(use_case: UseCase, train: pd.DataFrame) -> dict[str, Baseline]:
 
 
 def model_answers(use_case: UseCase, predict: Predict, rows: pd.DataFrame) -> Answers:
-    """A packaged model's answers on raw rows. Raises NoAnswer where it refuses some of them."""
+    """A packaged model's answers on raw rows. Raises NoAnswer where it refuses some of them, or answers otherwise than
+    a model of this use case does."""
     out = predict(rows.drop(columns=[LABEL, DAY]))
+    classes, kind = use_case.target.classes, use_case.target.kind
+    shares = {"binary": ["probability"], "multiclass": [f"probability_{name}" for name in classes]}.get(kind, [])
+    lacking = [name for name in ("prediction", *shares, "broken_rule") if name not in out]
+    if lacking:
+        raise NoAnswer(f"its answers have no {', '.join(lacking)}")
+    if len(out) != len(rows):
+        raise NoAnswer(f"it gives {len(out)} answers to {len(rows)} rows")
     refused = int(out["broken_rule"].notna().sum())
     if refused:
         raise NoAnswer(f"it refuses {refused} of {len(out)} test rows by its own rules")
-    if use_case.target.kind == "regression":
-        return Answers(out["prediction"].to_numpy(np.float64))
-    classes = use_case.target.classes
+    numbers = out[shares or ["prediction"]].to_numpy(np.float64)
     chosen = pd.Index(classes).get_indexer(pd.Index(out["prediction"])).astype(np.float64)
-    if use_case.target.kind == "binary":
-        positive = out["probability"].to_numpy(np.float64)
-        return Answers(chosen, np.column_stack([1 - positive, positive]))
-    return Answers(chosen, out[[f"probability_{name}" for name in classes]].to_numpy(np.float64))
+    if not np.isfinite(numbers).all() or (shares and (chosen < 0).any()):
+        raise NoAnswer("some of its answers are no number, or none of the classes")
+    if kind == "regression":
+        return Answers(numbers[:, 0])
+    return Answers(chosen, np.column_stack([1 - numbers[:, 0], numbers[:, 0]]) if kind == "binary" else numbers)
 
 
 def answer_table(test: pd.DataFrame, answers: Answers) -> pd.DataFrame:

@@ -7,6 +7,7 @@ SHA-256 of all that follows it and, on the next line, the SHA-256 of the whole o
 
 import getpass
 import os
+import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -41,10 +42,11 @@ class Entry:
     reference: Champion | None
     held: str | None = None
     excluded: dict[str, str] = field(default_factory=dict)
+    nonce: str = ""  # so that no two entries have the same bytes: whose creation succeeded is read from the store
 
     @property
     def moves_champion(self) -> bool:
-        return version_of(self.champion_before) != version_of(self.champion)
+        return not is_same(self.champion_before, self.champion)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +100,7 @@ def next_after(head: "AnyEntry | None", use_case: str) -> dict[str, Any]:
         "reference": head.reference if head else None,
         "held": head.held if head else None,
         "excluded": head.excluded if head else {},
+        "nonce": secrets.token_hex(8),
     }
 
 
@@ -107,6 +110,11 @@ def operator_name() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return f"user {os.getuid()}"
+
+
+def is_same(one: Champion | None, other: Champion | None) -> bool:
+    """Whether both are the same registered version, or both are none."""
+    return (one and one.identity) == (other and other.identity)
 
 
 def version_of(model: Champion | None) -> int | None:
@@ -171,14 +179,21 @@ class Ledger:
         return next((entry for entry in self._newest_first() if entry.moves_champion), None)
 
     def kept_nights(self) -> int:
-        """For how many dates the champion was kept since it was named; of those that it had not seen."""
+        """For how many nights the champion was kept since it was named.
+
+        With dates, several nights of one date count once, and those of dates that it had seen not at all. Without, each
+        counts: they are ordered by their numbers here, and not by a clock.
+        """
         since = takewhile(lambda entry: not entry.moves_champion, self._newest_first())
         kept = [entry for entry in since if isinstance(entry, NightEntry) and entry.decision == "KEEP"]
-        return len({entry.as_of for entry in kept if entry.champion and entry.as_of > entry.champion.as_of})
+        undated = {entry.seq for entry in kept if entry.champion and not entry.champion.dated}
+        dates = {each.as_of for each in kept if each.champion and each.champion.dated_before(each.as_of)}
+        return len(undated) + len(dates)
 
     def candidate(self, version: int) -> Champion | None:
-        """The registered version as its night recorded it."""
-        return next((night.candidate for night in self.nights() if version_of(night.candidate) == version), None)
+        """The registered version as its night recorded it; the newest of this number, if MLflow's began again."""
+        newest = reversed(self.nights())
+        return next((night.candidate for night in newest if version_of(night.candidate) == version), None)
 
     def answer_to(self, night: NightEntry) -> AnyEntry | None:
         """What closed a night's question: its answer, or a later choice of another champion."""

@@ -12,11 +12,27 @@ from ml.digests import digest_value
 from ml.errors import Busy, RetrainError
 
 WAIT_SECONDS = 0.5
+MOVE_SECONDS = 60.0  # gc deletes for so long, perhaps
 
 
 def run_lock(home: Path, name: str) -> Path:
     """The lock of a use case's nights; of one date as `<use case>.<as_of>`, of a backfill's driver `.backfill`."""
     return home / "locks" / f"{name}.lock"
+
+
+def moves_lock(home: Path, use_case: str) -> Path:
+    """Held while an operator's move is recorded, and while versions are deleted: each sees what the other did."""
+    return run_lock(home, f"moves-{use_case}")  # no use case has a - in its name
+
+
+@contextmanager
+def one_move_at_a_time(home: Path, use_case: str) -> Iterator[None]:
+    """Raises Busy where another move, or a deletion, takes longer than MOVE_SECONDS."""
+    busy = Busy(
+        f"{use_case} is moved by one command at a time", "another one is at it", "wait for it, then run it again"
+    )
+    with held_lock(moves_lock(home, use_case), MOVE_SECONDS, busy):
+        yield
 
 
 def holder_tag(home: Path, name: str) -> str:

@@ -1,13 +1,26 @@
 """What an operator may do by name: choose the champion, hold it, leave a day out. Each is one entry of the ledger."""
 
+from collections.abc import Callable
 from typing import Any
 
 from ml.alias import follow_ledger
 from ml.artifacts import Champion
 from ml.errors import Busy, UsageError
-from ml.ledger import AnyEntry, Ledger, MoveName, NightEntry, OperatorEntry, next_after, operator_name, version_of
+from ml.ledger import (
+    AnyEntry,
+    Ledger,
+    MoveName,
+    NightEntry,
+    OperatorEntry,
+    is_same,
+    next_after,
+    operator_name,
+    version_of,
+)
 from ml.registry import Registry
-from ml.store import get_file
+from ml.store import Store, is_whole
+
+LONGEST_REASON = 1_000  # letters
 
 
 def plan_promote(ledger: Ledger, version: int, reason: str) -> OperatorEntry:
@@ -15,25 +28,27 @@ def plan_promote(ledger: Ledger, version: int, reason: str) -> OperatorEntry:
     return _choose(ledger, "OPERATOR_PROMOTE", _recorded(ledger, version), reason)
 
 
-def plan_rollback(ledger: Ledger, version: int | None, reason: str) -> OperatorEntry:
-    """The entry that makes an earlier champion champion again; by default the one before."""
+def plan_rollback(
+    ledger: Ledger, version: int | None, reason: str, lost: Callable[[Champion], object] = lambda _: None
+) -> OperatorEntry:
+    """The entry that makes an earlier champion champion again; by default the last before that is not `lost`."""
     head = _head(ledger)
     if head.champion is None:
         raise UsageError("a rollback leaves a champion", f"{ledger.use_case} has none", "look at the ledger")
-    served = _champions_before(ledger, head.champion.version)
+    served = _champions_before(ledger, head.champion)
     if not served:
         raise UsageError(
             "a rollback goes back to an earlier champion",
             f"version {head.champion.version} is the first",
-            f"choose any version with retrain promote {ledger.use_case} --version N",
+            f"choose any version with retrain promote {ledger.use_case} --version N --reason WHY",
         )
-    if version is not None and version not in served:
+    if version is None:
+        return _choose(ledger, "ROLLBACK", _before(ledger, head.champion, lost), reason)
+    if version not in served:
         raise UsageError(
             f"--to names an earlier champion ({', '.join(map(str, served))})", f"it is {version}", "choose one of them"
         )
-    return _choose(
-        ledger, "ROLLBACK", served[version] if version is not None else _before(ledger, head.champion), reason
-    )
+    return _choose(ledger, "ROLLBACK", served[version], reason)
 
 
 def plan_hold(ledger: Ledger, reason: str) -> OperatorEntry:
@@ -57,7 +72,7 @@ def plan_exclude(ledger: Ledger, day: str, reason: str) -> OperatorEntry:
     excluded = dict(head.excluded) if head else {}
     if day in excluded:
         raise UsageError("a day is excluded once", f"{day} is already ({excluded[day]})", "nothing is to be done")
-    return _entry(ledger, "EXCLUDE", f"{day}: {reason}", excluded={**excluded, day: reason})
+    return _entry(ledger, "EXCLUDE", reason, about=f"{day}: ", excluded={**excluded, day: reason})
 
 
 def plan_include(ledger: Ledger, day: str, reason: str) -> OperatorEntry:
@@ -68,7 +83,7 @@ def plan_include(ledger: Ledger, day: str, reason: str) -> OperatorEntry:
         known = ", ".join(sorted(excluded)) or "none"
         raise UsageError(f"DAY is an excluded one ({known})", f"it is {day}", "look at retrain status")
     del excluded[day]
-    return _entry(ledger, "INCLUDE", f"{day}: {reason}", excluded=excluded)
+    return _entry(ledger, "INCLUDE", reason, about=f"{day}: ", excluded=excluded)
 
 
 def carry_out(ledger: Ledger, registry: Registry | None, entry: OperatorEntry) -> None:
@@ -84,17 +99,43 @@ def carry_out(ledger: Ledger, registry: Registry | None, entry: OperatorEntry) -
         follow_ledger(ledger, registry, entry)
 
 
+def why_unusable(store: Store, registry: Registry, model: Champion) -> str | None:
+    """Why a recorded version cannot serve, None if it can: MLflow must have it, and its files be as they were."""
+    if model.identity not in {version.identity for version in registry.versions()}:
+        return f"version {model.version} is no longer in MLflow"
+    broken = [file.key for file in model.files if not is_whole(store, file)]
+    if broken:
+        return f"version {model.version} is damaged: {broken[0]} is gone or changed ({len(broken)} of its files)"
+    return None
+
+
 def require_whole(ledger: Ledger, registry: Registry, model: Champion) -> None:
-    """Raises UsageError for a version that MLflow no longer has, Corrupt for files that changed since."""
-    known = [version.number for version in registry.versions()]
-    if model.version not in known:
+    """Raises UsageError for a version that MLflow no longer has, or whose files changed since."""
+    broken = why_unusable(ledger.store, registry, model)
+    if broken is not None:
         raise UsageError(
-            f"a champion is in MLflow (versions {', '.join(map(str, known)) or 'none'})",
-            f"version {model.version} was deleted there",
-            "choose another",
+            "a champion is in MLflow, and its files are as they were registered", broken, way_out(ledger, registry)
         )
-    for file in model.files:
-        get_file(ledger.store, file)
+
+
+def way_out(ledger: Ledger, registry: Registry) -> str:
+    """The command that works where a champion cannot serve: go back, or to any whole version, or make a new one."""
+    name, head, whole = ledger.use_case, ledger.head(), usable_versions(ledger, registry)
+    champion = head.champion if head else None
+    if champion and whole.get(champion.version) == champion:  # the reference alone is lost, or another was asked for
+        return f"retrain promote {name} --version {champion.version} --reason WHY"
+    earlier = [version for version, model in _champions_before(ledger, champion).items() if whole.get(version) == model]
+    if earlier:
+        return f"retrain rollback {name} --to {earlier[0]} --reason WHY"
+    if whole:
+        return f"retrain promote {name} --version {max(whole)} --reason WHY"
+    return f"retrain run {name} --again WHY makes a new version, then retrain promote {name} --version N --reason WHY"
+
+
+def usable_versions(ledger: Ledger, registry: Registry) -> dict[int, Champion]:
+    """The recorded versions that could serve, by number."""
+    recorded = {night.candidate.version: night.candidate for night in ledger.nights() if night.candidate}
+    return {number: model for number, model in recorded.items() if why_unusable(ledger.store, registry, model) is None}
 
 
 def answer(
@@ -141,24 +182,27 @@ def _recorded(ledger: Ledger, version: int) -> Champion:
     return found
 
 
-def _champions_before(ledger: Ledger, version: int) -> dict[int, Champion]:
+def _champions_before(ledger: Ledger, present: Champion | None) -> dict[int, Champion]:
     """Every version that served before the present one, the latest first."""
-    served = [entry.champion for entry in reversed(ledger.entries()) if entry.moves_champion and entry.champion]
-    return {model.version: model for model in served if model.version != version}
+    found: dict[int, Champion] = {}
+    for entry in reversed(ledger.entries()):
+        if entry.moves_champion and entry.champion and not is_same(entry.champion, present):
+            found.setdefault(entry.champion.version, entry.champion)
+    return found
 
 
-def _before(ledger: Ledger, present: Champion) -> Champion:
-    """Who served before the present champion first did: a second rollback goes further back, and never forth."""
-    first = next(
-        each for each in ledger.entries() if each.moves_champion and version_of(each.champion) == present.version
-    )
-    if first.champion_before is None:
+def _before(ledger: Ledger, present: Champion, lost: Callable[[Champion], object]) -> Champion:
+    """Who served before the present champion first did: a second rollback goes further back, and never forth. One that
+    cannot serve is passed over."""
+    first = next(each for each in ledger.entries() if each.moves_champion and is_same(each.champion, present))
+    before = first.champion_before
+    if before is None:
         raise UsageError(
-            "a rollback goes back to an earlier champion",
-            f"version {present.version} was the first",
-            f"choose another with --to, or with retrain promote {ledger.use_case}",
+            "a rollback goes back to an earlier champion that can serve",
+            f"none does: version {present.version} was the first",
+            f"choose another with --to, or with retrain promote {ledger.use_case} --version N --reason WHY",
         )
-    return first.champion_before
+    return _before(ledger, before, lost) if lost(before) else before
 
 
 def _head(ledger: Ledger) -> AnyEntry:
@@ -173,8 +217,13 @@ def _choose(ledger: Ledger, name: MoveName, chosen: Champion, reason: str) -> Op
     return _entry(ledger, name, reason, champion=chosen, reference=chosen)
 
 
-def _entry(ledger: Ledger, name: MoveName, reason: str, **changes: Any) -> OperatorEntry:
+def _entry(ledger: Ledger, name: MoveName, reason: str, about: str = "", **changes: Any) -> OperatorEntry:
     """The next entry after the head: all that is true stays so but for the changes."""
     if not reason.strip():
         raise UsageError("a move has a reason", "it is empty", "say why with --reason")
-    return OperatorEntry(decision=name, reason=reason, **{**next_after(ledger.head(), ledger.use_case), **changes})
+    if len(reason) > LONGEST_REASON:
+        raise UsageError(
+            f"a reason has at most {LONGEST_REASON:,} letters", f"it has {len(reason):,}", "say it shorter"
+        )
+    said = {"decision": name, "reason": f"{about}{reason}"}
+    return OperatorEntry(**{**next_after(ledger.head(), ledger.use_case), **said, **changes})

@@ -1,5 +1,6 @@
 """A candidate as files: the model's data and its own copy of `ml/serving`, in MLflow's format; and their proof."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from ml.cleaning import from_parquet, to_parquet
 from ml.config import UseCase
 from ml.digests import digest_sources
 from ml.errors import ConfigError, Corrupt
+from ml.paths import SERVING_PREFIX
 from ml.serving.columns import Column, conform
 from ml.serving.rules import Between, InSet, Rule, UniqueKey
 from ml.store import DiskStore, Store, get_file, put_file
@@ -26,11 +28,12 @@ if TYPE_CHECKING:
 
 SERVING = Path(ml.serving.__file__).parent
 PROOF_ROWS = 256
+ENDING = re.compile(r"\w+( of [\w.]+)? at [\w.<> -]+:\d+")  # what `ml.proof_process` says of an exception
 
 
 def serving_name(source: Path = SERVING) -> str:
     """The package name of a copy of the serving code: it holds the code's digest."""
-    return f"retrain_serving_{digest_sources(source, sorted(source.glob('*.py')))[:16]}"
+    return f"{SERVING_PREFIX}{digest_sources(source, sorted(source.glob('*.py')))[:16]}"
 
 
 def write_model(model: "PackagedModel", folder: Path, source: Path = SERVING) -> None:
@@ -140,6 +143,14 @@ def answers_of_a_fresh_process(folder: Path, rows: pd.DataFrame) -> pd.DataFrame
             cwd=scratch, capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode:
-            last = (done.stderr.strip() or "it said nothing").splitlines()[-1]
-            raise Corrupt("a registered model loads in a fresh process", last, "mend the model's code and run again")
+            raise Corrupt(
+                "a registered model loads and answers in a fresh process", _ending(done), "run it again on this machine"
+            )
         return pd.read_parquet(answered)
+
+
+def _ending(done: "subprocess.CompletedProcess[str]") -> str:
+    if done.returncode < 0:
+        return f"signal {-done.returncode} ended that"
+    last = (done.stderr.strip() or "it said nothing").splitlines()[-1]
+    return last if ENDING.fullmatch(last) else "it ended with words that are not told"

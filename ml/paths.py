@@ -2,6 +2,10 @@
 
 from ml.errors import UsageError
 
+SERVING_PREFIX = "retrain_serving_"  # of the package inside each model of ours; its serving code's digest follows
+FOLDERS = {
+    "snapshots", "partitions", "stages", "mlflow", "ledger", "published", "aliases", "backfills", "attempts", "doctor",
+}  # fmt: skip
 LONGEST_PART = 255  # bytes that a file's name may have
 
 
@@ -12,6 +16,13 @@ def safe_key(key: str) -> str:
     if not plain or any(part in {"", ".", ".."} or len(part) > LONGEST_PART for part in parts):
         raise UsageError("a stored name has plain parts between /", f"it is {key!r}", "rename it")
     return key
+
+
+def is_ours(key: str) -> bool:
+    """Whether we write to places of this name: others may keep objects beside ours, and files of their own runs below
+    the root of MLflow."""
+    first, *more = key.split("/")
+    return first in FOLDERS and (first != mlflow_root() or more[1:3] == ["artifacts", "model"])
 
 
 def manifest(use_case: str, digest: str) -> str:

@@ -25,9 +25,11 @@ def night_figures(
 
 
 def _new(width: float = 7.0, height: float = 4.5) -> tuple[Any, Any]:
+    import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    matplotlib.rcParams["text.parse_math"] = False  # a class may be called $a_b, which is no formula
     figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

@@ -1,6 +1,7 @@
 """A file's bytes as a table: by its name's ending, each column by its declared type."""
 
 import io
+import re
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -9,7 +10,6 @@ import pandas as pd
 import pyarrow as pa
 
 from ml.config import UseCase
-from ml.errors import printable
 from ml.serving.columns import Column, wrong_type
 from ml.sources import reading
 
@@ -25,6 +25,16 @@ def together(tables: list[pd.DataFrame], name: str) -> pd.DataFrame:
     if not tables:
         raise UnusablePartition(f"{name} has no file")
     return tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
+
+
+# What libraries say of a whole file, or of a place in it. All else may quote a row.
+FREE_OF_VALUES = re.compile(
+    r"Error tokenizing data\. C error: (Expected \d+ fields in line \d+, saw \d+|EOF inside string starting at row \d+)"
+    r"|'[\w-]+' codec can't decode bytes? (0x[0-9a-f]+ )?in position \d+(-\d+)?: [a-z ]+"
+    r"|No columns to parse from file|Compressed file ended before the end-of-stream marker was reached"
+    r"|CRC check failed 0x[0-9a-f]+ != 0x[0-9a-f]+"
+    r"|Could not open Parquet input source '<Buffer>': Parquet [\w ,.]+"
+)
 
 
 def read_table(path: Path, columns: tuple[Column, ...]) -> pd.DataFrame:
@@ -63,8 +73,9 @@ def _parse_csv(name: str, data: bytes, columns: tuple[Column, ...]) -> pd.DataFr
 
 
 def short(error: Exception) -> str:
-    """The first line of the error's message, or its kind if it has none."""
-    return printable((str(error) or type(error).__name__).splitlines()[0][:120])
+    """The first line of the error's message where it cannot hold a value of a row, else the error's kind."""
+    first = (str(error) or type(error).__name__).splitlines()[0]
+    return first if FREE_OF_VALUES.fullmatch(first) else type(error).__name__
 
 
 def refuse_other_columns(use_case: UseCase, rows: pd.DataFrame, columns: tuple[Column, ...]) -> None:

@@ -1,6 +1,9 @@
 """The only module that talks to MLflow. It writes runs, versions, tags and aliases; files go through `ml.store`.
 
 Nothing here catches a missing model as "none" unless the registry itself answered so.
+
+Others may use the same MLflow. A run or a version is ours if it has our tags, and the experiment is the one that keeps
+its files in our store. Nothing else is judged, changed or deleted, whatever its name is.
 """
 
 import contextlib
@@ -15,6 +18,7 @@ from typing import Any
 import pandas as pd
 
 from ml import paths
+from ml.artifacts import Identity
 from ml.digests import digest_file, digest_value
 from ml.errors import ConfigError, RegistryUnavailable, without_passwords
 from ml.serving.columns import Column
@@ -22,14 +26,16 @@ from ml.serving.output import Output
 from ml.settings import Settings
 from ml.store import open_store
 
-RUN_KEY = "run_key"
+RUN_KEY, USE_CASE = "run_key", "use_case"  # tags of every run and version of ours
+OURS = "retrain.use_case"  # a tag of the experiment and of the registered model
+LONGEST_TAG = 4_900  # characters; MLflow refuses a run's tag of more than 8,000 and a version's of more than 5,000
 CHAMPION, REFERENCE = "champion", "reference"
 LIBRARIES = ("mlflow", "numpy", "pandas", "safetensors", "torch")
 NOT_THERE = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 EXISTS = {"RESOURCE_ALREADY_EXISTS"}
-UNFINISHED = {"PENDING", "FAILED"}
 DATABASE_ATTEMPTS = 3  # MLflow's own 10 take 101 s, and a task makes four rounds of them
-ANSWERED = NOT_THERE | EXISTS  # MLflow is there and says no: a mistake of ours, not an outage
+ANSWERED = NOT_THERE | EXISTS | {"INVALID_STATE", "PERMISSION_DENIED"}  # MLflow is there and says no: no outage
+DELETED = "deleted"  # MLflow's word for what lies in its trash
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +47,10 @@ class Version:
     age_seconds: float
     ours: bool
 
+    @property
+    def identity(self) -> Identity:
+        return self.number, self.run_id
+
 
 class Registry:
     """MLflow's tracking store and model registry at one address, for one use case's experiment and model."""
@@ -50,26 +60,82 @@ class Registry:
         with self._errors():
             self.client = _client(settings.tracking_uri)
 
+    def require_free_name(self) -> None:
+        """Raises ConfigError where somebody else made the registered model of our name: services load it by that."""
+        with self._errors():
+            self._refuse_anothers_model()
+
     def run_id(self, run_key: str, run_name: str, tags: Mapping[str, str]) -> str:
-        """The run with this key: the one that there is, or a new one."""
+        """The run with this key: the one that there is, or a new one. One in MLflow's trash is taken out of it."""
         with self._errors():
             experiment = self._experiment()
-            found = self.client.search_runs([experiment], filter_string=f"tags.{RUN_KEY} = '{run_key}'")
-            if found:
-                return found[0].info.run_id
-            run = self.client.create_run(experiment, run_name=run_name, tags={RUN_KEY: run_key, **tags})
-            return run.info.run_id
+            if not self._runs_of(experiment, run_key):
+                tags = {USE_CASE: self.name, **tags, RUN_KEY: run_key}
+                self.client.create_run(experiment, run_name=run_name, tags=tags)
+            first = self._runs_of(experiment, run_key)[0]  # a request whose answer was lost is sent again
+            self._restore(first)
+            return str(first.info.run_id)
+
+    def _runs_of(self, experiment: str, run_key: str) -> list[Any]:
+        """The runs with this key, the first one first."""
+        from mlflow.entities import ViewType
+
+        wanted = f"tags.{RUN_KEY} = '{run_key}'"
+        found = self.client.search_runs([experiment], wanted, ViewType.ALL, order_by=["attributes.start_time ASC"])
+        return list(found)
+
+    def _restore(self, run: Any) -> None:
+        if run.info.lifecycle_stage == DELETED:
+            self.client.restore_run(run.info.run_id)
+
+    def deleted_experiment(self) -> str | None:
+        """Our experiment, if somebody deleted it and MLflow can still restore it."""
+        with self._errors():
+            _, found = self._found_experiment()
+        return found.experiment_id if found and found.lifecycle_stage == DELETED else None
+
+    def restore_experiment(self, experiment: str) -> None:
+        """Takes it out of MLflow's trash, with all of its runs."""
+        with self._errors():
+            self.client.restore_experiment(experiment)
 
     def _experiment(self) -> str:
+        """Our experiment, made if there is none. Raises ConfigError where somebody deleted it."""
+        name, found = self._found_experiment()
+        if found is None:
+            return self._make_experiment(name)
+        if found.lifecycle_stage == DELETED:
+            raise ConfigError(
+                f"the MLflow experiment {name} is there",
+                "somebody deleted it",
+                f"retrain doctor {self.name} --mend restores it with all of its runs",
+            )
+        return str(found.experiment_id)
+
+    def _found_experiment(self) -> tuple[str, Any | None]:
+        """The name of our experiment, and the experiment if it is there.
+
+        It has the use case's name, or another one where somebody else took that name before.
+        """
         found = self.client.get_experiment_by_name(self.name)
-        if found is not None:
-            return found.experiment_id
+        if found is None or self._is_ours(found):
+            return self.name, found
+        other = f"{self.name} (nightly-retrain)"
+        return other, self.client.get_experiment_by_name(other)
+
+    def _is_ours(self, experiment: Any) -> bool:
+        """By our tag; experiments of before the tag are known by where their files lie."""
+        place = experiment.artifact_location.removeprefix("file://").rstrip("/")
+        return bool(experiment.tags.get(OURS) == self.name or place == f"{self.store_uri}/{paths.mlflow_root()}")
+
+    def _make_experiment(self, name: str) -> str:
+        place = f"{self.store_uri}/{paths.mlflow_root()}"
         try:
-            return self.client.create_experiment(self.name, artifact_location=f"{self.store_uri}/{paths.mlflow_root()}")
+            return str(self.client.create_experiment(name, artifact_location=place, tags={OURS: self.name}))
         except self._exception() as error:
             if error.error_code not in EXISTS:
                 raise
-            return self.client.get_experiment_by_name(self.name).experiment_id
+            return self._experiment()
 
     def finish_run(
         self,
@@ -83,8 +149,9 @@ class Registry:
 
         metrics = [Metric(name, value, 0, step) for name, values in history.items() for step, value in values.items()]
         shown = [Param(name, str(value)[:500]) for name, value in params.items()]
-        told = [RunTag(name, value) for name, value in tags.items()]
+        told = [RunTag(name, _cut(value)) for name, value in tags.items()]
         with self._errors():
+            self._restore(self.client.get_run(run_id))
             self.client.log_batch(run_id, metrics=metrics, params=shown, tags=told)
             self.client.set_terminated(run_id)
 
@@ -102,25 +169,46 @@ class Registry:
         if self.version_of(run_key) is None:
             self._make_version(run_id, {RUN_KEY: run_key, **tags})
         first, *others = self._versions_of(run_key)
-        for version in others:  # a request whose answer was lost is sent again, and another machine may run the same
-            self.delete_version(version)
+        for version in set(others) - self.aliased():  # a request whose answer was lost is sent again, and another
+            self.delete_version(version)  # machine may run the same; one that an alias names is somebody's copy
         return first
 
     def _make_version(self, run_id: str, tags: Mapping[str, str]) -> None:
         with self._errors():
+            self._refuse_anothers_model()
             try:
-                self.client.create_registered_model(self.name)
+                self.client.create_registered_model(self.name, tags={OURS: self.name})
             except self._exception() as error:
                 if error.error_code not in EXISTS:
                     raise
             source = f"{self.store_uri}/{paths.model_folder(run_id)}"
             self.client.create_model_version(self.name, source, run_id, tags=dict(tags))
 
+    def _refuse_anothers_model(self) -> None:
+        """Raises ConfigError for a registered model of our name without a tag or a version of ours."""
+        try:
+            found = self.client.get_registered_model(self.name)
+        except self._exception() as error:
+            if error.error_code in NOT_THERE:
+                return
+            raise
+        if found.tags.get(OURS) != self.name and not any(version.ours for version in self.versions()):
+            raise ConfigError(
+                f"the registered model {self.name} in MLflow is ours",
+                "somebody else made it",
+                "rename that model in MLflow, or the use case",
+            )
+
     def versions(self) -> list[Version]:
-        """All versions, oldest first."""
+        """All versions, those of others too, oldest first."""
         with self._errors():
             found = self.client.search_model_versions(f"name = '{self.name}'")
         return sorted(map(_version, found), key=lambda version: version.number)
+
+    def needs_files(self, run_id: str) -> int:
+        """How many versions, of whatever registered model, have the files of this run."""
+        with self._errors():
+            return len(self.client.search_model_versions(f"run_id = '{run_id}'"))
 
     def aliased(self) -> set[int]:
         """Versions that some alias names."""
@@ -132,12 +220,12 @@ class Registry:
                     return set()
                 raise
 
-    def run_ids(self, status: str | None = None) -> list[str]:
-        """The runs of the use case, deleted ones too; of one status if it is given."""
+    def running(self) -> list[str]:
+        """Our runs that MLflow takes for running, those in its trash too."""
         with self._errors():
-            experiment = self.client.get_experiment_by_name(self.name)
-            chosen = f"attributes.status = '{status}'" if status else ""
-            return self._run_ids([experiment.experiment_id], chosen) if experiment else []
+            _, found = self._found_experiment()
+            ours = f"attributes.status = 'RUNNING' and tags.{USE_CASE} = '{self.name}' and tags.{RUN_KEY} LIKE '%'"
+            return self._run_ids([found.experiment_id], ours) if found else []
 
     def every_run_id(self) -> set[str]:
         """The runs of every experiment of this MLflow, deleted ones too."""
@@ -160,17 +248,6 @@ class Registry:
         with self._errors():
             self.client.set_terminated(run_id, "KILLED")
 
-    def failed_models(self) -> list[str]:
-        """Logged models that are no whole ones. Ours are versions only; others may log here too."""
-        with self._errors():
-            experiment = self.client.get_experiment_by_name(self.name)
-            found = self.client.search_logged_models([experiment.experiment_id]) if experiment else []
-        return [model.model_id for model in found if model.status.value in UNFINISHED]
-
-    def delete_model(self, model_id: str) -> None:
-        with self._errors():
-            self.client.delete_logged_model(model_id)
-
     def delete_version(self, version: int) -> None:
         with self._errors():
             try:
@@ -182,11 +259,11 @@ class Registry:
     def tag_version(self, version: int, tags: Mapping[str, str]) -> None:
         with self._errors():
             for key, value in tags.items():
-                self.client.set_model_version_tag(self.name, str(version), key, value)
+                self.client.set_model_version_tag(self.name, str(version), key, _cut(value))
 
     def describe_version(self, version: int, text: str) -> None:
         with self._errors():
-            self.client.update_model_version(self.name, str(version), description=text)
+            self.client.update_model_version(self.name, str(version), description=_cut(text))
 
     def alias(self, alias: str) -> int | None:
         """The version that the alias points to; None only where MLflow answered that there is none."""
@@ -209,7 +286,7 @@ class Registry:
                 raise ConfigError(
                     f"the alias {alias} of {self.name} points to a version that MLflow has",
                     f"version {version} is gone",
-                    f"retrain promote {self.name} --version N, with one that is there",
+                    f"retrain promote {self.name} --version N --reason WHY, with one that is there",
                 ) from error
 
     @staticmethod
@@ -226,8 +303,13 @@ class Registry:
         try:
             yield
         except (MlflowException, SQLAlchemyError, OSError) as error:
-            if getattr(error, "error_code", None) in ANSWERED:
-                raise
+            code = getattr(error, "error_code", None)
+            if code in ANSWERED:  # its text may quote what it was asked
+                raise ConfigError(
+                    f"MLflow does what a night of {self.name} asks it",
+                    f"it answers {code}",
+                    f"look at {self.name} there, then retrain doctor {self.name}",
+                ) from None
             raise RegistryUnavailable(
                 f"MLflow at {self.uri} must answer",
                 self._seen(error),
@@ -246,6 +328,11 @@ class Registry:
 def _version(found: Any) -> Version:
     age = time.time() - found.creation_timestamp / 1000
     return Version(number=int(found.version), run_id=found.run_id, age_seconds=age, ours=RUN_KEY in found.tags)
+
+
+def _cut(text: str) -> str:
+    """What MLflow takes as a tag or a description."""
+    return text if len(text) <= LONGEST_TAG else f"{text[: LONGEST_TAG - 1]}…"
 
 
 def _client(uri: str) -> Any:

@@ -12,6 +12,7 @@ from ml.config import UseCase
 from ml.evaluation import LOWER_IS_BETTER, METRICS
 from ml.gates import short
 from ml.ledger import NightEntry
+from ml.pages import on_a_page
 
 Document = dict[str, Any]
 MOST_DAYS = 5
@@ -221,8 +222,10 @@ def headline(document: Document) -> str:
 
 
 def reason(entry: NightEntry, *, replayed: bool) -> str:
-    """Why it was decided so; of a run that found the decision, also where."""
-    return f"Decided before, in entry {entry.seq} of the ledger: {entry.reason}" if replayed else entry.reason
+    """Why it was decided so, and what an operator may do; of a run that found the decision, also where."""
+    if replayed:
+        return f"Decided before, in entry {entry.seq} of the ledger: {entry.reason}"
+    return f"{entry.reason} {way_out(entry.result)}".strip()
 
 
 def scored(document: Document) -> bool:
@@ -359,6 +362,7 @@ def way_out(document: Document) -> str:
 
 def markdown(document: Document) -> str:
     """The night for people who never saw the code."""
+    document = on_a_page(document)
     lines = [
         f"# {headline(document)}",
         "",

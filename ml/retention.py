@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from ml import paths
+from ml.artifacts import Identity
 from ml.config import UseCase
-from ml.ledger import Ledger, open_questions, version_of
+from ml.ledger import Ledger, NightEntry, open_questions
 from ml.registry import Registry, Version
 from ml.store import Store
 
@@ -34,11 +35,11 @@ def _versions(store: Store, registry: Registry, use_case: UseCase) -> Iterator[G
     """Recorded versions that are neither among the newest, nor named by an alias, nor ever served, nor asked about. The
     ledger keeps what they scored."""
     recorded, served = _recorded_and_served(store, use_case)
-    known = registry.versions()
-    newest = {version.number for version in known[-use_case.retention.versions :]}
-    kept = served | newest | registry.aliased()
+    known = [version for version in registry.versions() if version.ours]
+    kept = served | {version.identity for version in known[-use_case.retention.versions :]}
+    aliased = registry.aliased()
     for version in known:
-        if version.number in recorded - kept:
+        if version.identity in recorded - kept and version.number not in aliased:
             yield Garbage(
                 what=f"version {version.number}, which never served",
                 size=sum(store.sizes(paths.run_artifacts(version.run_id)).values()),
@@ -46,25 +47,25 @@ def _versions(store: Store, registry: Registry, use_case: UseCase) -> Iterator[G
             )
 
 
-def _recorded_and_served(store: Store, use_case: UseCase) -> tuple[set[int | None], set[int | None]]:
+def _recorded_and_served(store: Store, use_case: UseCase) -> tuple[set[Identity], set[Identity]]:
     entries = Ledger(store, use_case.name).entries()
-    served = {version_of(model) for entry in entries for model in (entry.champion, entry.reference)}
-    served |= {version_of(night.candidate) for night in open_questions(entries)}
-    return {version_of(getattr(entry, "candidate", None)) for entry in entries}, served
+    recorded = {entry.candidate for entry in entries if isinstance(entry, NightEntry)}
+    served = {model for entry in entries for model in (entry.champion, entry.reference)}
+    served |= {night.candidate for night in open_questions(entries)}
+    return {model.identity for model in recorded if model}, {model.identity for model in served if model}
 
 
 def _delete_unless_served(store: Store, registry: Registry, use_case: UseCase, version: Version) -> None:
     """An operator may have promoted it since it was listed."""
     _, served = _recorded_and_served(store, use_case)
-    if version.number not in served:
+    if version.identity not in served:
         delete_version(store, registry, version)
 
 
 def delete_version(store: Store, registry: Registry, version: Version) -> None:
-    """The version's files, unless another version has them too, and then the version: killed between, it is found
-    again."""
-    shared = [other for other in registry.versions() if other.run_id == version.run_id]
-    if len(shared) == 1:
+    """The version's files, unless another version has them too, perhaps of somebody else's model, and then the version:
+    killed between, it is found again."""
+    if registry.needs_files(version.run_id) == 1:
         delete_all(store, paths.run_artifacts(version.run_id))
     registry.delete_version(version.number)
 

@@ -19,14 +19,13 @@ from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from functools import cached_property
 from http import HTTPStatus
 from io import BytesIO
-from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar
 
 from ml.artifacts import FileRef
 from ml.digests import digest_bytes
 from ml.errors import ConfigError, Corrupt, StoreUnavailable, UsageError
-from ml.paths import safe_key
+from ml.paths import is_ours, safe_key
 from ml.s3_errors import broke_on_its_way, first_line, in_words
 from ml.settings import s3_encryption
 
@@ -52,7 +51,11 @@ class Store(Protocol):
     def put(self, key: str, data: bytes) -> None: ...
 
     def create(self, key: str, data: bytes) -> bool:
-        """Creates the object if there is none; False, and nothing changed, if there is one."""
+        """Creates the object if there is none; False, and nothing changed, if there is one of other bytes.
+
+        True where its bytes are these: a request may have been repeated on its way, so that this write succeeded and
+        was then told that there is an object. Who must be the only one to create it writes what nobody else writes.
+        """
 
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """The objects' bytes in the order of `keys`, None for one that is not there."""
@@ -141,7 +144,7 @@ class DiskStore:
             try:
                 path.hardlink_to(temporary)  # fails where the name exists, and shows whole contents: O_EXCL shows half
             except FileExistsError:
-                return False
+                return path.is_file() and path.read_bytes() == data
             self._sync_folders(path)
             return True
 
@@ -325,10 +328,9 @@ class S3Store:
     def create(self, key: str, data: bytes) -> bool:
         assert len(data) < MULTIPART_BYTES, "what is created is a document, in one request"
         name = self._name(key)
-        attempts = count()
-        return self._tried(lambda: self._create(name, data, repeated=next(attempts) > 0))
+        return self._tried(lambda: self._create(name, data))
 
-    def _create(self, name: str, data: bytes, *, repeated: bool) -> bool:
+    def _create(self, name: str, data: bytes) -> bool:
         from botocore.exceptions import ClientError
 
         try:
@@ -336,8 +338,7 @@ class S3Store:
         except ClientError as error:
             if error.response["Error"]["Code"] != "PreconditionFailed":
                 raise
-            repeated = repeated or error.response["ResponseMetadata"].get("RetryAttempts", 0) > 0
-            return repeated and self._read(name) == data  # the first attempt made it, and its answer was lost
+            return self._read(name) == data
         self._require("ETag" in answer)
         return True
 
@@ -366,11 +367,12 @@ class S3Store:
         return {item["Key"].removeprefix(self.prefix): item["ETag"] for item in items}
 
     def leftovers(self, min_age_seconds: float = LEFTOVER_SECONDS) -> list[str]:
-        """Uploads in parts that were neither completed nor aborted, as key?upload."""
+        """Uploads in parts that were neither completed nor aborted, as key?upload; others may use the bucket too."""
         before = time.time() - min_age_seconds
         uploads = self._tried(lambda: self._listed("list_multipart_uploads", "Uploads", self.prefix))
-        old = [upload for upload in uploads if upload["Initiated"].timestamp() <= before]
-        return sorted(f"{upload['Key'].removeprefix(self.prefix)}?{upload['UploadId']}" for upload in old)
+        old = {upload["UploadId"]: upload["Key"] for upload in uploads if upload["Initiated"].timestamp() <= before}
+        keys = {upload: key.removeprefix(self.prefix) for upload, key in old.items()}
+        return sorted(f"{key}?{upload}" for upload, key in keys.items() if is_ours(key))
 
     def delete_leftover(self, name: str) -> None:
         key, _, upload = name.partition("?")

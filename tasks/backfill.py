@@ -32,6 +32,7 @@ from ml.config import require_known
 from ml.digests import digest_value
 from ml.errors import PrefectUnavailable, UsageError
 from ml.ledger import Ledger, NightEntry
+from ml.pages import on_a_page
 from ml.report import artifact_key
 from ml.run_key import code_digest
 from ml.store import Store
@@ -94,7 +95,7 @@ class Board:
         key = f"backfill-{artifact_key(plan.use_case, plan.digest[:12])}"
         self.ledger, self.nights = Ledger(site.store, plan.use_case), dict[int, NightEntry]()
         self.seen = board_rows(self.ledger, Progress.of(site.store, plan), {}, self.nights)
-        table = create_table_artifact(self.seen, key=key, description=f"Plan {plan.digest[:12]}")
+        table = create_table_artifact(on_a_page(self.seen), key=key, description=f"Plan {plan.digest[:12]}")
         bar = create_progress_artifact(0.0, key=f"{key}-progress", description="Dates that have ended")
         assert isinstance(table, UUID)  # they are coroutines only where a loop runs
         assert isinstance(bar, UUID)
@@ -108,7 +109,7 @@ class Board:
             return
         self.seen = rows
         with get_client(sync_client=True) as client:
-            client.update_artifact(self.table, ArtifactUpdate(data=json.dumps(rows)))
+            client.update_artifact(self.table, ArtifactUpdate(data=json.dumps(on_a_page(rows))))
         ended = len(self.plan.dates) - len(progress.open_dates)
         update_progress_artifact(self.bar, 100.0 * ended / len(self.plan.dates))
 

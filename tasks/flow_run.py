@@ -1,7 +1,7 @@
 """The flow run as Prefect shows it: its name, the end of runs whose process is gone, and a server that is away."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import date
 from typing import Any
 from uuid import UUID
@@ -12,11 +12,14 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
+from prefect.exceptions import PrefectException
+from prefect.flow_engine import FlowRunTimeoutError
 from prefect.runtime import flow_run
 from prefect.states import Crashed
+from prefect.task_engine import TaskRunTimeoutError
 
 from ml.artifacts import Work
-from ml.errors import PrefectUnavailable
+from ml.errors import PrefectUnavailable, only_our_words
 from ml.locks import holder_tag
 from ml.report import stages_artifact, work_rows
 from ml.settings import Settings
@@ -35,6 +38,22 @@ def prefect_errors() -> Iterator[None]:
         raise PrefectUnavailable(
             "Prefect's server answers until a run has ended", said, "start it, then run the same command again"
         ) from error
+
+
+@contextmanager
+def in_our_words() -> Iterator[None]:
+    """What a task or a flow raises is ours, so that Prefect's states, events and log hold no words of a library.
+
+    Prefect's own errors and time-outs, and those of the way to its server, stay what they are: it acts on them.
+    """
+    with ExitStack() as stack:
+        try:
+            yield
+        except (PrefectException, httpx.HTTPError, TaskRunTimeoutError, FlowRunTimeoutError):
+            raise
+        except Exception:
+            stack.enter_context(only_our_words())
+            raise
 
 
 def note_work(work: Work) -> None:

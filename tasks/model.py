@@ -32,7 +32,7 @@ from ml.artifacts import (
 from ml.cleaning import to_parquet
 from ml.decision import comparability, decide, is_open
 from ml.digests import digest_value
-from ml.errors import ConfigError, without_passwords
+from ml.errors import ConfigError, Corrupt, what_and_where, without_passwords
 from ml.evaluation import Answers
 from ml.gates import ALLOWING, BetterThanRule, Difference, Evidence
 from ml.judging import NoAnswer, answer_table, baselines, judge_all, model_answers
@@ -41,10 +41,11 @@ from ml.locks import fit_turn
 from ml.machine import this_machine
 from ml.run_key import lock_digest, require_same_code
 from ml.scoring import model_columns
+from ml.serving.columns import Column
 from ml.serving.features import Encoder
 from ml.split import split_digest
 from ml.stages import whole
-from ml.store import get_file, put_file
+from ml.store import get_file, is_whole, put_file
 from tasks.site import Site, resume, site_of
 from tasks.stage import stage
 
@@ -205,8 +206,9 @@ def evaluate_models(
     site = site_of(night)
     champion, reference = (head.champion, head.reference) if head else (None, None)
     opponents = {"champion": champion, "reference": reference}
-    versions = [model.version if model else None for model in opponents.values()]
-    key = digest_value([run_key, upload.digest, split.test_digest, versions])
+    names = [model.identity if model else None for model in opponents.values()]
+    lost = {who: _lost_files(site, model) for who, model in opponents.items()}
+    key = digest_value([run_key, upload.digest, split.test_digest, names, lost])
     evaluations = resume(
         site,
         Evaluations,
@@ -225,7 +227,7 @@ def _evaluate(
     test, train = (site.reader(blocks).raw_rows(night.as_of, part) for part in ("test", "train"))
     found = baselines(site.use_case, train)
     answers = {who: baseline.answers(test) for who, baseline in found.items()}
-    answers["candidate"] = _answers(site, upload.folder, upload.files, test)
+    answers["candidate"] = _candidates_answers(site, upload, test)
     described = {who: baseline.description for who, baseline in found.items()} | {"candidate": "tonight's model"}
     absent, incomparable = _compare_opponents(site, split, opponents, test, answers, described)
     judged = judge_all(site.use_case, test, answers, described, seed=int(run_key[:15], 16))
@@ -245,8 +247,25 @@ def _evaluate(
     )
 
 
-def _answers(site: Site, folder: str, files: tuple[FileRef, ...], test: pd.DataFrame) -> Answers:
-    return model_answers(site.use_case, registry.load_model(_fetch(site, folder, files)).predict, test)
+def _candidates_answers(site: Site, upload: Upload, test: pd.DataFrame) -> Answers:
+    try:
+        return _answers(site, _fetch(site, upload.folder, upload.files), test)
+    except NoAnswer as error:
+        raise Corrupt("the candidate answers every test row", str(error), "see it with --debug") from error
+
+
+def _answers(site: Site, model_folder: Path, test: pd.DataFrame) -> Answers:
+    """The packaged model's answers to the test rows. Raises NoAnswer where it has none, for good.
+
+    Its files lie verified on this disk, so what it raises is of its own code and of these rows, and would be raised
+    again. What it says is left out: it may quote rows.
+    """
+    try:
+        return model_answers(site.use_case, registry.load_model(model_folder).predict, test)
+    except (NoAnswer, MemoryError, OSError):  # of this machine, and passing: the last two
+        raise
+    except Exception as error:
+        raise NoAnswer(f"it raises {what_and_where(error)}") from error
 
 
 def _compare_opponents(
@@ -262,10 +281,9 @@ def _compare_opponents(
         reason = comparability(
             model, split.test.first_day, site.use_case.target.digest, split_digest(site.use_case), who
         )
-        reason = reason or _lacks(site, model, who, test)
         try:
             if reason is None:
-                answers[who] = _answers(site, model.folder, model.files, test)
+                answers[who] = _opponents_answers(site, model, test)
                 described[who] = f"version {model.version}"
         except NoAnswer as error:
             reason = f"the {who} (version {model.version}) cannot be compared: {error}"
@@ -274,10 +292,38 @@ def _compare_opponents(
     return absent, incomparable
 
 
-def _lacks(site: Site, model: Champion, who: str, test: pd.DataFrame) -> str | None:
-    """Why a model cannot be asked: a column that it was trained on is no longer declared."""
-    gone = [c.name for c in model_columns(_fetch(site, model.folder, model.files)) if c.name not in test.columns]
-    return f"the {who} (version {model.version}) needs {', '.join(gone)}, which is no longer declared" if gone else None
+def _opponents_answers(site: Site, model: Champion, test: pd.DataFrame) -> Answers:
+    """Raises NoAnswer where the model cannot answer tonight's rows, for good. A store that is away raises as ever."""
+    lost = _lost_files(site, model)
+    if lost is not None:
+        raise NoAnswer(lost)
+    folder = _fetch(site, model.folder, model.files)
+    try:
+        taken = model_columns(folder)
+    except (KeyError, TypeError, ValueError) as error:
+        raise NoAnswer(f"its description cannot be read ({what_and_where(error)})") from error
+    lacking = _lacks(site, taken, test)
+    if lacking is not None:
+        raise NoAnswer(lacking)
+    return _answers(site, folder, test)
+
+
+def _lost_files(site: Site, model: Champion | None) -> str | None:
+    """Says it where files of a registered version are gone from the store, or other ones than were registered."""
+    broken = [file.key for file in model.files if not is_whole(site.store, file)] if model else []
+    return f"{broken[0]} is gone or changed ({len(broken)} of its files)" if broken else None
+
+
+def _lacks(site: Site, taken: tuple[Column, ...], test: pd.DataFrame) -> str | None:
+    """Why a model cannot be asked: a column that it was trained on is no longer declared, or has another type."""
+    gone = [column.name for column in taken if column.name not in test.columns]
+    if gone:
+        return f"it needs {', '.join(gone)}, which is no longer declared"
+    today = {column.name: column.type for column in site.use_case.columns}
+    other = [column for column in taken if today.get(column.name, column.type) != column.type]
+    if other:
+        return f"it takes {other[0].name} as {other[0].type}, and that is {today[other[0].name]} now"
+    return None
 
 
 @stage("judge gates", timeout_seconds=600)
@@ -287,8 +333,9 @@ def judge_gates(night: Night, evaluations: Evaluations, head: AnyEntry | None, b
     evidence = from_json(Evidence, get_file(site.store, evaluations.evidence))
     verdicts = tuple(gate.judge(evidence) for gate in site.use_case.gates)
     champion = head.champion if head else None
-    decision, reason = decide(verdicts, champion, night.as_of, blocked)
-    asks = site.use_case.on_inconclusive == "ask" and is_open(verdicts, champion, night.as_of, blocked)
+    as_of = night.as_of if site.use_case.dated else None
+    decision, reason = decide(verdicts, champion, as_of, blocked)
+    asks = site.use_case.on_inconclusive == "ask" and is_open(verdicts, champion, as_of, blocked)
     for verdict in verdicts:
         log.info("%s: %s, %s.", verdict.gate, verdict.verdict, verdict.reason)
     log.info("Decided %s. %s", decision, reason)

@@ -41,6 +41,8 @@ def open_night(
     site = open_site(use_case)
     refuse_broken_example(site.use_case, site.rules)
     write_demo_data(site.settings, site.use_case)
+    if site.ledger.head() is None:
+        site.registry.require_free_name()
     machine = this_machine(site.settings.home)
     return Night(
         use_case=use_case,
@@ -72,9 +74,10 @@ def take_snapshot(night: Night) -> Snapshot:
     manifest, missing = take_manifest(site.settings, site.use_case, night.as_of, head.excluded if head else {})
     data = to_json(manifest)
     key = paths.manifest(night.use_case, digest_bytes(data))
-    new = site.store.create(key, data)
-    if not new and site.store.get(key) != data:
+    kept = site.store.get(key)
+    if kept not in {None, data}:
         log.warning("%s is damaged and is made again.", key)
+    if new := kept != data:
         site.store.put(key, data)
     first, last = (manifest.month(list(manifest.months)[place]).partitions[place].day for place in (0, -1))
     return Snapshot(

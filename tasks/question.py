@@ -14,7 +14,9 @@ from pydantic import Field, StringConstraints
 from ml import report
 from ml.backfill import Plan
 from ml.ledger import AnyEntry, NightEntry
+from ml.locks import one_move_at_a_time
 from ml.moves import answer, require_whole
+from ml.pages import literal
 from tasks.flow_run import prefect_errors, run_label
 from tasks.site import open_site
 from tasks.stage import stage
@@ -69,11 +71,12 @@ def take_answer(entry: NightEntry, given: Answer) -> AnyEntry:
     """Records the answer under the operator's name, and lets the aliases follow."""
     site = open_site(entry.use_case)
     assert entry.candidate is not None, entry.seq
-    if given.promote:
-        require_whole(site.ledger, site.registry, entry.candidate)
-    closed = answer(
-        site.ledger, site.registry, entry, promote=given.promote, name=given.name, reason=given.reason
-    )  # fmt: skip
+    with one_move_at_a_time(site.settings.home, entry.use_case):
+        if given.promote:
+            require_whole(site.ledger, site.registry, entry.candidate)
+        closed = answer(
+            site.ledger, site.registry, entry, promote=given.promote, name=given.name, reason=given.reason
+        )  # fmt: skip
     log.info("%s by %s: %s", closed.decision, closed.by, closed.reason)
     return closed
 
@@ -101,4 +104,5 @@ def _own_id() -> UUID:
 
 
 def _question(entry: NightEntry) -> str:
-    return f"{report.headline(entry.result)}.\n\n{entry.reason}\n\n{report.champion_sentence(entry.result)}"
+    said = (f"{report.headline(entry.result)}.", entry.reason, report.champion_sentence(entry.result))
+    return "\n\n".join(map(literal, said))

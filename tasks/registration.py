@@ -7,6 +7,7 @@ from ml.alias import follow_ledger, roll_alias_forward
 from ml.artifacts import Champion, Night, Snapshot, Split, Trail, Upload
 from ml.backfill import Plan
 from ml.ledger import AnyEntry, NightEntry
+from ml.pages import literal
 from ml.report import result_document
 from ml.split import split_digest
 from tasks import opening
@@ -118,4 +119,4 @@ def move_alias(night: Night, entry: NightEntry) -> None:
     verdicts = {f"verdict.{v['gate']}": f"{v['verdict']}: {v['reason']}" for v in entry.result["verdicts"]}
     tags = {"decision": entry.decision, "reason": entry.reason, "ledger_entry": str(entry.seq), **verdicts}
     site.registry.tag_version(version, tags)
-    site.registry.describe_version(version, f"{entry.decision} as of {entry.as_of}. {entry.reason}")
+    site.registry.describe_version(version, literal(f"{entry.decision} as of {entry.as_of}. {entry.reason}"))

@@ -11,6 +11,7 @@ from ml.cleaning import from_parquet
 from ml.decision import KEPT_EVENT, KEPT_NIGHTS
 from ml.errors import DataRejected
 from ml.ledger import NightEntry
+from ml.pages import literal, on_a_page
 from ml.plots import night_figures
 from ml.report import counted
 from ml.store import get_file, put_file
@@ -55,7 +56,7 @@ def publish_to_prefect(entry: NightEntry) -> None:
     with prefect_errors():
         create_markdown_artifact(report.markdown(entry.result), key=report.artifact_key(entry.use_case, "report"))
         create_table_artifact(
-            table,
+            on_a_page(table),
             key=report.artifact_key(entry.use_case, "data-checks"),
             description=f"Data checks as of {entry.as_of}",
         )
@@ -72,6 +73,8 @@ def _tell_kept(entry: NightEntry, nights: int) -> None:
 
 def publish_rejection(use_case: str, error: DataRejected) -> None:
     """The page of a night whose data were rejected: what was seen, and what to do."""
-    text = f"# {use_case}: data rejected\n\n{error}\n\nNothing was trained, and the champion is as it was.\n"
+    text = (
+        f"# {use_case}: data rejected\n\n{literal(str(error))}\n\nNothing was trained, and the champion is as it was.\n"
+    )
     with prefect_errors():
         create_markdown_artifact(text, key=report.artifact_key(use_case, "report"))

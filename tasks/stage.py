@@ -12,7 +12,7 @@ from prefect.tasks import exponential_backoff
 from prefect.utilities.annotations import opaque
 
 from ml.errors import Unavailable
-from tasks.flow_run import note_work
+from tasks.flow_run import in_our_words, note_work
 from tasks.work import worked
 
 log = logging.getLogger("retrain.stage")
@@ -43,12 +43,13 @@ def is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
 
 
 def stage(name: str, *, timeout_seconds: float) -> Callable[[Callable[P, R]], Task[P, R]]:
-    """A task of that name; a returned handle carries the seconds that it took."""
+    """A task of that name; a returned handle carries the seconds that it took, and a raised error is ours."""
 
     def decorate(function: Callable[P, R]) -> Task[P, R]:
         @functools.wraps(function)
         def timed(*args: P.args, **kwargs: P.kwargs) -> R:
-            result, work = worked(name, lambda: function(*args, **kwargs))
+            with in_our_words():
+                result, work = worked(name, lambda: function(*args, **kwargs))
             note_work(work)
             return result
 

@@ -37,11 +37,12 @@ class Exchange(BaseHTTPRequestHandler):
 
     def ask(self, change: Callable[[bytes], bytes] = bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         """The server's answer: status, headers, body."""
+        return self.ask_with(change(self.rfile.read(self.length)))
+
+    def ask_with(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         connection = HTTPConnection(self.server.target)
         try:
-            connection.request(
-                self.command, self.path, change(self.rfile.read(self.length)), dict(self.headers.items())
-            )
+            connection.request(self.command, self.path, body, dict(self.headers.items()))
             response = connection.getresponse()
             return response.status, response.getheaders(), response.read()
         finally:
@@ -121,6 +122,14 @@ def hand_on(exchange: Exchange) -> None:
 def lose_answer(exchange: Exchange) -> None:
     """The server has done it, and the client never hears of it."""
     exchange.ask()
+
+
+def repeat(exchange: Exchange) -> None:
+    """A gateway sends the request a second time, and the client hears of the second answer only."""
+    body = exchange.rfile.read(exchange.length)
+    for _ in range(2):
+        answer = exchange.ask_with(body)
+    exchange.answer(*answer)
 
 
 def garble_answer(exchange: Exchange) -> None:

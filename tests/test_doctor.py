@@ -76,7 +76,7 @@ def test_what_killed_runs_leave_is_found_and_mended(nights: Shop, doctor: Any, m
     run_id = registry.run_id("killed", "shop 2024-03-16", {})
     store.put(f"mlflow/{run_id}/artifacts/model/MLmodel", b"half")
     registry.register(run_id, "killed", {})
-    store.put("mlflow/0123456789abcdef/artifacts/model/MLmodel", b"of a deleted run")
+    store.put("mlflow/0123456789abcdef/artifacts/model/MLmodel", b"loader_module: retrain_serving_of_a_deleted_run")
     half = Path(nights.settings.store) / "ledger" / "shop" / ".writing-abc"
     half.write_bytes(b"ha")
     os.utime(half, (time.time() - 7200,) * 2)

@@ -22,7 +22,7 @@ CALLS: dict[str, Callable[[Registry], object]] = {
     "run_id": lambda registry: registry.run_id("a key", "a run", {}),
     "register": lambda registry: registry.register("a run", "a key", {}),
     "set_alias": lambda registry: registry.set_alias(CHAMPION, 1),
-    "finish_run": lambda registry: registry.finish_run("a run", {}, {}, {}),
+    "finish_run": lambda registry: registry.finish_run("0" * 32, {}, {}, {}),
 }
 
 

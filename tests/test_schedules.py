@@ -68,7 +68,7 @@ def test_a_lost_run_is_scheduled_again_for_its_own_time_and_a_cancelled_one_is_n
         insisted(f"{prefect}/flow_runs/{run['id']}/set_state", {"state": {"type": state}, "force": True})
         runs.append(run)
     _end_lost_runs(prefect)
-    resubmit_crashed(prefect)
+    resubmit_crashed(prefect, {"shop"})
     after = [ask(f"{prefect}/flow_runs/{run['id']}") for run in runs]
     try:
         assert [run["state_name"] for run in after] == ["AwaitingRetry", "Cancelled"]

@@ -36,6 +36,7 @@ def test_what_is_put_is_read_back_and_can_be_replaced(store: Store) -> None:
 def test_create_happens_once(store: Store) -> None:
     assert store.create("a", b"first") is True
     assert store.create("a", b"second") is False
+    assert store.create("a", b"first") is True, "what is there is what was to be there"
     assert store.get("a") == b"first"
 
 

@@ -40,7 +40,7 @@ def test_the_doctor_finds_nothing_wrong_with_it(store: Store) -> None:
 def test_what_was_created_is_never_replaced(store: Store) -> None:
     assert store.create("ledger/1.json", b"first") is True
     assert store.create("ledger/1.json", b"second") is False
-    assert store.create("ledger/1.json", b"first") is False
+    assert store.create("ledger/1.json", b"first") is True, "what is there is what was to be there"
     assert store.get("ledger/1.json") == b"first"
 
 
