@@ -7,7 +7,8 @@ from datetime import date
 from functools import partial
 
 from deployments.commands import entry_row
-from deployments.terminal import home_settings, show, words_of
+from deployments.terminal import home_settings, show
+from ml.alias import alias_words
 from ml.artifacts import CheckedMonth
 from ml.bringing import partition_files
 from ml.config import UseCase, load_use_case, require_known
@@ -25,7 +26,7 @@ from ml.moves import (
     require_whole,
     why_unusable,
 )  # fmt: skip
-from ml.registry import CHAMPION, Registry
+from ml.registry import Registry
 from ml.settings import Settings
 from ml.states import Bundle
 from ml.store import Store, open_store
@@ -96,7 +97,7 @@ def _move_champion(options: argparse.Namespace, plan: Callable[[Ledger, Registry
     entry = plan(ledger, registry, _reason(options))
     assert entry.champion is not None
     require_whole(ledger, registry, entry.champion)
-    seen = words_of(registry.alias(CHAMPION))
+    seen = alias_words(ledger, registry)
     _confirm(options, f"Champion of {entry.use_case}: {seen} -> {entry.champion.version} ({entry.reason})")
     with one_move_at_a_time(settings.home, entry.use_case):
         require_whole(ledger, registry, entry.champion)

@@ -386,8 +386,8 @@ class Champion:
 
     @property
     def identity(self) -> "Identity":
-        """What tells it from every other version: MLflow's numbers begin again in a registry that was emptied."""
-        return self.version, self.run_id
+        """Its run and its model's digest. MLflow's number is none: it begins again in a registry that was emptied."""
+        return self.run_id, digest_of_files(self.files)
 
     @property
     def dated(self) -> bool:
@@ -398,7 +398,7 @@ class Champion:
         return self.dated and as_of > self.as_of
 
 
-Identity = tuple[int, str]
+Identity = tuple[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)

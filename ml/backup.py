@@ -150,6 +150,7 @@ def write_backup(settings: Settings, target: str, progress: Callable[[int], Prog
     place, name = place_of(target)
     refuse_inside(settings, place)
     store = open_store(settings.store)
+    (settings.home / "tmp").mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=settings.home / "tmp") as scratch:
         cut = take_cut(store, settings, Path(scratch))
         members = list(_members(store, settings, cut))

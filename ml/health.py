@@ -9,15 +9,16 @@ from datetime import date
 from functools import partial
 
 from ml import paths
-from ml.alias import roll_alias_forward
+from ml.alias import alias_words, ledger_words, register_lost, roll_alias_forward
 from ml.artifacts import Champion
 from ml.errors import Corrupt
-from ml.ledger import AnyEntry, Ledger, NightEntry, is_same, version_of
-from ml.moves import usable_versions, way_out, why_unusable
+from ml.ledger import AnyEntry, Ledger, NightEntry, is_same
+from ml.moves import is_lost, usable_versions, way_out, why_unusable
 from ml.paths import SERVING_PREFIX
 from ml.registry import CHAMPION, Registry
 from ml.retention import delete_all, delete_version
 from ml.store import Store
+from ml.versions import all_lost_words, lost_versions, recorded_as, renumbered, renumbered_words
 
 OLD_SECONDS = 2 * 86_400.0  # no run takes so long, on this machine or another
 
@@ -50,6 +51,7 @@ def findings(store: Store, registry: Registry, name: str, *, active: bool, today
             mend="it is restored with all of its runs",
             repair=partial(registry.restore_experiment, deleted),
         )
+    yield from _lost_versions(ledger, registry, entries)
     yield from _alias(ledger, registry)
     yield from _served_models(ledger, registry, entries)
     if not active:
@@ -58,12 +60,31 @@ def findings(store: Store, registry: Registry, name: str, *, active: bool, today
     yield from _future_champion(name, entries, today)
 
 
+def _lost_versions(ledger: Ledger, registry: Registry, entries: list[AnyEntry]) -> Iterator[Finding]:
+    """Versions that MLflow lost, and those that it has under another number. One that never served may have been
+    deleted on purpose."""
+    lost = lost_versions(ledger, registry)
+    if lost:
+        served = {model.identity for each in entries for model in (each.champion, each.reference) if model}
+        yield Finding(
+            seen=all_lost_words(registry, lost),
+            mend="registered again from the store, and the alias follows the ledger",
+            repair=partial(register_lost, ledger, registry),
+            note=not any(night.candidate and night.candidate.identity in served for night in lost),
+        )
+    numbers = renumbered(ledger, registry)
+    if numbers:
+        yield Finding(note=True, seen=renumbered_words(numbers), mend="nothing is to be done")
+
+
 def _alias(ledger: Ledger, registry: Registry) -> Iterator[Finding]:
     move, seen = ledger.last_move(), registry.alias(CHAMPION)
-    expected = version_of(move.champion) if move else None
-    if seen == expected:
+    champion = move.champion if move else None
+    expected = registry.number_of(champion) if champion else None
+    if seen == expected or (champion and expected is None):  # a lost champion is said with the versions
         return
-    told = f"the ledger says champion {_words(expected)}, MLflow's alias says {_words(seen)}"
+    seen_words = alias_words(ledger, registry)
+    told = f"the ledger says champion {ledger_words(champion)}, MLflow's alias says {seen_words}"
     if move and not ledger.alias_confirmed(move):
         yield Finding(
             seen=f"{told}: a run died between the two, or is just there",
@@ -71,21 +92,19 @@ def _alias(ledger: Ledger, registry: Registry) -> Iterator[Finding]:
             repair=partial(roll_alias_forward, ledger, registry),
         )
         return
-    holds = [version for version in (expected, seen) if version in usable_versions(ledger, registry)]
+    other = recorded_as(ledger, registry, seen)
+    usable = usable_versions(ledger, registry)
+    holds = [model.version for model in (champion, other) if model and model in usable.values()]
     commands = " or ".join(f"retrain promote {ledger.use_case} --version {version} --reason WHY" for version in holds)
     mend = f"say which holds: {commands}" if holds else way_out(ledger, registry)
     yield Finding(seen=f"{told}: it was moved by hand", mend=mend)
-
-
-def _words(version: int | None) -> str:
-    return "none" if version is None else str(version)
 
 
 def _served_models(ledger: Ledger, registry: Registry, entries: list[AnyEntry]) -> Iterator[Finding]:
     """Champion and reference must be in MLflow, and lie in the store as they were registered."""
     for who, model in _serving(entries).items():
         broken = why_unusable(ledger.store, registry, model)
-        if broken:
+        if broken and not is_lost(ledger.store, registry, model):  # which is said with the versions
             yield Finding(seen=f"{who} {broken}", mend=way_out(ledger, registry))
 
 

@@ -19,6 +19,7 @@ from ml.ledger import (
 )
 from ml.registry import Registry
 from ml.store import Store, is_whole
+from ml.versions import lost_words
 
 LONGEST_REASON = 1_000  # letters
 MOST_LISTED = 10
@@ -115,8 +116,8 @@ def carry_out(ledger: Ledger, registry: Registry | None, entry: OperatorEntry) -
 
 def why_unusable(store: Store, registry: Registry, model: Champion) -> str | None:
     """Why a recorded version cannot serve, None if it can: MLflow must have it, and its files be as they were."""
-    if model.identity not in {version.identity for version in registry.versions()}:
-        return f"version {model.version} is no longer in MLflow"
+    if registry.number_of(model) is None:
+        return lost_words(registry, model)
     broken = [file.key for file in model.files if not is_whole(store, file)]
     if broken:
         return f"version {model.version} is damaged: {broken[0]} is gone or changed ({len(broken)} of its files)"
@@ -127,15 +128,23 @@ def require_whole(ledger: Ledger, registry: Registry, model: Champion) -> None:
     """Raises UsageError for a version that MLflow no longer has, or whose files changed since."""
     broken = why_unusable(ledger.store, registry, model)
     if broken is not None:
-        raise UsageError(
-            "a champion is in MLflow, and its files are as they were registered", broken, way_out(ledger, registry)
-        )
+        lost = is_lost(ledger.store, registry, model)
+        mend = f"retrain doctor {ledger.use_case} --mend registers it again"
+        rule = "a champion is in MLflow, and its files are as they were registered"
+        raise UsageError(rule, broken, mend if lost else way_out(ledger, registry))
+
+
+def is_lost(store: Store, registry: Registry, model: Champion) -> bool:
+    """Whether MLflow lost the version and its files are whole, so that it can be registered again."""
+    return registry.number_of(model) is None and all(is_whole(store, file) for file in model.files)
 
 
 def way_out(ledger: Ledger, registry: Registry) -> str:
     """The command that works where a champion cannot serve: go back, or to any whole version, or make a new one."""
     name, head, whole = ledger.use_case, ledger.head(), usable_versions(ledger, registry)
     champion = head.champion if head else None
+    if champion and is_lost(ledger.store, registry, champion):
+        return f"retrain doctor {name} --mend registers version {champion.version} again"
     if champion and whole.get(champion.version) == champion:  # the reference alone is lost, or another was asked for
         return f"retrain promote {name} --version {champion.version} --reason WHY"
     earlier = [version for version, model in _champions_before(ledger, champion).items() if whole.get(version) == model]

@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from ml import paths
-from ml.artifacts import Identity
+from ml.artifacts import Champion, Identity
 from ml.digests import digest_file, digest_value
 from ml.errors import ConfigError, RegistryUnavailable, without_passwords
 from ml.serving.columns import Column
@@ -26,7 +26,10 @@ from ml.serving.output import Output
 from ml.settings import Settings
 from ml.store import open_store
 
+log = logging.getLogger("retrain.registry")
+
 RUN_KEY, USE_CASE = "run_key", "use_case"  # tags of every run and version of ours
+MODEL_DIGEST = "model_digest"  # a tag of every version of ours
 OURS = "retrain.use_case"  # a tag of the experiment and of the registered model
 LONGEST_TAG = 4_900  # characters; MLflow refuses a run's tag of more than 8,000 and a version's of more than 5,000
 CHAMPION, REFERENCE = "champion", "reference"
@@ -44,12 +47,13 @@ class Version:
 
     number: int
     run_id: str
+    model_digest: str
     age_seconds: float
     ours: bool
 
     @property
     def identity(self) -> Identity:
-        return self.number, self.run_id
+        return self.run_id, self.model_digest
 
 
 class Registry:
@@ -144,16 +148,31 @@ class Registry:
         params: Mapping[str, Any],
         tags: Mapping[str, str],
     ) -> None:
-        """All there is to say of a run in one call, a metric's values by step, and then its end."""
+        """All there is to say of a run in one call, a metric's values by step, and then its end.
+
+        Nothing can be said of a run that MLflow lost with its database: the report in the store has it all.
+        """
         from mlflow.entities import Metric, Param, RunTag
 
         metrics = [Metric(name, value, 0, step) for name, values in history.items() for step, value in values.items()]
         shown = [Param(name, str(value)[:500]) for name, value in params.items()]
         told = [RunTag(name, _cut(value)) for name, value in tags.items()]
         with self._errors():
-            self._restore(self.client.get_run(run_id))
+            run = self._run(run_id)
+            if run is None:
+                log.warning("MLflow no longer has the run %s: its metrics stand in the report only.", run_id)
+                return
+            self._restore(run)
             self.client.log_batch(run_id, metrics=metrics, params=shown, tags=told)
             self.client.set_terminated(run_id)
+
+    def _run(self, run_id: str) -> Any | None:
+        try:
+            return self.client.get_run(run_id)
+        except self._exception() as error:
+            if error.error_code in NOT_THERE:
+                return None
+            raise
 
     def version_of(self, run_key: str) -> int | None:
         """The version registered under this key, if any."""
@@ -164,16 +183,27 @@ class Registry:
             found = self.client.search_model_versions(f"name = '{self.name}' and tags.`{RUN_KEY}` = '{run_key}'")
         return sorted(int(version.version) for version in found)
 
-    def register(self, run_id: str, run_key: str, tags: Mapping[str, str]) -> int:
-        """The one version of this run key; made if there is none."""
+    def number_of(self, model: Champion) -> int | None:
+        """MLflow's number of the ledger's version, which may differ from the ledger's; None if it is not there."""
+        with self._errors():
+            found = self.client.search_model_versions(f"name = '{self.name}' and run_id = '{model.run_id}'")
+        same = [
+            version.number for version in map(_version, found) if version.ours and version.identity == model.identity
+        ]
+        return model.version if model.version in same else min(same, default=None)
+
+    def register(self, run_id: str, run_key: str, tags: Mapping[str, str], above: int = 0) -> int:
+        """The one version of this run key. If there is none it is made, with a number over `above`: smaller ones were
+        given to others, which MLflow may have lost."""
         if self.version_of(run_key) is None:
-            self._make_version(run_id, {RUN_KEY: run_key, **tags})
+            while self._make_version(run_id, {RUN_KEY: run_key, **tags}) <= above:
+                self.delete_version(self._versions_of(run_key)[0])
         first, *others = self._versions_of(run_key)
         for version in set(others) - self.aliased():  # a request whose answer was lost is sent again, and another
             self.delete_version(version)  # machine may run the same; one that an alias names is somebody's copy
         return first
 
-    def _make_version(self, run_id: str, tags: Mapping[str, str]) -> None:
+    def _make_version(self, run_id: str, tags: Mapping[str, str]) -> int:
         with self._errors():
             self._refuse_anothers_model()
             try:
@@ -182,7 +212,7 @@ class Registry:
                 if error.error_code not in EXISTS:
                     raise
             source = f"{self.store_uri}/{paths.model_folder(run_id)}"
-            self.client.create_model_version(self.name, source, run_id, tags=dict(tags))
+            return int(self.client.create_model_version(self.name, source, run_id, tags=dict(tags)).version)
 
     def _refuse_anothers_model(self) -> None:
         """Raises ConfigError for a registered model of our name without a tag or a version of ours."""
@@ -327,7 +357,13 @@ class Registry:
 
 def _version(found: Any) -> Version:
     age = time.time() - found.creation_timestamp / 1000
-    return Version(number=int(found.version), run_id=found.run_id, age_seconds=age, ours=RUN_KEY in found.tags)
+    return Version(
+        number=int(found.version),
+        run_id=found.run_id or "",
+        model_digest=found.tags.get(MODEL_DIGEST, ""),
+        age_seconds=age,
+        ours=RUN_KEY in found.tags,
+    )
 
 
 def _cut(text: str) -> str:

@@ -8,8 +8,10 @@ from ml.artifacts import Champion, Night, Snapshot, Split, Trail, Upload
 from ml.backfill import Plan
 from ml.ledger import AnyEntry, NightEntry
 from ml.pages import literal
+from ml.registry import MODEL_DIGEST
 from ml.report import result_document
 from ml.split import split_digest
+from ml.versions import highest_number
 from tasks import opening
 from tasks.site import site_of
 from tasks.stage import stage
@@ -63,12 +65,12 @@ def register_candidate(night: Night, run_key: str, snapshot: Snapshot, split: Sp
         "fit_until": split.fit_until or "undated",
         "snapshot_digest": snapshot.digest,
         "test_digest": split.test_digest,
-        "model_digest": upload.digest,
+        MODEL_DIGEST: upload.digest,
         "target_digest": site.use_case.target.digest,
         "code_digest": night.code_digest,
         "use_case_digest": night.use_case_digest,
     }
-    version = site.registry.register(upload.run_id, run_key, tags)
+    version = site.registry.register(upload.run_id, run_key, tags, above=highest_number(site.ledger))
     log.info("Registered %s version %d.", night.use_case, version)
     return Champion(
         version=version,
@@ -115,7 +117,9 @@ def move_alias(night: Night, entry: NightEntry) -> None:
         log.info("Moved the alias champion to version %d.", move.champion.version)
     if entry.candidate is None:
         return
-    version = entry.candidate.version
+    version = site.registry.number_of(entry.candidate)
+    if version is None:
+        return  # deleted since, or lost: `retrain doctor` says it
     verdicts = {f"verdict.{v['gate']}": f"{v['verdict']}: {v['reason']}" for v in entry.result["verdicts"]}
     tags = {"decision": entry.decision, "reason": entry.reason, "ledger_entry": str(entry.seq), **verdicts}
     site.registry.tag_version(version, tags)

