@@ -57,13 +57,13 @@ def bring_rows(source: DatabaseSource, columns: tuple[Column, ...], time_zone: s
 
 def _in_words(error: Any, source: DatabaseSource) -> ConfigError | DataRejected | SourceUnavailable:
     kind = type(error).__name__
-    if error.connection_invalidated or _is_away(error.orig):
-        return SourceUnavailable(f"the database of {source.database} must answer", kind, "check it, then run again")
-    if kind == "DataError":  # its message quotes the value
+    if kind == "DataError" or str(error.orig).startswith("Could not decode to UTF-8"):  # messages that quote the value
         return DataRejected(
             f"the query on {source.database} must give values that its driver can read", "it cannot read some",
             "cast them in the query",
         )  # fmt: skip
+    if error.connection_invalidated or _is_away(error.orig):
+        return SourceUnavailable(f"the database of {source.database} must answer", kind, "check it, then run again")
     says = (str(error.orig).splitlines() or [""])[0][:200].replace(": ", " - ")
     return ConfigError(
         f"the query on {source.database} must be one that it can answer", f"{kind} ({says})", "mend the source"
