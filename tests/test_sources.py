@@ -537,7 +537,7 @@ def read_days(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Days whose rows were read."""
     days: list[str] = []
     written = database_source._Query._parquet
-    noted = lambda query, day, seen: days.append(str(day)) or written(query, day, seen)  # noqa: E731
+    noted = lambda query, day, seen: days.append(day) or written(query, day, seen)  # noqa: E731
     monkeypatch.setattr(database_source._Query, "_parquet", noted)
     return days
 
@@ -724,7 +724,9 @@ def test_texts_of_sqlite_are_of_the_day_that_they_say(place: Settings, database:
     }
 
 
-@pytest.mark.parametrize(("unit", "factor"), [("s", 1), ("ms", 1000), ("s", 1.0)])
+@pytest.mark.parametrize(
+    ("unit", "factor"), [("s", 1), ("ms", 1_000), ("us", 1_000_000), ("ns", 1_000_000_000), ("s", 1.0)]
+)
 def test_numbers_are_times_where_the_column_declares_their_unit(
     place: Settings, database: Any, unit: str, factor: float
 ) -> None:
