@@ -89,8 +89,8 @@ class CsvForm:
 
 @dataclass(frozen=True, kw_only=True)
 class Source(CsvForm):
-    """A folder of partitions: `YYYY-MM-DD.parquet` (or .csv, .csv.gz) a day, or one `all.parquet`; or a Hive folder a
-    day, like `day=2013-09-30`, with any number of such files.
+    """A folder of partitions: `YYYY-MM-DD.parquet` (or .csv, .csv.gz) a day, or a folder of such files a day, named
+    like `day=2013-09-30` or `2013-09-30.parquet`; or, without days, `all.parquet` or the one table that is there.
 
     `folder` is absolute, below RETRAIN_HOME/data, or `s3://bucket/prefix` with the standard AWS variables.
     """
@@ -111,7 +111,7 @@ class FileSource(CsvForm):
 
 @dataclass(frozen=True, kw_only=True)
 class DatabaseSource:
-    """The rows of a query, read a day at a time by `time_column`.
+    """The rows of a query, read a day at a time by `time_column`, which holds times, dates or texts in ISO 8601.
 
     `database` names the environment variable with the address, as SQLAlchemy writes it. A day is read again where the
     number of its rows or the last `changed_column` changed; without one, every night.

@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 from ml.artifacts import LeftOut
 from ml.brought import BroughtFolder, rows_left_out, rows_without_time
 from ml.config import DatabaseSource
-from ml.database_values import OddColumn, array_of, as_times, moment_of
-from ml.days import FIRST_DAY, LAST_DAY, day_of
+from ml.database_values import NoTime, OddColumn, array_of, as_times, days_of_values
+from ml.days import FIRST_DAY, LAST_DAY
 from ml.errors import ConfigError, DataRejected, SourceUnavailable, did_you_mean, printable
 from ml.serving.columns import Column
 from ml.sources import UnusableEntry
@@ -57,13 +57,13 @@ def bring_rows(source: DatabaseSource, columns: tuple[Column, ...], time_zone: s
 
 def _in_words(error: Any, source: DatabaseSource) -> ConfigError | DataRejected | SourceUnavailable:
     kind = type(error).__name__
-    if error.connection_invalidated or _is_away(error.orig):
-        return SourceUnavailable(f"the database of {source.database} must answer", kind, "check it, then run again")
-    if kind == "DataError":  # its message quotes the value
+    if kind == "DataError" or str(error.orig).startswith("Could not decode to UTF-8"):  # messages that quote the value
         return DataRejected(
             f"the query on {source.database} must give values that its driver can read", "it cannot read some",
             "cast them in the query",
         )  # fmt: skip
+    if error.connection_invalidated or _is_away(error.orig):
+        return SourceUnavailable(f"the database of {source.database} must answer", kind, "check it, then run again")
     says = (str(error.orig).splitlines() or [""])[0][:200].replace(": ", " - ")
     return ConfigError(
         f"the query on {source.database} must be one that it can answer", f"{kind} ({says})", "mend the source"
@@ -148,7 +148,7 @@ class _Query:
                 try:
                     data, odd = self._parquet(day, days[day])
                 except UnusableEntry as error:
-                    unusable[str(day)] = str(error)
+                    unusable[day] = str(error)
                     continue
                 folder.write(name, data)
                 known = {"seen": seen, "dropped": odd}
@@ -187,24 +187,24 @@ class _Query:
                     f"{self.place} must have {name}", seen, did_you_mean(name, names, "name its column in the source")
                 )
 
-    def _days(self) -> tuple[dict[date, _Day], tuple[LeftOut, ...]]:
+    def _days(self) -> tuple[dict[str, _Day], tuple[LeftOut, ...]]:
         """What it has of each day, from one look at all of its times; and which rows are of no day."""
         from sqlalchemy import func, select
 
         changed: list[Any] = [] if self.changed is None else [func.max(self.changed)]
         times = select(self.at, func.count(), *changed).select_from(self.table).group_by(self.at)
-        days, without, outside = dict[date, _Day](), 0, 0
+        days, without, outside = dict[str, _Day](), 0, 0
         with self._opened(times) as result:
-            for value, rows, *change in result:
-                day = None if value is None else self._day(value)
-                if value is None:
-                    without += rows
-                elif day is None:
-                    outside += rows
-                elif day in days:
-                    self._add(days[day], rows, change[0] if change else None, value)
-                else:
-                    days[day] = _Day(rows, change[0] if change else None, value, value)
+            for part in result.partitions():
+                for (value, rows, *change), day in zip(part, self._days_of([row[0] for row in part]), strict=True):
+                    if value is None:
+                        without += rows
+                    elif day is None:
+                        outside += rows
+                    elif day in days:
+                        self._add(days[day], rows, change[0] if change else None, value)
+                    else:
+                        days[day] = _Day(rows, change[0] if change else None, value, value)
         at = self.source.time_column
         bounds = f"a {at} outside of {FIRST_DAY} to {LAST_DAY}"
         return days, (
@@ -222,24 +222,24 @@ class _Query:
                 "cast them in the query",
             ) from None  # fmt: skip
 
-    def _day(self, value: Any) -> date | None:
-        """Raises DataRejected for what is no time."""
-        moment = moment_of(value, self.unit)
-        if moment is None:
-            number = isinstance(value, int | float | Decimal)
-            seen = "some are numbers" if number else "some are neither"
+    def _days_of(self, values: list[Any]) -> list[str | None]:
+        """The day of each time. Raises DataRejected for what is no time."""
+        try:
+            return days_of_values(values, self.unit, self.time_zone)
+        except NoTime as error:
+            number = error.kind in {int, float, Decimal}
             epoch = f', or declare {self.source.time_column} a timestamp with unit="s" or "ms"' if number else ""
             raise DataRejected(
-                f"{self.source.time_column} of {self.place} must be timestamps or like 2013-09-30 00:00:00", seen,
+                f"{self.source.time_column} of {self.place} must be timestamps or like 2013-09-30 00:00:00",
+                "some are numbers" if number else "some are neither",
                 f"cast them in the query{epoch}",
-            )  # fmt: skip
-        return day_of(moment, self.time_zone) if isinstance(moment, datetime) else None
+            ) from None
 
     def _opened(self, statement: Any) -> Any:
         options = {"stream_results": True, "yield_per": ROWS_AT_ONCE}
         return self.connection.execute(statement, execution_options=options)
 
-    def _parquet(self, day: date, seen: _Day) -> tuple[bytes, dict[str, str]]:
+    def _parquet(self, day: str, seen: _Day) -> tuple[bytes, dict[str, str]]:
         """A day's rows as Parquet, in an order of their own because a database gives none, so that equal rows give
         equal bytes; and the columns that were dropped. Raises UnusableEntry."""
         names, kinds, rows = self._rows(day, seen)
@@ -259,7 +259,7 @@ class _Query:
         pq.write_table(table.sort_by([(name, "ascending") for name in table.column_names]), sink)
         return sink.getvalue(), dropped
 
-    def _rows(self, day: date, seen: _Day) -> tuple[list[str], list[str], list[Any]]:
+    def _rows(self, day: str, seen: _Day) -> tuple[list[str], list[str], list[Any]]:
         """The names of its columns, what the database calls their types, and the rows of the day.
 
         They are asked for by the first and the last time as the database itself gave them. Rows of other days may
@@ -276,12 +276,14 @@ class _Query:
             names = list(result.keys())
             kinds = [str(getattr(each, "type_display", "") or "") for each in result.cursor.description]
             place = names.index(self.source.time_column)
-            rows = [row for row in result if self._day(row[place]) == day]
+            found = result.all()
+        days = self._days_of([row[place] for row in found])
+        rows = [row for row, seen_day in zip(found, days, strict=True) if seen_day == day]
         if len(rows) != seen.rows:
             self._refuse_other_rows(day, seen, len(rows))
         return names, kinds, rows
 
-    def _refuse_other_rows(self, day: date, seen: _Day, rows: int) -> None:
+    def _refuse_other_rows(self, day: str, seen: _Day, rows: int) -> None:
         if isinstance(seen.first, str):
             raise UnusableEntry(
                 f"{seen.rows} rows of {self.place} are of {day} and {rows} of them are found by their "

@@ -9,10 +9,12 @@ from uuid import UUID
 
 import pyarrow as pa
 
+from ml.days import day_of
+
 ISO = re.compile(
     r"(\d{4})-\d{2}-\d{2}(?:[T ]\d{2}:\d{2}(?::\d{2}(?:[.,]\d+)?)? *(?:Z|[+-]\d{2}(?::?\d{2})?)?)?", re.ASCII
 )
-MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}  # by a column's declared unit
+MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1, "ns": 1}  # by a column's declared unit
 PLAIN = {bool, int, float, Decimal, str, bytes, datetime, date, time}
 TOGETHER = ({int, float}, {Decimal, int}, {Decimal, float})  # kinds of numbers that may stand in one column
 OUTSIDE = "outside"
@@ -55,6 +57,27 @@ def _plain(value: Any) -> Any:
     return value
 
 
+class NoTime(ValueError):
+    """A value that is no time; `kind` is its type."""
+
+    def __init__(self, kind: type) -> None:
+        super().__init__(kind.__name__)
+        self.kind = kind
+
+
+def days_of_values(values: list[Any], unit: str, time_zone: str) -> list[str | None]:
+    """The day of each time, like 2024-01-31; None where there is none, or one that no file is named by."""
+    return [None if value is None else _day_of(value, unit, time_zone) for value in values]
+
+
+def _day_of(value: Any, unit: str, time_zone: str) -> str | None:
+    moment = moment_of(value, unit)
+    if moment is None:
+        raise NoTime(type(value))
+    day = day_of(moment, time_zone) if isinstance(moment, datetime) else None
+    return None if day is None else str(day)
+
+
 def as_times(values: list[Any], unit: str) -> list[Any]:
     """Texts, days and declared numbers as times; all as they are where one of them is none."""
     moments = [None if value is None else moment_of(value, unit) for value in values]
@@ -76,7 +99,8 @@ def moment_of(value: Any, unit: str) -> datetime | str | None:
     if unit not in MICROSECONDS or isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         return None
     with suppress(OverflowError, ValueError):
-        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=round(value * MICROSECONDS[unit]))
+        count = value // 1000 if unit == "ns" else value
+        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=round(count * MICROSECONDS[unit]))
     return OUTSIDE
 
 

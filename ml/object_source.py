@@ -1,7 +1,11 @@
 """Objects in S3, brought as the files of a folder."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from ml.brought import BroughtFolder
 from ml.config import Source
+from ml.errors import ConfigError, SourceUnavailable, StoreUnavailable
 from ml.sources import HIVE, KINDS, UnusableEntry, is_hidden, names_by_day, not_read, refuse_odd_name, refuse_unfinished
 from ml.store import S3Store, open_store
 
@@ -13,8 +17,24 @@ def bring_objects(source: Source, folder: BroughtFolder) -> None:
 
     What is noted is the ETag that came with the bytes: since the list was made, the object may have become another.
     """
-    store = open_store(source.folder)
-    assert isinstance(store, S3Store)
+    with _of_a_source():
+        store = open_store(source.folder)
+        assert isinstance(store, S3Store)
+        _bring(source, store, folder)
+
+
+@contextmanager
+def _of_a_source() -> Iterator[None]:
+    """What is wrong with the place is the source's, not the store's of this installation."""
+    try:
+        yield
+    except (ConfigError, StoreUnavailable) as error:
+        kind = ConfigError if isinstance(error, ConfigError) else SourceUnavailable
+        parts = (error.rule.replace("the store", "the source"), error.value, error.next_step)
+        raise kind(*(part.replace("RETRAIN_STORE", "the source's folder") for part in parts)) from error
+
+
+def _bring(source: Source, store: S3Store, folder: BroughtFolder) -> None:
     etags = {key: etag for key, etag in store.etags().items() if not _is_folder_mark(key)}
     entries = _by_entry(etags)
     days = names_by_day([name for name in entries if not is_hidden(name)], source.folder)

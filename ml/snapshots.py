@@ -261,14 +261,14 @@ def _refuse_dated(settings: Settings, use_case: UseCase, tables: dict[str, Listi
             f"{source_words(settings, use_case.source)}",
             "write it, or name the use case's time_column",
         )
-    dated = [(name, next(iter(t.days.values())).paths[0]) for name, t in tables.items() if ALL not in t.days]
-    if dated:
-        name, file = dated[0]
-        raise DataRejected(
-            f"side table {name} of {use_case.name} must be one file, all.parquet, as there is no time_column",
-            f"there is {file}",
-            "write one file, or name the use case's time_column",
-        )
+    for table in use_case.side_tables:
+        if ALL not in tables[table.name].days:
+            first = next(iter(tables[table.name].days.values())).name
+            raise DataRejected(
+                f"side table {table.name} of {use_case.name} must be one file, all.parquet, as there is no time_column",
+                f"{source_words(settings, table.source)} has {first}",
+                "write one file, or name the use case's time_column",
+            )
 
 
 def refuse_window(settings: Settings, use_case: UseCase, as_of: date, excluded: Mapping[str, str]) -> None:
@@ -293,7 +293,7 @@ def _window(
 ) -> Window:
     _refuse_undated(settings, use_case, tables[""].days)
     last = last_due_day(use_case, as_of)
-    files = tables[""].days
+    files, place = tables[""].days, source_words(settings, use_case.source)
     known = sorted({*files, *tables[""].unusable} - {ALL})
     strays = stray_days([day for day in known if day <= str(last)], use_case.max_missing_days)
     first = date.fromisoformat(known[len(strays)])
@@ -311,9 +311,8 @@ def _window(
         if str(last) in unusable:
             _refuse_unusable_newest(str(last), unusable)
         whole = {day for day in files if all(day in side or ALL in side for side in sides.values())}
-        _refuse_missing_newest(use_case, str(last), [] if str(last) in files else ["the source"], lacking, whole)
+        _refuse_missing_newest(use_case, str(last), [] if str(last) in files else [place], lacking, whole)
     begin = last - timedelta(days=use_case.window_days - 1)
-    place = source_words(settings, use_case.source)
     return Window(max(first, begin), last, _strays_left_out(place, strays, first) if begin < first else ())
 
 

@@ -54,11 +54,13 @@ class UnusableEntry(ValueError):
 
 
 def source_folder(settings: Settings, source: AnySource, time_zone: str = "UTC") -> Path:
-    """Where the source's days lie on this disk. Times with a zone are of other days in another time zone."""
-    if isinstance(source, Source) and not source.folder.startswith("s3://"):
+    """Where the source's days lie on this disk. Rows whose times have a zone are of other days in another time zone."""
+    decided = asdict(source)
+    if not isinstance(source, Source):
+        decided |= {"time_zone": time_zone} if time_zone != "UTC" else {}
+    elif not source.folder.startswith("s3://"):
         return settings.data / source.folder  # an absolute folder stays itself
-    kind, decided = type(source).__name__, [asdict(source), time_zone] if time_zone != "UTC" else asdict(source)
-    return settings.home / "cache" / "sources" / f"{kind}-{digest_value(decided)[:16]}"
+    return settings.home / "cache" / "sources" / f"{type(source).__name__}-{digest_value(decided)[:16]}"
 
 
 def source_words(settings: Settings, source: AnySource) -> str:
@@ -96,8 +98,8 @@ def listed(folder: Path, place: str) -> Listing:
         try:
             days[day], others = _files(entries[name])
             ignored += others
-        except UnusableEntry as error:
-            unusable[day] = str(error)
+        except (UnusableEntry, SourceUnavailable, OSError) as error:
+            unusable[day] = _lasting_reason(name, error)
     return Listing(days, unusable, not_read(place, [*ignored, *sorted(entries.keys() - names.values())]))
 
 
@@ -106,14 +108,16 @@ def names_by_day(names: Iterable[str], place: str) -> dict[str, str]:
 
     Where none is named by a day, the one table that is there is `all`, whatever its name.
     """
-    found: dict[str, str] = {}
-    tables = [name for name in sorted(names) if name.endswith(KINDS) or HIVE.fullmatch(name)]
-    for name in tables:
+    found, undated = dict[str, str](), list[str]()
+    for name in names:
         match = DAY_FILE.fullmatch(name) or HIVE.fullmatch(name)
-        if match and not _is_stray(match[1]):
+        if match is None:
+            undated += [name] if name.endswith(KINDS) else []
+        elif match[1] == ALL or _is_day(match[1]):
             _refuse_ambiguous(found, match[1], name, place)
             found[match[1]] = name
-    undated = [name for name in tables if not (DAY_FILE.fullmatch(name) or HIVE.fullmatch(name))]
+        elif not _is_stray(match[1]):
+            raise DataRejected("a partition's file is named by its day", f"{place}/{name} names none", "rename it")
     if found or not undated:
         return dict(sorted(found.items()))
     if len(undated) > 1:
@@ -188,34 +192,24 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 def _files(entry: os.DirEntry[str]) -> tuple[DayFiles, list[str]]:
     """The files of an entry that is named by a day, and what else its folder has. Raises UnusableEntry."""
-    with _lasting(entry.name):
-        if entry.is_dir():
-            parts, others = _parts(Path(entry.path))
-            return DayFiles(entry.name, parts, is_folder=True), others
-        if HIVE.fullmatch(entry.name):
-            raise UnusableEntry(f"{entry.name} must be a folder and is none")
-        _require_file(entry)
+    if entry.is_dir():
+        parts, others = _parts(Path(entry.path))
+        return DayFiles(entry.name, parts, is_folder=True), others
+    if HIVE.fullmatch(entry.name):
+        raise UnusableEntry(f"{entry.name} must be a folder and is none")
+    _require_file(entry)
     return DayFiles(entry.name, (entry.path,)), []
 
 
-@contextmanager
-def _lasting(name: str) -> Iterator[None]:
-    """What will be the same at the next try costs the entry; raises SourceUnavailable for what may pass by itself."""
-    try:
-        yield
-    except SourceUnavailable as error:
-        if isinstance(error.__cause__, OSError) and error.__cause__.errno in LASTING:
-            raise UnusableEntry(_system_words(name, error.__cause__)) from error
-        raise
-    except OSError as error:
-        if error.errno in LASTING:
-            raise UnusableEntry(_system_words(name, error)) from error
+def _lasting_reason(name: str, error: Exception) -> str:
+    """Why an entry cannot be used. Raises SourceUnavailable for what may pass by itself."""
+    if isinstance(error, UnusableEntry):
+        return str(error)
+    cause = error.__cause__ if isinstance(error, SourceUnavailable) else error
+    if not isinstance(cause, OSError) or cause.errno not in LASTING:
         with reading(Path(name)):
-            raise
-
-
-def _system_words(name: str, error: OSError) -> str:
-    seen = "it is a link that leads to itself" if error.errno == errno.ELOOP else str(error.strerror)
+            raise error
+    seen = "it is a link that leads to itself" if cause.errno == errno.ELOOP else str(cause.strerror)
     return f"{name} cannot be read ({seen})"
 
 
@@ -269,8 +263,6 @@ def _refuse_ambiguous(found: dict[str, str], day: str, name: str, place: str) ->
     if found and (day == ALL or ALL in found):
         seen = f"{place} has {name} and {next(iter(found.values()))}"
         raise DataRejected("a source has a file a day, or one for all", seen, "remove one kind")
-    if day != ALL and not _is_day(day):
-        raise DataRejected("a partition's file is named by its day", f"{place}/{name} names none", "rename it")
 
 
 def _is_day(text: str) -> bool:
@@ -283,8 +275,10 @@ def _is_day(text: str) -> bool:
 def digest_of(digests: FileDigests, files: DayFiles, stats: Mapping[str, os.stat_result]) -> str:
     """Of one file its SHA-256; of several that of their names and digests. Raises UnusableEntry for one that may not be
     read."""
-    with _lasting(files.name):
+    try:
         found = [digests.of(path, stats[path]) for path in files.paths]
+    except OSError as error:
+        raise UnusableEntry(_lasting_reason(files.name, error)) from error
     return _digest_of_parts(files.paths, found) if files.is_folder else found[0]
 
 

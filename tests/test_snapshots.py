@@ -78,7 +78,9 @@ def test_a_use_case_without_time_refuses_a_side_table_by_day(tmp_path: Path) -> 
         (tmp_path / "data" / folder).mkdir(parents=True)
         to_parquet(parcel_rows(10), tmp_path / "data" / folder / name)
     rates = SideTable(name="rates", source=Source(folder="rates"), on=("zone",), take=("price",))
-    with pytest.raises(DataRejected, match=r"side table rates of parcels must .*2024-01-01\.parquet: write one file"):
+    with pytest.raises(
+        DataRejected, match=r"side table rates of parcels must .*rates has 2024-01-01\.parquet: write one file"
+    ):
         take_manifest(site(tmp_path), parcels(side_tables=(rates,)), as_of(9), {})
     (tmp_path / "data" / "rates" / "2024-01-01.parquet").rename(tmp_path / "data" / "rates" / "all.parquet")
     manifest, _ = take_manifest(site(tmp_path), parcels(side_tables=(rates,)), as_of(9), {})

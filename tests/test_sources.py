@@ -541,7 +541,7 @@ def read_days(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Days whose rows were read."""
     days: list[str] = []
     written = database_source._Query._parquet
-    noted = lambda query, day, seen: days.append(str(day)) or written(query, day, seen)  # noqa: E731
+    noted = lambda query, day, seen: days.append(day) or written(query, day, seen)  # noqa: E731
     monkeypatch.setattr(database_source._Query, "_parquet", noted)
     return days
 
@@ -728,7 +728,9 @@ def test_texts_of_sqlite_are_of_the_day_that_they_say(place: Settings, database:
     }
 
 
-@pytest.mark.parametrize(("unit", "factor"), [("s", 1), ("ms", 1000), ("s", 1.0)])
+@pytest.mark.parametrize(
+    ("unit", "factor"), [("s", 1), ("ms", 1_000), ("us", 1_000_000), ("ns", 1_000_000_000), ("s", 1.0)]
+)
 def test_numbers_are_times_where_the_column_declares_their_unit(
     place: Settings, database: Any, unit: str, factor: float
 ) -> None:
@@ -748,6 +750,26 @@ def test_a_stray_time_in_sqlite_costs_its_row_and_no_query_a_calendar_day(
     assert re.search(said_of(stray), "\n".join(each.sentence for each in found.left_out))
     assert len(read_days) <= 11
     assert newest_day(place, use_case) == DAYS[-1]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("delete from sales", "the query on TILLS_DATABASE has none: check the source"),
+        ("update sales set at = null", r"has none \(300 rows of .* have no at and belong to no day\)"),
+        ("update sales set shop = cast(x'ff' as text)", "must give values that its driver can read"),
+        ("update sales set at = datetime(at) || case sale % 2 when 0 then 'Z' else '' end", "with and without a zone"),
+        ("update sales set edited = case sale % 2 when 0 then 'a' else 1 end", "must each have one type"),
+    ],
+)
+def test_a_table_without_a_day_that_can_be_used_is_refused_by_its_query(
+    place: Settings, database: Any, change: str, words: str
+) -> None:
+    with database.begin() as connection:
+        connection.execute(text(change))
+    with pytest.raises(DataRejected, match=words) as caught:
+        take_manifest(place, of_database(), AS_OF, {})
+    assert "cache" not in str(caught.value)
 
 
 def test_what_a_query_leaves_out_is_told_every_night(place: Settings, database: Any, read_days: list[str]) -> None:
@@ -961,6 +983,20 @@ def test_one_object_of_any_name_is_an_undated_source(tmp_path: Path, s3: S3Serve
     object_source.open_store(source.folder).put("other.csv", b"x")
     with pytest.raises(DataRejected, match=rf"but {source.folder} has 2 \(.*other.csv"):
         take_manifest(place, parcels(source=source), date(2024, 1, 1), {})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("folder", "words"),
+    [
+        ("s3://no-such-bucket/x", "the source s3://no-such-bucket/x must be open to us, but there is no such bucket"),
+        ("s3://models/a b", "the source's folder is a folder or s3://bucket/prefix"),
+    ],
+)
+def test_a_wrong_place_is_told_as_the_sources(place: Settings, s3: S3Server, folder: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        take_manifest(place, from_source(Source(folder=folder)), AS_OF, {})
+    assert "RETRAIN_STORE" not in str(caught.value)
 
 
 @pytest.mark.slow
