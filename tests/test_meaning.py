@@ -1,7 +1,9 @@
 """Data that lost their meaning: what is counted of a day, and when the days before say that it means something else."""
 
+import re
 from collections.abc import Callable
 from datetime import date, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,12 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deployments.cli import main
 from ml.artifacts import PartitionCheck
 from ml.config import UseCase
+from ml.errors import DataRejected
 from ml.meaning import ALL_HASHES, SAMPLE, Compared, Sample, compare, hashes_of, known_of, odd_at_start, parse_sample
 from ml.rejections import way_out
 from ml.serving.columns import Column, conform
 from ml.validation import Batch, check_batch
+from tests.story import Shop
 from tests.tiny import FIRST_DAY, sales, tills
 
 ROWS = 40
@@ -244,3 +249,27 @@ def test_the_next_step_has_the_file_the_day_and_the_commands(lost: bool) -> None
     assert ("lower min_rows" in words) is not lost
     assert "retrain data exclude tills 2024-01-31 --reason WHY" in words
     assert words.endswith("then retrain run tills --as-of 2024-02-01")
+
+
+def test_the_words_of_a_rejection_lead_to_a_good_night(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    """Countries are written in small letters from one day on, for good; the commands that the sentence names are run."""
+    file = shop.settings.project / "use_cases" / "shop.py" if shop.settings.project else Path()
+    file.write_text(file.read_text().replace(', values=("DE", "FR", "US")', ""))
+    rows = pd.read_parquet(shop.file("2024-03-14"))
+    shop.rewrite("2024-03-14", country=rows["country"].str.lower())
+    with pytest.raises(DataRejected) as caught:
+        shop.night("2024-03-15")
+    accept, again = (re.search(rf"retrain ({what}[^;.]*)", caught.value.next_step) for what in ("data include", "run"))
+    assert accept is not None and again is not None
+    with pytest.raises(DataRejected):
+        shop.night("2024-03-15")
+    assert main(["data", "include", "shop", "2024-03-13", "--reason", "so", "--yes"]) == 2
+    assert "2024-03-14" in capsys.readouterr().err
+    assert main([*accept[1].replace("WHY", "lasting").split(), "--yes"]) == 0
+    assert main(["data", "include", "shop", "2024-03-14", "--reason", "so", "--yes"]) == 2
+    assert again[1] == "run shop --as-of 2024-03-15"
+    document = shop.document("2024-03-15")
+    assert (document["decision"], document["data"]["left_out"]) == ("FIRST", {})
+    assert shop.entries()[-1].accepted == {"2024-03-14": "lasting"}
+    assert main(["status", "shop"]) == 0
+    assert "Accepted as it is: 2024-03-14, lasting" in capsys.readouterr().out
