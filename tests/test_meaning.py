@@ -252,7 +252,7 @@ def test_the_next_step_has_the_file_the_day_and_the_commands(lost: bool) -> None
 
 
 def test_the_words_of_a_rejection_lead_to_a_good_night(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
-    """Countries are written in small letters from one day on, for good; the commands that the sentence names are run."""
+    """Countries are written in small letters from one day on, for good: what the sentence says is done."""
     file = shop.settings.project / "use_cases" / "shop.py" if shop.settings.project else Path()
     file.write_text(file.read_text().replace(', values=("DE", "FR", "US")', ""))
     rows = pd.read_parquet(shop.file("2024-03-14"))
