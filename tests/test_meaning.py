@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 from deployments.cli import main
 from ml.artifacts import PartitionCheck
-from ml.config import UseCase
+from ml.config import DatabaseSource, FileSource, Source, UseCase
 from ml.errors import DataRejected
 from ml.meaning import ALL_HASHES, SAMPLE, Compared, Sample, compare, hashes_of, known_of, odd_at_start, parse_sample
 from ml.rejections import way_out
 from ml.serving.columns import Column, conform
 from ml.validation import Batch, check_batch
 from tests.story import Shop
-from tests.tiny import FIRST_DAY, sales, tills
+from tests.tiny import FIRST_DAY, parcels, sales, tills
 
 ROWS = 40
 DAYS = [str(FIRST_DAY + timedelta(days=number)) for number in range(12)]
@@ -241,12 +241,35 @@ def test_no_value_of_a_row_is_kept_with_the_counts() -> None:
     assert not [word for word in ("north", "south", "five", "by hand", f"{LAST} 3") if word in kept]
 
 
+SOURCES: list[tuple[dict[str, Any], str]] = [
+    ({}, "deliver tills/2024-01-31.csv again"),
+    ({"source": Source(folder="s3://lake/tills")}, "deliver s3://lake/tills/2024-01-31.csv again"),
+    ({"source": FileSource(file="tills.csv", time_column="at")}, "deliver the rows of 2024-01-31 in tills.csv again"),
+    (
+        {"source": DatabaseSource(database="SALES", query="select 1", time_column="at")},
+        "deliver the rows of 2024-01-31 in the database SALES again",
+    ),
+]
+
+
+@pytest.mark.parametrize(("source", "words"), SOURCES)
+def test_what_is_to_be_delivered_again_is_in_the_words_of_the_use_case(source: dict[str, Any], words: str) -> None:
+    said = way_out(tills(**source), date(2024, 2, 1), "2024-01-31", "2024-01-31.csv", "lower min_rows", lost=False)
+    assert said.startswith(f"{words}, or lower min_rows in the use case; or go on without it by retrain data exclude")
+
+
+def test_a_use_case_without_days_cannot_go_on_without_them() -> None:
+    said = way_out(parcels(), date(2024, 2, 1), "all", "all.parquet", "declare nullable=True for zone", lost=False)
+    again = "then retrain run parcels --as-of 2024-02-01"
+    assert said == f"deliver parcels/all.parquet again, or declare nullable=True for zone, {again}"
+
+
 @pytest.mark.parametrize("lost", [True, False])
 def test_the_next_step_has_the_file_the_day_and_the_commands(lost: bool) -> None:
-    words = way_out(tills(), date(2024, 2, 1), "2024-01-31", "2024-01-31.csv", "lower min_rows", lost=lost)
+    words = way_out(tills(), date(2024, 2, 1), "2024-01-31", "2024-01-31.csv", "", lost=lost)
     assert words.startswith("deliver tills/2024-01-31.csv again")
     assert ("retrain data include tills 2024-01-31 --reason" in words) is lost
-    assert ("lower min_rows" in words) is not lost
+    assert ("mend the declaration in the use case" in words) is not lost
     assert "retrain data exclude tills 2024-01-31 --reason WHY" in words
     assert words.endswith("then retrain run tills --as-of 2024-02-01")
 
