@@ -78,7 +78,7 @@ def plan_include(ledger: Ledger, day: str, reason: str, lost: Collection[str] = 
     if day not in lost:
         known = f"excluded {_listed(excluded)}; of another meaning than the days before {_listed(lost)}"
         raise UsageError(
-            f"DAY is one that nights leave out ({known})", f"it is {day}", "run the night that has it first"
+            f"DAY is one that nights leave out ({known})", f"it is {day}", "look at retrain status"
         )
     return _entry(ledger, "INCLUDE", f"{day}: {reason}", accepted={**accepted, day: reason})
 
