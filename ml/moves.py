@@ -77,9 +77,7 @@ def plan_include(ledger: Ledger, day: str, reason: str, lost: Collection[str] = 
         raise UsageError("a day is accepted once", f"{day} is already ({accepted[day]})", "nothing is to be done")
     if day not in lost:
         known = f"excluded {_listed(excluded)}; of another meaning than the days before {_listed(lost)}"
-        raise UsageError(
-            f"DAY is one that nights leave out ({known})", f"it is {day}", "look at retrain status"
-        )
+        raise UsageError(f"DAY is one that nights leave out ({known})", f"it is {day}", "look at retrain status")
     return _entry(ledger, "INCLUDE", f"{day}: {reason}", accepted={**accepted, day: reason})
 
 
