@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from datetime import date
 
-from ml.artifacts import Undeclared
+from ml.artifacts import PartitionCheck, Undeclared
 from ml.config import DatabaseSource, FileSource, UseCase
 from ml.reading import short
 from ml.serving.columns import Column
@@ -30,6 +30,11 @@ def _column_of(error: Exception) -> str | None:
     return columns[-1] if columns else None
 
 
+def cure_of(check: PartitionCheck, *, lost: bool) -> str:
+    """The declaration that would let a rejected partition pass."""
+    return "set label_delay_days, if its labels come later," if lost and not check.labelled else check.cure
+
+
 def way_out(use_case: UseCase, as_of: date, day: str, file: str, cure: str, *, lost: bool) -> str:
     """The next step of a night with a rejected partition. `cure`: the declaration that would let it pass; `lost`: its
     columns lost their meaning, which an operator may accept."""
@@ -38,7 +43,7 @@ def way_out(use_case: UseCase, as_of: date, day: str, file: str, cure: str, *, l
     if not use_case.dated:
         return f"deliver {_delivery(use_case, day, file)} again, or {cure or 'mend the use case'}, then {again}"
     accept = f"; if the change is to last, retrain data include {name} {day} --reason WHY" if lost else ""
-    declare = "" if lost else f", or {cure or 'mend the declaration'} in the use case"
+    declare = "" if lost and not cure else f", or {cure or 'mend the declaration'} in the use case"
     exclude = f"; or go on without it by retrain data exclude {name} {day} --reason WHY"
     return f"deliver {_delivery(use_case, day, file)} again{declare}{accept}{exclude}; then {again}"
 

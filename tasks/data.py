@@ -40,7 +40,7 @@ from ml.ledger import NightEntry
 from ml.locks import in_turns
 from ml.meaning import Compared, Known, compare, known_of, odd_at_start
 from ml.reading import UnusablePartition
-from ml.rejections import undeclared, unforeseen, way_out
+from ml.rejections import cure_of, undeclared, unforeseen, way_out
 from ml.report import MOST_DAYS, counted, newest_of, window_words
 from ml.run_key import state_code_digest
 from ml.serving.rules import rule_to_dict
@@ -333,7 +333,7 @@ def _way_out(site: Site, night: Night, manifest: Manifest, months: dict[str, Che
     file = next(partition.file for partition in month.partitions if partition.day == day)
     lost = day in months[month_of(day)].lost
     check = next(check for check in _checks(months[month_of(day)]) if check.day == day)
-    return way_out(site.use_case, night.as_of, day, file, check.cure, lost=lost)
+    return way_out(site.use_case, night.as_of, day, file, cure_of(check, lost=lost), lost=lost)
 
 
 def _sums(checked: Iterable[PartitionCheck | CheckedMonth]) -> dict[str, Any]:

@@ -422,6 +422,7 @@ def test_a_newest_day_that_lost_its_meaning_ends_the_night_and_may_be_accepted(f
         Done()
     assert f"{next(iter(LOSSES[loss]))}" in str(caught.value)
     assert "retrain run shop --as-of 2024-01-16" in str(caught.value)
+    assert ("set label_delay_days" in str(caught.value)) is (loss == "without labels")
     with pytest.raises(DataRejected, match="2024-01-16"):
         Done(NEXT)
     accept(free_text, "2024-01-15")

@@ -1,7 +1,9 @@
 """Data that lost their meaning: what is counted of a day, and when the days before say that it means something else."""
 
+import re
 from collections.abc import Callable
 from datetime import date, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,13 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deployments.cli import main
 from ml.artifacts import PartitionCheck
-from ml.config import UseCase
+from ml.config import DatabaseSource, FileSource, Source, UseCase
+from ml.errors import DataRejected
 from ml.meaning import ALL_HASHES, SAMPLE, Compared, Sample, compare, hashes_of, known_of, odd_at_start, parse_sample
 from ml.rejections import way_out
 from ml.serving.columns import Column, conform
 from ml.validation import Batch, check_batch
-from tests.tiny import FIRST_DAY, sales, tills
+from tests.story import Shop
+from tests.tiny import FIRST_DAY, parcels, sales, tills
 
 ROWS = 40
 DAYS = [str(FIRST_DAY + timedelta(days=number)) for number in range(12)]
@@ -236,11 +241,58 @@ def test_no_value_of_a_row_is_kept_with_the_counts() -> None:
     assert not [word for word in ("north", "south", "five", "by hand", f"{LAST} 3") if word in kept]
 
 
+SOURCES: list[tuple[dict[str, Any], str]] = [
+    ({}, "deliver tills/2024-01-31.csv again"),
+    ({"source": Source(folder="s3://lake/tills")}, "deliver s3://lake/tills/2024-01-31.csv again"),
+    ({"source": FileSource(file="tills.csv", time_column="at")}, "deliver the rows of 2024-01-31 in tills.csv again"),
+    (
+        {"source": DatabaseSource(database="SALES", query="select 1", time_column="at")},
+        "deliver the rows of 2024-01-31 in the database SALES again",
+    ),
+]
+
+
+@pytest.mark.parametrize(("source", "words"), SOURCES)
+def test_what_is_to_be_delivered_again_is_in_the_words_of_the_use_case(source: dict[str, Any], words: str) -> None:
+    said = way_out(tills(**source), date(2024, 2, 1), "2024-01-31", "2024-01-31.csv", "lower min_rows", lost=False)
+    assert said.startswith(f"{words}, or lower min_rows in the use case; or go on without it by retrain data exclude")
+
+
+def test_a_use_case_without_days_cannot_go_on_without_them() -> None:
+    said = way_out(parcels(), date(2024, 2, 1), "all", "all.parquet", "declare nullable=True for zone", lost=False)
+    again = "then retrain run parcels --as-of 2024-02-01"
+    assert said == f"deliver parcels/all.parquet again, or declare nullable=True for zone, {again}"
+
+
 @pytest.mark.parametrize("lost", [True, False])
 def test_the_next_step_has_the_file_the_day_and_the_commands(lost: bool) -> None:
-    words = way_out(tills(), date(2024, 2, 1), "2024-01-31", "2024-01-31.csv", "lower min_rows", lost=lost)
+    words = way_out(tills(), date(2024, 2, 1), "2024-01-31", "2024-01-31.csv", "", lost=lost)
     assert words.startswith("deliver tills/2024-01-31.csv again")
     assert ("retrain data include tills 2024-01-31 --reason" in words) is lost
-    assert ("lower min_rows" in words) is not lost
+    assert ("mend the declaration in the use case" in words) is not lost
     assert "retrain data exclude tills 2024-01-31 --reason WHY" in words
     assert words.endswith("then retrain run tills --as-of 2024-02-01")
+
+
+def test_the_words_of_a_rejection_lead_to_a_good_night(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    """Countries are written in small letters from one day on, for good: what the sentence says is done."""
+    file = shop.settings.project / "use_cases" / "shop.py" if shop.settings.project else Path()
+    file.write_text(file.read_text().replace(', values=("DE", "FR", "US")', ""))
+    rows = pd.read_parquet(shop.file("2024-03-14"))
+    shop.rewrite("2024-03-14", country=rows["country"].str.lower())
+    with pytest.raises(DataRejected) as caught:
+        shop.night("2024-03-15")
+    accept, again = (re.search(rf"retrain ({what}[^;.]*)", caught.value.next_step) for what in ("data include", "run"))
+    assert accept is not None and again is not None
+    with pytest.raises(DataRejected):
+        shop.night("2024-03-15")
+    assert main(["data", "include", "shop", "2024-03-13", "--reason", "so", "--yes"]) == 2
+    assert "2024-03-14" in capsys.readouterr().err
+    assert main([*accept[1].replace("WHY", "lasting").split(), "--yes"]) == 0
+    assert main(["data", "include", "shop", "2024-03-14", "--reason", "so", "--yes"]) == 2
+    assert again[1] == "run shop --as-of 2024-03-15"
+    document = shop.document("2024-03-15")
+    assert (document["decision"], document["data"]["left_out"]) == ("FIRST", {})
+    assert shop.entries()[-1].accepted == {"2024-03-14": "lasting"}
+    assert main(["status", "shop"]) == 0
+    assert "Accepted as it is: 2024-03-14, lasting" in capsys.readouterr().out
