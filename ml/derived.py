@@ -78,7 +78,7 @@ def _refuse_other_shape(use_case: UseCase, result: Any) -> None:
     if not isinstance(result, pd.DataFrame):
         if hasattr(result, "close"):
             result.close()  # a coroutine that nobody waits for would warn
-        raise UnusablePartition(f"{who} returns a {type(result).__name__} (return a DataFrame of the rows)")
+        raise UnusablePartition(f"{who} returns {_kind_of(result)} (return a pandas DataFrame of the rows)")
     if result.columns.nlevels > 1:
         raise UnusablePartition(f"{who} returns columns of several levels (give each column one name)")
     twice = result.columns[result.columns.duplicated()]
@@ -86,6 +86,12 @@ def _refuse_other_shape(use_case: UseCase, result: Any) -> None:
         raise UnusablePartition(f"{who} returns the column {printable(str(twice[0]))[:80]} twice (return it once)")
     if ROW not in result.columns:
         raise UnusablePartition(f"{who} returns no column {ROW}, by which rows are told apart ({KEEP_ROWS})")
+
+
+def _kind_of(result: Any) -> str:
+    """`a coroutine`, `a polars.DataFrame`."""
+    library = type(result).__module__.partition(".")[0]
+    return f"a {type(result).__name__}" if library == "builtins" else f"a {library}.{type(result).__name__}"
 
 
 def _row_numbers(column: pd.Series) -> NDArray[np.float64]:
@@ -123,6 +129,8 @@ def _refuse_swapped_numbers(use_case: UseCase, rows: pd.DataFrame, found: pd.Dat
 
 
 def _is_permuted(before: pd.Series, after: pd.Series) -> bool:
+    if before.equals(after):
+        return False
     try:
         old, new = (pd.util.hash_array(series.to_numpy(), categorize=False) for series in (before, after))
     except TypeError:  # values that have no hash, like lists

@@ -24,8 +24,6 @@ OBJECTS = {
     "floating": "number",
     "mixed-integer-float": "number",
     "boolean": "boolean",
-    "datetime": "timestamp",
-    "datetime64": "timestamp",
 }  # what pandas calls the values of a column without a type, by the kind that they can be compared as
 UNREADABLE = (TypeError, ValueError, KeyError, ArithmeticError, NotImplementedError, pa.ArrowException)
 
@@ -117,11 +115,11 @@ def _key(series: pd.Series) -> Key:
         present = present.astype(present.cat.categories.dtype)
     if types.is_object_dtype(present.dtype) or types.is_string_dtype(present.dtype):
         present = present[~_is_blank(present)]
+    if types.is_object_dtype(present.dtype) and types.infer_dtype(present).startswith("datetime"):
+        present = pd.to_datetime(present)
     kind = _kind(present)
     if kind == "text":
         return Key(kind, present.astype("str"))
-    if kind == "timestamp":
-        return Key(kind, pd.to_datetime(present))
     if kind == "timestamp with a zone":
         return Key(kind, present.dt.tz_convert("UTC").dt.tz_localize(None))
     if kind in {"number", "boolean"}:

@@ -62,8 +62,8 @@ def undated_parts(use_case: UseCase, rows: pd.DataFrame) -> NDArray[np.object_]:
     """(rows,) the part of each row without time: that of its group, and of itself where it has none."""
     places = _own_places(use_case, rows)
     if use_case.group is not None:
-        groups = _typed(use_case, rows, use_case.group)
-        places = np.where(groups[use_case.group].isna(), places, _places(use_case, groups))
+        groups = _groups(use_case, rows)
+        places = np.where(groups.isna(), places, _places(use_case, groups.to_frame()))
     return _parts(places)
 
 
@@ -130,8 +130,10 @@ def share_of_known_groups(
 
 
 def _groups(use_case: UseCase, rows: pd.DataFrame) -> pd.Series:
+    """(rows,) each row's group; null where it has none, which a blank text says too."""
     assert use_case.group is not None
-    return _typed(use_case, rows, use_case.group)[use_case.group]
+    groups = _typed(use_case, rows, use_case.group)[use_case.group]
+    return groups.mask(groups.str.strip() == "") if isinstance(groups.dtype, pd.StringDtype) else groups
 
 
 def fit_until(use_case: UseCase, as_of: date) -> str | None:

@@ -138,6 +138,7 @@ GROUPS: dict[str, pd.Series] = {
     "text": pd.Series([f"patient {n // 5}" for n in range(1000)], dtype="str"),
     "integer": pd.Series(np.arange(1000.0) // 5),
     "with gaps": pd.Series([None if n % 3 == 0 else f"patient {n // 5}" for n in range(1000)], dtype="str"),
+    "with blanks": pd.Series(["" if n % 3 == 0 else f"patient {n // 5}" for n in range(1000)], dtype="str"),
     "sizes of 1 to 100": pd.Series([f"patient {int(n**0.5)}" for n in range(1000)], dtype="str"),
 }
 KEYS: dict[str, tuple[str, ...]] = {"a key": ("parcel",), "a key with the group": ("parcel", "carrier"), "no key": ()}
@@ -157,7 +158,7 @@ def test_no_group_lies_in_two_parts_and_rows_without_one_stand_alone(name: str, 
     use_case, rows = grouped(name, key)
     block = from_block(to_block(rows.assign(**{ROW_NUMBER: range(1000)}))) if stored else rows
     parts = pd.Series(undated_parts(use_case, block))
-    groups = rows[use_case.group]
+    groups = rows[use_case.group].replace("", None)
     assert parts.groupby(groups.to_numpy()).nunique().max() == 1
     assert set(parts) == set(PARTS)
     alone = undated_parts(parcels(key=KEYS[key]), block)

@@ -31,7 +31,7 @@ USE_CASE = UseCase(
     group="school",
     columns=(
         Column(name="student", type="integer", minimum=1, feature=False),
-        # Pupils of one school stand in train and in test: as a feature it would tell how its class did in this exam.
+        # As a feature it would tell how other pupils of the school did in this very exam, which nobody knows before.
         Column(name="school", type="integer", minimum=1, feature=False),
         Column(name="gender", type="text", values=("F", "M"), sensitive=True),
         Column(name="age", minimum=-36, maximum=36, unit="months over 18.5 years"),
