@@ -25,7 +25,7 @@ from ml.errors import ConfigError
 from ml.evaluation import CLASS_METRICS, METRICS
 from ml.gates import Comparison, Gate, MinMetric
 from ml.models.estimators import NetworkEstimator
-from ml.serving.columns import Column
+from ml.serving.columns import TIME_UNITS, Column
 
 if TYPE_CHECKING:
     from ml.config import SideTable, Target, UseCase
@@ -48,6 +48,8 @@ DATED_ONLY = (
     "window_days", "test_days", "validation_days", "label_delay_days", "max_unseen_fraction", "max_missing_days",
     "replay_from",
 )  # fmt: skip
+SEPARATOR = re.compile(r"(?![\w\".+-])[\t -~]")
+THOUSANDS = re.compile(r"(?![0-9+-])[ -~]?", re.ASCII)
 NEXT_STEPS: dict[tuple[str, type], str] = {
     ("tuple_type", str): "write it with brackets and a comma, like ('id',)",
     ("tuple_type", list): "write it with ( ) instead of [ ]",
@@ -150,6 +152,13 @@ def _is_time_zone(name: str) -> bool:
     except (KeyError, ValueError, OSError):
         return False
     return True
+
+
+def _is_encoding(name: str) -> bool:
+    try:
+        return "a,1\n".encode(name).decode(name) == "a,1\n"
+    except (LookupError, UnicodeError, ValueError):
+        return False
 
 
 def _is_cron(line: str) -> bool:
@@ -304,6 +313,25 @@ USE_CASE: Table["UseCase"] = (
 SOURCE: Table[Any] = (
     ("folder", PLAIN, lambda s, _: _is_no_plain_path(getattr(s, "folder", "")), IN_DATA),
     ("file", PLAIN, lambda s, _: _is_no_plain_path(getattr(s, "file", "")), IN_DATA),
+    (
+        "separator",
+        "be one sign of ASCII that neither numbers, quotes nor line ends have",
+        lambda s, _: not SEPARATOR.fullmatch(getattr(s, "separator", ",")),
+        "write ',', ';', '\\t' or '|'",
+    ),
+    ("decimal", "be '.' or ','", lambda s, _: getattr(s, "decimal", ".") not in {".", ","}, "write one of the two"),
+    (
+        "thousands",
+        "be left out, or one sign that neither is a digit nor parts fractions",
+        lambda s, _: not THOUSANDS.fullmatch(getattr(s, "thousands", "")) or s.thousands == s.decimal,
+        "write another, or remove it",
+    ),
+    (
+        "encoding",
+        "be one that Python knows",
+        lambda s, _: not _is_encoding(getattr(s, "encoding", "utf-8")),
+        "write utf-8, utf-16 or cp1252",
+    ),
 )
 
 COLUMN: Table[Column] = (
@@ -330,6 +358,12 @@ COLUMN: Table[Column] = (
         "declare them (of a number: as texts), or set feature=False",
     ),
     ("category", "be of a text or a number", lambda c, _: c.category and c.type == "timestamp", "use parts"),
+    (
+        "unit",
+        "be 's', 'ms', 'us', 'ns' or left out for a timestamp: what its numbers count since 1970",
+        lambda c, _: c.type == "timestamp" and bool(c.unit) and c.unit not in TIME_UNITS,
+        "write one of them, or remove it",
+    ),
     ("parts", "be those of a timestamp", lambda c, _: bool(c.parts) and c.type != "timestamp", "set type='timestamp'"),
     ("parts", "be different", lambda c, _: _twice(c.parts), "remove one"),
     ("feature", "be False for the target", lambda c, u: c.feature and c.name == u.target.column, "set feature=False"),

@@ -92,7 +92,7 @@ def parse_table(name: str, data: bytes, declared: Declared) -> pd.DataFrame:
         table = _read_parquet(data) if name.endswith(".parquet") else read_fields(data, name, declared.form)
     except BrokenCsv as error:
         raise UnusablePartition(f"{name} cannot be read ({error})") from None
-    except (OSError, ValueError, EOFError, zlib.error, pa.ArrowException) as error:
+    except (OSError, ValueError, OverflowError, EOFError, zlib.error, pa.ArrowException) as error:
         raise UnusablePartition(f"{name} cannot be read ({short(error)})") from error
     are_fields = not name.endswith(".parquet") or FIELDS in (table.schema.metadata or {})
     names = table.column_names

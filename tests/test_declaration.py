@@ -244,6 +244,31 @@ TOGETHER: list[Case] = [
     (tills, {"source": Source(folder="../tills")}, "folder of the source of tills", "it is '../tills'"),
     (tills, {"source": Source(folder="tills\0")}, "folder of the source of tills", "printable"),
     (tills, {"source": FileSource(file="../a.csv", time_column="at")}, "file of the source of tills", "../a.csv"),
+    *(
+        (
+            tills,
+            {"source": Source(folder="tills", separator=sign)},
+            "separator of the source of tills",
+            f"it is {sign!r}",
+        )
+        for sign in ("", ";;", '"', "\n", "\r", "1", "a", ".", "-", "\u00a7", "\0")
+    ),
+    (tills, {"source": Source(folder="tills", decimal=";")}, "decimal of the source of tills", "be '.' or ','"),
+    *(
+        (
+            tills,
+            {"source": Source(folder="tills", thousands=sign)},
+            "thousands of the source of tills",
+            f"it is {sign!r}",
+        )
+        for sign in (".", "1", "-", ",,")
+    ),
+    *(
+        (tills, {"source": Source(folder="tills", encoding=name)}, "encoding of the source of tills", "write utf-8")
+        for name in ("utf-99", "", "hex", "rot13", "a\0b")
+    ),
+    (tills, side(source=Source(folder="a", decimal="x")), "decimal of the source of side table stock of tills", "'x'"),
+    (tills, column(tills, "at", unit="seconds"), "unit of column at of tills", "it is 'seconds'"),
     (tills, side(source=Source(folder="a/../b")), "folder of the source of side table stock of tills", "without .."),
     (tills, target(tills, above=None), "above of the target of tills", "there is neither"),
     (tills, target(tills, positive="returned"), "above of the target of tills", "there are both"),
@@ -328,6 +353,9 @@ POSSIBLE: list[tuple[Make, dict[str, Any]]] = [
     (parcels, {"group": "carrier", "schedule": "0 3 * * *", "known_at_column": None}),
     (tills, side()),
     (tills, {"source": Source(folder="/data/tills")}),
+    (tills, {"source": Source(folder="tills", separator="\t", decimal=",", thousands=" ", encoding="cp1252")}),
+    (tills, {"source": FileSource(file="a.csv", time_column="at", separator=";", decimal=",", thousands=".")}),
+    (tills, column(tills, "at", unit="ms")),
     (tills, column(tills, "shop", sensitive=True, values=("north", "south"))),
     (tills, column(tills, "amount", sensitive=True)),
     (tills, {"side_tables": (*side(take=("till",))["side_tables"], *side(name="tills", on=("till",))["side_tables"])}),

@@ -1,6 +1,7 @@
 """A model as files: it needs nothing of this project, keeps its own code, and holds no row of data."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -38,7 +39,7 @@ from ml.scoring import model_columns, model_rules, score_file
 from ml.serving.columns import Column, conform
 from ml.serving.model import PackagedModel, build_network
 from ml.serving.output import Output
-from ml.serving.rules import Between, InSet, Matches, NotBelow, Rule
+from ml.serving.rules import Between, InSet, InYears, Matches, NotBelow, Rule
 from ml.store import get_file, open_store
 from ml.training import architecture
 from tasks.registration import open_night
@@ -184,6 +185,92 @@ def test_mlflow_refuses_missing_and_wrongly_typed_columns_by_name(
         raw = raw.drop(columns=name) if value is None else raw.assign(**{name: value})
     with pytest.raises(Exception, match=word):
         registry.load_model(folder / "ours").predict(raw)
+
+
+# Times, which MLflow would make of any number and of 05.02.2024 if it were told that a column has them
+
+
+def timed(unit: str = "") -> PackagedModel:
+    """A model of Berlin that takes a time, and another that it must equal."""
+    model = copy(packaged())
+    times = (Column(name="at", type="timestamp", unit=unit), Column(name="meant", type="timestamp"))
+    model.columns, model.time_zone = (*model.columns, *times), "Europe/Berlin"
+    equal = (NotBelow(column="at", other="meant"), NotBelow(column="meant", other="at"))
+    model.rules = (*model.rules, InYears(column="at"), *equal)
+    return model
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Such models by their unit, as any MLflow user loads them."""
+    place = tmp_path_factory.mktemp("timed")
+    for unit in ("", "s", "ms"):
+        write_model(timed(unit), place / f"of {unit}")
+    return {unit: registry.load_model(place / f"of {unit}") for unit in ("", "s", "ms")}
+
+
+TIMES: list[tuple[str, Any, str]] = [
+    ("", "2024-02-05T23:30:00", "2024-02-05T23:30:00"),
+    ("", "2024-02-05 23:30", "2024-02-05T23:30:00"),
+    ("", "2024-02-05", "2024-02-05T00:00:00"),
+    ("", "2024-02-05T22:30:00Z", "2024-02-05T23:30:00"),
+    ("", "2024-02-05T17:30:00-05:00", "2024-02-05T23:30:00"),
+    ("s", 1707172200, "2024-02-05T23:30:00"),
+    ("s", 1707172200.0, "2024-02-05T23:30:00"),
+    ("ms", 1707172200000, "2024-02-05T23:30:00"),
+    ("ms", "2024-02-05T22:30:00Z", "2024-02-05T23:30:00"),
+]
+NO_TIMES: list[tuple[str, Any, str]] = [
+    ("", 1707172200, "column at must be timestamp, but it is int64 (numbers are times where"),
+    ("", 1707172200000, "column at must be timestamp, but it is int64"),
+    ("", 1707172200.5, "column at must be timestamp, but it is float64"),
+    ("", "1707172200", "column at must be timestamp, but it is str, not all in ISO 8601"),
+    ("", "05.02.2024", "column at must be timestamp, but it is str"),
+    ("", "02/05/2024 10:00", "column at must be timestamp, but it is str"),
+    ("", True, "column at must be timestamp, but it is bool"),
+    ("", "", "column at must be timestamp, but it is str"),
+    ("s", "1707172200", "column at must be timestamp, but it is str"),
+    ("s", True, "column at must be timestamp, but it is bool"),
+]
+
+
+def sent(model: Any, at: Any, meant: str) -> tuple[int, Any]:
+    """Status and answer of MLflow's own server to one row as JSON."""
+    from mlflow.pyfunc.scoring_server import invocations
+
+    row = raw_parcels(1).iloc[0].to_dict() | {"at": at, "meant": meant}
+    data = json.dumps({"dataframe_records": [row]}, default=float)
+    answer = invocations(data, "application/json", model, model.metadata.get_input_schema())
+    return answer.status, json.loads(answer.response)
+
+
+@pytest.mark.parametrize(("unit", "at", "meant"), TIMES, ids=str)
+def test_a_served_model_reads_times_itself(served: dict[str, Any], unit: str, at: Any, meant: str) -> None:
+    for rows in (
+        raw_parcels(2).assign(at=at, meant=meant),
+        raw_parcels(2).assign(at=[at, at], meant=pd.Timestamp(meant)),
+    ):
+        assert served[unit].predict(rows)["broken_rule"].tolist() == [None, None]
+    status, answer = sent(served[unit], at, meant)
+    assert (status, answer["predictions"][0]["broken_rule"]) == (200, None)
+
+
+@pytest.mark.parametrize(("unit", "at", "words"), NO_TIMES, ids=str)
+def test_what_is_no_time_of_the_declared_form_is_refused_by_a_served_model(
+    served: dict[str, Any], unit: str, at: Any, words: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        served[unit].predict(raw_parcels(2).assign(at=at, meant="2024-02-05"))
+    with pytest.raises(Exception, match="evaluating the model") as caught:  # which quotes the sentence in its trace
+        sent(served[unit], at, "2024-02-05")
+    assert words in str(caught.value.__context__)
+
+
+@pytest.mark.parametrize("at", ["9999-12-31", "2262-04-11", "1816-03-29", "0001-01-01"])
+def test_a_served_model_says_which_row_has_a_time_of_no_plausible_year(served: dict[str, Any], at: str) -> None:
+    answer = served[""].predict(raw_parcels(2).assign(at=[at, "2024-02-05"], meant="2024-02-05"))
+    assert answer["broken_rule"].tolist() == ["at is a time of the years 1900 to 2199", None]
+    assert answer["prediction"].isna().tolist() == [True, False]
 
 
 # Synthetic rows

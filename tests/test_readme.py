@@ -99,7 +99,7 @@ def second_order(tmp_path: Path) -> Settings:
     header, *first = block("Adding", "csv").split()
     more = (f"{n},{n % 90}.50,{('DE', 'FR', '')[n % 3]},{'yes' if n % 90 > 50 else 'no'}" for n in range(3, 2001))
     (tmp_path / "data" / "second_order").mkdir(parents=True)
-    (tmp_path / "data" / "second_order" / "all.csv").write_text("\n".join([header, *first, *more]))
+    (tmp_path / "data" / "second_order" / "all.csv").write_text("\n".join([header, *first, *more, ""]))
     return dataclasses.replace(Settings.from_environment(), home=tmp_path, project=tmp_path)
 
 
