@@ -227,7 +227,7 @@ def _evaluate(
     found = baselines(site.use_case, reader.labelled_columns(night.as_of, "train", rule_columns(site.use_case)))
     test = reader.raw_rows(night.as_of, "test")
     answers = {who: baseline.answers(test) for who, baseline in found.items()}
-    answers["candidate"] = _answers(site, upload.folder, upload.files, test)
+    answers["candidate"] = _candidates_answers(site, upload, test)
     described = {who: baseline.description for who, baseline in found.items()} | {"candidate": "tonight's model"}
     absent, incomparable = _compare_opponents(site, split, opponents, test, answers, described)
     judged = judge_all(site.use_case, test, answers, described, seed=int(run_key[:15], 16))
@@ -245,6 +245,16 @@ def _evaluate(
         ),
         answers=put_file(site.store, paths.stage_file(night.use_case, "evaluate", key, "answers.parquet"), shown),
     )
+
+
+def _candidates_answers(site: Site, upload: Upload, test: pd.DataFrame) -> Answers:
+    """Raises ConfigError where there is none to some row: no gate may judge the others alone."""
+    try:
+        return _answers(site, upload.folder, upload.files, test)
+    except NoAnswer as error:
+        raise ConfigError(
+            "tonight's model must answer every test row", str(error), "look at its curve, or lower its learning_rate"
+        ) from error
 
 
 def _answers(site: Site, folder: str, files: tuple[FileRef, ...], test: pd.DataFrame) -> Answers:
