@@ -341,7 +341,8 @@ class Epoch:
 
 @dataclass(frozen=True, kw_only=True)
 class Fit(Handle):
-    """`device` is where the fit ended; `notes` says what else than planned was done, for want of memory."""
+    """`device` is where the fit ended; `notes` says what else than planned was done, for want of memory or of
+    numbers, and whether the loss rose."""
 
     weights: FileRef
     best_epoch: int

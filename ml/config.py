@@ -300,6 +300,11 @@ def _fields(value: Any) -> dict[str, Any]:
     return {name: field for name, field in fields.items() if name not in newer or field != _plain(defaults[name])}
 
 
+def _unit_of_time(column: Column) -> list[str]:
+    """It decides how numbers are read as times; of a number it is a word for people."""
+    return [column.unit] if column.unit and column.type == "timestamp" else []
+
+
 def _newer(column: Column) -> list[Any]:
     """What a column says by later fields: each may decide how its values are read."""
     found = {name: field for name, field in _fields(column).items() if not _stood_always(type(column), name)}

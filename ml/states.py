@@ -42,6 +42,15 @@ def unseal(kind: Any, key: str, data: bytes | None) -> Any | None:
     return None
 
 
+def decided_otherwise(store: Store, use_case: str, kind: str, decided: str, *, any_kept: bool) -> bool:
+    """Whether what is kept of this kind was decided by other code, rules or declarations; remembers tonight's."""
+    place = paths.bundle(use_case, f"{kind}-decided")
+    before = store.get(place)
+    if before != decided.encode():
+        store.put(place, decided.encode())
+    return any_kept and before != decided.encode()
+
+
 class States(Generic[H]):
     """One use case's states of one kind: `kind` is its name in keys, `made` its type."""
 

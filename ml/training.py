@@ -13,9 +13,9 @@ from sklearn.linear_model import LogisticRegression
 from ml.artifacts import Fit, Night
 from ml.cleaning import LABEL
 from ml.config import UseCase
-from ml.errors import StoreUnavailable
+from ml.errors import ConfigError, StoreUnavailable
 from ml.models.descent import Checkpoints
-from ml.models.estimators import NetworkEstimator, OnEpoch
+from ml.models.estimators import Diverged, NetworkEstimator, OnEpoch
 from ml.packaging import travelling
 from ml.serving.features import Encoder
 from ml.serving.model import Architecture, PackagedModel
@@ -45,15 +45,22 @@ def fit_candidate(
     on_epoch: OnEpoch,
     checkpoints: Checkpoints | None = None,
 ) -> NetworkEstimator:
-    """The use case's estimator, fitted on train rows with the best validation epoch's weights."""
+    """The use case's estimator, fitted on train rows with the best validation epoch's weights.
+
+    Raises ConfigError where no epoch ends with numbers.
+    """
     estimator = clone(use_case.model).set_params(seed=night.seed, device=night.device)
-    return estimator.fit(
-        *train,
-        validation=validation,
-        category_sizes=encoder.category_sizes,
-        on_epoch=on_epoch,
-        checkpoints=checkpoints,
-    )
+    try:
+        return estimator.fit(
+            *train,
+            validation=validation,
+            category_sizes=encoder.category_sizes,
+            on_epoch=on_epoch,
+            checkpoints=checkpoints,
+        )
+    except Diverged:
+        seen = f"with learning_rate {estimator.learning_rate:g} it is none after the first epoch"
+        raise ConfigError(f"the loss of {use_case.name}'s model must stay a number", seen, "lower it") from None
 
 
 class StoredCheckpoints:
@@ -82,8 +89,18 @@ def package(
     use_case: UseCase, rules: tuple[Rule, ...], encoder: Encoder, network: TabularNetwork, night: Night,
     fit: Fit, validation: tuple[NDArray[np.float32], Floats],
 ) -> PackagedModel:  # fmt: skip
-    """The model that takes raw rows, with what validation chooses on its own CPU outputs."""
+    """The model that takes raw rows, with what validation chooses on its own CPU outputs.
+
+    Raises ConfigError where one of them is no number.
+    """
     outputs = forward_in_blocks(network, validation[0], night.threads)
+    if not np.isfinite(outputs).all():
+        lost = int((~np.isfinite(outputs).all(axis=1)).sum())
+        raise ConfigError(
+            f"the model of {use_case.name} must answer with numbers",
+            f"what it says to {lost} of {len(outputs)} validation rows is none",
+            "lower its learning_rate",
+        )
     return PackagedModel(
         columns=use_case.features,
         rules=travelling(use_case, rules),

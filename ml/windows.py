@@ -67,7 +67,8 @@ class Portion:
 
 
 class WindowSums:
-    """The totals of each part on a date; `reused` and `computed` count the day states behind them."""
+    """The totals of each part on a date; `reused` and `computed` count the day states behind them, and
+    `taken_otherwise` says that the last night's were other statistics."""
 
     def __init__(self, reader: BlockReader, as_of: date) -> None:
         self.reader, self.as_of, self.use_case = reader, as_of, reader.use_case
@@ -76,9 +77,11 @@ class WindowSums:
         self.spec = state_key(state_code_digest("statistics"), self.use_case.statistics_digest)
         self.split = split_digest(self.use_case)
         self.computed = self.reused = 0
+        self.taken_otherwise = False
 
     def totals(self) -> dict[Part, PartTotal]:
         kept = unseal(dict[Part, PartSum], self.place, self.reader.store.get(self.place)) or {}
+        self.taken_otherwise = any(part.spec != self.spec for part in kept.values())
         nothing = PartSum({}, Statistics.none(self.use_case), self.spec)
         sums, totals = {}, {}
         for part in PARTS:

@@ -46,7 +46,7 @@ from ml.run_key import state_code_digest
 from ml.serving.rules import rule_to_dict
 from ml.snapshots import PartitionRows, inputs_by_day, last_due_day, read_manifest, read_partition
 from ml.split import describe, fit_until, share_of_known_groups, split_digest
-from ml.states import Bundle, States, state_key
+from ml.states import Bundle, States, decided_otherwise, state_key
 from ml.store import put_file
 from ml.validation import (
     Batch,
@@ -112,6 +112,9 @@ def validate_partitions(night: Night, snapshot: Snapshot) -> Checks:
     for name, of_month in days.items():
         months[name] = _checked_month(keys[name], {key: judged[key] for key in of_month.values()})
     months = _compared(site, manifest, {name: months[name] for name in keys})
+    otherwise = decided_otherwise(site.store, night.use_case, "verdict", decided, any_kept=bool(bundle.kept))
+    if otherwise and new:
+        log.warning("%s is read again: its rules, declarations or the code that reads it changed.", _of(new, manifest))
     bundle.save(months)
     result = _summary(site, night, manifest, snapshot, months)
     log.info(
@@ -120,6 +123,13 @@ def validate_partitions(night: Night, snapshot: Snapshot) -> Checks:
         len(result.left_out),
     )  # fmt: skip
     return with_work(result, Work(stage="", reused=manifest.size - new, computed=new))
+
+
+def _of(number: int, manifest: Manifest) -> str:
+    """How much of the window."""
+    if manifest.size == 1:
+        return "The one partition"
+    return f"{'Each' if number == manifest.size else number} of {manifest.size} partitions"
 
 
 def _decided(site: Site, kind: str, *more: str) -> str:
@@ -457,6 +467,8 @@ def split_rows(night: Night, blocks: Blocks) -> Split:
         "Split into %s train, %s validation and %s test rows.",
         f"{split.train.rows:,}", f"{split.validation.rows:,}", f"{split.test.rows:,}",
     )  # fmt: skip
+    if sums.taken_otherwise and sums.computed and not blocks.work.computed:  # else it was said of the partitions
+        log.warning("The statistics of the window are taken again: what is learnt, or the code that counts, changed.")
     reused = sum(month.partitions for month in blocks.months.values()) if split.work.reused else sums.reused
     return with_work(split, Work(stage="", reused=reused, computed=sums.computed))
 

@@ -33,7 +33,7 @@ from ml.baselines import rule_columns
 from ml.cleaning import to_parquet
 from ml.decision import comparability, decide, is_open
 from ml.digests import digest_value
-from ml.errors import ConfigError, Corrupt, what_and_where, without_passwords
+from ml.errors import ConfigError, what_and_where, without_passwords
 from ml.evaluation import Answers
 from ml.gates import ALLOWING, BetterThanRule, Difference, Evidence
 from ml.judging import NoAnswer, answer_table, baselines, judge_all, model_answers
@@ -250,10 +250,13 @@ def _evaluate(
 
 
 def _candidates_answers(site: Site, upload: Upload, test: pd.DataFrame) -> Answers:
+    """Raises ConfigError where there is none to some row: no gate may judge the others alone."""
     try:
         return _answers(site, _fetch(site, upload.folder, upload.files), test)
     except NoAnswer as error:
-        raise Corrupt("the candidate answers every test row", str(error), "see it with --debug") from error
+        raise ConfigError(
+            "tonight's model must answer every test row", str(error), "look at its curve, or lower its learning_rate"
+        ) from error
 
 
 def _answers(site: Site, model_folder: Path, test: pd.DataFrame) -> Answers:

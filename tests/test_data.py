@@ -16,6 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import ml.run_key
+import ml.windows
 import tasks.data
 from expectations.suite import Verdict
 from ml.artifacts import Blocks, Checks, Manifest, Night, Snapshot, Split, from_json
@@ -139,6 +141,48 @@ def test_another_cleaner_cleans_again_and_judges_nothing(shop: Shop, monkeypatch
     after = Done()
     assert after.work[:2] == [(DAYS, 0), (0, DAYS)]
     assert after.found == before.found
+
+
+READ_AGAIN, COUNTED_AGAIN = "is read again", "are taken again"
+
+
+@pytest.mark.parametrize(
+    ("kinds", "edit", "said"),
+    [
+        (["verdict"], ("", ""), READ_AGAIN),
+        (["verdict", "cleaned", "statistics"], ("", ""), READ_AGAIN),
+        (["statistics"], ("", ""), COUNTED_AGAIN),
+        ([], ('"amount", minimum=0', '"amount", minimum=1'), READ_AGAIN),
+        ([], ('values=("DE", "FR", "US")', 'values=("DE", "FR", "US"), feature=False'), COUNTED_AGAIN),
+        ([], ("batch_size=256", "batch_size=128"), None),
+    ],
+)
+def test_what_is_made_again_because_keys_changed_is_said_once(
+    kinds: list[str],
+    edit: tuple[str, str],
+    said: str | None,
+    shop: Shop,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def messages() -> list[str]:
+        caplog.clear()
+        Done()
+        return [text for text in caplog.messages if READ_AGAIN in text or COUNTED_AGAIN in text]
+
+    assert messages() == [], "nothing was there before"
+    digest = tasks.data.state_code_digest
+    for module in (tasks.data, ml.windows):
+        monkeypatch.setattr(module, "state_code_digest", lambda kind: digest(kind) + "x" * (kind in kinds))
+    if kinds:
+        monkeypatch.setattr(ml.run_key, "own_code_digest", lambda: "of other code")
+    edit_use_case(shop, edit[0], edit[1])
+    now = messages()
+    assert len(now) == (said is not None)
+    assert said is None or said in now[0]
+    assert messages() == []
+    shop.rewrite("2024-01-06", amount=3.0)
+    assert messages() == [], "other data are no other code"
 
 
 def stored(shop: Shop, pattern: str) -> list[Path]:

@@ -1,21 +1,24 @@
 """What validation chooses after a fit, and the model that comes of it."""
 
+from copy import deepcopy
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss
 
 from ml import training
-from ml.artifacts import FileRef, Fit
+from ml.artifacts import Epoch, FileRef, Fit
 from ml.cleaning import LABEL
-from ml.errors import StoreUnavailable
+from ml.errors import ConfigError, StoreUnavailable
 from ml.evaluation import CLASS_METRICS, class_metric
 from ml.features import Statistics, fit_encoder
+from ml.models.descent import divergence
 from ml.models.estimators import NetworkClassifier
 from ml.serving.output import Output, TaskKind, sigmoid
 from ml.serving.rules import Between, NotBelow, NotNull, UniqueKey
@@ -250,3 +253,79 @@ def test_training_goes_on_without_a_checkpoint_that_the_store_did_not_take(
     assert caplog.messages == [
         "the store must answer, but it does not: wait. (training goes on without a new checkpoint)"
     ]
+
+
+# A fit that ran away
+
+
+def fit_with(kind: TaskKind, **options: Any) -> Any:
+    use_case = parcels(kind)
+    use_case.model.set_params(**options)
+    train, held_out = (cleaned(use_case, parcel_rows(rows, seed)) for rows, seed in ((300, 0), (100, 1)))
+    encoder = fit_encoder(use_case, Statistics.of(use_case, train))
+    rows, judged = (encode(use_case, encoder, iter([frame])) for frame in (train, held_out))
+    return fit_candidate(use_case, night(), encoder, rows, judged, lambda epoch: None)
+
+
+RAN_AWAY: dict[str, tuple[TaskKind, dict[str, Any], str]] = {
+    "a value's loss explodes": ("regression", {"learning_rate": 3.0, "optimizer": "sgd"}, "The train loss"),
+    "so does that of classes": ("binary", {"learning_rate": 100.0, "optimizer": "sgd"}, "The train loss rose to"),
+    "of three classes": ("multiclass", {"learning_rate": 100.0}, "The train loss rose to"),
+    "in a single epoch": ("binary", {"learning_rate": 1e3, "optimizer": "sgd", "epochs": 1}, "The train loss rose to"),
+    "until it is no number": (
+        "regression",
+        {"learning_rate": 3.0, "optimizer": "sgd", "hidden": (), "epochs": 200, "batch_size": None},
+        "In epoch",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", RAN_AWAY)
+def test_a_fit_that_ran_away_is_said(case: str, caplog: pytest.LogCaptureFixture) -> None:
+    kind, options, says = RAN_AWAY[case]
+    fitted = fit_with(kind, **options)
+    assert any(note.startswith(says) for note in fitted.notes_), (fitted.notes_, fitted.epochs_[-1])
+    assert set(fitted.notes_) <= set(caplog.messages)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("options", [{}, {"class_weight": "balanced"}, {"loss": "mse"}, {"epochs": 1}], ids=str)
+def test_nothing_is_said_of_a_fit_that_learns(kind: TaskKind, options: dict[str, Any]) -> None:
+    if kind == "regression" and "class_weight" in options:
+        pytest.skip("a value has no classes")
+    assert fit_with(kind, **options).notes_ == ()
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "says"),
+    [
+        ([0.5, 0.6, 0.7], [0.5, 0.4, 0.5], "The train loss only rose, from 0.5 to 0.7 in 3 epochs"),
+        ([0.5, 0.4, 0.3], [0.5, 0.6, 0.9], "The validation loss only rose, from 0.5 to 0.9 in 3 epochs"),
+        ([0.5, 0.4, 0.3], [0.5, 0.4, 0.9], ""),
+        ([0.5, 0.6], [0.5, 0.6], ""),
+        ([0.5, 4e28], [0.5, 0.6], "The train loss rose to 4e+28, where one answer for all rows has 0.69"),
+    ],
+)
+def test_what_a_curve_shows(train: list[float], validation: list[float], says: str) -> None:
+    epochs = [
+        Epoch(epoch=number, train_loss=loss, validation_loss=judged, validation_score=None)
+        for number, (loss, judged) in enumerate(zip(train, validation, strict=True), start=1)
+    ]
+    found = divergence(epochs, 0.69)
+    assert found[0].startswith(says) if says else found == []
+
+
+def test_a_fit_without_a_number_is_refused_in_a_sentence() -> None:
+    with pytest.raises(ConfigError, match=r"with learning_rate 1e.30 it is none after the first epoch: lower it"):
+        fit_with("regression", learning_rate=1e30, optimizer="sgd")
+
+
+def test_a_model_whose_answers_are_no_numbers_is_never_packaged() -> None:
+    use_case, model = parcels(), packaged()
+    broken = deepcopy(model.network)
+    with torch.no_grad():
+        broken.bias.fill_(float("nan"))
+    rows = encode(use_case, model.encoder, iter([cleaned(use_case, parcel_rows(10))]))
+    fit = fit_of(use_case, fit_with("binary"))
+    with pytest.raises(ConfigError, match="what it says to 10 of 10 validation rows is none"):
+        package(use_case, use_case.column_rules, model.encoder, broken, night(), fit, rows)

@@ -31,8 +31,24 @@ if TYPE_CHECKING:
 log = logging.getLogger("retrain.training")
 CHECKPOINT_FORMAT = 1
 DIGEST_LENGTH = 64
+EXPLODED = 10.0  # times the loss of one answer for all rows; first epochs of working fits stay under 3
+SMALL_LOSS = 1e-3  # where nearly all labels are equal
+FEW_EPOCHS = 3  # two that rise may be noise
 JUDGED_ROWS = 8192  # at once; one layer of 1,000 units takes 33 MB for them
 Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def divergence(epochs: list[Epoch], constant_loss: float) -> list[str]:
+    """What shows that descent went up: a train loss far above that of one answer for all, or a curve that only rose."""
+    curves = {"train": [e.train_loss for e in epochs], "validation": [e.validation_loss for e in epochs]}
+    highest, lower = max(curves["train"], default=0.0), "a lower learning_rate may help."
+    if highest > EXPLODED * max(constant_loss, SMALL_LOSS):
+        return [f"The train loss rose to {highest:.3g}, where one answer for all rows has {constant_loss:.3g}: {lower}"]
+    return [
+        f"The {name} loss only rose, from {losses[0]:.3g} to {losses[-1]:.3g} in {len(losses)} epochs: {lower}"
+        for name, losses in curves.items()
+        if len(losses) >= FEW_EPOCHS and bool((np.diff(losses) > 0).all())
+    ]
 
 
 class Checkpoints(Protocol):
@@ -152,6 +168,7 @@ class Descent:
             if not self._is_over():
                 self._start = self.progress.tensors()
                 self._save()
+        self._note_curve(ended_early=not self._is_over())
         return self.progress
 
     def _is_over(self) -> bool:
@@ -215,20 +232,30 @@ class Descent:
         """Halves the rows at once, after a single one leaves the device for the CPU; frees what the epoch held."""
         if self._can_halve:
             self.progress.rows_at_once = self._rows_at_once // 2
-            self._note(f"{self.progress.rows_at_once:,} rows go through the network at once")
+            self._note_memory(f"{self.progress.rows_at_once:,} rows go through the network at once")
         else:
             self.progress.device, self.progress.rows_at_once = "cpu", None
-            self._note("the CPU trains")
+            self._note_memory("the CPU trains")
         self._placed = None
         self.progress.optimizer.state.clear()
         self.progress.optimizer.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
 
-    def _note(self, consequence: str) -> None:
+    def _note_memory(self, consequence: str) -> None:
         number = len(self.progress.epochs) + 1
         note = f"Memory of {self.estimator.device} ran out in epoch {number}: from there on {consequence}."
         self.progress.notes[number] = note
         log.warning("%s", note)
+
+    def _note_curve(self, ended_early: bool) -> None:
+        """Says of a fit that ran away what the kept weights do not show."""
+        number = len(self.progress.epochs) + 1
+        early = f"In epoch {number} the loss or the outputs were no numbers: training ended before it."
+        found = [early] if ended_early and self.progress.epochs else []
+        found += divergence(self.progress.epochs, self.estimator.constant_loss(self.train[1]))
+        for place, note in enumerate(found):
+            self.progress.notes[self.estimator.epochs + 1 + place] = note
+            log.warning("%s", note)
 
     def _place(self) -> Placed:
         """Moves network and rows to the device, and begins the epoch from its start."""
@@ -246,6 +273,8 @@ class Descent:
         total = torch.zeros((), device=self.progress.device)
         for batch in self._batches():
             total += self._step(placed, batch)
+        if not all(bool(weight.isfinite().all()) for weight in self.progress.network.parameters()):
+            return None
         return self._judge(float(total) / len(placed.rows), self._judged_outputs(placed))
 
     def _batches(self) -> tuple[Tensor, ...]:

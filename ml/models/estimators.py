@@ -27,6 +27,10 @@ OnEpoch = Callable[[Epoch], None]
 Rows = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
+class Diverged(ValueError):
+    """Not even the first epoch of a fit ended with numbers."""
+
+
 class NetworkEstimator(BaseEstimator):
     """A tabular network: `hidden` layers, or a linear model with none.
 
@@ -103,7 +107,7 @@ class NetworkEstimator(BaseEstimator):
 
         progress = Descent(self, train, held_out, checkpoints).run(on_epoch)
         if not progress.epochs:
-            raise ValueError(
+            raise Diverged(
                 f"the loss must stay a number, but with learning_rate {self.learning_rate} it does not: lower it"
             )
         self.network_ = progress.best_network()
@@ -158,6 +162,16 @@ class NetworkEstimator(BaseEstimator):
         """The mean over (n, outputs) and (n,) that is descended."""
         raise NotImplementedError
 
+    def constant_loss(self, labels: NDArray[np.float32]) -> float:
+        """The loss of one answer for all rows: what descent begins near, and must get under."""
+        import torch
+
+        answer = torch.tensor(self._constant_outputs(labels), dtype=torch.float32)
+        return float(self.loss_function("cpu")(answer.repeat(len(labels), 1), torch.tensor(labels)))
+
+    def _constant_outputs(self, labels: NDArray[np.float32]) -> list[float]:
+        raise NotImplementedError
+
     def judge(self, y: NDArray[np.float32], outputs: NDArray[np.float64]) -> tuple[float, float | None]:
         """Loss that chooses the epoch, and the score that the curve shows beside it."""
         raise NotImplementedError
@@ -186,6 +200,10 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
 
     def _outputs(self) -> int:
         return 1 if len(self.classes_) == 2 else len(self.classes_)
+
+    def _constant_outputs(self, labels: NDArray[np.float32]) -> list[float]:
+        logs = np.log(np.bincount(labels.astype(int)) / len(labels))
+        return [float(logs[1] - logs[0])] if self._kind == "binary" else logs.tolist()
 
     @property
     def _kind(self) -> TaskKind:
@@ -252,6 +270,10 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):
 
     def _outputs(self) -> int:
         return 1
+
+    def _constant_outputs(self, labels: NDArray[np.float32]) -> list[float]:
+        del labels
+        return [0.0]  # the mean of the standardised target
 
     def loss_function(self, device: str) -> Loss:
         del device
