@@ -267,7 +267,7 @@ def test_a_store_that_cannot_be_written_is_said_and_goes_on_once_it_can(walk: Wa
     assert "give access" in str(caught.value)
     folder.unlink()
     kept.rename(folder)
-    walk.ends_well()
+    walk.ends_well("2024-03-16")
 
 
 @pytest.mark.slow
