@@ -21,7 +21,7 @@ from ml import report
 from ml.artifacts import digest_of_files
 from ml.config import load_use_case, require_known
 from ml.demo import write_demo_data
-from ml.errors import ConfigError, UsageError
+from ml.errors import ConfigError, RegistryUnavailable, UsageError
 from ml.ledger import AnyEntry, Ledger, NightEntry, open_questions, version_of
 from ml.report import counted
 from ml.settings import Settings
@@ -149,6 +149,7 @@ def status(options: argparse.Namespace) -> int:
     say(*aligned([[name.replace("_", " ") for name in STATUS_COLUMNS], *cells]))
     say("", f"Store {settings.store}: {document['store_bytes'] / 1e6:.1f} MB")
     say(*(_question(row["use_case"], version) for row in rows for version in row["asks"]))
+    say(*(f"{row['use_case']}: {words}" for row in rows for words in row["mlflow"]))
     if options.use_case is not None:
         say(*(f"Excluded: {day}, {reason}" for day, reason in sorted(rows[0]["excluded"].items())))
         last = list(Ledger(store, options.use_case).by_digest().items())[-5:]
@@ -175,11 +176,28 @@ def _status_row(settings: Settings, store: Store, name: str) -> dict[str, Any]:
         "last_as_of": str(night.as_of) if night else None,
         "last_decision": night.decision if night else None,
         "last_success": nights[-1].at if nights else None,
+        "mlflow": _mlflow_differs(settings, Ledger(store, name)) if head and head.champion else [],
         "asks": [version_of(night.candidate) for night in open_questions(entries)],
         "held": head.held if head else None,
         "excluded": head.excluded if head else {},
         "entries": head.seq if head else 0,
     }
+
+
+def _mlflow_differs(settings: Settings, ledger: Ledger) -> list[str]:
+    """Where MLflow says otherwise than the ledger. A lost database is not made anew by looking."""
+    from ml.databases import database_files
+    from ml.health import differences
+    from ml.registry import Registry
+
+    file = database_files(settings).get("mlflow")
+    if file is not None and not file.exists():
+        mend = f"retrain restore FILE, or retrain doctor {ledger.use_case} --mend"
+        return [f"MLflow's database {file} is not there: {mend}"]
+    try:
+        return differences(ledger, Registry(settings, ledger.use_case))
+    except (ConfigError, RegistryUnavailable) as error:
+        return [f"whether MLflow agrees is not known: {error}"]
 
 
 def _score_of(nights: list[NightEntry], version: int | None) -> str | None:

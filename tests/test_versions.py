@@ -91,6 +91,8 @@ def test_the_ledgers_models_serve_again_however_mlflow_lost_them(
         code, said = check(capsys)
         assert (code, "2 (run " in said, "not in MLflow" in said) == (1, True, True), lose
         assert ("other models" in said or "another model" in said) == (lose == lost.stranger_in_between), said
+        assert main(["status", "shop"]) == 0
+        assert "not in MLflow" in capsys.readouterr().out
         assert main(["promote", "shop", "--version", "2", *BY_NAME]) == 2, lose
         assert "retrain doctor shop --mend registers it again" in capsys.readouterr().err
         assert len(shop.ledger.entries()) == entries, "a refused move is not recorded"
