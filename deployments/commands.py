@@ -147,9 +147,9 @@ def status(options: argparse.Namespace) -> int:
         return print_json(document)
     cells = [[words_of(row[name]) for name in STATUS_COLUMNS] for row in rows]
     say(*aligned([[name.replace("_", " ") for name in STATUS_COLUMNS], *cells]))
+    say(*(f"{row['use_case']}: {words}" for row in rows for words in row["mlflow"]))
     say("", f"Store {settings.store}: {document['store_bytes'] / 1e6:.1f} MB")
     say(*(_question(row["use_case"], version) for row in rows for version in row["asks"]))
-    say(*(f"{row['use_case']}: {words}" for row in rows for words in row["mlflow"]))
     if options.use_case is not None:
         say(*(f"Excluded: {day}, {reason}" for day, reason in sorted(rows[0]["excluded"].items())))
         last = list(Ledger(store, options.use_case).by_digest().items())[-5:]
@@ -184,6 +184,12 @@ def _status_row(settings: Settings, store: Store, name: str) -> dict[str, Any]:
     }
 
 
+def _score_of(nights: list[NightEntry], version: int | None) -> str | None:
+    """The version's main score in the night that made it, like `f1 0.952 [0.909, 0.988]`."""
+    made = next((night.result for night in nights if night.candidate and night.candidate.version == version), None)
+    return f"{made['metric']} {report.cell(made['scores']['candidate'].get(made['metric']))}" if made else None
+
+
 def _mlflow_differs(settings: Settings, ledger: Ledger) -> list[str]:
     """Where MLflow says otherwise than the ledger. A lost database is not made anew by looking."""
     from ml.databases import database_files
@@ -198,12 +204,6 @@ def _mlflow_differs(settings: Settings, ledger: Ledger) -> list[str]:
         return differences(ledger, Registry(settings, ledger.use_case))
     except (ConfigError, RegistryUnavailable) as error:
         return [f"whether MLflow agrees is not known: {error}"]
-
-
-def _score_of(nights: list[NightEntry], version: int | None) -> str | None:
-    """The version's main score in the night that made it, like `f1 0.952 [0.909, 0.988]`."""
-    made = next((night.result for night in nights if night.candidate and night.candidate.version == version), None)
-    return f"{made['metric']} {report.cell(made['scores']['candidate'].get(made['metric']))}" if made else None
 
 
 def _schedule(settings: Settings, name: str) -> str | None:
