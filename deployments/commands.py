@@ -22,7 +22,7 @@ from ml import report
 from ml.artifacts import digest_of_files
 from ml.config import load_use_case, require_known
 from ml.demo import write_demo_data
-from ml.errors import ConfigError, UsageError
+from ml.errors import ConfigError, RegistryUnavailable, UsageError
 from ml.ledger import AnyEntry, Ledger, NightEntry, open_questions, version_of
 from ml.report import counted
 from ml.settings import Settings
@@ -148,6 +148,7 @@ def status(options: argparse.Namespace) -> int:
         return print_json(document)
     cells = [[words_of(row[name]) for name in STATUS_COLUMNS] for row in rows]
     say(*aligned([[name.replace("_", " ") for name in STATUS_COLUMNS], *cells]))
+    say(*(f"{row['use_case']}: {words}" for row in rows for words in row["mlflow"]))
     say("", f"Store {settings.store}: {document['store_bytes'] / 1e6:.1f} MB")
     say(*(_question(row["use_case"], version) for row in rows for version in row["asks"]))
     say(*(_waiting(row["use_case"], row["waits_until"]) for row in rows if row["waits_until"]))
@@ -178,6 +179,7 @@ def _status_row(settings: Settings, store: Store, name: str) -> dict[str, Any]:
         "last_as_of": str(night.as_of) if night else None,
         "last_decision": night.decision if night else None,
         "last_success": nights[-1].at if nights else None,
+        "mlflow": _mlflow_differs(settings, Ledger(store, name)) if head and head.champion else [],
         "asks": [version_of(night.candidate) for night in open_questions(entries)],
         "held": head.held if head else None,
         "waits_until": _waits_until(head),
@@ -212,6 +214,22 @@ def _score_of(nights: list[NightEntry], version: int | None) -> str | None:
     """The version's main score in the night that made it, like `f1 0.952 [0.909, 0.988]`."""
     made = next((night.result for night in nights if night.candidate and night.candidate.version == version), None)
     return f"{made['metric']} {report.cell(made['scores']['candidate'].get(made['metric']))}" if made else None
+
+
+def _mlflow_differs(settings: Settings, ledger: Ledger) -> list[str]:
+    """Where MLflow says otherwise than the ledger. A lost database is not made anew by looking."""
+    from ml.databases import database_files
+    from ml.health import differences
+    from ml.registry import Registry
+
+    file = database_files(settings).get("mlflow")
+    if file is not None and not file.exists():
+        mend = f"retrain restore FILE, or retrain doctor {ledger.use_case} --mend"
+        return [f"MLflow's database {file} is not there: {mend}"]
+    try:
+        return differences(ledger, Registry(settings, ledger.use_case))
+    except (ConfigError, RegistryUnavailable) as error:
+        return [f"whether MLflow agrees is not known: {error}"]
 
 
 def _schedule(settings: Settings, name: str) -> str | None:

@@ -153,6 +153,8 @@ def write_backup(settings: Settings, target: str, progress: Callable[[int], Prog
     (settings.home / "tmp").mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=settings.home / "tmp") as scratch:
         cut = take_cut(store, settings, Path(scratch))
+        if not (cut.ledgers or cut.databases):
+            raise UsageError("a backup copies what is there", f"{settings.home} has nothing", "set RETRAIN_HOME")
         members = list(_members(store, settings, cut))
         manifest = Manifest(
             format=FORMAT,
@@ -184,7 +186,7 @@ def take_cut(store: Store, settings: Settings, scratch: Path) -> Cut:
     files = {name: file for name, file in database_files(settings).items() if not is_lost(name, file)}
     for _ in range(CUT_ATTEMPTS):
         ledgers = store.keys(paths.ledgers())
-        notes = [key for folder in paths.notes() for key in store.keys(folder)]
+        notes = [key for folder in paths.NOTES for key in store.keys(folder)]
         copies = {name: scratch / f"{name}.db" for name in files}
         for copy in copies.values():
             copy.unlink(missing_ok=True)
@@ -209,8 +211,8 @@ def _members(store: Store, settings: Settings, cut: Cut) -> Iterator[Member]:
             name = f"{PROJECT}{path.relative_to(settings.project).as_posix()}"
             yield Member(name=name, size=path.stat().st_size, read=lambda path=path: path)  # type: ignore[misc]
     sizes = store.sizes()
-    last = {*paths.notes(), paths.ledgers()}
-    first = sorted(key for key in sizes if key.split("/")[0] not in last | set(paths.can_be_made_again()))
+    first_folders = paths.FOLDERS - {*paths.MADE_AGAIN, *paths.NOTES, paths.ledgers()}  # and nothing of others
+    first = sorted(key for key in sizes if key.split("/")[0] in first_folders)
     for key in (*first, *cut.notes, *reversed(cut.ledgers)):
         yield Member(name=f"{STORE}{key}", size=sizes.get(key, 0), read=lambda key=key: store.get(key))  # type: ignore[misc]
     for name, copy in cut.databases.items():
@@ -242,7 +244,7 @@ def _is_foreign(settings: Settings, folder: Path) -> bool:
 
 def _left_out(settings: Settings, cut: Cut) -> Iterator[str]:
     """What a backup never holds, and what this one lacks, each with what to copy instead."""
-    again = ", ".join(f"{name}/" for name in paths.can_be_made_again())
+    again = ", ".join(f"{name}/" for name in paths.MADE_AGAIN)
     yield f"caches, and of the store {again}: nights make them again"
     yield "the data that use cases read, those below RETRAIN_HOME/data too: copy them where they come from"
     yield "variables of the environment and other secrets"

@@ -42,7 +42,7 @@ def findings(store: Store, registry: Registry, name: str, *, active: bool, today
     try:
         entries = ledger.entries()
     except Corrupt as error:
-        yield Finding(seen=str(error), mend="restore the ledger's object from a copy")
+        yield Finding(seen=str(error), mend="retrain restore FILE brings it back from a backup")
         return
     deleted = registry.deleted_experiment()
     if deleted is not None:
@@ -58,6 +58,13 @@ def findings(store: Store, registry: Registry, name: str, *, active: bool, today
         yield from _unrecorded_versions(store, registry, entries)
         yield from _stuck_runs(registry)
     yield from _future_champion(name, entries, today)
+
+
+def differences(ledger: Ledger, registry: Registry) -> list[str]:
+    """Where MLflow says otherwise than the ledger, and what to do, a sentence each."""
+    found = (*_lost_versions(ledger, registry, ledger.entries()), *_alias(ledger, registry))
+    mend = f"retrain doctor {ledger.use_case} --mend"
+    return [f"{each.seen}: {each.mend if each.repair is None else mend}" for each in found]
 
 
 def _lost_versions(ledger: Ledger, registry: Registry, entries: list[AnyEntry]) -> Iterator[Finding]:

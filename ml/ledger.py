@@ -24,7 +24,7 @@ from ml.store import Store
 
 MoveName = Literal["OPERATOR_PROMOTE", "OPERATOR_KEEP", "ROLLBACK", "HOLD", "RELEASE", "EXCLUDE", "INCLUDE"]
 CHAMPION_MOVES = {"OPERATOR_PROMOTE", "ROLLBACK"}
-RESTORE = "restore it from a copy"
+RESTORE = "restore it from a copy with retrain restore FILE"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,10 @@ from ml.errors import UsageError
 SERVING_PREFIX = "retrain_serving_"  # of the package inside each model of ours; its serving code's digest follows
 FOLDERS = {
     "snapshots", "partitions", "stages", "mlflow", "ledger", "published", "aliases", "backfills", "attempts", "doctor",
+    "replaced",
 }  # fmt: skip
+NOTES = "aliases", "published"  # what was noted of ledger entries: each object has the name of its entry
+MADE_AGAIN = "partitions", "stages", "doctor"  # what follows from the data and the ledger: nights make it again
 LONGEST_PART = 255  # bytes that a file's name may have
 
 
@@ -125,11 +128,5 @@ def backfill_end(use_case: str, as_of: str, number: int) -> str:
     return f"{backfill_attempts(use_case)}/{as_of}/{number:08d}-b-end.json"
 
 
-def notes() -> tuple[str, ...]:
-    """Folders of what was noted of ledger entries: each of their objects has the name of its entry."""
-    return "aliases", "published"
-
-
-def can_be_made_again() -> tuple[str, ...]:
-    """Folders whose objects follow from the data and the ledger: nights make again what is not there."""
-    return "partitions", "stages", "doctor"
+def replaced(stamp: str, key: str) -> str:
+    return f"replaced/{stamp}/{key}"

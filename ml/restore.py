@@ -39,7 +39,7 @@ from ml.databases import database_files, is_lost, older_libraries, place_databas
 from ml.digests import digest_bytes, unsealed, write_whole
 from ml.errors import Busy, ConfigError, UsageError
 from ml.ledger import ENTRY
-from ml.locks import held_lock, is_active, run_lock
+from ml.locks import held_lock, is_active, one_move_at_a_time, run_lock
 from ml.paths import safe_key
 from ml.settings import Settings
 from ml.store import Store, open_store
@@ -205,7 +205,7 @@ def _forked(store: Store, examined: Examined, different: set[str], replace: froz
 
 
 def _of_ledger(store: Store, name: str) -> list[str]:
-    folders = (paths.ledgers(), *paths.notes())
+    folders = (paths.ledgers(), *paths.NOTES)
     return [key for folder in folders for key in store.keys(f"{folder}/{name}")]
 
 
@@ -251,7 +251,7 @@ def _project(settings: Settings, backup: Backup) -> Iterator[tuple[str, str]]:
 
 @contextmanager
 def nothing_runs(settings: Settings, names: list[str]) -> Iterator[None]:
-    """Holds the locks of `retrain up` and of the use cases' nights. Raises Busy if one is active."""
+    """Holds the locks of `retrain up`, and of the use cases' nights and moves. Raises Busy if one is active."""
     with ExitStack() as stack:
         up = Busy("a restore is made while nothing runs", f"retrain up runs in {settings.home}", "stop it")
         stack.enter_context(held_lock(settings.home / "up.lock", 0, up))
@@ -260,6 +260,7 @@ def nothing_runs(settings: Settings, names: list[str]) -> Iterator[None]:
                 raise Busy("a restore is made while nothing runs", f"a run of {name} is active", "wait for it to end")
             night = Busy("a restore is made while nothing runs", f"a night of {name} runs", "wait for it to end")
             stack.enter_context(held_lock(run_lock(settings.home, name), 0, night))
+            stack.enter_context(one_move_at_a_time(settings.home, name))
         yield
 
 
@@ -290,7 +291,7 @@ def _move_aside(store: Store, keys: tuple[str, ...], stamp: str) -> None:
     for key in sorted(keys, reverse=True):
         data = store.get(key)
         if data is not None:
-            store.put(f"replaced/{stamp}/{key}", data)
+            store.put(paths.replaced(stamp, key), data)
             store.delete(key)
 
 

@@ -256,6 +256,7 @@ def members(file: Path) -> dict[str, bytes]:
 
 
 def test_the_file_holds_what_cannot_be_made_again_and_says_what_it_lacks(place: Settings, tmp_path: Path) -> None:
+    open_store(place.store).put("theirs/holiday.mov", b"beside ours")
     made = write_backup(place, str(tmp_path / "b.tar"), quiet)
     held = members(tmp_path / "b.tar")
     names = list(held)
@@ -263,7 +264,7 @@ def test_the_file_holds_what_cannot_be_made_again_and_says_what_it_lacks(place: 
     ledgers = [name for name in names if "/ledger/" in name]
     assert [name[-6] for name in ledgers] == ["3", "2", "1"], "the newest first, and after all that they name"
     assert names.index("store/mlflow/r1/artifacts/report.md") < names.index(ledgers[0])
-    assert not any("partitions" in name for name in names)
+    assert not any("partitions" in name or "theirs" in name for name in names)
     manifest = json.loads(held["manifest.json"])
     assert (manifest["format"], manifest["entries"]) == (FORMAT, {"tills": 3})
     said = " ".join(made.manifest.left_out)
@@ -296,6 +297,14 @@ def test_a_backup_lies_outside_of_what_it_copies(place: Settings, tmp_path: Path
     (Path(place.store) / "mlflow").mkdir(exist_ok=True)
     with pytest.raises(UsageError):
         write_backup(place, str(tmp_path / where), quiet)
+
+
+def test_an_empty_home_is_no_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a folder where nobody ever ran a night."""
+    monkeypatch.setenv("RETRAIN_HOME", str(tmp_path / "nothing"))
+    with pytest.raises(UsageError, match="has nothing: set RETRAIN_HOME"):
+        write_backup(Settings.from_environment(), str(tmp_path / "b.tar"), quiet)
+    assert not (tmp_path / "b.tar").exists()
 
 
 def test_a_backup_that_fails_leaves_no_file(place: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

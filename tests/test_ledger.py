@@ -24,7 +24,7 @@ def ledger(tmp_path: Path) -> Ledger:
 def version(number: int) -> Champion:
     return Champion(
         version=number,
-        run_id="run",
+        run_id=f"run{number}",
         as_of=date(2024, 3, number),
         fit_until="2024-02-01",
         target_digest="t",
