@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ml.brought import BroughtFolder, rows_without_time
+from ml.brought import BroughtFolder, rows_of_no_day
 from ml.config import FileSource
 from ml.digests import digest_file
 from ml.errors import DataRejected
@@ -37,7 +37,7 @@ def bring_file(path: Path, source: FileSource, folder: BroughtFolder, room: int)
                 "write it again",
             ) from error  # fmt: skip
         names = _replace_changed(folder.path, fresh)
-    folder.keep(digest, names, rows_without_time(path.name, lost, source.time_column))
+    folder.keep(digest, names, rows_of_no_day(path.name, lost, source.time_column))
 
 
 @contextmanager
