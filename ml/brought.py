@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ml.artifacts import LeftOut
+from ml.days import FIRST_DAY, LAST_DAY
 from ml.digests import KeptDigests, canonical_json, digest_bytes, sealed, unsealed, write_whole
 from ml.errors import SourceUnavailable
 
@@ -22,6 +23,11 @@ def rows_without_time(source: str, count: int, time_column: str) -> tuple[LeftOu
     return rows_left_out(
         source, count, f"have no {time_column} and belong to no day", f"has no {time_column} and belongs to no day"
     )
+
+
+def rows_of_no_day(source: str, count: int, time_column: str) -> tuple[LeftOut, ...]:
+    """Of a source that does not tell rows without a time from those with one of a year that cannot be."""
+    return rows_without_time(source, count, f"{time_column} from {FIRST_DAY} to {LAST_DAY}")
 
 
 class BroughtFolder:

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ml.brought import BroughtFolder, rows_without_time
+from ml.brought import BroughtFolder, rows_of_no_day
 from ml.config import FileSource
 from ml.csv_fields import LONGEST_RECORD, BrokenCsv, open_fields, refuse_twice
 from ml.digests import digest_file, digest_value
@@ -46,7 +46,7 @@ def bring_file(
         except (BadGzipFile, ValueError, EOFError, zlib.error, pa.ArrowException) as error:
             raise DataRejected(f"{path.name} must be whole and readable", short(error), "write it again") from error
         names = _replace_changed(folder.path, fresh)
-    folder.keep(state, names, rows_without_time(path.name, lost, source.time_column))
+    folder.keep(state, names, rows_of_no_day(path.name, lost, source.time_column))
 
 
 @contextmanager
