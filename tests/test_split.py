@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ml.artifacts import PARTS
+from ml.artifacts import PARTS, Champion
 from ml.cleaning import ROW_NUMBER, from_block, to_block
 from ml.config import UseCase
+from ml.decision import comparability
 from ml.errors import DataRejected
 from ml.features import Statistics
 from ml.serving.columns import conform
@@ -176,6 +177,18 @@ def test_added_rows_and_another_order_move_no_row_of_a_group(name: str, key: str
     assert np.array_equal(undated_parts(use_case, rows.iloc[:300]), parts[:300])
     order = np.random.default_rng(0).permutation(1000)
     assert np.array_equal(undated_parts(use_case, rows.iloc[order]), parts[order])
+
+
+def test_a_champion_from_before_groups_were_kept_together_cannot_be_compared() -> None:
+    """It may have learnt from rows of tonight's test groups."""
+    use_case = parcels(group="carrier")
+    champion = Champion(
+        version=3, run_id="r", as_of=AS_OF, fit_until=None, target_digest=use_case.target.digest,
+        split_digest=split_digest(parcels()), folder="f", files=(),
+    )  # fmt: skip
+    ask = (None, use_case.target.digest, split_digest(use_case), "champion")
+    assert comparability(champion, *ask) == "the champion (version 3) was trained under another split of the rows"
+    assert comparability(replace(champion, split_digest=split_digest(use_case)), *ask) is None
 
 
 def test_the_share_of_groups_is_that_of_rows_where_groups_are_many() -> None:
