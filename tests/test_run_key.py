@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ml import cleaning, config, features, joins, reading, run_key, snapshots, split, validation
+from ml import cleaning, config, csv_fields, features, joins, reading, run_key, snapshots, split, validation
 from ml.errors import ConfigError
 from ml.serving import columns, rules
 from ml.serving import features as encoding
@@ -47,6 +47,7 @@ def test_the_learning_key_is_the_run_key_without_its_date(name: str) -> None:
 READING: list[Callable[..., Any]] = [
     snapshots.read_partition,
     reading.parse_table,
+    csv_fields.read_fields,
     joins.complete,
     columns.conform,
     columns.wrong_type,
