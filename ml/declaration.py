@@ -202,6 +202,11 @@ def _default(kind: type, field: str) -> object:
     return {f.name: f.default for f in dataclasses.fields(kind)}[field]
 
 
+def _parts_both(source: Any) -> bool:
+    """Whether one sign parts thousands and fractions alike."""
+    return getattr(source, "thousands", "") == getattr(source, "decimal", ".")
+
+
 def _gives_no_input(column: Column) -> bool:
     return column.type == "timestamp" and not column.parts
 
@@ -323,7 +328,7 @@ SOURCE: Table[Any] = (
     (
         "thousands",
         "be left out, or one sign that neither is a digit nor parts fractions",
-        lambda s, _: not THOUSANDS.fullmatch(getattr(s, "thousands", "")) or s.thousands == s.decimal,
+        lambda s, _: not THOUSANDS.fullmatch(getattr(s, "thousands", "")) or _parts_both(s),
         "write another, or remove it",
     ),
     (

@@ -172,7 +172,7 @@ def _batches(site: Site, manifest: Manifest, days: list[str]) -> Iterator[tuple[
         try:
             read = _read(site, manifest, day)
             frames[day], unknown[day] = read.rows, read.unknown_columns
-            unmatched[day] = {name: counts.unmatched for name, counts in read.joins.items()}
+            unmatched[day] = {name: counts.unmatched + counts.null_keys for name, counts in read.joins.items()}
             taken += _size(frames[day])
         except UnusablePartition as error:
             unreadable.append(rejected_check(day, str(error)))

@@ -104,3 +104,19 @@ def test_a_block_says_from_when_on_all_its_rows_are_known(known_at: list[str], d
     assert whole_from(tills(), rows) == date.min
     if rows["at"].notna().all():
         assert (rows["at"] < pd.Timestamp(day)).all()
+
+
+@pytest.mark.parametrize(
+    ("latest", "known"),
+    [
+        ("2024-02-05T23:59:59", date(2024, 2, 6)),
+        ("2262-04-11", date(2262, 4, 12)),
+        ("9999-12-30", date(9999, 12, 31)),
+        ("9999-12-31", date.max),
+        ("9999-12-31T23:59:59.999999", date.max),
+        (None, date.max),
+    ],
+)
+def test_a_row_that_is_known_at_the_end_of_all_years_is_not_known_yet(latest: str | None, known: date) -> None:
+    times = pd.to_datetime(pd.Series(["2024-01-01", latest]), format="ISO8601")
+    assert whole_from(tills(known_at_column="at"), pd.DataFrame({"at": times})) == known

@@ -20,7 +20,7 @@ import torch
 from expectations.suite import load_rules, suite_file
 from ml import registry
 from ml.cleaning import LABEL, from_parquet
-from ml.config import UseCase, load_use_case, use_case_files
+from ml.config import Source, UseCase, load_use_case, use_case_files
 from ml.errors import ConfigError, Corrupt, DataRejected
 from ml.features import Statistics, fit_encoder
 from ml.models.first_weights import draw_first_weights
@@ -413,6 +413,36 @@ def test_a_file_is_scored_row_by_row_whatever_its_format(folder: Path, tmp_path:
     assert scored.ignored_columns == ["zebra"]
     answers = scored.answers
     assert answers["broken_rule"].notna().sum() == packaged().predict(rows())["broken_rule"].notna().sum() > 0
+    pd.testing.assert_frame_equal(answers, packaged().predict(rows()), check_exact=True)
+
+
+FILES: list[tuple[str, Callable[[str], bytes], dict[str, Any], str]] = [
+    ("a comma at the end of a row", lambda csv: (csv[:-1] + ",\n").encode(), {}, "row 20 has 5 fields"),
+    ("a cut last row", lambda csv: csv[:-2].encode(), {}, "its last line has no end"),
+    ("a cut row", lambda csv: csv[:-4].encode() + b"\n", {}, "row 20 has 3 fields|column zone must be integer"),
+    ("a name twice", lambda csv: csv.replace("weight", "zone", 1).encode(), {}, "the name 'zone' is there twice"),
+    ("a stray quote", lambda csv: csv.replace("ant", 'a"t', 1).encode(), {}, "neither opens nor closes a field"),
+    ("a wide integer", lambda csv: (csv + "1,2,ant,9007199254740993\n").encode(), {}, r"over 2\*\*53"),
+    ("semicolons", lambda csv: csv.replace(",", ";").encode(), {}, "declare separator=';'"),
+    ("commas where semicolons are declared", lambda csv: csv.encode(), {"separator": ";"}, "declare separator=','"),
+    ("UTF-16", lambda csv: csv.encode("utf-16"), {}, "declare the encoding of its source, like encoding='utf-16'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "form", "words"), [case[1:] for case in FILES], ids=[case[0] for case in FILES])
+def test_a_file_to_score_is_read_as_strictly_as_a_night_reads(
+    folder: Path, tmp_path: Path, change: Callable[[str], bytes], form: dict[str, str], words: str
+) -> None:
+    (tmp_path / "rows.csv").write_bytes(change(raw_parcels(20).to_csv(index=False)))
+    use_case = parcels(source=Source(folder="parcels", **form))
+    with pytest.raises(DataRejected, match=words):
+        score_file(site(tmp_path), use_case, folder / "ours", tmp_path / "rows.csv")
+
+
+def test_a_file_to_score_has_the_form_that_the_source_declares(folder: Path, tmp_path: Path) -> None:
+    rows().to_csv(tmp_path / "rows.csv", index=False, sep=";", decimal=",", encoding="utf-16")
+    use_case = parcels(source=Source(folder="parcels", separator=";", decimal=",", encoding="utf-16"))
+    answers, _ = score_file(site(tmp_path), use_case, folder / "ours", tmp_path / "rows.csv")
     pd.testing.assert_frame_equal(answers, packaged().predict(rows()), check_exact=True)
 
 

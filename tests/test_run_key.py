@@ -9,7 +9,20 @@ from typing import Any
 
 import pytest
 
-from ml import cleaning, config, derived, features, joins, reading, run_key, side_tables, snapshots, split, validation
+from ml import (
+    cleaning,
+    config,
+    csv_fields,
+    derived,
+    features,
+    joins,
+    reading,
+    run_key,
+    side_tables,
+    snapshots,
+    split,
+    validation,
+)
 from ml.digests import digest_file
 from ml.errors import ConfigError
 from ml.serving import columns, rules
@@ -50,6 +63,7 @@ READING: list[Callable[..., Any]] = [
     reading.parse_table,
     derived.derived,
     side_tables.join,
+    csv_fields.read_fields,
     joins.complete,
     columns.conform,
     columns.wrong_type,
