@@ -18,10 +18,11 @@ import pytest
 
 import tasks.data
 from expectations.suite import Verdict
+from ml import errors
 from ml.artifacts import Blocks, Checks, Manifest, Night, Snapshot, Split, from_json
 from ml.cleaning import LABEL
 from ml.config import UseCase, require_known
-from ml.errors import Busy, ConfigError, DataRejected, RetrainError, SourceUnavailable
+from ml.errors import Busy, ConfigError, DataRejected, SourceUnavailable
 from ml.locks import held_lock, in_turns, run_lock
 from ml.moves import plan_include
 from ml.run_key import code_digest
@@ -379,7 +380,7 @@ def test_what_is_no_fault_of_a_file_is_no_verdict_on_it(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     failing(monkeypatch, "2024-01-06", error)
-    with pytest.raises((type(error), RetrainError)):
+    with pytest.raises((type(error), errors.RetrainError)):
         Done()
 
 
