@@ -7,20 +7,17 @@ from datetime import date
 
 from ml.artifacts import PartitionCheck, Undeclared
 from ml.config import DatabaseSource, FileSource, UseCase
-from ml.reading import short
 from ml.serving.columns import Column
 from ml.validation import MOST_NAMES
 
 
-def unforeseen(use_case: UseCase, error: Exception) -> str:
+def unforeseen(error: Exception) -> str:
     """Why a partition cannot be used whose bytes make code fail that is not ours, in a way that nobody foresaw.
 
-    What the exception says may quote a value, so it stays out where a column is sensitive.
+    What the exception says may quote a value, so it stays out.
     """
     column = _column_of(error)
-    where = f" in column {column}" if column else ""
-    said = "" if any(each.sensitive for each in use_case.columns) else f" ({short(error)})"
-    return f"reading it ends in {type(error).__name__}{where}{said}"
+    return f"reading it ends in {type(error).__name__}" + (f" in column {column}" if column else "")
 
 
 def _column_of(error: Exception) -> str | None:

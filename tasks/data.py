@@ -190,7 +190,7 @@ def _read(site: Site, manifest: Manifest, day: str) -> PartitionRows:
     except (UnusablePartition, RetrainError, MemoryError):
         raise
     except Exception as error:  # pyarrow and pandas raise exceptions of any kind for bytes that are odd
-        raise UnusablePartition(unforeseen(site.use_case, error)) from error
+        raise UnusablePartition(unforeseen(error)) from error
 
 
 def _size(rows: pd.DataFrame) -> int:
