@@ -95,7 +95,9 @@ def plan_include(ledger: Ledger, day: str, reason: str, lost: Collection[str] = 
         raise UsageError("a day is accepted once", f"{day} is already ({accepted[day]})", "nothing is to be done")
     if day not in lost:
         known = f"excluded {_listed(excluded)}; of another meaning than the days before {_listed(lost)}"
-        raise UsageError(f"DAY is one that nights leave out ({known})", f"it is {day}", "run the night that has it first")
+        raise UsageError(
+            f"DAY is one that nights leave out ({known})", f"it is {day}", "run the night that has it first"
+        )
     return _entry(ledger, "INCLUDE", reason, about=f"{day}: ", accepted={**accepted, day: reason})
 
 

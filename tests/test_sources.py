@@ -1039,3 +1039,29 @@ def test_a_copy_of_an_object_that_is_damaged_is_fetched_again(
     damage(source_folder(place, source) / f"{DAYS[4]}.parquet")
     assert take_manifest(place, from_source(source), AS_OF, {})[0] == before
     assert_same(place, from_source(source))
+
+
+READ = [
+    "cast(at as date) as at",
+    "at at time zone 'UTC' as at",
+    "to_char(at, 'YYYY-MM-DD HH24:MI:SS') as at",
+    'to_char(at, \'YYYY-MM-DD"T"HH24:MI:SS.US"Z"\') as at',
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu"])
+@pytest.mark.parametrize("column", READ)
+def test_a_night_reads_every_row_of_a_database_on_the_day_of_its_time(
+    place: Settings, in_postgres: None, column: str, zone: str
+) -> None:
+    query = QUERY.replace("at,", f"{column},", 1)
+    use_case = replace(of_database(query=query, changed_column=None), time_zone=zone)
+    days = partition_files(place, use_case, use_case.source)
+    as_of = date.fromisoformat(max(days)) + timedelta(days=1)
+    assert len(rows_of(place, use_case, as_of)) == 300
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_night_reads_every_row_of_sqlite_on_the_day_of_its_text(place: Settings, database: Any, form: str) -> None:
+    assert len(rows_of(place, of_database(query=QUERY.replace("at,", f"{form} as at,")))) == 300
