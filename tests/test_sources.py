@@ -120,7 +120,7 @@ def test_one_file_of_any_name_is_an_undated_source(tmp_path: Path, name: str) ->
         write(folder / name, parcel_rows())
     manifest, _ = take_manifest(place, parcels(), date(2024, 1, 1), {})
     assert [partition.file for partition in manifest.partitions] == [name]
-    assert len(read_partition(place, parcels(), manifest, "all")[0]) == 400
+    assert len(read_partition(place, parcels(), manifest, "all").rows) == 400
 
 
 def test_several_files_without_days_are_refused_by_name_and_all_wins(tmp_path: Path) -> None:
@@ -484,7 +484,7 @@ def test_bytes_that_rot_under_the_same_times_are_found_and_brought_again(place: 
         read_partition(place, use_case, manifest, str(DAYS[4]))
     assert not any(file.exists() for file in kept)
     assert take_manifest(place, use_case, AS_OF, {})[0] == manifest
-    assert len(read_partition(place, use_case, manifest, str(DAYS[4]))[0]) == 30
+    assert len(read_partition(place, use_case, manifest, str(DAYS[4])).rows) == 30
 
 
 def test_a_disk_that_gives_other_bytes_back_than_were_written_brings_nothing(
@@ -979,7 +979,7 @@ def test_one_object_of_any_name_is_an_undated_source(tmp_path: Path, s3: S3Serve
     for key in keys:
         object_source.open_store(source.folder).put(key, (tmp_path / Path(keys[0]).name).read_bytes())
     manifest, _ = take_manifest(place, parcels(source=source), date(2024, 1, 1), {})
-    assert len(read_partition(place, parcels(source=source), manifest, "all")[0]) == 400
+    assert len(read_partition(place, parcels(source=source), manifest, "all").rows) == 400
     object_source.open_store(source.folder).put("other.csv", b"x")
     with pytest.raises(DataRejected, match=rf"but {source.folder} has 2 \(.*other.csv"):
         take_manifest(place, parcels(source=source), date(2024, 1, 1), {})
