@@ -568,7 +568,7 @@ def test_parts_of_a_day_with_other_columns_are_refused(tmp_path: Path) -> None:
 def partition(place: Settings, case: UseCase, day: date = DAY) -> pd.DataFrame:
     """The day's rows as a night has them."""
     manifest, _ = take_manifest(place, case, date.fromordinal(day.toordinal() + 1), {})
-    return read_partition(place, case, manifest, str(day))[0]
+    return read_partition(place, case, manifest, str(day)).rows
 
 
 def by_file_source(place: Settings, name: str, data: bytes, **changes: Any) -> pd.DataFrame:

@@ -1022,7 +1022,7 @@ def test_an_object_that_changes_or_goes_between_list_and_get_is_noted_as_it_was_
         patch.setattr(object_source.S3Store, "etags", meanwhile)
         manifest, missing = take_manifest(place, use_case, AS_OF, {})
     assert missing == (str(DAYS[4]),)
-    assert len(read_partition(place, use_case, manifest, str(DAYS[2]))[0]) == 30
+    assert len(read_partition(place, use_case, manifest, str(DAYS[2])).rows) == 30
     store.put(gone, data[gone])
     assert_same(place, use_case)
 
