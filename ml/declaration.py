@@ -314,7 +314,10 @@ SOURCE: Table[Any] = (
     (
         "thousands",
         "be left out, or one sign that neither is a digit nor parts fractions",
-        lambda s, _: not THOUSANDS.fullmatch(getattr(s, "thousands", "")) or s.thousands == s.decimal,
+        lambda s, _: (
+            not THOUSANDS.fullmatch(getattr(s, "thousands", ""))
+            or getattr(s, "thousands", "") == getattr(s, "decimal", ".")
+        ),
         "write another, or remove it",
     ),
     (
