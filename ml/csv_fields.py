@@ -23,7 +23,11 @@ from ml.errors import printable
 QUOTE, NEWLINES = ord('"'), (ord("\n"), ord("\r"))
 BOM = codecs.BOM_UTF8
 BOMS_OF_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-GZIP = b"\x1f\x8b"
+OTHERS = {  # what else a file may be, by its first bytes
+    b"\x1f\x8b": ("it is packed by gzip", "name it .csv.gz"),
+    b"PAR1": ("it is Parquet", "name it .parquet"),
+    b"PK\x03\x04": ("it is an archive or an Excel file", "save it as CSV"),
+}
 CHUNK = 1 << 20
 LONGEST_RECORD = 1 << 26
 CUT = "its last line has no end, so nobody can tell whether the file is whole"
@@ -148,8 +152,9 @@ class _ProvedText(io.RawIOBase):
         """The next part in UTF-8."""
         data = self.raw.read(CHUNK)
         self.ended = not data
-        if not self.size and data.startswith(GZIP):
-            raise BrokenCsv("it is packed by gzip", "name it .csv.gz")
+        for sign, (seen, next_step) in OTHERS.items():
+            if not self.size and data.startswith(sign):
+                raise BrokenCsv(seen, next_step)
         part = self._in_utf_8(data)
         if not self.size:
             part = part.removeprefix(BOM)

@@ -17,7 +17,7 @@ from ml.config import FileSource
 from ml.csv_fields import LONGEST_RECORD, BrokenCsv, open_fields, refuse_twice
 from ml.digests import digest_file, digest_value
 from ml.errors import DataRejected
-from ml.reading import FIELDS, Declared, of_fields, of_values, short
+from ml.reading import FIELDS, Declared, of_fields, of_values, open_parquet, short
 from ml.serving.columns import Column, days_of, wrong_type
 
 SAMPLE_ROWS = 1000
@@ -85,7 +85,7 @@ def _split_csv(path: Path, source: FileSource, times: "TimeColumn", fresh: Path,
 def _split_parquet(path: Path, source: FileSource, times: "TimeColumn", fresh: Path, room: int) -> int:
     """Rows that belong to no day."""
     parts = DayParts(fresh, {})
-    with pq.ParquetFile(path, pre_buffer=False, coerce_int96_timestamp_unit="us") as file:
+    with open_parquet(path, pre_buffer=False) as file:
         refuse_twice(file.schema_arrow.names)
         times.require(file.schema_arrow.names)
         for batch in _parquet_parts(file, room):

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -120,10 +121,15 @@ def _named(names: list[str]) -> str:
 # Parquet
 
 
+def open_parquet(source: Any, **options: Any) -> pq.ParquetFile:
+    """Pages that have a checksum are verified by it. INT96 is read in microseconds, because nanoseconds end in the year
+    2262 and then begin again."""
+    return pq.ParquetFile(source, coerce_int96_timestamp_unit="us", page_checksum_verification=True, **options)
+
+
 def _read_parquet(data: bytes) -> pa.Table:
-    """All columns as Arrow has them. INT96 is read in microseconds, because nanoseconds end in the year 2262 and then
-    begin again; an index of pandas is a column like others."""
-    with pq.ParquetFile(pa.BufferReader(data), coerce_int96_timestamp_unit="us") as file:
+    """All columns as Arrow has them; an index of pandas is a column like others."""
+    with open_parquet(pa.BufferReader(data)) as file:
         refuse_twice(file.schema_arrow.names)
         table = file.read()
     for name, numbers in _named_ranges((table.schema.metadata or {}).get(b"pandas", b"")):
@@ -159,7 +165,7 @@ def _is_exact_in_pandas(values: pa.ChunkedArray) -> bool:
     kind = values.type
     whole = pa.types.is_integer(kind) and not values.null_count
     texts = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    return whole or texts or pa.types.is_floating(kind) or pa.types.is_timestamp(kind)
+    return whole or texts or pa.types.is_floating(kind) or (pa.types.is_timestamp(kind) and kind.tz is None)
 
 
 def _as_arrow(values: pa.ChunkedArray) -> pd.Series:
@@ -169,7 +175,7 @@ def _as_arrow(values: pa.ChunkedArray) -> pd.Series:
 def _as_pandas(values: pa.ChunkedArray) -> pd.Series:
     try:
         return values.to_pandas()
-    except (pa.ArrowException, ValueError, OverflowError, NotImplementedError):  # a date of a year that Python lacks
+    except (pa.ArrowException, ValueError, OverflowError, KeyError):  # years and time zones that Python does not know
         return _as_arrow(values)
 
 

@@ -114,6 +114,8 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "nothing": (b"", "it is empty"),
     "a blank line": (b"\n", "it has no header"),
     "gzip": (gzip.compress(csv()), "it is packed by gzip; name it .csv.gz"),
+    "Parquet": (b"PAR1\0\0PAR1", "it is Parquet; name it .parquet"),
+    "Excel": (b"PK\x03\x04\x14\0\0\0", "it is an archive or an Excel file; save it as CSV"),
     **{
         f"{words} for a number": (csv(row(), row(amount=text)), f"column amount must be number, but it is str (the first, {text!r}, in row 2")
         for words, text in {
@@ -380,7 +382,7 @@ WAREHOUSE = [
     *(
         Kind("at", pa.array([NOON, None], pa.timestamp(unit, zone)), [datetime(2024, 1, 3, 13), None])
         for unit in ("s", "ms", "us", "ns")
-        for zone in ("UTC", "America/New_York", "+05:30")
+        for zone in ("UTC", "America/New_York", "+05:30", "Nowhere/City")
     ),
     *(
         Kind("at", pa.array([date(2024, 1, 3), None], kind), [datetime(2024, 1, 3), None])
@@ -549,6 +551,43 @@ def test_a_parquet_file_with_a_name_twice_is_refused() -> None:
         data = parquet(pa.table([pa.array([1])] * 7, names=names))
         with pytest.raises(UnusablePartition, match=r"is there twice|which differ only in"):
             read(data, "x.parquet")
+
+
+@pytest.mark.parametrize("place", range(4, 400, 9))
+def test_a_parquet_file_with_checksums_that_is_damaged_is_not_read_as_other_values(place: int) -> None:
+    data = bytearray(column_of(pa.array([1.5, 2.5, None]), "amount", write_page_checksum=True, compression="none"))
+    whole = read(bytes(data), "x.parquet")
+    data[place] ^= 0x55
+    try:
+        rows = read(bytes(data), "x.parquet")
+    except UnusablePartition:
+        return
+    pd.testing.assert_frame_equal(rows, whole)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.timestamp("us", "Nowhere/City"),
+        pa.date32(),
+        pa.duration("s"),
+        pa.map_(pa.string(), pa.int64()),
+        pa.uuid(),
+        pa.decimal256(70, 3),
+    ],
+    ids=str,
+)
+def test_a_column_that_nobody_declared_may_be_of_any_type(kind: pa.DataType) -> None:
+    odd = {
+        "date32[day]": [2**31 - 1],
+        "duration[s]": [2**62],
+        "extension<arrow.uuid>": [b"0" * 16],
+        "map<string, int64>": [[("a", 1)]],
+    }
+    table = pq.read_table(io.BytesIO(column_of(pa.array([1.5]), "amount"))).append_column(
+        "odd", pa.array(odd.get(str(kind), [1]), kind)
+    )
+    assert values(read(parquet(table), "x.parquet")["amount"]) == [1.5]
 
 
 def test_parts_of_a_day_with_other_columns_are_refused(tmp_path: Path) -> None:
