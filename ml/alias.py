@@ -82,7 +82,7 @@ def point(registry: Registry, alias: str, model: Champion) -> None:
         raise ConfigError(
             f"the alias {alias} of {registry.name} names a version of the ledger",
             lost_words(registry, model),
-            f"retrain doctor {registry.name} --mend registers it again",
+            f"retrain doctor {registry.name} --mend restores it",
         )
     registry.set_alias(alias, number)
 

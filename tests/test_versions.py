@@ -94,7 +94,7 @@ def test_the_ledgers_models_serve_again_however_mlflow_lost_them(
         assert main(["status", "shop"]) == 0
         assert "not in MLflow" in capsys.readouterr().out
         assert main(["promote", "shop", "--version", "2", *BY_NAME]) == 2, lose
-        assert "retrain doctor shop --mend registers it again" in capsys.readouterr().err
+        assert "retrain doctor shop --mend restores it" in capsys.readouterr().err
         assert len(shop.ledger.entries()) == entries, "a refused move is not recorded"
         code, said = check(capsys, "--mend")
         assert code == 0, (lose, said)
@@ -202,7 +202,7 @@ def test_a_version_of_the_same_number_is_never_taken_for_the_ledgers(
     assert recorded_as(ledger, registry, 2) is None
     said = roll_alias_forward(ledger, registry)
     assert said is not None and "MLflow's version 2 is another model" in said
-    with pytest.raises(ConfigError, match="--mend registers it again"):
+    with pytest.raises(ConfigError, match="--mend restores it"):
         follow_ledger(ledger, registry, move)
     assert registry.alias(CHAMPION) == 2, "it was set by somebody else, and stays"
     assert not ledger.alias_confirmed(move)
