@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,7 @@ def status(options: argparse.Namespace) -> int:
     say(*(f"{row['use_case']}: {words}" for row in rows for words in row["mlflow"]))
     say("", f"Store {settings.store}: {document['store_bytes'] / 1e6:.1f} MB")
     say(*(_question(row["use_case"], version) for row in rows for version in row["asks"]))
+    say(*(_waiting(row["use_case"], row["waits_until"]) for row in rows if row["waits_until"]))
     if options.use_case is not None:
         say(*(f"Excluded: {day}, {reason}" for day, reason in sorted(rows[0]["excluded"].items())))
         last = list(Ledger(store, options.use_case).by_digest().items())[-5:]
@@ -165,7 +167,7 @@ def _question(use_case: str, version: int) -> str:
 def _status_row(settings: Settings, store: Store, name: str) -> dict[str, Any]:
     entries = Ledger(store, name).entries()
     head, nights = entries[-1] if entries else None, [entry for entry in entries if isinstance(entry, NightEntry)]
-    night = max(nights, key=lambda night: (night.as_of, night.seq), default=None)
+    night = last_of(nights)
     return {
         "use_case": name,
         "schedule": _schedule(settings, name),
@@ -179,9 +181,31 @@ def _status_row(settings: Settings, store: Store, name: str) -> dict[str, Any]:
         "mlflow": _mlflow_differs(settings, Ledger(store, name)) if head and head.champion else [],
         "asks": [version_of(night.candidate) for night in open_questions(entries)],
         "held": head.held if head else None,
+        "waits_until": _waits_until(head),
         "excluded": head.excluded if head else {},
         "entries": head.seq if head else 0,
     }
+
+
+def last_of(nights: list[NightEntry]) -> NightEntry | None:
+    """The night of the newest date; of nights without dates the last in the ledger, whatever a clock said."""
+    if nights and nights[-1].candidate and not nights[-1].candidate.dated:
+        return nights[-1]
+    return max(nights, key=lambda night: (night.as_of, night.seq), default=None)
+
+
+def _waits_until(head: AnyEntry | None) -> str | None:
+    """The champion's date where it is to come, for a clock was wrong: until then no night promotes."""
+    champion = head.champion if head else None
+    later = champion is not None and champion.dated and champion.as_of > datetime.now(UTC).date() + timedelta(days=1)
+    return str(champion.as_of) if champion and later else None
+
+
+def _waiting(name: str, as_of: str) -> str:
+    return (
+        f"{name} has a champion as of {as_of}, which is to come: until then no night promotes. "
+        f"retrain rollback {name} --reason WHY, or retrain promote {name} --version N --reason WHY, ends that."
+    )
 
 
 def _score_of(nights: list[NightEntry], version: int | None) -> str | None:

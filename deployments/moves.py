@@ -92,7 +92,11 @@ def _move_champion(options: argparse.Namespace, plan: Callable[[Ledger, Registry
         require_whole(ledger, registry, entry.champion)
         carry_out(ledger, registry, entry)
     words = f"Champion of {entry.use_case} is now version {entry.champion.version} (it was {seen})."
-    held = "" if entry.held else f" The next night may promote again: retrain hold {entry.use_case} prevents it."
+    held = (
+        ""
+        if entry.held
+        else f" The next night may promote again: retrain hold {entry.use_case} --reason WHY prevents it."
+    )
     show(options, entry_row(entry, ledger.digest(entry.seq)), words + held)
     return 0
 

@@ -17,6 +17,7 @@ from ml.brought import NO_DAY, BroughtFolder
 from ml.config import FileSource
 from ml.digests import digest_file
 from ml.errors import DataRejected
+from ml.reading import short
 
 log = logging.getLogger("retrain.sources")
 SAMPLE_ROWS = 1000
@@ -35,7 +36,7 @@ def bring_file(path: Path, source: FileSource, folder: BroughtFolder, room: int)
             lost = split(path, source.time_column, fresh, room)
         except (BadGzipFile, ValueError, EOFError, zlib.error, pa.ArrowException) as error:
             raise DataRejected(
-                f"{path.name} must be readable, its times in ISO 8601", str(error).splitlines()[0][:120],
+                f"{path.name} must be readable, its times in ISO 8601", short(error),
                 "write it again",
             ) from error  # fmt: skip
         names = _replace_changed(folder.path, fresh)

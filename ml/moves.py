@@ -56,7 +56,11 @@ def plan_hold(ledger: Ledger, reason: str) -> OperatorEntry:
     """The entry after which nights train and register, and move nothing."""
     head = _head(ledger)
     if head.held is not None:
-        raise UsageError("a use case is held once", f"it is held already ({head.held})", "release it first")
+        raise UsageError(
+            "a use case is held once",
+            f"it is held already ({head.held})",
+            f"retrain release {ledger.use_case} --reason WHY first",
+        )
     return _entry(ledger, "HOLD", reason, held=f"by {operator_name()}: {reason}")
 
 

@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 from ml.errors import ConfigError
 
 ENCRYPTION = re.compile(r"|(AES256|aws:kms)(?:(?<=kms):(\S+))?")
+ODD = "%?"  # MLflow takes a path for an address: %41 is read as A, and all after a ? is left out
+LONGEST_PATH = 300  # bytes: sqlite opens no file of more than 512, and models lie 150 below
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
@@ -30,7 +32,8 @@ class Settings:
 
         Raises ConfigError for a number that is none, and for files on this disk with an MLflow elsewhere.
         """
-        home = Path(os.environ.get("RETRAIN_HOME") or ".retrain").absolute()
+        home = Path(_plain("RETRAIN_HOME", os.environ.get("RETRAIN_HOME") or ".retrain")).absolute()
+        _plain("RETRAIN_HOME", str(home))  # with the working directory before it
         store = _absolute(os.environ.get("RETRAIN_STORE") or str(home / "store"))
         tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
         project = os.environ.get("RETRAIN_PROJECT")
@@ -59,13 +62,30 @@ def s3_encryption() -> tuple[str | None, str | None]:
 
 def _absolute(store: str) -> str:
     """A folder's whole path: children work in other folders. An address stays."""
+    if "://" not in store:
+        return str(Path(_plain("RETRAIN_STORE", store)).absolute())
     if "@" in store:
         raise ConfigError("RETRAIN_STORE holds no credentials", "it has an @", "set AWS_ACCESS_KEY_ID and its secret")
-    return store if "://" in store else str(Path(store).absolute())
+    return store
+
+
+def _plain(name: str, path: str) -> str:
+    """The path, where libraries that take it for an address, or print it, read it as it is written."""
+    odd = sorted({letter for letter in path if letter in ODD or not letter.isprintable()})
+    if odd:
+        raise ConfigError(
+            f"{name} has none of {' '.join(ODD)} and only letters that can be printed",
+            f"it has {', '.join(map(ascii, odd))}",
+            "name a folder without",
+        )
+    size = len(os.fsencode(path))
+    if size > LONGEST_PATH:
+        raise ConfigError(f"{name} has at most {LONGEST_PATH} bytes", f"it has {size}", "name a folder nearer to /")
+    return path
 
 
 def _existing(project: str) -> Path:
-    if not Path(project).is_dir():
+    if not Path(_plain("RETRAIN_PROJECT", project)).is_dir():
         raise ConfigError("RETRAIN_PROJECT is a folder", f"there is no {project}", "make it, or unset RETRAIN_PROJECT")
     return Path(project).absolute()
 

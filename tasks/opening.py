@@ -138,7 +138,7 @@ def of_backfill(plan: Plan | None) -> str | None:
 def held(head: AnyEntry | None) -> str | None:
     if head is None or head.held is None:
         return None
-    return f"{head.use_case} is held ({head.held}): nothing moves until retrain release {head.use_case}."
+    return f"{head.use_case} is held ({head.held}): nothing moves until retrain release {head.use_case} --reason WHY."
 
 
 def skip_if_nothing_new(night: Night, run_key: str, snapshot: Snapshot) -> NightEntry | None:

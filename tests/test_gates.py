@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ml.artifacts import Champion, Verdict
-from ml.decision import ALL_STATE_NAMES, comparability, decide
+from ml.decision import ALL_STATE_NAMES, comparability, decide, is_open
 from ml.evaluation import Answers, Pair, make_pair
 from ml.gates import (
     BetterThanRule,
@@ -159,6 +159,13 @@ def test_a_decision_follows_from_verdicts(
     decision, reason = decide([verdict(name) for name in names], before, NIGHT, hand)
     assert decision == expected
     assert reason
+
+
+@pytest.mark.parametrize("as_of", [date(2013, 9, 1), date(2013, 10, 1), date(2031, 1, 1)])
+def test_without_dates_the_later_night_is_the_newer_whatever_a_clock_said(as_of: date) -> None:
+    before = champion(as_of=as_of, fit_until=None)
+    assert decide([verdict("PASS")], before, None)[0] == "PROMOTE"
+    assert is_open([verdict("INCONCLUSIVE")], before, None, None)
 
 
 def test_what_can_be_compared() -> None:

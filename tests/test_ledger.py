@@ -1,6 +1,7 @@
 """The ledger: entries in order, one new head at a time, and nothing read that is not whole."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from ml import paths
 from ml.artifacts import Champion
 from ml.digests import digest_bytes
 from ml.errors import Corrupt
-from ml.ledger import Ledger, NightEntry
+from ml.ledger import Ledger, NightEntry, next_after
 from ml.store import open_store
 
 
@@ -200,3 +201,27 @@ def test_kept_nights_are_counted_by_date_since_the_champion_was_named(ledger: Le
     for night, count in nights:
         ledger.append(night)
         assert ledger.kept_nights() == count
+
+
+def test_kept_nights_without_dates_are_counted_by_their_numbers(ledger: Ledger) -> None:
+    """Also behind a champion of a clock that ran ahead."""
+    ahead = replace(version(1), fit_until=None, as_of=date(2031, 1, 1))
+    ledger.append(entry(1, decision="FIRST", candidate=ahead, champion=ahead, as_of=date(2031, 1, 1)))
+    for seq in (2, 3, 4):
+        ledger.append(entry(seq, champion_before=ahead, champion=ahead, as_of=date(2024, 3, 1)))
+        assert ledger.kept_nights() == seq - 1
+
+
+def test_a_version_is_known_by_its_run_as_well_as_by_its_number(ledger: Ledger) -> None:
+    """MLflow's numbers begin again where its registry was emptied."""
+    old, new = version(1), replace(version(1), run_id="a later run")
+    ledger.append(entry(1, decision="FIRST", candidate=old, champion=old))
+    ledger.append(entry(2, decision="PROMOTE", candidate=new, champion_before=old, champion=new))
+    assert ledger.last_move() == ledger.entry(2)
+    assert ledger.candidate(1) == new
+
+
+def test_two_who_say_the_same_write_other_bytes(ledger: Ledger) -> None:
+    """A creation of equal bytes counts as one's own, so that no two entries may have them."""
+    fields = [next_after(None, "tills") for _ in range(50)]
+    assert len({each["nonce"] for each in fields}) == 50

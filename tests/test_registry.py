@@ -11,9 +11,9 @@ from uuid import uuid4
 import pytest
 
 from ml.errors import ConfigError, RegistryUnavailable
-from ml.registry import CHAMPION, REFERENCE, Registry
+from ml.registry import CHAMPION, LONGEST_TAG, REFERENCE, Registry
 from ml.settings import Settings
-from tests.s3_proxy import hand_on, lose_answer, page, proxy_to
+from tests.s3_proxy import hand_on, lose_answer, page, proxy_to, repeat
 from tests.s3_server import free_ports
 
 CALLS: dict[str, Callable[[Registry], object]] = {
@@ -197,3 +197,32 @@ def test_a_remote_server_with_files_on_this_disk_is_refused_by_name(
         ConfigError, match=r"on mlflow\.example and the store is the folder .*store: set RETRAIN_STORE=s3"
     ):
         Settings.from_environment()
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["experiments/create", "runs/create", "registered-models/create", "model-versions/create", "alias", "log-batch"],
+)
+def test_a_request_that_a_gateway_repeats_makes_nothing_twice(mlflow_server_url: str, call: str) -> None:
+    """The second answer, which alone is heard, may say that there is one already."""
+    with proxy_to(mlflow_server_url) as proxy:
+        proxy.strike(repeat, on=f".*{call}")
+        registry = registry_at(proxy.endpoint)
+        run = registry.run_id("a key", "a run", {})
+        assert registry.run_id("a key", "a run", {}) == run
+        version = registry.register(run, "a key", {})
+        registry.set_alias(CHAMPION, version)
+        registry.finish_run(run, {"loss": {0: 1.0}}, {"seed": 1}, {"a": "b"})
+        assert proxy.struck
+        assert (count(registry), registry.alias(CHAMPION)) == (1, version)
+
+
+def test_a_long_word_is_cut_where_mlflow_would_refuse_it(registry: Registry) -> None:
+    version = register(registry, "a key")
+    registry.tag_version(version, {"reason": "x" * 200_000})
+    registry.describe_version(version, "y" * 200_000)
+    run = registry.run_id("a key", "a run", {})
+    registry.finish_run(run, {}, {"p": "z" * 10_000}, {"mlflow.note.content": "n" * 200_000})
+    found = registry.client.get_model_version(registry.name, str(version))
+    assert {len(found.tags["reason"]), len(found.description)} == {LONGEST_TAG}
+    assert found.tags["reason"].endswith("x…")

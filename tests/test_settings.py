@@ -1,10 +1,13 @@
 """Where an installation keeps its things, as the environment says."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+from deployments.cli import main
 from ml.errors import ConfigError
+from ml.registry import Registry
 from ml.settings import Settings
 
 NAMES = (
@@ -92,3 +95,56 @@ def test_files_on_this_disk_and_an_mlflow_elsewhere_are_refused(
     with pytest.raises(ConfigError) as caught:
         settings(monkeypatch, **variables)
     assert all(word in str(caught.value) for word in ("mlflow.company", store, "RETRAIN_STORE=s3://"))
+
+
+@pytest.mark.parametrize("name", ["RETRAIN_HOME", "RETRAIN_STORE", "RETRAIN_PROJECT"])
+@pytest.mark.parametrize(
+    "odd",
+    ["50%", "50%25", "a%41", "what?", "?", "a\nb", "a\rb", "\x1b[2J", "a\tb", "\x7f", "\u202ea", "\udcff", "a\xa0b"],
+)
+def test_a_path_that_would_be_read_otherwise_is_refused_before_anything_is_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, odd: str
+) -> None:
+    """Databases were written beside the home, and models were looked for where none was."""
+    if name == "RETRAIN_PROJECT":
+        monkeypatch.setenv("RETRAIN_HOME", str(tmp_path / "home"))
+    for place in (tmp_path / odd, tmp_path / odd / "below"):
+        monkeypatch.setenv(name, str(place))
+        with pytest.raises(ConfigError, match=f"{name} has none of % [?] and only letters that can be printed, but"):
+            Settings.from_environment()
+        assert main(["status"]) == 1
+        assert all(letter.isprintable() or letter == "\n" for letter in capsys.readouterr().err)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_home_in_an_odd_working_directory_is_refused_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "50%").mkdir()
+    monkeypatch.chdir(tmp_path / "50%")
+    with pytest.raises(ConfigError, match="RETRAIN_HOME has none of"):
+        settings(monkeypatch, RETRAIN_HOME="home")
+
+
+@pytest.mark.parametrize("name", ["RETRAIN_HOME", "RETRAIN_STORE", "RETRAIN_PROJECT"])
+def test_a_path_that_is_too_long_for_sqlite_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    monkeypatch.setenv(name, str(tmp_path / ("ü" * 100) / ("ä" * 100)))
+    with pytest.raises(ConfigError, match=f"{name} has at most 300 bytes, but it has"):
+        Settings.from_environment()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("letter", [*"#&;'\"$*[]{}()+~@:=,! \\", "ü", "日本", "🙂"])
+def test_other_letters_of_a_path_are_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, empty_mlflow: Path, letter: str
+) -> None:
+    """MLflow's database is the file of that name, and a model is loaded from below it."""
+    home = tmp_path / f"a{letter}b" / f"{letter}c"
+    home.mkdir(parents=True)
+    shutil.copy(empty_mlflow, home / "mlflow.db")
+    place = settings(monkeypatch, RETRAIN_HOME=str(home))
+    registry = Registry(place, "shop")
+    registry.register(registry.run_id("key", "run", {}), "key", {})
+    assert sorted(path.name for path in home.iterdir()) == ["mlflow.db"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"a{letter}b"]
+    assert [version.ours for version in Registry(place, "shop").versions()] == [True]

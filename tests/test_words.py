@@ -24,6 +24,7 @@ from ml.errors import DataRejected, StoreUnavailable, only_our_words, unforeseen
 from ml.ledger import Ledger
 from ml.moves import LONGEST_REASON, carry_out, plan_exclude, plan_hold, plan_promote
 from ml.pages import literal, on_a_page
+from ml.reading import short
 from ml.store import open_store
 from tests.test_ledger import entry, version
 from tests.test_report import document
@@ -241,3 +242,22 @@ def test_prefect_is_told_no_words_of_a_library(prefect: str, home: Path, caplog:
     assert "ValueError at test_words.py" in recorded
     assert SECRET not in recorded
     assert SECRET not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (f"could not convert string to float: '{SECRET}'", "ValueError"),
+        (f'Error parsing datetime string "{SECRET}" at position 0', "ValueError"),
+        (f"invalid literal for int() with base 10: '{SECRET}'", "ValueError"),
+        (f"Integer column has NA values in column {SECRET}", "ValueError"),
+        (f"time data '{SECRET}' is not ISO8601", "ValueError"),
+        ("", "ValueError"),
+        ("Error tokenizing data. C error: Expected 3 fields in line 5, saw 4",) * 2,
+        ("'utf-8' codec can't decode byte 0xff in position 5: invalid start byte",) * 2,
+        ("No columns to parse from file",) * 2,
+        ("Compressed file ended before the end-of-stream marker was reached",) * 2,
+    ],
+)
+def test_of_a_file_that_cannot_be_read_only_what_holds_no_value_is_told(said: str, told: str) -> None:
+    assert short(ValueError(said)) == told
