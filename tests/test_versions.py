@@ -215,6 +215,15 @@ def test_the_next_night_gives_no_number_away_twice(ledger: Ledger, registry: Reg
     assert [each.number for each in registry.versions()] == [4]
 
 
+def test_a_request_that_was_sent_twice_gives_no_number_away_twice(
+    ledger: Ledger, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = registry.client.create_model_version
+    monkeypatch.setattr(registry.client, "create_model_version", lambda *w, **more: [make(*w, **more) for _ in "ab"])
+    assert registry.register("run9", "a new key", {}, above=highest_number(ledger)) == 4
+    assert [each.number for each in registry.versions()] == [4]
+
+
 def test_a_run_that_mlflow_lost_ends_no_night(registry: Registry) -> None:
     registry.finish_run("0" * 32, {}, {}, {})
 
