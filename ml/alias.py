@@ -25,7 +25,8 @@ def roll_alias_forward(ledger: Ledger, registry: Registry) -> str | None:
     seen, expected = registry.alias(CHAMPION), registry.number_of(champion) if champion else None
     if champion and expected is None:
         mend = f"Nothing is promoted until it is: retrain doctor {ledger.use_case} --mend."
-        return f"{lost_words(registry, champion)}. {mend}"
+        lost = lost_words(registry, champion)
+        return f"{lost[0].upper()}{lost[1:]}. {mend}"
     if seen == expected:
         if move:
             ledger.confirm_alias(move)
@@ -82,7 +83,7 @@ def point(registry: Registry, alias: str, model: Champion) -> None:
         raise ConfigError(
             f"the alias {alias} of {registry.name} names a version of the ledger",
             lost_words(registry, model),
-            f"retrain doctor {registry.name} --mend registers it again",
+            f"retrain doctor {registry.name} --mend restores it",
         )
     registry.set_alias(alias, number)
 

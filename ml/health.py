@@ -64,7 +64,8 @@ def differences(ledger: Ledger, registry: Registry) -> list[str]:
     """Where MLflow says otherwise than the ledger, and what to do, a sentence each."""
     found = (*_lost_versions(ledger, registry, ledger.entries()), *_alias(ledger, registry))
     mend = f"retrain doctor {ledger.use_case} --mend"
-    return [f"{each.seen}: {each.mend if each.repair is None else mend}" for each in found]
+    steps = [mend if each.repair else "" if each.note else each.mend for each in found]
+    return [f"{each.seen}: {step}" if step else f"{each.seen}." for each, step in zip(found, steps, strict=True)]
 
 
 def _lost_versions(ledger: Ledger, registry: Registry, entries: list[AnyEntry]) -> Iterator[Finding]:

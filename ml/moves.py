@@ -135,7 +135,7 @@ def require_whole(ledger: Ledger, registry: Registry, model: Champion) -> None:
     broken = why_unusable(ledger.store, registry, model)
     if broken is not None:
         lost = is_lost(ledger.store, registry, model)
-        mend = f"retrain doctor {ledger.use_case} --mend registers it again"
+        mend = f"retrain doctor {ledger.use_case} --mend restores it"
         rule = "a champion is in MLflow, and its files are as they were registered"
         raise UsageError(rule, broken, mend if lost else way_out(ledger, registry))
 
@@ -150,7 +150,7 @@ def way_out(ledger: Ledger, registry: Registry) -> str:
     name, head, whole = ledger.use_case, ledger.head(), usable_versions(ledger, registry)
     champion = head.champion if head else None
     if champion and is_lost(ledger.store, registry, champion):
-        return f"retrain doctor {name} --mend registers version {champion.version} again"
+        return f"retrain doctor {name} --mend restores version {champion.version}"
     if champion and whole.get(champion.version) == champion:  # the reference alone is lost, or another was asked for
         return f"retrain promote {name} --version {champion.version} --reason WHY"
     earlier = [version for version, model in _champions_before(ledger, champion).items() if whole.get(version) == model]

@@ -196,14 +196,21 @@ class Registry:
         """The one version of this run key. If there is none it is made, with a number over `above`: smaller ones were
         given to others, which MLflow may have lost."""
         if self.version_of(run_key) is None:
-            while self._make_version(run_id, {RUN_KEY: run_key, **tags}) <= above:
-                self.delete_version(self._versions_of(run_key)[0])
+            self._make_version_above(above, run_id, run_key, tags)
         first, *others = self._versions_of(run_key)
         for version in set(others) - self.aliased():  # a request whose answer was lost is sent again, and another
             self.delete_version(version)  # machine may run the same; one that an alias names is somebody's copy
         return first
 
-    def _make_version(self, run_id: str, tags: Mapping[str, str]) -> int:
+    def _make_version_above(self, above: int, run_id: str, run_key: str, tags: Mapping[str, str]) -> None:
+        """Uses up the numbers that are too small: MLflow never gives that of a deleted version again."""
+        while max(self._versions_of(run_key), default=0) <= above:
+            self._make_version(run_id, {RUN_KEY: run_key, **tags})
+            for number in self._versions_of(run_key):
+                if number <= above:
+                    self.delete_version(number)
+
+    def _make_version(self, run_id: str, tags: Mapping[str, str]) -> None:
         with self._errors():
             self._refuse_anothers_model()
             try:
@@ -212,7 +219,7 @@ class Registry:
                 if error.error_code not in EXISTS:
                     raise
             source = f"{self.store_uri}/{paths.model_folder(run_id)}"
-            return int(self.client.create_model_version(self.name, source, run_id, tags=dict(tags)).version)
+            self.client.create_model_version(self.name, source, run_id, tags=dict(tags))
 
     def _refuse_anothers_model(self) -> None:
         """Raises ConfigError for a registered model of our name without a tag or a version of ours."""

@@ -80,7 +80,10 @@ def register_again(registry: Registry, night: NightEntry) -> int:
 
 def lost_words(registry: Registry, model: Champion) -> str:
     """That MLflow does not have the version, and whether it has another one of its number."""
-    return f"The ledger's version {_named(model)} is not in MLflow{_another(registry, [model.version])}"
+    known_by = f"(run {model.run_id[:8]}, model {digest_of_files(model.files)[:8]})"
+    return (
+        f"the ledger's version {model.version} is no longer in MLflow {known_by}{_another(registry, [model.version])}"
+    )
 
 
 def all_lost_words(registry: Registry, lost: list[NightEntry]) -> str:
@@ -91,7 +94,7 @@ def all_lost_words(registry: Registry, lost: list[NightEntry]) -> str:
     more = f" and {len(models) - NAMED} more" if len(models) > NAMED else ""
     numbers = [model.version for model in models]
     named = ", ".join(map(_named, models[:NAMED]))
-    return f"The ledger's versions {named}{more} are not in MLflow{_another(registry, numbers)}"
+    return f"the ledger's versions {named}{more} are no longer in MLflow{_another(registry, numbers)}"
 
 
 def _named(model: Champion) -> str:
@@ -117,4 +120,4 @@ def renumbered(ledger: Ledger, registry: Registry) -> dict[int, int]:
 def renumbered_words(numbers: dict[int, int]) -> str:
     shown = ", ".join(f"{ours} is MLflow's {theirs}" for ours, theirs in list(numbers.items())[:NAMED])
     more = f", and {len(numbers) - NAMED} more" if len(numbers) > NAMED else ""
-    return f"The ledger's version {shown}{more}: commands take the ledger's number"
+    return f"the ledger's version {shown}{more}: commands take the ledger's number"
