@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import date
 
 from deployments.commands import entry_row
-from deployments.terminal import home_settings, show, words_of
+from deployments.terminal import asked_on_terminal, home_settings, show, words_of
 from ml.bringing import partition_files
 from ml.config import UseCase, load_use_case, require_known
 from ml.errors import UsageError
@@ -105,7 +105,7 @@ def _reason(options: argparse.Namespace) -> str:
         return str(options.reason)
     if not sys.stdin.isatty():
         raise UsageError("a move has a reason", "it has none and there is no terminal to ask on", "add --reason WHY")
-    return input("Why? ")
+    return asked_on_terminal("Why? ")
 
 
 def _confirm(options: argparse.Namespace, question: str) -> None:
@@ -113,5 +113,5 @@ def _confirm(options: argparse.Namespace, question: str) -> None:
         return
     if not sys.stdin.isatty():
         raise UsageError("a move is confirmed", "there is no terminal to ask on", "add --yes")
-    if input(f"{question}. Go on? [y/N] ").strip().lower() not in YES:
+    if asked_on_terminal(f"{question}. Go on? [y/N] ").strip().lower() not in YES:
         raise UsageError("a move is confirmed with y", "it was not", "nothing was done")

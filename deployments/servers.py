@@ -165,6 +165,7 @@ def starting_prefect(settings: Settings, port: int = 0, *, services: bool) -> It
         "PREFECT_SERVER_API_HOST": HOST,  # by variables, because the page asks these, and not the flags, for the API
         "PREFECT_SERVER_API_PORT": str(port),
         "PREFECT_SERVER_UI_ENABLED": str(services).lower(),
+        "PREFECT_UI_URL": address if services else "",  # what links in alerts begin with: none leads where no page is
         # One by one, as by default, 1,000 quick task runs were recorded at 20 a second and 70 % lost at the stop.
         "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "500",
         "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 from urllib.parse import urlsplit
 
-from deployments.crashed import Lost, end_lost, resubmit_crashed
+from deployments.crashed import Lost, end_left_tasks, posting, resubmit_crashed
 from deployments.environment import discard, left_behind
 from deployments.missed import make_up
 from deployments.servers import (
@@ -33,14 +33,16 @@ from deployments.servers import (
 from ml.config import use_case_files
 from ml.errors import PrefectUnavailable, UsageError, without_passwords
 from ml.settings import Settings
+from tasks.lost import EXECUTED, end_lost
 
 WATCH_SECONDS = 0.2
+STOPPED = "`retrain up` stopped while this run was active."
 LOOKS_BETWEEN_CRASHES = 25  # every five seconds
 SERVING = {"schedule server": ["deployments.serve"], "backfill server": ["deployments.serve", "backfills"]}
 # Of deployments only: other runs are executed by their own process, which may be alive.
 LOST_RUNS = {
     "flow_runs": {
-        "state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}},
+        "state": {"type": {"any_": EXECUTED}},
         "deployment_id": {"is_null_": False},
     }
 }
@@ -163,7 +165,7 @@ def _start_serving(
 def _end_lost_runs(api: str, request: Callable[..., Any] = insisted) -> None:
     """Ends what was active when the server, which is ours alone, stopped."""
     for run in request(f"{api}/flow_runs/filter", LOST_RUNS) or []:
-        end_lost(api, run, "`retrain up` stopped while this run was active.", request)
+        end_lost(posting(api, request), run, STOPPED)
 
 
 def _wait_until_served(servers: Servers, served: Sequence[Child], since: datetime) -> None:
@@ -200,4 +202,5 @@ def _watch(children: Sequence[Child], api: str, settings: Settings) -> None:
         if look % LOOKS_BETWEEN_CRASHES == 0:
             lost.end(api)
             resubmit_crashed(api)
+            end_left_tasks(api)
         time.sleep(WATCH_SECONDS)

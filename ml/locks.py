@@ -19,9 +19,9 @@ def run_lock(home: Path, name: str) -> Path:
     return home / "locks" / f"{name}.lock"
 
 
-def holder_tag(home: Path, name: str) -> str:
-    """The tag of the flow runs that share one lock: those of this name, machine and home."""
-    return f"lock:{name}:{digest_value([platform.node(), str(home)])[:12]}"
+def holder_name(home: Path, name: str) -> str:
+    """What flow runs that share one lock have as a label: those of this name, machine and home."""
+    return f"{name}:{digest_value([platform.node(), str(home)])[:12]}"
 
 
 @contextmanager

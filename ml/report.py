@@ -10,7 +10,7 @@ from typing import Any
 from ml.artifacts import Champion, Checks, Epoch, ModelScores, Night, Snapshot, Split, SplitRows, Trail, Verdict, Work
 from ml.config import UseCase
 from ml.evaluation import LOWER_IS_BETTER, METRICS
-from ml.gates import short
+from ml.gates import ALLOWING, short
 from ml.ledger import NightEntry
 
 Document = dict[str, Any]
@@ -108,10 +108,10 @@ def artifact_key(use_case: str, what: str) -> str:
 
 
 def stages_artifact(use_case: str, as_of: date) -> dict[str, str]:
-    """Key and description of the page's table of stages."""
+    """Key and description of the page's table of what ran and what was reused."""
     return {
         "key": artifact_key(use_case, "stages"),
-        "description": f"What ran and what was reused as of {as_of}",
+        "description": f"Stages as of {as_of}",
     }
 
 
@@ -218,11 +218,6 @@ def headline(document: Document) -> str:
         return f"{name} as of {document['as_of']}: nothing new to learn"
     words = (HEADLINES_THEN if document["replayed"] else HEADLINES)[decision]
     return f"{name} version {document['version']} (as of {document['as_of']}) {words}"
-
-
-def reason(entry: NightEntry, *, replayed: bool) -> str:
-    """Why it was decided so; of a run that found the decision, also where."""
-    return f"Decided before, in entry {entry.seq} of the ledger: {entry.reason}" if replayed else entry.reason
 
 
 def scored(document: Document) -> bool:
@@ -335,6 +330,19 @@ def _gains(scores: Document, name: str) -> bool:
 
 def _gain(scores: Document, name: str) -> str:
     return f"{short(scores['candidate'][name]['value'])} against {short(scores['rule'][name]['value'])}"
+
+
+def decision_sentence(document: Document) -> str:
+    """What was decided and why. Beside the gates' own sentences it only names the gates that kept the candidate."""
+    blocking = [f"{v['gate']} says {v['verdict']}" for v in document["verdicts"] if v["verdict"] not in ALLOWING]
+    quoted = blocking and document["reason"].startswith(blocking[0])
+    why = f"{', '.join(blocking)}." if quoted else document["reason"]
+    return f"{document['decision']}: {why}" + (" An operator is asked." if quoted and document["asks"] else "")
+
+
+def version_page(document: Document) -> str:
+    """The page of the night's version below MLflow's address, in its view of trained models."""
+    return f"#/models/{document['use_case']}/versions/{document['version']}?workflowType=machine_learning"
 
 
 def champion_sentence(document: Document) -> str:

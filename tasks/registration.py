@@ -26,6 +26,7 @@ def open_night(
 
 
 find_finished = stage("look up the ledger", timeout_seconds=300)(opening.find_finished)
+find_what_became = stage("look up what became of it", timeout_seconds=300)(opening.find_what_became)
 skip_if_nothing_new = stage("compare with last night", timeout_seconds=300)(opening.skip_if_nothing_new)
 
 
