@@ -91,7 +91,8 @@ def print_summary(
         say(*_score_lines(document), "")
         say(*(f"{v['verdict']:<15}{v['gate']}: {v['reason']}" for v in document["verdicts"]), "")
         say(report.comparison_sentence(document), "")
-    say(f"{report.decision_sentence(document)} {report.champion_sentence(document)}", "")
+    now = "" if document["replayed"] else report.champion_sentence(document)
+    say(f"{report.decision_sentence(document)} {now}".rstrip(), "")
     if answer is not None:
         said = f"Answered: {answer.decision} by {answer.by}, {answer.reason}."
         say(f"{said} Champion today: {words_of(champion_today)}.", "")

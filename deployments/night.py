@@ -101,7 +101,7 @@ def _show_on_page(
     told = find_what_became(entry) if replayed else ending(entry)
     run = {
         "name": shown_name(f"{name} {entry.as_of}", told.score),
-        "tags": [*deployment["tags"], name, told.word],
+        "tags": [*deployment["tags"], told.word],
         "flow_id": deployment["flow_id"],
         "deployment_id": deployment["id"],
         "parameters": {"request": request},

@@ -350,11 +350,11 @@ def answers(url: str) -> bool:
     return _status_and_body("GET", url, None, {})[0] == http.client.OK
 
 
-def ask(url: str, query: Mapping[str, Any] | None = None) -> Any:
+def ask(url: str, query: Mapping[str, Any] | None = None, *, method: str = "POST") -> Any:
     """The answer of Prefect's API, to what is posted or else to the URL alone; None where it has none."""
-    method, content = ("GET", None) if query is None else ("POST", json.dumps(query))
+    method, content = ("GET", None) if query is None else (method, json.dumps(query))
     status, body = _status_and_body(method, url, content, _authorization())
-    return json.loads(body) if status in SUCCESS else None
+    return json.loads(body) if status in SUCCESS and body else None
 
 
 def insisted(url: str, query: dict[str, Any]) -> Any:

@@ -30,6 +30,7 @@ from deployments.servers import (
     starting_mlflow,
     starting_prefect,
 )
+from deployments.upcoming import name_upcoming
 from ml.config import use_case_files
 from ml.errors import PrefectUnavailable, UsageError, without_passwords
 from ml.settings import Settings
@@ -203,4 +204,5 @@ def _watch(children: Sequence[Child], api: str, settings: Settings) -> None:
             lost.end(api)
             resubmit_crashed(api)
             end_left_tasks(api)
+            name_upcoming(settings, api)
         time.sleep(WATCH_SECONDS)

@@ -16,7 +16,7 @@ from ml.artifacts import Trail
 from ml.backfill import Plan
 from ml.config import load_use_case
 from ml.decision import DATA_REJECTED
-from ml.endings import Ending, ending
+from ml.endings import Ending, ending, run_title
 from ml.errors import Busy, DataRejected
 from ml.ledger import AnyEntry, NightEntry
 from ml.locks import held_lock, run_lock
@@ -25,7 +25,7 @@ from ml.run_key import run_key
 from ml.settings import Settings
 from tasks.backfill import await_turn
 from tasks.data import clean_partitions, split_rows, take_snapshot, validate_partitions
-from tasks.flow_run import begin_flow_run, begun_as_of, name_flow_run, publish_work, run_title, show_ending
+from tasks.flow_run import begin_flow_run, begun_as_of, name_flow_run, publish_work, show_ending
 from tasks.model import evaluate_models, judge_gates, train_candidate, upload_candidate, verify_candidate
 from tasks.question import answered_by, asked_before
 from tasks.registration import (

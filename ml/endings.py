@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 
 from ml.artifacts import Champion
 from ml.decision import END_WORDS
@@ -29,8 +30,10 @@ class Ending:
 
 def ending(entry: NightEntry, answer: AnyEntry | None = None, replayed_in: Sequence[AnyEntry] | None = None) -> Ending:
     """Of a night that decided just now, that an operator answered, or that is replayed under these entries."""
-    told = _words(entry, answer) if replayed_in is None else _words_now(entry, replayed_in)
-    return Ending(*told, short_score(entry.result), compared_scores(entry.result))
+    told, compared = _words(entry, answer), compared_scores(entry.result)
+    if replayed_in is not None:
+        told, compared = _words_now(entry, replayed_in), f"Scored then: {compared}" if compared else ""
+    return Ending(*told, short_score(entry.result), compared)
 
 
 def _words(entry: NightEntry, answer: AnyEntry | None) -> tuple[str, str]:
@@ -112,3 +115,9 @@ def compared_scores(document: Document) -> str:
 def shown_name(run: str, score: str) -> str:
     """The name of a run that has ended: lists of runs show names, and no messages of states."""
     return f"{run.split(SCORE)[0]}{SCORE}{score}" if score else run.split(SCORE)[0]
+
+
+def run_title(use_case: str, as_of: date | None, *, dry_run: bool = False) -> str:
+    """`flights 2013-10-01`, as lists of runs show it; a dry run must not look like a night."""
+    title = f"{use_case} {as_of}" if as_of else use_case
+    return f"{title} (dry run)" if dry_run else title

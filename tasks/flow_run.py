@@ -17,7 +17,7 @@ from prefect.runtime import flow_run
 from ml.artifacts import Work
 from ml.config import UseCase
 from ml.decision import ALL_END_WORDS
-from ml.endings import shown_name
+from ml.endings import run_title, shown_name
 from ml.errors import PrefectUnavailable
 from ml.locks import holder_name
 from ml.report import stages_artifact, work_rows
@@ -61,12 +61,6 @@ def publish_work(use_case: str, as_of: date) -> list[dict[str, Any]]:
 def name_flow_run(use_case: str, as_of: date, *, dry_run: bool = False) -> None:
     """Names a run that was begun without a date by the one it got, and lets its later attempts know that."""
     _show({"name": run_title(use_case, as_of, dry_run=dry_run)}, {AS_OF: str(as_of)})
-
-
-def run_title(use_case: str, as_of: date | None, *, dry_run: bool = False) -> str:
-    """`flights 2013-10-01`, as lists of runs show it; a dry run must not look like a night."""
-    title = f"{use_case} {as_of}" if as_of else use_case
-    return f"{title} (dry run)" if dry_run else title
 
 
 def show_ending(word: str, score: str = "") -> None:

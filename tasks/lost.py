@@ -1,7 +1,7 @@
 """How a run is ended that nobody executes any more: its tasks, the runs inside of it, and then the run itself.
 
-It posts to Prefect's API by what the caller has for that: `retrain up` looks every few seconds without Prefect's client,
-and a flow has one at hand.
+It posts to Prefect's API by what the caller has for that: `retrain up` looks every few seconds without the client of
+Prefect, and a flow has one at hand.
 """
 
 from collections.abc import Callable
