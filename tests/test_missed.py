@@ -173,8 +173,8 @@ def test_nights_missed_for_longer_than_prefect_looks_ahead(shop: Shop, prefect: 
     skipped, cancelled, interrupted, *new = after
     assert [run["id"] for run in after[:3]] == [run["id"] for run in made[:3]]
     policy = f"missed_nights=all within 4 days keeps {', '.join(days[2:])} only"
-    assert (skipped["state_type"], skipped["state_name"]) == ("CANCELLED", "Skipped")
-    assert skipped["state"]["message"] == f"Missed while `retrain up` was down; {policy}."
+    assert (skipped["state_type"], skipped["state_name"]) == ("CANCELLED", "Cancelled")
+    assert skipped["state"]["message"] == f"Skipped: missed while `retrain up` was down; {policy}."
     assert cancelled["state_name"] == "Cancelled"
     assert sentence == f"shop missed 5 nights: {policy} (3 runs of them new)."
     assert interrupted["state"]["message"] == "Attempt 2 of 3 after a crash."
