@@ -232,6 +232,12 @@ def score_names(document: Document) -> list[str]:
     return sorted(shown, key=lambda name: name != document["metric"])
 
 
+def score_list(document: Document) -> str:
+    """The candidate's scores in one line: `F1 0.771 [0.749, 0.792], ROC AUC 0.915, ...`."""
+    scores = document["scores"]["candidate"] or {}
+    return ", ".join(f"{LABELS[name]} {cell(scores[name])}" for name in score_names(document)) if scores else ""
+
+
 def score_rows(document: Document) -> list[tuple[str, str, list[str]]]:
     """(who, description, a cell a metric) for everyone who was scored on these rows."""
     names, scores = score_names(document), document["scores"]

@@ -1,8 +1,10 @@
 """Stages that fail with the registry or the ledger: open, register, record, move the alias."""
 
+import json
 import logging
 from datetime import date, datetime
 
+from ml import report
 from ml.alias import follow_ledger, roll_alias_forward
 from ml.artifacts import Champion, Night, Snapshot, Split, Trail, Upload
 from ml.backfill import Plan
@@ -61,12 +63,15 @@ def register_candidate(night: Night, run_key: str, snapshot: Snapshot, split: Sp
         "use_case": night.use_case,
         "as_of": str(night.as_of),
         "fit_until": split.fit_until or "undated",
-        "snapshot_digest": snapshot.digest,
-        "test_digest": split.test_digest,
         "model_digest": upload.digest,
-        "target_digest": site.use_case.target.digest,
-        "code_digest": night.code_digest,
-        "use_case_digest": night.use_case_digest,
+        "digests": _digests(
+            model=upload.digest,
+            snapshot=snapshot.digest,
+            test=split.test_digest,
+            target=site.use_case.target.digest,
+            code=night.code_digest,
+            use_case=night.use_case_digest,
+        ),
     }
     version = site.registry.register(upload.run_id, run_key, tags)
     log.info("Registered %s version %d.", night.use_case, version)
@@ -80,6 +85,11 @@ def register_candidate(night: Night, run_key: str, snapshot: Snapshot, split: Sp
         folder=upload.folder,
         files=upload.files,
     )
+
+
+def _digests(**digests: str) -> str:
+    """One tag instead of six: a version's page shows all tags in one short list."""
+    return json.dumps(digests)
 
 
 @stage("record decision", timeout_seconds=300)
@@ -118,5 +128,13 @@ def move_alias(night: Night, entry: NightEntry) -> None:
     version = entry.candidate.version
     verdicts = {f"verdict.{v['gate']}": f"{v['verdict']}: {v['reason']}" for v in entry.result["verdicts"]}
     tags = {"decision": entry.decision, "reason": entry.reason, "ledger_entry": str(entry.seq), **verdicts}
+    tags["scores"] = report.score_list(entry.result)
     site.registry.tag_version(version, tags)
-    site.registry.describe_version(version, f"{entry.decision} as of {entry.as_of}. {entry.reason}")
+    site.registry.describe_version(version, _description(entry))
+
+
+def _description(entry: NightEntry) -> str:
+    """What was decided of the version in its night; who serves now, the alias says."""
+    return (
+        f"{entry.decision} as of {entry.as_of}. {entry.reason}\n\nOn its test rows: {report.score_list(entry.result)}."
+    )
