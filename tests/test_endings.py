@@ -90,7 +90,13 @@ STANDINGS: list[tuple[str, NightEntry, list[AnyEntry], str, str]] = [
     ),
     ("kept", KEPT, [FIRST, KEPT], "KeptChampion", "Champion is now version 1."),
     ("rejected", REJECTED, [REJECTED], "NoChampionYet", "There is no champion."),
-    ("rejected, and there is one since", REJECTED, [REJECTED, night(2, "FIRST", None, 2)], "KeptChampion", "Champion is now version 2."),
+    (
+        "rejected, and there is one since",
+        REJECTED,
+        [REJECTED, night(2, "FIRST", None, 2)],
+        "KeptChampion",
+        "Champion is now version 2.",
+    ),
 ]
 
 
