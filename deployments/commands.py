@@ -122,7 +122,8 @@ def _say_where_to_look(settings: Settings, document: dict[str, Any]) -> None:
     me, servers = own_name(), running_servers(settings)
     say("Where to look", f"  {me} ledger {document['use_case']}   every decision")
     if servers:
-        say(f"  {servers.prefect_ui} and {servers.mlflow_ui}   the pages of Prefect and MLflow")
+        mlflow = f"{servers.mlflow_ui}/#/?{report.TRAINING_VIEW}"
+        say(f"  {servers.prefect_ui} and {mlflow}   the pages of Prefect and MLflow")
         if document["version"]:
             say(f"  {servers.mlflow_ui}/{report.version_page(document)}   the version in MLflow")
     else:

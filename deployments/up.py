@@ -33,6 +33,7 @@ from deployments.servers import (
 from deployments.upcoming import name_upcoming
 from ml.config import use_case_files
 from ml.errors import PrefectUnavailable, UsageError, without_passwords
+from ml.report import TRAINING_VIEW
 from ml.settings import Settings
 from tasks.lost import EXECUTED, end_lost
 
@@ -89,7 +90,8 @@ def run_up(
             _end_lost_runs(servers.prefect_api)
             children.callback(_end_lost_runs, servers.prefect_api, ask)
         missed = make_up(settings, servers.prefect_api, since)
-        say(f"Prefect  {servers.prefect_ui}\nMLflow   {servers.mlflow_ui}\nLogs     {settings.home / 'logs'}")
+        mlflow = f"{servers.mlflow_ui}/#/?{TRAINING_VIEW}"
+        say(f"Prefect  {servers.prefect_ui}\nMLflow   {mlflow}\nLogs     {settings.home / 'logs'}")
         for sentence in missed:
             say(sentence)
         served = _start_serving(settings, serving, servers, children)

@@ -24,7 +24,6 @@ from ml.store import open_store
 
 RUN_KEY = "run_key"
 CHAMPION, REFERENCE = "champion", "reference"
-EXPERIMENT_KIND, TRAINING = "mlflow.experimentKind", "custom_model_development"  # by default its page shows traces
 LIBRARIES = ("mlflow", "numpy", "pandas", "safetensors", "torch")
 NOT_THERE = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 EXISTS = {"RESOURCE_ALREADY_EXISTS"}
@@ -88,13 +87,6 @@ class Registry:
         with self._errors():
             self.client.log_batch(run_id, metrics=metrics, params=shown, tags=told)
             self.client.set_terminated(run_id)
-
-    def show_as_training(self, run_id: str) -> None:
-        """Lets MLflow's page open the run's experiment in its view of trained models, unless somebody chose another."""
-        with self._errors():
-            experiment = self.client.get_experiment(self.client.get_run(run_id).info.experiment_id)
-            if EXPERIMENT_KIND not in experiment.tags:
-                self.client.set_experiment_tag(experiment.experiment_id, EXPERIMENT_KIND, TRAINING)
 
     def version_of(self, run_key: str) -> int | None:
         """The version registered under this key, if any."""

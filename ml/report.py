@@ -15,6 +15,7 @@ from ml.ledger import NightEntry
 
 Document = dict[str, Any]
 MOST_DAYS = 5
+TRAINING_VIEW = "workflowType=machine_learning"  # without it, MLflow's pages begin with traces of language models
 STAGE_COLUMNS = ("stage", "reused", "computed", "seconds", "peak_mb")
 WHO = {
     "candidate": "candidate",
@@ -348,7 +349,7 @@ def decision_sentence(document: Document) -> str:
 
 def version_page(document: Document) -> str:
     """The page of the night's version below MLflow's address, in its view of trained models."""
-    return f"#/models/{document['use_case']}/versions/{document['version']}?workflowType=machine_learning"
+    return f"#/models/{document['use_case']}/versions/{document['version']}?{TRAINING_VIEW}"
 
 
 def champion_sentence(document: Document) -> str:

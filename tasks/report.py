@@ -46,7 +46,6 @@ def _log_to_mlflow(night: Night, entry: NightEntry, trail: Trail) -> None:
     verdicts = {f"verdict.{v['gate']}": v["verdict"] for v in entry.result["verdicts"]}
     tags = {"decision": entry.decision, "mlflow.note.content": report.markdown(entry.result), **verdicts}
     site.registry.finish_run(run_id, report.history(trail.fit.epochs, entry.result), params, tags)
-    site.registry.show_as_training(run_id)
 
 
 def publish_to_prefect(entry: NightEntry) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from deployments.missed import MADE_UP, Choice, Start, choose, make_up, ticks
 from deployments.servers import ask, insisted
+from deployments.upcoming import name_upcoming
 from ml.config import UseCase, load_use_case
 from ml.days import local_date
 from tests.story import SHOP, Shop
@@ -162,6 +163,10 @@ def test_nights_missed_for_longer_than_prefect_looks_ahead(shop: Shop, prefect: 
     deployment = served(shop, prefect)
     made = runs(prefect, deployment)
     assert make_up(shop.settings, prefect, datetime.now(UTC)) == [], "nothing is late yet"
+    name_upcoming(shop.settings, prefect)
+    starts = [datetime.fromisoformat(run["expected_start_time"]) for run in made]
+    dates = [f"shop {local_date(start, use_case.time_zone)}" for start in starts]
+    assert [run["name"] for run in runs(prefect, deployment)] == dates
     for run, end in ((made[1], "CANCELLED"), (made[2], "CRASHED")):
         for state in ("RUNNING", end):
             insisted(f"{prefect}/flow_runs/{run['id']}/set_state", {"state": {"type": state}, "force": True})
