@@ -219,6 +219,9 @@ def test_six_endings_agree_with_the_ledger(
     good = seen.compare(seen.submit("2024-03-16"), "Completed", "Promoted")
     assert good["name"].startswith("shop 2024-03-16, F1 0.")
     assert "the champion's" in good["state"]["message"]
+    shown = seen.registry.client.get_model_version("shop", "2")
+    assert shown.tags["scores"].startswith(good["name"].removeprefix("shop 2024-03-16, "))
+    assert (shown.tags["scores"] in shown.description, shown.tags["digests"][:9]) == (True, "snapshot ")
 
     assert main(["rollback", "shop", *say]) == 0
     replayed = seen.compare(seen.submit("2024-03-16"), "Completed", "KeptChampion")
