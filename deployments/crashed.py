@@ -47,14 +47,16 @@ def resubmit_crashed(api: str) -> None:
             run_again(api, run["id"], attempt)
 
 
-def end_left_tasks(api: str) -> None:
-    """Ends tasks that still run in runs of the last day that were killed or cancelled: Prefect ends the runs alone."""
+def end_left_tasks(api: str, use_cases: Collection[str]) -> None:
+    """Ends the tasks that still run in runs of these use cases and of the last day that were killed or cancelled:
+    Prefect ends the runs alone."""
     now = datetime.now(UTC)
     recorded = now - timedelta(seconds=LOST_SECONDS)  # Prefect writes a task's own end later than its run's
     ended = {"before_": recorded.isoformat(), "after_": (now - RECENT).isoformat()}
     chosen = {"state": {"type": {"any_": ["CRASHED", "CANCELLED", "FAILED"]}}, "end_time": ended}
     left = {"task_runs": {"state": {"type": {"any_": ACTIVE}}}}
-    for run in ask(f"{api}/flow_runs/filter", {"flows": OURS, "flow_runs": chosen, **left}) or []:
+    runs = ask(f"{api}/flow_runs/filter", {"flows": OURS, "flow_runs": chosen, **left}) or []
+    for run in (each for each in runs if is_ours(each, use_cases)):
         end_tasks(posting(api), run["id"], "CANCELLED" if run["state_type"] == "CANCELLED" else "CRASHED", GONE)
 
 

@@ -205,6 +205,6 @@ def _watch(children: Sequence[Child], api: str, settings: Settings) -> None:
         if look % LOOKS_BETWEEN_CRASHES == 0:
             lost.end(api)
             resubmit_crashed(api)
-            end_left_tasks(api)
+            end_left_tasks(api, lost.use_cases)
             name_upcoming(settings, api)
         time.sleep(WATCH_SECONDS)

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -132,28 +132,58 @@ def served_shop(shop: Shop, prefect: str) -> Iterator[Shop]:
     served.wait(30)
 
 
+@dataclass
+class Made:
+    """Runs of a flow, and their tasks, made on the server as if a process had begun them."""
+
+    prefect: str
+    flow: str = "backfill"
+
+    def run(self, state: str, **more: Any) -> str:
+        flow = insisted(f"{self.prefect}/flows/", {"name": self.flow})["id"]
+        asked = {"flow_id": flow, "name": str(uuid4()), "state": {"type": state}, **more}
+        return str(insisted(f"{self.prefect}/flow_runs/", asked)["id"])
+
+    def task(self, of: str, state: str) -> str:
+        asked = {"flow_run_id": of, "task_key": "train", "dynamic_key": str(uuid4()), "state": {"type": state}}
+        return str(insisted(f"{self.prefect}/task_runs/", asked)["id"])
+
+    def states(self, what: str, *ids: str) -> list[str]:
+        return [str(ask(f"{self.prefect}/{what}/{each}")["state_type"]) for each in ids]
+
+
 @pytest.mark.slow
 def test_a_lost_run_takes_its_tasks_and_the_runs_inside_of_it_along(prefect: str) -> None:
     """As of a backfill whose driver was killed: one of its dates trained, another had ended."""
-    flow = insisted(f"{prefect}/flows/", {"name": "backfill"})["id"]
-
-    def run(state: str, **more: Any) -> str:
-        asked = {"flow_id": flow, "name": str(uuid4()), "state": {"type": state}, **more}
-        return str(insisted(f"{prefect}/flow_runs/", asked)["id"])
-
-    def task(of: str, state: str) -> str:
-        asked = {"flow_run_id": of, "task_key": "train", "dynamic_key": str(uuid4()), "state": {"type": state}}
-        return str(insisted(f"{prefect}/task_runs/", asked)["id"])
-
-    driver = run("RUNNING")
-    waiting = task(driver, "RUNNING")
-    date, ended = (run(state, parent_task_run_id=waiting) for state in ("RUNNING", "COMPLETED"))
-    training, before = task(date, "RUNNING"), task(date, "COMPLETED")
+    made = Made(prefect)
+    driver = made.run("RUNNING")
+    waiting = made.task(driver, "RUNNING")
+    date, ended = (made.run(state, parent_task_run_id=waiting) for state in ("RUNNING", "COMPLETED"))
+    training, before = made.task(date, "RUNNING"), made.task(date, "COMPLETED")
     end_lost(lambda path, body: ask(f"{prefect}{path}", body), {"id": driver, "state_type": "RUNNING"}, "gone")
-    states = {each: ask(f"{prefect}/flow_runs/{each}")["state_type"] for each in (driver, date, ended)}
-    assert states == {driver: "CRASHED", date: "CRASHED", ended: "COMPLETED"}
-    tasks = {each: ask(f"{prefect}/task_runs/{each}")["state_type"] for each in (waiting, training, before)}
-    assert tasks == {waiting: "CRASHED", training: "CRASHED", before: "COMPLETED"}
+    assert made.states("flow_runs", driver, date, ended) == ["CRASHED", "CRASHED", "COMPLETED"]
+    assert made.states("task_runs", waiting, training, before) == ["CRASHED", "CRASHED", "COMPLETED"]
+
+
+@pytest.mark.slow
+def test_tasks_that_prefect_left_active_in_a_run_that_has_ended_are_ended(
+    prefect: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prefect ends the run alone where its process is killed; a stranger's run stays as it is."""
+    made = Made(prefect)
+    tasks = {}
+    for name, state, use_case in (
+        ("crashed", "CRASHED", "tills"), ("cancelled", "CANCELLED", "tills"), ("running", "RUNNING", "tills"),
+        ("another's", "CRASHED", "theirs"),
+    ):  # fmt: skip
+        run = made.run("RUNNING", parameters={"request": {"use_case": use_case}})
+        tasks[name] = made.task(run, "RUNNING")
+        insisted(f"{prefect}/flow_runs/{run}/set_state", {"state": {"type": state}, "force": True})
+    end_left_tasks(prefect, {"tills"})
+    assert set(made.states("task_runs", *tasks.values())) == {"RUNNING"}, "their own ends may still be recorded"
+    monkeypatch.setattr("deployments.crashed.LOST_SECONDS", -5.0)
+    end_left_tasks(prefect, {"tills"})
+    assert made.states("task_runs", *tasks.values()) == ["CRASHED", "CANCELLED", "RUNNING", "RUNNING"]
 
 
 class Seen:
@@ -254,7 +284,7 @@ def test_six_endings_agree_with_the_ledger(
     assert wait_for(lambda: seen.run(killed)["state_type"] == "CRASHED", 60)
     assert "runs it again by itself: attempt 2 of 3" in wait_for_alert(documents, alerts.CRASHED)["next"]
     resubmit_crashed(prefect)  # as `retrain up` does every five seconds
-    end_left_tasks(prefect)
+    end_left_tasks(prefect, {"shop"})
     again = seen.ended(killed)
     seen.compare(killed, "Completed", again["state"]["message"].split(":")[0])
     last = served_shop.entries()[-1]
