@@ -80,7 +80,7 @@ def flow_row(settings: Settings) -> None:
 
     ledger = Ledger(open_store(settings.store), "breast_cancer")
     plain_stages = {name: each.fn for name, each in vars(flows.retrain).items() if isinstance(each, Task)}
-    nothing = {name: (lambda *_: []) for name in ("name_flow_run", "publish_work", "end_lost_runs")}
+    nothing = {name: (lambda *_: []) for name in ("name_flow_run", "publish_work", "begin_flow_run", "show_ending")}
 
     def unpublished() -> None:
         """So that every stage is asked, finds what it kept, and the report is published again."""

@@ -1,18 +1,26 @@
-"""`retrain alerts`: a webhook and automations in Prefect, so that what goes wrong at night is told without asking."""
+"""`retrain alerts`: a webhook and automations in Prefect, so that what goes wrong at night is told without asking.
+
+Only runs of a deployment are told of: whoever runs a command sees how it ends. Prefect's server itself calls the
+webhook, so that a killed night is told of too.
+"""
 
 import argparse
 import os
-from datetime import timedelta
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from pydantic import SecretStr
 
-from deployments.servers import answers, running_servers
+from deployments.crashed import ATTEMPTS
+from deployments.servers import answers, ask, running_servers
 from deployments.terminal import home_settings, say, show
-from ml.decision import DATA_REJECTED, KEPT_EVENT, KEPT_NIGHTS, STATE_NAMES
-from ml.errors import PrefectUnavailable, UsageError
+from deployments.up import STOPPED
+from ml.decision import DATA_REJECTED, KEPT_EVENT, KEPT_NIGHTS
+from ml.errors import ConfigError, PrefectUnavailable, UsageError
 from ml.report import counted
 from ml.settings import Settings
 
@@ -22,35 +30,70 @@ if TYPE_CHECKING:
 
 BLOCK = "retrain-alerts"
 MADE_BY = "Made by `retrain alerts`, which also removes it."  # others' automations may have the same names
-FAILED, REJECTED, ASKED, KEPT, SILENT = NAMES = (
-    "retrain: a night failed",
+FAILED, CRASHED, REJECTED, ASKED, KEPT, SILENT, RECOVERED, RECOVERED_BACKFILL, TEST = NAMES = (
+    "retrain: a run failed",
+    "retrain: a run crashed",
     "retrain: data were rejected",
     "retrain: an operator is asked",
     "retrain: the champion is kept",
     "retrain: no night succeeds",
+    "retrain: a night recovered",
+    "retrain: a backfill recovered",
+    "retrain: a test",
 )
-FAILURES = {"Failed", "Crashed", "TimedOut"}
-SUCCESSES = set(STATE_NAMES.values())
-WAITS = {"Suspended"}
-BODY = """\
-{% set reason = REASON or 'It says nothing.' %}
-{% set link = 'PAGE/runs/flow-run/' ~ flow_run.id %}
-{
-  "text": {{ ('NAME: ' ~ flow_run.name ~ '. ' ~ reason ~ ' ' ~ link) | tojson }},
-  "alert": "NAME",
-  "use_case": {{ flow_run.parameters.request.use_case | tojson }},
-  "night": {{ flow_run.name | tojson }},
-  "reason": {{ reason | tojson }},
-  "link": {{ link | tojson }}
-}
-"""  # chat services read `text`, machines the rest
+TEST_EVENT = "retrain.alert-test"
+FAILURES, CRASHES, SUCCESSES, WAITS = {"Failed", "TimedOut"}, {"Crashed"}, {"Completed"}, {"Suspended"}
 REMINDERS = 20  # a kept champion is told of after N nights, 2 N, ...
+RECOVERS_WITHIN = timedelta(days=30)
+TEST_SECONDS, POLL_SECONDS = 30.0, 0.5
+
+# Jinja, as Prefect's server reads it. Chat services read `text`, machines the rest.
+BODY = """\
+{% set asked = flow_run.parameters.request %}
+{% set as_of = asked.as_of or flow_run.labels['retrain.as_of'] %}
+{% set again = 'retrain run ' ~ asked.use_case ~ (' --as-of ' ~ as_of if as_of else '') %}
+{% set next_night = flow_run.labels['retrain.next_night'] or 'The next night comes by its schedule.' %}
+{% set resume = 'retrain backfill resume ' ~ (asked.plan or 'PLAN')[:12] if asked.first else none %}
+{% set night = flow_run.name.split(', ')[0] %}
+{% set reason = REASON or 'It says nothing.' %}
+{% set next = NEXT %}
+{% set link = flow_run|ui_url %}
+{
+  "text": {{ ('NAME: ' ~ night ~ '. ' ~ reason ~ ' ' ~ next ~ (' ' ~ link if link else '')) | tojson }},
+  "alert": "NAME",
+  "use_case": {{ asked.use_case | tojson }},
+  "night": {{ night | tojson }},
+  "reason": {{ reason | tojson }},
+  "next": {{ next | tojson }},
+  "link": {{ (link or none) | tojson }}
+}
+"""
+TEST_BODY = """\
+{"text": "NAME: nothing is wrong, and this is where alerts go.", "alert": "NAME"}
+"""
+MESSAGE = "flow_run.state.message"
+NEXT = {
+    FAILED: "'It is not tried again by itself: ' ~ (resume ~ ' tries what is left.' if resume else "
+    "'mend what it names, then ' ~ again ~ '. ' ~ next_night)",
+    CRASHED: "'A backfill waits for an operator: ' ~ resume ~ '.' if resume else "
+    f"'`retrain up` runs it again by itself: attempt ' ~ (flow_run.run_count + 1) ~ ' of {ATTEMPTS}. ' ~ next_night "
+    f"if flow_run.run_count < {ATTEMPTS} else "
+    f"'This was attempt {ATTEMPTS} of {ATTEMPTS}: read its log, then ' ~ again ~ '. ' ~ next_night",
+    REJECTED: "'It is not tried again by itself: do what it names, then ' ~ again ~ '. ' ~ next_night",
+    ASKED: "'Later nights go on meanwhile. `retrain status ' ~ asked.use_case ~ '` says how to answer without a page.'",
+    KEPT: "'Every night goes on judging a new candidate; `retrain ledger ' ~ asked.use_case ~ '` shows the verdicts. ' "
+    "~ next_night",
+    SILENT: "'Nights come by their schedule where it is served: `retrain doctor` says what is wrong.'",
+    RECOVERED: "'The alert before is settled. ' ~ next_night",
+    RECOVERED_BACKFILL: "'The alert before is settled.'",
+}
 
 
 def alerts(options: argparse.Namespace) -> int:
-    """Sets the alerts up, or anew, or removes them."""
+    """Sets the alerts up, or anew, or removes them, or sends one as a test."""
     api = _api(home_settings())
-    if not options.remove:
+    only_test = options.test and options.url is None
+    if not options.remove and not only_test:
         _require_address(options.url)
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -58,12 +101,16 @@ def alerts(options: argparse.Namespace) -> int:
     with temporary_settings({PREFECT_API_URL: api}), get_client(sync_client=True) as client:
         if options.remove:
             remove(client)
-        else:
-            page = api.removesuffix("/api")
-            set_up(client, options.url, page, options.kept_nights, timedelta(hours=options.silent_hours))
-    show(options, {"alerts": [] if options.remove else list(NAMES), "prefect": api}, "")
+        elif not only_test:
+            set_up(client, options.url, options.kept_nights, timedelta(hours=options.silent_hours))
+        tested = send_test(client, api) if options.test and not options.remove else None
+    told = [] if options.remove else [name for name in NAMES if name != TEST]
+    show(options, {"alerts": told, "prefect": api, "test": tested}, "")
     if not options.json:
-        say("The alerts are removed." if options.remove else "Prefect calls the address when", *_words(options))
+        if not only_test:
+            say("The alerts are removed." if options.remove else "Prefect calls the address when", *_words(options))
+        if tested:
+            say(f"A test was sent to {tested['host']}, which answered {tested['status']}.")
     return 0
 
 
@@ -71,11 +118,12 @@ def _words(options: argparse.Namespace) -> list[str]:
     if options.remove:
         return []
     return [
-        "  a night fails, crashes or takes too long,",
+        "  a night or a backfill fails, crashes or takes too long, and when it recovers,",
         "  data are rejected,",
         "  gates cannot tell and an operator is asked (on_inconclusive),",
         f"  the champion was kept for {counted(options.kept_nights, 'night')}, and again after as many,",
         f"  a use case has had no successful night for {counted(options.silent_hours, 'hour')}.",
+        "Runs of schedules and deployments are told of; dry runs, and what a command runs by itself, are not.",
     ]
 
 
@@ -100,7 +148,7 @@ def _require_address(url: str | None) -> None:
         raise UsageError("URL is the http or https address to call", "it is not", "write https://...")
 
 
-def set_up(client: "SyncPrefectClient", url: str, page: str, kept_nights: int, silent: timedelta) -> None:
+def set_up(client: "SyncPrefectClient", url: str, kept_nights: int, silent: timedelta) -> None:
     """Makes the webhook and the automations, or makes them anew under the same names."""
     from prefect.blocks.webhook import Webhook
     from prefect.types import SecretDict
@@ -109,7 +157,7 @@ def set_up(client: "SyncPrefectClient", url: str, page: str, kept_nights: int, s
     block = webhook.save(BLOCK, overwrite=True)
     assert isinstance(block, UUID)  # it is a coroutine only where a loop runs
     _remove_automations(client)
-    for automation in automations(block, page, kept_nights, silent):
+    for automation in automations(block, kept_nights, silent):
         client.create_automation(automation)
 
 
@@ -118,62 +166,162 @@ def remove(client: "SyncPrefectClient") -> None:
     from prefect.blocks.webhook import Webhook
 
     _remove_automations(client)
-    if any(document.name == BLOCK for document in client.read_block_documents_by_type("webhook")):
+    if _is_set_up(client):
         Webhook.delete(BLOCK)
 
 
+def _is_set_up(client: "SyncPrefectClient") -> bool:
+    return any(document.name == BLOCK for document in client.read_block_documents_by_type("webhook"))
+
+
 def _remove_automations(client: "SyncPrefectClient") -> None:
-    for name in NAMES:
+    for name in (*NAMES, "retrain: a night failed"):  # as it was called before
         for each in client.read_automations_by_name(name):
             if each.description == MADE_BY:
                 client.delete_automation(each.id)
 
 
-def automations(block: UUID, page: str, kept_nights: int, silent: timedelta) -> "list[AutomationCore]":
-    """One automation an alert, all of them about runs of the flow `retrain`."""
+def send_test(client: "SyncPrefectClient", api: str) -> dict[str, Any]:
+    """Lets Prefect send one alert on the way of all others; the host that it went to and what that answered.
+
+    Raises UsageError where no alerts are set up, and ConfigError where the address does not take it.
+    """
+    automations = client.read_automations_by_name(TEST)
+    if not automations or not _is_set_up(client):
+        raise UsageError("a test goes to the address of the alerts", "none is set up", "retrain alerts URL --test")
+    host, since = _host(), datetime.now(UTC)
+    event = {"event": TEST_EVENT, "id": str(uuid4()), "occurred": since.isoformat(), "payload": {}}
+    post: Any = client.request
+    post("POST", "/events", json=[{**event, "resource": {"prefect.resource.id": TEST_EVENT}}]).raise_for_status()
+    ended = _ended_action(api, f"prefect.automation.{automations[0].id}", since)
+    status = ended["payload"].get("status_code")
+    if status is None or not 200 <= status < 300:
+        seen = f"{host} answered {status}" if status else f"Prefect could not call {host}"
+        raise ConfigError(
+            "the address of the alerts takes what is sent", seen, "retrain alerts URL, with one that does"
+        )
+    return {"host": host, "status": status}
+
+
+def _host() -> str:
+    """Of the address that is set up; the rest of it may be a secret."""
+    from prefect.blocks.webhook import Webhook
+
+    block: Any = Webhook.load(BLOCK)
+    return urlsplit(block.url.get_secret_value()).netloc.rpartition("@")[2]
+
+
+def _ended_action(api: str, automation: str, since: datetime) -> dict[str, Any]:
+    """What Prefect says of its call. Raises PrefectUnavailable where it says nothing for TEST_SECONDS."""
+    names = ["prefect.automation.action.executed", "prefect.automation.action.failed"]
+    chosen = {
+        "event": {"name": names},
+        "any_resource": {"id": [automation]},
+        "occurred": {"since": (since - timedelta(seconds=1)).isoformat()},
+    }
+    deadline = time.monotonic() + TEST_SECONDS
+    while time.monotonic() < deadline:
+        found = ask(f"{api}/events/filter", {"filter": chosen, "limit": 1})
+        if found and found["events"]:
+            return dict(found["events"][0])
+        time.sleep(POLL_SECONDS)
+    raise PrefectUnavailable(
+        "Prefect calls the address of an alert at once",
+        f"it did not within {TEST_SECONDS:.0f} s",
+        "read the server's log",
+    )
+
+
+def automations(block: UUID, kept_nights: int, silent: timedelta) -> "list[AutomationCore]":
+    """One automation an alert."""
     from prefect.events.schemas.automations import EventTrigger, Posture
 
-    nights: dict[str, Any] = {
-        "match": {"prefect.resource.id": "prefect.flow-run.*"},
-        "match_related": {"prefect.resource.role": "flow", "prefect.resource.name": "retrain"},
-    }
-    failed = EventTrigger(expect=_events(FAILURES), **nights)
-    rejected = EventTrigger(expect=_events({DATA_REJECTED}), **nights)
-    asked = EventTrigger(expect=_events(WAITS), **nights)
+    a_deployment: Any = {"prefect.resource.role": "deployment"}
+    all_runs, nights, backfills = _runs_of("retrain", "backfill"), _runs_of("retrain"), _runs_of("backfill")
+    stopped = f"!{STOPPED}*"  # an operator did so, and it goes on when `up` is started again
+    per_deployment = {"related:deployment:prefect.resource.id"}
     counts = [str(kept_nights * number) for number in range(1, REMINDERS + 1)]
-    kept = EventTrigger(expect={KEPT_EVENT}, match={"prefect.resource.id": "retrain.use-case.*", KEPT_NIGHTS: counts})
-    silence = EventTrigger(
-        after=_events(
-            SUCCESSES | FAILURES | {DATA_REJECTED}
-        ),  # any of them starts the clock, and a success restarts it
-        expect=_events(SUCCESSES),
-        for_each={"related:deployment:prefect.resource.id"},
+    failures, successes = _events(FAILURES | CRASHES), _events(SUCCESSES)
+    hours = f"{silent.total_seconds() / 3600:g}"
+    kept = EventTrigger(
+        expect={KEPT_EVENT},
+        match={"prefect.resource.id": "retrain.use-case.*", KEPT_NIGHTS: counts},
+        match_related=a_deployment,
+    )
+    silence = EventTrigger(  # any end starts the clock, and a success restarts it
+        after=failures | successes,
+        expect=successes,
+        for_each=per_deployment,
         posture=Posture.Proactive,
         within=silent,
-        match=nights["match"],
-        match_related=[nights["match_related"], {"prefect.resource.role": "deployment"}],
+        **nights(),
     )
-    hours = f"{silent.total_seconds() / 3600:g}"
+    recovered = EventTrigger(
+        after=failures, expect=successes, for_each=per_deployment, within=RECOVERS_WITHIN, **nights(stopped)
+    )
+    recovered_backfill = EventTrigger(  # the same dates again have the same name
+        after=failures,
+        expect=successes,
+        for_each={*per_deployment, "prefect.resource.name"},
+        within=RECOVERS_WITHIN,
+        **backfills(stopped),
+    )
+    triggers = {
+        FAILED: EventTrigger(expect=_events(FAILURES), **all_runs(f"!{DATA_REJECTED}:*")),
+        CRASHED: EventTrigger(expect=_events(CRASHES), **all_runs(stopped)),
+        REJECTED: EventTrigger(expect=_events(FAILURES), **nights(f"{DATA_REJECTED}:*")),
+        ASKED: EventTrigger(expect=_events(WAITS), **nights()),
+        KEPT: kept,
+        SILENT: silence,
+        RECOVERED: recovered,
+        RECOVERED_BACKFILL: recovered_backfill,
+    }
+    reasons = {
+        ASKED: "'Press Resume on its page, and answer.'",
+        KEPT: "event.payload.reason",
+        SILENT: f"'No night has succeeded within {hours} hours of this run.'",
+    }
+    test = EventTrigger(expect={TEST_EVENT}, match={"prefect.resource.id": TEST_EVENT})
     return [
-        _automation(block, page, FAILED, failed, "flow_run.state.message"),
-        _automation(block, page, REJECTED, rejected, "flow_run.state.message"),
-        _automation(block, page, ASKED, asked, "'Press Resume on its page, and answer.'"),
-        _automation(block, page, KEPT, kept, "event.payload.reason"),
-        _automation(block, page, SILENT, silence, f"'No night has succeeded within {hours} hours of this run.'"),
+        *(
+            _automation(block, name, trigger, _body(name, reasons.get(name, MESSAGE)))
+            for name, trigger in triggers.items()
+        ),
+        _automation(block, TEST, test, TEST_BODY.replace("NAME", TEST)),
     ]
 
 
-def _events(states: set[str]) -> set[str]:
+def _runs_of(*flows: str) -> Any:
+    """What a trigger matches: runs of these flows that a deployment started, but no dry runs; if a message is given,
+    runs that end with it, or, with ! before it, with any other."""
+
+    def matching(message: str | None = None) -> dict[str, Any]:
+        run = {"prefect.resource.id": "prefect.flow-run.*", "prefect.resource.name": "!*(dry run)"}
+        return {
+            "match": run | ({"prefect.state-message": message} if message else {}),
+            "match_related": [
+                {"prefect.resource.role": "flow", "prefect.resource.name": list(flows)},
+                {"prefect.resource.role": "deployment"},
+            ],
+        }
+
+    return matching
+
+
+def _events(states: Iterable[str]) -> set[str]:
     """Prefect names the event of a state by the state's name, and not by its type."""
     return {f"prefect.flow-run.{state}" for state in states}
 
 
-def _automation(block: UUID, page: str, name: str, trigger: Any, reason: str) -> "AutomationCore":
+def _body(name: str, reason: str) -> str:
     """`reason` is an expression of Prefect's templates."""
+    return BODY.replace("REASON", reason).replace("NEXT", NEXT[name]).replace("NAME", name)
+
+
+def _automation(block: UUID, name: str, trigger: Any, payload: str) -> "AutomationCore":
     from prefect.events.actions import CallWebhook
     from prefect.events.schemas.automations import AutomationCore
 
-    payload = BODY.replace("REASON", reason).replace("NAME", name).replace("PAGE", page)
     return AutomationCore(
         name=name,
         description=MADE_BY,

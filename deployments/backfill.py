@@ -86,9 +86,10 @@ def _drive(settings: Settings, plan: Plan, options: argparse.Namespace) -> int:
     }  # fmt: skip
     try:
         done = run_flow_here_or_there(settings, "backfill", request)
-    except KeyboardInterrupt:
-        say(f"Interrupted; the dates that are done stay done: {own_name()} backfill resume {plan.digest[:12]}")
-        raise
+    except KeyboardInterrupt as interrupt:
+        resume = f"{own_name()} backfill resume {plan.digest[:12]}"
+        said = interrupt.args or (f"Interrupted; the dates that are done stay done: {resume}",)
+        raise KeyboardInterrupt(*said) from None
     _print(options, store, settings, plan)
     return 1 if done["failed"] else 0
 

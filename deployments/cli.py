@@ -57,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _require_text(words)
         options = parser().parse_args(words)
+        _require_document(options)
         _show_log(quiet=options.quiet)
         code = _command(options.command)(options)
         sys.stdout.flush()
@@ -68,9 +69,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except Exception as error:  # noqa: BLE001 - the last net
         return _fail(unforeseen(error), as_json="--json" in words, debug="--debug" in words)
-    except KeyboardInterrupt:
-        sys.stderr.write("Interrupted; run the same command again to resume.\n")
+    except KeyboardInterrupt as interrupt:
+        said = interrupt.args[0] if interrupt.args else "Interrupted; run the same command again to resume."
+        sys.stderr.write(f"{said}\n")
         return INTERRUPTED
+
+
+def _require_document(options: argparse.Namespace) -> None:
+    """Raises UsageError for --json where a command says lines for as long as it runs."""
+    if options.json and hasattr(options, "refuses_json"):
+        raise UsageError(
+            "--json is for commands that end with one document",
+            f"`retrain {options.command}` runs until it is stopped",
+            "leave --json out",
+        )
 
 
 def _require_text(words: Sequence[str]) -> None:
@@ -151,6 +163,7 @@ def _add_demo_data(commands: Any, shared: argparse.ArgumentParser) -> None:
 
 def _add_up(commands: Any, shared: argparse.ArgumentParser) -> None:
     up = _add(commands, shared, "up", "Prefect and MLflow with their pages, and the schedules")
+    up.set_defaults(refuses_json=True)
     up.add_argument("--prefect-port", type=int, default=4200, metavar="PORT")
     up.add_argument("--mlflow-port", type=int, default=5000, metavar="PORT")
     up.add_argument("--work-pool", metavar="POOL", help="work for this pool of the server at PREFECT_API_URL")
@@ -210,6 +223,7 @@ def _add_alerts(commands: Any, shared: argparse.ArgumentParser) -> None:
     alerts.add_argument("url", metavar="URL", nargs="?", help="of a webhook: Slack's, or your own")
     alerts.add_argument("--kept-nights", type=_at_least_1, default=7, metavar="N", help="a kept champion (default: 7)")
     alerts.add_argument("--silent-hours", type=_at_least_1, default=36, metavar="N", help="no success (default: 36)")
+    alerts.add_argument("--test", action="store_true", help="send one through what is set up, and say where it went")
     alerts.add_argument("--remove", action="store_true", help="no more alerts")
 
 

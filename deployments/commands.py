@@ -22,6 +22,7 @@ from ml import report
 from ml.artifacts import digest_of_files
 from ml.config import load_use_case, require_known
 from ml.demo import write_demo_data
+from ml.endings import since
 from ml.errors import ConfigError, RegistryUnavailable, UsageError
 from ml.ledger import AnyEntry, Ledger, NightEntry, open_questions, version_of
 from ml.report import counted
@@ -51,7 +52,8 @@ def run(options: argparse.Namespace) -> int:
     ledger = Ledger(open_store(settings.store), options.use_case)
     entry, head = ledger.entry(done["entry"]), ledger.head()
     assert isinstance(entry, NightEntry) and head is not None, done
-    document = {**entry.result, "replayed": done["replayed"], "stages": done["stages"]}
+    became = since(entry, ledger.entries()) if done["replayed"] else None
+    document = {**entry.result, "replayed": done["replayed"], "became": became, "stages": done["stages"]}
     show(options, document, "")
     if not options.json:
         answer = ledger.entry(done["answer"]) if done["answer"] else None
@@ -90,12 +92,13 @@ def print_summary(
         say(*_score_lines(document), "")
         say(*(f"{v['verdict']:<15}{v['gate']}: {v['reason']}" for v in document["verdicts"]), "")
         say(report.comparison_sentence(document), "")
-    say(f"{document['decision']}: {document['reason']} {report.champion_sentence(document)}", "")
+    now = "" if document["replayed"] else report.champion_sentence(document)
+    say(f"{report.decision_sentence(document)} {now}".rstrip(), "")
     if answer is not None:
         said = f"Answered: {answer.decision} by {answer.by}, {answer.reason}."
         say(f"{said} Champion today: {words_of(champion_today)}.", "")
     elif document["replayed"]:
-        say(f"Finished before; nothing was judged again. Champion today: {words_of(champion_today)}.", "")
+        say(f"Finished before; nothing was judged again. {document['became']}", "")
     elif way := report.way_out(document):
         say(way, "")
     say(*_stage_lines(document), "")
@@ -120,7 +123,10 @@ def _say_where_to_look(settings: Settings, document: dict[str, Any]) -> None:
     me, servers = own_name(), running_servers(settings)
     say("Where to look", f"  {me} ledger {document['use_case']}   every decision")
     if servers:
-        say(f"  {servers.prefect_ui} and {servers.mlflow_ui}   the pages of Prefect and MLflow")
+        mlflow = f"{servers.mlflow_ui}/#/?{report.TRAINING_VIEW}"
+        say(f"  {servers.prefect_ui} and {mlflow}   the pages of Prefect and MLflow")
+        if document["version"]:
+            say(f"  {servers.mlflow_ui}/{report.version_page(document)}   the version in MLflow")
     else:
         say(f"  {me} up   the pages of Prefect and MLflow")
     if document["mlflow_run"]:

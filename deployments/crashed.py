@@ -1,13 +1,14 @@
 """Runs whose process was killed: noticed, and nights run again, as the same run, until their attempts are used up."""
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from deployments.servers import ask
-from ml.locks import holder_tag, is_free, run_lock
+from ml.locks import holder_name, is_free, run_lock
+from tasks.lost import ACTIVE, EXECUTED, FLOWS, LOCK, Post, end_lost, end_tasks
 
 ATTEMPTS = 3
 RECENT = timedelta(days=1)  # what began earlier has been slept over
@@ -15,7 +16,8 @@ CANCELLED = {"CANCELLING", "CANCELLED"}
 ENDED = {*CANCELLED, "CRASHED", "FAILED", "COMPLETED"}
 LOST_SECONDS = 60.0  # a run gives its lock back before Prefect knows its end, and Prefect tries again for long
 STARTS_WITHIN = timedelta(minutes=30)  # a process does in seconds; a container may fetch its image first
-OURS = {"name": {"any_": ["retrain", "backfill", "retrain date"]}}
+OURS = {"name": {"any_": FLOWS}}
+GONE = "The process of this run has gone."
 
 
 def next_attempt(states: Sequence[str]) -> int | None:
@@ -46,7 +48,26 @@ def resubmit_crashed(api: str, use_cases: Collection[str]) -> None:
             continue
         attempt = attempt_after(api, run["id"], datetime.now(UTC), recent=True)
         if attempt is not None:
+            end_tasks(posting(api), run["id"], "CRASHED", GONE)
             run_again(api, run["id"], attempt)
+
+
+def end_left_tasks(api: str, use_cases: Collection[str]) -> None:
+    """Ends the tasks that still run in runs of these use cases and of the last day that were killed or cancelled:
+    Prefect ends the runs alone."""
+    now = datetime.now(UTC)
+    recorded = now - timedelta(seconds=LOST_SECONDS)  # Prefect writes a task's own end later than its run's
+    ended = {"before_": recorded.isoformat(), "after_": (now - RECENT).isoformat()}
+    chosen = {"state": {"type": {"any_": ["CRASHED", "CANCELLED", "FAILED"]}}, "end_time": ended}
+    left = {"task_runs": {"state": {"type": {"any_": ACTIVE}}}}
+    runs = ask(f"{api}/flow_runs/filter", {"flows": OURS, "flow_runs": chosen, **left}) or []
+    for run in (each for each in runs if is_ours(each, use_cases)):
+        end_tasks(posting(api), run["id"], "CANCELLED" if run["state_type"] == "CANCELLED" else "CRASHED", GONE)
+
+
+def posting(api: str, request: Callable[..., Any] = ask) -> Post:
+    """How to post to this API: once, or insisting."""
+    return lambda path, body: request(f"{api}{path}", body)
 
 
 def attempt_after(api: str, run: str, now: datetime, *, recent: bool) -> int | None:
@@ -82,19 +103,19 @@ class Lost:
 
     def end(self, api: str) -> None:
         """Ends those that were lost for LOST_SECONDS; what was being cancelled is cancelled, and not run again."""
-        query = {"flows": OURS, "flow_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}}}
+        query = {"flows": OURS, "flow_runs": {"state": {"type": {"any_": EXECUTED}}}}
         runs = [run for run in ask(f"{api}/flow_runs/filter", query) or [] if is_ours(run, self.use_cases)]
         lost = {run["id"]: run for run in runs if self._is_lost(run)}
         now = time.monotonic()
         self.since = {run: self.since.get(run, now) for run in lost}
         for run, since in self.since.items():
             if now - since >= LOST_SECONDS:
-                end_lost(api, lost[run], "The process of this run has gone.")
+                end_lost(posting(api), lost[run], GONE)
 
     def _is_lost(self, run: dict[str, Any]) -> bool:
         if run["state_type"] == "PENDING":
             return datetime.now(UTC) - datetime.fromisoformat(run["state"]["timestamp"]) > STARTS_WITHIN
-        return has_lost_its_lock(self.home, run["tags"])
+        return has_lost_its_lock(self.home, run["labels"])
 
 
 def is_ours(run: dict[str, Any], use_cases: Collection[str]) -> bool:
@@ -103,26 +124,20 @@ def is_ours(run: dict[str, Any], use_cases: Collection[str]) -> bool:
     return isinstance(request, dict) and request.get("use_case") in use_cases
 
 
-def has_lost_its_lock(home: Path, tags: Sequence[str]) -> bool:
-    """Whether a run with these tags has had a lock of this home, and nobody holds it any more."""
-    own = _lock(home, tags)
+def has_lost_its_lock(home: Path, labels: Mapping[str, Any]) -> bool:
+    """Whether a run with these labels has had a lock of this home, and nobody holds it any more."""
+    own = _lock(home, labels)
     return own is not None and is_free(own)
 
 
-def holds_its_lock(home: Path, tags: Sequence[str]) -> bool:
-    """Whether a run with these tags has a lock of this home, and somebody holds it."""
-    own = _lock(home, tags)
+def holds_its_lock(home: Path, labels: Mapping[str, Any]) -> bool:
+    """Whether a run with these labels has a lock of this home, and somebody holds it."""
+    own = _lock(home, labels)
     return own is not None and not is_free(own)
 
 
-def _lock(home: Path, tags: Sequence[str]) -> Path | None:
-    """Only a run that has had its lock has the tag; another machine's run has another."""
-    names = [tag.split(":")[1] for tag in tags if tag.startswith("lock:")]
-    return next((run_lock(home, name) for name in names if holder_tag(home, name) in tags), None)
-
-
-def end_lost(api: str, run: dict[str, Any], message: str, request: Callable[..., Any] = ask) -> None:
-    """Ends a run that nobody executes any more: it would stay Running for ever, and could not be retried."""
-    ended = "CANCELLED" if run["state_type"] == "CANCELLING" else "CRASHED"
-    state = {"type": ended, "name": ended.title(), "message": message}
-    request(f"{api}/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
+def _lock(home: Path, labels: Mapping[str, Any]) -> Path | None:
+    """Only a run that has had its lock has the label; another machine's run has another."""
+    holder = str(labels.get(LOCK, ""))
+    name = holder.split(":")[0]
+    return run_lock(home, name) if holder and holder == holder_name(home, name) else None

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from deployments.crashed import OURS, end_lost, holds_its_lock, is_ours
+from deployments.crashed import OURS, holds_its_lock, is_ours, posting
 from deployments.environment import discard, left_behind
 from deployments.servers import Servers, ask, running_servers
 from deployments.terminal import chosen_names, home_settings, say, show
@@ -27,6 +27,7 @@ from ml.registry import Registry
 from ml.report import counted
 from ml.settings import Settings
 from ml.store import Store, open_store
+from tasks.lost import end_lost
 
 LITTLE_SPACE = 2 * 1024**3  # bytes: a first night of the flights needs a tenth of it
 SILENT = timedelta(minutes=15)  # a run that Prefect executes says every three that it is there
@@ -254,7 +255,7 @@ def _runs(settings: Settings) -> Iterator[Finding]:
             yield Finding(
                 seen=f"{run['name']} is {run['state_name']} since {run['start_time'][:16]} and says nothing any more",
                 mend="it is ended",
-                repair=partial(_end, api, run),
+                repair=partial(end_lost, posting(api), run, "Nothing was heard of this run any more."),
             )
 
 
@@ -262,15 +263,6 @@ def _is_silent(settings: Settings, api: str, run: dict[str, Any], before: dateti
     """Whether its last heartbeat came before that time; of one that never had any nothing can be said."""
     beats = {"event": {"name": [HEARTBEAT]}, "resource": {"id": [f"prefect.flow-run.{run['id']}"]}, "order": "DESC"}
     found = ask(f"{api}/events/filter", {"filter": beats, "limit": 1})
-    if not found or not found["events"] or holds_its_lock(settings.home, run["tags"]):
+    if not found or not found["events"] or holds_its_lock(settings.home, run["labels"]):
         return False
     return datetime.fromisoformat(found["events"][0]["occurred"]) < before
-
-
-def _end(api: str, run: dict[str, Any]) -> None:
-    """Ends the run, and the dates that ran inside of it, where they have not ended by themselves."""
-    either = {"id": {"any_": [run["id"]]}}, {"parent_flow_run_id": {"any_": [run["id"]]}}
-    for chosen in either:
-        active = {**chosen, "state": {"type": {"any_": ["RUNNING", "CANCELLING"]}}}
-        for each in ask(f"{api}/flow_runs/filter", {"flow_runs": active}) or []:
-            end_lost(api, each, "Nothing was heard of this run any more.")

@@ -8,10 +8,8 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from itertools import takewhile
 from typing import Any
-from zoneinfo import ZoneInfo
-
-from cronsim import CronSim
 
 from deployments.crashed import attempt_after, run_again
 from deployments.servers import ask, insisted
@@ -19,6 +17,7 @@ from ml.config import UseCase, load_use_case, use_case_files
 from ml.days import local_date
 from ml.errors import ConfigError
 from ml.report import counted
+from ml.schedule import starts_after
 from ml.settings import Settings
 
 log = logging.getLogger("retrain.missed")
@@ -60,13 +59,8 @@ def choose(use_case: UseCase, late: Sequence[Start], done: set[date], since: dat
 
 def ticks(use_case: UseCase, since: datetime, now: datetime) -> Iterator[datetime]:
     """The schedule's starts after `since` and up to `now` that are not older than the limit, in the use case's zone."""
-    if use_case.schedule is None:
-        return
     first = max(since, now - timedelta(days=use_case.missed_within_days))
-    for tick in CronSim(use_case.schedule, first.astimezone(ZoneInfo(use_case.time_zone))):
-        if tick > now:
-            return
-        yield tick
+    yield from takewhile(lambda start: start <= now, starts_after(use_case, first))
 
 
 def make_up(settings: Settings, api: str, now: datetime) -> list[str]:
@@ -106,7 +100,8 @@ def _make_up(settings: Settings, api: str, deployment: dict[str, Any], now: date
         elif start.attempt is not None:
             run_again(api, start.run, start.attempt, start.at)
     for start in choice.skipped:
-        state = {"type": "CANCELLED", "name": "Skipped", "message": f"Missed while `retrain up` was down; {policy}."}
+        message = f"Skipped: missed while `retrain up` was down; {policy}."
+        state = {"type": "CANCELLED", "name": "Cancelled", "message": message}
         insisted(f"{api}/flow_runs/{start.run}/set_state", {"state": state, "force": True})
     made = sum(start.run is None for start in choice.kept)
     yield f"{name} missed {counted(len(choice.skipped) + len(choice.kept), 'night')}: {policy}" + (

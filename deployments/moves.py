@@ -7,7 +7,7 @@ from datetime import date
 from functools import partial
 
 from deployments.commands import entry_row
-from deployments.terminal import home_settings, show
+from deployments.terminal import asked_on_terminal, home_settings, show
 from ml.alias import alias_words
 from ml.artifacts import CheckedMonth
 from ml.bringing import partition_files
@@ -134,7 +134,7 @@ def _reason(options: argparse.Namespace) -> str:
         return str(options.reason)
     if not sys.stdin.isatty():
         raise UsageError("a move has a reason", "it has none and there is no terminal to ask on", "add --reason WHY")
-    return input("Why? ")
+    return asked_on_terminal("Why? ")
 
 
 def _confirm(options: argparse.Namespace, question: str) -> None:
@@ -142,5 +142,5 @@ def _confirm(options: argparse.Namespace, question: str) -> None:
         return
     if not sys.stdin.isatty():
         raise UsageError("a move is confirmed", "there is no terminal to ask on", "add --yes")
-    if input(f"{printable(question)}. Go on? [y/N] ").strip().lower() not in YES:
+    if asked_on_terminal(f"{printable(question)}. Go on? [y/N] ").strip().lower() not in YES:
         raise UsageError("a move is confirmed with y", "it was not", "nothing was done")

@@ -12,13 +12,13 @@ from uuid import UUID
 
 from deployments.crashed import has_lost_its_lock, next_attempt
 from deployments.servers import Servers, answers, ask, drop_what_is_held, is_alive, prefect_server, running_servers
-from ml.decision import STATE_NAMES
+from ml.endings import ending, shown_name
 from ml.errors import Busy, ConfigError, DataRejected, PrefectUnavailable, RetrainError, Unavailable, UsageError
 from ml.ledger import NightEntry
 from ml.locks import held_lock, run_lock
-from ml.report import reason, stages_artifact, work_rows
+from ml.report import stages_artifact, work_rows
 from ml.settings import Settings
-from tasks.opening import Opening
+from tasks.opening import Opening, find_what_became
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -98,13 +98,14 @@ def _show_on_page(
     deployment = ask(f"{api}/deployments/name/retrain/{name}")
     if deployment is None:
         return
-    why = reason(entry, replayed=replayed)
+    told = find_what_became(entry) if replayed else ending(entry)
     run = {
-        "name": f"{name} {entry.as_of}",
+        "name": shown_name(f"{name} {entry.as_of}", told.score),
+        "tags": [*deployment["tags"], told.word],
         "flow_id": deployment["flow_id"],
         "deployment_id": deployment["id"],
         "parameters": {"request": request},
-        "state": {"type": "COMPLETED", "name": STATE_NAMES[entry.decision], "message": why},
+        "state": {"type": "COMPLETED", "name": "Completed", "message": told.message},
     }
     shown = ask(f"{api}/flow_runs/", run)
     if shown is not None:
@@ -177,8 +178,9 @@ def follow(settings: Settings, name: str, request: dict[str, Any], servers: Serv
         try:
             return _result(_ended(client, run_id, page, servers.pid, nightly=nightly), request.get("plan"))
         except KeyboardInterrupt:
-            log.warning("The run goes on; the same command follows it again. To end it, cancel it on its page.")
-            raise
+            raise KeyboardInterrupt(
+                f"The run goes on; the same command follows it again. To end it, cancel it on its page: {page}"
+            ) from None
 
 
 def _submit(name: str, request: dict[str, Any]) -> UUID:
@@ -209,7 +211,7 @@ def _active_runs(client: "SyncPrefectClient", name: str) -> "list[FlowRun]":
 
 def _is_dead(settings: Settings, run: "FlowRun") -> bool:
     """One that is about to run again may still have the tag of its last lock."""
-    return run.state is not None and run.state.is_running() and has_lost_its_lock(settings.home, run.tags)
+    return run.state is not None and run.state.is_running() and has_lost_its_lock(settings.home, run.labels)
 
 
 def _is_scheduled(run: "FlowRun") -> bool:

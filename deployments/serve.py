@@ -39,7 +39,7 @@ def _deployment(settings: Settings, name: str) -> RunnerDeployment:
         description=literal(use_case.question),
         parameters={"request": {"use_case": name}},
         schedule=schedule,
-        tags=["nightly" if schedule else "on request"],
+        tags=[name, "nightly" if schedule else "on request"],
     )
     assert isinstance(deployment, RunnerDeployment)  # it is a coroutine only where a loop runs
     _offer_only(deployment, "RetrainRequest", [name])

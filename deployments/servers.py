@@ -167,6 +167,7 @@ def starting_prefect(settings: Settings, port: int = 0, *, services: bool) -> It
         "PREFECT_SERVER_API_HOST": HOST,  # by variables, because the page asks these, and not the flags, for the API
         "PREFECT_SERVER_API_PORT": str(port),
         "PREFECT_SERVER_UI_ENABLED": str(services).lower(),
+        "PREFECT_UI_URL": address if services else "",  # what links in alerts begin with: none leads where no page is
         # One by one, as by default, 1,000 quick task runs were recorded at 20 a second and 70 % lost at the stop.
         "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "500",
         "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
@@ -351,11 +352,11 @@ def answers(url: str) -> bool:
     return _status_and_body("GET", url, None, {})[0] == http.client.OK
 
 
-def ask(url: str, query: Mapping[str, Any] | None = None) -> Any:
+def ask(url: str, query: Mapping[str, Any] | None = None, *, method: str = "POST") -> Any:
     """The answer of Prefect's API, to what is posted or else to the URL alone; None where it has none."""
-    method, content = ("GET", None) if query is None else ("POST", json.dumps(query))
+    method, content = ("GET", None) if query is None else (method, json.dumps(query))
     status, body = _status_and_body(method, url, content, _authorization())
-    return json.loads(body) if status in SUCCESS else None
+    return json.loads(body) if status in SUCCESS and body else None
 
 
 def insisted(url: str, query: dict[str, Any]) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 from deployments.environment import prepare_environment
 from ml.config import require_known, use_case_files
-from ml.errors import ConfigError, printable
+from ml.errors import ConfigError, UsageError, printable
 from ml.settings import Settings
 
 
@@ -43,6 +43,15 @@ def home_settings() -> Settings:
         ) from error
     prepare_environment(settings)
     return settings
+
+
+def asked_on_terminal(question: str) -> str:
+    """The line that is typed in. Raises UsageError where the input ends instead, as by Ctrl-D."""
+    try:
+        return input(question)
+    except EOFError:
+        say("")
+        raise UsageError("a question is answered", "the input ended", "nothing was done; ask again") from None
 
 
 def say(*lines: str) -> None:

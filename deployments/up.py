@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 from urllib.parse import urlsplit
 
-from deployments.crashed import OURS, Lost, end_lost, resubmit_crashed
+from deployments.crashed import OURS, Lost, end_left_tasks, posting, resubmit_crashed
 from deployments.environment import discard, left_behind
 from deployments.missed import make_up
 from deployments.servers import (
@@ -30,18 +30,22 @@ from deployments.servers import (
     starting_mlflow,
     starting_prefect,
 )
+from deployments.upcoming import name_upcoming
 from ml.config import use_case_files
 from ml.errors import PrefectUnavailable, UsageError, without_passwords
+from ml.report import TRAINING_VIEW
 from ml.settings import Settings
+from tasks.lost import EXECUTED, end_lost
 
 WATCH_SECONDS = 0.2
+STOPPED = "`retrain up` stopped while this run was active."
 LOOKS_BETWEEN_CRASHES = 25  # every five seconds
 SERVING = {"schedule server": ["deployments.serve"], "backfill server": ["deployments.serve", "backfills"]}
 # Of deployments only: other runs are executed by their own process, which may be alive.
 LOST_RUNS = {
     "flows": OURS,
     "flow_runs": {
-        "state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}},
+        "state": {"type": {"any_": EXECUTED}},
         "deployment_id": {"is_null_": False},
     },
 }
@@ -87,7 +91,8 @@ def run_up(
             _end_lost_runs(servers.prefect_api)
             children.callback(_end_lost_runs, servers.prefect_api, ask)
         missed = make_up(settings, servers.prefect_api, since)
-        say(f"Prefect  {servers.prefect_ui}\nMLflow   {servers.mlflow_ui}\nLogs     {settings.home / 'logs'}")
+        mlflow = f"{servers.mlflow_ui}/#/?{TRAINING_VIEW}"
+        say(f"Prefect  {servers.prefect_ui}\nMLflow   {mlflow}\nLogs     {settings.home / 'logs'}")
         for sentence in missed:
             say(sentence)
         served = _start_serving(settings, serving, servers, children)
@@ -164,7 +169,7 @@ def _start_serving(
 def _end_lost_runs(api: str, request: Callable[..., Any] = insisted) -> None:
     """Ends what was active when the server, which is ours alone, stopped."""
     for run in request(f"{api}/flow_runs/filter", LOST_RUNS) or []:
-        end_lost(api, run, "`retrain up` stopped while this run was active.", request)
+        end_lost(posting(api, request), run, STOPPED)
 
 
 def _wait_until_served(servers: Servers, served: Sequence[Child], since: datetime) -> None:
@@ -201,4 +206,6 @@ def _watch(children: Sequence[Child], api: str, settings: Settings) -> None:
         if look % LOOKS_BETWEEN_CRASHES == 0:
             lost.end(api)
             resubmit_crashed(api, lost.use_cases)
+            end_left_tasks(api, lost.use_cases)
+            name_upcoming(settings, api)
         time.sleep(WATCH_SECONDS)

@@ -31,13 +31,13 @@ from ml.backfill import (
     end_attempt,
     start_attempt,
 )
-from ml.decision import DATA_REJECTED
-from ml.errors import Busy, PrefectUnavailable, Unavailable, unforeseen
+from ml.config import load_use_case
+from ml.errors import Busy, DataRejected, PrefectUnavailable, Unavailable, unforeseen
 from ml.locks import held_lock
 from ml.settings import Settings
 from ml.store import open_store
 from tasks.backfill import Board, open_plan, plan_backfill
-from tasks.flow_run import end_lost_runs, in_our_words
+from tasks.flow_run import begin_flow_run, in_our_words
 from tasks.site import Site
 
 log = logging.getLogger("retrain.backfill")
@@ -69,7 +69,7 @@ def backfill(request: BackfillRequest) -> State[dict[str, Any]]:
     settings = Settings.from_environment()
     busy = Busy(f"{request.use_case} has one backfill at a time", "another one runs", "look at retrain backfill status")
     with in_our_words(), held_lock(driver_lock(settings, request.use_case), 0, busy):
-        end_lost_runs(driver_name(request.use_case))
+        begin_flow_run(driver_name(request.use_case), load_use_case(request.use_case, settings.project))
         site, plan = open_plan(open_store(settings.store), request.plan or _planned(request).digest, driving=True)
         return concluded(run_dates(site, plan, request))
 
@@ -175,10 +175,10 @@ def _again(plan: Plan) -> str | None:
 def _outcome(state: State[Any]) -> tuple[Outcome, int | None, str]:
     if state.is_completed():
         return "done", state.result()["entry"], state.message or ""
-    reason = state.message or str(state.name)
-    if state.name == DATA_REJECTED:
-        return "rejected", None, reason
-    away = isinstance(state.result(raise_on_failure=False), PrefectUnavailable | httpx.HTTPError)
+    reason, error = state.message or str(state.name), state.result(raise_on_failure=False)
+    if isinstance(error, DataRejected):
+        return "rejected", None, str(error)
+    away = isinstance(error, PrefectUnavailable | httpx.HTTPError)
     return "interrupted" if away else "failed", None, reason
 
 

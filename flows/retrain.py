@@ -14,21 +14,30 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ml.artifacts import Trail
 from ml.backfill import Plan
-from ml.config import require_known
-from ml.decision import DATA_REJECTED, STATE_NAMES
+from ml.config import load_use_case
+from ml.decision import DATA_REJECTED
+from ml.endings import Ending, ending, run_title
 from ml.errors import Busy, DataRejected
-from ml.ledger import AnyEntry, NightEntry, is_same
+from ml.ledger import AnyEntry, NightEntry
 from ml.locks import held_lock, run_lock
-from ml.report import dry_run_document, reason
+from ml.report import dry_run_document
 from ml.run_key import run_key
 from ml.settings import Settings
 from tasks.backfill import await_turn
 from tasks.data import clean_partitions, split_rows, take_snapshot, validate_partitions
-from tasks.flow_run import begun_as_of, end_lost_runs, in_our_words, name_flow_run, publish_work
+from tasks.flow_run import (
+    begin_flow_run,
+    begun_as_of,
+    in_our_words,
+    name_flow_run,
+    publish_work,
+    show_ending,
+)
 from tasks.model import evaluate_models, judge_gates, train_candidate, upload_candidate, verify_candidate
 from tasks.question import answered_by, asked_before
 from tasks.registration import (
     find_finished,
+    find_what_became,
     move_alias,
     open_night,
     read_head,
@@ -56,13 +65,13 @@ class RetrainRequest(BaseModel):
     @property
     def title(self) -> str:
         """Of the flow run, before `name_flow_run`."""
-        return f"{self.use_case} {self.as_of}" if self.as_of else self.use_case
+        return run_title(self.use_case, self.as_of, dry_run=self.dry_run)
 
 
 @flow(name="retrain", flow_run_name="{request.title}", persist_result=True, result_serializer="json")
 def retrain(request: RetrainRequest) -> State[dict[str, Any]]:
     """Snapshot, validate, clean, split, train, verify, register, evaluate, judge, record, promote or keep, report."""
-    with in_our_words(), only_run_of(request.use_case, wait=request.wait):
+    with in_our_words(), only_run_of(request.use_case, wait=request.wait, dry_run=request.dry_run):
         asked = asked_before(request.use_case)
         return answered(request) if asked is None else resumed(asked)
 
@@ -70,16 +79,20 @@ def retrain(request: RetrainRequest) -> State[dict[str, Any]]:
 def resumed(asked: NightEntry) -> State[dict[str, Any]]:
     """The end of a run that was suspended with a question: nothing is judged again, whatever changed since."""
     name_flow_run(asked.use_case, asked.as_of)
-    return concluded(asked, answered_by(asked))
+    answer = answered_by(asked)
+    return concluded(asked, ending(asked, answer), answer)
 
 
 def answered(request: RetrainRequest, plan: Plan | None = None) -> State[dict[str, Any]]:
-    """The night's state; rejected data are one with a name of its own."""
+    """The night's state; rejected data end it red with a word of their own."""
     try:
         return run_night(request, plan)
     except DataRejected as error:
         publish_rejection(request.use_case, error)
-        return Failed(name=DATA_REJECTED, message=str(error), data=error)
+        if request.dry_run:
+            return Failed(message=f"Dry run, {DATA_REJECTED}: {error}", data=error)
+        show_ending(DATA_REJECTED)
+        return Failed(message=f"{DATA_REJECTED}: {error}", data=error)
 
 
 def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any]]:
@@ -87,22 +100,23 @@ def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any
     as_of = request.as_of or begun_as_of()
     night = open_night(request.use_case, as_of, flow_run.scheduled_start_time, request.seed, request.again)
     if request.as_of is None:
-        name_flow_run(night.use_case, night.as_of)
+        name_flow_run(night.use_case, night.as_of, dry_run=request.dry_run)
     snapshot = take_snapshot(night)
     key = run_key(night, snapshot.digest)
     finished, published = find_finished(night, key, plan)
     if finished and published and not request.dry_run:
-        return concluded(finished, answered_by(finished, plan), replayed=True)
+        answer = answered_by(finished, plan)
+        return concluded(finished, find_what_became(finished), answer, replayed=True)
     idle = None if finished or request.dry_run else skip_if_nothing_new(night, key, snapshot)
     if idle:
-        return concluded(idle)
+        return concluded(idle, ending(idle))
     checks = validate_partitions(night, snapshot)
     blocks = clean_partitions(night, snapshot, checks)
     split = split_rows(night, blocks)
     if request.dry_run:
         found = dry_run_document(night, key, checks, split, finished)
         stages = publish_work(night.use_case, night.as_of)
-        return Completed(message="Dry run: nothing was trained.", data={**found, "stages": stages})
+        return Completed(message="Dry run: nothing was trained or moved.", data={**found, "stages": stages})
     fit = train_candidate(night, key, blocks, split, nightly=plan is None)
     upload = upload_candidate(night, key, blocks, split, fit)
     verified = verify_candidate(night, key, upload)
@@ -121,31 +135,32 @@ def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any
         entry = finished or record_decision(night, key, candidate, trail, head)
     move_alias(night, entry)
     publish_report(night, entry, trail)
-    return concluded(entry, answered_by(entry, plan), replayed=finished is not None)
+    answer = answered_by(entry, plan)
+    told = find_what_became(entry) if finished else ending(entry, answer)
+    return concluded(entry, told, answer, replayed=finished is not None)
 
 
-def concluded(entry: NightEntry, answer: AnyEntry | None = None, *, replayed: bool = False) -> State[dict[str, Any]]:
+def concluded(
+    entry: NightEntry, told: Ending, answer: AnyEntry | None = None, *, replayed: bool = False
+) -> State[dict[str, Any]]:
     """A green state that says what was decided, by gates or then by an operator, with the entries of the ledger and
     what was run for it."""
     data = {
         "use_case": entry.use_case, "entry": entry.seq, "replayed": replayed, "answer": answer.seq if answer else None,
         "stages": publish_work(entry.use_case, entry.as_of),
     }  # fmt: skip
-    if answer is None:
-        return Completed(name=STATE_NAMES[entry.decision], message=reason(entry, replayed=replayed), data=data)
-    promoted = is_same(answer.champion, entry.candidate)
-    message = f"{answer.decision} by {answer.by}: {answer.reason}"
-    return Completed(name=STATE_NAMES["PROMOTE" if promoted else entry.decision], message=message, data=data)
+    show_ending(told.word, told.score)
+    return Completed(message=told.message, data=data)
 
 
 @contextmanager
-def only_run_of(name: str, *, wait: bool) -> Iterator[None]:
+def only_run_of(name: str, *, wait: bool, dry_run: bool = False) -> Iterator[None]:
     """Holds a lock of this machine, of a use case or of one of its dates, and ends runs that died while holding it.
 
     Raises Busy if another run has it and this one shall not wait.
     """
     settings = Settings.from_environment()
-    require_known(name.split(".")[0], settings.project)
+    use_case = load_use_case(name.split(".")[0], settings.project)
     path = run_lock(settings.home, name)
     busy = Busy(f"{name} runs once at a time", "another run is active", "wait for it to end")
     with ExitStack() as stack:
@@ -156,5 +171,5 @@ def only_run_of(name: str, *, wait: bool) -> Iterator[None]:
                 raise
             log.info("Waiting for another run of %s to end.", name)
             stack.enter_context(held_lock(path, -1, busy))
-        end_lost_runs(name)
+        begin_flow_run(name, use_case, dry_run=dry_run)
         yield

@@ -6,7 +6,9 @@ from datetime import date
 from ml.artifacts import Champion, DecisionName, Verdict
 from ml.gates import ALLOWING
 
-STATE_NAMES = {
+# The words for the end of a night. They begin the message of its run's state and are a tag of the run. The state itself
+# has one of Prefect's own names: its pages leave out runs whose state is called otherwise.
+END_WORDS = {
     "FIRST": "Promoted",
     "PROMOTE": "Promoted",
     "KEEP": "KeptChampion",
@@ -14,7 +16,7 @@ STATE_NAMES = {
     "NOTHING_NEW": "NothingNew",
 }
 DATA_REJECTED = "DataRejected"
-ALL_STATE_NAMES = (*dict.fromkeys(STATE_NAMES.values()), DATA_REJECTED)
+ALL_END_WORDS = (*dict.fromkeys(END_WORDS.values()), DATA_REJECTED)
 KEPT_EVENT, KEPT_NIGHTS = "retrain.kept-champion", "retrain.kept-nights"  # an event, and its label that counts
 
 

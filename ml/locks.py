@@ -35,9 +35,9 @@ def one_move_at_a_time(home: Path, use_case: str) -> Iterator[None]:
         yield
 
 
-def holder_tag(home: Path, name: str) -> str:
-    """The tag of the flow runs that share one lock: those of this name, machine and home."""
-    return f"lock:{name}:{digest_value([platform.node(), str(home)])[:12]}"
+def holder_name(home: Path, name: str) -> str:
+    """What flow runs that share one lock have as a label: those of this name, machine and home."""
+    return f"{name}:{digest_value([platform.node(), str(home)])[:12]}"
 
 
 @contextmanager

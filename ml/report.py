@@ -24,7 +24,7 @@ from ml.artifacts import (
 )
 from ml.config import UseCase
 from ml.evaluation import LOWER_IS_BETTER, METRICS
-from ml.gates import short
+from ml.gates import ALLOWING, short
 from ml.ledger import NightEntry
 from ml.pages import on_a_page
 
@@ -32,6 +32,7 @@ Document = dict[str, Any]
 MOST_DAYS = 5  # that a sentence names
 MOST_KEPT = 20  # days, rules or moves that the document names
 LONGEST_WORDS, LONGEST_RULE = 400, 200
+TRAINING_VIEW = "workflowType=machine_learning"  # without it, MLflow's pages begin with traces of language models
 STAGE_COLUMNS = ("stage", "reused", "computed", "seconds", "peak_mb")
 WHO = {
     "candidate": "candidate",
@@ -145,10 +146,10 @@ def artifact_key(use_case: str, what: str) -> str:
 
 
 def stages_artifact(use_case: str, as_of: date) -> dict[str, str]:
-    """Key and description of the page's table of stages."""
+    """Key and description of the page's table of what ran and what was reused."""
     return {
         "key": artifact_key(use_case, "stages"),
-        "description": f"What ran and what was reused as of {as_of}",
+        "description": f"Stages as of {as_of}",
     }
 
 
@@ -264,13 +265,6 @@ def headline(document: Document) -> str:
     return f"{name} version {document['version']} (as of {document['as_of']}) {words}"
 
 
-def reason(entry: NightEntry, *, replayed: bool) -> str:
-    """Why it was decided so, and what an operator may do; of a run that found the decision, also where."""
-    if replayed:
-        return f"Decided before, in entry {entry.seq} of the ledger: {entry.reason}"
-    return f"{entry.reason} {way_out(entry.result)}".strip()
-
-
 def scored(document: Document) -> bool:
     """Whether anything was evaluated in that night."""
     return document["scores"]["candidate"] is not None
@@ -281,6 +275,12 @@ def score_names(document: Document) -> list[str]:
     scores = document["scores"]["candidate"]
     shown = [name for name in LABELS if name in scores and name not in {"accuracy", "brier", "precision", "recall"}]
     return sorted(shown, key=lambda name: name != document["metric"])
+
+
+def score_list(document: Document) -> str:
+    """The candidate's scores in one line: `F1 0.771 [0.749, 0.792], ROC AUC 0.915, ...`."""
+    scores = document["scores"]["candidate"] or {}
+    return ", ".join(f"{LABELS[name]} {cell(scores[name])}" for name in score_names(document)) if scores else ""
 
 
 def score_rows(document: Document) -> list[tuple[str, str, list[str]]]:
@@ -448,6 +448,19 @@ def _gains(scores: Document, name: str) -> bool:
 
 def _gain(scores: Document, name: str) -> str:
     return f"{short(scores['candidate'][name]['value'])} against {short(scores['rule'][name]['value'])}"
+
+
+def decision_sentence(document: Document) -> str:
+    """What was decided and why. Beside the gates' own sentences it only names the gates that kept the candidate."""
+    blocking = [f"{v['gate']} says {v['verdict']}" for v in document["verdicts"] if v["verdict"] not in ALLOWING]
+    quoted = blocking and document["reason"].startswith(blocking[0])
+    why = f"{', '.join(blocking)}." if quoted else document["reason"]
+    return f"{document['decision']}: {why}" + (" An operator is asked." if quoted and document["asks"] else "")
+
+
+def version_page(document: Document) -> str:
+    """The page of the night's version below MLflow's address, in its view of trained models."""
+    return f"#/models/{document['use_case']}/versions/{document['version']}?{TRAINING_VIEW}"
 
 
 def champion_sentence(document: Document) -> str:

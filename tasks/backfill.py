@@ -149,7 +149,7 @@ def _board_row(
 
 def _stage_of(name: str) -> str:
     """The task that a flow run of this name is in."""
-    chosen = FlowRunFilter(name=FlowRunFilterName(any_=[name]))
+    chosen = FlowRunFilter(name=FlowRunFilterName(like_=name))  # at its end it gets a score
     with get_client(sync_client=True) as client:
         found = client.read_task_runs(flow_run_filter=chosen, sort=TaskRunSort.EXPECTED_START_TIME_DESC, limit=1)
     return found[0].name if found else "starts"

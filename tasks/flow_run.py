@@ -2,29 +2,35 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Any
 from uuid import UUID
 
 import httpx
 from prefect.artifacts import create_table_artifact
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter
-from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
+from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 from prefect.exceptions import PrefectException
 from prefect.flow_engine import FlowRunTimeoutError
 from prefect.runtime import flow_run
-from prefect.states import Crashed
 from prefect.task_engine import TaskRunTimeoutError
 
 from ml.artifacts import Work
+from ml.config import UseCase
+from ml.decision import ALL_END_WORDS
+from ml.endings import run_title, shown_name
 from ml.errors import PrefectUnavailable, only_our_words
-from ml.locks import holder_tag
+from ml.locks import holder_name
 from ml.report import stages_artifact, work_rows
+from ml.schedule import next_night
 from ml.settings import Settings
+from tasks.lost import FLOWS, LOCK, Post, end_lost
 
-AS_OF = "retrain.as_of"  # a label of the flow run
+AS_OF, NEXT_NIGHT = "retrain.as_of", "retrain.next_night"  # labels of the flow run, which its page does not show
+DRY_RUN = "dry run"
+LOST = "The process of this run ended without a word; a later run holds its lock."
 _WORK: dict[str, dict[str, Work]] = {}  # by flow run and stage: dates of a backfill run side by side
 
 
@@ -71,13 +77,36 @@ def publish_work(use_case: str, as_of: date) -> list[dict[str, Any]]:
     return rows
 
 
-def name_flow_run(use_case: str, as_of: date) -> None:
+def name_flow_run(use_case: str, as_of: date, *, dry_run: bool = False) -> None:
     """Names a run that was begun without a date by the one it got, and lets its later attempts know that."""
+    _show({"name": run_title(use_case, as_of, dry_run=dry_run)}, {AS_OF: str(as_of)})
+
+
+def show_ending(word: str, score: str = "") -> None:
+    """The word as a tag, and the score behind the name: lists of runs show both, and no message of a state."""
+    run = _own_run()
+    if run is None:
+        return
+    _show({"name": shown_name(run.name, score), "tags": {*(set(run.tags) - set(ALL_END_WORDS)), word}})
+
+
+def _show(changes: dict[str, Any], labels: dict[str, Any] | None = None) -> None:
     run_id = flow_run.get_id()
-    if run_id is not None:
-        with prefect_errors(), get_client(sync_client=True) as client:
-            client.update_flow_run(UUID(run_id), name=f"{use_case} {as_of}")
-            client.update_flow_run_labels(UUID(run_id), {AS_OF: str(as_of)})
+    if run_id is None:
+        return
+    with prefect_errors(), get_client(sync_client=True) as client:
+        client.update_flow_run(UUID(run_id), **changes)
+        if labels:
+            client.update_flow_run_labels(UUID(run_id), labels)
+
+
+def _own_run() -> FlowRun | None:
+    """As Prefect has it now: what the context holds is as old as the start."""
+    run_id = flow_run.get_id()
+    if run_id is None:
+        return None
+    with prefect_errors(), get_client(sync_client=True) as client:
+        return client.read_flow_run(UUID(run_id))
 
 
 def begun_as_of() -> date | None:
@@ -93,26 +122,38 @@ def run_label(name: str) -> str | None:
     return str(labels[name]) if name in labels else None
 
 
-def end_lost_runs(lock: str) -> None:
-    """Ends earlier runs that hold the lock of this name on this machine no more: their process was killed.
+def begin_flow_run(lock: str, use_case: UseCase, *, dry_run: bool = False) -> None:
+    """Ends earlier runs that noted this lock of this machine: their process was killed, for now we hold it. Then notes
+    on the present run that it holds the lock, whose run it is, and when the next night comes.
 
-    To be called while holding the lock. Without it they would stay Running for ever, and could not be retried.
+    To be called while holding the lock.
     """
-    run_id = flow_run.get_id()
-    if run_id is None:
+    run = _own_run()
+    if run is None:
         return
-    tag = holder_tag(Settings.from_environment().home, lock)
+    holder = holder_name(Settings.from_environment().home, lock)
     with prefect_errors(), get_client(sync_client=True) as client:
-        for lost in _running(client, tag):
-            if lost.id != UUID(run_id):
-                state: State[Any] = Crashed(
-                    message="The process of this run ended without a word; a later run holds its lock."
-                )
-                client.set_flow_run_state(lost.id, state)  # refused where it has just ended by itself
-        others = {each for each in flow_run.get_tags() if not each.startswith("lock:")}  # of an attempt elsewhere
-        client.update_flow_run(UUID(run_id), tags={*others, tag})
+        for lost in _running(client, holder):
+            if lost.id != run.id:
+                lost_run = {"id": str(lost.id), "state_type": "RUNNING"}
+                end_lost(_post(client), lost_run, LOST, force=False)
+        tags = {*run.tags, use_case.name, *([DRY_RUN] if dry_run else [])}
+        client.update_flow_run(run.id, tags=tags)
+        client.update_flow_run_labels(run.id, {LOCK: holder, NEXT_NIGHT: next_night(use_case, datetime.now(UTC))})
 
 
-def _running(client: SyncPrefectClient, tag: str) -> list[FlowRun]:
-    chosen = FlowRunFilter.model_validate({"state": {"type": {"any_": ["RUNNING"]}}, "tags": {"all_": [tag]}})
-    return client.read_flow_runs(flow_run_filter=chosen)
+def _running(client: SyncPrefectClient, holder: str) -> list[FlowRun]:
+    """The runs that Prefect takes for running and that noted this lock."""
+    ours = FlowFilter.model_validate({"name": {"any_": FLOWS}})
+    chosen = FlowRunFilter.model_validate({"state": {"type": {"any_": ["RUNNING"]}}})
+    runs = client.read_flow_runs(flow_filter=ours, flow_run_filter=chosen)
+    return [run for run in runs if run.labels.get(LOCK) == holder]
+
+
+def _post(client: SyncPrefectClient) -> Post:
+    def post(path: str, body: dict[str, Any]) -> Any:
+        response = client._client.post(path, json=body)  # the public methods know no task run's end from outside
+        response.raise_for_status()
+        return response.json()
+
+    return post

@@ -5,6 +5,7 @@ What needs torch is imported when it is first used, so that a night with nothing
 
 import logging
 import tempfile
+from collections import Counter
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -341,9 +342,8 @@ def judge_gates(night: Night, evaluations: Evaluations, head: AnyEntry | None, b
     as_of = night.as_of if site.use_case.dated else None
     decision, reason = decide(verdicts, champion, as_of, blocked)
     asks = site.use_case.on_inconclusive == "ask" and is_open(verdicts, champion, as_of, blocked)
-    for verdict in verdicts:
-        log.info("%s: %s, %s.", verdict.gate, verdict.verdict, verdict.reason)
-    log.info("Decided %s. %s", decision, reason)
+    counts = Counter(verdict.verdict for verdict in verdicts)
+    log.info("Judged %d gates (%s): %s.", len(verdicts), ", ".join(f"{n} {v}" for v, n in counts.items()), decision)
     return Judgement(
         verdicts=verdicts,
         decision=decision,

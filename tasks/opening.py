@@ -17,6 +17,7 @@ from ml.backfill import Plan
 from ml.days import local_date, month_of
 from ml.demo import write_demo_data
 from ml.digests import digest_bytes
+from ml.endings import Ending, ending
 from ml.errors import Corrupt
 from ml.gates import ALLOWING
 from ml.ledger import AnyEntry, NightEntry, next_after
@@ -137,6 +138,11 @@ def _is_done(site: Site, entry: NightEntry) -> bool:
     if broken:
         log.warning("%s is gone or changed; the night makes it again.", ", ".join(broken))
     return not broken and site.ledger.is_published(entry)
+
+
+def find_what_became(entry: NightEntry) -> Ending:
+    """How a night that was decided before stands now."""
+    return ending(entry, replayed_in=open_site(entry.use_case).ledger.entries())
 
 
 def of_backfill(plan: Plan | None) -> str | None:

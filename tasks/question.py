@@ -93,7 +93,7 @@ def _key(entry: NightEntry) -> str:
 
 def _is_asked_by_another(entry: NightEntry) -> bool:
     """Another run waits for the same answer."""
-    wanted = {"name": {"any_": [f"{entry.use_case} {entry.as_of}"]}, "state": {"type": {"any_": ["PAUSED"]}}}
+    wanted = {"name": {"like_": f"{entry.use_case} {entry.as_of}"}, "state": {"type": {"any_": ["PAUSED"]}}}
     with get_client(sync_client=True) as client:
         found = client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(wanted))
     return any(run.id != _own_id() and run.labels.get(ASKED) == str(entry.seq) for run in found)

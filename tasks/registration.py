@@ -3,6 +3,7 @@
 import logging
 from datetime import date, datetime
 
+from ml import report
 from ml.alias import follow_ledger, roll_alias_forward
 from ml.artifacts import Champion, Night, Snapshot, Split, Trail, Upload
 from ml.backfill import Plan
@@ -29,6 +30,7 @@ def open_night(
 
 
 find_finished = stage("look up the ledger", timeout_seconds=300)(opening.find_finished)
+find_what_became = stage("look up what became of it", timeout_seconds=300)(opening.find_what_became)
 skip_if_nothing_new = stage("compare with last night", timeout_seconds=300)(opening.skip_if_nothing_new)
 
 
@@ -63,12 +65,14 @@ def register_candidate(night: Night, run_key: str, snapshot: Snapshot, split: Sp
         "use_case": night.use_case,
         "as_of": str(night.as_of),
         "fit_until": split.fit_until or "undated",
-        "snapshot_digest": snapshot.digest,
-        "test_digest": split.test_digest,
         MODEL_DIGEST: upload.digest,
-        "target_digest": site.use_case.target.digest,
-        "code_digest": night.code_digest,
-        "use_case_digest": night.use_case_digest,
+        "digests": _digests(
+            snapshot=snapshot.digest,
+            test=split.test_digest,
+            target=site.use_case.target.digest,
+            code=night.code_digest,
+            use_case=night.use_case_digest,
+        ),
     }
     version = site.registry.register(upload.run_id, run_key, tags, above=highest_number(site.ledger))
     log.info("Registered %s version %d.", night.use_case, version)
@@ -82,6 +86,11 @@ def register_candidate(night: Night, run_key: str, snapshot: Snapshot, split: Sp
         folder=upload.folder,
         files=upload.files,
     )
+
+
+def _digests(**digests: str) -> str:
+    """One tag instead of five, of 12 letters each, as `retrain ledger` shows them: a version's page has little room."""
+    return ", ".join(f"{name} {digest[:12]}" for name, digest in digests.items())
 
 
 @stage("record decision", timeout_seconds=300)
@@ -122,5 +131,12 @@ def move_alias(night: Night, entry: NightEntry) -> None:
         return  # deleted since, or lost: `retrain doctor` says it
     verdicts = {f"verdict.{v['gate']}": f"{v['verdict']}: {v['reason']}" for v in entry.result["verdicts"]}
     tags = {"decision": entry.decision, "reason": entry.reason, "ledger_entry": str(entry.seq), **verdicts}
+    tags["scores"] = report.score_list(entry.result)
     site.registry.tag_version(version, tags)
-    site.registry.describe_version(version, literal(f"{entry.decision} as of {entry.as_of}. {entry.reason}"))
+    site.registry.describe_version(version, _description(entry))
+
+
+def _description(entry: NightEntry) -> str:
+    """What was decided of the version in its night; who serves now, the alias says."""
+    decided = literal(f"{entry.decision} as of {entry.as_of}. {entry.reason}")
+    return f"{decided}\n\nOn its test rows: {report.score_list(entry.result)}."

@@ -54,7 +54,11 @@ def publish_to_prefect(entry: NightEntry) -> None:
     broken = entry.result["data"]["broken_rules"]
     table = broken or [{"rule": "every rule holds", "scope": "all", "severity": "none", "unexpected": 0}]
     with prefect_errors():
-        create_markdown_artifact(report.markdown(entry.result), key=report.artifact_key(entry.use_case, "report"))
+        create_markdown_artifact(
+            report.markdown(entry.result),
+            key=report.artifact_key(entry.use_case, "report"),
+            description=report.headline(entry.result),
+        )
         create_table_artifact(
             on_a_page(table),
             key=report.artifact_key(entry.use_case, "data-checks"),

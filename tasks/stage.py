@@ -3,6 +3,7 @@
 import functools
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import Task
@@ -11,6 +12,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import exponential_backoff
 from prefect.utilities.annotations import opaque
 
+from ml.artifacts import Night
 from ml.errors import Unavailable
 from tasks.flow_run import in_our_words, note_work
 from tasks.work import worked
@@ -24,13 +26,19 @@ R = TypeVar("R")
 
 class Stage(Task[P, R]):
     """A task within whose arguments Prefect does not look for other tasks' results: a window's have thousands of
-    parts. An argument that is itself a result is still shown as one."""
+    parts. An argument that is itself a result is still shown as one, but for the night, which every stage takes: its
+    arrows to all of them would hide in which order they come."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        wrapped: Any = {name: opaque(value) for name, value in kwargs.items() if name not in OPTIONS}
+        wrapped: Any = {name: opaque(unlinked(value)) for name, value in kwargs.items() if name not in OPTIONS}
         options: Any = {name: value for name, value in kwargs.items() if name in OPTIONS}
-        plain: Any = map(opaque, args)
+        plain: Any = (opaque(unlinked(value)) for value in args)
         return super().__call__(*plain, **wrapped, **options)
+
+
+def unlinked(value: object) -> object:
+    """A night as an object of its own: Prefect knows a result by where it lies in memory."""
+    return replace(value) if isinstance(value, Night) else value
 
 
 def is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:

@@ -99,7 +99,7 @@ def test_a_replayed_night_speaks_of_then_and_names_the_champion_of_today(nights:
     code, out, _ = typed("run", "shop", "--as-of", "2024-03-15")
     assert code == 0
     assert "became the first champion" in out
-    assert "Champion today: 2." in out
+    assert "Champion is now version 2." in out
     code, out, _ = typed("run", "shop", "--as-of", "2024-03-15", "--dry-run")
     assert "entry 1 of the ledger would be replayed" in out
 

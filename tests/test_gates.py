@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ml.artifacts import Champion, Verdict
-from ml.decision import ALL_STATE_NAMES, comparability, decide, is_open
+from ml.decision import ALL_END_WORDS, comparability, decide, is_open
 from ml.evaluation import Answers, Pair, make_pair
 from ml.gates import (
     BetterThanRule,
@@ -176,5 +176,5 @@ def test_what_can_be_compared() -> None:
     assert "another split" in str(comparability(champion(fit_until=None), None, "t", "other", "champion"))
 
 
-def test_state_names_stand_in_one_tuple() -> None:
-    assert ALL_STATE_NAMES == ("Promoted", "KeptChampion", "NoChampionYet", "NothingNew", "DataRejected")
+def test_words_for_the_end_of_a_night_stand_in_one_tuple() -> None:
+    assert ALL_END_WORDS == ("Promoted", "KeptChampion", "NoChampionYet", "NothingNew", "DataRejected")

@@ -1,5 +1,6 @@
 """What importing costs: no file, and for `retrain --help` no library; and how the command refuses."""
 
+import io
 import json
 import os
 import subprocess
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 
 from deployments import cli
-from ml.errors import DataRejected
+from deployments.terminal import asked_on_terminal
+from ml.errors import DataRejected, UsageError
 from tests.story import Shop, undated
 
 ROOT = Path(cli.__file__).parents[1]
@@ -118,6 +120,33 @@ def test_each_ending_has_its_exit_code(
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "Traceback" not in error
+
+
+def test_an_interruption_that_was_explained_is_told_once_and_otherwise_how_to_resume(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(said: tuple[str, ...]) -> str:
+        def interrupt(options: Any) -> int:
+            raise KeyboardInterrupt(*said)
+
+        monkeypatch.setattr(cli, "_command", lambda name: interrupt)
+        assert cli.main(["run", "flights"]) == 130
+        return capsys.readouterr().err
+
+    assert end(("The run goes on.",)) == "The run goes on.\n"
+    assert end(()) == "Interrupted; run the same command again to resume.\n"
+
+
+def test_up_has_no_document(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["up", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["next_step"] == "leave --json out"
+
+
+def test_a_question_that_gets_no_answer_ends_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by Ctrl-D."""
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    with pytest.raises(UsageError, match="a question is answered, but the input ended: nothing was done"):
+        asked_on_terminal("Why? ")
 
 
 def test_a_traceback_is_shown_where_it_is_asked_for(

@@ -10,6 +10,7 @@ import pytest
 
 from deployments.missed import MADE_UP, Choice, Start, choose, make_up, ticks
 from deployments.servers import ask, insisted
+from deployments.upcoming import name_upcoming
 from ml.config import UseCase, load_use_case
 from ml.days import local_date
 from tests.story import SHOP, Shop
@@ -162,6 +163,10 @@ def test_nights_missed_for_longer_than_prefect_looks_ahead(shop: Shop, prefect: 
     deployment = served(shop, prefect)
     made = runs(prefect, deployment)
     assert make_up(shop.settings, prefect, datetime.now(UTC)) == [], "nothing is late yet"
+    name_upcoming(shop.settings, prefect)
+    starts = [datetime.fromisoformat(run["expected_start_time"]) for run in made]
+    dates = [f"shop {local_date(start, use_case.time_zone)}" for start in starts]
+    assert [run["name"] for run in runs(prefect, deployment)] == dates
     for run, end in ((made[1], "CANCELLED"), (made[2], "CRASHED")):
         for state in ("RUNNING", end):
             insisted(f"{prefect}/flow_runs/{run['id']}/set_state", {"state": {"type": state}, "force": True})
@@ -173,8 +178,8 @@ def test_nights_missed_for_longer_than_prefect_looks_ahead(shop: Shop, prefect: 
     skipped, cancelled, interrupted, *new = after
     assert [run["id"] for run in after[:3]] == [run["id"] for run in made[:3]]
     policy = f"missed_nights=all within 4 days keeps {', '.join(days[2:])} only"
-    assert (skipped["state_type"], skipped["state_name"]) == ("CANCELLED", "Skipped")
-    assert skipped["state"]["message"] == f"Missed while `retrain up` was down; {policy}."
+    assert (skipped["state_type"], skipped["state_name"]) == ("CANCELLED", "Cancelled")
+    assert skipped["state"]["message"] == f"Skipped: missed while `retrain up` was down; {policy}."
     assert cancelled["state_name"] == "Cancelled"
     assert sentence == f"shop missed 5 nights: {policy} (3 runs of them new)."
     assert interrupted["state"]["message"] == "Attempt 2 of 3 after a crash."

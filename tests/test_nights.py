@@ -323,13 +323,23 @@ def run_of(state: State[Any]) -> FlowRun:
 
 def test_a_state_says_what_was_decided(shop: Shop) -> None:
     state = flows.retrain.retrain(RetrainRequest(use_case="shop", as_of="2024-03-15"), return_state=True)  # type: ignore[arg-type]
-    assert (state.name, state.is_completed()) == ("Promoted", True)
-    assert run_of(state).name == "shop 2024-03-15"
+    said = "Promoted: There was no champion, and all 4 gates allow this one. F1 0.7"
+    assert (state.name, (state.message or "")[: len(said)]) == ("Completed", said)
+    assert run_of(state).name.startswith("shop 2024-03-15, F1 0.7")
+    assert {"shop", "Promoted"} <= set(run_of(state).tags)
     state = flows.retrain.retrain(RetrainRequest(use_case="shop", dry_run=True), return_state=True)  # type: ignore[arg-type]
-    assert (run_of(state).name, run_of(state).labels["retrain.as_of"]) == ("shop 2024-03-16", "2024-03-16")
+    assert run_of(state).labels["retrain.as_of"] == "2024-03-16"
+    assert (run_of(state).name, "dry run" in run_of(state).tags) == ("shop 2024-03-16 (dry run)", True)
+    assert (state.message or "").startswith("Dry run: ")
     shop.rewrite("2024-03-15", country=None)
     state = flows.retrain.retrain(RetrainRequest(use_case="shop", as_of="2024-03-16"), return_state=True)  # type: ignore[arg-type]
-    assert (state.name, state.is_failed()) == ("DataRejected", True)
+    assert (state.name, (state.message or "").split(":")[0]) == ("Failed", "DataRejected")
+    assert (run_of(state).name, "DataRejected" in run_of(state).tags) == ("shop 2024-03-16", True)
+    state = flows.retrain.retrain(
+        RetrainRequest(use_case="shop", as_of="2024-03-16", dry_run=True),  # type: ignore[arg-type]
+        return_state=True,
+    )
+    assert (state.name, (state.message or "").split(":")[0]) == ("Failed", "Dry run, DataRejected")
 
 
 FOREIGN = """

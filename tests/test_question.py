@@ -140,7 +140,7 @@ def test_a_suspended_night_is_resumed_with_an_answer(served_shop: Shop, prefect:
     served_shop.rewrite("2024-03-02", amount=1.0)
     ask(f"{prefect}/flow_runs/{run['id']}/resume", {"run_input": GIVEN})
     state = wait_for(lambda: _state_in(prefect, run["id"], {"FAILED", "COMPLETED", "CRASHED"}), 120)
-    assert (state["name"], state["message"][:27]) == ("Promoted", "OPERATOR_PROMOTE by Ada: ve")
+    assert (state["name"], state["message"][:31]) == ("Completed", "Promoted: OPERATOR_PROMOTE by A")
     assert [each.as_of for each in served_shop.entries()] == [date(2024, 3, 15), DAY]
     head = served_shop.ledger.head()
     assert isinstance(head, OperatorEntry) and (head.by, head.answers) == ("Ada", night.seq)

@@ -16,7 +16,7 @@ import pytest
 
 from deployments.cli import parser
 from ml.config import Retention, SideTable, Source, Target, UseCase, load_use_case
-from ml.decision import ALL_STATE_NAMES
+from ml.decision import ALL_END_WORDS
 from ml.packaging import refuse_broken_example
 from ml.serving.columns import Column
 from ml.serving.rules import first_broken
@@ -69,7 +69,7 @@ def test_every_make_target_exists() -> None:
 
 
 def test_every_state_and_setting_is_named() -> None:
-    assert [name for name in ALL_STATE_NAMES if f"`{name}`" not in README] == []
+    assert [name for name in ALL_END_WORDS if f"`{name}`" not in README] == []
     source = (ROOT / "ml" / "settings.py").read_text()
     named = {row[0].strip("`") for row in rows("Settings")}
     assert set(re.findall(r'"((?:RETRAIN|MLFLOW)_[A-Z_]+)"', source)) <= named

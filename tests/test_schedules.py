@@ -21,7 +21,8 @@ from deployments.up import _end_lost_runs
 from flows.retrain import only_run_of
 from ml.config import load_use_case, use_case_files
 from ml.errors import Busy, PrefectUnavailable
-from ml.locks import held_lock, holder_tag, run_lock
+from ml.locks import held_lock, holder_name, run_lock
+from tasks.lost import LOCK
 from tests.story import Shop, undated
 
 
@@ -88,8 +89,8 @@ def test_a_run_whose_lock_nobody_holds_is_ended(shop: Shop, prefect: str, monkey
     }  # fmt: skip
     runs = {}
     for name, state in states.items():
-        tags = [holder_tag(Path("/elsewhere") if name == "another's" else home, name)]
-        request = {"idempotency_key": str(uuid4()), "tags": tags}
+        labels = {LOCK: holder_name(Path("/elsewhere") if name == "another's" else home, name)}
+        request = {"idempotency_key": str(uuid4()), "labels": labels}
         runs[name] = insisted(f"{prefect}/deployments/{deployment}/create_flow_run", request)["id"]
         insisted(f"{prefect}/flow_runs/{runs[name]}/set_state", {"state": {"type": state}, "force": True})
     with held_lock(run_lock(home, "held"), 0, Busy("", "", "")):
@@ -150,10 +151,12 @@ def test_an_answer_of_the_ledger_is_a_run_of_the_page_that_has_ended(
     idle, replay = run("2024-03-16"), run("2024-03-15")
     assert [(done["entry"], done["replayed"]) for done in (idle, replay)] == [(2, False), (1, True)]
     shown = ask(f"{prefect}/flow_runs/filter", {"flow_runs": {"deployment_id": {"any_": [str(deployment)]}}})
-    ended = {run["state_name"]: run for run in shown if run["state_type"] == "COMPLETED"}
+    ended = {run["state"]["message"].split(":")[0]: run for run in shown if run["state_name"] == "Completed"}
     assert set(ended) == {"NothingNew", "Promoted"}
     assert ended["NothingNew"]["name"] == "shop 2024-03-16"
-    assert ended["Promoted"]["state"]["message"].startswith("Decided before, in entry 1 of the ledger: ")
+    assert ended["Promoted"]["state"]["message"].startswith("Promoted: Version 1 was promoted then, in entry 1 of the")
+    assert ended["Promoted"]["name"].startswith("shop 2024-03-15, F1 0.")
+    assert [run["tags"] for run in ended.values()] == [["shop", "nightly", word] for word in ended]
     chosen = {"artifacts": {"flow_run_id": {"any_": [ended["NothingNew"]["id"]]}}}
     (table,) = ask(f"{prefect}/artifacts/filter", chosen)
     assert (table["key"], json.loads(table["data"])) == ("shop-stages", idle["stages"])
@@ -178,11 +181,11 @@ def test_a_failed_night_is_retried_from_the_page(shop: Shop, prefect: str) -> No
             wait_for(lambda: _is_there(client), 60)
             request = {"use_case": "shop", "as_of": "2024-03-15"}
             run: Any = run_deployment("retrain/shop", parameters={"request": request}, timeout=120, as_subflow=False)
-            assert (run.state.name, "cannot be read" in run.state.message) == ("DataRejected", True)
+            assert run.state.message.startswith("DataRejected: ") and "cannot be read" in run.state.message
             shop.file("2024-03-14").write_bytes(good)
             client.set_flow_run_state(run.id, AwaitingRetry(), force=True)
             ended = wait_for(lambda: _final(client, run.id), 120)
-            assert ended.name == "Promoted"
+            assert ended.message.startswith("Promoted: ")
     finally:
         served.terminate()
         served.wait(30)

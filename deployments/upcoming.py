@@ -1,0 +1,39 @@
+"""The runs that Prefect makes ahead of time get names that say whose night they are: its own say nothing."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from deployments.servers import ask
+from ml.config import UseCase, load_use_case, use_case_files
+from ml.days import local_date
+from ml.endings import run_title
+from ml.errors import ConfigError
+from ml.settings import Settings
+
+SOON = timedelta(minutes=1)  # a run that is about to start names itself
+
+
+def name_upcoming(settings: Settings, api: str) -> None:
+    """Names the scheduled runs of this installation's use cases."""
+    chosen = {
+        "state": {"name": {"any_": ["Scheduled"]}},
+        "expected_start_time": {"after_": (datetime.now(UTC) + SOON).isoformat()},
+    }
+    query = {"flows": {"name": {"any_": ["retrain"]}}, "flow_runs": chosen}
+    for run in ask(f"{api}/flow_runs/filter", query) or []:
+        name = (run["parameters"].get("request") or {}).get("use_case", "")
+        if run["auto_scheduled"] and name in use_case_files(settings.project) and not run["name"].startswith(name):
+            _rename(settings, api, run, name)
+
+
+def _rename(settings: Settings, api: str, run: dict[str, Any], name: str) -> None:
+    try:
+        title = _title(load_use_case(name, settings.project), datetime.fromisoformat(run["expected_start_time"]))
+    except ConfigError:  # it is not served either, and said so
+        return
+    ask(f"{api}/flow_runs/{run['id']}", {"name": title}, method="PATCH")
+
+
+def _title(use_case: UseCase, start: datetime) -> str:
+    """A replayed use case takes the day after its last night, which is not known yet."""
+    return run_title(use_case.name, None if use_case.replay_from else local_date(start, use_case.time_zone))
