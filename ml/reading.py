@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
+from gzip import BadGzipFile
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,8 @@ def parse_table(name: str, data: bytes, declared: Declared) -> pd.DataFrame:
 
 def short(error: Exception) -> str:
     """The first line of the error's message where it cannot hold a value of a row, else the error's kind."""
+    if isinstance(error, BadGzipFile):
+        return "it is no gzip file, or other bytes follow its end"
     first = (str(error) or type(error).__name__).splitlines()[0]
     return first if FREE_OF_VALUES.fullmatch(first) else type(error).__name__
 

@@ -98,7 +98,8 @@ def reasons(plan: Plan) -> list[str]:
 def test_a_plan_says_of_each_date_why_it_will_or_will_not_run(quiet: Shop) -> None:
     quiet.file("2024-03-10").unlink()
     plan = plan_of(quiet, "2024-03-10", "2024-03-12")
-    lacking = "no data: expected 2024-03-10, which the source lacks; the newest that all have is 2024-03-09"
+    source = quiet.settings.data / "shop"
+    lacking = f"no data: expected 2024-03-10, which {source} lacks; the newest that all have is 2024-03-09"
     assert reasons(plan) == ["will run", lacking, "will run"]
     assert reasons(plan_of(quiet, "2023-12-01", "2023-12-01")) == ["no data: it is 2023-12-01"]
     assert reasons(plan_of(quiet, "2999-01-01", "2999-01-01")) == ["in the future"]

@@ -150,10 +150,10 @@ def copy_at_every_moment(shop: Shop, folder: Path, monkeypatch: pytest.MonkeyPat
 
 
 def copied_first(settings: Settings, target: Path, do: Any) -> Any:
-    def copy_and_do(*words: Any) -> Any:
+    def copy_and_do(*words: Any, **named: Any) -> Any:
         if not target.exists():
             write_backup(settings, str(target), quiet)
-        return do(*words)
+        return do(*words, **named)
 
     return copy_and_do
 

@@ -144,7 +144,7 @@ QUESTIONS = [
     (["promote", "shop", "--version", "9", *BY_NAME], 2, "recorded (1), but it is 9"),
     (["rollback", "shop", *BY_NAME], 2, "version 1 is the first"),
     (["release", "shop", *BY_NAME], 2, "shop is not held"),
-    (["data", "include", "shop", "2024-03-01", *BY_NAME], 2, "excluded one (none)"),
+    (["data", "include", "shop", "2024-03-01", *BY_NAME], 2, "excluded none"),
     (["data", "exclude", "shop", "yesterday", *BY_NAME], 2, "2013-10-01"),
     (["data", "exclude", "shop", "1999-01-01", *BY_NAME], 2, "first data (2024-01-01) and today"),
     (["run", "shop", "--as-of", "2999-01-01"], 2, "up to today"),

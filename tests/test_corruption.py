@@ -84,7 +84,7 @@ def test_a_flipped_bit_in_a_checkpoint_is_found(
 def test_a_source_partition_that_changes_after_the_snapshot_rejects_the_night(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take = tasks.opening.take_manifest
+    take = tasks.opening.survey
 
     def take_and_flip(*args: Any) -> Any:
         taken = take(*args)
@@ -92,7 +92,7 @@ def test_a_source_partition_that_changes_after_the_snapshot_rejects_the_night(
         file.write_bytes(flip(file.read_bytes()))
         return taken
 
-    monkeypatch.setattr(tasks.opening, "take_manifest", take_and_flip)
+    monkeypatch.setattr(tasks.opening, "survey", take_and_flip)
     with pytest.raises(DataRejected, match=r"2024-03-02\.parquet changed since the snapshot"):
         shop.night("2024-03-15")
     assert shop.entries() == []

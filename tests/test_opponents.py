@@ -37,10 +37,10 @@ CODE = {  # the body of `predict`, and what is said
     "other columns": ("return rows", "its answers have no prediction, probability, broken_rule"),
     "too few": ("return ANSWERS(self, rows).head(3)", "it gives 3 answers to 50 rows"),
     "too many": ("return ANSWERS(self, rows.iloc[[0, *range(50)]])", "it gives 51 answers to 50 rows"),
-    "NaN": ("return ANSWERS(self, rows).assign(probability=float('nan'))", "no number, or none of the classes"),
-    "infinite": ("return ANSWERS(self, rows).assign(probability=float('inf'))", "no number, or none of the classes"),
+    "NaN": ("return ANSWERS(self, rows).assign(probability=float('nan'))", "is no number or no declared class"),
+    "infinite": ("return ANSWERS(self, rows).assign(probability=float('inf'))", "is no number or no declared class"),
     "text": ("return ANSWERS(self, rows).assign(probability=rows.carrier)", "it raises ValueError"),
-    "another class": ("return ANSWERS(self, rows).assign(prediction='lost')", "no number, or none of the classes"),
+    "another class": ("return ANSWERS(self, rows).assign(prediction='lost')", "is no number or no declared class"),
     "refuses": ("return ANSWERS(self, rows).assign(broken_rule='a rule')", "it refuses 50 of 50 test rows"),
 }
 AT_IMPORT = {

@@ -442,8 +442,8 @@ def test_a_file_to_score_is_read_as_strictly_as_a_night_reads(
 def test_a_file_to_score_has_the_form_that_the_source_declares(folder: Path, tmp_path: Path) -> None:
     rows().to_csv(tmp_path / "rows.csv", index=False, sep=";", decimal=",", encoding="utf-16")
     use_case = parcels(source=Source(folder="parcels", separator=";", decimal=",", encoding="utf-16"))
-    answers, _ = score_file(site(tmp_path), use_case, folder / "ours", tmp_path / "rows.csv")
-    pd.testing.assert_frame_equal(answers, packaged().predict(rows()), check_exact=True)
+    scored = score_file(site(tmp_path), use_case, folder / "ours", tmp_path / "rows.csv")
+    pd.testing.assert_frame_equal(scored.answers, packaged().predict(rows()), check_exact=True)
 
 
 def test_a_file_without_the_models_columns_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -226,8 +226,8 @@ def test_a_csv_is_read_as_it_is_meant(name: str, packed: bool) -> None:
 GZIPPED = {
     "cut": (gzip.compress(csv())[:-5], "ended before the end-of-stream marker"),
     "cut in the midst": (gzip.compress(csv(*(row(id=str(n)) for n in range(999))))[:900], "cannot be read"),
-    "with something behind": (gzip.compress(csv()) + b"garbage", "Not a gzipped file"),
-    "that is none": (csv(), "Not a gzipped file"),
+    "with something behind": (gzip.compress(csv()) + b"garbage", "no gzip file, or other bytes follow"),
+    "that is none": (csv(), "no gzip file, or other bytes follow"),
     "whose text is cut": (gzip.compress(csv(row(), row())[:-2]), "its last line has no end"),
 }
 
