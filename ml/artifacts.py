@@ -496,8 +496,12 @@ def from_json(kind: type[H], data: bytes) -> H:
 @functools.lru_cache(maxsize=512)
 def parsed(kind: Hashable, text: str) -> Any:
     """A value that a handle holds as JSON, plain or `packed`; it is shared, so nobody changes it."""
-    plain = text.startswith(("{", "["))  # as all were in older stores
-    return adapter(kind).validate_json(text if plain else zlib.decompress(base64.b64decode(text)))
+    return adapter(kind).validate_json(unpacked(text))
+
+
+def unpacked(text: str) -> str:
+    """The JSON that a handle holds, plain, as all were in older stores, or `packed`."""
+    return text if text.startswith(("{", "[")) else zlib.decompress(base64.b64decode(text)).decode()
 
 
 def packed(kind: Hashable, value: Any) -> str:

@@ -10,6 +10,7 @@ from ml.artifacts import Identity
 from ml.config import UseCase
 from ml.ledger import Ledger, NightEntry, open_questions
 from ml.registry import Registry, Version
+from ml.states import words_of
 from ml.store import Store
 
 DAY_SECONDS = 86_400.0
@@ -99,7 +100,10 @@ def _states(store: Store, use_case: UseCase) -> Iterator[Garbage]:
     folder, kept = paths.partitions(use_case.name), use_case.retention
     keys = store.keys(folder)
     bundles = [key for key in keys if key.count("/") == folder.count("/") + 1]
-    named = b"".join(data or b"" for data in store.get_many(bundles)).decode(errors="replace")
+    said = [words_of(data) for data in store.get_many(bundles)]
+    if None in said:  # nobody can say what the damaged one names; the next night writes it anew
+        return
+    named = "".join(filter(None, said))
     for what, days, ours in (
         ("states", kept.state_days, lambda key: not key.endswith("/quarantine.parquet")),
         ("quarantines", kept.quarantine_days, lambda key: key.endswith("/quarantine.parquet")),

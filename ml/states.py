@@ -4,13 +4,14 @@ Both begin with the SHA-256 of the rest: damage is found when it is read, said i
 not there. A bundle only repeats what lies in states of their own; of two runs that write one the last wins.
 """
 
+import json
 import logging
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 from ml import paths
-from ml.artifacts import CheckedMonth, CleanedMonth, adapter, parsed
+from ml.artifacts import CheckedMonth, CleanedMonth, adapter, parsed, unpacked
 from ml.digests import digest_bytes, sealed, unsealed
 from ml.store import Store
 
@@ -45,10 +46,20 @@ def unseal(kind: Any, key: str, data: bytes | None) -> Any | None:
 def decided_otherwise(store: Store, use_case: str, kind: str, decided: str, *, any_kept: bool) -> bool:
     """Whether what is kept of this kind was decided by other code, rules or declarations; remembers tonight's."""
     place = paths.bundle(use_case, f"{kind}-decided")
-    before = store.get(place)
-    if before != decided.encode():
-        store.put(place, decided.encode())
-    return any_kept and before != decided.encode()
+    before = unseal(str, place, store.get(place))
+    if before != decided:
+        store.put(place, seal(str, decided))
+    return any_kept and before != decided
+
+
+def words_of(bundle: bytes | None) -> str | None:
+    """All that a bundle says, its packed states unpacked: a state whose key is in it is in use. None if damaged."""
+    body = unsealed(bundle or b"")
+    if body is None:
+        return None
+    kept = json.loads(body)
+    months = kept.values() if isinstance(kept, dict) else ()
+    return "".join([body.decode(), *(unpacked(each["states"]) for each in months if "states" in each)])
 
 
 class States(Generic[H]):
