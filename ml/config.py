@@ -226,9 +226,7 @@ class UseCase:
     def reading_digest(self) -> str:
         """Digest of what decides how a partition's bytes become rows and labels, but for the rules."""
         names = ("source", "target", "time_column", "time_zone", "known_at_column", "derive", "side_tables")
-        types = [
-            [c.name, c.type, *([c.unit] if c.unit and c.type == "timestamp" else []), *_newer(c)] for c in self.columns
-        ]
+        types = [[c.name, c.type, *_unit_of_time(c), *_newer(c)] for c in self.columns]
         return digest_value([types, {name: _plain(getattr(self, name)) for name in names}])
 
     @property

@@ -88,7 +88,13 @@ class open_fields:  # noqa: N801 - it is used as the function `open` is
                 yield pa.record_batch(batch.columns, schema=_schema(names)).slice(above)
                 above = 0
         except pa.ArrowInvalid as error:
-            raise (_other_count(odd[0], self.form) if odd else BrokenCsv(str(error).splitlines()[0][:120])) from None
+            raise (_other_count(odd[0], self.form) if odd else self._unreadable(error)) from None
+
+    def _unreadable(self, error: Exception) -> BrokenCsv:
+        """Arrow's own words are left out: they may quote a row."""
+        if "straddling" in str(error):
+            return BrokenCsv(f"a row is longer than {self.block_size:,} bytes", "shorten it")
+        return BrokenCsv("a row cannot be told from the next one")
 
 
 def _schema(names: list[str]) -> pa.Schema:

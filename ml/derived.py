@@ -145,7 +145,7 @@ def is_rewritten(use_case: UseCase, rows: pd.DataFrame, column: Column) -> bool:
     """
     if use_case.derive is None or column.name not in rows.columns:
         return False
-    if _is_unchanged(_derived_or_none(use_case, rows), rows, column):
+    if _is_unchanged(use_case, _derived_or_none(use_case, rows), rows, column):
         return False
     return _derived_or_none(use_case, rows.drop(columns=column.name)) is None
 
@@ -157,10 +157,11 @@ def _derived_or_none(use_case: UseCase, rows: pd.DataFrame) -> pd.DataFrame | No
         return None
 
 
-def _is_unchanged(found: pd.DataFrame | None, rows: pd.DataFrame, column: Column) -> bool:
+def _is_unchanged(use_case: UseCase, found: pd.DataFrame | None, rows: pd.DataFrame, column: Column) -> bool:
     """Also where derive cannot run on these rows, or returns them without the column."""
     if found is None or column.name not in found.columns:
         return True
     if wrong_type(column, rows[column.name]) or wrong_type(column, found[column.name]):
         return bool(found[column.name].equals(rows[column.name]))
-    return bool(conform(found, (column,)).equals(conform(rows, (column,))))
+    after, before = (conform(table, (column,), use_case.time_zone) for table in (found, rows))
+    return bool(after.equals(before))

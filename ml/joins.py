@@ -12,7 +12,7 @@ from ml.artifacts import JoinCounts
 from ml.bringing import partition_files
 from ml.config import UseCase
 from ml.derived import derived
-from ml.reading import Declared, UnusablePartition, read_table, refuse_other_columns, together
+from ml.reading import Declared, UnusablePartition, read_table, refuse_other_columns, stacked, together
 from ml.serving.columns import days_of, typed
 from ml.settings import Settings
 from ml.side_tables import join
@@ -52,7 +52,7 @@ def complete_by_day(settings: Settings, use_case: UseCase, rows: pd.DataFrame) -
         files = _files_of_day(sides, str(day))
         parts[str(day)] = complete(use_case, part, {name: read(files[name], declared[name]) for name in files})
     _refuse_other_columns_a_day(use_case, {day: part.rows for day, part in parts.items()})
-    whole = pd.concat([part.rows for part in parts.values()]).sort_index() if parts else numbered
+    whole = stacked([part.rows for part in parts.values()], "the rows").sort_index() if parts else numbered
     taken = [name for table in use_case.side_tables for name in table.take if name not in whole]
     if not len(rows):  # of no rows nothing is derived
         taken = [column.name for column in use_case.columns if column.name not in whole]

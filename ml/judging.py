@@ -13,6 +13,7 @@ from ml.cleaning import DAY, LABEL
 from ml.config import UseCase
 from ml.evaluation import METRICS, Answers, Pair, confusion, make_pair, probability_scores
 from ml.gates import Evidence, metric_interval
+from ml.split import groups_of
 
 Predict = Callable[[pd.DataFrame], pd.DataFrame]
 
@@ -95,7 +96,7 @@ def resampling_units(use_case: UseCase, test: pd.DataFrame) -> tuple[Any, str]:
     if use_case.dated:
         return test[DAY].to_numpy(object), "day"
     if use_case.group:
-        return test[use_case.group].to_numpy(object), use_case.group
+        return groups_of(use_case, test).to_numpy(object), use_case.group
     return None, "row"
 
 

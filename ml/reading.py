@@ -66,7 +66,25 @@ def together(tables: list[pd.DataFrame], name: str) -> pd.DataFrame:
                 f"the parts of {name} must have the same columns, but {_named(differing)} is not in both its first and "
                 f"its part {number}"
             )
-    return tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
+    return tables[0] if len(tables) == 1 else stacked(tables, name).reset_index(drop=True)
+
+
+def stacked(tables: list[pd.DataFrame], name: str) -> pd.DataFrame:
+    """Tables one below the other. Raises UnusablePartition where integers would be rounded, because pandas makes floats
+    of integers in one table and fractions, or missing values, in another."""
+    whole = pd.concat(tables)
+    for column in whole.columns:
+        if whole[column].dtype.kind == "f" and any(is_wide(table[column]) for table in tables if column in table):
+            raise UnusablePartition(
+                f"column {printable(str(column))[:100]} of {name} has integers over 2**53 in one part, and fractions "
+                "or missing values in another (declare it text)"
+            )
+    return whole
+
+
+def is_wide(series: pd.Series) -> bool:
+    """Whether it has integers that float64 does not tell apart."""
+    return series.dtype.kind in "iu" and bool(((series > EXACT) | (series < -EXACT)).any())
 
 
 # What libraries say of a whole file, or of a place in it. All else may quote a row.
@@ -327,8 +345,10 @@ def _refuse_swallowed(file: str, table: pa.Table, declared: Declared) -> None:
     """Raises UnusablePartition for a header that is repeated among the rows, and for a quoted field that holds rows."""
     _refuse_repeated_header(file, table)
     for at, name in enumerate(table.column_names):
+        if not _has_line_ends(table.column(at)):
+            continue
         lines = pc.match_substring_regex(table.column(at), "[\r\n]")
-        for row in np.flatnonzero(lines.to_numpy()) if pc.any(lines).as_py() else ():
+        for row in np.flatnonzero(lines.to_numpy()):
             if _holds_rows(table.column(at)[int(row)].as_py(), at, table.column_names, declared):
                 raise UnusablePartition(
                     f"{file} cannot be read (column {printable(name)} of row {row + 1} holds what looks like further "

@@ -15,7 +15,7 @@ from pandas.api import types
 
 from ml.artifacts import JoinCounts
 from ml.config import SideTable
-from ml.reading import UnusablePartition, refuse_missing
+from ml.reading import UnusablePartition, is_wide, refuse_missing
 from ml.serving.columns import EXACT
 
 OBJECTS = {
@@ -58,7 +58,7 @@ def _joined(
     _refuse_columns(rows, table, side)
     left, right = _keys(rows, table, side)
     places = _places(len(rows), left, _without_repeats(table, side, right))
-    taken = side[[*table.take]].reindex(places)
+    taken = _nullable(side[[*table.take]]).reindex(places)
     counts = JoinCounts(
         rows=len(rows),
         null_keys=len(rows) - len(left),
@@ -66,6 +66,13 @@ def _joined(
         side_null_keys=len(side) - len(right),
     )
     return pd.concat([rows.set_axis(index), taken.set_axis(index)], axis=1), counts
+
+
+def _nullable(taken: pd.DataFrame) -> pd.DataFrame:
+    """Integers that float64 does not hold in a type that has nulls: else a row without a match would make floats of
+    them, and round them."""
+    wide = [name for name in taken.columns if is_wide(taken[name]) and isinstance(taken[name].dtype, np.dtype)]
+    return taken.astype({name: "UInt64" if taken[name].dtype.kind == "u" else "Int64" for name in wide})
 
 
 def _refuse_columns(rows: pd.DataFrame, table: SideTable, side: pd.DataFrame) -> None:

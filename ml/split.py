@@ -62,7 +62,7 @@ def undated_parts(use_case: UseCase, rows: pd.DataFrame) -> NDArray[np.object_]:
     """(rows,) the part of each row without time: that of its group, and of itself where it has none."""
     places = _own_places(use_case, rows)
     if use_case.group is not None:
-        groups = _groups(use_case, rows)
+        groups = groups_of(use_case, rows)
         places = np.where(groups.isna(), places, _places(use_case, groups.to_frame()))
     return _parts(places)
 
@@ -124,12 +124,12 @@ def share_of_known_groups(
         return None
     known: set[Any] = set()
     for rows in train:
-        known.update(_groups(use_case, rows).dropna().unique())
-    found = [_groups(use_case, rows).isin(known) for rows in test]
+        known.update(groups_of(use_case, rows).dropna().unique())
+    found = [groups_of(use_case, rows).isin(known) for rows in test]
     return float(np.concatenate(found).mean()) if found else None
 
 
-def _groups(use_case: UseCase, rows: pd.DataFrame) -> pd.Series:
+def groups_of(use_case: UseCase, rows: pd.DataFrame) -> pd.Series:
     """(rows,) each row's group; null where it has none, which a blank text says too."""
     assert use_case.group is not None
     groups = _typed(use_case, rows, use_case.group)[use_case.group]

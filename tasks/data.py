@@ -135,6 +135,8 @@ def _of(number: int, manifest: Manifest) -> str:
 def _decided(site: Site, kind: str, *more: str) -> str:
     """All that decides how a partition's bytes become a state of a kind."""
     decided = [kind, state_code_digest(kind), site.use_case.reading_digest, *more]
+    if not site.use_case.key:
+        decided.append("equal rows are different ones")
     if site.use_case.derive is not None:  # its own source would miss the functions, constants and modules that it uses
         decided.append(site.sources)
     return digest_value(decided)

@@ -137,7 +137,8 @@ def begin_flow_run(lock: str, use_case: UseCase, *, dry_run: bool = False) -> No
             if lost.id != run.id:
                 lost_run = {"id": str(lost.id), "state_type": "RUNNING"}
                 end_lost(_post(client), lost_run, LOST, force=False)
-        tags = {*run.tags, use_case.name, *([DRY_RUN] if dry_run else [])}
+        before = set(run.tags) - set(ALL_END_WORDS)  # of an attempt that ended otherwise than this one will, perhaps
+        tags = {*before, use_case.name, *([DRY_RUN] if dry_run else [])}
         client.update_flow_run(run.id, tags=tags)
         client.update_flow_run_labels(run.id, {LOCK: holder, NEXT_NIGHT: next_night(use_case, datetime.now(UTC))})
 

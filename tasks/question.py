@@ -96,7 +96,8 @@ def _is_asked_by_another(entry: NightEntry) -> bool:
     wanted = {"name": {"like_": f"{entry.use_case} {entry.as_of}"}, "state": {"type": {"any_": ["PAUSED"]}}}
     with get_client(sync_client=True) as client:
         found = client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(wanted))
-    return any(run.id != _own_id() and run.labels.get(ASKED) == str(entry.seq) for run in found)
+    others = [run for run in found if run.id != _own_id() and run.labels.get(ASKED) == str(entry.seq)]
+    return any(run.parameters["request"]["use_case"] == entry.use_case for run in others)  # names are like others
 
 
 def _own_id() -> UUID:

@@ -214,6 +214,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / name).mkdir(exist_ok=True)
             write = tiny.to_csv if name == "tills_csv" else tiny.to_parquet
             write(rows, folder / name / str(day))
+        (folder / "tills_twice").mkdir(exist_ok=True)
+        tiny.to_parquet(pd.concat([rows, rows[:5]], ignore_index=True), folder / "tills_twice" / str(day))
     whole = pd.concat(days.values(), ignore_index=True)
     whole.to_parquet(folder / "tills.parquet")
     with sqlite3.connect(folder / "tills.db") as database:
@@ -343,3 +345,19 @@ def after_change(
     again = outcome()
     new_home(folder / "fresh", data, monkeypatch)
     assert again == outcome()
+
+
+@pytest.mark.parametrize(("before", "after"), [("()", '("sale",)'), ('("sale",)', "()")])
+def test_equal_rows_are_one_where_the_key_of_today_says_so(
+    before: str, after: str, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without `derive`, whose file would be in every key anyway."""
+    plain = {**DATED, "source": 'Source(folder="tills_twice")', "derive": "None", **columns(value=None)}
+    new_home(tmp_path / "kept", data, monkeypatch)
+    declare(tmp_path, tills(**plain, key=before))
+    assert "sentence" not in outcome()
+    declare(tmp_path, tills(**plain, key=after))
+    again = outcome()
+    new_home(tmp_path / "fresh", data, monkeypatch)
+    assert again == outcome()
+    assert "sentence" not in again, again

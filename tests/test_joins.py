@@ -18,7 +18,7 @@ from ml.config import ROW, SideTable, Source, UseCase
 from ml.errors import ConfigError, StoreUnavailable
 from ml.joins import complete, complete_by_day
 from ml.reading import UnusablePartition
-from ml.serving.columns import Column
+from ml.serving.columns import Column, wrong_type
 from ml.settings import Settings
 from tests.tiny import FIRST_DAY, parcel_rows, parcels, sales, site, tills, to_parquet, write_sales
 
@@ -420,6 +420,15 @@ def test_values_that_cannot_be_compared_are_a_sentence() -> None:
     lists = pd.Series([["a"], ["b"]])
     with pytest.raises(UnusablePartition, match=r"stock cannot be joined on code"):
         join(lists, lists)
+
+
+@pytest.mark.parametrize("kind", ["int64", "uint64", "Int64", "int64[pyarrow]"])
+@pytest.mark.parametrize("codes", [["a", "b"], ["a", "no such"]], ids=["all met", "one met nothing"])
+def test_a_wide_integer_that_is_taken_is_never_rounded(kind: str, codes: list[str]) -> None:
+    side = pd.DataFrame({"code": ["a", "b"], "left": pd.Series([2**53 + 1, 1], dtype=kind)})
+    taken = complete(stock(), pd.DataFrame({"code": codes}), {"stock": side}).rows["left"]
+    assert int(taken[0]) == 2**53 + 1
+    assert "over 2**53" in str(wrong_type(Column(name="left", type="integer", nullable=True), taken))
 
 
 @pytest.mark.parametrize("values", [[1, 2, 3], [True, False, True], ["x", "y", "z"], [1.5, np.nan, 2.0]])

@@ -56,6 +56,12 @@ def test_the_resampling_unit_is_the_day_the_group_or_the_row() -> None:
     assert resampling_units(parcels(), rows_of("binary", 4)) == (None, "row")
 
 
+def test_a_blank_group_is_no_unit_as_it_is_no_group_of_the_split() -> None:
+    rows = rows_of("binary", 4).assign(carrier=pd.Series(["a", "", "  ", "a"], dtype="str"))
+    units, _ = resampling_units(parcels(group="carrier"), rows)
+    assert list(pd.isna(units)) == [False, True, True, False]
+
+
 NULLS = {"none": 0.0, "half": 0.5, "all": 1.0}
 
 

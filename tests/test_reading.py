@@ -22,8 +22,9 @@ import pytest
 
 from ml.bringing import partition_files
 from ml.config import CsvForm, FileSource, SideTable, Source, UseCase
+from ml.csv_fields import BrokenCsv, open_fields
 from ml.errors import DataRejected
-from ml.reading import Declared, UnusablePartition, parse_table, refuse_other_columns
+from ml.reading import Declared, UnusablePartition, parse_table, refuse_other_columns, together
 from ml.serving.columns import Column, conform
 from ml.settings import Settings
 from ml.snapshots import read_partition, take_manifest
@@ -588,6 +589,26 @@ def test_a_column_that_nobody_declared_may_be_of_any_type(kind: pa.DataType) -> 
         "odd", pa.array(odd.get(str(kind), [1]), kind)
     )
     assert values(read(parquet(table), "x.parquet")["amount"]) == [1.5]
+
+
+@pytest.mark.parametrize("other", [pd.Series([1.5]), pd.Series([np.nan]), pd.Series([1], dtype="uint64") - 0.5])
+@pytest.mark.parametrize("kind", ["int64", "uint64"])
+def test_parts_of_a_day_whose_integers_would_be_rounded_are_refused(kind: str, other: pd.Series) -> None:
+    wide = pd.DataFrame({"qty": pd.Series([2**53 + 1], dtype=kind)})
+    for parts in ([wide, other.to_frame("qty")], [other.to_frame("qty"), wide]):
+        with pytest.raises(UnusablePartition, match=r"column qty of day=x has integers over 2\*\*53 in one part"):
+            together(parts, "day=x")
+    narrow = together([pd.DataFrame({"qty": [2**53]}), other.to_frame("qty")], "day=x")
+    assert narrow["qty"].tolist()[0] == 2**53
+
+
+def test_a_row_that_is_longer_than_what_is_read_at_once_is_said_in_our_words() -> None:
+    long = b"a,b\n" + b"1,2\n" * 10 + b"x," + b"secret" * 500_000 + b"\n"
+    with (
+        pytest.raises(BrokenCsv, match=r"^a row is longer than 1,048,576 bytes; shorten it$"),
+        open_fields(io.BytesIO(long), "x.csv", CsvForm(), 1 << 20) as (_, batches),
+    ):
+        list(batches)
 
 
 def test_parts_of_a_day_with_other_columns_are_refused(tmp_path: Path) -> None:

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from ml import registry
 from ml.artifacts import JoinCounts
 from ml.config import SideTable, Source, UseCase
+from ml.derived import is_rewritten
 from ml.errors import DataRejected
 from ml.scoring import score_file
 from ml.settings import Settings
+from tests import tiny
 from tests.tiny import packaged, parcels, raw_parcels, site, to_parquet
 
 DEPOTS = SideTable(name="depots", source=Source(folder="depots"), on=("depot",), take=("zone",))
@@ -135,6 +137,17 @@ def test_raw_rows_are_scored_as_they_are(
     scored = score_file(place, parcels(derive=derive), place.home, tmp_path / "rows.parquet")
     pd.testing.assert_frame_equal(scored.answers, packaged().predict(raw_parcels()), check_exact=True)
     assert scored.joins == {}
+
+
+def in_utc(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.assign(at=pd.to_datetime(rows["at"], utc=True))
+
+
+@pytest.mark.parametrize(("zone", "changes"), [("UTC", False), ("Europe/Berlin", True)])
+def test_a_derive_that_gives_times_a_zone_is_compared_in_the_use_cases_zone(zone: str, changes: bool) -> None:
+    use_case = tiny.tills(derive=in_utc, time_zone=zone)
+    (at,) = (column for column in use_case.columns if column.name == "at")
+    assert is_rewritten(use_case, tiny.sales(tiny.FIRST_DAY), at) == changes
 
 
 def test_a_derive_that_loses_rows_gives_no_answers_at_all(place: Settings, tmp_path: Path) -> None:
