@@ -103,6 +103,7 @@ def spoil_store(shop: Shop, empty: Path) -> None:
 LOSSES = (lose_home, lose_store, lose_mlflow, lose_mlflow_and_look, spoil_mlflow, spoil_store)
 
 
+@pytest.mark.slow
 def test_after_the_loss_of_any_part_all_that_the_backup_held_is_there_again(
     shop: Shop, empty_mlflow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -158,6 +159,7 @@ def copied_first(settings: Settings, target: Path, do: Any) -> Any:
     return copy_and_do
 
 
+@pytest.mark.slow
 def test_a_backup_made_at_any_moment_of_a_night_is_one_that_the_night_ends_from(
     shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

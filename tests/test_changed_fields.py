@@ -308,14 +308,21 @@ def _names(model: Any) -> list[str]:
     return [column.name for column in model.columns]
 
 
-@pytest.mark.parametrize("change", CHANGES | ONLY_DATED)
+def every(number: int, changes: dict[str, Any]) -> list[Any]:
+    """All changes, of which each so many-th is quick enough for the suite that everybody runs."""
+    return [
+        pytest.param(name, marks=[pytest.mark.slow] if place % number else []) for place, name in enumerate(changes)
+    ]
+
+
+@pytest.mark.parametrize("change", every(4, CHANGES | ONLY_DATED))
 def test_a_dated_use_case_goes_on_after_each_change(
     change: str, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     after_change(tmp_path, data, monkeypatch, DATED, {**DATED, **(CHANGES | ONLY_DATED)[change]})
 
 
-@pytest.mark.parametrize("change", CHANGES | ONLY_UNDATED)
+@pytest.mark.parametrize("change", every(3, CHANGES | ONLY_UNDATED))
 def test_an_undated_use_case_goes_on_after_each_change(
     change: str, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

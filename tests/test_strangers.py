@@ -101,6 +101,7 @@ def commands(shop: Shop, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     return codes
 
 
+@pytest.mark.slow
 def test_a_stranger_loses_nothing_and_changes_nothing(
     shop: Shop, empty_mlflow: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -129,6 +130,7 @@ def test_a_stranger_loses_nothing_and_changes_nothing(
     assert ours(alone) == with_them
 
 
+@pytest.mark.slow
 def test_files_that_another_model_needs_stay_where_they_are(
     shop: Shop, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

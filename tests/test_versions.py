@@ -72,6 +72,7 @@ def check(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
     return code, " ".join(f"{row['state']} {row['seen']} {row['mend']}" for row in rows if row["seen"])
 
 
+@pytest.mark.slow
 def test_the_ledgers_models_serve_again_however_mlflow_lost_them(
     shop: Shop, empty_mlflow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
