@@ -17,7 +17,7 @@ from ml.artifacts import Champion, FileRef
 from ml.digests import digest_bytes
 from ml.errors import ConfigError, RegistryUnavailable
 from ml.ledger import Ledger
-from ml.registry import CHAMPION, MODEL_DIGEST, RUN_KEY, Registry
+from ml.registry import CHAMPION, MODEL_DIGEST, REFERENCE, RUN_KEY, Registry
 from ml.settings import Settings
 from ml.store import is_whole, open_store
 from ml.versions import highest_number, lost_versions, recorded_as, register_again, renumbered
@@ -241,6 +241,17 @@ def test_an_alias_on_an_older_version_of_ours_follows_once_the_champion_is_there
     ledger.confirm_alias(move)
     register_lost(ledger, registry)
     assert registry.alias(CHAMPION) == 2
+
+
+def test_a_reference_that_mlflow_lost_does_not_hold_the_champion_back(ledger: Ledger, registry: Registry) -> None:
+    register_all(ledger, registry)
+    registry.delete_version(1)
+    move = ledger.last_move()
+    assert move is not None and move.reference is not None and move.reference.version == 1
+    follow_ledger(ledger, registry, move)
+    assert (registry.alias(CHAMPION), registry.alias(REFERENCE)) == (2, None)
+    register_lost(ledger, registry)
+    assert registry.number_of(move.reference) == registry.alias(REFERENCE)
 
 
 @pytest.mark.parametrize("tag", ["", "of another model"])
