@@ -1094,3 +1094,15 @@ def test_a_databases_time_is_of_the_day_that_a_night_reads(value: Any, unit: str
     read = of_values(brought, at, Declared((at,), zone, CsvForm()))
     (day,) = days_of(typed(at, read, zone)).astype(object).where(lambda days: days.notna(), None)
     assert days_of_values([value], unit, zone) == [day]
+
+
+def test_an_index_that_pandas_only_notes_is_a_column_of_one_file_of_all_days_too(tmp_path: Path) -> None:
+    place = replace(site(tmp_path), batch_mb=0)
+    days = [FIRST_DAY + timedelta(days=number) for number in range(3)]
+    rows = pd.concat([sales(day) for day in days], ignore_index=True).drop(columns="sale")
+    (tmp_path / "data").mkdir()
+    rows.set_index(pd.RangeIndex(7, 7 + 2 * len(rows), 2, name="sale")).to_parquet(tmp_path / "data" / "tills.parquet")
+    use_case = tills(source=FileSource(file="tills.parquet", time_column="at"))
+    manifest, _ = take_manifest(place, use_case, days[-1] + timedelta(days=1), {})
+    read = [read_partition(place, use_case, manifest, str(day)).rows["sale"] for day in days]
+    assert pd.concat(read).tolist() == [float(number) for number in range(7, 7 + 2 * len(rows), 2)]
