@@ -88,9 +88,9 @@ def answered(request: RetrainRequest, plan: Plan | None = None) -> State[dict[st
     try:
         return run_night(request, plan)
     except DataRejected as error:
-        publish_rejection(request.use_case, error)
-        if request.dry_run:
+        if request.dry_run:  # whose page would stand for the last night's
             return Failed(message=f"Dry run, {DATA_REJECTED}: {error}", data=error)
+        publish_rejection(request.use_case, error)
         show_ending(DATA_REJECTED)
         return Failed(message=f"{DATA_REJECTED}: {error}", data=error)
 

@@ -65,7 +65,7 @@ def follow_ledger(ledger: Ledger, registry: Registry, move: AnyEntry) -> None:
 
     Looks again afterwards: a newer move may have been made meanwhile, and this write must not be the last.
     """
-    if move.reference:
+    if move.reference and registry.number_of(move.reference) is not None:  # a lost one must not hold the champion back
         point(registry, REFERENCE, move.reference)
     if move.champion:
         point(registry, CHAMPION, move.champion)

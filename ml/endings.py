@@ -30,15 +30,17 @@ class Ending:
 
 def ending(entry: NightEntry, answer: AnyEntry | None = None, replayed_in: Sequence[AnyEntry] | None = None) -> Ending:
     """Of a night that decided just now, that an operator answered, or that is replayed under these entries."""
-    told, compared = _words(entry, answer), compared_scores(entry.result)
-    if replayed_in is not None:
-        told, compared = _words_now(entry, replayed_in), f"Scored then: {compared}" if compared else ""
+    told = _words(entry, answer) if replayed_in is None else _words_now(entry, replayed_in)
+    compared = compared_scores(entry.result)
+    if replayed_in is not None and compared:
+        compared = f"Scored then: {compared}"
     return Ending(*told, short_score(entry.result), compared)
 
 
 def _words(entry: NightEntry, answer: AnyEntry | None) -> tuple[str, str]:
     if answer is None:
-        return END_WORDS[entry.decision], f"{entry.reason} {way_out(entry.result)}".strip()
+        way = way_out(entry.result)
+        return END_WORDS[entry.decision], f"{entry.reason} {way}." if way else entry.reason
     promoted = is_same(answer.champion, entry.candidate)
     word = END_WORDS["PROMOTE" if promoted else entry.decision]
     return word, f"{answer.decision} by {answer.by}: {answer.reason}"

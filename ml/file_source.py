@@ -17,7 +17,7 @@ from ml.config import FileSource
 from ml.csv_fields import LONGEST_RECORD, BrokenCsv, open_fields, refuse_twice
 from ml.digests import digest_file, digest_value
 from ml.errors import DataRejected
-from ml.reading import FIELDS, Declared, of_fields, of_values, open_parquet, short
+from ml.reading import FIELDS, Declared, index_columns, of_fields, of_values, open_parquet, short
 from ml.serving.columns import Column, days_of, wrong_type
 
 SAMPLE_ROWS = 1000
@@ -88,7 +88,11 @@ def _split_parquet(path: Path, source: FileSource, times: "TimeColumn", fresh: P
     with open_parquet(path, pre_buffer=False) as file:
         refuse_twice(file.schema_arrow.names)
         times.require(file.schema_arrow.names)
-        for batch in _parquet_parts(file, room):
+        indexes, row = index_columns(file.schema_arrow, file.metadata.num_rows), 0
+        for part in _parquet_parts(file, room):
+            batch, row = part, row + part.num_rows
+            for name, numbers in indexes.items():
+                batch = batch.append_column(name, pa.array(numbers[row - part.num_rows : row], pa.int64()))
             values = pa.chunked_array([batch[source.time_column]])
             parts.add(batch, times.days_of(of_values(values, times.column, times.declared)))
     return parts.together()

@@ -129,12 +129,13 @@ def _serving(entries: list[AnyEntry]) -> dict[str, Champion]:
 def _unrecorded_versions(store: Store, registry: Registry, entries: list[AnyEntry]) -> Iterator[Finding]:
     """Versions that no night recorded: a run died between registering and recording, and was never run again.
 
-    Young ones may be of a run on another machine; those that somebody else registered are their own affair.
+    Young ones may be of a run on another machine; those that somebody else registered are their own affair. Known by
+    its run alone: a tag that somebody changed in MLflow must not cost a champion its files.
     """
     nights = [entry for entry in entries if isinstance(entry, NightEntry)]
-    recorded = {night.candidate.identity for night in nights if night.candidate}
+    recorded = {night.candidate.run_id for night in nights if night.candidate}
     for version in registry.versions():
-        if version.ours and version.identity not in recorded and version.age_seconds >= OLD_SECONDS:
+        if version.ours and version.run_id not in recorded and version.age_seconds >= OLD_SECONDS:
             yield Finding(
                 seen=f"version {version.number} is in MLflow, and no night recorded it",
                 mend="run its night again, which finishes it; mending deletes it and its files",

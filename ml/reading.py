@@ -153,10 +153,15 @@ def _read_parquet(data: bytes) -> pa.Table:
     with open_parquet(pa.BufferReader(data)) as file:
         refuse_twice(file.schema_arrow.names)
         table = file.read()
-    for name, numbers in _named_ranges((table.schema.metadata or {}).get(b"pandas", b"")):
-        if name not in table.column_names and len(numbers) == len(table):
-            table = table.append_column(name, pa.array(numbers, pa.int64()))
+    for name, numbers in index_columns(table.schema, len(table)).items():
+        table = table.append_column(name, pa.array(numbers, pa.int64()))
     return table
+
+
+def index_columns(schema: pa.Schema, rows: int) -> dict[str, range]:
+    """What a file of so many rows has in pandas' notes alone, by name."""
+    noted = _named_ranges((schema.metadata or {}).get(b"pandas", b""))
+    return {name: numbers for name, numbers in noted if name not in schema.names and len(numbers) == rows}
 
 
 def _named_ranges(noted: bytes) -> Iterator[tuple[str, range]]:

@@ -11,7 +11,7 @@ from ml.serving.columns import Column
 from ml.validation import MOST_NAMES
 
 
-def unforeseen(error: Exception) -> str:
+def why_unforeseen(error: Exception) -> str:
     """Why a partition cannot be used whose bytes make code fail that is not ours, in a way that nobody foresaw.
 
     What the exception says may quote a value, so it stays out.

@@ -5,7 +5,8 @@ counts from 1 again in a registry that was emptied, and goes on from an older nu
 older copy. A version that is registered again gets its old number where that is free, else the next; both are said.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from datetime import date
 
 from ml import paths
 from ml.artifacts import Champion, digest_of_files
@@ -63,19 +64,36 @@ def _has_files(store: Store, sizes: dict[str, int], model: Champion) -> bool:
 
 
 def register_again(registry: Registry, night: NightEntry) -> int:
-    """Registers the night's version from the files that lie in the store; MLflow's number for it."""
+    """Registers the night's version from the files that lie in the store; MLflow's number for it.
+
+    Its tags are written also where MLflow has it: somebody may have removed the one by which it is known.
+    """
     model = night.candidate
     assert model is not None
-    tags = {
-        USE_CASE: night.use_case,
-        "as_of": str(night.as_of),
-        "fit_until": model.fit_until or "undated",
-        "snapshot_digest": str(night.result.get("snapshot", {}).get("digest")),
-        "test_digest": str(night.result.get("test_digest")),
-        MODEL_DIGEST: digest_of_files(model.files),
-        "target_digest": model.target_digest,
+    digests = {
+        "snapshot": str(night.result.get("snapshot", {}).get("digest")),
+        "test": str(night.result.get("test_digest")),
+        "target": model.target_digest,
     }
-    return registry.register(model.run_id, night.run_key, tags, above=model.version - 1)
+    tags = version_tags(night.use_case, night.as_of, model.fit_until, digest_of_files(model.files), digests)
+    number = registry.register(model.run_id, night.run_key, tags, above=model.version - 1)
+    if any(version.number == number and version.run_id == model.run_id for version in registry.versions()):
+        registry.tag_version(number, tags)
+    return number
+
+
+def version_tags(
+    use_case: str, as_of: date, fit_until: str | None, model_digest: str, digests: Mapping[str, str]
+) -> dict[str, str]:
+    """What a version says of itself. Its other digests are one tag, of 12 letters each, as `retrain ledger` shows them:
+    a version's page has little room."""
+    return {
+        USE_CASE: use_case,
+        "as_of": str(as_of),
+        "fit_until": fit_until or "undated",
+        MODEL_DIGEST: model_digest,
+        "digests": ", ".join(f"{name} {digest[:12]}" for name, digest in digests.items()),
+    }
 
 
 def lost_words(registry: Registry, model: Champion) -> str:

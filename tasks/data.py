@@ -40,7 +40,7 @@ from ml.ledger import NightEntry
 from ml.locks import in_turns
 from ml.meaning import Compared, Known, compare, known_of, odd_at_start
 from ml.reading import UnusablePartition
-from ml.rejections import cure_of, undeclared, unforeseen, way_out
+from ml.rejections import cure_of, undeclared, way_out, why_unforeseen
 from ml.report import MOST_DAYS, counted, newest_of, window_words
 from ml.run_key import state_code_digest
 from ml.serving.rules import rule_to_dict
@@ -192,7 +192,7 @@ def _read(site: Site, manifest: Manifest, day: str) -> PartitionRows:
     except (UnusablePartition, RetrainError, MemoryError):
         raise
     except Exception as error:  # pyarrow and pandas raise exceptions of any kind for bytes that are odd
-        raise UnusablePartition(unforeseen(error)) from error
+        raise UnusablePartition(why_unforeseen(error)) from error
 
 
 def _size(rows: pd.DataFrame) -> int:

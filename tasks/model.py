@@ -271,6 +271,8 @@ def _answers(site: Site, model_folder: Path, test: pd.DataFrame) -> Answers:
     except (NoAnswer, MemoryError, OSError):  # of this machine, and passing: the last two
         raise
     except Exception as error:
+        if "DefaultCPUAllocator" in str(error):  # torch's own kind of it is a RuntimeError
+            raise MemoryError from None
         raise NoAnswer(f"it raises {what_and_where(error)}") from error
 
 

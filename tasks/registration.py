@@ -9,10 +9,9 @@ from ml.artifacts import Champion, Night, Snapshot, Split, Trail, Upload
 from ml.backfill import Plan
 from ml.ledger import AnyEntry, NightEntry
 from ml.pages import literal
-from ml.registry import MODEL_DIGEST
 from ml.report import result_document
 from ml.split import split_digest
-from ml.versions import highest_number
+from ml.versions import highest_number, version_tags
 from tasks import opening
 from tasks.site import site_of
 from tasks.stage import stage
@@ -61,19 +60,14 @@ def _excluded_since(head: AnyEntry | None, snapshot: Snapshot) -> str | None:
 def register_candidate(night: Night, run_key: str, snapshot: Snapshot, split: Split, upload: Upload) -> Champion:
     """Makes the one version of this run key, kept or not."""
     site = site_of(night)
-    tags = {
-        "use_case": night.use_case,
-        "as_of": str(night.as_of),
-        "fit_until": split.fit_until or "undated",
-        MODEL_DIGEST: upload.digest,
-        "digests": _digests(
-            snapshot=snapshot.digest,
-            test=split.test_digest,
-            target=site.use_case.target.digest,
-            code=night.code_digest,
-            use_case=night.use_case_digest,
-        ),
+    digests = {
+        "snapshot": snapshot.digest,
+        "test": split.test_digest,
+        "target": site.use_case.target.digest,
+        "code": night.code_digest,
+        "use_case": night.use_case_digest,
     }
+    tags = version_tags(night.use_case, night.as_of, split.fit_until, upload.digest, digests)
     version = site.registry.register(upload.run_id, run_key, tags, above=highest_number(site.ledger))
     log.info("Registered %s version %d.", night.use_case, version)
     return Champion(
@@ -86,11 +80,6 @@ def register_candidate(night: Night, run_key: str, snapshot: Snapshot, split: Sp
         folder=upload.folder,
         files=upload.files,
     )
-
-
-def _digests(**digests: str) -> str:
-    """One tag instead of five, of 12 letters each, as `retrain ledger` shows them: a version's page has little room."""
-    return ", ".join(f"{name} {digest[:12]}" for name, digest in digests.items())
 
 
 @stage("record decision", timeout_seconds=300)

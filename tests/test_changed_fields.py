@@ -354,17 +354,36 @@ def after_change(
     assert again == outcome()
 
 
-@pytest.mark.parametrize(("before", "after"), [("()", '("sale",)'), ('("sale",)', "()")])
-def test_equal_rows_are_one_where_the_key_of_today_says_so(
-    before: str, after: str, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+PLAIN = {**DATED, "source": 'Source(folder="tills_twice")', "derive": "None", **columns(value=None)}
+WITHOUT_DERIVE: dict[str, tuple[dict[str, str], dict[str, str]]] = {
+    "a key": ({"key": "()"}, {}),
+    "no key": ({}, {"key": "()"}),
+    "target": ({}, {"target": BINARY.replace("above=0", "above=0.5")}),
+    "column's type": ({}, columns(value=None, items="nullable=True")),
+    "column's sensitivity": ({}, columns(value=None, shop='type="text", sensitive=True')),
+    "side table": ({}, side_tables('Source(folder="shops_again")')),
+    "time zone": ({}, {"time_zone": '"Europe/Berlin"'}),
+    "known_at_column": ({}, {"known_at_column": '"known_at"'}),
+    **{
+        f"CSV's {form}": (
+            {"source": 'Source(folder="tills_csv")'},
+            {"source": f'Source(folder="tills_csv", {form})'},
+        )
+        for form in ('separator=";"', 'decimal=","', 'thousands="_"', 'encoding="utf-16"')
+    },
+}
+
+
+@pytest.mark.parametrize(("before", "after"), WITHOUT_DERIVE.values(), ids=WITHOUT_DERIVE)
+def test_a_use_case_without_derive_goes_on_too(
+    before: dict[str, str], after: dict[str, str], tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without `derive`, whose file would be in every key anyway."""
-    plain = {**DATED, "source": 'Source(folder="tills_twice")', "derive": "None", **columns(value=None)}
+    """The file of one with `derive` is in the keys of all partitions, and would hide a field that is in none. The rows
+    hold equal ones."""
     new_home(tmp_path / "kept", data, monkeypatch)
-    declare(tmp_path, tills(**plain, key=before))
+    declare(tmp_path, tills(**{**PLAIN, **before}))
     assert "sentence" not in outcome()
-    declare(tmp_path, tills(**plain, key=after))
+    declare(tmp_path, tills(**{**PLAIN, **after}))
     again = outcome()
     new_home(tmp_path / "fresh", data, monkeypatch)
     assert again == outcome()
-    assert "sentence" not in again, again

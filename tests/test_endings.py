@@ -28,8 +28,11 @@ from tests.test_production import is_link_to
 from tests.test_schedules import wait_for
 
 SCORES = {"candidate": {"f1": {"value": 0.771, "low": 0.7, "high": 0.8, "reason": None}}, "champion": None}
-RESULT = {"metric": "f1", "scores": SCORES, "verdicts": []}
-UNSCORED = {"metric": "f1", "scores": {"candidate": None, "champion": None}, "verdicts": []}
+RESULT: dict[str, Any] = {
+    "use_case": "tills", "metric": "f1", "scores": SCORES, "verdicts": [],
+    "decision": "KEEP", "version": 2, "not_comparable": {}, "asks": False,
+}  # fmt: skip
+UNSCORED = {**RESULT, "scores": {"candidate": None, "champion": None}, "version": None}
 
 
 def made_by(run: int) -> Champion:
@@ -114,6 +117,11 @@ def test_a_replayed_night_says_what_became_of_it(
         "F1 0.771",
         "tills 2024-03-02, F1 0.771",
     )
+
+
+def test_the_command_that_leads_on_ends_before_the_scores() -> None:
+    asked = replace(KEPT, result={**RESULT, "asks": True})
+    assert "retrain promote tills --version 2 --reason WHY. F1 0.771" in ending(asked).message
 
 
 def test_a_night_with_nothing_new_has_no_score() -> None:

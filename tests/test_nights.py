@@ -422,3 +422,19 @@ def test_what_derive_sorts_is_learnt_and_scored_row_by_row_without_a_key(shop: S
     label, late = (rows["days_to_pay"] > 30).to_numpy(), (pd.read_parquet(out)["prediction"] == "late").to_numpy()
     f1 = 2 * int((label & late).sum()) / int(label.sum() + late.sum())
     assert document["scores"]["candidate"]["f1"]["value"] == f1
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_the_page_of_the_last_night_stays_where_a_dry_run_is_rejected(
+    dry_run: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rejected(request: RetrainRequest, plan: object) -> Any:
+        raise DataRejected("a rule", "a value", "a step")
+
+    published = list[str]()
+    monkeypatch.setattr(flows.retrain, "run_night", rejected)
+    monkeypatch.setattr(flows.retrain, "show_ending", published.append)
+    monkeypatch.setattr(flows.retrain, "publish_rejection", lambda name, error: published.append(name))
+    state = flows.retrain.answered(RetrainRequest(use_case="shop", dry_run=dry_run))
+    assert state.is_failed()
+    assert published == ([] if dry_run else ["shop", "DataRejected"])

@@ -5,7 +5,8 @@ import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -18,9 +19,11 @@ from sqlalchemy import create_engine, text
 
 from ml import brought, database_source, digests, file_source, object_source
 from ml.bringing import partition_files
-from ml.config import DatabaseSource, FileSource, SideTable, Source, UseCase
+from ml.config import CsvForm, DatabaseSource, FileSource, SideTable, Source, UseCase
+from ml.database_values import array_of, as_times, days_of_values
 from ml.errors import ConfigError, DataRejected, SourceUnavailable
-from ml.serving.columns import Column
+from ml.reading import Declared, of_values
+from ml.serving.columns import Column, days_of, typed
 from ml.settings import Settings
 from ml.snapshots import changed_days, newest_day, read_partition, survey, take_manifest
 from ml.sources import AnySource, source_folder
@@ -1065,3 +1068,41 @@ def test_a_night_reads_every_row_of_a_database_on_the_day_of_its_time(
 @pytest.mark.parametrize("form", FORMS)
 def test_a_night_reads_every_row_of_sqlite_on_the_day_of_its_text(place: Settings, database: Any, form: str) -> None:
     assert len(rows_of(place, of_database(query=QUERY.replace("at,", f"{form} as at,")))) == 300
+
+
+ZONED = [datetime(7999, 12, 31, 23, 30, tzinfo=UTC), datetime(2024, 3, 31, 0, 30, tzinfo=timezone(timedelta(hours=5)))]
+TIMES: list[tuple[Any, str]] = [
+    *((value, "") for value in ZONED),
+    *((datetime(8000, 1, 1) + timedelta(seconds=more), "") for more in (-1, 0, 1, 86_399, 86_400)),
+    *((datetime(1000, 1, 1) + timedelta(seconds=more), "") for more in (-1, 0)),
+    *((value, "") for value in (datetime.min, datetime.max, date(2024, 3, 31), "2024-03-31", "2024-03-30 23:30:00")),
+    *(
+        (value, "")
+        for value in ("2024-03-30T23:30:00Z", "2024-03-31 00:30:00 +05:00", "2024-03-30T23:59:59.999999999Z")
+    ),
+    *((value, "s") for value in (1_711_841_400, 1_711_841_400.5, Decimal("1711841400.999999"), 10**18, -(10**12))),
+    *((value, "ms") for value in (1_711_841_399_999, 1_711_841_399_999.9)),
+    *((value, "ns") for value in (1_711_841_399_999_999_999, -1)),
+]
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "America/New_York", "Pacific/Apia"])
+@pytest.mark.parametrize(("value", "unit"), TIMES)
+def test_a_databases_time_is_of_the_day_that_a_night_reads(value: Any, unit: str, zone: str) -> None:
+    at = Column(name="at", type="timestamp", unit=unit)
+    brought = pa.chunked_array([array_of(as_times([value], unit))])
+    read = of_values(brought, at, Declared((at,), zone, CsvForm()))
+    (day,) = days_of(typed(at, read, zone)).astype(object).where(lambda days: days.notna(), None)
+    assert days_of_values([value], unit, zone) == [day]
+
+
+def test_an_index_that_pandas_only_notes_is_a_column_of_one_file_of_all_days_too(tmp_path: Path) -> None:
+    place = replace(site(tmp_path), batch_mb=0)
+    days = [FIRST_DAY + timedelta(days=number) for number in range(3)]
+    rows = pd.concat([sales(day) for day in days], ignore_index=True).drop(columns="sale")
+    (tmp_path / "data").mkdir()
+    rows.set_index(pd.RangeIndex(7, 7 + 2 * len(rows), 2, name="sale")).to_parquet(tmp_path / "data" / "tills.parquet")
+    use_case = tills(source=FileSource(file="tills.parquet", time_column="at"))
+    manifest, _ = take_manifest(place, use_case, days[-1] + timedelta(days=1), {})
+    read = [read_partition(place, use_case, manifest, str(day)).rows["sale"] for day in days]
+    assert pd.concat(read).tolist() == [float(number) for number in range(7, 7 + 2 * len(rows), 2)]

@@ -4,20 +4,22 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from deployments.cli import main
+from ml import health
 from ml.alias import follow_ledger, register_lost, roll_alias_forward
 from ml.artifacts import Champion, FileRef
 from ml.digests import digest_bytes
 from ml.errors import ConfigError, RegistryUnavailable
 from ml.ledger import Ledger
-from ml.registry import CHAMPION, MODEL_DIGEST, RUN_KEY, Registry
+from ml.registry import CHAMPION, MODEL_DIGEST, REFERENCE, RUN_KEY, Registry
 from ml.settings import Settings
-from ml.store import open_store
+from ml.store import is_whole, open_store
 from ml.versions import highest_number, lost_versions, recorded_as, register_again, renumbered
 from tests.story import Shop
 from tests.test_backup import answers, forget_connections
@@ -240,6 +242,32 @@ def test_an_alias_on_an_older_version_of_ours_follows_once_the_champion_is_there
     ledger.confirm_alias(move)
     register_lost(ledger, registry)
     assert registry.alias(CHAMPION) == 2
+
+
+def test_a_reference_that_mlflow_lost_does_not_hold_the_champion_back(ledger: Ledger, registry: Registry) -> None:
+    register_all(ledger, registry)
+    registry.delete_version(1)
+    move = ledger.last_move()
+    assert move is not None and move.reference is not None and move.reference.version == 1
+    follow_ledger(ledger, registry, move)
+    assert (registry.alias(CHAMPION), registry.alias(REFERENCE)) == (2, None)
+    register_lost(ledger, registry)
+    assert registry.number_of(move.reference) == registry.alias(REFERENCE)
+
+
+@pytest.mark.parametrize("tag", ["", "of another model"])
+def test_a_version_whose_tag_somebody_changed_is_known_again_and_loses_no_file(
+    tag: str, ledger: Ledger, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register_all(ledger, registry)
+    registry.tag_version(2, {MODEL_DIGEST: tag})
+    monkeypatch.setattr(health, "OLD_SECONDS", 0.0)
+    for found in health.findings(ledger.store, registry, "tills", active=False, today=date(2024, 1, 1)):
+        if found.repair is not None:
+            found.repair()
+    assert [version.number for version in registry.versions()] == [1, 2, 3]
+    assert (lost_versions(ledger, registry), renumbered(ledger, registry)) == ([], {})
+    assert all(is_whole(ledger.store, file) for file in ledger.nights()[1].candidate.files)  # type: ignore[union-attr]
 
 
 def test_an_outage_is_never_a_lost_version(ledger: Ledger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 EXACT = 2**53  # float64 holds every integer up to here
 FIRST_TIME, LAST_TIME = pd.Timestamp("0001-01-01"), pd.Timestamp("9999-12-31T23:59:59.999999")
-FIRST_DATED, LAST_DATED = pd.Timestamp("1000-01-01"), pd.Timestamp("7999-12-31T23:59:59.999999")
+FIRST_DATED, LAST_DATED = pd.Timestamp("1000-01-01"), pd.Timestamp("8000-01-01T23:59:59.999999")
 DAY_ROUND = pd.Timedelta(days=1)
 ENDS = tuple(int(time.asm8.view("i8")) for time in (FIRST_TIME, LAST_TIME))  # in microseconds
 TIME_UNITS = ("s", "ms", "us", "ns")
