@@ -27,6 +27,14 @@ OTHERS = {  # what else a file may be, by its first bytes
     b"\x1f\x8b": ("it is packed by gzip", "name it .csv.gz"),
     b"PAR1": ("it is Parquet", "name it .parquet"),
     b"PK\x03\x04": ("it is an archive or an Excel file", "save it as CSV"),
+    b"\xd0\xcf\x11\xe0": ("it is an Excel file", "save it as CSV"),
+    b"BZh": ("it is packed by bzip2", "pack it by gzip, and name it .csv.gz"),
+    b"\xfd7zXZ\x00": ("it is packed by xz", "pack it by gzip, and name it .csv.gz"),
+    b"\x28\xb5\x2f\xfd": ("it is packed by zstd", "pack it by gzip, and name it .csv.gz"),
+    b"ARROW1": ("it is an Arrow file", "save it as Parquet, and name it .parquet"),
+    b"SQLite format 3": ("it is an SQLite database", "use a DatabaseSource"),
+    b'{"': ("it is JSON", "save it as CSV or Parquet"),
+    b"[{": ("it is JSON", "save it as CSV or Parquet"),
 }
 CHUNK = 1 << 20
 LONGEST_RECORD = 1 << 26

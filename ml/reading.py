@@ -65,7 +65,24 @@ def together(tables: list[pd.DataFrame], name: str) -> pd.DataFrame:
                 f"the parts of {name} must have the same columns, but {_named(differing)} is not in both its first and "
                 f"its part {number}"
             )
-    return tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
+    if len(tables) == 1:
+        return tables[0]
+    _refuse_other_types(tables, name)
+    return pd.concat(tables, ignore_index=True)
+
+
+def _refuse_other_types(tables: list[pd.DataFrame], name: str) -> None:
+    """Raises UnusablePartition for a column that is numbers in one part and texts in another: put together, 007 of a
+    CSV would be a number in some rows and a text in others."""
+    for column in tables[0].columns:
+        present = [table[column] for table in tables if table[column].notna().any()]
+        kinds = [isinstance(series.dtype, pd.StringDtype) for series in present]
+        if any(kinds) and not all(kinds):
+            first, other = present[0].dtype, present[kinds.index(not kinds[0])].dtype
+            raise UnusablePartition(
+                f"the parts of {name} must have the same types, but {printable(str(column))} is {first} in one and "
+                f"{other} in another (declare the column)"
+            )
 
 
 # What libraries say of a whole file, or of a place in it. All else may quote a row.
@@ -132,10 +149,22 @@ def _read_parquet(data: bytes) -> pa.Table:
     with open_parquet(pa.BufferReader(data)) as file:
         refuse_twice(file.schema_arrow.names)
         table = file.read()
+    _refuse_other_encodings(table)
     for name, numbers in _named_ranges((table.schema.metadata or {}).get(b"pandas", b"")):
         if name not in table.column_names and len(numbers) == len(table):
             table = table.append_column(name, pa.array(numbers, pa.int64()))
     return table
+
+
+def _refuse_other_encodings(table: pa.Table) -> None:
+    """Texts of a Parquet file are in UTF-8; writers that wrote other bytes were not stopped."""
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        kind = column.type  # of a dictionary Arrow looks at the texts itself
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+            try:
+                column.validate(full=True)
+            except pa.ArrowInvalid:
+                raise BrokenCsv(f"column {printable(name)} has a text that is not in UTF-8") from None
 
 
 def _named_ranges(noted: bytes) -> Iterator[tuple[str, range]]:
