@@ -23,6 +23,7 @@ from ml.errors import printable
 QUOTE, NEWLINES = ord('"'), (ord("\n"), ord("\r"))
 BOM = codecs.BOM_UTF8
 BOMS_OF_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
 OTHERS = {  # what else a file may be, by its first bytes
     b"\x1f\x8b": ("it is packed by gzip", "name it .csv.gz"),
     b"PAR1": ("it is Parquet", "name it .parquet"),
@@ -96,17 +97,27 @@ class open_fields:  # noqa: N801 - it is used as the function `open` is
                 yield pa.record_batch(batch.columns, schema=_schema(names)).slice(above)
                 above = 0
         except pa.ArrowInvalid as error:
-            raise (_other_count(odd[0], self.form) if odd else BrokenCsv(str(error).splitlines()[0][:120])) from None
+            said = BrokenCsv(str(error).splitlines()[0][:120])
+            raise (_other_count(odd[0], names, self.form) if odd else said) from None
 
 
 def _schema(names: list[str]) -> pa.Schema:
     return pa.schema([(name, pa.string()) for name in names])
 
 
-def _other_count(row: "pyarrow.csv.InvalidRow", form: CsvForm) -> BrokenCsv:
+def likely_separator(names: list[str]) -> str | None:
+    """The sign that parts the names where a header reads as one column."""
+    return next((sign for sign in DELIMITERS if sign in names[0]), None) if len(names) == 1 else None
+
+
+def _other_count(row: "pyarrow.csv.InvalidRow", names: list[str], form: CsvForm) -> BrokenCsv:
     seen = f"row {row.number - 1} has {row.actual_columns} fields where the header has {row.expected_columns} names"
     if row.actual_columns == row.expected_columns + 1 and row.text.endswith(form.separator):
         return BrokenCsv(seen, f"remove the {form.separator!r} at its end")
+    likely = likely_separator(names)
+    if likely is not None:
+        seen = f"its header reads as one column, likely separated by {DELIMITERS[likely]}, and {seen}"
+        return BrokenCsv(seen, f"declare separator={likely!r} of its source")
     return BrokenCsv(seen)
 
 

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ml.config import CsvForm, DatabaseSource, FileSource, Source, UseCase
-from ml.csv_fields import NEWLINES, BrokenCsv, read_fields, refuse_twice
+from ml.csv_fields import DELIMITERS, NEWLINES, BrokenCsv, likely_separator, read_fields, refuse_twice
 from ml.errors import printable
 from ml.serving.columns import EXACT, NOT_COUNTED, TOO_WIDE, Column, WrongType, cast_texts, typed, wrong_type
 from ml.sources import reading
@@ -32,7 +32,6 @@ from ml.sources import reading
 MISSING = ["", "NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null", "None", "<NA>", "n/a"]  # where no text is declared
 TRUE, FALSE = ["True", "true", "TRUE"], ["False", "false", "FALSE"]
 NUMBERS = {"number", "integer"}
-DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
 FIELDS = b"retrain.fields"  # marks a Parquet file of ours whose texts are the fields of a CSV, not yet typed
 
 
@@ -98,7 +97,8 @@ def read_table(path: Path, declared: Declared) -> pd.DataFrame:
     """A Parquet or CSV file. Raises UnusablePartition if it is not what it is named, SourceUnavailable if the disk does
     not give it."""
     if not path.is_file():
-        raise UnusablePartition(f"{path.name} cannot be read (there is no such file)")
+        seen = "it is a folder" if path.is_dir() else "there is no such file"
+        raise UnusablePartition(f"{path.name} cannot be read ({seen})")
     with reading(path):
         data = path.read_bytes()
     return parse_table(path.name, data, declared)
@@ -336,8 +336,7 @@ def _nearest_words(rows: pd.DataFrame, name: str) -> str:
 
 def _delimiter_words(rows: pd.DataFrame) -> str:
     """The likely cause where a CSV's header reads as one column."""
-    only = str(rows.columns[0]) if len(rows.columns) == 1 else ""
-    found = next((sign for sign in DELIMITERS if sign in only), None)
+    found = likely_separator([*map(str, rows.columns)])
     if found is None:
         return ""
     return (

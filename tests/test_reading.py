@@ -107,6 +107,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "cp1252": (csv(row(), row(shop="Z\u00fcrich")).decode().encode("cp1252"), "line 3 is not in utf-8 (byte 0xfc); declare the encoding of its source, like encoding='cp1252'"),
     "half a letter at the end": (csv(row(y="\u00fc"))[:-2], "is not in utf-8"),
     "semicolons": (csv().replace(b",", b";"), "likely separated by semicolons; declare separator=';'"),
+    "semicolons beside decimal commas": (csv().replace(b",", b";").replace(b".", b","), "declare separator=';' of its"),
     "tabs": (csv().replace(b",", b"\t"), "likely separated by tabs; declare separator='\\t'"),
     "bars": (csv().replace(b",", b"|"), "likely separated by bars"),
     "Excel's line of the separator": (b"sep=,\n" + csv(), "its first line is Excel's `sep=`; remove it"),
