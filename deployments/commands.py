@@ -339,6 +339,7 @@ def score(options: argparse.Namespace) -> int:
         "refused_rows": int(answers.broken_rule.notna().sum()),
         "ignored_columns": extra,
         "joins": {name: {"null_keys": c.null_keys, "unmatched": c.unmatched} for name, c in scored.joins.items()},
+        "not_learnt": scored.not_learnt,
         "threshold": model_threshold(folder),
         "output": options.output,
     }
@@ -352,6 +353,9 @@ def score(options: argparse.Namespace) -> int:
         f" {counted(c.null_keys + c.unmatched, 'row')} met nothing in {name} ({c.null_keys:,} without a key)."
         for name, c in scored.joins.items()
         if c.null_keys + c.unmatched
+    )
+    words += "".join(
+        f" The model has not learnt the {name} of {counted(rows, 'row')}." for name, rows in scored.not_learnt.items()
     )
     show(options, document, words + (f" Ignored columns: {report.listed(extra)}." if extra else ""))
     return 0

@@ -23,10 +23,19 @@ from ml.errors import printable
 QUOTE, NEWLINES = ord('"'), (ord("\n"), ord("\r"))
 BOM = codecs.BOM_UTF8
 BOMS_OF_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
 OTHERS = {  # what else a file may be, by its first bytes
     b"\x1f\x8b": ("it is packed by gzip", "name it .csv.gz"),
     b"PAR1": ("it is Parquet", "name it .parquet"),
     b"PK\x03\x04": ("it is an archive or an Excel file", "save it as CSV"),
+    b"\xd0\xcf\x11\xe0": ("it is an Excel file", "save it as CSV"),
+    b"BZh": ("it is packed by bzip2", "pack it by gzip, and name it .csv.gz"),
+    b"\xfd7zXZ\x00": ("it is packed by xz", "pack it by gzip, and name it .csv.gz"),
+    b"\x28\xb5\x2f\xfd": ("it is packed by zstd", "pack it by gzip, and name it .csv.gz"),
+    b"ARROW1": ("it is an Arrow file", "save it as Parquet, and name it .parquet"),
+    b"SQLite format 3": ("it is an SQLite database", "use a DatabaseSource"),
+    b'{"': ("it is JSON", "save it as CSV or Parquet"),
+    b"[{": ("it is JSON", "save it as CSV or Parquet"),
 }
 CHUNK = 1 << 20
 LONGEST_RECORD = 1 << 26
@@ -88,7 +97,7 @@ class open_fields:  # noqa: N801 - it is used as the function `open` is
                 yield pa.record_batch(batch.columns, schema=_schema(names)).slice(above)
                 above = 0
         except pa.ArrowInvalid as error:
-            raise (_other_count(odd[0], self.form) if odd else self._unreadable(error)) from None
+            raise (_other_count(odd[0], names, self.form) if odd else self._unreadable(error)) from None
 
     def _unreadable(self, error: Exception) -> BrokenCsv:
         """Arrow's own words are left out: they may quote a row."""
@@ -101,10 +110,19 @@ def _schema(names: list[str]) -> pa.Schema:
     return pa.schema([(name, pa.string()) for name in names])
 
 
-def _other_count(row: "pyarrow.csv.InvalidRow", form: CsvForm) -> BrokenCsv:
+def likely_separator(names: list[str]) -> str | None:
+    """The sign that parts the names where a header reads as one column."""
+    return next((sign for sign in DELIMITERS if sign in names[0]), None) if len(names) == 1 else None
+
+
+def _other_count(row: "pyarrow.csv.InvalidRow", names: list[str], form: CsvForm) -> BrokenCsv:
     seen = f"row {row.number - 1} has {row.actual_columns} fields where the header has {row.expected_columns} names"
     if row.actual_columns == row.expected_columns + 1 and row.text.endswith(form.separator):
         return BrokenCsv(seen, f"remove the {form.separator!r} at its end")
+    likely = likely_separator(names)
+    if likely is not None:
+        seen = f"its header reads as one column, likely separated by {DELIMITERS[likely]}, and {seen}"
+        return BrokenCsv(seen, f"declare separator={likely!r} of its source")
     return BrokenCsv(seen)
 
 

@@ -31,14 +31,13 @@ SEE_ONE_STATE = {"postgresql", "mysql", "mariadb"}  # within a transaction, wher
 
 def bring_rows(source: DatabaseSource, columns: tuple[Column, ...], time_zone: str, folder: BroughtFolder) -> None:
     """A day at a time; one whose rows and last change are counted as before is not read again."""
-    from sqlalchemy import create_engine
     from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
     address = os.environ.get(source.database)
     if not address:
         raise ConfigError(f"{source.database} holds the address of the database", "it is not set", "set it")
     try:
-        engine = create_engine(address)
+        engine = _engine(address, source)
         try:
             if engine.dialect.name in SEE_ONE_STATE:
                 engine = engine.execution_options(isolation_level="REPEATABLE READ")
@@ -53,6 +52,24 @@ def bring_rows(source: DatabaseSource, columns: tuple[Column, ...], time_zone: s
         raise ConfigError(
             f"{source.database} holds an address that SQLAlchemy knows", type(error).__name__, "mend it"
         ) from None
+
+
+def _engine(address: str, source: DatabaseSource) -> Any:
+    """Raises ConfigError for an address that cannot be read, and for one whose driver is not installed."""
+    from sqlalchemy import create_engine
+
+    try:
+        return create_engine(address)
+    except ImportError as error:
+        raise ConfigError(
+            f"{source.database} holds an address whose driver is installed", f"there is no {error.name}",
+            "install it, or name another in the address, like postgresql+psycopg://",
+        ) from None  # fmt: skip
+    except ValueError:  # its message may quote a part of the password
+        raise ConfigError(
+            f"{source.database} holds an address that SQLAlchemy knows", "what it has for a port is no number",
+            "mend it; in a user's name and password, write :, @ and / as %3A, %40 and %2F",
+        ) from None  # fmt: skip
 
 
 def _in_words(error: Any, source: DatabaseSource) -> ConfigError | DataRejected | SourceUnavailable:

@@ -120,9 +120,9 @@ def _refuse_swapped_numbers(use_case: UseCase, rows: pd.DataFrame, found: pd.Dat
 
     It shows where a column that names rows has the values it had, but in other rows.
     """
-    names = use_case.key or tuple(column.name for column in use_case.columns)
-    for name in names:
-        if name in rows.columns and name in found.columns and _is_permuted(rows[name], found[name]):
+    key = [name for name in use_case.key if name in rows.columns]  # a file to score may have none
+    for name in key or [column.name for column in use_case.columns if column.name in rows.columns]:
+        if name in found.columns and _is_permuted(rows[name], found[name]):
             raise UnusablePartition(
                 f"derive of {use_case.name} gives rows another {ROW} than they had, as {name} shows ({KEEP_ROWS})"
             )

@@ -1,5 +1,6 @@
 """One file of all days, brought as a file a day."""
 
+import bisect
 import shutil
 import zlib
 from collections.abc import Iterator
@@ -31,6 +32,10 @@ def bring_file(
 
     The days are Parquet, whatever the file is: of a CSV they hold the fields as they are written.
     """
+    if path.is_dir():
+        raise DataRejected(
+            "a FileSource is one file", f"{path} is a folder", "write one file, or a folder a day and use a Source"
+        )
     if not path.is_file():
         raise DataRejected("a source's file must be there", f"there is no {path}", "write it, or change the source")
     times = TimeColumn(path.name, source, columns, time_zone)
@@ -130,11 +135,17 @@ class TimeColumn:
         if seen is not None:  # the value is not quoted: in a row that is shifted it may be anything
             raise DataRejected(
                 f"{self.column.name} of {self.file} must be a timestamp in every row",
-                f"behind row {self.rows} it is {seen}",
+                f"it is {seen}, the first in row {self.rows + self._first_wrong(times) + 1}",
                 "write it in ISO 8601, or declare its unit",
             ) from None
         self.rows += len(times)
         return days_of(times)
+
+    def _first_wrong(self, times: pd.Series) -> int:
+        """The place of the first value with which those up to it are no times."""
+        return bisect.bisect_left(
+            range(len(times) - 1), True, key=lambda place: wrong_type(self.column, times.iloc[: place + 1]) is not None
+        )
 
 
 class DayParts:

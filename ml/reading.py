@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ml.config import CsvForm, DatabaseSource, FileSource, Source, UseCase
-from ml.csv_fields import NEWLINES, BrokenCsv, read_fields, refuse_twice
+from ml.csv_fields import DELIMITERS, NEWLINES, BrokenCsv, likely_separator, read_fields, refuse_twice
 from ml.errors import printable
 from ml.serving.columns import EXACT, NOT_COUNTED, TOO_WIDE, Column, WrongType, cast_texts, typed, wrong_type
 from ml.sources import reading
@@ -33,7 +33,6 @@ from ml.sources import reading
 MISSING = ["", "NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null", "None", "<NA>", "n/a"]  # where no text is declared
 TRUE, FALSE = ["True", "true", "TRUE"], ["False", "false", "FALSE"]
 NUMBERS = {"number", "integer"}
-DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
 FIELDS = b"retrain.fields"  # marks a Parquet file of ours whose texts are the fields of a CSV, not yet typed
 
 
@@ -66,7 +65,10 @@ def together(tables: list[pd.DataFrame], name: str) -> pd.DataFrame:
                 f"the parts of {name} must have the same columns, but {_named(differing)} is not in both its first and "
                 f"its part {number}"
             )
-    return tables[0] if len(tables) == 1 else stacked(tables, name).reset_index(drop=True)
+    if len(tables) == 1:
+        return tables[0]
+    _refuse_other_types(tables, name)
+    return stacked(tables, name).reset_index(drop=True)
 
 
 def stacked(tables: list[pd.DataFrame], name: str) -> pd.DataFrame:
@@ -87,6 +89,20 @@ def is_wide(series: pd.Series) -> bool:
     return series.dtype.kind in "iu" and bool(((series > EXACT) | (series < -EXACT)).any())
 
 
+def _refuse_other_types(tables: list[pd.DataFrame], name: str) -> None:
+    """Raises UnusablePartition for a column that is numbers in one part and texts in another: put together, 007 of a
+    CSV would be a number in some rows and a text in others."""
+    for column in tables[0].columns:
+        present = [table[column] for table in tables if table[column].notna().any()]
+        kinds = [isinstance(series.dtype, pd.StringDtype) for series in present]
+        if any(kinds) and not all(kinds):
+            first, other = present[0].dtype, present[kinds.index(not kinds[0])].dtype
+            raise UnusablePartition(
+                f"the parts of {name} must have the same types, but {printable(str(column))} is {first} in one and "
+                f"{other} in another (declare the column)"
+            )
+
+
 # What libraries say of a whole file, or of a place in it. All else may quote a row.
 FREE_OF_VALUES = re.compile(
     r"'[\w-]+' codec can't decode bytes? (0x[0-9a-f]+ )?in position \d+(-\d+)?: [a-z ]+"
@@ -100,7 +116,8 @@ def read_table(path: Path, declared: Declared) -> pd.DataFrame:
     """A Parquet or CSV file. Raises UnusablePartition if it is not what it is named, SourceUnavailable if the disk does
     not give it."""
     if not path.is_file():
-        raise UnusablePartition(f"{path.name} cannot be read (there is no such file)")
+        seen = "it is a folder" if path.is_dir() else "there is no such file"
+        raise UnusablePartition(f"{path.name} cannot be read ({seen})")
     with reading(path):
         data = path.read_bytes()
     return parse_table(path.name, data, declared)
@@ -153,6 +170,7 @@ def _read_parquet(data: bytes) -> pa.Table:
     with open_parquet(pa.BufferReader(data)) as file:
         refuse_twice(file.schema_arrow.names)
         table = file.read()
+    _refuse_other_encodings(table)
     for name, numbers in index_columns(table.schema, len(table)).items():
         table = table.append_column(name, pa.array(numbers, pa.int64()))
     return table
@@ -162,6 +180,17 @@ def index_columns(schema: pa.Schema, rows: int) -> dict[str, range]:
     """What a file of so many rows has in pandas' notes alone, by name."""
     noted = _named_ranges((schema.metadata or {}).get(b"pandas", b""))
     return {name: numbers for name, numbers in noted if name not in schema.names and len(numbers) == rows}
+
+
+def _refuse_other_encodings(table: pa.Table) -> None:
+    """Texts of a Parquet file are in UTF-8; writers that wrote other bytes were not stopped."""
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        kind = column.type  # of a dictionary Arrow looks at the texts itself
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+            try:
+                column.validate(full=True)
+            except pa.ArrowInvalid:
+                raise BrokenCsv(f"column {printable(name)} has a text that is not in UTF-8") from None
 
 
 def _named_ranges(noted: bytes) -> Iterator[tuple[str, range]]:
@@ -333,8 +362,7 @@ def _nearest_words(rows: pd.DataFrame, name: str) -> str:
 
 def _delimiter_words(rows: pd.DataFrame) -> str:
     """The likely cause where a CSV's header reads as one column."""
-    only = str(rows.columns[0]) if len(rows.columns) == 1 else ""
-    found = next((sign for sign in DELIMITERS if sign in only), None)
+    found = likely_separator([*map(str, rows.columns)])
     if found is None:
         return ""
     return (

@@ -15,17 +15,20 @@ from ml.errors import DataRejected, printable
 from ml.joins import Joined, complete_by_day
 from ml.reading import Declared, UnusablePartition, read_table, refuse_other_columns
 from ml.serving.columns import Column, conform, with_tuples
+from ml.serving.features import UNKNOWN, CategoryFeature
 from ml.serving.rules import Rule, rule_from_dict
 from ml.settings import Settings
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One answer a row in the file's order, the columns that the model ignored, and how rows met each side table."""
+    """One answer a row in the file's order, the columns that the model ignored, how rows met each side table, and how
+    many rows have a value of a category that the model has not learnt."""
 
     answers: pd.DataFrame
     ignored_columns: list[str]
     joins: dict[str, JoinCounts]
+    not_learnt: dict[str, int]
 
 
 def score_file(settings: Settings, use_case: UseCase, model_folder: Path, file: Path) -> Scored:
@@ -45,11 +48,16 @@ def score_file(settings: Settings, use_case: UseCase, model_folder: Path, file: 
         ) from error
     names = {column.name for column in columns}
     ignored = [printable(str(name)) for name in rows.columns if name not in names]
-    return Scored(
-        registry.load_model(model_folder).predict(conform(whole.rows, columns, use_case.time_zone)),
-        ignored,
-        whole.joins,
-    )
+    typed = conform(whole.rows, columns, use_case.time_zone)
+    answers = registry.load_model(model_folder).predict(typed)
+    return Scored(answers, ignored, whole.joins, _not_learnt(model_folder, typed))
+
+
+def _not_learnt(model_folder: Path, typed: pd.DataFrame) -> dict[str, int]:
+    """Rows a category: a value that is spelt otherwise gets an answer too, as any that is unknown or rare."""
+    features = [CategoryFeature(**with_tuples(fields)) for fields in _contents(model_folder)["categories"]]
+    counts = {each.column: int((each.transform(typed) == UNKNOWN).sum()) for each in features if each.part is None}
+    return {name: count for name, count in counts.items() if count}
 
 
 def _raw_rows(settings: Settings, use_case: UseCase, rows: pd.DataFrame, columns: tuple[Column, ...]) -> Joined:

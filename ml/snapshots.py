@@ -471,4 +471,5 @@ def _refuse_other_days(use_case: UseCase, rows: pd.DataFrame, day: str) -> None:
     days = days_of(rows[use_case.time_column])
     others = int((days.notna() & (days != day)).sum())
     if others:
-        raise UnusablePartition(f"{others} of {len(rows)} rows are of another day by {use_case.time_column}")
+        zone = "" if use_case.time_zone == "UTC" else f" as clocks in {use_case.time_zone} show it"
+        raise UnusablePartition(f"{others} of {len(rows)} rows are of another day by {use_case.time_column}{zone}")

@@ -175,6 +175,12 @@ def test_without_a_key_any_declared_column_shows_that_numbers_were_swapped(name:
         made(REFUSED[name][0], key=())
 
 
+@pytest.mark.parametrize("name", ["numbers written anew", "numbers shuffled"])
+def test_a_file_to_score_without_its_key_shows_by_its_other_columns_that_numbers_were_swapped(name: str) -> None:
+    with pytest.raises(UnusablePartition, match=f"gives rows another {ROW} than they had"):
+        made(REFUSED[name][0], rows=sold().drop(columns="sale"))
+
+
 def failing(error: BaseException) -> Derive:
     def derive(rows: pd.DataFrame) -> pd.DataFrame:
         raise error

@@ -108,6 +108,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "cp1252": (csv(row(), row(shop="Z\u00fcrich")).decode().encode("cp1252"), "line 3 is not in utf-8 (byte 0xfc); declare the encoding of its source, like encoding='cp1252'"),
     "half a letter at the end": (csv(row(y="\u00fc"))[:-2], "is not in utf-8"),
     "semicolons": (csv().replace(b",", b";"), "likely separated by semicolons; declare separator=';'"),
+    "semicolons beside decimal commas": (csv().replace(b",", b";").replace(b".", b","), "declare separator=';' of its"),
     "tabs": (csv().replace(b",", b"\t"), "likely separated by tabs; declare separator='\\t'"),
     "bars": (csv().replace(b",", b"|"), "likely separated by bars"),
     "Excel's line of the separator": (b"sep=,\n" + csv(), "its first line is Excel's `sep=`; remove it"),
@@ -620,6 +621,42 @@ def test_parts_of_a_day_with_other_columns_are_refused(tmp_path: Path) -> None:
         UnusablePartition, match=r"parts of day=2024-01-03 must have the same columns, .* pieces, qty is not in both"
     ):
         partition(site(tmp_path), use_case(source=Source(folder="rows")))
+
+
+def test_a_column_that_nobody_declared_is_of_one_type_in_all_parts_of_a_day(tmp_path: Path) -> None:
+    """A derive would see the number 7 in some rows and the text A7 in others."""
+    folder = tmp_path / "data" / "rows" / f"day={DAY}"
+    folder.mkdir(parents=True)
+    for part, code in enumerate(("007", "A7")):
+        rows = csv().decode().splitlines()
+        (folder / f"part-{part}.csv").write_text(
+            "\n".join([f"{rows[0]},code", *(f"{row},{code}" for row in rows[1:])]) + "\n"
+        )
+    case = use_case(source=Source(folder="rows"))
+    with pytest.raises(UnusablePartition, match=r"same types, but code is int64 in one and str in another \(declare"):
+        partition(site(tmp_path), case)
+    declared = replace(case, columns=(*case.columns, Column(name="code", type="text", feature=False)))
+    assert set(partition(site(tmp_path), declared)["code"]) == {"007", "A7"}
+
+
+def test_a_text_of_parquet_that_is_not_in_utf_8_is_refused_by_its_column() -> None:
+    wrong = pa.Array.from_buffers(pa.string(), 1, pa.array([b"caf\xe9"], pa.binary()).buffers())
+    with pytest.raises(UnusablePartition, match="column note has a text that is not in UTF-8"):
+        read(parquet(pa.table({"note": wrong})), "x.parquet")
+
+
+@pytest.mark.parametrize(
+    ("begins", "seen"),
+    [
+        (b"BZh9", "packed by bzip2"), (b"\xfd7zXZ\x00", "packed by xz"), (b"\x28\xb5\x2f\xfd", "packed by zstd"),
+        (b"\xd0\xcf\x11\xe0", "an Excel file"), (b"ARROW1", "an Arrow file"), (b"SQLite format 3\0", "an SQLite database"),
+        (b'{"a": 1}\n', "JSON"), (b'[{"a": 1}]\n', "JSON"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_csv_is_named_as_what_it_is(begins: bytes, seen: str) -> None:
+    """Another encoding, or another quote, would not help."""
+    with pytest.raises(UnusablePartition, match=rf"it is {seen}; (pack|save|use)"):
+        read(begins, "x.csv")
 
 
 # The same in every place that reads a file

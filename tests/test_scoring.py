@@ -96,6 +96,25 @@ def test_what_met_no_row_of_a_side_table_is_counted(place: Settings, tmp_path: P
     assert (len(scored.answers), scored.ignored_columns) == (60, ["metres", "depot"])
 
 
+@pytest.mark.parametrize(
+    ("changes", "counts"),
+    [
+        ({}, {}),
+        ({"carrier": "CAT"}, {"carrier": 40}),
+        ({"carrier": "cat "}, {"carrier": 40}),
+        ({"zone": 9}, {"zone": 40}),
+        ({"zone": 9, "carrier": "dog"}, {"zone": 40, "carrier": 40}),
+        ({"carrier": None}, {}),
+    ],
+)
+def test_rows_with_a_category_that_the_model_has_not_learnt_are_counted(
+    place: Settings, tmp_path: Path, changes: dict[str, object], counts: dict[str, int]
+) -> None:
+    rows = raw_parcels(40).assign(**changes)
+    to_parquet(rows.astype({"carrier": "str"}), tmp_path / "rows")
+    assert score_file(place, parcels(), place.home, tmp_path / "rows.parquet").not_learnt == counts
+
+
 @pytest.mark.parametrize("ending", ["parquet", "csv"])
 def test_no_rows_have_no_answers(place: Settings, ending: str) -> None:
     none = answers(place, source_rows().iloc[:0], "sorting", ending)

@@ -156,6 +156,25 @@ def test_missing_or_wrongly_typed_columns_are_refused_by_name(change: dict[str, 
         packaged().predict(rows)
 
 
+def test_a_column_that_is_there_twice_is_refused_by_name() -> None:
+    rows = raw_parcels(3)
+    with pytest.raises(ValueError, match=r"each column once, but \['weight'\] are there twice"):
+        packaged().predict(pd.concat([rows, rows[["weight"]]], axis=1))
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("kind", ["datetime", "Timestamp"])
+def test_times_of_which_only_some_have_a_zone_are_refused(first: int, kind: str) -> None:
+    """Arrow would give them all the clock of the first."""
+    naive = pd.Timestamp("2024-01-03T12:00:00")
+    both = [naive, naive.tz_localize("Asia/Tokyo"), None]
+    times = [time if kind == "Timestamp" or time is None else time.to_pydatetime() for time in both]
+    column = Column(name="at", type="timestamp", nullable=True)
+    series = pd.Series([times[first], None, times[1 - first]], dtype="object")
+    assert wrong_type(column, series) == "times of which some have a zone and some have none"
+    assert wrong_type(column, series[:2]) is None
+
+
 def test_unknown_and_missing_values_have_an_answer_of_their_own() -> None:
     rows = pd.DataFrame({"weight": 5.0, "distance": [100.0, None, 100.0, 100.0], "carrier": "bee", "zone": 2})
     rows["carrier"] = ["bee", "bee", "never seen", None]

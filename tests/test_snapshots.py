@@ -622,6 +622,16 @@ def test_rows_of_another_day_make_the_day_unusable(ten_days: Settings) -> None:
         read(ten_days, tills())
 
 
+def test_whose_days_are_meant_is_said_where_a_zone_moves_rows_to_another(ten_days: Settings) -> None:
+    rows = sales(as_of(9))
+    rows["at"] = pd.Timestamp(f"{as_of(9)}T23:30:00Z")
+    rows.to_parquet(file(ten_days, 9))
+    with pytest.raises(
+        UnusablePartition, match="30 of 30 rows are of another day by at as clocks in Europe/Berlin show"
+    ):
+        read(ten_days, tills(time_zone="Europe/Berlin"))
+
+
 @pytest.mark.parametrize("name", ["tills", "rates"])
 def test_bytes_that_change_during_a_night_reject_it(ten_days: Settings, rates: Path, name: str) -> None:
     manifest, _ = take_manifest(ten_days, with_rates(), as_of(10), {})

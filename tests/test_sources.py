@@ -578,6 +578,8 @@ def test_without_a_changed_column_every_day_is_read_and_an_equal_one_stays_the_s
         (None, {"database": "NO_SUCH_VARIABLE"}, ConfigError, "NO_SUCH_VARIABLE holds the address"),
         ("nonsense", {}, ConfigError, "an address that SQLAlchemy knows"),
         ("sqlite:////no/such/folder/x.db", {}, SourceUnavailable, "must answer"),
+        ("mssql+pymssql://u:secret@h/x", {}, ConfigError, "whose driver is installed, but there is no pymssql"),
+        ("postgresql+psycopg://u:sec:ret@h:secret/x", {}, ConfigError, "for a port is no number: .* as %3A"),
     ],
 )
 def test_a_database_that_cannot_be_asked_is_an_error_and_its_address_is_not_shown(
@@ -589,6 +591,25 @@ def test_a_database_that_cannot_be_asked_is_an_error_and_its_address_is_not_show
     with pytest.raises(kind, match=words) as caught:
         take_manifest(place, of_database(**changes), AS_OF, {})
     assert address is None or address not in str(caught.value)
+
+
+def test_a_folder_is_no_file_of_all_days(place: Settings) -> None:
+    """As Spark writes it."""
+    write_sales(place.data / "all.parquet", 2)
+    with pytest.raises(DataRejected, match=r"all\.parquet is a folder: write one file"):
+        take_manifest(place, from_source(FileSource(file="all.parquet", time_column="at")), AS_OF, {})
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 137, 299])
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_a_mistaken_time_of_a_file_is_found_by_its_row(place: Settings, ending: str, wrong: int) -> None:
+    rows = all_sales()
+    rows["at"] = rows["at"].astype("str")
+    rows.loc[wrong, "at"] = "2024-13-03"
+    path = place.data / f"all.{ending}"
+    rows.to_csv(path, index=False) if ending == "csv" else rows.to_parquet(path)
+    with pytest.raises(DataRejected, match=rf"the first in row {wrong + 1}: write it"):
+        take_manifest(place, from_source(FileSource(file=path.name, time_column="at")), AS_OF, {})
 
 
 def test_a_damaged_day_of_a_database_is_read_again_and_one_that_went_goes(

@@ -100,12 +100,20 @@ def _arrow(series: pd.Series) -> pa.Array:
         array = pa.array(_plain(series), from_pandas=True)
     except (pa.ArrowException, ValueError, TypeError, OverflowError, NotImplementedError):  # objects of several types
         raise WrongType(str(series.dtype)) from None
+    if pa.types.is_timestamp(array.type) and series.dtype == "object":
+        _refuse_other_clocks(series)
     if isinstance(series.dtype, pd.DatetimeTZDtype):
         array = array.cast(pa.timestamp(array.type.unit, "UTC"))
     if array.null_count == len(array):
         return pa.nulls(len(array))
     whole = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
     return whole.dictionary_decode() if pa.types.is_dictionary(whole.type) else whole
+
+
+def _refuse_other_clocks(series: pd.Series) -> None:
+    """Arrow would take times without a zone for UTC's where others have one, or take the zone from those that do."""
+    if len({getattr(value, "tzinfo", None) is None for value in series.dropna()}) > 1:
+        raise WrongType("times of which some have a zone and some have none")
 
 
 def _plain(series: pd.Series) -> pd.Series:

@@ -67,6 +67,9 @@ class PackagedModel:
         missing = [column.name for column in self.columns if column.name not in rows.columns]
         if missing:
             raise ValueError(f"rows must have the columns that the model was trained on, but {missing} are missing")
+        twice = [column.name for column in self.columns if (rows.columns == column.name).sum() > 1]
+        if twice:
+            raise ValueError(f"rows must have each column once, but {twice} are there twice")
         for column in self.columns:
             seen = wrong_type(column, rows[column.name])
             if seen:
