@@ -22,6 +22,7 @@ from ml.config import DatabaseSource
 from ml.database_values import NoTime, OddColumn, array_of, as_times, days_of_values
 from ml.days import FIRST_DAY, LAST_DAY
 from ml.errors import ConfigError, DataRejected, SourceUnavailable, did_you_mean, printable
+from ml.run_key import state_code_digest
 from ml.serving.columns import Column
 from ml.sources import UnusableEntry
 
@@ -159,7 +160,7 @@ class _Query:
         now, unusable, dropped = dict[str, Any](), dict[str, str](), dict[str, str]()
         for day in sorted(days):
             name = f"{day}.parquet"
-            seen = [days[day].rows, str(days[day].changed), self.times]
+            seen = [days[day].rows, str(days[day].changed), self.times, state_code_digest("brought")]
             known = before.get(name, {"seen": None, "dropped": {}})
             if self.changed is None or known["seen"] != seen or name not in folder.intact or self._lacks(known):
                 try:

@@ -19,6 +19,7 @@ from ml.csv_fields import LONGEST_RECORD, BrokenCsv, open_fields, refuse_twice
 from ml.digests import digest_file, digest_value
 from ml.errors import DataRejected
 from ml.reading import FIELDS, Declared, index_columns, of_fields, of_values, open_parquet, short
+from ml.run_key import state_code_digest
 from ml.serving.columns import Column, days_of, wrong_type
 
 SAMPLE_ROWS = 1000
@@ -39,7 +40,7 @@ def bring_file(
     if not path.is_file():
         raise DataRejected("a source's file must be there", f"there is no {path}", "write it, or change the source")
     times = TimeColumn(path.name, source, columns, time_zone)
-    state = digest_value([folder.digest_of(path), times.column.unit, time_zone])
+    state = digest_value([folder.digest_of(path), times.column.unit, time_zone, state_code_digest("brought")])
     if folder.source == state and folder.is_whole:
         return
     with _new_days(folder) as fresh:

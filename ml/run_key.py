@@ -23,6 +23,16 @@ READING = (
     "snapshots.py",
 )
 STATE_MODULES = {
+    "brought": (
+        "serving/columns.py",
+        "csv_fields.py",
+        "reading.py",
+        "days.py",
+        "brought.py",
+        "file_source.py",
+        "database_source.py",
+        "database_values.py",
+    ),
     "verdict": (*READING, "serving/rules.py", "cleaning.py", "meaning.py", "validation.py"),
     "cleaned": (*READING, "cleaning.py", "validation.py"),  # which drops duplicates
     "statistics": ("serving/columns.py", "serving/features.py", "cleaning.py", "features.py", "split.py", "windows.py"),

@@ -13,8 +13,10 @@ from ml import (
     cleaning,
     config,
     csv_fields,
+    database_source,
     derived,
     features,
+    file_source,
     joins,
     reading,
     run_key,
@@ -74,6 +76,7 @@ READING: list[Callable[..., Any]] = [
 DECIDING: dict[str, list[Callable[..., Any]]] = {
     "verdict": [*READING, rules.first_broken, validation.check_batch],
     "cleaned": READING,
+    "brought": [file_source.bring_file, database_source.bring_rows, csv_fields.read_fields, columns.typed],
     "statistics": [features.Statistics.of, encoding.category_counts, cleaning.from_block, split.rows_of],
 }
 PAIRS = [(kind, function) for kind, functions in DECIDING.items() for function in functions]
