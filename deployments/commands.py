@@ -318,6 +318,8 @@ def score(options: argparse.Namespace) -> int:
     writer = _writer(Path(options.output))
     if not Path(options.file).is_file():
         raise UsageError("FILE is a file of raw rows", f"there is no {options.file}", "check its path")
+    if Path(options.output).exists() and Path(options.output).samefile(options.file):
+        raise UsageError("-o names a file of its own", "it is the file to score", "name another, or its rows are lost")
     from ml import packaging
     from ml.scoring import model_threshold, score_file
 

@@ -88,12 +88,21 @@ class open_fields:  # noqa: N801 - it is used as the function `open` is
                 pyarrow.csv.ParseOptions(
                     delimiter=self.form.separator,
                     newlines_in_values=True,
+                    ignore_empty_lines=len(names) > 1,
                     invalid_row_handler=refused,
                 ),
-                pyarrow.csv.ConvertOptions(column_types=texts, strings_can_be_null=False),
-            )
+                pyarrow.csv.ConvertOptions(
+                    column_types=texts, null_values=[""], strings_can_be_null=len(names) == 1,
+                    quoted_strings_can_be_null=False,
+                ),
+            )  # fmt: skip
             above = 1  # the header is a row to Arrow
             for batch in reader:
+                if batch.column(0).null_count:  # only a blank line of one column is null
+                    raise BrokenCsv(
+                        "a line is blank, and with one column nobody can tell whether that is a row",
+                        'remove it, or write "" for a missing value',
+                    )
                 yield pa.record_batch(batch.columns, schema=_schema(names)).slice(above)
                 above = 0
         except pa.ArrowInvalid as error:

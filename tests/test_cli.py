@@ -197,3 +197,17 @@ def test_every_command_says_what_it_does(typed: Any, capsys: pytest.CaptureFixtu
             main(words)
         assert ended.value.code == 0
         assert len(capsys.readouterr().out.splitlines()) >= (1 if words == ["--version"] else 5)
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_file_to_score_is_not_overwritten_by_its_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], linked: bool
+) -> None:
+    monkeypatch.setenv("RETRAIN_HOME", str(tmp_path / "home"))
+    rows, out = tmp_path / "rows.csv", tmp_path / ("link.csv" if linked else "rows.csv")
+    rows.write_text("a\n1\n")
+    if linked:
+        out.symlink_to(rows)
+    assert main(["score", "flights", str(rows), "-o", str(out)]) == 2
+    assert "-o names a file of its own, but it is the file to score" in capsys.readouterr().err
+    assert rows.read_text() == "a\n1\n"

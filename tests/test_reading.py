@@ -623,6 +623,18 @@ def test_parts_of_a_day_with_other_columns_are_refused(tmp_path: Path) -> None:
         partition(site(tmp_path), use_case(source=Source(folder="rows")))
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_blank_line_of_one_column_may_be_a_row_and_is_refused(end: str) -> None:
+    def table(*lines: str) -> pd.DataFrame:
+        return parse_table("x.csv", end.join([*lines, ""]).encode(), Declared((), "UTC", CsvForm()))
+
+    for lines in (["a", "1", "", "2"], ["a", "1", ""], ["", "a", "1"]):
+        with pytest.raises(UnusablePartition, match="a line is blank, and with one column"):
+            table(*lines)
+    assert values(table("a", "1", '""', "2")["a"]) == [1.0, None, 2.0]
+    assert values(table("a,b", "1,2", "", "3,4")["a"]) == [1, 3]
+
+
 def test_a_column_that_nobody_declared_is_of_one_type_in_all_parts_of_a_day(tmp_path: Path) -> None:
     """A derive would see the number 7 in some rows and the text A7 in others."""
     folder = tmp_path / "data" / "rows" / f"day={DAY}"
