@@ -430,15 +430,14 @@ def write_pyfunc(
 
 
 def _input_schema(columns: tuple[Column, ...]) -> Any:
-    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types import ColSpec, Schema
     from mlflow.types.schema import AnyType
 
     # MLflow refuses whole numbers where it was promised floats, and floats (nulls) where it was promised whole ones. It
-    # also makes a time of any number, and of 05.02.2024, before the model sees them. So both are left to the model's
-    # own check, which refuses what is none.
-    types = {"text": DataType.string}
+    # makes a time of any number, and of 05.02.2024, before the model sees them; and where it refuses a text, its
+    # sentence quotes whole rows. So all is left to the model's own check, which names the column and no value.
     anything = AnyType()  # type: ignore[no-untyped-call]
-    return Schema([ColSpec(types.get(column.type, anything), column.name) for column in columns])
+    return Schema([ColSpec(anything, column.name) for column in columns])
 
 
 def _output_schema(output: Output) -> Any:

@@ -522,7 +522,7 @@ def test_secrets_of_prefect_never_enter_a_copy(prefect: str, home: Path, tmp_pat
 
     source, secret = home / "prefect" / "prefect.db", "https://hooks.example/T0/B0/hunter2"
     with get_client(sync_client=True) as client:
-        alerts.set_up(client, secret, "http://page", 7, timedelta(hours=36))
+        alerts.set_up(client, secret, 7, timedelta(hours=36))
         try:
             assert copy_database("prefect", source, tmp_path / "prefect.db")
         finally:
