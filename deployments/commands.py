@@ -23,7 +23,7 @@ from ml.artifacts import digest_of_files
 from ml.config import load_use_case, require_known
 from ml.demo import write_demo_data
 from ml.endings import since
-from ml.errors import ConfigError, RegistryUnavailable, UsageError
+from ml.errors import ConfigError, Corrupt, RegistryUnavailable, UsageError
 from ml.ledger import AnyEntry, Ledger, NightEntry, open_questions, version_of
 from ml.report import counted
 from ml.settings import Settings
@@ -326,11 +326,14 @@ def score(options: argparse.Namespace) -> int:
     store = open_store(settings.store)
     head = Ledger(store, options.use_case).head()
     if head is None or head.champion is None:
-        raise UsageError(
-            "score needs a champion", f"{options.use_case} has none", f"retrain run {options.use_case} first"
-        )
+        name = options.use_case
+        step = f"retrain ledger {name} says why" if head else f"retrain run {name} first"
+        raise UsageError("score needs a champion", f"{name} has none", step)
     champion = head.champion
-    folder = packaging.fetch_model(store, champion.folder, champion.files, settings.home / "cache")
+    try:
+        folder = packaging.fetch_model(store, champion.folder, champion.files, settings.home / "cache")
+    except Corrupt as error:
+        raise Corrupt(error.rule, error.value, f"retrain doctor {options.use_case} says what leads out") from error
     scored = score_file(settings, use_case, folder, Path(options.file))
     answers, extra = scored.answers, scored.ignored_columns
     writer(answers)

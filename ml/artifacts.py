@@ -213,7 +213,8 @@ class Move:
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """Sums over the partitions that may be used; `broken` counts those that may not, too."""
+    """Sums over the partitions that may be used; `broken` counts those that may not, too. `unmatched`: by side table,
+    the rows that met nothing in it."""
 
     rows: int
     duplicates: int
@@ -223,6 +224,7 @@ class Counts:
     quarantined_days: dict[str, int]
     undeclared: Undeclared = Undeclared()
     moves: tuple[Move, ...] = ()
+    unmatched: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ fetched again.
 from ml.brought import BroughtFolder
 from ml.config import DatabaseSource, FileSource, Source, UseCase
 from ml.database_source import bring_rows
-from ml.errors import Busy
+from ml.errors import Busy, DataRejected
 from ml.file_source import bring_file
 from ml.locks import held_lock
 from ml.object_source import bring_objects
@@ -40,13 +40,23 @@ def bring(
 
 def listing(settings: Settings, use_case: UseCase, source: AnySource) -> Listing:
     """What the source has now, and what of it belongs to no day. Raises DataRejected where it has nothing."""
-    brought = bring(settings, source, use_case.columns, use_case.time_zone)
     place = source_words(settings, source)
+    brought = bring(settings, source, use_case.columns, use_case.time_zone)
+    if brought is None:
+        _refuse_missing_folder(settings, source)
     found = listed(source_folder(settings, source, use_case.time_zone), place)
     if brought is not None:
         found = Listing(found.days, found.unusable | brought.unusable, (*brought.left_out, *found.left_out))
     refuse_empty(found, place)
     return found
+
+
+def _refuse_missing_folder(settings: Settings, source: AnySource) -> None:
+    folder = source_folder(settings, source)
+    with reading(folder):
+        if folder.exists():
+            return
+    raise DataRejected("the folder of a source must be there", f"there is no {folder}", "make it, or mend the source")
 
 
 def partition_files(settings: Settings, use_case: UseCase, source: AnySource) -> dict[str, DayFiles]:

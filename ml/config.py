@@ -378,8 +378,14 @@ def require_known(name: str, project: Path | None) -> Path:
     raise UsageError(
         f"USE_CASE must be one of {', '.join(sorted(files))}",
         f"it is {name!r}",
-        did_you_mean(name, files, "choose one of them, or add ml/use_cases/<name>.py"),
+        did_you_mean(name, files, _where_to_add(project)),
     )
+
+
+def _where_to_add(project: Path | None) -> str:
+    if project is None:
+        return "choose one of them, or set RETRAIN_PROJECT to the folder that has use_cases/"
+    return f"choose one of them, or add {project / 'use_cases'}/<name>.py"
 
 
 @dataclass(frozen=True)

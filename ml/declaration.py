@@ -5,6 +5,7 @@ be together, one row a demand: field, what it must be, whether it is broken, nex
 """
 
 import dataclasses
+import difflib
 import functools
 import inspect
 import re
@@ -129,7 +130,9 @@ def _twice(names: Iterable[str]) -> Broken:
 def _undeclared(names: Iterable[str | None], use_case: "UseCase") -> Broken:
     declared = {column.name for column in use_case.columns}
     absent = [name for name in names if name is not None and name not in declared]
-    return bool(absent) and f"{', '.join(absent)} is not among its columns"
+    near = difflib.get_close_matches(absent[0], declared, n=1) if absent else []
+    more = f" (the nearest is {near[0]})" if near else ""
+    return bool(absent) and f"{', '.join(absent)} is not among its columns{more}"
 
 
 def _is_not_of_type(name: str | None, accepted: set[str], use_case: "UseCase") -> Broken:

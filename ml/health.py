@@ -113,7 +113,9 @@ def _served_models(ledger: Ledger, registry: Registry, entries: list[AnyEntry]) 
     for who, model in _serving(entries).items():
         broken = why_unusable(ledger.store, registry, model)
         if broken and not is_lost(ledger.store, registry, model):  # which is said with the versions
-            yield Finding(seen=f"{who} {broken}", mend=way_out(ledger, registry))
+            yield Finding(
+                seen=f"{who} {broken}", mend=f"{way_out(ledger, registry)}; or, from a backup, retrain restore FILE"
+            )
 
 
 def _serving(entries: list[AnyEntry]) -> dict[str, Champion]:

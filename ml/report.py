@@ -81,6 +81,7 @@ def result_document(
             "rows": checks.rows,
             "duplicate_rows": checks.duplicates,
             "unlabelled_rows": checks.unlabelled,
+            "unmatched_rows": checks.unmatched,
             **_left_out(checks),
             "undeclared_columns": {
                 "days": checks.undeclared.days,
@@ -273,7 +274,8 @@ def scored(document: Document) -> bool:
 def score_names(document: Document) -> list[str]:
     """The metrics worth a column: the use case's own first."""
     scores = document["scores"]["candidate"]
-    shown = [name for name in LABELS if name in scores and name not in {"accuracy", "brier", "precision", "recall"}]
+    beside = {"accuracy", "brier", "precision", "recall"} - {document["metric"]}
+    shown = [name for name in LABELS if name in scores and name not in beside]
     return sorted(shown, key=lambda name: name != document["metric"])
 
 
@@ -316,6 +318,10 @@ def data_sentences(document: Document) -> list[str]:
         f"{data['unlabelled_rows']:,} without a label left out.",
         f"Trained on {counted(split['train']['rows'], 'row')}, validated on {split['validation']['rows']:,}, "
         f"tested on {_test_words(document)}.",
+    ]
+    sentences += [  # older entries of the ledger have none
+        f"{counted(count, 'row')} met nothing in side table {name}: without a key, or with one that it lacks."
+        for name, count in data.get("unmatched_rows", {}).items()
     ]
     known = split["test"].get("group_in_train")  # older entries of the ledger have none
     if known is not None:

@@ -1,6 +1,7 @@
 """Stages that fail with the data: snapshot, validation, cleaning, split."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
@@ -352,7 +353,8 @@ def _sums(checked: Iterable[PartitionCheck | CheckedMonth]) -> dict[str, Any]:
     """What partitions and months count alike."""
     parts = list(checked)
     names = ("rows", "duplicates", "quarantined", "unlabelled")
-    return {name: sum(getattr(part, name) for part in parts) for name in names}
+    unmatched = sum((Counter(part.unmatched) for part in parts), Counter[str]())
+    return {name: sum(getattr(part, name) for part in parts) for name in names} | {"unmatched": dict(unmatched)}
 
 
 def _refuse_window(
