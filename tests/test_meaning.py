@@ -274,6 +274,7 @@ def test_the_next_step_has_the_file_the_day_and_the_commands(lost: bool) -> None
     assert words.endswith("then retrain run tills --as-of 2024-02-01")
 
 
+@pytest.mark.slow
 def test_the_words_of_a_rejection_lead_to_a_good_night(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
     """Countries are written in small letters from one day on, for good: what the sentence says is done."""
     file = shop.settings.project / "use_cases" / "shop.py" if shop.settings.project else Path()

@@ -166,6 +166,7 @@ def test_a_registered_model_of_our_name_that_somebody_else_made_is_refused_befor
     assert open_store(shop.settings.store).keys("stages") == []
 
 
+@pytest.mark.slow
 def test_a_version_that_somebody_adds_to_our_model_is_theirs(
     shop: Shop, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
