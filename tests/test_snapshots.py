@@ -235,7 +235,7 @@ def test_a_day_in_the_future_is_said_and_does_not_lead_a_replay_astray(ten_days:
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataRejected, match="there is no .*tills: make it"):
+    with pytest.raises(DataRejected, match=r"there is no .*tills: make it"):
         take_manifest(site(tmp_path), tills(), as_of(10), {})
 
 
