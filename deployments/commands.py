@@ -22,6 +22,7 @@ from ml import report
 from ml.artifacts import digest_of_files
 from ml.config import load_use_case, require_known
 from ml.demo import write_demo_data
+from ml.digests import write_whole
 from ml.endings import since
 from ml.errors import ConfigError, Corrupt, RegistryUnavailable, UsageError
 from ml.ledger import AnyEntry, Ledger, NightEntry, open_questions, version_of
@@ -372,11 +373,8 @@ def _writer(path: Path) -> Any:
         raise UsageError("-o names a .parquet or .csv file", f"it is {path.name}", "change its ending")
     if path.is_dir() or not path.parent.is_dir():
         raise UsageError("-o names a file in a folder that is there", f"it is {path}", "make the folder")
-    return (
-        (lambda frame: frame.to_parquet(path))
-        if path.suffix == ".parquet"
-        else (lambda frame: frame.to_csv(path, index=False))
-    )
+    is_csv = path.suffix == ".csv"
+    return lambda frame: write_whole(path, frame.to_csv(index=False).encode() if is_csv else frame.to_parquet())
 
 
 def demo_data(options: argparse.Namespace) -> int:

@@ -108,7 +108,7 @@ FREE_OF_VALUES = re.compile(
     r"'[\w-]+' codec can't decode bytes? (0x[0-9a-f]+ )?in position \d+(-\d+)?: [a-z ]+"
     r"|Compressed file ended before the end-of-stream marker was reached"
     r"|CRC check failed 0x[0-9a-f]+ != 0x[0-9a-f]+"
-    r"|Could not open Parquet input source '<Buffer>': Parquet [\w ,.]+"
+    r"|(Could not open Parquet input source '<Buffer>': )?Parquet [\w ,.]+"
 )
 
 

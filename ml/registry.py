@@ -435,9 +435,10 @@ def _input_schema(columns: tuple[Column, ...]) -> Any:
 
     # MLflow refuses whole numbers where it was promised floats, and floats (nulls) where it was promised whole ones. It
     # makes a time of any number, and of 05.02.2024, before the model sees them; and where it refuses a text, its
-    # sentence quotes whole rows. So all is left to the model's own check, which names the column and no value.
+    # sentence quotes whole rows, as it does where a column is missing. So all is left to the model's own check, which
+    # names the column and no value.
     anything = AnyType()  # type: ignore[no-untyped-call]
-    return Schema([ColSpec(anything, column.name) for column in columns])
+    return Schema([ColSpec(anything, column.name, required=False) for column in columns])
 
 
 def _output_schema(output: Output) -> Any:

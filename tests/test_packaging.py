@@ -439,6 +439,21 @@ def test_a_file_to_score_is_read_as_strictly_as_a_night_reads(
         score_file(site(tmp_path), use_case, folder / "ours", tmp_path / "rows.csv")
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda r: r.drop(columns="weight"), "['weight'] are missing"),
+        (lambda r: r.assign(weight="SECRET"), "column weight must be number, but it is str"),
+        (lambda r: r.assign(carrier=[4711] * len(r)), "column carrier must be text, but it is int64"),
+        (lambda r: r.assign(weight="SECRET", zone="SECRET"), "column weight must be number, but it is str"),
+    ],
+)
+def test_mlflow_hands_over_what_it_is_asked_and_no_value_is_quoted(folder: Path, change: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)) as refused:
+        registry.load_model(folder / "ours").predict(change(rows()))
+    assert not re.search("SECRET|4711", str(refused.value))
+
+
 def test_a_file_to_score_has_the_form_that_the_source_declares(folder: Path, tmp_path: Path) -> None:
     rows().to_csv(tmp_path / "rows.csv", index=False, sep=";", decimal=",", encoding="utf-16")
     use_case = parcels(source=Source(folder="parcels", separator=";", decimal=",", encoding="utf-16"))
