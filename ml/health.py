@@ -44,6 +44,10 @@ def findings(store: Store, registry: Registry, name: str, *, active: bool, today
     except Corrupt as error:
         yield Finding(seen=str(error), mend="retrain restore FILE brings it back from a backup")
         return
+    taken = registry.taken_by()
+    if taken is not None:
+        yield Finding(seen=_taken_words(name, taken), mend="rename that model in MLflow, or the use case")
+        return
     deleted = registry.deleted_experiment()
     if deleted is not None:
         yield Finding(
@@ -62,10 +66,17 @@ def findings(store: Store, registry: Registry, name: str, *, active: bool, today
 
 def differences(ledger: Ledger, registry: Registry) -> list[str]:
     """Where MLflow says otherwise than the ledger, and what to do, a sentence each."""
+    taken = registry.taken_by()
+    if taken is not None:
+        return [f"{_taken_words(ledger.use_case, taken)}: rename that model in MLflow, or the use case"]
     found = (*_lost_versions(ledger, registry, ledger.entries()), *_alias(ledger, registry))
     mend = f"retrain doctor {ledger.use_case} --mend"
     steps = [mend if each.repair else "" if each.note else each.mend for each in found]
     return [f"{each.seen}: {step}" if step else f"{each.seen}." for each, step in zip(found, steps, strict=True)]
+
+
+def _taken_words(name: str, taken: str) -> str:
+    return f"the registered model {name} in MLflow is not ours: {taken} made it"
 
 
 def _lost_versions(ledger: Ledger, registry: Registry, entries: list[AnyEntry]) -> Iterator[Finding]:
