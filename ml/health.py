@@ -13,11 +13,11 @@ from ml.alias import alias_words, ledger_words, register_lost, roll_alias_forwar
 from ml.artifacts import Champion
 from ml.errors import Corrupt
 from ml.ledger import AnyEntry, Ledger, NightEntry, is_same
-from ml.moves import is_lost, usable_versions, way_out, why_unusable
 from ml.paths import SERVING_PREFIX
 from ml.registry import CHAMPION, Registry
 from ml.retention import delete_all, delete_version
 from ml.store import Store
+from ml.usable import is_lost, usable_versions, way_back, way_out, why_unusable
 from ml.versions import all_lost_words, lost_versions, recorded_as, renumbered, renumbered_words
 
 OLD_SECONDS = 2 * 86_400.0  # no run takes so long, on this machine or another
@@ -124,9 +124,7 @@ def _served_models(ledger: Ledger, registry: Registry, entries: list[AnyEntry]) 
     for who, model in _serving(entries).items():
         broken = why_unusable(ledger.store, registry, model)
         if broken and not is_lost(ledger.store, registry, model):  # which is said with the versions
-            yield Finding(
-                seen=f"{who} {broken}", mend=f"{way_out(ledger, registry)}; or, from a backup, retrain restore FILE"
-            )
+            yield Finding(seen=f"{who} {broken}", mend=way_back(ledger, registry, model))
 
 
 def _serving(entries: list[AnyEntry]) -> dict[str, Champion]:
