@@ -4,6 +4,7 @@ They tell what was decided in that night, which nothing that comes later changes
 """
 
 from ml import paths, report
+from ml.endings import short_score, shown_name
 from ml.ledger import NightEntry
 from ml.pages import literal
 from ml.registry import Registry
@@ -21,8 +22,8 @@ def describe_version(registry: Registry, night: NightEntry, number: int) -> None
 def description(night: NightEntry) -> str:
     """The night's decision, and the version's scores as a table: MLflow's page of a version has none of its own."""
     decided = literal(f"The night as of {night.as_of} decided {night.decision}. {night.reason}")
-    table = [*report.own_score_table(night.result), ""] if _is_scored(night) else []
-    return "\n".join([decided, "", *table, "The alias champion says which version serves now."])
+    table = report.own_score_table(night.result) if _is_scored(night) else []
+    return "\n".join([f"{decided} Which version serves now, the alias champion says.", "", *table])
 
 
 def tell_run_again(registry: Registry, night: NightEntry) -> None:
@@ -32,7 +33,13 @@ def tell_run_again(registry: Registry, night: NightEntry) -> None:
     text = registry.store.get(f"{paths.run_artifacts(run_id)}/report.md")
     note = {"mlflow.note.content": text.decode()} if text else {}
     scores = report.model_metrics(night.result) if _is_scored(night) else {}
-    registry.finish_run(run_id, {name: {0: value} for name, value in scores.items()}, {}, {**run_tags(night), **note})
+    history = {metric: {0: value} for metric, value in scores.items()}
+    registry.finish_run(run_id, history, {}, {**run_tags(night), **note}, run_name(night))
+
+
+def run_name(night: NightEntry) -> str:
+    """With the main score: MLflow's list of runs shows names, and no metrics before somebody asks for them."""
+    return shown_name(f"{night.use_case} {night.as_of}", short_score(night.result) if _is_scored(night) else "")
 
 
 def run_tags(night: NightEntry) -> dict[str, str]:

@@ -201,8 +201,9 @@ class Registry:
         history: Mapping[str, Mapping[int, float]],
         params: Mapping[str, Any],
         tags: Mapping[str, str],
+        name: str | None = None,
     ) -> None:
-        """All there is to say of a run in one call, a metric's values by step, and then its end.
+        """All there is to say of a run in one call, a metric's values by step; then its last name, and its end.
 
         Nothing can be said of a run that MLflow lost with its database: the report in the store has it all.
         """
@@ -218,8 +219,15 @@ class Registry:
                 return
             self._restore(run)
             self.client.log_batch(run.info.run_id, metrics=metrics, params=shown, tags=told)
+            self.client.update_run(run.info.run_id, name=name)
             if run.info.status != "FINISHED":  # so that it keeps the time of its end
                 self.client.set_terminated(run.info.run_id)
+
+    def mlflow_run(self, run_id: str) -> str | None:
+        """MLflow's identifier of the run that the ledger names so; None where MLflow has none."""
+        with self._errors():
+            run = self._run(run_id)
+        return None if run is None else str(run.info.run_id)
 
     def _run(self, run_id: str) -> Any | None:
         """MLflow's run that the ledger names so: that very run, or the one that was made again for it."""
@@ -429,7 +437,7 @@ def _version(found: Any, store: str | None) -> Version:
     run = found.run_id or ""
     return Version(
         number=int(found.version),
-        run_id=found.tags.get(LEDGER_RUN, run),
+        run_id=found.tags.get(LEDGER_RUN) or run,
         mlflow_run=run,
         model_digest=found.tags.get(MODEL_DIGEST, ""),
         age_seconds=age,

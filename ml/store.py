@@ -241,7 +241,12 @@ class DiskStore:
 
     def _files(self, folder: Path) -> list[tuple[Path, os.stat_result]]:
         with _disk_errors(self.root):
-            return list(_walk(folder, self.root))
+            return [] if self._is_linked(folder) else list(_walk(folder, self.root))
+
+    def _is_linked(self, folder: Path) -> bool:
+        """Whether the folder is another name of one in the store: nothing is found, or deleted, under that."""
+        real, root = folder.resolve(), self.root.resolve()
+        return real.is_relative_to(root) and real != root / folder.relative_to(self.root)
 
 
 def _walk(folder: Path, root: Path) -> Iterator[tuple[Path, os.stat_result]]:

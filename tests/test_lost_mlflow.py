@@ -129,6 +129,7 @@ def test_all_that_mlflow_lost_comes_back(shop: Shop, mlflow: Place, capsys: pyte
                 version = registry.client.get_model_version("shop", str(number))
                 assert "decided" in version.description and "| F1 |" in version.description
                 run = registry.client.get_run(version.run_id)
+                assert run.info.run_name.startswith("shop 2024-03-15, F1 0.")
                 assert run.info.status == "FINISHED"
                 assert run.data.tags["mlflow.note.content"].startswith("# shop version")
             _, status = said(capsys, "status", "shop")

@@ -228,3 +228,13 @@ def test_a_long_word_is_cut_where_mlflow_would_refuse_it(registry: Registry) -> 
     found = registry.client.get_model_version(registry.name, str(version))
     assert {len(found.tags["reason"]), len(found.description)} == {LONGEST_TAG}
     assert found.tags["reason"].endswith("x…")
+
+
+def test_a_run_ends_once_and_may_get_its_last_name_later(registry: Registry) -> None:
+    run = registry.run_id("a key", "a run", {})
+    registry.finish_run(run, {}, {}, {})
+    ended = registry.client.get_run(run).info
+    registry.finish_run(run, {}, {}, {}, "a run, F1 0.9")
+    named = registry.client.get_run(run).info
+    assert (ended.run_name, named.run_name) == ("a run", "a run, F1 0.9")
+    assert (named.status, named.end_time) == ("FINISHED", ended.end_time)

@@ -18,7 +18,7 @@ from ml.digests import digest_bytes
 from ml.errors import ConfigError, RegistryUnavailable, UsageError
 from ml.ledger import Ledger
 from ml.moves import require_whole
-from ml.registry import CHAMPION, MODEL_DIGEST, REFERENCE, RUN_KEY, Registry
+from ml.registry import CHAMPION, LEDGER_RUN, MODEL_DIGEST, REFERENCE, RUN_KEY, Registry
 from ml.settings import Settings
 from ml.store import is_whole, open_store
 from ml.usable import way_back
@@ -257,12 +257,16 @@ def test_a_reference_that_mlflow_lost_does_not_hold_the_champion_back(ledger: Le
     assert registry.number_of(move.reference) == registry.alias(REFERENCE)
 
 
-@pytest.mark.parametrize("tag", ["", "of another model"])
+@pytest.mark.parametrize("name", [MODEL_DIGEST, LEDGER_RUN])
+@pytest.mark.parametrize("tag", ["", "of another", None])
 def test_a_version_whose_tag_somebody_changed_is_known_again_and_loses_no_file(
-    tag: str, ledger: Ledger, registry: Registry, monkeypatch: pytest.MonkeyPatch
+    name: str, tag: str | None, ledger: Ledger, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     register_all(ledger, registry)
-    registry.tag_version(2, {MODEL_DIGEST: tag})
+    if tag is None:
+        registry.client.delete_model_version_tag("tills", "2", name)
+    else:
+        registry.tag_version(2, {name: tag})
     monkeypatch.setattr(health, "OLD_SECONDS", 0.0)
     for found in health.findings(ledger.store, registry, "tills", active=False, today=date(2024, 1, 1)):
         if found.repair is not None:
