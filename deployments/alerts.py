@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 
 from pydantic import SecretStr
 
-from deployments.crashed import ATTEMPTS
+from deployments.crashed import ATTEMPT, ATTEMPTS
 from deployments.servers import answers, ask, running_servers
 from deployments.terminal import home_settings, say, show
 from deployments.up import STOPPED
@@ -54,6 +54,7 @@ BODY = """\
 {% set again = 'retrain run ' ~ asked.use_case ~ (' --as-of ' ~ as_of if as_of else '') %}
 {% set next_night = flow_run.labels['retrain.next_night'] or 'The next night comes by its schedule.' %}
 {% set resume = 'retrain backfill resume ' ~ (asked.plan or 'PLAN')[:12] if asked.first else none %}
+{% set attempt = flow_run.labels['ATTEMPT'] or 1 %}
 {% set night = flow_run.name.split(', ')[0] %}
 {% set reason = REASON or 'It says nothing.' %}
 {% set next = NEXT %}
@@ -76,16 +77,17 @@ NEXT = {
     FAILED: "'It is not tried again by itself: ' ~ (resume ~ ' tries what is left.' if resume else "
     "'mend what it names, then ' ~ again ~ '. ' ~ next_night)",
     CRASHED: "'A backfill waits for an operator: ' ~ resume ~ '.' if resume else "
-    f"'`retrain up` runs it again by itself: attempt ' ~ (flow_run.run_count + 1) ~ ' of {ATTEMPTS}. ' ~ next_night "
-    f"if flow_run.run_count < {ATTEMPTS} else "
+    f"'`retrain up` runs it again by itself: attempt ' ~ (attempt + 1) ~ ' of {ATTEMPTS}. ' ~ next_night "
+    f"if attempt < {ATTEMPTS} else "
     f"'This was attempt {ATTEMPTS} of {ATTEMPTS}: read its log, then ' ~ again ~ '. ' ~ next_night",
     REJECTED: "'It is not tried again by itself: do what it names, then ' ~ again ~ '. ' ~ next_night",
     ASKED: "'Later nights go on meanwhile. `retrain status ' ~ asked.use_case ~ '` says how to answer without a page.'",
     KEPT: "'Every night goes on judging a new candidate; `retrain ledger ' ~ asked.use_case ~ '` shows the verdicts. ' "
     "~ next_night",
-    SILENT: "'Nights come by their schedule where it is served: `retrain doctor` says what is wrong.'",
-    RECOVERED: "'The alert before is settled. ' ~ next_night",
-    RECOVERED_BACKFILL: "'The alert before is settled.'",
+    SILENT: "'Nights start only while `retrain up`, or what serves them in its place, runs. "
+    "`retrain doctor` says what is wrong.'",
+    RECOVERED: "'Nights of ' ~ asked.use_case ~ ' succeed again: earlier alerts about them are settled. ' ~ next_night",
+    RECOVERED_BACKFILL: "'The backfill has succeeded: earlier alerts about it are settled.'",
 }
 
 
@@ -315,7 +317,7 @@ def _events(states: Iterable[str]) -> set[str]:
 
 def _body(name: str, reason: str) -> str:
     """`reason` is an expression of Prefect's templates."""
-    return BODY.replace("REASON", reason).replace("NEXT", NEXT[name]).replace("NAME", name)
+    return BODY.replace("REASON", reason).replace("NEXT", NEXT[name]).replace("NAME", name).replace("ATTEMPT", ATTEMPT)
 
 
 def _automation(block: UUID, name: str, trigger: Any, payload: str) -> "AutomationCore":

@@ -23,7 +23,7 @@ from ml.artifacts import digest_of_files
 from ml.config import load_use_case, require_known
 from ml.demo import write_demo_data
 from ml.digests import write_whole
-from ml.endings import since
+from ml.endings import moved_by_hand, since
 from ml.errors import ConfigError, Corrupt, RegistryUnavailable, UsageError
 from ml.ledger import AnyEntry, Ledger, NightEntry, open_questions, version_of
 from ml.report import counted
@@ -155,6 +155,7 @@ def status(options: argparse.Namespace) -> int:
         return print_json(document)
     cells = [[words_of(row[name]) for name in STATUS_COLUMNS] for row in rows]
     say(*aligned([[name.replace("_", " ") for name in STATUS_COLUMNS], *cells]))
+    say(*(f"{row['use_case']}: {row['moved_by_hand']}" for row in rows if row["moved_by_hand"]))
     say(*(f"{row['use_case']}: {words}" for row in rows for words in row["mlflow"]))
     say("", f"Store {settings.store}: {document['store_bytes'] / 1e6:.1f} MB")
     say(*(_question(row["use_case"], version) for row in rows for version in row["asks"]))
@@ -185,6 +186,7 @@ def _status_row(settings: Settings, store: Store, name: str) -> dict[str, Any]:
         "reference": version_of(head.reference) if head else None,
         "last_as_of": str(night.as_of) if night else None,
         "last_decision": night.decision if night else None,
+        "moved_by_hand": moved_by_hand(entries),
         "last_success": nights[-1].at if nights else None,
         "mlflow": _mlflow_differs(settings, Ledger(store, name)) if head and head.champion else [],
         "asks": [version_of(night.candidate) for night in open_questions(entries)],

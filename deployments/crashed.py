@@ -11,6 +11,7 @@ from ml.locks import holder_name, is_free, run_lock
 from tasks.lost import ACTIVE, EXECUTED, FLOWS, LOCK, Post, end_lost, end_tasks
 
 ATTEMPTS = 3
+ATTEMPT = "retrain.attempt"  # a label of the flow run: Prefect counts starts, and a run may be killed before it starts
 RECENT = timedelta(days=1)  # what began earlier has been slept over
 CANCELLED = {"CANCELLING", "CANCELLED"}
 ENDED = {*CANCELLED, "CRASHED", "FAILED", "COMPLETED"}
@@ -87,6 +88,9 @@ def run_again(api: str, run: str, attempt: int, at: datetime | None = None) -> N
     message = f"Attempt {attempt} of {ATTEMPTS} after a crash."
     details = {"state_details": {"scheduled_time": at.isoformat()}} if at else {}
     state = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": message, **details}
+    ask(
+        f"{api}/flow_runs/{run}/labels", {ATTEMPT: attempt}, method="PATCH"
+    )  # first: the alert of its next crash reads it
     ask(f"{api}/flow_runs/{run}/set_state", {"state": state})
 
 

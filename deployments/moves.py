@@ -24,12 +24,12 @@ from ml.moves import (
     plan_release,
     plan_rollback,
     require_whole,
-    why_unusable,
 )  # fmt: skip
 from ml.registry import Registry
 from ml.settings import Settings
 from ml.states import Bundle
 from ml.store import Store, open_store
+from ml.usable import why_unusable
 
 Plan = Callable[[Ledger, str], OperatorEntry]
 YES = {"y", "yes"}

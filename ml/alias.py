@@ -4,6 +4,7 @@ from ml.artifacts import Champion
 from ml.errors import ConfigError
 from ml.ledger import AnyEntry, Ledger, OperatorEntry
 from ml.registry import CHAMPION, REFERENCE, Registry
+from ml.usable import way_back
 from ml.versions import lost_versions, lost_words, recorded_as, register_again
 
 NONE = "none"
@@ -24,9 +25,8 @@ def roll_alias_forward(ledger: Ledger, registry: Registry) -> str | None:
     champion, before = (move.champion, move.champion_before) if move else (None, None)
     seen, expected = registry.alias(CHAMPION), registry.number_of(champion) if champion else None
     if champion and expected is None:
-        mend = f"Nothing is promoted until it is: retrain doctor {ledger.use_case} --mend."
         lost = lost_words(registry, champion)
-        return f"{lost[0].upper()}{lost[1:]}. {mend}"
+        return f"{lost[0].upper()}{lost[1:]}. Nothing is promoted meanwhile: {way_back(ledger, registry, champion)}."
     if seen == expected:
         if move:
             ledger.confirm_alias(move)
@@ -66,9 +66,9 @@ def follow_ledger(ledger: Ledger, registry: Registry, move: AnyEntry) -> None:
     Looks again afterwards: a newer move may have been made meanwhile, and this write must not be the last.
     """
     if move.reference and registry.number_of(move.reference) is not None:  # a lost one must not hold the champion back
-        point(registry, REFERENCE, move.reference)
+        point(ledger, registry, REFERENCE, move.reference)
     if move.champion:
-        point(registry, CHAMPION, move.champion)
+        point(ledger, registry, CHAMPION, move.champion)
     newest = ledger.last_move()
     if newest is not None and newest.seq > move.seq:
         follow_ledger(ledger, registry, newest)
@@ -76,14 +76,14 @@ def follow_ledger(ledger: Ledger, registry: Registry, move: AnyEntry) -> None:
     ledger.confirm_alias(move)
 
 
-def point(registry: Registry, alias: str, model: Champion) -> None:
+def point(ledger: Ledger, registry: Registry, alias: str, model: Champion) -> None:
     """Lets the alias name the ledger's version, whatever number it has in MLflow. Raises ConfigError if it has none."""
     number = registry.number_of(model)
     if number is None:
         raise ConfigError(
             f"the alias {alias} of {registry.name} names a version of the ledger",
             lost_words(registry, model),
-            f"retrain doctor {registry.name} --mend restores it",
+            way_back(ledger, registry, model),
         )
     registry.set_alias(alias, number)
 
@@ -101,4 +101,4 @@ def register_lost(ledger: Ledger, registry: Registry) -> None:
     if move and move.champion and move.champion.identity in identities and followed:
         follow_ledger(ledger, registry, move)
     elif move and move.reference and move.reference.identity in identities:
-        point(registry, REFERENCE, move.reference)
+        point(ledger, registry, REFERENCE, move.reference)

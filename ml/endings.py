@@ -7,7 +7,7 @@ from datetime import date
 from ml.artifacts import Champion
 from ml.decision import END_WORDS
 from ml.gates import short
-from ml.ledger import AnyEntry, NightEntry, is_same
+from ml.ledger import AnyEntry, NightEntry, OperatorEntry, is_same
 from ml.report import LABELS, Document, cell, way_out
 
 SCORE = ", "  # between the name of a run and its score
@@ -56,6 +56,16 @@ def since(entry: NightEntry, entries: Sequence[AnyEntry]) -> str:
     champion = entries[-1].champion
     now = f"Champion is now version {champion.version}." if champion else "There is no champion."
     return f"{_moved(later[-1], entry.candidate)} {now}" if later and entry.candidate else now
+
+
+def moved_by_hand(entries: Sequence[AnyEntry]) -> str | None:
+    """Who serves and who chose it, where an operator was the last to move the champion; the last night cannot tell."""
+    move = next((entry for entry in reversed(entries) if entry.moves_champion), None)
+    if not isinstance(move, OperatorEntry) or move.champion is None:
+        return None
+    done = {"ROLLBACK": "rolled back to it", "OPERATOR_PROMOTE": "promoted it"}[move.decision]
+    why = f"entry {move.seq}: {move.reason.rstrip('.')}"
+    return f"version {move.champion.version} serves: {move.by} {done} on {move.at[:10]} ({why})."
 
 
 def _moved(move: AnyEntry, candidate: Champion) -> str:

@@ -13,11 +13,11 @@ from ml.alias import alias_words, ledger_words, register_lost, roll_alias_forwar
 from ml.artifacts import Champion
 from ml.errors import Corrupt
 from ml.ledger import AnyEntry, Ledger, NightEntry, is_same
-from ml.moves import is_lost, usable_versions, way_out, why_unusable
 from ml.paths import SERVING_PREFIX
 from ml.registry import CHAMPION, Registry
 from ml.retention import delete_all, delete_version
 from ml.store import Store
+from ml.usable import is_lost, usable_versions, way_back, way_out, why_unusable
 from ml.versions import all_lost_words, lost_versions, recorded_as, renumbered, renumbered_words
 
 OLD_SECONDS = 2 * 86_400.0  # no run takes so long, on this machine or another
@@ -44,6 +44,10 @@ def findings(store: Store, registry: Registry, name: str, *, active: bool, today
     except Corrupt as error:
         yield Finding(seen=str(error), mend="retrain restore FILE brings it back from a backup")
         return
+    taken = registry.taken_by()
+    if taken is not None:
+        yield Finding(seen=_taken_words(name, taken), mend="rename that model in MLflow, or the use case")
+        return
     deleted = registry.deleted_experiment()
     if deleted is not None:
         yield Finding(
@@ -62,10 +66,17 @@ def findings(store: Store, registry: Registry, name: str, *, active: bool, today
 
 def differences(ledger: Ledger, registry: Registry) -> list[str]:
     """Where MLflow says otherwise than the ledger, and what to do, a sentence each."""
+    taken = registry.taken_by()
+    if taken is not None:
+        return [f"{_taken_words(ledger.use_case, taken)}: rename that model in MLflow, or the use case"]
     found = (*_lost_versions(ledger, registry, ledger.entries()), *_alias(ledger, registry))
     mend = f"retrain doctor {ledger.use_case} --mend"
     steps = [mend if each.repair else "" if each.note else each.mend for each in found]
     return [f"{each.seen}: {step}" if step else f"{each.seen}." for each, step in zip(found, steps, strict=True)]
+
+
+def _taken_words(name: str, taken: str) -> str:
+    return f"the registered model {name} in MLflow is not ours: {taken} made it"
 
 
 def _lost_versions(ledger: Ledger, registry: Registry, entries: list[AnyEntry]) -> Iterator[Finding]:
@@ -113,9 +124,7 @@ def _served_models(ledger: Ledger, registry: Registry, entries: list[AnyEntry]) 
     for who, model in _serving(entries).items():
         broken = why_unusable(ledger.store, registry, model)
         if broken and not is_lost(ledger.store, registry, model):  # which is said with the versions
-            yield Finding(
-                seen=f"{who} {broken}", mend=f"{way_out(ledger, registry)}; or, from a backup, retrain restore FILE"
-            )
+            yield Finding(seen=f"{who} {broken}", mend=way_back(ledger, registry, model))
 
 
 def _serving(entries: list[AnyEntry]) -> dict[str, Champion]:

@@ -18,8 +18,7 @@ from ml.ledger import (
     version_of,
 )
 from ml.registry import Registry
-from ml.store import Store, is_whole
-from ml.versions import lost_words
+from ml.usable import champions_before, way_back, why_unusable
 
 LONGEST_REASON = 1_000  # letters
 MOST_LISTED = 10
@@ -37,7 +36,7 @@ def plan_rollback(
     head = _head(ledger)
     if head.champion is None:
         raise UsageError("a rollback leaves a champion", f"{ledger.use_case} has none", "look at the ledger")
-    served = _champions_before(ledger, head.champion)
+    served = champions_before(ledger, head.champion)
     if not served:
         raise UsageError(
             "a rollback goes back to an earlier champion",
@@ -120,51 +119,12 @@ def carry_out(ledger: Ledger, registry: Registry | None, entry: OperatorEntry) -
         follow_ledger(ledger, registry, entry)
 
 
-def why_unusable(store: Store, registry: Registry, model: Champion) -> str | None:
-    """Why a recorded version cannot serve, None if it can: MLflow must have it, and its files be as they were."""
-    if registry.number_of(model) is None:
-        return lost_words(registry, model)
-    broken = [file.key for file in model.files if not is_whole(store, file)]
-    if broken:
-        return f"version {model.version} is damaged: {broken[0]} is gone or changed ({len(broken)} of its files)"
-    return None
-
-
 def require_whole(ledger: Ledger, registry: Registry, model: Champion) -> None:
     """Raises UsageError for a version that MLflow no longer has, or whose files changed since."""
     broken = why_unusable(ledger.store, registry, model)
     if broken is not None:
-        lost = is_lost(ledger.store, registry, model)
-        mend = f"retrain doctor {ledger.use_case} --mend restores it"
         rule = "a champion is in MLflow, and its files are as they were registered"
-        raise UsageError(rule, broken, mend if lost else way_out(ledger, registry))
-
-
-def is_lost(store: Store, registry: Registry, model: Champion) -> bool:
-    """Whether MLflow lost the version and its files are whole, so that it can be registered again."""
-    return registry.number_of(model) is None and all(is_whole(store, file) for file in model.files)
-
-
-def way_out(ledger: Ledger, registry: Registry) -> str:
-    """The command that works where a champion cannot serve: go back, or to any whole version, or make a new one."""
-    name, head, whole = ledger.use_case, ledger.head(), usable_versions(ledger, registry)
-    champion = head.champion if head else None
-    if champion and is_lost(ledger.store, registry, champion):
-        return f"retrain doctor {name} --mend restores version {champion.version}"
-    if champion and whole.get(champion.version) == champion:  # the reference alone is lost, or another was asked for
-        return f"retrain promote {name} --version {champion.version} --reason WHY"
-    earlier = [version for version, model in _champions_before(ledger, champion).items() if whole.get(version) == model]
-    if earlier:
-        return f"retrain rollback {name} --to {earlier[0]} --reason WHY"
-    if whole:
-        return f"retrain promote {name} --version {max(whole)} --reason WHY"
-    return f"retrain run {name} --again WHY makes a new version, then retrain promote {name} --version N --reason WHY"
-
-
-def usable_versions(ledger: Ledger, registry: Registry) -> dict[int, Champion]:
-    """The recorded versions that could serve, by number."""
-    recorded = {night.candidate.version: night.candidate for night in ledger.nights() if night.candidate}
-    return {number: model for number, model in recorded.items() if why_unusable(ledger.store, registry, model) is None}
+        raise UsageError(rule, broken, way_back(ledger, registry, model))
 
 
 def answer(
@@ -208,15 +168,6 @@ def _recorded(ledger: Ledger, version: int) -> Champion:
             f"it is {version}",
             f"look at retrain ledger {ledger.use_case}",
         )
-    return found
-
-
-def _champions_before(ledger: Ledger, present: Champion | None) -> dict[int, Champion]:
-    """Every version that served before the present one, the latest first."""
-    found: dict[int, Champion] = {}
-    for entry in reversed(ledger.entries()):
-        if entry.moves_champion and entry.champion and not is_same(entry.champion, present):
-            found.setdefault(entry.champion.version, entry.champion)
     return found
 
 

@@ -5,7 +5,7 @@ from ml.errors import UsageError
 SERVING_PREFIX = "retrain_serving_"  # of the package inside each model of ours; its serving code's digest follows
 FOLDERS = {
     "snapshots", "partitions", "stages", "mlflow", "ledger", "published", "aliases", "backfills", "attempts", "doctor",
-    "replaced",
+    "replaced", "installation",
 }  # fmt: skip
 NOTES = "aliases", "published"  # what was noted of ledger entries: each object has the name of its entry
 MADE_AGAIN = "partitions", "stages", "doctor"  # what follows from the data and the ledger: nights make it again
@@ -72,8 +72,17 @@ def mlflow_root() -> str:
     return "mlflow"
 
 
+def store_id() -> str:
+    """What tells this store from any other, so that installations which share an MLflow know what is theirs there."""
+    return "installation/id"
+
+
+def run_folder(run_id: str) -> str:
+    return f"{mlflow_root()}/{run_id}"
+
+
 def run_artifacts(run_id: str) -> str:
-    return f"mlflow/{run_id}/artifacts"
+    return f"{run_folder(run_id)}/artifacts"
 
 
 def model_folder(run_id: str) -> str:

@@ -2,12 +2,16 @@
 
 Nothing here catches a missing model as "none" unless the registry itself answered so.
 
-Others may use the same MLflow. A run or a version is ours if it has our tags, and the experiment is the one that keeps
-its files in our store. Nothing else is judged, changed or deleted, whatever its name is.
+Others may use the same MLflow, another installation of this project among them. What is ours has our tags, with the
+identifier of our store. Nothing else is judged, changed or deleted, whatever its name is.
+
+The ledger names a version by the run of its night, and the version's files lie in the folder of that run. Where MLflow
+lost the run, it is made again: MLflow gives it another identifier, and a tag holds the one that the ledger names.
 """
 
 import contextlib
 import logging
+import secrets
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +22,7 @@ from typing import Any
 import pandas as pd
 
 from ml import paths
-from ml.artifacts import Champion, Identity
+from ml.artifacts import Champion, Identity, digest_of_files
 from ml.digests import digest_file, digest_value
 from ml.errors import ConfigError, RegistryUnavailable, without_passwords
 from ml.serving.columns import Column
@@ -31,6 +35,8 @@ log = logging.getLogger("retrain.registry")
 RUN_KEY, USE_CASE = "run_key", "use_case"  # tags of every run and version of ours
 MODEL_DIGEST = "model_digest"  # a tag of every version of ours
 OURS = "retrain.use_case"  # a tag of the experiment and of the registered model
+STORE = "retrain.store"  # a tag of both, and of every version: the identifier of the store of their installation
+LEDGER_RUN = "ledger_run"  # a tag of a run that was made again, and of its versions: the run that the ledger names
 LONGEST_TAG = 4_900  # characters; MLflow refuses a run's tag of more than 8,000 and a version's of more than 5,000
 CHAMPION, REFERENCE = "champion", "reference"
 LIBRARIES = ("mlflow", "numpy", "pandas", "safetensors", "torch")
@@ -43,10 +49,12 @@ DELETED = "deleted"  # MLflow's word for what lies in its trash
 
 @dataclass(frozen=True, kw_only=True)
 class Version:
-    """A registered version, the run that it came from, its age, and whether a night of ours registered it."""
+    """A registered version, the run that the ledger names and MLflow's run, its age, and whether a night of ours
+    registered it."""
 
     number: int
     run_id: str
+    mlflow_run: str
     model_digest: str
     age_seconds: float
     ours: bool
@@ -60,33 +68,74 @@ class Registry:
     """MLflow's tracking store and model registry at one address, for one use case's experiment and model."""
 
     def __init__(self, settings: Settings, use_case: str) -> None:
-        self.uri, self.store_uri, self.name = settings.tracking_uri, open_store(settings.store).uri, use_case
+        self.uri, self.store, self.name = settings.tracking_uri, open_store(settings.store), use_case
+        self._known_store_id: str | None = None
         with self._errors():
             self.client = _client(settings.tracking_uri)
 
     def require_free_name(self) -> None:
         """Raises ConfigError where somebody else made the registered model of our name: services load it by that."""
-        with self._errors():
-            self._refuse_anothers_model()
+        taken = self.taken_by()
+        if taken is not None:
+            raise ConfigError(
+                f"the registered model {self.name} in MLflow is ours",
+                f"{taken} made it",
+                "rename that model in MLflow, or the use case",
+            )
 
-    def run_id(self, run_key: str, run_name: str, tags: Mapping[str, str]) -> str:
-        """The run with this key: the one that there is, or a new one. One in MLflow's trash is taken out of it."""
+    def taken_by(self) -> str | None:
+        """Who else made the registered model of our name; None where it is ours or there is none."""
         with self._errors():
-            experiment = self._experiment()
-            if not self._runs_of(experiment, run_key):
-                tags = {USE_CASE: self.name, **tags, RUN_KEY: run_key}
-                self.client.create_run(experiment, run_name=run_name, tags=tags)
-            first = self._runs_of(experiment, run_key)[0]  # a request whose answer was lost is sent again
-            self._restore(first)
-            return str(first.info.run_id)
+            try:
+                tags = self.client.get_registered_model(self.name).tags
+            except self._exception() as error:
+                if error.error_code in NOT_THERE:
+                    return None
+                raise
+        if tags.get(STORE, self._store_id()) != self._store_id():
+            return f"another installation of nightly-retrain, with another store than {self.store.uri},"
+        ours = tags.get(OURS) == self.name or any(version.ours for version in self.versions())
+        return None if ours else "somebody else"
 
-    def _runs_of(self, experiment: str, run_key: str) -> list[Any]:
-        """The runs with this key, the first one first."""
+    def _store_id(self) -> str | None:
+        """The identifier of our store; None before anything of ours was written to MLflow."""
+        if self._known_store_id is None:
+            self._known_store_id = (self.store.get(paths.store_id()) or b"").decode() or None
+        return self._known_store_id
+
+    def _own_tags(self) -> dict[str, str]:
+        """The tag that tells what is ours from what is of another installation."""
+        if self._store_id() is None:
+            self.store.create(paths.store_id(), secrets.token_hex(8).encode())  # or another process was first
+        return {STORE: str(self._store_id())}
+
+    def run_id(self, run_key: str, run_name: str, tags: Mapping[str, str], known: str | None = None) -> str:
+        """The run with this key, as the ledger names it: the one that there is, or a new one. One in MLflow's trash is
+        taken out of it. `known` is the run that the ledger names already: MLflow may have lost it."""
+        with self._errors():
+            return _ledger_run(self._run_of_key(run_key, run_name, tags, known))
+
+    def _run_of_key(self, run_key: str, run_name: str, tags: Mapping[str, str], known: str | None) -> Any:
+        experiment = self._experiment()
+        if not self._runs_of(experiment, run_key, known):
+            again = {LEDGER_RUN: known} if known else {}
+            tags = {USE_CASE: self.name, **tags, RUN_KEY: run_key, **again}
+            self.client.create_run(experiment, run_name=run_name, tags=tags)
+        first = self._runs_of(experiment, run_key, known)[0]  # a request whose answer was lost is sent again
+        if first.info.run_id != _ledger_run(
+            first
+        ):  # its page shows the files, and MLflow's server takes them for its own
+            self.store.link(paths.run_folder(first.info.run_id), paths.run_folder(_ledger_run(first)))
+        self._restore(first)
+        return first
+
+    def _runs_of(self, experiment: str, run_key: str, known: str | None) -> list[Any]:
+        """The runs with this key, the first one first; of these, if a run is known to the ledger, that one alone."""
         from mlflow.entities import ViewType
 
         wanted = f"tags.{RUN_KEY} = '{run_key}'"
         found = self.client.search_runs([experiment], wanted, ViewType.ALL, order_by=["attributes.start_time ASC"])
-        return list(found)
+        return [run for run in found if known in {None, _ledger_run(run)}]
 
     def _restore(self, run: Any) -> None:
         if run.info.lifecycle_stage == DELETED:
@@ -105,6 +154,7 @@ class Registry:
 
     def _experiment(self) -> str:
         """Our experiment, made if there is none. Raises ConfigError where somebody deleted it."""
+        self._own_tags()
         name, found = self._found_experiment()
         if found is None:
             return self._make_experiment(name)
@@ -119,23 +169,27 @@ class Registry:
     def _found_experiment(self) -> tuple[str, Any | None]:
         """The name of our experiment, and the experiment if it is there.
 
-        It has the use case's name, or another one where somebody else took that name before.
+        It has the use case's name, or another one where somebody else, or another installation, took that name before.
         """
-        found = self.client.get_experiment_by_name(self.name)
-        if found is None or self._is_ours(found):
-            return self.name, found
-        other = f"{self.name} (nightly-retrain)"
-        return other, self.client.get_experiment_by_name(other)
+        ours = f"{self.name} (nightly-retrain"
+        for name in (self.name, f"{ours})"):
+            found = self.client.get_experiment_by_name(name)
+            if found is None or self._is_ours(found):
+                return name, found
+        last = f"{ours} {self._store_id()})"
+        return last, self.client.get_experiment_by_name(last)
 
     def _is_ours(self, experiment: Any) -> bool:
-        """By our tag; experiments of before the tag are known by where their files lie."""
+        """By our tags; experiments of before the tags are known by where their files lie."""
+        if STORE in experiment.tags:
+            return bool(experiment.tags[STORE] == self._store_id() and experiment.tags.get(OURS) == self.name)
         place = experiment.artifact_location.removeprefix("file://").rstrip("/")
-        return bool(experiment.tags.get(OURS) == self.name or place == f"{self.store_uri}/{paths.mlflow_root()}")
+        return bool(experiment.tags.get(OURS) == self.name or place == f"{self.store.uri}/{paths.mlflow_root()}")
 
     def _make_experiment(self, name: str) -> str:
-        place = f"{self.store_uri}/{paths.mlflow_root()}"
+        place, tags = f"{self.store.uri}/{paths.mlflow_root()}", {OURS: self.name, **self._own_tags()}
         try:
-            return str(self.client.create_experiment(name, artifact_location=place, tags={OURS: self.name}))
+            return str(self.client.create_experiment(name, artifact_location=place, tags=tags))
         except self._exception() as error:
             if error.error_code not in EXISTS:
                 raise
@@ -147,8 +201,9 @@ class Registry:
         history: Mapping[str, Mapping[int, float]],
         params: Mapping[str, Any],
         tags: Mapping[str, str],
+        name: str | None = None,
     ) -> None:
-        """All there is to say of a run in one call, a metric's values by step, and then its end.
+        """All there is to say of a run in one call, a metric's values by step; then its last name, and its end.
 
         Nothing can be said of a run that MLflow lost with its database: the report in the store has it all.
         """
@@ -163,16 +218,27 @@ class Registry:
                 log.warning("MLflow no longer has the run %s: its metrics stand in the report only.", run_id)
                 return
             self._restore(run)
-            self.client.log_batch(run_id, metrics=metrics, params=shown, tags=told)
-            self.client.set_terminated(run_id)
+            self.client.log_batch(run.info.run_id, metrics=metrics, params=shown, tags=told)
+            self.client.update_run(run.info.run_id, name=name)
+            if run.info.status != "FINISHED":  # so that it keeps the time of its end
+                self.client.set_terminated(run.info.run_id)
+
+    def mlflow_run(self, run_id: str) -> str | None:
+        """MLflow's identifier of the run that the ledger names so; None where MLflow has none."""
+        with self._errors():
+            run = self._run(run_id)
+        return None if run is None else str(run.info.run_id)
 
     def _run(self, run_id: str) -> Any | None:
+        """MLflow's run that the ledger names so: that very run, or the one that was made again for it."""
         try:
             return self.client.get_run(run_id)
         except self._exception() as error:
-            if error.error_code in NOT_THERE:
-                return None
-            raise
+            if error.error_code not in NOT_THERE:
+                raise
+        _, experiment = self._found_experiment()
+        again = f"tags.{LEDGER_RUN} = '{run_id}'"
+        return next(iter(self.client.search_runs([experiment.experiment_id], again)), None) if experiment else None
 
     def version_of(self, run_key: str) -> int | None:
         """The version registered under this key, if any."""
@@ -185,11 +251,8 @@ class Registry:
 
     def number_of(self, model: Champion) -> int | None:
         """MLflow's number of the ledger's version, which may differ from the ledger's; None if it is not there."""
-        with self._errors():
-            found = self.client.search_model_versions(f"name = '{self.name}' and run_id = '{model.run_id}'")
-        same = [
-            version.number for version in map(_version, found) if version.ours and version.identity == model.identity
-        ]
+        wanted = f"name = '{self.name}' and tags.`{MODEL_DIGEST}` = '{digest_of_files(model.files)}'"
+        same = [found.number for found in self._versions(wanted) if found.ours and found.identity == model.identity]
         return model.version if model.version in same else min(same, default=None)
 
     def register(self, run_id: str, run_key: str, tags: Mapping[str, str], above: int = 0) -> int:
@@ -211,41 +274,43 @@ class Registry:
                     self.delete_version(number)
 
     def _make_version(self, run_id: str, tags: Mapping[str, str]) -> None:
+        self.require_free_name()
         with self._errors():
-            self._refuse_anothers_model()
-            try:
-                self.client.create_registered_model(self.name, tags={OURS: self.name})
-            except self._exception() as error:
-                if error.error_code not in EXISTS:
-                    raise
-            source = f"{self.store_uri}/{paths.model_folder(run_id)}"
-            self.client.create_model_version(self.name, source, run_id, tags=dict(tags))
+            self._make_registered_model()
+            run = self._run(run_id)
+            if run is None:
+                name = f"{self.name} {tags.get('as_of', '')}".rstrip()
+                run = self._run_of_key(tags[RUN_KEY], name, {}, known=run_id)
+            again = {} if run.info.run_id == run_id else {LEDGER_RUN: run_id}
+            source = f"{self.store.uri}/{paths.model_folder(run_id)}"
+            own = {**tags, **again, **self._own_tags()}
+            self.client.create_model_version(self.name, source, run.info.run_id, tags=own)
 
-    def _refuse_anothers_model(self) -> None:
-        """Raises ConfigError for a registered model of our name without a tag or a version of ours."""
+    def _make_registered_model(self) -> None:
+        tags = {OURS: self.name, **self._own_tags()}
         try:
-            found = self.client.get_registered_model(self.name)
+            self.client.create_registered_model(self.name, tags=tags)
         except self._exception() as error:
-            if error.error_code in NOT_THERE:
-                return
-            raise
-        if found.tags.get(OURS) != self.name and not any(version.ours for version in self.versions()):
-            raise ConfigError(
-                f"the registered model {self.name} in MLflow is ours",
-                "somebody else made it",
-                "rename that model in MLflow, or the use case",
-            )
+            if error.error_code not in EXISTS:
+                raise
+            if STORE not in self.client.get_registered_model(self.name).tags:  # made before there was this tag
+                self.client.set_registered_model_tag(self.name, STORE, tags[STORE])
 
     def versions(self) -> list[Version]:
         """All versions, those of others too, oldest first."""
+        return self._versions(f"name = '{self.name}'")
+
+    def _versions(self, wanted: str) -> list[Version]:
         with self._errors():
-            found = self.client.search_model_versions(f"name = '{self.name}'")
-        return sorted(map(_version, found), key=lambda version: version.number)
+            found = self.client.search_model_versions(wanted)
+        store = self._store_id()
+        return sorted((_version(each, store) for each in found), key=lambda version: version.number)
 
     def needs_files(self, run_id: str) -> int:
         """How many versions, of whatever registered model, have the files of this run."""
+        runs = {run_id} | {version.mlflow_run for version in self.versions() if version.run_id == run_id}
         with self._errors():
-            return len(self.client.search_model_versions(f"run_id = '{run_id}'"))
+            return sum(len(self.client.search_model_versions(f"run_id = '{run}'")) for run in runs)
 
     def aliased(self) -> set[int]:
         """Versions that some alias names."""
@@ -362,14 +427,21 @@ class Registry:
         return without_passwords(said.splitlines()[0])[:200].rstrip(". ")
 
 
-def _version(found: Any) -> Version:
+def _ledger_run(run: Any) -> str:
+    """The run as the ledger names it: the same one, but where MLflow lost it and it was made again."""
+    return str(run.data.tags.get(LEDGER_RUN, run.info.run_id))
+
+
+def _version(found: Any, store: str | None) -> Version:
     age = time.time() - found.creation_timestamp / 1000
+    run = found.run_id or ""
     return Version(
         number=int(found.version),
-        run_id=found.run_id or "",
+        run_id=found.tags.get(LEDGER_RUN) or run,
+        mlflow_run=run,
         model_digest=found.tags.get(MODEL_DIGEST, ""),
         age_seconds=age,
-        ours=RUN_KEY in found.tags,
+        ours=RUN_KEY in found.tags and found.tags.get(STORE, store) == store,
     )
 
 

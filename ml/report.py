@@ -285,6 +285,13 @@ def score_list(document: Document) -> str:
     return ", ".join(f"{LABELS[name]} {cell(scores[name])}" for name in score_names(document)) if scores else ""
 
 
+def own_score_table(document: Document) -> list[str]:
+    """The candidate's scores as a table of Markdown, a row a metric."""
+    scores, rows = document["scores"]["candidate"], document["split"]["test"]["rows"]
+    head = [f"| score on its {counted(rows, 'test row')} | value [90 % interval] |", "| --- | --- |"]
+    return [*head, *(f"| {LABELS[name]} | {cell(scores[name])} |" for name in score_names(document))]
+
+
 def score_rows(document: Document) -> list[tuple[str, str, list[str]]]:
     """(who, description, a cell a metric) for everyone who was scored on these rows."""
     names, scores = score_names(document), document["scores"]
@@ -478,6 +485,16 @@ def champion_sentence(document: Document) -> str:
     return f"Champion is now version {after}" + (f", before it was version {before}." if before else ".")
 
 
+def champion_then(document: Document) -> str:
+    """The same on a page, which is read when the champion may be another one."""
+    before, after = document["champion_before"], document["champion_after"]
+    if after is None:
+        return "This night left no champion."
+    if before == after:
+        return f"This night left version {after} champion."
+    return f"This night made version {after} champion" + (f" in place of version {before}." if before else ".")
+
+
 def way_out(document: Document) -> str:
     """How an operator promotes a candidate that gates could not judge: asked to, or as no later night can either."""
     left = document["not_comparable"] and document["decision"] == "KEEP"
@@ -493,7 +510,7 @@ def markdown(document: Document) -> str:
     """The night for people who never saw the code."""
     document = on_a_page(document)
     lines = [
-        f"# {headline(document)}",
+        f"# {headline({**document, 'replayed': True})}",
         "",
         f"*{document['question']}*",
         "",
@@ -501,7 +518,7 @@ def markdown(document: Document) -> str:
     ]
     lines += [
         "",
-        champion_sentence(document),
+        champion_then(document),
         *([way_out(document)] if way_out(document) else []),
     ]  # what MLflow would cut off a long note comes last
     if scored(document):

@@ -68,6 +68,8 @@ def delete_version(store: Store, registry: Registry, version: Version) -> None:
     killed between, it is found again."""
     if registry.needs_files(version.run_id) == 1:
         delete_all(store, paths.run_artifacts(version.run_id))
+        if version.mlflow_run != version.run_id:
+            store.delete(paths.run_folder(version.mlflow_run))  # a link to the other
     registry.delete_version(version.number)
 
 

@@ -77,6 +77,12 @@ class Store(Protocol):
 
     def delete_leftover(self, name: str) -> None: ...
 
+    def link(self, folder: str, to: str) -> None:
+        """Lets `folder` be another name of the folder `to` for those who look without us, as MLflow's server does.
+
+        On disk only: S3 has no folders, and there MLflow asks for none.
+        """
+
     def writing(self, key: str) -> "AbstractContextManager[Sink]":
         """Takes a stream too long for memory. The object is there, whole, once the context has ended without an error.
 
@@ -199,6 +205,12 @@ class DiskStore:
     def delete_leftover(self, name: str) -> None:
         self.delete(name)
 
+    def link(self, folder: str, to: str) -> None:
+        path = self.root / safe_key(folder)
+        with _disk_errors(self.root), suppress(FileExistsError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.symlink_to(os.path.relpath(self.root / safe_key(to), path.parent))
+
     @contextmanager
     def writing(self, key: str) -> Iterator[Sink]:
         path = self.root / safe_key(key)
@@ -229,15 +241,25 @@ class DiskStore:
 
     def _files(self, folder: Path) -> list[tuple[Path, os.stat_result]]:
         with _disk_errors(self.root):
-            return list(_walk(folder))
+            return [] if self._is_linked(folder) else list(_walk(folder, self.root))
+
+    def _is_linked(self, folder: Path) -> bool:
+        """Whether the folder is another name of one in the store: nothing is found, or deleted, under that."""
+        real, root = folder.resolve(), self.root.resolve()
+        return real.is_relative_to(root) and real != root / folder.relative_to(self.root)
 
 
-def _walk(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Every file below the folder, as what it is; `Path.rglob` passes over folders that it may not read."""
+def _walk(folder: Path, root: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Every file below the folder, as what it is; `Path.rglob` passes over folders that it may not read.
+
+    A link to a place in the store is passed over: what it leads to is met under its own name.
+    """
     with suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
+            if entry.is_symlink() and (folder / entry.name).resolve().is_relative_to(root.resolve()):
+                continue
             if entry.is_dir():
-                yield from _walk(folder / entry.name)
+                yield from _walk(folder / entry.name, root)
             else:
                 with suppress(FileNotFoundError):  # deleted since it was listed
                     yield folder / entry.name, entry.stat()
@@ -387,6 +409,9 @@ class S3Store:
         key, _, upload = name.partition("?")
         with self._s3_errors(), suppress(self.client.exceptions.NoSuchUpload):
             self.client.abort_multipart_upload(Bucket=self.bucket, Key=self._name(key), UploadId=upload)
+
+    def link(self, folder: str, to: str) -> None:
+        """Nothing: there are no folders."""
 
     @contextmanager
     def writing(self, key: str) -> Iterator[Sink]:

@@ -11,7 +11,8 @@ from datetime import date
 from ml import paths
 from ml.artifacts import Champion, digest_of_files
 from ml.ledger import AnyEntry, Ledger, NightEntry
-from ml.registry import MODEL_DIGEST, USE_CASE, Registry
+from ml.mlflow_pages import describe_version, tell_run_again
+from ml.registry import LEDGER_RUN, MODEL_DIGEST, USE_CASE, Registry
 from ml.store import Store, is_whole
 
 NAMED = 5  # versions in one sentence
@@ -64,7 +65,8 @@ def _has_files(store: Store, sizes: dict[str, int], model: Champion) -> bool:
 
 
 def register_again(registry: Registry, night: NightEntry) -> int:
-    """Registers the night's version from the files that lie in the store; MLflow's number for it.
+    """Registers the night's version from the files that lie in the store, with its run if MLflow lost that too;
+    MLflow's number for it.
 
     Its tags are written also where MLflow has it: somebody may have removed the one by which it is known.
     """
@@ -76,9 +78,15 @@ def register_again(registry: Registry, night: NightEntry) -> int:
         "target": model.target_digest,
     }
     tags = version_tags(night.use_case, night.as_of, model.fit_until, digest_of_files(model.files), digests)
+    run_name, of_run = f"{night.use_case} {night.as_of}", {"as_of": str(night.as_of)}
+    registry.run_id(night.run_key, run_name, of_run, known=model.run_id)
     number = registry.register(model.run_id, night.run_key, tags, above=model.version - 1)
-    if any(version.number == number and version.run_id == model.run_id for version in registry.versions()):
-        registry.tag_version(number, tags)
+    run = registry.mlflow_run(model.run_id)
+    if any(version.number == number and version.mlflow_run == run for version in registry.versions()):
+        again = {} if run == model.run_id else {LEDGER_RUN: model.run_id}
+        registry.tag_version(number, {**tags, **again})
+        describe_version(registry, night, number)
+        tell_run_again(registry, night)
     return number
 
 

@@ -149,7 +149,10 @@ def upload_candidate(night: Night, run_key: str, blocks: Blocks, split: Split, f
 def _upload(site: Site, night: Night, run_key: str, blocks: Blocks, split: Split, fit: Fit) -> Upload:
     model, held_out = _package(site, night, blocks, split, fit)
     name = f"{night.use_case} {night.as_of}"
-    run_id = site.registry.run_id(run_key, name, {"use_case": night.use_case, "as_of": str(night.as_of)})
+    tags = {"use_case": night.use_case, "as_of": str(night.as_of)}
+    finished = site.ledger.finished(run_key)  # its files are damaged: they are made again where the ledger says
+    known = finished.candidate.run_id if finished and finished.candidate else None
+    run_id = site.registry.run_id(run_key, name, tags, known)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
         packaging.write_model(model, folder)

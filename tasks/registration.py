@@ -3,12 +3,11 @@
 import logging
 from datetime import date, datetime
 
-from ml import report
 from ml.alias import follow_ledger, roll_alias_forward
 from ml.artifacts import Champion, Night, Snapshot, Split, Trail, Upload
 from ml.backfill import Plan
 from ml.ledger import AnyEntry, NightEntry
-from ml.pages import literal
+from ml.mlflow_pages import describe_version
 from ml.report import result_document
 from ml.split import split_digest
 from ml.versions import highest_number, version_tags
@@ -118,14 +117,4 @@ def move_alias(night: Night, entry: NightEntry) -> None:
     version = site.registry.number_of(entry.candidate)
     if version is None:
         return  # deleted since, or lost: `retrain doctor` says it
-    verdicts = {f"verdict.{v['gate']}": f"{v['verdict']}: {v['reason']}" for v in entry.result["verdicts"]}
-    tags = {"decision": entry.decision, "reason": entry.reason, "ledger_entry": str(entry.seq), **verdicts}
-    tags["scores"] = report.score_list(entry.result)
-    site.registry.tag_version(version, tags)
-    site.registry.describe_version(version, _description(entry))
-
-
-def _description(entry: NightEntry) -> str:
-    """What was decided of the version in its night; who serves now, the alias says."""
-    decided = literal(f"{entry.decision} as of {entry.as_of}. {entry.reason}")
-    return f"{decided}\n\nOn its test rows: {report.score_list(entry.result)}."
+    describe_version(site.registry, entry, version)

@@ -11,6 +11,7 @@ from ml.cleaning import from_parquet
 from ml.decision import KEPT_EVENT, KEPT_NIGHTS
 from ml.errors import DataRejected
 from ml.ledger import NightEntry
+from ml.mlflow_pages import run_name, run_tags
 from ml.pages import literal, on_a_page
 from ml.plots import night_figures
 from ml.report import counted
@@ -44,9 +45,9 @@ def _log_to_mlflow(night: Night, entry: NightEntry, trail: Trail) -> None:
     site, run_id = site_of(night), trail.upload.run_id
     ran = {"seed": night.seed, "device": night.device, "threads": night.threads, "best_epoch": trail.fit.best_epoch}
     params = {**site.use_case.model.get_params(), **ran}
-    verdicts = {f"verdict.{v['gate']}": v["verdict"] for v in entry.result["verdicts"]}
-    tags = {"decision": entry.decision, "mlflow.note.content": report.markdown(entry.result), **verdicts}
-    site.registry.finish_run(run_id, report.history(trail.fit.epochs, entry.result), params, tags)
+    tags = {**run_tags(entry), "mlflow.note.content": report.markdown(entry.result)}
+    history = report.history(trail.fit.epochs, entry.result)
+    site.registry.finish_run(run_id, history, params, tags, run_name(entry))
 
 
 def publish_to_prefect(entry: NightEntry) -> None:

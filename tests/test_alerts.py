@@ -10,8 +10,9 @@ from uuid import uuid4
 
 import pytest
 
-from deployments import alerts
+from deployments import alerts, crashed
 from deployments.cli import main
+from deployments.crashed import ATTEMPT
 from deployments.servers import ask, insisted
 from deployments.up import STOPPED
 from tests.story import Shop
@@ -82,6 +83,55 @@ def test_stopping_up_is_no_crash_to_be_told_of() -> None:
     for name in (alerts.CRASHED, alerts.RECOVERED):
         assert not matched(made()[name], "shop 2024-03-15", STOPPED)
         assert matched(made()[name], "shop 2024-03-15", "Process exited with status code: -9.")
+
+
+def sentence(name: str, starts: int, labels: dict[str, Any], **asked: Any) -> str:
+    """What comes next, as the alert's template says it of such a run."""
+    from jinja2 import Environment
+
+    pages = Environment(autoescape=False)
+    pages.filters["ui_url"] = lambda run: None
+    action: Any = next(
+        each for each in alerts.automations(uuid4(), 7, timedelta(hours=36)) if each.name == name
+    ).actions[0]
+    request = {"use_case": "shop", "as_of": None, "plan": None, "first": None, **asked}
+    run = {"name": "shop 2024-03-15", "run_count": starts, "labels": labels, "parameters": {"request": request}}
+    body = pages.from_string(action.payload).render(
+        flow_run={**run, "state": {"message": "Killed."}}, event={"payload": {}}
+    )
+    return str(json.loads(body)["next"])
+
+
+CRASHES = [  # Prefect's count of starts, attempts begun after a crash, and what is told
+    (1, None, "`retrain up` runs it again by itself: attempt 2 of 3."),
+    (0, None, "`retrain up` runs it again by itself: attempt 2 of 3."),
+    (0, 2, "`retrain up` runs it again by itself: attempt 3 of 3."),
+    (5, 2, "`retrain up` runs it again by itself: attempt 3 of 3."),
+    (0, 3, "This was attempt 3 of 3: read its log, then retrain run shop --as-of 2024-03-15."),
+    (9, 3, "This was attempt 3 of 3: read its log, then retrain run shop --as-of 2024-03-15."),
+]
+
+
+@pytest.mark.parametrize(("starts", "attempt", "told"), CRASHES)
+def test_a_crash_is_told_with_its_own_number_whatever_was_started(starts: int, attempt: int | None, told: str) -> None:
+    """A process may be killed before it starts, and a run that asked an operator starts again."""
+    labels = {"retrain.as_of": "2024-03-15", **({ATTEMPT: attempt} if attempt else {})}
+    assert sentence(alerts.CRASHED, starts, labels).startswith(told)
+
+
+def test_every_alert_of_a_run_says_what_comes_next() -> None:
+    for name in alerts.NEXT:
+        said = sentence(name, 1, {"retrain.next_night": "The next night comes at 03:00."})
+        assert said.endswith(".") and "None" not in said and "  " not in said
+        assert "retrain" in said or "succeed" in said, said
+
+
+def test_the_next_attempt_is_noted_before_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(crashed, "ask", lambda url, query=None, method="POST": asked.append((method, url, query)))
+    crashed.run_again("api", "run", 3)
+    assert asked[0] == ("PATCH", "api/flow_runs/run/labels", {ATTEMPT: 3})
+    assert asked[1][1] == "api/flow_runs/run/set_state"
 
 
 def test_events_are_those_of_the_states_that_runs_end_in() -> None:
@@ -173,7 +223,7 @@ def test_what_goes_wrong_is_told_with_reason_next_step_and_link(
     second = wait_for_alert(documents, alerts.REJECTED)
     assert (second["reason"], second["link"][-36:]) == ("DataRejected: expected 2024-03-14", rejected)
     ended(prefect, deployment, {"type": "CRASHED", "message": "SIGKILL"})
-    assert "attempt 1 of 3" in wait_for_alert(documents, alerts.CRASHED)["next"]
+    assert "attempt 2 of 3" in wait_for_alert(documents, alerts.CRASHED)["next"], "though it was killed before it began"
     ended(prefect, deployment, {"type": "CRASHED", "message": STOPPED})
     for word in ("Promoted: All gates allow it.", "NothingNew: nothing."):
         ended(prefect, deployment, {"type": "COMPLETED", "message": word})

@@ -17,7 +17,7 @@ from deployments.cli import main
 from deployments.crashed import end_left_tasks, resubmit_crashed
 from deployments.servers import ask, insisted
 from ml.artifacts import Champion
-from ml.endings import ending, shown_name, since
+from ml.endings import ending, moved_by_hand, shown_name, since
 from ml.ledger import AnyEntry, NightEntry, OperatorEntry, version_of
 from ml.registry import CHAMPION, Registry
 from tasks.lost import ACTIVE, end_lost
@@ -101,6 +101,29 @@ STANDINGS: list[tuple[str, NightEntry, list[AnyEntry], str, str]] = [
         "Champion is now version 2.",
     ),
 ]
+
+
+BY_HAND: list[tuple[list[AnyEntry], str | None]] = [
+    ([], None),
+    ([REJECTED], None),
+    ([FIRST, SECOND], None),
+    ([FIRST, SECOND, move(3, "ROLLBACK", 2, 1)], "version 1 serves: ada rolled back to it on 2024-03-09 (entry 3: "),
+    ([FIRST, KEPT, move(3, "OPERATOR_PROMOTE", 1, 2)], "version 2 serves: ada promoted it on 2024-03-09 (entry 3: "),
+    (
+        [FIRST, SECOND, move(3, "ROLLBACK", 2, 1), night(4, "KEEP", 1, 1)],
+        "version 1 serves: ada rolled back to it on 2024-03-09 (entry 3: complaints).",
+    ),
+    ([FIRST, SECOND, move(3, "ROLLBACK", 2, 1), night(4, "PROMOTE", 1, 4)], None),
+    ([FIRST, move(2, "HOLD", 1, 1)], None),
+]
+
+
+@pytest.mark.parametrize(("entries", "sentence"), BY_HAND)
+def test_status_says_who_moved_the_champion_by_hand_until_a_night_moves_it_on(
+    entries: list[AnyEntry], sentence: str | None
+) -> None:
+    said = moved_by_hand(entries)
+    assert said is None if sentence is None else said is not None and said.startswith(sentence)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What the registry answers about models and aliases, on sqlite and over HTTP; an outage is never an answer."""
 
+import os
 import shutil
 import threading
 import time
@@ -26,8 +27,9 @@ CALLS: dict[str, Callable[[Registry], object]] = {
 }
 
 
-def registry_at(uri: str, store: str = "s3://bucket/prefix") -> Registry:
+def registry_at(uri: str, store: str | None = None) -> Registry:
     """A registry of a model that nobody has registered yet."""
+    store = store or f"{os.environ['RETRAIN_HOME']}/store"
     settings = Settings(home=Path(), store=store, tracking_uri=uri, project=None, threads=1)
     return Registry(settings, f"model_{uuid4().hex}")
 
@@ -72,7 +74,7 @@ def test_the_source_of_a_version_lies_in_the_store_and_in_its_run(registry: Regi
     run = registry.run_id("a key", "a run", {})
     registry.register(run, "a key", {})
     version = registry.client.get_model_version(registry.name, "1")
-    assert version.source == f"s3://bucket/prefix/mlflow/{run}/artifacts/model"
+    assert version.source == f"{registry.store.uri}/mlflow/{run}/artifacts/model"
     assert version.source == f"{registry.client.get_run(run).info.artifact_uri}/model"
 
 
@@ -226,3 +228,13 @@ def test_a_long_word_is_cut_where_mlflow_would_refuse_it(registry: Registry) -> 
     found = registry.client.get_model_version(registry.name, str(version))
     assert {len(found.tags["reason"]), len(found.description)} == {LONGEST_TAG}
     assert found.tags["reason"].endswith("x…")
+
+
+def test_a_run_ends_once_and_may_get_its_last_name_later(registry: Registry) -> None:
+    run = registry.run_id("a key", "a run", {})
+    registry.finish_run(run, {}, {}, {})
+    ended = registry.client.get_run(run).info
+    registry.finish_run(run, {}, {}, {}, "a run, F1 0.9")
+    named = registry.client.get_run(run).info
+    assert (ended.run_name, named.run_name) == ("a run", "a run, F1 0.9")
+    assert (named.status, named.end_time) == ("FINISHED", ended.end_time)

@@ -36,6 +36,7 @@ from ml.artifacts import (
 from ml.report import (
     cell,
     champion_sentence,
+    champion_then,
     comparison_sentence,
     data_sentences,
     dry_run_document,
@@ -184,7 +185,8 @@ def test_each_decision_has_its_sentence(
     assert headline(made).startswith("tills version 4 (as of 2024-03-01)")
     assert words in headline(made)
     assert champion_sentence(made) == sentence
-    assert sentence in markdown(made)
+    assert champion_then(made) in markdown(made)
+    assert sentence not in markdown(made), "a page is read when the champion may be another one"
 
 
 def test_what_came_in_and_what_was_left_out_is_said_with_numbers() -> None:

@@ -164,3 +164,26 @@ def test_a_file_that_goes_while_it_is_listed_is_not_listed(store: DiskStore) -> 
     store.put("a/there", b"1")
     (store.root / "a" / "gone").symlink_to("nowhere")
     assert store.sizes() == {"a/there": 1}
+
+
+def test_what_a_link_names_again_is_listed_once_and_not_deleted_under_its_other_name(tmp_path: Path) -> None:
+    store = DiskStore(tmp_path / "store")
+    store.put("mlflow/one/artifacts/model", b"files")
+    for _ in range(2):
+        store.link("mlflow/two", "mlflow/one")
+    assert (tmp_path / "store" / "mlflow" / "two" / "artifacts" / "model").read_bytes() == b"files"
+    assert store.keys("mlflow") == ["mlflow/one/artifacts/model"]
+    assert store.keys("mlflow/two") == store.keys("mlflow/two/artifacts") == []
+    store.delete("mlflow/two")
+    assert store.get("mlflow/one/artifacts/model") == b"files"
+    assert not (tmp_path / "store" / "mlflow" / "two").is_symlink()
+
+
+def test_a_store_may_be_a_link_or_have_folders_elsewhere(tmp_path: Path) -> None:
+    for name in ("disk", "larger"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "store").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "mlflow").symlink_to(tmp_path / "larger")
+    store = DiskStore(tmp_path / "store")
+    store.put("mlflow/one", b"files")
+    assert store.keys("mlflow") == list(store.sizes()) == ["mlflow/one"]

@@ -6,8 +6,10 @@ And of ours nothing is other than it would be without them.
 import os
 import shutil
 import time
+from datetime import date
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from mlflow.entities import LoggedModelStatus, ViewType
@@ -15,13 +17,16 @@ from mlflow.entities import LoggedModelStatus, ViewType
 from deployments import crashed
 from deployments.cli import main
 from ml import health
+from ml.alias import follow_ledger, register_lost
 from ml.errors import ConfigError
 from ml.health import stray_runs
 from ml.ledger import Ledger
-from ml.registry import CHAMPION, OURS, RUN_KEY, Registry
+from ml.registry import CHAMPION, OURS, RUN_KEY, STORE, Registry
 from ml.settings import Settings
 from ml.store import DiskStore, Store, open_store
 from tests.story import Shop, open_shop
+from tests.test_ledger import entry
+from tests.test_versions import model
 
 OLD = time.time() - 9 * 86_400
 
@@ -198,6 +203,99 @@ def test_files_below_our_root_without_a_model_of_ours_are_no_strays(
     assert found.repair is not None
     found.repair()
     assert len(store.keys("mlflow")) == 3
+
+
+class Installations:
+    """Two installations with a store each, and with the same use case in one MLflow."""
+
+    def __init__(self, folder: Path, uri: str) -> None:
+        self.name = f"tills_{uuid4().hex[:8]}"
+        self.ledgers: list[Ledger] = []
+        self.registries: list[Registry] = []
+        for name in ("first", "second"):
+            ledger = Ledger(open_store(str(folder / name)), self.name)
+            one = model(ledger, 1)
+            assert ledger.append(
+                entry(1, use_case=self.name, decision="FIRST", candidate=one, champion=one, reference=one)
+            )
+            self.ledgers.append(ledger)
+            settings = Settings(folder / name, str(folder / name), uri, None, 1)
+            self.registries.append(Registry(settings, self.name))
+
+    def seen(self) -> Any:
+        """All that the first has in MLflow and in its store."""
+        registry, ledger = self.registries[0], self.ledgers[0]
+        found = registry.client.search_model_versions(f"name = '{self.name}'")
+        return (
+            [(each.version, each.run_id, each.tags, each.description, each.aliases) for each in found],
+            registry.alias(CHAMPION),
+            registry.every_run_id() - self.registries[1].every_run_id(),
+            ledger.store.sizes(),
+        )
+
+
+def mend_all(ledger: Ledger, registry: Registry) -> list[str]:
+    seen = []
+    for found in health.findings(ledger.store, registry, ledger.use_case, active=False, today=date(2024, 4, 1)):
+        seen.append(found.seen)
+        if found.repair is not None:
+            found.repair()
+    return seen
+
+
+@pytest.fixture(params=["sqlite", "http"])
+def both(
+    request: pytest.FixtureRequest, empty_mlflow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Installations:
+    monkeypatch.setattr(health, "OLD_SECONDS", 0.0)
+    if request.param == "http":
+        return Installations(tmp_path, request.getfixturevalue("mlflow_server_url"))
+    return Installations(tmp_path, f"sqlite:///{shutil.copy(empty_mlflow, tmp_path / 'mlflow.db')}")
+
+
+def test_another_installation_of_the_same_use_case_is_a_stranger(both: Installations) -> None:
+    """The one that came first keeps the registered model; the other one says so, and neither moves nor mends it."""
+    (first, second), (registry, other) = both.ledgers, both.registries
+    register_lost(first, registry)
+    run = registry.run_id("running", "a run", {})
+    before = both.seen()
+    assert [version.ours for version in other.versions()] == [False]
+    assert other.running() == []
+    (seen,) = mend_all(second, other)
+    assert f"the registered model {both.name} in MLflow is not ours: another installation of nightly-retrain" in seen
+    (difference,) = health.differences(second, other)
+    assert difference.endswith("rename that model in MLflow, or the use case")
+    for refused in (other.require_free_name, lambda: other.register("a run", "a key", {})):
+        with pytest.raises(ConfigError, match="another installation of nightly-retrain, with another store than"):
+            refused()
+    move = second.last_move()
+    assert move is not None
+    with pytest.raises(ConfigError):
+        follow_ledger(second, other, move)
+    assert both.seen() == before
+    assert registry.running() == [run]
+    registry.end_run(run)
+    assert mend_all(first, registry) == []
+
+
+def test_runs_of_two_installations_are_in_experiments_of_their_own(both: Installations) -> None:
+    one, other = (registry.client.get_run(registry.run_id("a key", "a run", {})) for registry in both.registries)
+    assert one.info.run_id != other.info.run_id
+    assert one.info.experiment_id != other.info.experiment_id
+    for run, registry in zip((one, other), both.registries, strict=True):
+        assert run.info.artifact_uri.startswith(registry.store.uri)
+        registry.end_run(run.info.run_id)
+
+
+def test_what_was_registered_before_stores_were_told_apart_stays_ours(both: Installations) -> None:
+    first, registry = both.ledgers[0], both.registries[0]
+    register_lost(first, registry)
+    registry.client.delete_registered_model_tag(both.name, STORE)
+    registry.client.delete_model_version_tag(both.name, "1", STORE)
+    assert mend_all(first, registry) == []
+    assert [version.ours for version in registry.versions()] == [True]
+    registry.register("another run", "another key", {}, above=1)
+    assert registry.client.get_registered_model(both.name).tags[STORE] == registry._store_id()
 
 
 def test_crashed_runs_of_others_are_not_run_again(monkeypatch: pytest.MonkeyPatch) -> None:

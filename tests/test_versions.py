@@ -15,11 +15,13 @@ from ml import health
 from ml.alias import follow_ledger, register_lost, roll_alias_forward
 from ml.artifacts import Champion, FileRef
 from ml.digests import digest_bytes
-from ml.errors import ConfigError, RegistryUnavailable
+from ml.errors import ConfigError, RegistryUnavailable, UsageError
 from ml.ledger import Ledger
-from ml.registry import CHAMPION, MODEL_DIGEST, REFERENCE, RUN_KEY, Registry
+from ml.moves import require_whole
+from ml.registry import CHAMPION, LEDGER_RUN, MODEL_DIGEST, REFERENCE, RUN_KEY, Registry
 from ml.settings import Settings
 from ml.store import is_whole, open_store
+from ml.usable import way_back
 from ml.versions import highest_number, lost_versions, recorded_as, register_again, renumbered
 from tests.story import Shop
 from tests.test_backup import answers, forget_connections
@@ -255,12 +257,16 @@ def test_a_reference_that_mlflow_lost_does_not_hold_the_champion_back(ledger: Le
     assert registry.number_of(move.reference) == registry.alias(REFERENCE)
 
 
-@pytest.mark.parametrize("tag", ["", "of another model"])
+@pytest.mark.parametrize("name", [MODEL_DIGEST, LEDGER_RUN])
+@pytest.mark.parametrize("tag", ["", "of another", None])
 def test_a_version_whose_tag_somebody_changed_is_known_again_and_loses_no_file(
-    tag: str, ledger: Ledger, registry: Registry, monkeypatch: pytest.MonkeyPatch
+    name: str, tag: str | None, ledger: Ledger, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     register_all(ledger, registry)
-    registry.tag_version(2, {MODEL_DIGEST: tag})
+    if tag is None:
+        registry.client.delete_model_version_tag("tills", "2", name)
+    else:
+        registry.tag_version(2, {name: tag})
     monkeypatch.setattr(health, "OLD_SECONDS", 0.0)
     for found in health.findings(ledger.store, registry, "tills", active=False, today=date(2024, 1, 1)):
         if found.repair is not None:
@@ -275,3 +281,45 @@ def test_an_outage_is_never_a_lost_version(ledger: Ledger, monkeypatch: pytest.M
     away = Registry(Settings(tmp_path, str(tmp_path / "store"), "http://127.0.0.1:9", None, 1), "tills")
     with pytest.raises(RegistryUnavailable):
         lost_versions(ledger, away)
+
+
+@pytest.mark.parametrize("registered_again", [True, False])
+@pytest.mark.parametrize("damaged", ["champion", "all"])
+def test_every_message_about_a_damaged_champion_names_the_same_step(
+    ledger: Ledger, registry: Registry, registered_again: bool, damaged: str
+) -> None:
+    """MLflow lost all versions, and files of the champion are damaged, before it is mended or after."""
+    if registered_again:
+        register_lost(ledger, registry)
+    models = [night.candidate for night in ledger.nights() if night.candidate]
+    for each in models[1:2] if damaged == "champion" else models:
+        ledger.store.put(each.files[0].key, b"damaged")
+    if not registered_again:
+        register_lost(ledger, registry)  # the whole ones alone
+    move = ledger.last_move()
+    assert move is not None and move.champion is not None and move.champion.version == 2
+    step = way_back(ledger, registry, move.champion)
+    assert step.startswith("retrain rollback tills --to 1" if damaged == "champion" else "retrain run tills --again")
+    assert step.endswith("; or, from a backup, retrain restore FILE")
+    found = list(health.findings(ledger.store, registry, "tills", active=False, today=date(2024, 4, 1)))
+    assert step in [each.mend for each in found if "champion " in each.seen]
+    assert not any("--mend" in each.mend for each in found)
+    with pytest.raises(UsageError) as refused:
+        require_whole(ledger, registry, move.champion)
+    assert refused.value.next_step == step
+    said = roll_alias_forward(ledger, registry)
+    assert said is None if registered_again else said is not None and step in said
+
+
+def test_a_backup_brings_a_damaged_champion_back_after_mlflow_lost_it(ledger: Ledger, registry: Registry) -> None:
+    move = ledger.last_move()
+    assert move is not None and move.champion is not None
+    file = move.champion.files[0]
+    kept = ledger.store.get(file.key)
+    ledger.store.put(file.key, b"damaged")
+    register_lost(ledger, registry)
+    ledger.store.put(file.key, kept or b"")
+    assert way_back(ledger, registry, move.champion) == "retrain doctor tills --mend restores it"
+    register_lost(ledger, registry)
+    assert registry.alias(CHAMPION) == registry.number_of(move.champion)
+    assert lost_versions(ledger, registry) == []

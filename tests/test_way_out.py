@@ -20,6 +20,7 @@ from ml.moves import carry_out, plan_hold, plan_promote
 from ml.registry import CHAMPION, Registry
 from ml.store import open_store
 from tests.story import SHOP, Shop
+from tests.test_backup import forget_connections
 
 ADVISED = re.compile(r"retrain (?:promote|rollback|doctor|run|release|hold)(?: --?[a-z-]+| [A-Z]+| [\w-]+)*")
 VERBS = re.compile(r" (?:makes|restores|prevents|ends|or)\b")  # the sentence goes on behind the command
@@ -155,6 +156,28 @@ def test_the_doctor_knows_who_may_serve_where_a_champion_is_damaged(walk: Walk, 
     (found,) = walk.doctor()
     assert f"version {before} is damaged" in found["seen"]
     walk.obey(found["mend"])
+    walk.ends_well()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("same_night", [True, False])
+def test_a_champion_that_mlflow_had_lost_and_that_is_damaged_is_replaced_or_made_again(
+    walk: Walk, empty_mlflow: Path, same_night: bool
+) -> None:
+    """As the doctor says; and its own night, run again, makes the very same files in their old place."""
+    shutil.copy(empty_mlflow, walk.shop.settings.home / "mlflow.db")
+    forget_connections()
+    assert walk.typed("doctor", "shop", "--mend") == 0
+    spoil_files(walk, 1)
+    (found,) = walk.doctor()
+    assert "version 1 is damaged" in found["seen"]
+    if same_night:
+        assert walk.shop.document("2024-03-15")["version"] == 1
+        assert walk.newest == 1
+    else:
+        walk.obey(found["mend"])
+        walk.obey(found["mend"].partition("then ")[2])
+    assert walk.doctor() == []
     walk.ends_well()
 
 
