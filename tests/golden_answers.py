@@ -36,11 +36,19 @@ WORDS = ("reason", "why", "question", "description")
 
 
 def instruction_set() -> str:
-    """What decides the last bits of a sum: the vector instructions that torch and the BLAS of numpy and scipy chose."""
+    """What decides the last bits of a sum: the processor's maker, by which torch's MKL chooses, and the vector
+    instructions that torch and the BLAS of numpy and scipy chose."""
     import torch
 
     blas = {pool["architecture"].lower() for pool in threadpool_info() if pool["internal_api"] == "openblas"}
-    return "-".join([platform.machine(), torch.backends.cpu.get_cpu_capability().lower(), *sorted(blas)])
+    chosen = [platform.machine(), _maker(), torch.backends.cpu.get_cpu_capability().lower(), *sorted(blas)]
+    return "-".join(chosen).replace(" ", "_")
+
+
+def _maker() -> str:
+    processor = Path("/proc/cpuinfo")
+    lines = processor.read_text().splitlines() if processor.exists() else []
+    return next((line.partition(":")[2].strip().lower() for line in lines if line.startswith("vendor_id")), "unknown")
 
 
 def compare(name: str, answers: dict[str, Any]) -> None:
