@@ -36,12 +36,13 @@ WORDS = ("reason", "why", "question", "description")
 
 
 def instruction_set() -> str:
-    """What decides the last bits of a sum: the processor's maker, by which torch's MKL chooses, and the vector
-    instructions that torch and the BLAS of numpy and scipy chose."""
+    """What decides the last bits of a sum: the processor's maker, by which torch's MKL chooses, the vector instructions
+    that torch and the BLAS of numpy and scipy chose, and whether a GPU trains."""
     import torch
 
     blas = {pool["architecture"].lower() for pool in threadpool_info() if pool["internal_api"] == "openblas"}
     chosen = [platform.machine(), _maker(), torch.backends.cpu.get_cpu_capability().lower(), *sorted(blas)]
+    chosen += ["cuda"] if torch.cuda.is_available() else []
     return "-".join(chosen).replace(" ", "_")
 
 
