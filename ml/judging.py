@@ -76,9 +76,14 @@ def answer_table(test: pd.DataFrame, answers: Answers) -> pd.DataFrame:
 
 
 def judge_all(
-    use_case: UseCase, test: pd.DataFrame, answers: dict[str, Answers], descriptions: Mapping[str, str], seed: int
+    use_case: UseCase,
+    test: pd.DataFrame,
+    test_digest: str,
+    answers: dict[str, Answers],
+    descriptions: Mapping[str, str],
 ) -> Judged:
     """Scores and pairs of everyone in `answers` ("candidate" among them) on the same test rows."""
+    seed = judging_seed(test_digest)
     y = test[LABEL].to_numpy(np.float64)
     units, unit = resampling_units(use_case, test)
     classes = len(use_case.target.classes)
@@ -89,6 +94,12 @@ def judge_all(
     models = {who: _scores(use_case, who, y, answers[who], pairs[who], descriptions[who], seed) for who in answers}
     others = {who: pair for who, pair in pairs.items() if who != "candidate"}
     return Judged(models, Evidence(unit=unit, seed=seed, pairs=others))
+
+
+def judging_seed(test_digest: str) -> int:
+    """The seed of every random draw in judging. It follows from the test rows alone, so that equal answers on equal
+    rows get equal intervals, whatever the code, the seed of the fit or the reason for judging again."""
+    return int(test_digest[:15], 16)
 
 
 def resampling_units(use_case: UseCase, test: pd.DataFrame) -> tuple[Any, str]:

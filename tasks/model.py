@@ -219,14 +219,14 @@ def evaluate_models(
         Evaluations,
         "evaluate",
         key,
-        lambda: _evaluate(site, night, run_key, key, blocks, split, upload, opponents),
+        lambda: _evaluate(site, night, key, blocks, split, upload, opponents),
     )
     log.info("Evaluated %d predictors on %s test rows.", len(evaluations.models), f"{evaluations.rows:,}")
     return evaluations
 
 
 def _evaluate(
-    site: Site, night: Night, run_key: str, key: str, blocks: Blocks, split: Split, upload: Upload,
+    site: Site, night: Night, key: str, blocks: Blocks, split: Split, upload: Upload,
     opponents: dict[str, Champion | None],
 ) -> Evaluations:  # fmt: skip
     reader = site.reader(blocks)
@@ -236,7 +236,7 @@ def _evaluate(
     answers["candidate"] = _candidates_answers(site, upload, test)
     described = {who: baseline.description for who, baseline in found.items()} | {"candidate": "tonight's model"}
     absent, incomparable = _compare_opponents(site, split, opponents, test, answers, described)
-    judged = judge_all(site.use_case, test, answers, described, seed=int(run_key[:15], 16))
+    judged = judge_all(site.use_case, test, split.test_digest, answers, described)
     evidence = replace(judged.evidence, not_applicable=absent, not_comparable=incomparable)
     shown = to_parquet(answer_table(test, answers["candidate"]))
     return Evaluations(

@@ -6,6 +6,7 @@ What is kept of the first night is either what the second asks for, or it is mad
 import shutil
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ import tasks.model
 from ml.artifacts import Fit, to_json
 from ml.baselines import rule_columns
 from ml.errors import ConfigError, DataRejected
-from ml.gates import Evidence
 from ml.judging import baselines, judge_all, model_answers
 from ml.run_key import run_key
 from ml.store import get_file
@@ -287,9 +287,9 @@ def night_of(as_of: date) -> dict[str, Any]:
     test = reader.raw_rows(as_of, "test")
     answers = {who: baseline.answers(test) for who, baseline in found.items()}
     answers["candidate"] = model_answers(site.use_case, lambda rows: model.predict(rows[[*_names(model)]]), test)
-    judged = judge_all(site.use_case, test, answers, dict.fromkeys(answers, ""), seed=1)
+    judged = judge_all(site.use_case, test, split.test_digest, answers, dict.fromkeys(answers, ""))
     absent = {who: "there is none" for who in ("champion", "reference")}
-    evidence = Evidence(unit=judged.evidence.unit, seed=1, pairs=judged.evidence.pairs, not_applicable=absent)
+    evidence = replace(judged.evidence, not_applicable=absent)
     return {
         "snapshot": snapshot.digest,
         "checks": checks.digest,

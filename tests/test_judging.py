@@ -9,11 +9,14 @@ from sklearn import metrics
 from sklearn.metrics import confusion_matrix
 
 from ml.cleaning import DAY, LABEL
+from ml.digests import digest_value
 from ml.evaluation import METRICS
-from ml.judging import NoAnswer, answer_table, baselines, judge_all, model_answers, resampling_units
+from ml.judging import NoAnswer, answer_table, baselines, judge_all, judging_seed, model_answers, resampling_units
 from ml.serving.columns import Column
 from ml.serving.output import TaskKind
 from tests.tiny import KINDS, cleaned, packaged, parcel_rows, parcels, tills
+
+TEST_DIGEST, OTHER_DIGEST = "1" * 64, "2" * 64
 
 
 def rows_of(kind: TaskKind, rows: int = 100, seed: int = 5) -> pd.DataFrame:
@@ -26,7 +29,7 @@ def test_everyone_is_scored_with_every_metric_on_the_same_rows(kind: TaskKind) -
     found = baselines(use_case, rows_of(kind, 300, 6))
     answers = {who: baseline.answers(test) for who, baseline in found.items()}
     answers["candidate"] = model_answers(use_case, packaged(kind).predict, test)
-    judged = judge_all(use_case, test, answers, dict.fromkeys(answers, "words"), seed=1)
+    judged = judge_all(use_case, test, TEST_DIGEST, answers, dict.fromkeys(answers, "words"))
     assert set(judged.models) == (
         {"candidate", "constant"} if kind == "multiclass" else {"candidate", "constant", "rule"}
     )
@@ -45,6 +48,30 @@ def test_everyone_is_scored_with_every_metric_on_the_same_rows(kind: TaskKind) -
     table = answer_table(test, answers["candidate"])
     assert list(table.columns[:2]) == ["label", "answer"]
     assert table.shape == (len(test), 2 + {"binary": 2, "multiclass": 3, "regression": 0}[kind])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_intervals_follow_from_the_test_digest_alone(kind: TaskKind) -> None:
+    """Equal answers on equal rows have equal intervals; the rows of another digest are drawn in another way."""
+    use_case, test = parcels(kind), rows_of(kind)
+    answers = {who: baseline.answers(test) for who, baseline in baselines(use_case, rows_of(kind, 300, 6)).items()}
+    answers["candidate"] = model_answers(use_case, packaged(kind).predict, test)
+    first, same, other = (
+        judge_all(use_case, test, digest, answers, dict.fromkeys(answers, "words"))
+        for digest in (TEST_DIGEST, TEST_DIGEST, OTHER_DIGEST)
+    )
+    assert first == same
+    assert first.evidence.pairs == other.evidence.pairs
+    name = METRICS[kind][0]
+    ours, theirs = (judged.models["candidate"].scores[name] for judged in (first, other))
+    assert ours.value == theirs.value
+    assert (ours.low, ours.high) != (theirs.low, theirs.high)
+
+
+def test_every_test_digest_gives_a_seed_of_its_own() -> None:
+    digests = [digest_value(number) for number in range(100)]
+    assert len({judging_seed(digest) for digest in digests}) == 100
+    assert all(0 <= judging_seed(digest) < 2**63 for digest in digests)
 
 
 def test_the_resampling_unit_is_the_day_the_group_or_the_row() -> None:
@@ -83,7 +110,7 @@ def test_evidence_report_and_scikit_learn_agree_on_all_test_rows(kind: TaskKind,
     found = baselines(use_case, rows_of(kind, 300, 6))
     answers = {who: baseline.answers(test) for who, baseline in found.items()}
     answers["candidate"] = model_answers(parcels(kind), packaged(kind).predict, rows_of(kind, 300))
-    judged = judge_all(use_case, test, answers, dict.fromkeys(answers, ""), seed=1)
+    judged = judge_all(use_case, test, TEST_DIGEST, answers, dict.fromkeys(answers, ""))
     for pair in judged.evidence.pairs.values():
         totals = pair.totals()[0]
         assert (totals[0] if kind == "regression" else totals.sum()) == len(test)

@@ -1,19 +1,28 @@
-"""A store that the version of 2026-11-27 wrote (two nights of the shop, without MLflow's files) goes on."""
+"""What earlier versions wrote goes on: a store of 2026-11-27 (two nights of the shop, without MLflow's files), and a
+whole installation of 2026-11-28, which `tests.fixtures.make_landed` made."""
 
+import json
 import logging
 import tarfile
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from ml import paths
+from deployments.cli import main
+from ml import packaging, paths
 from ml.artifacts import Evaluations, Fit, Split, Upload, Verified, from_json
 from ml.digests import unsealed
 from ml.ledger import Ledger
+from ml.registry import CHAMPION, Registry
+from ml.settings import Settings
 from ml.store import Store, open_store
 from tests import test_data
+from tests.conftest import _answers_here
+from tests.fixtures import make_landed
 from tests.story import Shop, open_shop
 from tests.test_data import Done, edit_use_case, forget_all
 
@@ -82,3 +91,101 @@ def test_the_next_night_reads_it_says_once_what_is_made_again_and_ends_as_from_s
     found = after.found
     forget_all(landed)
     assert Done(date(2024, 1, 18)).found == found
+
+
+MOVES = ("FIRST", "PROMOTE", "KEEP", "EXCLUDE", "PROMOTE", "ROLLBACK", "OPERATOR_PROMOTE", "HOLD", "RELEASE")
+BY_NAME = ("--reason", "a test says so", "--yes")
+
+
+@pytest.fixture
+def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    """The whole installation, at another place than where it was made: MLflow's database is told."""
+    with tarfile.open(make_landed.LANDED) as archive:
+        archive.extractall(tmp_path, filter="data")
+    monkeypatch.setenv("RETRAIN_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("RETRAIN_PROJECT", str(tmp_path / "project"))
+    monkeypatch.setattr(packaging, "answers_of_a_fresh_process", _answers_here)
+    make_landed.place_in_mlflow(tmp_path / "home" / "mlflow.db", make_landed.PLACE, str(tmp_path / "home"))
+    return Shop(Settings.from_environment())
+
+
+@pytest.fixture(params=["landed", "installation"])
+def either(request: pytest.FixtureRequest) -> Shop:
+    shop = request.getfixturevalue(request.param)
+    assert isinstance(shop, Shop)
+    return shop
+
+
+def typed(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
+    """The document of a command that succeeds."""
+    code = main([*words, "--json"])
+    said = capsys.readouterr()
+    assert code == 0, said
+    return json.loads(said.out)
+
+
+def test_its_status_and_its_ledger_are_shown(either: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    entries, head = either.ledger.entries(), either.ledger.head()
+    assert head is not None and head.champion is not None
+    (status,) = [row for row in typed(capsys, "status", "shop")["use_cases"] if row["use_case"] == "shop"]
+    assert (status["entries"], status["champion"]) == (len(entries), head.champion.version)
+    assert status["last_as_of"] == str(either.entries()[-1].as_of)
+    shown = typed(capsys, "ledger", "shop")["entries"]
+    assert sorted(row["entry"] for row in shown) == [entry.seq for entry in entries]
+
+
+def test_an_installation_has_every_kind_of_entry(installation: Shop) -> None:
+    assert tuple(entry.decision for entry in installation.ledger.entries()) == MOVES
+
+
+def test_its_champion_answers_as_it_did(installation: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On another kind of processor its sums may end in other bits."""
+    file, out = installation.settings.data / "shop" / make_landed.SCORED, tmp_path / "now.csv"
+    typed(capsys, "score", "shop", str(file), "-o", str(out))
+    now, then = pd.read_csv(out), pd.read_csv(tmp_path / "scored.csv")
+    assert list(now["prediction"]) == list(then["prediction"])
+    np.testing.assert_allclose(now["probability"], then["probability"], rtol=1e-5)
+
+
+def test_it_is_rolled_back_and_all_is_well(installation: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    checks = typed(capsys, "doctor", "shop")
+    assert checks["left"] == 0, checks
+    typed(capsys, "rollback", "shop", *BY_NAME)
+    head = installation.ledger.head()
+    assert head is not None and head.champion is not None
+    assert Registry(installation.settings, "shop").alias(CHAMPION) == head.champion.version == 2
+    assert typed(capsys, "doctor", "shop")["left"] == 0
+
+
+def test_its_next_night_is_judged_against_its_champion(installation: Shop, prefect: str) -> None:
+    night = installation.document(str(make_landed.as_of(1)))
+    assert night["decision"] in {"PROMOTE", "KEEP"}, night["reason"]
+    assert (night["version"], night["champion_before"]) == (5, 4)
+    assert night["not_comparable"] == {}
+    assert night["scores"]["champion"] is not None
+    assert "excluded" in night["data"]["left_out"][make_landed.EXCLUDED]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("doctor", "shop"), 1, "the ledger's version 2 is no longer in MLflow"),
+        (
+            ("rollback", "shop", *BY_NAME),
+            2,
+            "a rollback goes back to an earlier champion that can serve, but none does",
+        ),
+        (
+            ("score", "shop", "2024-01-05.parquet", "-o", "out.csv"),
+            1,
+            "is gone: retrain doctor shop says what leads out",
+        ),
+    ],
+)
+def test_a_store_without_its_models_says_so(
+    words: tuple[str, ...], code: int, said: str, landed: Shop, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(landed.settings.data / "shop")
+    assert main([*words]) == code
+    assert said in "".join(capsys.readouterr())

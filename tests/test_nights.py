@@ -170,11 +170,15 @@ def test_a_fit_killed_between_two_epochs_is_resumed_to_the_same_weights(
             shop.night("2024-03-15")
     assert [key for key in store_keys(shop, "train") if key.endswith("/checkpoint")]
     with caplog.at_level("INFO", "retrain"):
-        shop.night("2024-03-15")
+        resumed = shop.document("2024-03-15")
     assert "Resumed after epoch 2 of 4." in caplog.messages
     caplog.clear()
     with caplog.at_level("INFO", "retrain"):
-        shop.night("2024-03-15", again="undisturbed")
+        undisturbed = shop.document("2024-03-15", again="undisturbed")
+    assert undisturbed["run_key"] != resumed["run_key"]  # and yet equal evidence has equal intervals
+    assert [undisturbed["scores"][who] for who in ("candidate", "constant", "rule")] == [
+        resumed["scores"][who] for who in ("candidate", "constant", "rule")
+    ]
     assert not [message for message in caplog.messages if message.startswith("Resumed")]
     keys = store_keys(shop, "train")
     assert not [key for key in keys if key.endswith("/checkpoint")]
