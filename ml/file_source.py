@@ -21,6 +21,7 @@ from ml.errors import DataRejected
 from ml.reading import FIELDS, Declared, index_columns, of_fields, of_values, open_parquet, short
 from ml.run_key import state_code_digest
 from ml.serving.columns import Column, days_of, wrong_type
+from ml.sources import units_of_times
 
 SAMPLE_ROWS = 1000
 SMALLEST_BLOCK = 1 << 20
@@ -119,9 +120,9 @@ class TimeColumn:
     """The column by whose times rows are told apart, read as a night reads it."""
 
     def __init__(self, file: str, source: FileSource, columns: tuple[Column, ...], time_zone: str) -> None:
-        declared = {column.name: column for column in columns if column.type == "timestamp"}
+        (unit,) = units_of_times(source, columns).values()
         self.file, self.rows = file, 0
-        self.column = declared.get(source.time_column, Column(name=source.time_column, type="timestamp"))
+        self.column = Column(name=source.time_column, type="timestamp", unit=unit)
         self.declared = Declared((self.column,), time_zone, source)
 
     def require(self, names: list[str]) -> None:

@@ -433,7 +433,7 @@ def _read(
     """The rows of a day, or of all days, from the very bytes that stand in the manifest."""
     seen = {partition.day: partition for partition in partitions}
     partition = seen.get(day) or seen[ALL]
-    folder = source_folder(settings, source, use_case.time_zone)
+    folder = source_folder(settings, source, use_case.time_zone, use_case.columns)
     read = _table_of_all_days if partition.day == ALL and use_case.dated else _rows
     try:
         return read(folder, partition, Declared.of(use_case, source))
