@@ -7,7 +7,7 @@ import functools
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, NoReturn
@@ -405,8 +405,13 @@ class PartitionRows:
     each side table."""
 
     rows: pd.DataFrame
-    unknown_columns: tuple[str, ...]
-    joins: dict[str, JoinCounts]
+    unknown_columns: tuple[str, ...] = ()
+    joins: dict[str, JoinCounts] = field(default_factory=dict)
+
+    @property
+    def unmatched(self) -> dict[str, int]:
+        """How many rows no row of a side table matches, for want of a key or of a row with it."""
+        return {name: counts.unmatched + counts.null_keys for name, counts in self.joins.items()}
 
 
 def read_partition(settings: Settings, use_case: UseCase, manifest: Manifest, day: str) -> PartitionRows:
