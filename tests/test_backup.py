@@ -472,7 +472,6 @@ def test_a_restore_that_replaces_a_ledger_and_is_cut_off_leaves_none_that_looks_
     place: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int, entries: int
 ) -> None:
     """At every moment of it: another restore goes on, and no command takes what is left for the truth."""
-    monkeypatch.setattr("os.fsync", lambda _file: None)  # a disk's slowness is no part of this
     write_backup(place, str(tmp_path / "b.tar"), quiet)
     store, command = open_store(place.store), (tmp_path / "b.tar", "--replace", "tills")
     whole = Ledger(store, "tills").by_digest()
