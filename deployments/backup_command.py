@@ -92,7 +92,7 @@ def _words(settings: Settings, plan: Plan) -> Iterator[str]:
         f"  store {settings.store}: {counted(len(plan.missing), 'missing object')} and "
         f"{counted(len(plan.damaged), 'damaged one')} are put back; {counted(plan.kept, 'newer one')} stay"
     )
-    if plan.moved_aside:
+    if plan.moved_aside or plan.replaced:
         yield f"  {counted(len(plan.moved_aside), 'object')} of ledgers that give way go below replaced/ in the store"
     for name, outcome in plan.databases.items():
         yield f"  {DATABASES[name]} {OUTCOMES[outcome]}"

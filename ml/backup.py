@@ -31,7 +31,7 @@ from ml.artifacts import FileRef
 from ml.databases import copy_database, database_files, is_lost, prefect_elsewhere
 from ml.digests import canonical_json, digest_bytes, digest_file
 from ml.errors import Busy, ConfigError, Corrupt, UsageError, without_passwords
-from ml.ledger import AnyEntry, Ledger
+from ml.ledger import AnyEntry, Ledger, refuse_replaced_in_part
 from ml.settings import Settings
 from ml.store import Sink, Store, open_store
 
@@ -186,6 +186,7 @@ def take_cut(store: Store, settings: Settings, scratch: Path) -> Cut:
     files = {name: file for name, file in database_files(settings).items() if not is_lost(name, file)}
     for _ in range(CUT_ATTEMPTS):
         ledgers = store.keys(paths.ledgers())
+        refuse_replaced_in_part(ledgers)
         notes = [key for folder in paths.NOTES for key in store.keys(folder)]
         copies = {name: scratch / f"{name}.db" for name in files}
         for copy in copies.values():

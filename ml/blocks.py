@@ -67,7 +67,7 @@ class BlockReader:
 
     def _quarantine(self, day: str) -> bytes:
         read = read_partition(self.settings, self.use_case, self.manifest, day)
-        batch = Batch.of(self.use_case.key, {day: read.rows}, {day: read.unknown_columns})
+        batch = Batch.of(self.use_case.key, {day: read})
         return to_parquet(check_batch(self.use_case, self.rules, batch).quarantine[day])
 
     def part_rows(self, as_of: date, part: Part, block: Block) -> pd.DataFrame:

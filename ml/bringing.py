@@ -23,7 +23,7 @@ def bring(
     DataRejected or ConfigError."""
     if isinstance(source, Source) and not source.folder.startswith("s3://"):
         return None
-    path = source_folder(settings, source, time_zone)
+    path = source_folder(settings, source, time_zone, columns)
     busy = Busy("a source is brought by one run at a time", "another one brings it", "wait for it to end")
     with held_lock(path.with_name(f"{path.name}.lock"), -1, busy):
         folder = BroughtFolder(path)
@@ -44,9 +44,10 @@ def listing(settings: Settings, use_case: UseCase, source: AnySource) -> Listing
     brought = bring(settings, source, use_case.columns, use_case.time_zone)
     if brought is None:
         _refuse_missing_folder(settings, source)
-    found = listed(source_folder(settings, source, use_case.time_zone), place)
+    found = listed(source_folder(settings, source, use_case.time_zone, use_case.columns), place)
     if brought is not None:
-        found = Listing(found.days, found.unusable | brought.unusable, (*brought.left_out, *found.left_out))
+        days = {day: files for day, files in found.days.items() if day not in brought.unusable}
+        found = Listing(days, found.unusable | brought.unusable, (*brought.left_out, *found.left_out))
     refuse_empty(found, place)
     return found
 

@@ -8,10 +8,11 @@ they came; only a declared timestamp that came as a text or as a declared number
 import io
 import os
 import sqlite3
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,7 +25,7 @@ from ml.days import FIRST_DAY, LAST_DAY
 from ml.errors import ConfigError, DataRejected, SourceUnavailable, did_you_mean, printable
 from ml.run_key import state_code_digest
 from ml.serving.columns import Column
-from ml.sources import UnusableEntry
+from ml.sources import UnusableEntry, units_of_times
 
 ROWS_AT_ONCE = 10_000
 SEE_ONE_STATE = {"postgresql", "mysql", "mariadb"}  # within a transaction, where they are told to; SQLite always does
@@ -136,6 +137,36 @@ class _Day:
         self.first, self.last = min(self.first, value), max(self.last, value)
 
 
+class _Found(NamedTuple):
+    """The names of the query's columns, what the database calls their types, and rows by day."""
+
+    names: list[str]
+    kinds: list[str]
+    rows: dict[str, list[Any]]
+
+
+def _file(day: str) -> str:
+    return f"{day}.parquet"
+
+
+def _together(days: Mapping[str, _Day], stale: set[str]) -> list[list[str]]:
+    """The stale days in batches that one query reads: neighbours with few rows, whose times are of one type.
+
+    A query a day would read the whole table for each where its time column has no index.
+    """
+    batches, before = list[list[str]](), ""
+    for day in sorted(days):
+        if day in stale:
+            last = batches[-1] if batches else []
+            is_neighbour = last[-1:] == [before] and type(days[before].first) is type(days[day].first)
+            if is_neighbour and sum(days[each].rows for each in [*last, day]) <= ROWS_AT_ONCE:
+                last.append(day)
+            else:
+                batches.append([day])
+        before = day
+    return batches
+
+
 class _Query:
     """A source's query on an open connection."""
 
@@ -147,36 +178,50 @@ class _Query:
         query = source.query.strip().rstrip(";").replace(":", r"\:")  # it has no parameters
         self.table = text(f"({query}\n) AS source_rows")  # a comment at its end ends with its line
         self.at: Any = column(source.time_column)
-        self.declared = {each.name: each for each in columns}
-        self.unit = self.declared[source.time_column].unit if source.time_column in self.declared else ""
+        self.declared = {each.name for each in columns}
         self.changed: Any = column(source.changed_column) if source.changed_column else None
-        self.times = {each.name: each.unit for each in columns if each.type == "timestamp"}
-        self.times.setdefault(source.time_column, self.unit)
+        self.units = units_of_times(source, columns)
+        self.held = _Found([], [], {})
 
     def bring(self, folder: BroughtFolder) -> None:
         self._refuse_names()
         days, left_out = self._days()
         before = folder.source["days"] if isinstance(folder.source, dict) and "days" in folder.source else {}
         now, unusable, dropped = dict[str, Any](), dict[str, str](), dict[str, str]()
+        seen = {day: [each.rows, str(each.changed), state_code_digest("brought")] for day, each in days.items()}
+        stale = {day for day in days if not self._is_as_before(before.get(_file(day)), seen[day], folder, day)}
+        together = {batch[0]: batch for batch in _together(days, stale)}
         for day in sorted(days):
-            name = f"{day}.parquet"
-            seen = [days[day].rows, str(days[day].changed), self.times, state_code_digest("brought")]
-            known = before.get(name, {"seen": None, "dropped": {}})
-            if self.changed is None or known["seen"] != seen or name not in folder.intact or self._lacks(known):
-                try:
-                    data, odd = self._parquet(day, days[day])
-                except UnusableEntry as error:
-                    unusable[day] = str(error)
-                    continue
-                folder.write(name, data)
-                known = {"seen": seen, "dropped": odd}
-            now[name] = known
-            dropped |= known["dropped"]
+            if day in together:
+                self.held = self._found({each: days[each] for each in together[day]})
+            try:
+                odd = self._write(day, days[day], folder) if day in stale else before[_file(day)]["dropped"]
+            except UnusableEntry as error:
+                unusable[day] = str(error)
+                continue
+            now[_file(day)] = {"seen": seen[day], "dropped": odd}
+            dropped |= {column: kind for column, kind in odd.items() if column not in self.declared}
+            unusable |= self._lacking(day, odd)
         folder.keep({"days": now}, now, (*left_out, *self._columns_left_out(dropped)), unusable)
 
-    def _lacks(self, known: dict[str, Any]) -> bool:
-        """Whether a column was dropped that is declared by now."""
-        return not self.declared.keys().isdisjoint(known["dropped"])
+    def _is_as_before(self, known: dict[str, Any] | None, seen: list[Any], folder: BroughtFolder, day: str) -> bool:
+        """Without a column that says when a row changed, equal counts say nothing."""
+        is_counted = self.changed is not None and known is not None and known["seen"] == seen
+        return is_counted and _file(day) in folder.intact
+
+    def _write(self, day: str, seen: _Day, folder: BroughtFolder) -> dict[str, str]:
+        """Brings a day; returns the columns that were dropped."""
+        data, odd = self._parquet(day, seen)
+        folder.write(_file(day), data)
+        return odd
+
+    def _lacking(self, day: str, dropped: dict[str, str]) -> dict[str, str]:
+        """Why the day cannot be used, where a column was dropped that this use case declares: another one that shares
+        the copy may not."""
+        odd = {name: kind for name, kind in dropped.items() if name in self.declared}
+        name, kind = next(iter(odd.items()), ("", ""))
+        why = f"column {printable(name)} of {self.place} is {kind} (cast it in the query)"
+        return {day: why} if odd else {}
 
     def _columns_left_out(self, dropped: dict[str, str]) -> tuple[LeftOut, ...]:
         if not dropped:
@@ -243,7 +288,7 @@ class _Query:
     def _days_of(self, values: list[Any]) -> list[str | None]:
         """The day of each time. Raises DataRejected for what is no time."""
         try:
-            return days_of_values(values, self.unit, self.time_zone)
+            return days_of_values(values, self.units[self.source.time_column], self.time_zone)
         except NoTime as error:
             number = error.kind in {int, float, Decimal}
             epoch = f', or declare {self.source.time_column} a timestamp with unit="s" or "ms"' if number else ""
@@ -260,25 +305,25 @@ class _Query:
     def _parquet(self, day: str, seen: _Day) -> tuple[bytes, dict[str, str]]:
         """A day's rows as Parquet, in an order of their own because a database gives none, so that equal rows give
         equal bytes; and the columns that were dropped. Raises UnusableEntry."""
-        names, kinds, rows = self._rows(day, seen)
+        names, kinds, by_day = self.held
+        if len(by_day.get(day, ())) != seen.rows:
+            names, kinds, by_day = self._found({day: seen})
+        rows = by_day.get(day, [])
+        if len(rows) != seen.rows:
+            self._refuse_other_rows(day, seen, len(rows))
         arrays, dropped = dict[str, pa.Array](), dict[str, str]()
         for place, name in enumerate(names):
             try:
                 arrays[name] = self._array(name, [row[place] for row in rows])
             except OddColumn as odd:
-                kind = kinds[place] or str(odd)
-                if name in self.declared:
-                    raise UnusableEntry(
-                        f"column {printable(name)} of {self.place} is {kind} (cast it in the query)"
-                    ) from None
-                dropped[name] = kind
+                dropped[name] = kinds[place] or str(odd)
         table = pa.table(arrays)
         sink = io.BytesIO()
         pq.write_table(table.sort_by([(name, "ascending") for name in table.column_names]), sink)
         return sink.getvalue(), dropped
 
-    def _rows(self, day: str, seen: _Day) -> tuple[list[str], list[str], list[Any]]:
-        """The names of its columns, what the database calls their types, and the rows of the day.
+    def _found(self, days: dict[str, _Day]) -> "_Found":
+        """The rows of these days.
 
         They are asked for by the first and the last time as the database itself gave them. Rows of other days may
         come with them: texts of one day need not stand together.
@@ -286,7 +331,8 @@ class _Query:
         from sqlalchemy import bindparam, literal_column, select
         from sqlalchemy.types import NullType
 
-        first, last = (bindparam(name, getattr(seen, name), NullType()) for name in ("first", "last"))
+        ends = {"first": min(day.first for day in days.values()), "last": max(day.last for day in days.values())}
+        first, last = (bindparam(name, value, NullType()) for name, value in ends.items())
         statement: Any = (
             select(literal_column("*")).select_from(self.table).where((self.at >= first) & (self.at <= last))
         )
@@ -295,11 +341,11 @@ class _Query:
             kinds = [str(getattr(each, "type_display", "") or "") for each in result.cursor.description]
             place = names.index(self.source.time_column)
             found = result.all()
-        days = self._days_of([row[place] for row in found])
-        rows = [row for row, seen_day in zip(found, days, strict=True) if seen_day == day]
-        if len(rows) != seen.rows:
-            self._refuse_other_rows(day, seen, len(rows))
-        return names, kinds, rows
+        rows = dict[str, list[Any]]()
+        for day, row in zip(self._days_of([row[place] for row in found]), found, strict=True):
+            if day in days:
+                rows.setdefault(str(day), []).append(row)
+        return _Found(names, kinds, rows)
 
     def _refuse_other_rows(self, day: str, seen: _Day, rows: int) -> None:
         if isinstance(seen.first, str):
@@ -314,7 +360,7 @@ class _Query:
 
     def _array(self, name: str, values: list[Any]) -> pa.Array:
         """The values in the exact type in which they came; those of a declared timestamp as times."""
-        return array_of(as_times(values, self.times[name]) if name in self.times else values)
+        return array_of(as_times(values, self.units[name]) if name in self.units else values)
 
 
 def _as_written(name: str, names: list[str]) -> str:

@@ -7,9 +7,10 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+import pandas as pd
 import pyarrow as pa
 
-from ml.days import day_of
+from ml.serving.columns import Column, days_of, typed
 
 ISO = re.compile(
     r"(\d{4})-\d{2}-\d{2}(?:[T ]\d{2}:\d{2}(?::\d{2}(?:[.,]\d+)?)? *(?:Z|[+-]\d{2}(?::?\d{2})?)?)?", re.ASCII
@@ -66,16 +67,27 @@ class NoTime(ValueError):
 
 
 def days_of_values(values: list[Any], unit: str, time_zone: str) -> list[str | None]:
-    """The day of each time, like 2024-01-31; None where there is none, or one that no file is named by."""
-    return [None if value is None else _day_of(value, unit, time_zone) for value in values]
+    """The day of each time, like 2024-01-31, as a night finds it; None where there is no time, or one of a year that no
+    file is named by. Raises NoTime."""
+    moments = [None if value is None else _time_of(value, unit) for value in values]
+    zoned = [None if moment is None or moment.tzinfo is None else moment for moment in moments]
+    plain = [moment if each is None else None for moment, each in zip(moments, zoned, strict=True)]
+    days = (days_of(_typed(times, zone, time_zone)) for times, zone in ((plain, None), (zoned, "UTC")))
+    without_zone, with_zone = days
+    return [None if pd.isna(day) else day for day in without_zone.fillna(with_zone)]
 
 
-def _day_of(value: Any, unit: str, time_zone: str) -> str | None:
+def _time_of(value: Any, unit: str) -> datetime | None:
     moment = moment_of(value, unit)
     if moment is None:
         raise NoTime(type(value))
-    day = day_of(moment, time_zone) if isinstance(moment, datetime) else None
-    return None if day is None else str(day)
+    return moment if isinstance(moment, datetime) else None
+
+
+def _typed(times: list[datetime | None], zone: str | None, time_zone: str) -> pd.Series:
+    """The times as a night reads them."""
+    array = pd.arrays.ArrowExtensionArray(pa.array(times, pa.timestamp("us", zone)))
+    return typed(Column(name="time", type="timestamp"), pd.Series(array), time_zone)
 
 
 def as_times(values: list[Any], unit: str) -> list[Any]:

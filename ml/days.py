@@ -26,16 +26,6 @@ def local_date(moment: datetime, time_zone: str) -> date:
     return date(local.year, local.month, local.day)
 
 
-def day_of(moment: datetime, time_zone: str) -> date | None:
-    """The day of a time in a time zone, of which a time without one is; None where it lies outside of the days that
-    can be reckoned with."""
-    try:
-        day = local_date(moment, time_zone) if moment.tzinfo else moment.date()
-    except OverflowError:  # at the ends of the years 1 and 9999
-        return None
-    return day if FIRST_DAY <= day <= LAST_DAY else None
-
-
 def parse_day(text: str) -> date:
     """The day that is written like 2013-10-01. Raises ValueError for anything else."""
     day = date.fromisoformat(text)

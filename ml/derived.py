@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ml.config import ROW, UseCase
-from ml.errors import ConfigError, RetrainError, printable
+from ml.errors import ConfigError, RetrainError, is_passing, printable
 from ml.reading import UnusablePartition, refuse_missing, refuse_other_columns
 from ml.serving.columns import Column, conform, wrong_type
 
@@ -47,11 +47,11 @@ def _returned(use_case: UseCase, rows: pd.DataFrame, numbered: pd.DataFrame) -> 
         return use_case.derive(numbered)
     except (RetrainError, MemoryError):
         raise
-    except OSError as error:  # of this machine and this moment: no verdict on the day
-        raise ConfigError(
-            f"derive of {use_case.name} must run on the rows alone", _failure(error), "mend it, then run it again"
-        ) from None
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a company's own code; its message may quote the row
+        if isinstance(error, OSError) or is_passing(error):  # no verdict on the day
+            raise ConfigError(
+                f"derive of {use_case.name} must run on the rows alone", _failure(error), "mend it, then run it again"
+            ) from None
         _blame_columns(use_case, rows, error)
         failure = _failure(error)
         raise UnusablePartition(f"derive of {use_case.name} {failure} (mend derive, or the day's file)") from None

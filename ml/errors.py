@@ -48,6 +48,19 @@ def what_and_where(error: BaseException) -> str:
     return f"{kind} at {Path(last.filename).name}:{last.lineno}"
 
 
+def is_passing(error: BaseException) -> bool:
+    """Whether this machine and this moment are the cause, or a part of it: memory, a disk, a network. What a library
+    says of the bytes that it was given is an OSError too, but none of the system's, which have numbers."""
+    causes: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in causes:
+        causes.append(cause)
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return any(
+        isinstance(each, MemoryError) or (isinstance(each, OSError) and each.errno is not None) for each in causes
+    )
+
+
 def unforeseen(error: BaseException) -> "Unforeseen":
     """The sentence for what nobody here expected."""
     told = Unforeseen("a library raises nothing that we do not expect", what_and_where(error), "see it with --debug")

@@ -40,7 +40,8 @@ class Pair:
     """Sufficient statistics of candidate and another predictor on the same rows.
 
     `statistics` (distinct units, m) with `counts` (distinct units,). For K classes m = K^3: rows by (label, other,
-    candidate). For regression m = 7: n, sums of y and y squared, squared and absolute errors of other and candidate.
+    candidate). For regression m = 7: n, sums of y - y[0] and of its square, squared and absolute errors of other and
+    candidate.
     """
 
     kind: TaskKind
@@ -110,7 +111,8 @@ def make_pair(
     for answers in (candidate, other):
         _refuse_no_answers(classes, y, answers)
     if kind == "regression":
-        each = np.column_stack([np.ones_like(y), y, y * y] + _errors(y, other) + _errors(y, candidate))[
+        level = y - y[:1].sum()  # the spread is the same, and that of equal labels is 0 to the last bit
+        each = np.column_stack([np.ones_like(y), level, level * level] + _errors(y, other) + _errors(y, candidate))[
             :, [0, 1, 2, 3, 5, 4, 6]
         ]
     else:

@@ -17,10 +17,11 @@ from ml.brought import BroughtFolder, rows_of_no_day
 from ml.config import FileSource
 from ml.csv_fields import LONGEST_RECORD, BrokenCsv, open_fields, refuse_twice
 from ml.digests import digest_file, digest_value
-from ml.errors import DataRejected
+from ml.errors import DataRejected, is_passing
 from ml.reading import FIELDS, Declared, index_columns, of_fields, of_values, open_parquet, short
 from ml.run_key import state_code_digest
 from ml.serving.columns import Column, days_of, wrong_type
+from ml.sources import units_of_times
 
 SAMPLE_ROWS = 1000
 SMALLEST_BLOCK = 1 << 20
@@ -50,6 +51,8 @@ def bring_file(
         except BrokenCsv as error:
             raise DataRejected(f"{path.name} must be whole and readable", error.seen, error.next_step) from None
         except (BadGzipFile, ValueError, EOFError, zlib.error, pa.ArrowException) as error:
+            if is_passing(error):
+                raise
             raise DataRejected(f"{path.name} must be whole and readable", short(error), "write it again") from error
         names = _replace_changed(folder.path, fresh)
     folder.keep(state, names, rows_of_no_day(path.name, lost, source.time_column))
@@ -119,9 +122,9 @@ class TimeColumn:
     """The column by whose times rows are told apart, read as a night reads it."""
 
     def __init__(self, file: str, source: FileSource, columns: tuple[Column, ...], time_zone: str) -> None:
-        declared = {column.name: column for column in columns if column.type == "timestamp"}
+        (unit,) = units_of_times(source, columns).values()
         self.file, self.rows = file, 0
-        self.column = declared.get(source.time_column, Column(name=source.time_column, type="timestamp"))
+        self.column = Column(name=source.time_column, type="timestamp", unit=unit)
         self.declared = Declared((self.column,), time_zone, source)
 
     def require(self, names: list[str]) -> None:

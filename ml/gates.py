@@ -100,7 +100,8 @@ class Comparison(Gate):
     def _weigh(self, pair: Pair, evidence: Evidence) -> Verdict:
         difference = Difference.of(pair, self.metric, evidence.seed)
         if not np.isfinite(difference.value):
-            return self._verdict("FAIL", f"the difference in {self.metric} is undefined on these rows")
+            why = why_no_difference(pair, self.metric, self.opponent)
+            return self._verdict("FAIL", f"the difference in {self.metric} is undefined on these rows: {why}")
         if difference.undefined > MAX_UNDEFINED:
             return self._verdict(
                 "INCONCLUSIVE", f"{difference.undefined:.1%} of the resamples leave {self.metric} undefined"
@@ -222,13 +223,34 @@ def metric_interval(pair: Pair, metric: str, side: Side, seed: int) -> Interval:
     """The metric of one side with its interval."""
     value = float(pair.metric(metric, side, pair.totals())[0])
     if not np.isfinite(value):
-        return Interval(value=None, reason="a class has no rows or no answers, or all labels are equal")
+        return Interval(value=None, reason=why_undefined(pair, metric, side))
     draws: Floats = pair.metric(metric, side, pair.resampled(seed))
     defined = draws[np.isfinite(draws)]
     if pair.units < MIN_UNITS or 1 - len(defined) / len(draws) > MAX_UNDEFINED:
         return Interval(value=value, reason="too few units for an interval")
     low, high = np.percentile(defined, LEVELS)
     return Interval(value=value, low=float(low), high=float(high))
+
+
+def why_undefined(pair: Pair, metric: str, side: Side) -> str:
+    """The cause of a metric without a value."""
+    totals = pair.totals()
+    if pair.kind == "regression":
+        return "all labels are equal" if metric == "r2" else "an error is too large to be squared and summed"
+    cells = totals.reshape(pair.classes, pair.classes, pair.classes).sum(axis=2 if side == "other" else 1)
+    judged = [1] if pair.kind == "binary" else range(pair.classes)
+    rows = cells.sum(axis=1)[judged]  # by label
+    which = "the second class" if pair.kind == "binary" else "a class"
+    return f"{which} has no rows" if not rows.all() and metric != "precision" else f"{which} is never the answer"
+
+
+def why_no_difference(pair: Pair, metric: str, opponent: str) -> str:
+    """The cause of a difference without a value."""
+    sides: dict[str, Side] = {"the candidate": "candidate", OPPONENT_WORDS.get(opponent, f"the {opponent}"): "other"}
+    for who, side in sides.items():
+        if not np.isfinite(pair.metric(metric, side, pair.totals())).all():
+            return f"of {who}, {why_undefined(pair, metric, side)}"
+    return f"the {OPPONENT_WORDS.get(opponent, opponent)} makes no error, of which there are no fractions"
 
 
 def in_words(interval: Interval) -> str:

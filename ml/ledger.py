@@ -219,10 +219,24 @@ class Ledger:
         return (self._read(key) for key in reversed(self._keys()))
 
     def _keys(self) -> list[str]:
-        return self.store.keys(paths.ledger_folder(self.use_case))
+        keys = self.store.keys(paths.ledger_folder(self.use_case))
+        refuse_replaced_in_part(keys)
+        return keys
 
     def _read(self, key: str) -> AnyEntry:
         return _opened(key, self.store.get(key))[1]
+
+
+def refuse_replaced_in_part(keys: Iterable[str]) -> None:
+    """Raises Corrupt where a restore that was to replace a ledger was cut off: what is left may look whole."""
+    for key in keys:
+        folder, _, name = key.rpartition("/")
+        if name == paths.REPLACING:
+            use_case = folder.rpartition("/")[2]
+            raise Corrupt(
+                "a restore that replaces a ledger runs to its end", f"the one of {use_case} was cut off",
+                f"run it again: retrain restore FILE --replace {use_case}",
+            )  # fmt: skip
 
 
 def open_questions(entries: Sequence[AnyEntry]) -> list[NightEntry]:

@@ -9,6 +9,7 @@ FOLDERS = {
 }  # fmt: skip
 NOTES = "aliases", "published"  # what was noted of ledger entries: each object has the name of its entry
 MADE_AGAIN = "partitions", "stages", "doctor"  # what follows from the data and the ledger: nights make it again
+REPLACING = "replacing"
 LONGEST_PART = 255  # bytes that a file's name may have
 
 
@@ -99,6 +100,11 @@ def ledger_folder(use_case: str) -> str:
 
 def ledger_entry(use_case: str, seq: int) -> str:
     return f"{ledger_folder(use_case)}/{seq:08d}.json"
+
+
+def replacing(use_case: str) -> str:
+    """Stands beside the entries while a restore replaces them."""
+    return f"{ledger_folder(use_case)}/{REPLACING}"
 
 
 def published(use_case: str, seq: int) -> str:

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from ml.config import CsvForm, DatabaseSource, FileSource, Source, UseCase
 from ml.csv_fields import DELIMITERS, NEWLINES, BrokenCsv, likely_separator, read_fields, refuse_twice
-from ml.errors import printable
+from ml.errors import is_passing, printable
 from ml.serving.columns import EXACT, NOT_COUNTED, TOO_WIDE, Column, WrongType, cast_texts, typed, wrong_type
 from ml.sources import reading
 
@@ -130,6 +130,8 @@ def parse_table(name: str, data: bytes, declared: Declared) -> pd.DataFrame:
     except BrokenCsv as error:
         raise UnusablePartition(f"{name} cannot be read ({error})") from None
     except (OSError, ValueError, OverflowError, EOFError, zlib.error, pa.ArrowException) as error:
+        if is_passing(error):
+            raise
         raise UnusablePartition(f"{name} cannot be read ({short(error)})") from error
     are_fields = not name.endswith(".parquet") or FIELDS in (table.schema.metadata or {})
     names = table.column_names

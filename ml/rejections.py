@@ -7,17 +7,17 @@ from datetime import date
 
 from ml.artifacts import PartitionCheck, Undeclared
 from ml.config import DatabaseSource, FileSource, UseCase
+from ml.reading import short
 from ml.serving.columns import Column
 from ml.validation import MOST_NAMES
 
 
 def why_unforeseen(error: Exception) -> str:
-    """Why a partition cannot be used whose bytes make code fail that is not ours, in a way that nobody foresaw.
-
-    What the exception says may quote a value, so it stays out.
-    """
+    """Why a partition cannot be used whose bytes make code fail that is not ours, in a way that nobody foresaw."""
     column = _column_of(error)
-    return f"reading it ends in {type(error).__name__}" + (f" in column {column}" if column else "")
+    kind, words = type(error).__name__, short(error)
+    seen = f" ({words})" if words != kind else ""
+    return f"reading it ends in {kind}" + (f" in column {column}" if column else "") + seen
 
 
 def _column_of(error: Exception) -> str | None:

@@ -2,8 +2,8 @@
 
 The whole file is read once before anything is written, and every member must have its digest. Then objects are put one
 by one, each whole; ledgers last, newest entry first; databases at the very end, by renaming. So a restore that was cut
-off leaves nothing that looks whole and is not: a ledger without a beginning is refused by every command, and the same
-restore again finishes it.
+off leaves nothing that looks whole and is not: a ledger without a beginning is refused by every command, one that is
+being replaced has a mark that is refused too, and the same restore again finishes it.
 """
 
 import hashlib
@@ -59,6 +59,7 @@ class Plan:
 
     missing: frozenset[str]
     damaged: frozenset[str]
+    replaced: tuple[str, ...]  # use cases whose ledgers give way
     moved_aside: tuple[str, ...]
     kept: int
     databases: dict[str, str]
@@ -72,7 +73,7 @@ class Plan:
     @property
     def does_nothing(self) -> bool:
         done = [*self.databases.values(), *self.project.values()]
-        return not (self.put or self.moved_aside or self.relocated or "restored" in done)
+        return not (self.put or self.replaced or self.relocated or "restored" in done)
 
 
 @dataclass
@@ -142,14 +143,19 @@ def make_plan(settings: Settings, examined: Examined, replace: frozenset[str]) -
         name.removeprefix(STORE): seen for name, seen in examined.backup.members.items() if name.startswith(STORE)
     }
     missing, different = _compared(store, theirs)
-    forked = _forked(store, examined, different, replace)
-    aside = tuple(key for name in forked for key in _of_ledger(store, name) if key not in theirs or key in different)
-    damaged = {key for key in different if key in aside or _is_damaged(store, examined, key, theirs[key][1])}
+    in_part = [name for name in examined.ledgers if store.get(paths.replacing(name)) is not None]
+    aside = {
+        name: [key for key in _of_ledger(store, name) if key not in theirs or key in different]
+        for name in _given_way(store, examined, different, in_part, replace)
+    }
+    moved_aside = tuple(key for keys in aside.values() for key in keys)
+    damaged = {key for key in different if key in moved_aside or _is_damaged(store, examined, key, theirs[key][1])}
     databases = dict(_databases(settings, manifest, replace))
     return Plan(
         missing=frozenset(missing),
         damaged=frozenset(damaged),
-        moved_aside=aside,
+        replaced=tuple(name for name, keys in aside.items() if keys or name in in_part),
+        moved_aside=moved_aside,
         kept=len(different - damaged),
         databases=databases,
         project=dict(_project(settings, examined.backup)),
@@ -191,9 +197,17 @@ def _digest(store: Store, key: str) -> str | None:
     return None if data is None else digest_bytes(data)
 
 
-def _forked(store: Store, examined: Examined, different: set[str], replace: frozenset[str]) -> list[str]:
-    """Use cases whose ledgers give way by name. Raises UsageError for the first whose ledger went another way."""
+def _given_way(
+    store: Store, examined: Examined, different: set[str], in_part: list[str], replace: frozenset[str]
+) -> list[str]:
+    """Use cases whose ledgers give way by name. Raises UsageError for the first whose ledger went another way, or is
+    replaced in part."""
     for name, entries in examined.ledgers.items():
+        if name in in_part and name not in replace:
+            raise UsageError(
+                "a restore that replaces a ledger runs to its end", f"the one of {name} was cut off",
+                f"restore with --replace {name}",
+            )  # fmt: skip
         others = [key for key in sorted(different & set(entries)) if unsealed(store.get(key) or b"") is not None]
         if others and name not in replace:
             raise UsageError(
@@ -206,7 +220,8 @@ def _forked(store: Store, examined: Examined, different: set[str], replace: froz
 
 def _of_ledger(store: Store, name: str) -> list[str]:
     folders = (paths.ledgers(), *paths.NOTES)
-    return [key for folder in folders for key in store.keys(f"{folder}/{name}")]
+    keys = [key for folder in folders for key in store.keys(f"{folder}/{name}")]
+    return [key for key in keys if key != paths.replacing(name)]
 
 
 def _is_damaged(store: Store, examined: Examined, key: str, digest: str) -> bool:
@@ -269,6 +284,8 @@ def nothing_runs(settings: Settings, names: list[str]) -> Iterator[None]:
 def carry_out(settings: Settings, target: str, examined: Examined, plan: Plan, progress: Progress) -> None:
     """Does what the plan says. Raises Corrupt for a file that has changed since it was examined."""
     store, stamp = open_store(settings.store), datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    for use_case in plan.replaced:
+        store.put(paths.replacing(use_case), b"{}")
     _move_aside(store, plan.moved_aside, stamp)
     staged = {}
     for name, data in read_members(target):
@@ -286,6 +303,8 @@ def carry_out(settings: Settings, target: str, examined: Examined, plan: Plan, p
             _put(settings, store, name, data)
         progress(size)
     _place_databases(settings, examined.backup, plan, staged, stamp)
+    for use_case in plan.replaced:
+        store.delete(paths.replacing(use_case))
 
 
 def _move_aside(store: Store, keys: tuple[str, ...], stamp: str) -> None:

@@ -7,7 +7,7 @@ import functools
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, NoReturn
@@ -405,8 +405,13 @@ class PartitionRows:
     each side table."""
 
     rows: pd.DataFrame
-    unknown_columns: tuple[str, ...]
-    joins: dict[str, JoinCounts]
+    unknown_columns: tuple[str, ...] = ()
+    joins: dict[str, JoinCounts] = field(default_factory=dict)
+
+    @property
+    def unmatched(self) -> dict[str, int]:
+        """How many rows no row of a side table matches, for want of a key or of a row with it."""
+        return {name: counts.unmatched + counts.null_keys for name, counts in self.joins.items()}
 
 
 def read_partition(settings: Settings, use_case: UseCase, manifest: Manifest, day: str) -> PartitionRows:
@@ -433,7 +438,7 @@ def _read(
     """The rows of a day, or of all days, from the very bytes that stand in the manifest."""
     seen = {partition.day: partition for partition in partitions}
     partition = seen.get(day) or seen[ALL]
-    folder = source_folder(settings, source, use_case.time_zone)
+    folder = source_folder(settings, source, use_case.time_zone, use_case.columns)
     read = _table_of_all_days if partition.day == ALL and use_case.dated else _rows
     try:
         return read(folder, partition, Declared.of(use_case, source))

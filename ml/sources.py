@@ -20,6 +20,7 @@ from ml.config import DatabaseSource, FileSource, Source
 from ml.days import FIRST_DAY, LAST_DAY
 from ml.digests import FileDigests, digest_bytes, digest_value
 from ml.errors import DataRejected, SourceUnavailable, printable
+from ml.serving.columns import Column
 from ml.settings import Settings
 
 ALL = "all"
@@ -53,14 +54,31 @@ class UnusableEntry(ValueError):
     """An entry that is named by a day and cannot be read; its message is the reason."""
 
 
-def source_folder(settings: Settings, source: AnySource, time_zone: str = "UTC") -> Path:
-    """Where the source's days lie on this disk. Rows whose times have a zone are of other days in another time zone."""
+def source_folder(
+    settings: Settings, source: AnySource, time_zone: str = "UTC", columns: tuple[Column, ...] = ()
+) -> Path:
+    """Where the source's days lie on this disk.
+
+    A copy of ours depends on what the source says, on the time zone, and on which columns are times in which unit: use
+    cases that declare these otherwise have copies of their own.
+    """
     decided = asdict(source)
-    if not isinstance(source, Source):
+    if isinstance(source, Source):
+        if not source.folder.startswith("s3://"):
+            return settings.data / source.folder  # an absolute folder stays itself
+    else:
+        units = units_of_times(source, columns)
         decided |= {"time_zone": time_zone} if time_zone != "UTC" else {}
-    elif not source.folder.startswith("s3://"):
-        return settings.data / source.folder  # an absolute folder stays itself
+        decided |= {"units": units} if units != {source.time_column: ""} else {}
     return settings.home / "cache" / "sources" / f"{type(source).__name__}-{digest_value(decided)[:16]}"
+
+
+def units_of_times(source: FileSource | DatabaseSource, columns: tuple[Column, ...]) -> dict[str, str]:
+    """Declared unit by column, of those that are brought as times: of a file its time column alone, of a database every
+    declared timestamp."""
+    units = {column.name: column.unit for column in columns if column.type == "timestamp"}
+    own = {source.time_column: units.get(source.time_column, "")}
+    return own if isinstance(source, FileSource) else own | units
 
 
 def source_words(settings: Settings, source: AnySource) -> str:

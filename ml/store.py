@@ -6,6 +6,7 @@ person can mend (keys, rights, a bucket that is not there) raises ConfigError at
 """
 
 import errno
+import hashlib
 import os
 import random
 import re
@@ -26,7 +27,7 @@ from ml.artifacts import FileRef
 from ml.digests import digest_bytes
 from ml.errors import ConfigError, Corrupt, StoreUnavailable, UsageError
 from ml.paths import is_ours, safe_key
-from ml.s3_errors import broke_on_its_way, first_line, in_words
+from ml.s3_errors import broke_on_its_way, code, first_line, in_words
 from ml.settings import s3_encryption
 
 S3_URI = re.compile(r"s3://([A-Za-z0-9._-]+)((?:/[A-Za-z0-9_=-][A-Za-z0-9._=-]*)*)/?")
@@ -354,6 +355,10 @@ class S3Store:
             stored = self.client.head_object(Bucket=self.bucket, Key=name)["ContentLength"]
         except KeyError:  # boto3 looks for what only S3 answers
             stored = -1
+        except _boto_errors() as error:
+            if code(error) != "NoSuchUpload" or self._read(name) != data:
+                raise
+            return  # its end was done before, and the answer lost
         self._require(stored == len(data))
 
     def create(self, key: str, data: bytes) -> bool:
@@ -490,6 +495,7 @@ class _Parts:
 
     def __init__(self, store: S3Store, name: str) -> None:
         self.store, self.where, self.size = store, {"Bucket": store.bucket, "Key": name}, 0
+        self.object, self.digest = dict(self.where), hashlib.sha256()
         self.held, self.parts = bytearray(), list[dict[str, Any]]()
         begun = store._tried(lambda: store.client.create_multipart_upload(**self.where, **store.encryption))
         self.where["UploadId"] = begun["UploadId"]
@@ -497,6 +503,7 @@ class _Parts:
     def write(self, data: bytes, /) -> int:
         self.held += data
         self.size += len(data)
+        self.digest.update(data)
         while len(self.held) >= STREAMED_BYTES:
             self._send(bytes(self.held[:STREAMED_BYTES]))
             del self.held[:STREAMED_BYTES]
@@ -512,7 +519,21 @@ class _Parts:
         if self.held or not self.parts:
             self._send(bytes(self.held))
         done = {"MultipartUpload": {"Parts": self.parts}}
-        self.store._tried(lambda: self.store.client.complete_multipart_upload(**self.where, **done))
+        try:
+            self.store._tried(lambda: self.store.client.complete_multipart_upload(**self.where, **done))
+        except (StoreUnavailable, ConfigError):
+            if not self._is_stored():
+                raise
+
+    def _is_stored(self) -> bool:
+        """Whether the object has the bytes that were sent: its end may have been done, and the answer lost."""
+        try:
+            if self.store._length(self.object["Key"]) != self.size:
+                return False
+            with self.store._s3_errors(), closing(self.store.client.get_object(**self.object)["Body"]) as body:
+                return hashlib.file_digest(body, "sha256").digest() == self.digest.digest()
+        except (StoreUnavailable, ConfigError):
+            return False
 
     def abort(self) -> None:
         with suppress(*_boto_errors()):  # what went wrong first is what is told

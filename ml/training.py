@@ -153,7 +153,7 @@ def best_threshold(metric: str, y: Floats, probability: Floats) -> float:
     """
     cuts, position = np.unique(probability, return_inverse=True)
     chosen, hits = (np.bincount(position, weights)[::-1].cumsum()[::-1] for weights in (np.ones_like(y), y))
-    middles = np.concatenate([[cuts[0] / 2], (cuts[1:] + cuts[:-1]) / 2])
+    middles = np.concatenate([[cuts[0] / 2], _between(cuts[:-1], cuts[1:])])
     if metric == "accuracy":
         chosen, hits = np.append(chosen, 0.0), np.append(hits, 0.0)
         middles = np.append(middles, max((cuts[-1] + 1) / 2, np.nextafter(cuts[-1], 2)))
@@ -169,3 +169,10 @@ def best_threshold(metric: str, y: Floats, probability: Floats) -> float:
     if metric in {"precision", "recall"}:
         best &= f1 >= f1[best].max()
     return float(middles[best][np.argmin(np.abs(middles[best] - 0.5))])
+
+
+def _between(lower: Floats, upper: Floats) -> Floats:
+    """Midpoints above `lower`: that of two neighbouring floats may round to the lower one, whose rows would be positive
+    with a threshold at their own probability."""
+    middles = (lower + upper) / 2
+    return np.where(middles > lower, middles, upper)

@@ -6,7 +6,7 @@ One scan finds the facts and attributes them to rows; in `expectations.suite` Gr
 import difflib
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from ml.meaning import hashes_of, sample_of
 from ml.serving.columns import Column
 from ml.serving.features import distinct_texts
 from ml.serving.rules import Between, Finite, InSet, Mask, Matches, NotNull, Rule, UniqueKey
+from ml.snapshots import PartitionRows
 
 PARTITION = "partition__"
 PARTITION_FACTS = {"read", "rows", "duplicates", "quarantined", "quarantined_fraction", "unlabelled", "unknown_columns"}
@@ -46,24 +47,22 @@ class Batch:
     places: dict[str, slice]
     duplicates: dict[str, int]
     unknown_columns: dict[str, tuple[str, ...]]
-    unmatched: dict[str, dict[str, int]] = field(default_factory=dict)
+    unmatched: dict[str, dict[str, int]]
 
     @classmethod
-    def of(
-        cls,
-        key: tuple[str, ...],
-        frames: dict[str, pd.DataFrame],
-        unknown_columns: dict[str, tuple[str, ...]],
-        unmatched: dict[str, dict[str, int]] | None = None,
-    ) -> "Batch":
-        unique = {day: drop_duplicates(rows, key) for day, rows in frames.items()}
+    def of(cls, key: tuple[str, ...], partitions: dict[str, PartitionRows]) -> "Batch":
+        unique = {day: drop_duplicates(read.rows, key) for day, read in partitions.items()}
         ends = np.cumsum([len(rows) for rows in unique.values()])
         places = {
             day: slice(int(end) - len(rows), int(end)) for (day, rows), end in zip(unique.items(), ends, strict=True)
         }
-        duplicates = {day: len(rows) - len(unique[day]) for day, rows in frames.items()}
-        rows = pd.concat(unique.values(), ignore_index=True)
-        return cls(rows, places, duplicates, unknown_columns, unmatched or {})
+        return cls(
+            rows=pd.concat(unique.values(), ignore_index=True),
+            places=places,
+            duplicates={day: len(read.rows) - len(unique[day]) for day, read in partitions.items()},
+            unknown_columns={day: read.unknown_columns for day, read in partitions.items()},
+            unmatched={day: read.unmatched for day, read in partitions.items()},
+        )
 
     def counts(self, mask: Mask | None) -> dict[str, int]:
         """How many rows of each partition the mask marks."""

@@ -35,7 +35,7 @@ from ml.artifacts import (
 from ml.cleaning import clean, to_block, to_parquet, whole_from
 from ml.days import month_of
 from ml.digests import digest_bytes, digest_value
-from ml.errors import ConfigError, DataRejected, RetrainError
+from ml.errors import ConfigError, DataRejected, RetrainError, SourceUnavailable, is_passing
 from ml.features import fit_encoder
 from ml.ledger import NightEntry
 from ml.locks import in_turns
@@ -166,23 +166,19 @@ def _judge_new(
 
 def _batches(site: Site, manifest: Manifest, days: list[str]) -> Iterator[tuple[Batch | None, list[PartitionCheck]]]:
     """Rows of as many days as make a batch, and verdicts on days among them that cannot be read as declared."""
-    frames: dict[str, pd.DataFrame] = {}
-    unknown: dict[str, tuple[str, ...]] = {}
-    unmatched: dict[str, dict[str, int]] = {}
+    read: dict[str, PartitionRows] = {}
     unreadable: list[PartitionCheck] = []
     taken, room = 0, site.settings.batch_bytes
     for day in days:
         try:
-            read = _read(site, manifest, day)
-            frames[day], unknown[day] = read.rows, read.unknown_columns
-            unmatched[day] = {name: counts.unmatched + counts.null_keys for name, counts in read.joins.items()}
-            taken += _size(frames[day])
+            read[day] = _read(site, manifest, day)
+            taken += _size(read[day].rows)
         except UnusablePartition as error:
             unreadable.append(rejected_check(day, str(error)))
         if taken >= room:
-            yield Batch.of(site.use_case.key, frames, unknown, unmatched), unreadable
-            frames, unknown, unmatched, unreadable, taken = {}, {}, {}, [], 0
-    yield Batch.of(site.use_case.key, frames, unknown, unmatched) if frames else None, unreadable
+            yield Batch.of(site.use_case.key, read), unreadable
+            read, unreadable, taken = {}, [], 0
+    yield Batch.of(site.use_case.key, read) if read else None, unreadable
 
 
 def _read(site: Site, manifest: Manifest, day: str) -> PartitionRows:
@@ -190,9 +186,14 @@ def _read(site: Site, manifest: Manifest, day: str) -> PartitionRows:
     or the use case's own code fail: one odd file costs its day, not the night."""
     try:
         return read_partition(site.settings, site.use_case, manifest, day)
-    except (UnusablePartition, RetrainError, MemoryError):
+    except (UnusablePartition, RetrainError):
         raise
     except Exception as error:  # pyarrow and pandas raise exceptions of any kind for bytes that are odd
+        if is_passing(error):
+            raise SourceUnavailable(
+                "a partition is read by a machine that has memory and a disk", f"{day} ends in {type(error).__name__}",
+                "check them, then run again",
+            ) from error  # fmt: skip
         raise UnusablePartition(why_unforeseen(error)) from error
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from deployments.environment import prepare_environment
-from ml import packaging
+from ml import packaging, plots
 from ml.registry import load_model
 from ml.settings import Settings
 from tests.postgres_server import PostgresServer, postgres_server
@@ -30,6 +30,17 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     os.environ["RETRAIN_HOME"] = str(folder)
     prepare_environment(Settings.from_environment())
     yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_loss_of_power() -> Iterator[None]:
+    """Files are not forced to the disk: only a loss of power would show it, and a night forces hundreds.
+
+    That they are, and in which order, is tested in test_store.py and test_store_disk.py.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _file: None)
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -86,8 +97,10 @@ def shop_in_full(prefect: str, empty_mlflow: Path, tmp_path: Path, monkeypatch: 
 
 @pytest.fixture
 def shop(shop_in_full: Shop, monkeypatch: pytest.MonkeyPatch) -> Shop:
-    """The shop, its models verified in this process: a fresh one imports for half of a small night's time."""
+    """The shop without what takes half of a small night's time: its models are verified in this process, as a fresh one
+    imports for long, and its figures are made and not drawn."""
     monkeypatch.setattr(packaging, "answers_of_a_fresh_process", _answers_here)
+    monkeypatch.setattr(plots, "_png", lambda _figure: b"not drawn")
     return shop_in_full
 
 

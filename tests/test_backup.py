@@ -448,6 +448,91 @@ def test_a_restore_that_was_cut_off_leaves_nothing_that_looks_whole_and_is_finis
     assert all_objects(place) == before
 
 
+def went_another_way(store: Any, first: int, entries: int) -> None:
+    """From entry `first` on, nights took other decisions than the backup holds."""
+    for number in range(first, 4):
+        store.delete(paths.ledger_entry("tills", number))
+        store.delete(paths.alias_confirmation("tills", number))
+    for number in range(first, entries + 1):
+        append(store, number, reason="another way")
+        store.create(paths.alias_confirmation("tills", number), b"another")
+
+
+@pytest.mark.parametrize(
+    ("first", "entries"),
+    [
+        pytest.param(3, 4, id="the last and one more"),
+        *(
+            pytest.param(*ways, id=name, marks=pytest.mark.slow)
+            for name, ways in {"shorter": (1, 1), "longer": (1, 5), "the last": (3, 3), "only more": (4, 6)}.items()
+        ),
+    ],
+)
+def test_a_restore_that_replaces_a_ledger_and_is_cut_off_leaves_none_that_looks_whole(
+    place: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int, entries: int
+) -> None:
+    """At every moment of it: another restore goes on, and no command takes what is left for the truth."""
+    write_backup(place, str(tmp_path / "b.tar"), quiet)
+    store, command = open_store(place.store), (tmp_path / "b.tar", "--replace", "tills")
+    whole = Ledger(store, "tills").by_digest()
+    kept = all_objects(place)
+    steps = 0
+    while True:
+        shutil.rmtree(place.store)
+        for key, data in kept.items():
+            store.put(key, data)
+        went_another_way(store, first, entries)
+        store.delete(WEIGHTS)
+        other = all_objects(place)
+        with monkeypatch.context() as patch:
+            code = stopped_after(patch, steps, command)
+        if code == 0:
+            break
+        assert code == INTERRUPTED
+        if all_objects(place) != other:
+            with pytest.raises(Corrupt, match="retrain restore FILE --replace tills"):
+                Ledger(store, "tills").head()
+            with pytest.raises(Corrupt, match="was cut off"):
+                write_backup(place, str(tmp_path / "c.tar"), quiet)
+            assert restored(tmp_path / "b.tar") == 2
+        assert restored(*command) == 0
+        assert_replaced(place, whole, kept, other)
+        steps += 1
+    assert_replaced(place, whole, kept, other)
+    assert steps > 3
+
+
+def stopped_after(patch: pytest.MonkeyPatch, steps: int, command: tuple[Any, ...]) -> int:
+    """The command's answer, where it is killed after so many changes of the store."""
+    done = list[str]()
+
+    def counting(change: Any) -> Any:
+        def counted(self: DiskStore, key: str, *data: bytes) -> None:
+            if len(done) == steps:
+                raise KeyboardInterrupt
+            done.append(key)
+            change(self, key, *data)
+
+        return counted
+
+    patch.setattr(DiskStore, "put", counting(DiskStore.put))
+    patch.setattr(DiskStore, "delete", counting(DiskStore.delete))
+    return restored(*command)
+
+
+def assert_replaced(
+    place: Settings, whole: dict[str, Any], kept: dict[str, bytes | None], other: dict[str, bytes | None]
+) -> None:
+    """The ledger is the backup's, and every decision that gave way is there."""
+    found = all_objects(place)
+    assert Ledger(open_store(place.store), "tills").by_digest() == whole
+    assert {key: data for key, data in found.items() if not key.startswith("replaced/")} == kept
+    aside = {(key.split("/", 2)[2], data) for key, data in found.items() if key.startswith("replaced/")}
+    given_way = {(key, data) for key, data in other.items() if key.startswith(("ledger/", "aliases/"))}
+    assert given_way - kept.items() <= aside
+    assert aside <= other.items()
+
+
 @pytest.mark.parametrize("lock", ["up.lock", "tills", "tills.2024-03-01"])
 def test_nothing_is_restored_while_something_runs(place: Settings, tmp_path: Path, lock: str) -> None:
     write_backup(place, str(tmp_path / "b.tar"), quiet)

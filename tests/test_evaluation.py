@@ -116,10 +116,15 @@ def test_a_class_without_rows_leaves_macro_scores_undefined() -> None:
     }
 
 
-def test_r2_of_a_constant_label_is_undefined() -> None:
-    y, said = np.full(5, 3.0), Answers(np.arange(5.0))
+@pytest.mark.parametrize("rows", [5, 3_000])
+@pytest.mark.parametrize("label", [0.0, 3.0, 0.1, -1e-9, 1e9 / 7])
+def test_r2_of_a_constant_label_is_undefined(label: float, rows: int) -> None:
+    """Whatever the last bits of its sums are."""
+    y, said = np.full(rows, label), Answers(label + np.arange(float(rows)))
     pair = make_pair("regression", 0, y, said, said, None)
     assert np.isnan(pair.metric("r2", "candidate", pair.totals())[0])
+    nearly = make_pair("regression", 0, y + 1e-6 * (abs(label) + 1) * (np.arange(rows) % 2), said, said, None)
+    assert np.isfinite(nearly.metric("r2", "candidate", nearly.totals())[0])
 
 
 def drawn_probabilities(seed: int, classes: int, rows: int = 300) -> tuple[Floats, Floats]:

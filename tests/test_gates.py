@@ -55,6 +55,40 @@ CASES = [
 ]
 
 
+def values(y: list[float], candidate: list[float], other: list[float]) -> Pair:
+    labels, c, o = (np.tile(np.array(x), 50) for x in (y, candidate, other))
+    with np.errstate(over="ignore"):
+        return make_pair("regression", 0, labels, Answers(c), Answers(o), None)
+
+
+def min_of(metric: str) -> Gate:
+    return MinMetric(metric=metric, floor=0.5, why="a test")
+
+
+def kept(metric: str) -> Gate:
+    return NotWorseThanChampion(metric=metric, max_drop=0.1, why="a test")
+
+
+UNDEFINED = [
+    (min_of("r2"), values([0.1, 0.1], [1.0, 2.0], [1.0, 2.0]), "r2 is undefined on these rows: all labels are equal"),
+    (min_of("rmse"), values([1.0, 2.0], [1e200, 2.0], [1.0, 2.0]), "an error is too large to be squared and summed"),
+    (kept("r2"), values([3.0, 3.0], [1.0, 2.0], [1.0, 2.0]), "of the candidate, all labels are equal"),
+    (kept("rmse"), values([1.0, 2.0], [1.0, 3.0], [1.0, 2.0]), "the champion makes no error, of which there are no"),
+    (min_of("f1"), binary([0], [0], [0], 100), "f1 is undefined on these rows: the second class has no rows"),
+    (min_of("recall"), binary([0], [1], [0], 100), "the second class has no rows"),
+    (min_of("precision"), binary(LABELS, [0] * 10, GOOD, 10), "the second class is never the answer"),
+    (kept("precision"), binary(LABELS, GOOD, [0] * 10, 10), "of the champion, the second class is never the answer"),
+    (kept("f1"), binary([0], [1], [0], 100), "of the candidate, the second class has no rows"),
+]
+
+
+@pytest.mark.parametrize(("gate", "pair", "cause"), UNDEFINED, ids=[case[2] for case in UNDEFINED])
+def test_the_cause_of_a_metric_without_a_value_is_named(gate: Gate, pair: Pair, cause: str) -> None:
+    verdict = gate.judge(evidence(pair))
+    assert verdict.verdict == "FAIL"
+    assert cause in verdict.reason
+
+
 @pytest.mark.parametrize(("gate", "pair", "expected"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
 def test_a_gate_answers(gate: Gate, pair: Pair, expected: str) -> None:
     verdict = gate.judge(evidence(pair))

@@ -188,6 +188,15 @@ def failing(error: BaseException) -> Derive:
     return derive
 
 
+def failing_for(cause: Exception) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """A derive that wraps what the machine did."""
+
+    def derive(rows: pd.DataFrame) -> pd.DataFrame:
+        raise KeyError("secret") from cause
+
+    return derive
+
+
 KINDS = (KeyError, ValueError, ZeroDivisionError, RecursionError, AttributeError, SystemExit, pd.errors.MergeError)
 ERRORS = [*(kind("secret") for kind in KINDS), UnicodeDecodeError("utf8", b"secret", 0, 1, "?")]
 
@@ -213,6 +222,9 @@ def test_a_failure_of_the_machine_is_no_verdict_on_the_day() -> None:
         ConfigError, match=r"derive of tills must run on the rows alone, but fails with FileNotFoundError"
     ):
         made(failing(FileNotFoundError("secret")))
+    for cause in (MemoryError(), OSError(28, "No space left on device")):
+        with pytest.raises(ConfigError, match="but fails with KeyError in line"):
+            made(failing_for(cause))
     for error in (MemoryError(), StoreUnavailable("a", "b", "c")):
         with pytest.raises(type(error)):
             made(failing(error))

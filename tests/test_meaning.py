@@ -13,12 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployments.cli import main
-from ml.artifacts import PartitionCheck
+from ml.artifacts import JoinCounts, PartitionCheck
 from ml.config import DatabaseSource, FileSource, Source, UseCase
 from ml.errors import DataRejected
 from ml.meaning import ALL_HASHES, SAMPLE, Compared, Sample, compare, hashes_of, known_of, odd_at_start, parse_sample
 from ml.rejections import way_out
 from ml.serving.columns import Column, conform
+from ml.snapshots import PartitionRows
 from ml.validation import Batch, check_batch
 from tests.story import Shop
 from tests.tiny import FIRST_DAY, parcels, sales, tills
@@ -57,10 +58,17 @@ def rows_of(day: str, rows: int = ROWS) -> pd.DataFrame:
     )
 
 
-def checks_of(frames: dict[str, pd.DataFrame], unmatched: Any = None, **changes: Any) -> list[PartitionCheck]:
+def checks_of(
+    frames: dict[str, pd.DataFrame], unmatched: dict[str, int] | None = None, **changes: Any
+) -> list[PartitionCheck]:
     case = use_case(**changes)
     typed = {day: conform(rows, case.columns) for day, rows in frames.items()}
-    batch = Batch.of(case.key, typed, dict.fromkeys(frames, ()), unmatched)
+    counts = {
+        day: JoinCounts(rows=ROWS, null_keys=0, unmatched=number, side_null_keys=0)
+        for day, number in (unmatched or {}).items()
+    }
+    joins = {day: {"weather": count} for day, count in counts.items()}
+    batch = Batch.of(case.key, {day: PartitionRows(rows, joins=joins.get(day, {})) for day, rows in typed.items()})
     return list(check_batch(case, case.column_rules, batch).checks.values())
 
 
@@ -106,7 +114,7 @@ def test_a_day_that_has_no_value_in_a_column_is_lost(column: str) -> None:
 
 
 def test_a_day_whose_side_table_matches_nothing_is_lost() -> None:
-    unmatched = {day: {"weather": 3} for day in DAYS} | {LAST: {"weather": ROWS}}
+    unmatched = dict.fromkeys(DAYS, 3) | {LAST: ROWS}
     found = compared(checks_of(healthy(), unmatched))
     assert list(found.lost) == [LAST]
     assert "side table weather matches none of the rows" in found.lost[LAST]

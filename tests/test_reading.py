@@ -768,3 +768,32 @@ def test_a_side_table_is_read_by_the_form_of_its_own_source(tmp_path: Path, endi
     (place.data / "rates" / "all.csv").write_bytes(b"shop;rate\nnorth;1,5;\n")
     with pytest.raises(UnusablePartition, match="row 1 has 3 fields where the header has 2 names"):
         partition(place, case)
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.csv", "a.csv.gz"])
+@pytest.mark.parametrize("error", [pa.lib.ArrowMemoryError("x"), OSError(5, "x"), OSError(28, "x")], ids=repr)
+def test_what_the_machine_does_while_a_file_is_read_is_no_word_on_the_file(
+    name: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("ml.reading._read_parquet", fail)
+    monkeypatch.setattr("ml.reading.read_fields", fail)
+    with pytest.raises(type(error)):
+        parse_table(name, b"", Declared((), "UTC", CsvForm()))
+
+
+TRUTHS = "must be text, but it is bool.*declared integer"
+
+
+@pytest.mark.parametrize("values", [[True, False], [True, None]])
+@pytest.mark.parametrize("kind", ["bool", "boolean", "bool[pyarrow]", "object"])
+def test_truths_of_a_column_that_is_declared_text_say_what_to_declare(values: list[Any], kind: str) -> None:
+    if kind == "bool" and None in values:
+        return
+    rows = pd.DataFrame({"open": pd.Series(values, dtype=kind)})
+    text, integer = (Column(name="open", type=each, nullable=True) for each in ("text", "integer"))
+    with pytest.raises(UnusablePartition, match=TRUTHS):
+        refuse_other_columns(tills(), rows, (text,))
+    refuse_other_columns(tills(), rows, (integer,))

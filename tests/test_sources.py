@@ -1127,3 +1127,133 @@ def test_an_index_that_pandas_only_notes_is_a_column_of_one_file_of_all_days_too
     manifest, _ = take_manifest(place, use_case, days[-1] + timedelta(days=1), {})
     read = [read_partition(place, use_case, manifest, str(day)).rows["sale"] for day in days]
     assert pd.concat(read).tolist() == [float(number) for number in range(7, 7 + 2 * len(rows), 2)]
+
+
+def with_unit(use_case: UseCase, unit: str, **changes: Any) -> UseCase:
+    """The use case with this unit of its time column."""
+    columns = tuple(replace(each, unit=unit) if each.name == "at" else each for each in use_case.columns)
+    return replace(use_case, columns=columns, **changes)
+
+
+def counted(unit: str) -> pd.DataFrame:
+    """The sales with their time as a number."""
+    rows = all_sales()
+    return rows.assign(at=rows["at"].astype(f"datetime64[{unit}]").astype("int64"))
+
+
+SOURCES: dict[str, AnySource] = {
+    "csv": FileSource(file="sales.csv", time_column="at"),
+    "parquet": FileSource(file="sales.parquet", time_column="at"),
+    "database": DatabaseSource(database="TILLS_DATABASE", query=QUERY, time_column="at", changed_column="edited"),
+}
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+@pytest.mark.parametrize(("one", "other"), [(("ms", "UTC"), ("us", "UTC")), (("ms", "UTC"), ("ms", "Asia/Kathmandu"))])
+def test_use_cases_that_declare_a_time_otherwise_do_not_bring_each_others_days_again(
+    place: Settings, database: Any, split: list[str], read_days: list[str],
+    kind: str, one: tuple[str, str], other: tuple[str, str],
+) -> None:  # fmt: skip
+    """By the unit of one, milliseconds are days of 2024, by that of the other days of 1970."""
+    rows = counted("ms")
+    if kind == "database":
+        rows.assign(edited=1).to_sql("sales", database, index=False, if_exists="replace")
+    else:
+        write(place.data / f"sales.{kind}", rows)
+    cases = [with_unit(from_source(SOURCES[kind]), unit, time_zone=zone) for unit, zone in (one, other)]
+    first = [partition_files(place, each, each.source) for each in cases]
+    assert first[0].keys() != first[1].keys()
+    brought_once = (list(split), list(read_days))
+    for _ in range(2):
+        assert [partition_files(place, each, each.source) for each in cases] == first
+    assert (split, read_days) == brought_once
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_use_cases_that_differ_in_what_decides_no_day_share_a_copy(
+    place: Settings, database: Any, split: list[str], read_days: list[str], kind: str
+) -> None:
+    write(place.data / "sales.csv", all_sales())
+    write(place.data / "sales.parquet", all_sales())
+    case = from_source(SOURCES[kind])
+    shop = next(each for each in case.columns if each.name == "shop")
+    others = [
+        replace(case, name="other", window_days=9, seed=1),
+        replace(case, columns=tuple(replace(each, nullable=each.name != "sale") for each in case.columns)),
+        replace(case, columns=(*(each for each in case.columns if each != shop), replace(shop, values=("north",)))),
+        replace(case, columns=(*case.columns, Column(name="edited"))),
+    ]
+    expected = partition_files(place, case, case.source)
+    brought_once = (list(split), list(read_days))
+    assert all(partition_files(place, each, each.source) == expected for each in others)
+    assert (split, read_days) == brought_once
+
+
+@pytest.fixture
+def queries(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The days that each query for rows was to find."""
+    asked: list[list[str]] = []
+    found = database_source._Query._found
+    monkeypatch.setattr(
+        database_source._Query, "_found", lambda query, days: asked.append([*days]) or found(query, days)
+    )
+    return asked
+
+
+@pytest.mark.parametrize("form", ["at", "datetime(at)", "date(at)"])
+def test_neighbouring_days_with_few_rows_are_read_by_one_query(
+    place: Settings, database: Any, queries: list[list[str]], monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    use_case = of_database(query=QUERY.replace("at,", f"{form} as at,"))
+    before = take_manifest(place, use_case, AS_OF, {})[0]
+    assert queries == [[str(day) for day in DAYS]]
+    assert [len(read_partition(place, use_case, before, str(day)).rows) for day in DAYS] == [30] * 10
+    monkeypatch.setattr(database_source, "ROWS_AT_ONCE", 75)
+    with database.begin() as connection:
+        for day in (DAYS[0], DAYS[2], DAYS[3], DAYS[4], DAYS[9]):
+            connection.execute(text(f"update sales set edited = 2 where date(at) = '{day}'"))
+    assert take_manifest(place, use_case, AS_OF, {})[0].months != before.months
+    changed = [[DAYS[0]], [DAYS[2], DAYS[3]], [DAYS[4]], [DAYS[9]]]
+    assert queries[1:] == [[str(day) for day in days] for days in changed]
+
+
+def test_a_day_whose_rows_one_query_for_many_does_not_find_is_asked_for_by_itself(
+    place: Settings, database: Any, queries: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Databases put texts into an order of their own."""
+    asked = database_source._Query._found
+    alone: list[str] = []
+
+    def without_one(query: Any, days: Any) -> Any:
+        names, kinds, rows = asked(query, days)
+        alone.extend(days if len(days) == 1 else [])
+        return names, kinds, {day: found[1:] if len(days) > 1 else found for day, found in rows.items()}
+
+    monkeypatch.setattr(database_source._Query, "_found", without_one)
+    assert_same(place, of_database())
+    assert alone == [str(day) for day in DAYS]
+
+
+def test_a_column_that_one_use_case_declares_and_another_does_not_is_no_reason_to_read_the_days_again(
+    place: Settings, database: Any, read_days: list[str]
+) -> None:
+    """A column of two types can be kept in no table: who declares it loses the day, who does not goes on without it."""
+    query = QUERY.replace("edited", f"edited, case when date(at) = '{DAYS[4]}' and sale % 2 then 'x' else 1 end as tag")
+    without = of_database(query=query)
+    declaring = replace(without, columns=(*without.columns, Column(name="tag", feature=False)))
+    for _ in range(2):
+        assert str(DAYS[4]) not in partition_files(place, declaring, declaring.source)
+        assert [*partition_files(place, without, without.source)] == [str(day) for day in DAYS]
+        assert "and undeclared: tag (int and str)" in left_out(place, without)[0]
+        with pytest.raises(DataRejected, match=r"column tag of the query on TILLS_DATABASE is int and str \(cast it"):
+            take_manifest(place, declaring, DAYS[5], {})
+    assert read_days == [str(day) for day in DAYS]
+
+
+@pytest.mark.parametrize(
+    "columns", [(), tills().columns, (Column(name="at", type="timestamp", unit="ms"), Column(name="tag"))]
+)
+def test_objects_and_folders_lie_where_no_declaration_moves_them(place: Settings, columns: tuple[Column, ...]) -> None:
+    """Their bytes are those of their owner."""
+    for source in (Source(folder="s3://bucket/a"), Source(folder="tills")):
+        assert source_folder(place, source, "Asia/Kathmandu", columns) == source_folder(place, source)

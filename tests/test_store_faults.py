@@ -344,6 +344,84 @@ def test_an_upload_whose_end_was_not_heard_is_sent_again(store: S3Store, proxy: 
     assert store.get("large") == LARGE
 
 
+def end_lost(answers: int) -> Fault:
+    """The end of every upload is done, and its first answers are lost; afterwards the server knows the upload no more,
+    as S3 does where a lifecycle rule or another server of the same bucket has forgotten it."""
+    asked: dict[str, int] = {}
+
+    def lose(exchange: s3_proxy.Exchange) -> None:
+        if "uploadId=" not in exchange.path:
+            s3_proxy.hand_on(exchange)
+            return
+        asked[exchange.path] = asked.get(exchange.path, 0) + 1
+        first = asked[exchange.path] == 1
+        lost = asked[exchange.path] <= answers
+        fault = s3_proxy.lose_answer if first and lost else say(404, "NoSuchUpload")
+        if first and not lost:
+            exchange.ask()
+            exchange.answer(404, [("Content-Type", "application/xml")], NO_SUCH_UPLOAD)
+            return
+        fault(exchange)
+
+    return lose
+
+
+NO_SUCH_UPLOAD = b"<?xml version='1.0'?><Error><Code>NoSuchUpload</Code><Message>no</Message></Error>"
+
+
+def streamed(store: S3Store) -> None:
+    with store.writing("large") as sink:
+        sink.write(LARGE)
+
+
+def put_whole(store: S3Store) -> None:
+    store.put("large", LARGE)
+
+
+@pytest.mark.parametrize("write", [put_whole, streamed])
+@pytest.mark.parametrize("answers", [0, 1])
+def test_an_upload_that_was_completed_is_known_as_ones_own(
+    store: S3Store, proxy: Proxy, write: Callable[[S3Store], None], answers: int
+) -> None:
+    proxy.strike(end_lost(answers), on="POST")
+    before = len(proxy.seen)
+    write(store)
+    begun = [seen for seen in proxy.seen[before:] if seen.command == "POST" and seen.path.endswith("uploads")]
+    assert len(begun) == 1, "it was sent once"
+    assert store.get("large") == LARGE
+
+
+def test_a_stream_whose_every_end_was_lost_is_known_as_ones_own(store: S3Store, proxy: Proxy) -> None:
+    def lose(exchange: s3_proxy.Exchange) -> None:
+        (s3_proxy.lose_answer if "uploadId=" in exchange.path else s3_proxy.hand_on)(exchange)
+
+    proxy.strike(lose, on="POST")
+    streamed(store)
+    assert store.get("large") == LARGE
+
+
+@pytest.mark.parametrize("write", [put_whole, streamed])
+@pytest.mark.parametrize("there", [None, b"another's", LARGE[:-1] + b"?"])
+def test_an_upload_that_was_not_completed_is_an_error_whatever_is_there(
+    store: S3Store, proxy: Proxy, write: Callable[[S3Store], None], there: bytes | None
+) -> None:
+    """Nothing, or what another one wrote meanwhile."""
+
+    def refuse(exchange: s3_proxy.Exchange) -> None:
+        if "uploadId=" not in exchange.path:
+            s3_proxy.hand_on(exchange)
+            return
+        if there is not None:
+            other.put_object(Bucket=BUCKET, Key=f"{store.prefix}large", Body=there)
+        say(404, "NoSuchUpload")(exchange)
+
+    other = boto3.client("s3", endpoint_url=f"http://{proxy.target}")
+    proxy.strike(refuse, on="POST")
+    with pytest.raises(StoreUnavailable, match="an upload in parts was lost"):
+        write(store)
+    assert store.get("large") == there
+
+
 @pytest.mark.parametrize("before", [None, b"before"])
 def test_an_upload_that_fails_leaves_what_was_there(store: S3Store, proxy: Proxy, before: bytes | None) -> None:
     if before:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import log_loss
+from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_score, recall_score
 
 from ml import training
 from ml.artifacts import Epoch, FileRef, Fit
@@ -55,22 +55,50 @@ def test_the_threshold_has_the_largest_f1_and_of_equals_lies_nearest_to_a_half(r
     assert best_threshold("f1", y, p) == min(best, key=lambda middle: abs(middle - 0.5))
 
 
+NEIGHBOURS = [0.3, np.nextafter(0.3, 1), np.nextafter(np.nextafter(0.3, 1), 1)]
+PROBABILITIES = [0.0, 5e-324, *NEIGHBOURS, 0.4, 0.5, np.nextafter(0.5, 1), 0.9, np.nextafter(1, 0), 1.0]
+
+
+def score_of(metric: str, y: np.ndarray, positive: np.ndarray) -> float:
+    cells = np.zeros((1, 2, 2))
+    np.add.at(cells[0], (y.astype(int), positive.astype(int)), 1)
+    return float(np.nan_to_num(class_metric(metric, cells, binary=True)[0]))
+
+
 @pytest.mark.parametrize("metric", CLASS_METRICS)
 @settings(max_examples=200, deadline=None, derandomize=True)
-@given(st.lists(st.tuples(st.booleans(), st.integers(1, 100)), min_size=1, max_size=12))
-def test_no_other_threshold_is_better_for_the_metric(metric: str, rows: list[tuple[bool, int]]) -> None:
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from(PROBABILITIES)), min_size=1, max_size=12))
+def test_no_other_threshold_is_better_for_the_metric(metric: str, rows: list[tuple[bool, float]]) -> None:
+    """Ties, neighbouring floats, and the ends of what a probability can be are among the rows."""
     y = np.array([True, False] + [label for label, _ in rows], float)
-    p = np.array([50, 40] + [percent for _, percent in rows]) / 100
-
-    def score(threshold: float, name: str = metric) -> float:
-        cells = np.zeros((1, 2, 2))
-        np.add.at(cells[0], (y.astype(int), (p >= threshold).astype(int)), 1)
-        return float(np.nan_to_num(class_metric(name, cells, binary=True)[0]))
-
-    threshold, others = best_threshold(metric, y, p), [*every_middle(p), 1.01]
-    assert score(threshold) == max(map(score, others))
+    p = np.array([0.5, 0.4] + [probability for _, probability in rows])
+    threshold, every = best_threshold(metric, y, p), [p >= cut for cut in [*np.unique(p), 1.01]]
+    best = max(score_of(metric, y, positive) for positive in every)
+    assert score_of(metric, y, p >= threshold) == best
     if metric in {"precision", "recall"}:
-        assert score(threshold, "f1") == max(score(each, "f1") for each in others if score(each) == score(threshold))
+        equals = [score_of("f1", y, positive) for positive in every if score_of(metric, y, positive) == best]
+        assert score_of("f1", y, p >= threshold) == max(equals)
+
+
+@pytest.mark.parametrize("metric", CLASS_METRICS)
+@pytest.mark.parametrize("constant", [0.0, 0.2, 0.5, 0.8, 1.0])
+@pytest.mark.parametrize("positives", [1, 5, 9])
+def test_equal_probabilities_are_all_of_one_class(metric: str, constant: float, positives: int) -> None:
+    """A model that knows nothing says what scores best: for accuracy the more frequent class, else the positive one."""
+    y, p = np.array([1.0] * positives + [0.0] * (10 - positives)), np.full(10, constant)
+    positive = p >= best_threshold(metric, y, p)
+    assert positive.all() or not positive.any()
+    assert score_of(metric, y, positive) == max(score_of(metric, y, np.full(10, each)) for each in (True, False))
+
+
+@pytest.mark.parametrize("metric", CLASS_METRICS)
+def test_the_threshold_is_the_best_of_all_in_scikit_learn_too(metric: str) -> None:
+    outputs, y = validation_outputs(rows=150)
+    p = sigmoid(outputs / 6 - 1)
+    score = {"accuracy": accuracy_score, "f1": f1_score, "recall": recall_score, "precision": precision_score}[metric]
+    options = {} if metric == "accuracy" else {"zero_division": 0}
+    best = max(score(y, p >= cut, **options) for cut in [*np.unique(p), 1.1])
+    assert score(y, p >= best_threshold(metric, y, p), **options) == best
 
 
 def test_accuracy_of_a_rare_class_is_best_where_none_is_said() -> None:

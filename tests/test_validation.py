@@ -14,6 +14,7 @@ from ml.features import Moments
 from ml.serving.columns import conform
 from ml.serving.features import NumberFeature
 from ml.serving.rules import LARGEST, Between, Finite, InSet, NotNull, Rule
+from ml.snapshots import PartitionRows
 from ml.validation import (
     Batch,
     BatchVerdict,
@@ -40,7 +41,11 @@ def day(rows: int = 30, **changes: Any) -> pd.DataFrame:
 
 def judged(frames: dict[str, pd.DataFrame], *more: Rule, **changes: Any) -> BatchVerdict:
     use_case = tills(**{"max_quarantined_fraction": 0.2, **changes})
-    return check_batch(use_case, rules(use_case, *more), Batch.of(use_case.key, frames, dict.fromkeys(frames, ())))
+    return check_batch(use_case, rules(use_case, *more), batch_of(use_case, frames))
+
+
+def batch_of(use_case: UseCase, frames: dict[str, pd.DataFrame]) -> Batch:
+    return Batch.of(use_case.key, {day: PartitionRows(rows) for day, rows in frames.items()})
 
 
 def rules(use_case: UseCase, *more: Rule) -> list[Rule]:
@@ -123,7 +128,7 @@ def test_a_label_of_no_declared_class_is_refused_and_a_missing_one_is_counted(
     use_case = parcels(target["kind"])
     rows = conform(parcel_rows(60), use_case.columns)
     rows.loc[4, column] = label
-    batch = Batch.of(use_case.key, {"all": rows}, {"all": ()})
+    batch = batch_of(use_case, {"all": rows})
     check = check_batch(use_case, rules(use_case), batch).checks["all"]
     assert (check.quarantined, check.unlabelled) == (refused, 1 - refused)
     assert check.labelled == 59
@@ -136,7 +141,7 @@ def test_a_day_whose_labels_are_spelt_otherwise_is_rejected_by_name(sensitive: b
     use_case = parcels("multiclass", columns=columns)
     rows = conform(parcel_rows(60), columns)
     spelt = rows.assign(pace=rows["pace"].str.title())
-    batch = Batch.of(use_case.key, {"all": spelt}, {"all": ()})
+    batch = batch_of(use_case, {"all": spelt})
     check = check_batch(use_case, rules(use_case), batch).checks["all"]
     assert check.rejected is not None
     assert "60 rows break 'pace is one of slow, usual, quick'" in check.rejected

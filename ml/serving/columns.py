@@ -23,6 +23,7 @@ TIME_UNITS = ("s", "ms", "us", "ns")
 MICROSECONDS = {"d": 86_400 * 10**6, "s": 10**6, "ms": 10**3, "us": 1}
 NOT_COUNTED = "numbers are times where the column declares their unit: 's', 'ms', 'us' or 'ns'"
 NOT_ISO = "not all in ISO 8601 like 2024-01-31T12:00:00, or not all with an offset"
+TRUTHS = "true and false are 1 and 0 of a column that is declared integer"
 TOO_WIDE = "over 2**53, which float64 cannot tell apart (declare it text)"
 ColumnType = Literal["number", "integer", "text", "timestamp"]
 DatePart = Literal["hour", "weekday", "month"]
@@ -147,6 +148,8 @@ def _texts(series: pd.Series) -> pd.Series:
     if isinstance(series.dtype, pd.StringDtype):
         return series.astype("str")
     array = _arrow(series)
+    if pa.types.is_boolean(array.type):
+        raise WrongType(f"{_seen(series, array)} ({TRUTHS})")
     if not _is_text(array) and not pa.types.is_null(array.type):
         raise WrongType(_seen(series, array))
     return pd.Series(array.cast(pa.large_string()), index=series.index, dtype="str", name=series.name)
