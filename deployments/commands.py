@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,12 @@ from ml.config import load_use_case, require_known
 from ml.demo import write_demo_data
 from ml.digests import write_whole
 from ml.endings import since
-from ml.errors import ConfigError, Corrupt, RegistryUnavailable, UsageError
+from ml.errors import Busy, ConfigError, Corrupt, RegistryUnavailable, UsageError
 from ml.ledger import AnyEntry, Ledger, NightEntry, open_questions, version_of
 from ml.report import counted
 from ml.settings import Settings
 from ml.store import Store, open_store
+from tasks.night_notes import red_end_noted
 
 log = logging.getLogger("retrain.commands")
 STATUS_COLUMNS = (
@@ -41,12 +43,13 @@ def run(options: argparse.Namespace) -> int:
     """One night: by the deployment while `retrain up` runs, else in this process."""
     show_sentences_only(options)
     settings = home_settings()
-    today = load_use_case(options.use_case, settings.project).today()
-    if options.as_of and options.as_of > today:
-        raise UsageError("--as-of is a day up to today", f"it is {options.as_of}", f"use {today} or earlier")
-    from deployments.night import run_flow_here_or_there
+    with _red_noted(settings, options):
+        today = load_use_case(options.use_case, settings.project).today()
+        if options.as_of and options.as_of > today:
+            raise UsageError("--as-of is a day up to today", f"it is {options.as_of}", f"use {today} or earlier")
+        from deployments.night import run_flow_here_or_there
 
-    done = run_flow_here_or_there(settings, "retrain", _request(options))
+        done = run_flow_here_or_there(settings, "retrain", _request(options))
     if done.get("dry_run"):
         show(options, done, _dry_run_words(done))
         return 0
@@ -60,6 +63,14 @@ def run(options: argparse.Namespace) -> int:
         answer = ledger.entry(done["answer"]) if done["answer"] else None
         print_summary(settings, document, version_of(head.champion), answer)
     return 0
+
+
+def _red_noted(settings: Settings, options: argparse.Namespace) -> AbstractContextManager[None]:
+    """Keeps what a night dies of before its flow begins. A mistyped command and a dry run are no nights, and those of
+    `retrain up` are noted where they run."""
+    if options.dry_run or running_servers(settings) is not None:
+        return nullcontext()
+    return red_end_noted(settings, options.use_case, lambda: options.as_of, no_ends=(Busy, UsageError))
 
 
 def _request(options: argparse.Namespace) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from deployments.crashed import OURS, holds_its_lock, is_ours, posting
 from deployments.environment import discard, left_behind
+from deployments.last_night import red_nights
 from deployments.servers import Servers, ask, running_servers
 from deployments.terminal import chosen_names, home_settings, say, show
 from ml.backfill import driver_lock
@@ -66,6 +67,7 @@ def _checks(settings: Settings, names: list[str], *, mend: bool = False) -> dict
         "retrain up": partial(_up, settings),
         "runs of Prefect": partial(_runs, settings),
         **{f"use case {name}": partial(_use_case, settings, store, name, mend=mend) for name in names},
+        **{f"last night of {name}": partial(_last_night, settings, name) for name in names},
     }
 
 
@@ -170,6 +172,12 @@ def _use_case(settings: Settings, store: Store, name: str, *, mend: bool) -> Ite
         active = not _at_rest(settings, name, locks) if mend else is_active(settings.home, name)
         yield from findings(store, Registry(settings, name), name, active=active, today=today)
     yield from _champion_answers(settings, store, name)
+
+
+def _last_night(settings: Settings, name: str) -> Iterator[Finding]:
+    """What it died of, in its own words; a good night settles it, and no mending."""
+    for red in red_nights(settings, name):
+        yield Finding(seen=red.seen, mend=red.next_step)
 
 
 def _at_rest(settings: Settings, name: str, locks: ExitStack) -> bool:
