@@ -122,7 +122,7 @@ def test_every_command_finds_the_home_of_the_nearest_folder_above(
     above.mkdir()
     assert Settings.from_environment().home == above
     assert main(["demo-data", "exam_pass"]) == 0
-    assert [path.name for path in nowhere.parents[1].iterdir()] == [".retrain", "work"]
+    assert sorted(path.name for path in nowhere.parents[1].iterdir()) == [".retrain", "work"]
     assert (above / "data" / "exam_pass").is_dir()
     nearer = nowhere / ".retrain"
     nearer.mkdir()
@@ -186,9 +186,7 @@ def test_what_libraries_write_without_a_home_is_deleted_at_the_end(
     nowhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept: list[Callable[[], Any]] = []
-    monkeypatch.setattr(
-        "atexit.register", lambda function, *given, **more: kept.append(lambda: function(*given, **more))
-    )
+    monkeypatch.setattr("atexit.register", lambda delete, *place, **how: kept.append(lambda: delete(*place, **how)))
     settings, _ = home_if_any()
     assert settings.home.is_dir() and not settings.home.is_relative_to(nowhere)
     (settings.home / "prefect").mkdir()
