@@ -52,6 +52,7 @@ BODY = """\
 {% set asked = flow_run.parameters.request %}
 {% set as_of = asked.as_of or flow_run.labels['retrain.as_of'] %}
 {% set again = 'retrain run ' ~ asked.use_case ~ (' --as-of ' ~ as_of if as_of else '') %}
+{% set attempt = (flow_run.labels['retrain.attempt'] or 1) | int %}
 {% set next_night = flow_run.labels['retrain.next_night'] or 'The next night comes by its schedule.' %}
 {% set resume = 'retrain backfill resume ' ~ (asked.plan or 'PLAN')[:12] if asked.first else none %}
 {% set night = flow_run.name.split(', ')[0] %}
@@ -76,8 +77,8 @@ NEXT = {
     FAILED: "'It is not tried again by itself: ' ~ (resume ~ ' tries what is left.' if resume else "
     "'mend what it names, then ' ~ again ~ '. ' ~ next_night)",
     CRASHED: "'A backfill waits for an operator: ' ~ resume ~ '.' if resume else "
-    f"'`retrain up` runs it again by itself: attempt ' ~ (flow_run.run_count + 1) ~ ' of {ATTEMPTS}. ' ~ next_night "
-    f"if flow_run.run_count < {ATTEMPTS} else "
+    f"'`retrain up` runs it again by itself: attempt ' ~ (attempt + 1) ~ ' of {ATTEMPTS}. ' ~ next_night "
+    f"if attempt < {ATTEMPTS} else "
     f"'This was attempt {ATTEMPTS} of {ATTEMPTS}: read its log, then ' ~ again ~ '. ' ~ next_night",
     REJECTED: "'It is not tried again by itself: do what it names, then ' ~ again ~ '. ' ~ next_night",
     ASKED: "'Later nights go on meanwhile. `retrain status ' ~ asked.use_case ~ '` says how to answer without a page.'",

@@ -36,7 +36,7 @@ def backfill(options: argparse.Namespace) -> int:
 
 def _plan(options: argparse.Namespace) -> int:
     """Prints one row a date with its reason, and keeps the plan under its digest."""
-    require_use_case(Settings.from_environment(), options.use_case)  # before a home is made
+    require_use_case(options.use_case)
     home_settings()
     from tasks.backfill import plan_backfill
 

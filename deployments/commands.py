@@ -51,7 +51,7 @@ STATUS_COLUMNS = (
 def run(options: argparse.Namespace) -> int:
     """One night: by the deployment while `retrain up` runs, else in this process."""
     show_sentences_only(options)
-    require_use_case(Settings.from_environment(), options.use_case)  # before a home is made
+    require_use_case(options.use_case)
     settings = home_settings()
     with _red_noted(settings, options):
         today = load_use_case(options.use_case, settings.project).today()
@@ -176,27 +176,33 @@ def status(options: argparse.Namespace) -> int:
         "use_cases": rows,
         "store": kept,
         "store_bytes": sum(store.sizes().values()),
-        "no_home": no_home and f"{no_home}: {BEGIN}",
+        "no_home": no_home and f"{no_home[0].upper()}{no_home[1:]}: {BEGIN}",
     }
     if options.json:
         return print_json(document)
-    cells = [[words_of(row[name]) for name in STATUS_COLUMNS] for row in rows]
-    say(*aligned([[name.replace("_", " ") for name in STATUS_COLUMNS], *cells]))
-    say(*(f"{row['use_case']}: {words}" for row in rows for words in row["mlflow"]), "")
-    say(*(f"{row['use_case']}: {words}" for row in rows for words in _red_words(row)))
-    say(*(f"{row['use_case']} has no file here: {row['no_file']}." for row in rows if row["no_file"]))
-    if no_home:
-        say(f"There is no home: {no_home}. Next: {BEGIN}.")
-    if kept is not None:
-        say(f"Store {kept}: {document['store_bytes'] / 1e6:.1f} MB")
-    say(*(_question(row["use_case"], version) for row in rows for version in row["asks"]))
-    say(*(_waiting(row["use_case"], row["waits_until"]) for row in rows if row["waits_until"]))
+    _print_status(document)
     if options.use_case is not None:
         say(*(f"Excluded: {day}, {reason}" for day, reason in sorted(rows[0]["excluded"].items())))
         say(*(f"Accepted as it is: {day}, {reason}" for day, reason in sorted(rows[0]["accepted"].items())))
         last = list(Ledger(store, options.use_case).by_digest().items())[-5:]
         _print_entries([entry_row(entry, digest) for digest, entry in last])
     return 0
+
+
+def _print_status(document: dict[str, Any]) -> None:
+    """The table, what is to be known of single use cases, and where all of it lies."""
+    rows = document["use_cases"]
+    cells = [[words_of(row[name]) for name in STATUS_COLUMNS] for row in rows]
+    say(*aligned([[name.replace("_", " ") for name in STATUS_COLUMNS], *cells]))
+    say(*(f"{row['use_case']}: {words}" for row in rows for words in row["mlflow"]), "")
+    say(*(f"{row['use_case']}: {words}" for row in rows for words in _red_words(row)))
+    say(*(f"{row['use_case']} has no file here: {row['no_file']}." for row in rows if row["no_file"]))
+    if document["no_home"]:
+        say(f"There is no home. {document['no_home']}.")
+    if document["store"]:
+        say(f"Store {document['store']}: {document['store_bytes'] / 1e6:.1f} MB")
+    say(*(_question(row["use_case"], version) for row in rows for version in row["asks"]))
+    say(*(_waiting(row["use_case"], row["waits_until"]) for row in rows if row["waits_until"]))
 
 
 def _red_words(row: dict[str, Any]) -> list[str]:
@@ -291,8 +297,8 @@ def _schedule(settings: Settings, name: str) -> str | None:
 
 def ledger(options: argparse.Namespace) -> int:
     """Every entry of a use case's ledger, oldest first."""
+    require_recorded(options.use_case)
     settings = home_to_read("ledger")
-    require_recorded(settings, options.use_case)
     entries = Ledger(open_store(settings.store), options.use_case).by_digest()
     rows = [entry_row(entry, digest) for digest, entry in entries.items()]
     if options.json:
@@ -355,8 +361,8 @@ def _print_entries(rows: list[dict[str, Any]]) -> None:
 
 def score(options: argparse.Namespace) -> int:
     """Writes one output row per input row, in the same order."""
+    require_use_case(options.use_case)
     settings = home_to_read("score")
-    require_use_case(settings, options.use_case)
     use_case = load_use_case(options.use_case, settings.project)
     writer = _writer(Path(options.output))
     if not Path(options.file).is_file():

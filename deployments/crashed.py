@@ -11,6 +11,7 @@ from ml.locks import holder_name, is_free, run_lock
 from tasks.lost import ACTIVE, EXECUTED, FLOWS, LOCK, Post, end_lost, end_tasks
 
 ATTEMPTS = 3
+ATTEMPT = "retrain.attempt"  # a label of the flow run, from the second attempt on
 RECENT = timedelta(days=1)  # what began earlier has been slept over
 CANCELLED = {"CANCELLING", "CANCELLED"}
 ENDED = {*CANCELLED, "CRASHED", "FAILED", "COMPLETED"}
@@ -83,7 +84,9 @@ def attempt_after(api: str, run: str, now: datetime, *, recent: bool) -> int | N
 
 
 def run_again(api: str, run: str, attempt: int, at: datetime | None = None) -> None:
-    """Schedules a crashed run; `at` is its place among others that wait, if that is not now."""
+    """Schedules a crashed run; `at` is its place among others that wait, if that is not now. A label says which attempt
+    it is: Prefect counts starts, and a run that waited for an answer has several."""
+    ask(f"{api}/flow_runs/{run}/labels", {ATTEMPT: str(attempt)}, method="PATCH")
     message = f"Attempt {attempt} of {ATTEMPTS} after a crash."
     details = {"state_details": {"scheduled_time": at.isoformat()}} if at else {}
     state = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": message, **details}

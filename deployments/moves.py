@@ -61,8 +61,8 @@ def release(options: argparse.Namespace) -> int:
 
 def data(options: argparse.Namespace) -> int:
     """Leaves a day out of every snapshot from now on, or takes it in: again, or as it is."""
+    require_use_case(options.use_case)
     settings = home_settings("data")
-    require_use_case(settings, options.use_case)
     use_case = load_use_case(options.use_case, settings.project)
     _require_day(settings, use_case, options.day)
     day = str(options.day)
@@ -92,8 +92,8 @@ def _move_champion(options: argparse.Namespace, plan: Callable[[Ledger, Registry
 
     That is looked at again after the question: while it waited, the version may have been deleted.
     """
+    require_use_case(options.use_case)
     settings = home_settings(options.command)
-    require_use_case(settings, options.use_case)
     ledger, registry = Ledger(open_store(settings.store), options.use_case), Registry(settings, options.use_case)
     entry = plan(ledger, registry, _reason(options))
     assert entry.champion is not None
@@ -115,8 +115,8 @@ def _move_champion(options: argparse.Namespace, plan: Callable[[Ledger, Registry
 
 def _note(options: argparse.Namespace, plan: Plan) -> int:
     """A move that only the ledger knows: nights read it there."""
+    require_use_case(options.use_case)
     settings = home_settings(options.command)
-    require_use_case(settings, options.use_case)
     ledger = Ledger(open_store(settings.store), options.use_case)
     entry = plan(ledger, _reason(options))
     _confirm(options, f"{entry.decision} {entry.use_case}: {entry.reason}")

@@ -31,7 +31,7 @@ def chosen_names(options: argparse.Namespace, settings: Settings) -> list[str]:
     """The use case that the command names, or all that have a file. Raises UsageError for an unknown one."""
     if options.use_case is None:
         return sorted(use_case_files(settings.project))
-    require_use_case(settings, options.use_case)
+    require_use_case(options.use_case)
     return [str(options.use_case)]
 
 
@@ -39,12 +39,14 @@ def chosen_or_recorded(options: argparse.Namespace, settings: Settings) -> list[
     """As `chosen_names`, with those whose file is gone: their champions go on serving."""
     if options.use_case is None:
         return sorted({*use_case_files(settings.project), *recorded_names(settings)})
-    require_recorded(settings, options.use_case)
+    require_recorded(options.use_case)
     return [str(options.use_case)]
 
 
-def require_use_case(settings: Settings, name: str) -> None:
-    """Raises UsageError for a use case without a file, and says so where the store knows it."""
+def require_use_case(name: str) -> None:
+    """Raises UsageError for a use case without a file, and says so where the store knows it. To be called first of all,
+    before a home is made."""
+    settings = Settings.from_environment()
     if name not in use_case_files(settings.project) and name in recorded_names(settings):
         raise UsageError(
             "USE_CASE has a file", f"the store knows {name}, and its file is not here", no_file(settings, name)
@@ -52,8 +54,9 @@ def require_use_case(settings: Settings, name: str) -> None:
     require_known(name, settings.project)
 
 
-def require_recorded(settings: Settings, name: str) -> None:
+def require_recorded(name: str) -> None:
     """Raises UsageError for a use case that has neither a file nor a ledger."""
+    settings = Settings.from_environment()
     if name not in recorded_names(settings):
         require_known(name, settings.project)
 

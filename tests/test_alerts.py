@@ -173,7 +173,7 @@ def test_what_goes_wrong_is_told_with_reason_next_step_and_link(
     second = wait_for_alert(documents, alerts.REJECTED)
     assert (second["reason"], second["link"][-36:]) == ("DataRejected: expected 2024-03-14", rejected)
     ended(prefect, deployment, {"type": "CRASHED", "message": "SIGKILL"})
-    assert "attempt 1 of 3" in wait_for_alert(documents, alerts.CRASHED)["next"]
+    assert "attempt 2 of 3" in wait_for_alert(documents, alerts.CRASHED)["next"]
     ended(prefect, deployment, {"type": "CRASHED", "message": STOPPED})
     for word in ("Promoted: All gates allow it.", "NothingNew: nothing."):
         ended(prefect, deployment, {"type": "COMPLETED", "message": word})

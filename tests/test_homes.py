@@ -85,7 +85,7 @@ def test_in_a_folder_without_a_home_nothing_is_made_and_it_is_said(
         json.loads(said.out)
     if "flihgts" not in words:
         text = said.out + said.err
-        assert f"neither {nowhere} nor a folder above it has .retrain, and RETRAIN_HOME is not set" in text
+        assert f"either {nowhere} nor a folder above it has .retrain, and RETRAIN_HOME is not set" in text
         assert "retrain up" in text if words[0] == "alerts" else "begin one with retrain run USE_CASE" in text
 
 
@@ -96,7 +96,7 @@ def test_a_home_that_retrain_home_names_and_that_is_not_there_is_not_made_by_rea
     monkeypatch.setenv("RETRAIN_HOME", str(nowhere / "mistyped"))
     assert main(words) == code
     said = capsys.readouterr()
-    assert f"there is no folder {nowhere / 'mistyped'}, which RETRAIN_HOME names" in said.out + said.err
+    assert f"here is no folder {nowhere / 'mistyped'}, which RETRAIN_HOME names" in said.out + said.err
     assert files_below(nowhere) == []
 
 

@@ -20,9 +20,11 @@ from ml.nights import Beginning, forget_beginning, last_red, left_behind, note_b
 from ml.settings import Settings
 from ml.states import seal
 from ml.store import DiskStore, open_store
+from tests.chaos import start_night
 from tests.story import SHOP, Shop
 from tests.test_endings import RESULT
 from tests.test_ledger import entry, version
+from tests.test_schedules import wait_for
 from tests.tiny import site
 
 NIGHT = date(2024, 3, 18)
@@ -329,3 +331,27 @@ def test_what_is_no_night_leaves_no_note(shop: Shop, prefect: str, seen: Any, mo
     row, finding, _ = seen()
     assert (row["last_night"], row["red"], finding["state"]) == ("good", [], "well")
     assert open_store(shop.settings.store).keys("nights") == []
+
+
+@pytest.mark.slow
+def test_a_night_that_was_killed_is_found_and_the_command_that_is_advised_ends_well(
+    shop: Shop, prefect: str, seen: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """20 s on a quiet machine."""
+    monkeypatch.setenv("PREFECT_API_URL", prefect)
+    own = {"RETRAIN_HOME": str(shop.settings.home), "PREFECT_API_URL": prefect}
+    assert shop.settings.project is not None
+    run = start_night("shop", "2024-03-15", {**own, "RETRAIN_PROJECT": str(shop.settings.project)})
+    begun = open_store(shop.settings.store)
+    assert wait_for(lambda: begun.get(paths.night_beginning("shop")) is not None, 120)
+    assert seen()[0]["red"] == [], "it runs"
+    run.process.kill()
+    run.process.wait()
+    row, finding, code = seen()
+    assert (row["last_night"], finding["state"], code) == ("red", "wrong", 1)
+    (red,) = row["red"]
+    assert (red["error"], red["as_of"], red["seen"]) == (nights.KILLED, "2024-03-15", finding["seen"])
+    assert finding["mend"] == "retrain run shop --as-of 2024-03-15 goes on where it stopped"
+    assert main(["run", "shop", "--as-of", "2024-03-15"]) == 0
+    row, finding, code = seen()
+    assert (row["last_night"], row["red"], finding["state"]) == ("good", [], "well")
