@@ -116,7 +116,7 @@ def test_every_command_is_tried_here() -> None:
 
 
 def test_every_command_finds_the_home_of_the_nearest_folder_above(
-    nowhere: Path, capsys: pytest.CaptureFixture[str]
+    nowhere: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     above = nowhere.parents[1] / ".retrain"
     above.mkdir()
@@ -124,6 +124,7 @@ def test_every_command_finds_the_home_of_the_nearest_folder_above(
     assert main(["demo-data", "exam_pass"]) == 0
     assert sorted(path.name for path in nowhere.parents[1].iterdir()) == [".retrain", "work"]
     assert (above / "data" / "exam_pass").is_dir()
+    monkeypatch.delenv("RETRAIN_HOME")  # a command that writes tells its children
     nearer = nowhere / ".retrain"
     nearer.mkdir()
     assert Settings.from_environment().home == nearer

@@ -346,7 +346,7 @@ def test_a_night_that_was_killed_is_found_and_the_command_that_is_advised_ends_w
     assert wait_for(lambda: begun.get(paths.night_beginning("shop")) is not None, 120)
     assert seen()[0]["red"] == [], "it runs"
     run.process.kill()
-    run.process.wait()
+    run.process.communicate()
     row, finding, code = seen()
     assert (row["last_night"], finding["state"], code) == ("red", "wrong", 1)
     (red,) = row["red"]
