@@ -17,7 +17,7 @@ from pydantic import SecretStr
 
 from deployments.crashed import ATTEMPT, ATTEMPTS
 from deployments.servers import answers, ask, running_servers
-from deployments.terminal import home_settings, say, show
+from deployments.terminal import home_if_any, say, show
 from deployments.up import STOPPED
 from ml.decision import DATA_REJECTED, KEPT_EVENT, KEPT_NIGHTS
 from ml.errors import ConfigError, PrefectUnavailable, UsageError
@@ -93,7 +93,8 @@ NEXT = {
 
 def alerts(options: argparse.Namespace) -> int:
     """Sets the alerts up, or anew, or removes them, or sends one as a test."""
-    api = _api(home_settings())
+    settings, no_home = home_if_any()
+    api = _api(settings, no_home)
     only_test = options.test and options.url is None
     if not options.remove and not only_test:
         _require_address(options.url)
@@ -129,14 +130,15 @@ def _words(options: argparse.Namespace) -> list[str]:
     ]
 
 
-def _api(settings: Settings) -> str:
+def _api(settings: Settings, no_home: str | None) -> str:
     """The Prefect that runs the nights. Raises UsageError where there is none that stays."""
     servers = running_servers(settings)
     api = servers.prefect_api if servers else os.environ.get("PREFECT_API_URL")
     if not api:
+        seen = f"there is no home here ({no_home})" if no_home else "`retrain up` does not run here"
         raise UsageError(
             "alerts are kept by the Prefect server that runs the nights",
-            "`retrain up` does not run here and PREFECT_API_URL is not set",
+            f"{seen}, and PREFECT_API_URL is not set",
             "start retrain up in another terminal",
         )
     if not answers(f"{api}/health"):

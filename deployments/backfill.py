@@ -6,9 +6,17 @@ from datetime import date
 from typing import Any
 
 from deployments.night import run_flow_here_or_there
-from deployments.terminal import aligned, home_settings, own_name, say, show, show_sentences_only
+from deployments.terminal import (
+    aligned,
+    home_settings,
+    home_to_read,
+    own_name,
+    require_use_case,
+    say,
+    show,
+    show_sentences_only,
+)
 from ml.backfill import Plan, Progress, add_control, date_name, driver_lock, read_plan
-from ml.config import require_known
 from ml.errors import UsageError
 from ml.ledger import Ledger
 from ml.locks import is_free, run_lock
@@ -28,8 +36,8 @@ def backfill(options: argparse.Namespace) -> int:
 
 def _plan(options: argparse.Namespace) -> int:
     """Prints one row a date with its reason, and keeps the plan under its digest."""
-    settings = home_settings()
-    require_known(options.use_case, settings.project)
+    require_use_case(options.use_case)
+    home_settings()
     from tasks.backfill import plan_backfill
 
     plan = plan_backfill(
@@ -47,7 +55,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _apply(options: argparse.Namespace) -> int:
     """Runs exactly the plan."""
-    settings = home_settings()
+    settings = home_settings(f"backfill {options.action}")
     from tasks.backfill import open_plan
 
     _, plan = open_plan(open_store(settings.store), options.plan)
@@ -56,7 +64,7 @@ def _apply(options: argparse.Namespace) -> int:
 
 def _go_on(options: argparse.Namespace) -> int:
     """Resume and retry-failed: noted first, so that the driver that may run already obeys, then driven."""
-    settings = home_settings()
+    settings = home_settings(f"backfill {options.action}")
     store = open_store(settings.store)
     plan = read_plan(store, options.plan)
     add_control(store, plan, options.action)
@@ -95,7 +103,7 @@ def _drive(settings: Settings, plan: Plan, options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    settings = home_settings()
+    settings = home_to_read("backfill status")
     store = open_store(settings.store)
     _print(options, store, settings, read_plan(store, options.plan))
     return 0
@@ -103,7 +111,7 @@ def _status(options: argparse.Namespace) -> int:
 
 def _ask(options: argparse.Namespace) -> int:
     """Pause and cancel: dates that run end, and none is started."""
-    settings = home_settings()
+    settings = home_settings(f"backfill {options.action}")
     store = open_store(settings.store)
     plan = read_plan(store, options.plan)
     if options.action == "pause" and not Progress.of(store, plan).open_dates:

@@ -24,7 +24,7 @@ YES = {"y", "yes"}
 
 def backup(options: argparse.Namespace) -> int:
     """Writes one file, while nights go on."""
-    settings = home_settings()
+    settings = home_settings("backup")
     with _bar(options, "Copying") as bar:
         made = write_backup(settings, options.file, bar)
     show(options, _document(options.file, made), "")

@@ -1,52 +1,65 @@
 """What each command does. Imported only when a command runs; homes are set before Prefect or MLflow is imported."""
 
 import argparse
+import json
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from deployments.last_night import red_nights
 from deployments.servers import running_servers
 from deployments.terminal import (
+    BEGIN,
     aligned,
     chosen_names,
+    chosen_or_recorded,
+    home_if_any,
     home_settings,
+    home_to_read,
+    no_file,
     own_name,
     print_json,
+    require_recorded,
+    require_use_case,
     say,
     show,
     show_sentences_only,
     words_of,
 )
 from ml import report
-from ml.artifacts import digest_of_files
-from ml.config import load_use_case, require_known
+from ml.artifacts import digest_of_files, to_json
+from ml.config import load_use_case, use_case_files
 from ml.demo import write_demo_data
 from ml.digests import write_whole
 from ml.endings import moved_by_hand, since
-from ml.errors import ConfigError, Corrupt, RegistryUnavailable, UsageError
+from ml.errors import Busy, ConfigError, Corrupt, RegistryUnavailable, UsageError
 from ml.ledger import AnyEntry, Ledger, NightEntry, open_questions, version_of
 from ml.report import counted
 from ml.settings import Settings
 from ml.store import Store, open_store
+from tasks.night_notes import red_end_noted
 
 log = logging.getLogger("retrain.commands")
 STATUS_COLUMNS = (
-    "use_case", "schedule", "champion", "score", "reference", "last_as_of", "last_decision", "last_success", "held",
-    "entries",
+    "use_case", "schedule", "champion", "score", "reference", "last_night", "last_as_of", "last_decision",
+    "last_success", "held", "entries",
 )  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:
     """One night: by the deployment while `retrain up` runs, else in this process."""
     show_sentences_only(options)
+    require_use_case(options.use_case)
     settings = home_settings()
-    today = load_use_case(options.use_case, settings.project).today()
-    if options.as_of and options.as_of > today:
-        raise UsageError("--as-of is a day up to today", f"it is {options.as_of}", f"use {today} or earlier")
-    from deployments.night import run_flow_here_or_there
+    with _red_noted(settings, options):
+        today = load_use_case(options.use_case, settings.project).today()
+        if options.as_of and options.as_of > today:
+            raise UsageError("--as-of is a day up to today", f"it is {options.as_of}", f"use {today} or earlier")
+        from deployments.night import run_flow_here_or_there
 
-    done = run_flow_here_or_there(settings, "retrain", _request(options))
+        done = run_flow_here_or_there(settings, "retrain", _request(options))
     if done.get("dry_run"):
         show(options, done, _dry_run_words(done))
         return 0
@@ -60,6 +73,14 @@ def run(options: argparse.Namespace) -> int:
         answer = ledger.entry(done["answer"]) if done["answer"] else None
         print_summary(settings, document, version_of(head.champion), answer)
     return 0
+
+
+def _red_noted(settings: Settings, options: argparse.Namespace) -> AbstractContextManager[None]:
+    """Keeps what a night dies of before its flow begins. A mistyped command and a dry run are no nights, and those of
+    `retrain up` are noted where they run."""
+    if options.dry_run or running_servers(settings) is not None:
+        return nullcontext()
+    return red_end_noted(settings, options.use_case, lambda: options.as_of, no_ends=(Busy, UsageError))
 
 
 def _request(options: argparse.Namespace) -> dict[str, Any]:
@@ -146,26 +167,48 @@ def _score_lines(document: dict[str, Any]) -> list[str]:
 
 def status(options: argparse.Namespace) -> int:
     """All use cases, or one: schedule, champion, reference, last decision, hold, disk used."""
-    settings = home_settings()
-    names = chosen_names(options, settings)
+    settings, no_home = home_if_any()
+    names = chosen_or_recorded(options, settings)
     store = open_store(settings.store)
     rows = [_status_row(settings, store, name) for name in names]
-    document: dict[str, Any] = {"use_cases": rows, "store": settings.store, "store_bytes": sum(store.sizes().values())}
+    kept = None if no_home and settings.keeps_files_at_home else settings.store
+    document: dict[str, Any] = {
+        "use_cases": rows,
+        "store": kept,
+        "store_bytes": sum(store.sizes().values()),
+        "no_home": no_home and f"{no_home[0].upper()}{no_home[1:]}: {BEGIN}",
+    }
     if options.json:
         return print_json(document)
-    cells = [[words_of(row[name]) for name in STATUS_COLUMNS] for row in rows]
-    say(*aligned([[name.replace("_", " ") for name in STATUS_COLUMNS], *cells]))
-    say(*(f"{row['use_case']}: {row['moved_by_hand']}" for row in rows if row["moved_by_hand"]))
-    say(*(f"{row['use_case']}: {words}" for row in rows for words in row["mlflow"]))
-    say("", f"Store {settings.store}: {document['store_bytes'] / 1e6:.1f} MB")
-    say(*(_question(row["use_case"], version) for row in rows for version in row["asks"]))
-    say(*(_waiting(row["use_case"], row["waits_until"]) for row in rows if row["waits_until"]))
+    _print_status(document)
     if options.use_case is not None:
         say(*(f"Excluded: {day}, {reason}" for day, reason in sorted(rows[0]["excluded"].items())))
         say(*(f"Accepted as it is: {day}, {reason}" for day, reason in sorted(rows[0]["accepted"].items())))
         last = list(Ledger(store, options.use_case).by_digest().items())[-5:]
         _print_entries([entry_row(entry, digest) for digest, entry in last])
     return 0
+
+
+def _print_status(document: dict[str, Any]) -> None:
+    """The table, what is to be known of single use cases, and where all of it lies."""
+    rows = document["use_cases"]
+    cells = [[words_of(row[name]) for name in STATUS_COLUMNS] for row in rows]
+    say(*aligned([[name.replace("_", " ") for name in STATUS_COLUMNS], *cells]))
+    say(*(f"{row['use_case']}: {row['moved_by_hand']}" for row in rows if row["moved_by_hand"]))
+    say(*(f"{row['use_case']}: {words}" for row in rows for words in row["mlflow"]), "")
+    say(*(f"{row['use_case']}: {words}" for row in rows for words in _red_words(row)))
+    say(*(f"{row['use_case']} has no file here: {row['no_file']}." for row in rows if row["no_file"]))
+    if document["no_home"]:
+        say(f"There is no home. {document['no_home']}.")
+    if document["store"]:
+        say(f"Store {document['store']}: {document['store_bytes'] / 1e6:.1f} MB")
+    say(*(_question(row["use_case"], version) for row in rows for version in row["asks"]))
+    say(*(_waiting(row["use_case"], row["waits_until"]) for row in rows if row["waits_until"]))
+
+
+def _red_words(row: dict[str, Any]) -> list[str]:
+    """What the last nights died of, with the step that leads on."""
+    return [f"{red['seen']}: {red['next_step']}{'' if red['next_step'].endswith('?') else '.'}" for red in row["red"]]
 
 
 def _question(use_case: str, version: int) -> str:
@@ -176,10 +219,14 @@ def _question(use_case: str, version: int) -> str:
 def _status_row(settings: Settings, store: Store, name: str) -> dict[str, Any]:
     entries = Ledger(store, name).entries()
     head, nights = entries[-1] if entries else None, [entry for entry in entries if isinstance(entry, NightEntry)]
-    night = last_of(nights)
+    night, red = last_of(nights), list(red_nights(settings, name))
+    known = name in use_case_files(settings.project)
     return {
         "use_case": name,
-        "schedule": _schedule(settings, name),
+        "schedule": _schedule(settings, name) if known else "no file",
+        "no_file": None if known else no_file(settings, name),
+        "last_night": "red" if red else "good" if night else None,
+        "red": [{**json.loads(to_json(each)), "seen": each.seen} for each in red],
         "champion": version_of(head.champion) if head else None,
         "champion_as_of": str(head.champion.as_of) if head and head.champion else None,
         "score": _score_of(nights, version_of(head.champion)) if head else None,
@@ -252,8 +299,8 @@ def _schedule(settings: Settings, name: str) -> str | None:
 
 def ledger(options: argparse.Namespace) -> int:
     """Every entry of a use case's ledger, oldest first."""
-    settings = home_settings()
-    require_known(options.use_case, settings.project)
+    require_recorded(options.use_case)
+    settings = home_to_read("ledger")
     entries = Ledger(open_store(settings.store), options.use_case).by_digest()
     rows = [entry_row(entry, digest) for digest, entry in entries.items()]
     if options.json:
@@ -316,7 +363,8 @@ def _print_entries(rows: list[dict[str, Any]]) -> None:
 
 def score(options: argparse.Namespace) -> int:
     """Writes one output row per input row, in the same order."""
-    settings = home_settings()
+    require_use_case(options.use_case)
+    settings = home_to_read("score")
     use_case = load_use_case(options.use_case, settings.project)
     writer = _writer(Path(options.output))
     if not Path(options.file).is_file():
@@ -381,8 +429,8 @@ def _writer(path: Path) -> Any:
 
 def demo_data(options: argparse.Namespace) -> int:
     """Writes the data sets of all use cases, or of one, that are not there yet."""
+    names = chosen_names(options, Settings.from_environment())
     settings = home_settings()
-    names = chosen_names(options, settings)
     for name in names:
         use_case = load_use_case(name, settings.project)
         if options.use_case is not None and use_case.demo is None:

@@ -84,7 +84,8 @@ def attempt_after(api: str, run: str, now: datetime, *, recent: bool) -> int | N
 
 
 def run_again(api: str, run: str, attempt: int, at: datetime | None = None) -> None:
-    """Schedules a crashed run; `at` is its place among others that wait, if that is not now."""
+    """Schedules a crashed run; `at` is its place among others that wait, if that is not now. A label says which attempt
+    it is: Prefect counts starts, and a run that waited for an answer has several."""
     message = f"Attempt {attempt} of {ATTEMPTS} after a crash."
     details = {"state_details": {"scheduled_time": at.isoformat()}} if at else {}
     state = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": message, **details}

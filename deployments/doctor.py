@@ -14,8 +14,9 @@ from uuid import uuid4
 
 from deployments.crashed import OURS, holds_its_lock, is_ours, posting
 from deployments.environment import discard, left_behind
+from deployments.last_night import red_nights
 from deployments.servers import Servers, ask, running_servers
-from deployments.terminal import chosen_names, home_settings, say, show
+from deployments.terminal import BEGIN, chosen_or_recorded, home_if_any, home_settings, no_file, say, show
 from ml.backfill import driver_lock
 from ml.config import UseCase, load_use_case, use_case_files
 from ml.errors import Busy, ConfigError, Corrupt, RetrainError, what_and_where
@@ -37,9 +38,11 @@ Check = Callable[[], Iterator[Finding]]
 
 def doctor(options: argparse.Namespace) -> int:
     """Checks everything; exit code 1 if something is left that only a person can mend."""
-    settings = home_settings()
-    names = chosen_names(options, settings)
-    rows = found_in(settings, names, mend=options.mend)
+    settings, no_home = (home_settings("doctor"), None) if options.mend else home_if_any()
+    names = chosen_or_recorded(options, settings)
+    rows = [_without_home(no_home)] if no_home else []
+    if not (no_home and settings.keeps_files_at_home):
+        rows += found_in(settings, names, mend=options.mend)
     left = [row for row in rows if row["state"] in {"wrong", "unknown"}]
     show(options, {"checks": rows, "left": len(left), "device": ask_torch().device}, "")
     if not options.json:
@@ -47,6 +50,11 @@ def doctor(options: argparse.Namespace) -> int:
         if not left:
             say(f"All is well: {counted(len(_checks(settings, names)), 'check')} found nothing wrong.")
     return 1 if left else 0
+
+
+def _without_home(lacking: str) -> dict[str, Any]:
+    """Whoever asks in a wrong folder must not be told that all is well."""
+    return {"check": "home", "state": "wrong", "seen": lacking, "mend": BEGIN}
 
 
 def found_in(settings: Settings, names: list[str], *, mend: bool) -> list[dict[str, Any]]:
@@ -66,6 +74,7 @@ def _checks(settings: Settings, names: list[str], *, mend: bool = False) -> dict
         "retrain up": partial(_up, settings),
         "runs of Prefect": partial(_runs, settings),
         **{f"use case {name}": partial(_use_case, settings, store, name, mend=mend) for name in names},
+        **{f"last night of {name}": partial(_last_night, settings, name) for name in names},
     }
 
 
@@ -162,14 +171,28 @@ def _use_case(settings: Settings, store: Store, name: str, *, mend: bool) -> Ite
     What is found is mended under the locks of nights, backfills and moves, so that it is still so when it is mended.
     """
     today = datetime.now(UTC).date() + timedelta(days=1)  # somewhere it is tomorrow already
-    try:
-        load_use_case(name, settings.project)
-    except ConfigError as error:
-        yield Finding(seen=str(error), mend=error.next_step)
+    if name not in use_case_files(settings.project):
+        seen = f"{name} has a ledger, and its file is not here: no night of it comes"
+        yield Finding(note=True, seen=seen, mend=no_file(settings, name))
+    else:
+        yield from _file(settings, name)
     with ExitStack() as locks:
         active = not _at_rest(settings, name, locks) if mend else is_active(settings.home, name)
         yield from findings(store, Registry(settings, name), name, active=active, today=today)
     yield from _champion_answers(settings, store, name)
+
+
+def _file(settings: Settings, name: str) -> Iterator[Finding]:
+    try:
+        load_use_case(name, settings.project)
+    except ConfigError as error:
+        yield Finding(seen=str(error), mend=error.next_step)
+
+
+def _last_night(settings: Settings, name: str) -> Iterator[Finding]:
+    """What it died of, in its own words; a good night settles it, and no mending."""
+    for red in red_nights(settings, name):
+        yield Finding(seen=red.seen, mend=red.next_step)
 
 
 def _at_rest(settings: Settings, name: str, locks: ExitStack) -> bool:

@@ -11,16 +11,21 @@ from ml.settings import Settings
 from ml.store import LEFTOVER_SECONDS
 
 
-def prepare_environment(settings: Settings) -> None:
-    """Sets homes and telemetry for this process and its children, and defaults for what a user has not set.
+def prepare_environment(settings: Settings, *, make: bool = True) -> None:
+    """Sets homes and telemetry for this process and its children, and defaults for what a user has not set; makes what
+    libraries need in the home, where it is one that may be written.
 
     Prefect, MLflow, Great Expectations and matplotlib read these once, at import: call it before.
     Raises ConfigError for a password in PREFECT_API_URL: Prefect logs the address of every run's page.
     """
     if "@" in os.environ.get("PREFECT_API_URL", ""):
         raise ConfigError("PREFECT_API_URL holds no password", "it has an @", "set PREFECT_API_AUTH_STRING")
-    (settings.home / "tmp").mkdir(parents=True, exist_ok=True)  # Prefect makes its own, not the one around it
-    os.environ.update(homes_and_telemetry(settings))
+    homes = homes_and_telemetry(settings)
+    if make:
+        (settings.home / "tmp").mkdir(parents=True, exist_ok=True)  # Prefect makes its own, not the one around it
+    else:
+        del homes["RETRAIN_HOME"]  # it is found again, or there is none
+    os.environ.update(homes)
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from deployments.terminal import chosen_names, home_settings, say, show
+from deployments.terminal import chosen_names, home_settings, home_to_read, say, show
 from ml.backfill import driver_lock
 from ml.config import load_use_case
 from ml.errors import Busy
@@ -16,7 +16,7 @@ from ml.store import Store, open_store
 
 def gc(options: argparse.Namespace) -> int:
     """A dry run unless --yes is given. A use case of which a run is active is left alone."""
-    settings = home_settings()
+    settings = home_settings("gc") if options.yes else home_to_read("gc")
     names = chosen_names(options, settings)
     store = open_store(settings.store)
     rows = [row for name in names for row in _collected(settings, store, name, delete=options.yes)]

@@ -7,11 +7,11 @@ from datetime import date
 from functools import partial
 
 from deployments.commands import entry_row
-from deployments.terminal import asked_on_terminal, home_settings, show
+from deployments.terminal import asked_on_terminal, home_settings, require_use_case, show
 from ml.alias import alias_words
 from ml.artifacts import CheckedMonth
 from ml.bringing import partition_files
-from ml.config import UseCase, load_use_case, require_known
+from ml.config import UseCase, load_use_case
 from ml.errors import UsageError, printable
 from ml.ledger import Ledger, OperatorEntry
 from ml.locks import one_move_at_a_time
@@ -61,7 +61,8 @@ def release(options: argparse.Namespace) -> int:
 
 def data(options: argparse.Namespace) -> int:
     """Leaves a day out of every snapshot from now on, or takes it in: again, or as it is."""
-    settings = home_settings()
+    require_use_case(options.use_case)
+    settings = home_settings("data")
     use_case = load_use_case(options.use_case, settings.project)
     _require_day(settings, use_case, options.day)
     day = str(options.day)
@@ -91,8 +92,8 @@ def _move_champion(options: argparse.Namespace, plan: Callable[[Ledger, Registry
 
     That is looked at again after the question: while it waited, the version may have been deleted.
     """
-    settings = home_settings()
-    require_known(options.use_case, settings.project)
+    require_use_case(options.use_case)
+    settings = home_settings(options.command)
     ledger, registry = Ledger(open_store(settings.store), options.use_case), Registry(settings, options.use_case)
     entry = plan(ledger, registry, _reason(options))
     assert entry.champion is not None
@@ -114,8 +115,8 @@ def _move_champion(options: argparse.Namespace, plan: Callable[[Ledger, Registry
 
 def _note(options: argparse.Namespace, plan: Plan) -> int:
     """A move that only the ledger knows: nights read it there."""
-    settings = home_settings()
-    require_known(options.use_case, settings.project)
+    require_use_case(options.use_case)
+    settings = home_settings(options.command)
     ledger = Ledger(open_store(settings.store), options.use_case)
     entry = plan(ledger, _reason(options))
     _confirm(options, f"{entry.decision} {entry.use_case}: {entry.reason}")

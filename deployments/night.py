@@ -16,6 +16,7 @@ from ml.endings import ending, shown_name
 from ml.errors import Busy, ConfigError, DataRejected, PrefectUnavailable, RetrainError, Unavailable, UsageError
 from ml.ledger import NightEntry
 from ml.locks import held_lock, run_lock
+from ml.nights import settle
 from ml.report import stages_artifact, work_rows
 from ml.settings import Settings
 from tasks.opening import Opening, find_what_became
@@ -84,6 +85,7 @@ def _kept_answer(settings: Settings, servers: Servers | None, request: dict[str,
     if found is None:
         return None
     (entry, replayed), stages = found, work_rows(opening.work)
+    settle(settings, entry)
     log.info("Entry %d of the ledger has the answer; nothing else was run.", entry.seq)
     if servers is not None:
         _show_on_page(servers, request, entry, stages, replayed=replayed)

@@ -1,17 +1,23 @@
 """What every command shares on the terminal: where it works, and how it prints words, tables and documents."""
 
 import argparse
+import atexit
 import json
 import os
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from deployments.environment import prepare_environment
+from ml import paths
 from ml.config import require_known, use_case_files
-from ml.errors import ConfigError, UsageError, printable
-from ml.settings import Settings
+from ml.errors import ConfigError, RetrainError, UsageError, printable
+from ml.settings import Settings, where_no_home_is
+from ml.store import open_store
+
+BEGIN = "go to the folder of one, set RETRAIN_HOME, or begin one with retrain run USE_CASE"
 
 
 def show_sentences_only(options: argparse.Namespace) -> None:
@@ -22,15 +28,60 @@ def show_sentences_only(options: argparse.Namespace) -> None:
 
 
 def chosen_names(options: argparse.Namespace, settings: Settings) -> list[str]:
-    """The use case that the command names, or all of them. Raises UsageError for an unknown one."""
+    """The use case that the command names, or all that have a file. Raises UsageError for an unknown one."""
     if options.use_case is None:
         return sorted(use_case_files(settings.project))
-    require_known(options.use_case, settings.project)
+    require_use_case(options.use_case)
     return [str(options.use_case)]
 
 
-def home_settings() -> Settings:
+def chosen_or_recorded(options: argparse.Namespace, settings: Settings) -> list[str]:
+    """As `chosen_names`, with those whose file is gone: their champions go on serving."""
+    if options.use_case is None:
+        return sorted({*use_case_files(settings.project), *recorded_names(settings)})
+    require_recorded(options.use_case)
+    return [str(options.use_case)]
+
+
+def require_use_case(name: str) -> None:
+    """Raises UsageError for a use case without a file, and says so where the store knows it. To be called first of all,
+    before a home is made."""
     settings = Settings.from_environment()
+    if name not in use_case_files(settings.project) and name in recorded_names(settings):
+        raise UsageError(
+            "USE_CASE has a file", f"the store knows {name}, and its file is not here", no_file(settings, name)
+        )
+    require_known(name, settings.project)
+
+
+def require_recorded(name: str) -> None:
+    """Raises UsageError for a use case that has neither a file nor a ledger."""
+    settings = Settings.from_environment()
+    if name not in recorded_names(settings):
+        require_known(name, settings.project)
+
+
+def recorded_names(settings: Settings) -> set[str]:
+    """The use cases that have a ledger in the store; none where it does not answer."""
+    try:
+        return {key.split("/")[1] for key in open_store(settings.store).keys(paths.ledgers())}
+    except RetrainError:
+        return set()
+
+
+def no_file(settings: Settings, name: str) -> str:
+    """What to do about a use case whose file is not here."""
+    if settings.project is None:
+        return f"set RETRAIN_PROJECT to the folder that has use_cases/{name}.py"
+    return f"bring back {settings.project / 'use_cases' / name}.py, or set RETRAIN_PROJECT to the folder that has it"
+
+
+def home_settings(command: str = "") -> Settings:
+    """For a command that writes, which makes a home where there is none. One that is named here only changes what is
+    there: ConfigError is raised where there is nothing."""
+    settings = Settings.from_environment()
+    if command and not settings.has_home and settings.keeps_files_at_home:
+        raise _no_home(command, where_no_home_is())
     try:
         settings.home.mkdir(parents=True, exist_ok=True)
         (settings.home / ".writable").touch()
@@ -43,6 +94,35 @@ def home_settings() -> Settings:
         ) from error
     prepare_environment(settings)
     return settings
+
+
+def home_to_read(command: str) -> Settings:
+    """For a command that only reads. Raises ConfigError where there is nothing to read."""
+    settings, lacking = home_if_any()
+    if lacking and settings.keeps_files_at_home:
+        raise _no_home(command, lacking)
+    return settings
+
+
+def home_if_any() -> tuple[Settings, str | None]:
+    """For a command that only reads: the settings, and where a home was looked for, if there is none.
+
+    Then what libraries write goes into a folder that is deleted when the command ends.
+    """
+    settings = Settings.from_environment()
+    if settings.has_home:
+        prepare_environment(settings, make=False)
+        return settings, None
+    lacking = where_no_home_is()
+    scratch = Path(tempfile.mkdtemp(prefix="retrain-"))
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    passing = Settings.from_environment(scratch)
+    prepare_environment(passing, make=False)
+    return passing, lacking
+
+
+def _no_home(command: str, lacking: str) -> ConfigError:
+    return ConfigError(f"`retrain {command}` needs the home of an installation", lacking, BEGIN)
 
 
 def asked_on_terminal(question: str) -> str:

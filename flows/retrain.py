@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from datetime import date
 from typing import Any
 
@@ -20,6 +20,7 @@ from ml.endings import Ending, ending, run_title
 from ml.errors import Busy, DataRejected
 from ml.ledger import AnyEntry, NightEntry
 from ml.locks import held_lock, run_lock
+from ml.nights import note_beginning, note_red, settle
 from ml.report import dry_run_document
 from ml.run_key import run_key
 from ml.settings import Settings
@@ -34,6 +35,7 @@ from tasks.flow_run import (
     show_ending,
 )
 from tasks.model import evaluate_models, judge_gates, train_candidate, upload_candidate, verify_candidate
+from tasks.night_notes import beginning_forgotten, red_end_noted
 from tasks.question import answered_by, asked_before
 from tasks.registration import (
     find_finished,
@@ -71,9 +73,27 @@ class RetrainRequest(BaseModel):
 @flow(name="retrain", flow_run_name="{request.title}", persist_result=True, result_serializer="json")
 def retrain(request: RetrainRequest) -> State[dict[str, Any]]:
     """Snapshot, validate, clean, split, train, verify, register, evaluate, judge, record, promote or keep, report."""
-    with in_our_words(), only_run_of(request.use_case, wait=request.wait, dry_run=request.dry_run):
+    with in_our_words(), red_noted(request), only_night_of(request):
         asked = asked_before(request.use_case)
         return answered(request) if asked is None else resumed(asked)
+
+
+def red_noted(request: RetrainRequest) -> AbstractContextManager[None]:
+    """Keeps what the night dies of, if it does; a dry run is no night."""
+    if request.dry_run:
+        return nullcontext()
+    settings, run_id = Settings.from_environment(), flow_run.get_id()
+    return red_end_noted(settings, request.use_case, lambda: request.as_of or begun_as_of(), run_id)
+
+
+@contextmanager
+def only_night_of(request: RetrainRequest) -> Iterator[None]:
+    """The use case's lock, for as long as the night runs; what says that it runs is gone before another begins."""
+    with ExitStack() as stack:
+        stack.enter_context(only_run_of(request.use_case, wait=request.wait, dry_run=request.dry_run))
+        if not request.dry_run:
+            stack.enter_context(beginning_forgotten(Settings.from_environment(), request.use_case))
+        yield
 
 
 def resumed(asked: NightEntry) -> State[dict[str, Any]]:
@@ -90,6 +110,9 @@ def answered(request: RetrainRequest, plan: Plan | None = None) -> State[dict[st
     except DataRejected as error:
         if request.dry_run:  # whose page would stand for the last night's
             return Failed(message=f"Dry run, {DATA_REJECTED}: {error}", data=error)
+        if plan is None:
+            as_of = request.as_of or begun_as_of()
+            note_red(Settings.from_environment(), request.use_case, as_of, error, flow_run=flow_run.get_id())
         publish_rejection(request.use_case, error)
         show_ending(DATA_REJECTED)
         return Failed(message=f"{DATA_REJECTED}: {error}", data=error)
@@ -101,6 +124,8 @@ def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any
     night = open_night(request.use_case, as_of, flow_run.scheduled_start_time, request.seed, request.again)
     if request.as_of is None:
         name_flow_run(night.use_case, night.as_of, dry_run=request.dry_run)
+    if plan is None and not request.dry_run:
+        note_beginning(Settings.from_environment(), night.use_case, night.as_of, flow_run.get_id())
     snapshot = take_snapshot(night)
     key = run_key(night, snapshot.digest)
     finished, published = find_finished(night, key, plan)
@@ -144,7 +169,8 @@ def concluded(
     entry: NightEntry, told: Ending, answer: AnyEntry | None = None, *, replayed: bool = False
 ) -> State[dict[str, Any]]:
     """A green state that says what was decided, by gates or then by an operator, with the entries of the ledger and
-    what was run for it."""
+    what was run for it. An older red night is settled."""
+    settle(Settings.from_environment(), entry)
     data = {
         "use_case": entry.use_case, "entry": entry.seq, "replayed": replayed, "answer": answer.seq if answer else None,
         "stages": publish_work(entry.use_case, entry.as_of),

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -57,11 +58,21 @@ def bring_rows(source: DatabaseSource, columns: tuple[Column, ...], time_zone: s
 
 
 def _engine(address: str, source: DatabaseSource) -> Any:
-    """Raises ConfigError for an address that cannot be read, and for one whose driver is not installed."""
-    from sqlalchemy import create_engine
+    """Raises ConfigError for an address that cannot be read, one of a file that is not there, and one whose driver is
+    not installed."""
+    from sqlalchemy import create_engine, make_url
+    from sqlalchemy.exc import NoSuchModuleError
 
     try:
+        _require_file(make_url(address), source)
         return create_engine(address)
+    except NoSuchModuleError:
+        kind = make_url(address).drivername
+        known = "postgresql+psycopg" if kind.startswith("postgres") else "one like postgresql+psycopg"
+        raise ConfigError(
+            f"{source.database} holds an address that SQLAlchemy knows", f"it begins with {kind}://",
+            f"write {known}:// in its place",
+        ) from None  # fmt: skip
     except ImportError as error:
         raise ConfigError(
             f"{source.database} holds an address whose driver is installed", f"there is no {error.name}",
@@ -72,6 +83,16 @@ def _engine(address: str, source: DatabaseSource) -> Any:
             f"{source.database} holds an address that SQLAlchemy knows", "what it has for a port is no number",
             "mend it; in a user's name and password, write :, @ and / as %3A, %40 and %2F",
         ) from None  # fmt: skip
+
+
+def _require_file(url: Any, source: DatabaseSource) -> None:
+    """SQLite would make an empty database of a mistyped path. Raises ConfigError."""
+    name = (url.database or "").removeprefix("file:")
+    if url.get_backend_name() != "sqlite" or name in {"", ":memory:"} or url.query.get("mode") == "memory":
+        return
+    path = Path(name).absolute()
+    if not path.is_file():
+        raise ConfigError(f"{source.database} names a database that is there", f"there is no file {path}", "mend it")
 
 
 def _in_words(error: Any, source: DatabaseSource) -> ConfigError | DataRejected | SourceUnavailable:

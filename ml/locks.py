@@ -101,7 +101,9 @@ def is_active(home: Path, use_case: str) -> bool:
 
 
 def is_free(path: Path) -> bool:
-    """Whether nobody holds the lock at this moment."""
+    """Whether nobody holds the lock at this moment. One that was never taken is not made by looking."""
+    if not path.exists():
+        return True
     try:
         with held_lock(path, 0, Busy("a lock is free", "it is held", "wait")):
             return True

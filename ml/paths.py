@@ -5,10 +5,10 @@ from ml.errors import UsageError
 SERVING_PREFIX = "retrain_serving_"  # of the package inside each model of ours; its serving code's digest follows
 FOLDERS = {
     "snapshots", "partitions", "stages", "mlflow", "ledger", "published", "aliases", "backfills", "attempts", "doctor",
-    "replaced", "installation",
+    "replaced", "installation", "nights",
 }  # fmt: skip
 NOTES = "aliases", "published"  # what was noted of ledger entries: each object has the name of its entry
-MADE_AGAIN = "partitions", "stages", "doctor"  # what follows from the data and the ledger: nights make it again
+MADE_AGAIN = "partitions", "stages", "doctor", "nights"  # what follows from data and ledger: nights make it again
 REPLACING = "replacing"
 LONGEST_PART = 255  # bytes that a file's name may have
 
@@ -113,6 +113,14 @@ def published(use_case: str, seq: int) -> str:
 
 def alias_confirmation(use_case: str, seq: int) -> str:
     return f"aliases/{use_case}/{seq:08d}.json"
+
+
+def night_beginning(use_case: str) -> str:
+    return f"nights/{use_case}/beginning.json"
+
+
+def red_night(use_case: str) -> str:
+    return f"nights/{use_case}/red.json"
 
 
 def backfills() -> str:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from ml.errors import ConfigError
 
 ENCRYPTION = re.compile(r"|(AES256|aws:kms)(?:(?<=kms):(\S+))?")
+HOME = ".retrain"
 ODD = "%?"  # MLflow takes a path for an address: %41 is read as A, and all after a ? is left out
 LONGEST_PATH = 300  # bytes: sqlite opens no file of more than 512, and models lie 150 below
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
@@ -27,13 +28,13 @@ class Settings:
     batch_mb: int = 100
 
     @classmethod
-    def from_environment(cls) -> "Settings":
+    def from_environment(cls, home: Path | None = None) -> "Settings":
         """Reads RETRAIN_HOME, _STORE, _PROJECT, _THREADS, _BATCH_MB and MLFLOW_TRACKING_URI; empty is unset.
 
-        Raises ConfigError for a number that is none, and for files on this disk with an MLflow elsewhere.
+        `home` stands for RETRAIN_HOME. Nothing is made: the home may not be there yet. Raises ConfigError for a number
+        that is none, and for files on this disk with an MLflow elsewhere.
         """
-        home = Path(_plain("RETRAIN_HOME", os.environ.get("RETRAIN_HOME") or ".retrain")).absolute()
-        _plain("RETRAIN_HOME", str(home))  # with the working directory before it
+        home = home or _home()
         store = _absolute(os.environ.get("RETRAIN_STORE") or str(home / "store"))
         tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
         project = os.environ.get("RETRAIN_PROJECT")
@@ -45,8 +46,39 @@ class Settings:
         return self.home / "data"
 
     @property
+    def has_home(self) -> bool:
+        return self.home.is_dir()
+
+    @property
+    def keeps_files_at_home(self) -> bool:
+        """Whether there is nothing to read where there is no home."""
+        return "://" not in self.store and Path(self.store).is_relative_to(self.home)
+
+    @property
     def batch_bytes(self) -> int:
         return self.batch_mb * 2**20
+
+
+def _home() -> Path:
+    """RETRAIN_HOME, else `.retrain` of the nearest folder that has one, from the working directory upwards; else the
+    one that the working directory would get."""
+    given = os.environ.get("RETRAIN_HOME")
+    if given:
+        home = Path(_plain("RETRAIN_HOME", given)).absolute()
+    else:
+        here = Path.cwd()
+        above = (folder / HOME for folder in (here, *here.parents))
+        home = next((each for each in above if each.is_dir()), here / HOME)
+    _plain("RETRAIN_HOME", str(home))  # with the working directory before it
+    return home
+
+
+def where_no_home_is() -> str:
+    """Where a home was looked for, where there is none."""
+    given = os.environ.get("RETRAIN_HOME")
+    if given:
+        return f"there is no folder {Path(given).absolute()}, which RETRAIN_HOME names"
+    return f"neither {Path.cwd()} nor a folder above it has {HOME}, and RETRAIN_HOME is not set"
 
 
 def s3_encryption() -> tuple[str | None, str | None]:

@@ -11,7 +11,7 @@ from uuid import UUID
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterName
 from prefect.client.schemas.sorting import TaskRunSort
 
 from ml.artifacts import Night
@@ -29,6 +29,7 @@ from ml.backfill import (
     refuse_changed_world,
 )
 from ml.digests import digest_value
+from ml.endings import SCORE
 from ml.errors import PrefectUnavailable, UsageError
 from ml.ledger import Ledger, NightEntry
 from ml.pages import on_a_page
@@ -148,8 +149,13 @@ def _board_row(
 
 
 def _stage_of(name: str) -> str:
-    """The task that a flow run of this name is in."""
-    chosen = FlowRunFilter(name=FlowRunFilterName(like_=name))  # at its end it gets a score
+    """The task that a flow run of this name is in; at its end it gets a score behind the name."""
+    named = FlowRunFilter(name=FlowRunFilterName(like_=name))
     with get_client(sync_client=True) as client:
+        runs = client.read_flow_runs(flow_run_filter=named)
+        same = [run.id for run in runs if run.name.split(SCORE)[0] == name]  # #1 is also like #10
+        if not same:
+            return "starts"
+        chosen = FlowRunFilter(id=FlowRunFilterId(any_=same))
         found = client.read_task_runs(flow_run_filter=chosen, sort=TaskRunSort.EXPECTED_START_TIME_DESC, limit=1)
     return found[0].name if found else "starts"

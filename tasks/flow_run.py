@@ -32,6 +32,7 @@ AS_OF, NEXT_NIGHT = "retrain.as_of", "retrain.next_night"  # labels of the flow 
 DRY_RUN = "dry run"
 LOST = "The process of this run ended without a word; a later run holds its lock."
 _WORK: dict[str, dict[str, Work]] = {}  # by flow run and stage: dates of a backfill run side by side
+_DATES: dict[str, date] = {}  # by flow run, of those that were begun without one
 
 
 @contextmanager
@@ -79,6 +80,8 @@ def publish_work(use_case: str, as_of: date) -> list[dict[str, Any]]:
 
 def name_flow_run(use_case: str, as_of: date, *, dry_run: bool = False) -> None:
     """Names a run that was begun without a date by the one it got, and lets its later attempts know that."""
+    if (run_id := flow_run.get_id()) is not None:
+        _DATES[run_id] = as_of
     _show({"name": run_title(use_case, as_of, dry_run=dry_run)}, {AS_OF: str(as_of)})
 
 
@@ -110,7 +113,9 @@ def _own_run() -> FlowRun | None:
 
 
 def begun_as_of() -> date | None:
-    """The date of this very run's earlier attempt: a retried, resubmitted or resumed run keeps it."""
+    """The date that this very run got, in an earlier attempt too: a retried, resubmitted or resumed run keeps it."""
+    if (known := _DATES.get(flow_run.get_id() or "")) is not None:
+        return known
     noted = run_label(AS_OF)
     return date.fromisoformat(noted) if noted is not None else None
 

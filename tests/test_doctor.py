@@ -53,7 +53,7 @@ def one_with(seen: list[str], words: str) -> bool:
 def test_a_healthy_home_is_well(nights: Shop, doctor: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor() == (0, {"wrong": [], "mended": [], "unknown": []})
     assert main(["doctor", "shop"]) == 0
-    assert "All is well: 7 checks found nothing wrong." in capsys.readouterr().out.splitlines()
+    assert "All is well: 8 checks found nothing wrong." in capsys.readouterr().out.splitlines()
 
 
 def test_a_schedule_that_does_not_run_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """How a night ends, as people see it: Prefect's state, alerts and MLflow's alias agree with the ledger as it is now."""
 
+import json
 import os
 import signal
 import subprocess
@@ -14,11 +15,14 @@ import pytest
 
 from deployments import alerts
 from deployments.cli import main
+from deployments.commands import last_of
 from deployments.crashed import end_left_tasks, resubmit_crashed
+from deployments.last_night import red_nights
 from deployments.servers import ask, insisted
 from ml.artifacts import Champion
 from ml.endings import ending, moved_by_hand, shown_name, since
 from ml.ledger import AnyEntry, NightEntry, OperatorEntry, version_of
+from ml.nights import KILLED
 from ml.registry import CHAMPION, Registry
 from tasks.lost import ACTIVE, end_lost
 from tests.story import Shop
@@ -220,8 +224,8 @@ def test_tasks_that_prefect_left_active_in_a_run_that_has_ended_are_ended(
 class Seen:
     """What people see of the shop's nights on the served deployment, compared with the ledger."""
 
-    def __init__(self, shop: Shop, prefect: str) -> None:
-        self.shop, self.prefect = shop, prefect
+    def __init__(self, shop: Shop, prefect: str, capsys: pytest.CaptureFixture[str]) -> None:
+        self.shop, self.prefect, self.capsys = shop, prefect, capsys
         self.registry = Registry(shop.settings, "shop")
         self.deployment = wait_for(lambda: ask(f"{prefect}/deployments/name/retrain/shop"), 60)["id"]
 
@@ -244,7 +248,33 @@ class Seen:
         assert {"shop", word} <= set(found["tags"])
         assert self.registry.alias(CHAMPION) == self.champion
         assert wait_for(lambda: self.active_tasks(run) == 0, 30)
+        self.agree(found["state"]["message"].partition(": ")[2] if state == "Failed" else None)
         return found
+
+    def agree(self, red: str | None) -> dict[str, Any]:
+        """Status and doctor say what the ledger says, and the sentence of a night that ended red, if it did. The row
+        of status."""
+        assert main(["status", "shop", "--json"]) == 0
+        (row,) = json.loads(self.capsys.readouterr().out)["use_cases"]
+        code = main(["doctor", "shop", "--json"])
+        checks = json.loads(self.capsys.readouterr().out)["checks"]
+        wrong = [each for each in checks if each["state"] in {"wrong", "unknown"}]
+        last = last_of(self.shop.entries())
+        assert (row["champion"], row["mlflow"]) == (self.champion, [])
+        assert (row["last_as_of"], row["last_decision"]) == ((str(last.as_of), last.decision) if last else (None, None))
+        assert row["last_night"] == ("red" if red else "good" if last else None)
+        assert code == (1 if red else 0), wrong
+        if red is None:
+            assert (row["red"], wrong) == ([], [])
+            return dict(row)
+        (each,), (finding,) = row["red"], wrong
+        assert f"{each['rule']}, but {each['value']}: {each['next_step']}." == red
+        assert (finding["check"], finding["seen"], finding["mend"]) == (
+            "last night of shop",
+            each["seen"],
+            each["next_step"],
+        )
+        return dict(row)
 
     @property
     def champion(self) -> int | None:
@@ -269,12 +299,15 @@ def test_six_endings_agree_with_the_ledger(
     prefect: str,
     told: tuple[str, list[dict[str, Any]]],  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Good, rolled back, replayed, kept, red and killed. Three minutes on a quiet machine."""
+    """Good, rolled back, replayed, kept, red and killed: status, doctor, alerts, Prefect's state and MLflow's alias
+    agree with the ledger after each. Four minutes on a quiet machine."""
     url, documents = told
     monkeypatch.setenv("PREFECT_API_URL", prefect)
     assert main(["alerts", url, "--kept-nights", "1"]) == 0
-    seen, say = Seen(served_shop, prefect), ["--yes", "--reason", "a test says so"]
+    capsys.readouterr()
+    seen, say = Seen(served_shop, prefect, capsys), ["--yes", "--reason", "a test says so"]
 
     seen.compare(seen.submit("2024-03-15"), "Completed", "Promoted")
     good = seen.compare(seen.submit("2024-03-16"), "Completed", "Promoted")
@@ -285,6 +318,8 @@ def test_six_endings_agree_with_the_ledger(
     assert (shown.tags["scores"] in shown.description, shown.tags["digests"][:9]) == (True, "snapshot ")
 
     assert main(["rollback", "shop", *say]) == 0
+    capsys.readouterr()
+    assert seen.agree(None)["champion"] == 1
     replayed = seen.compare(seen.submit("2024-03-16"), "Completed", "KeptChampion")
     assert "Version 2 was rolled back on" in replayed["state"]["message"]
     assert "Champion is now version 1." in replayed["state"]["message"]
@@ -293,11 +328,13 @@ def test_six_endings_agree_with_the_ledger(
     assert (dry["name"], dry["state"]["message"][:8]) == ("shop 2024-03-16 (dry run)", "Dry run:")
 
     assert main(["hold", "shop", *say]) == 0
+    capsys.readouterr()
     assert documents == [], "nothing went wrong, and nothing was told"
     kept = seen.compare(seen.submit("2024-03-17"), "Completed", "KeptChampion")
     assert "shop is held" in kept["state"]["message"]
     assert wait_for_alert(documents, alerts.KEPT)["reason"].startswith("The champion of shop was kept for 1 night.")
     assert main(["release", "shop", *say]) == 0
+    capsys.readouterr()
 
     file = served_shop.file("2024-03-17")
     day = file.read_bytes()
@@ -308,12 +345,17 @@ def test_six_endings_agree_with_the_ledger(
     rejected = wait_for_alert(documents, alerts.REJECTED)
     assert rejected["reason"] == red["state"]["message"]
     assert "retrain run shop --as-of 2024-03-18" in rejected["next"]
+    assert seen.agree(red["state"]["message"].partition(": ")[2])["red"][0]["flow_run"] == red["id"]
+    replayed = seen.submit("2024-03-15")
+    seen.ended(replayed)
+    seen.agree(red["state"]["message"].partition(": ")[2])  # an older night's good end does not hide it
     file.write_bytes(day)
 
     killed = seen.submit("2024-03-18")
     seen.kill(killed)
     assert wait_for(lambda: seen.run(killed)["state_type"] == "CRASHED", 60)
     assert "runs it again by itself: attempt 2 of 3" in wait_for_alert(documents, alerts.CRASHED)["next"]
+    assert [red.error for red in red_nights(served_shop.settings, "shop")] == ["DataRejected", KILLED]
     resubmit_crashed(prefect, {"shop"})  # as `retrain up` does every five seconds
     end_left_tasks(prefect, {"shop"})
     again = seen.ended(killed)

@@ -577,7 +577,13 @@ def test_without_a_changed_column_every_day_is_read_and_an_equal_one_stays_the_s
     [
         (None, {"database": "NO_SUCH_VARIABLE"}, ConfigError, "NO_SUCH_VARIABLE holds the address"),
         ("nonsense", {}, ConfigError, "an address that SQLAlchemy knows"),
-        ("sqlite:////no/such/folder/x.db", {}, SourceUnavailable, "must answer"),
+        ("sqlite:////no/such/folder/x.db", {}, ConfigError, "there is no file /no/such/folder/x.db: mend it"),
+        ("sqlite:////no/such/folder", {}, ConfigError, "there is no file /no/such/folder: mend it"),
+        ("sqlite:///file:/no/x.db?uri=true", {}, ConfigError, "there is no file /no/x.db: mend it"),
+        ("sqlite+pysqlite:///tils.db", {}, ConfigError, "there is no file .*/tils.db: mend it"),
+        ("postgres://u:secret@h/x", {}, ConfigError, r"postgres://: write postgresql[+]psycopg:// in its place"),
+        ("postgres+asyncpg://u:secret@h/x", {}, ConfigError, r"write postgresql[+]psycopg:// in its place"),
+        ("oracl://u:secret@h/x", {}, ConfigError, "begins with oracl://: write one like postgresql"),
         ("mssql+pymssql://u:secret@h/x", {}, ConfigError, "whose driver is installed, but there is no pymssql"),
         ("postgresql+psycopg://u:sec:ret@h:secret/x", {}, ConfigError, "for a port is no number: .* as %3A"),
     ],
@@ -586,11 +592,13 @@ def test_a_database_that_cannot_be_asked_is_an_error_and_its_address_is_not_show
     place: Settings, database: Any, monkeypatch: pytest.MonkeyPatch,
     address: str | None, changes: dict[str, Any], kind: type[Exception], words: str,
 ) -> None:  # fmt: skip
+    monkeypatch.chdir(place.home)
     if address:
         monkeypatch.setenv("TILLS_DATABASE", address)
     with pytest.raises(kind, match=words) as caught:
         take_manifest(place, of_database(**changes), AS_OF, {})
     assert address is None or address not in str(caught.value)
+    assert not (place.home / "tils.db").exists(), "SQLite makes an empty database of a mistyped path"
 
 
 def test_a_folder_is_no_file_of_all_days(place: Settings) -> None:

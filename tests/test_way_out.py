@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from deployments.cli import main
+from deployments.last_night import red_nights
 from ml import health
 from ml.errors import ConfigError, Corrupt, DataRejected, RetrainError, UsageError
 from ml.moves import carry_out, plan_hold, plan_promote
@@ -76,6 +77,7 @@ class Walk:
         assert "moved by hand" not in entry.reason
         assert entry.champion and self.registry.alias(CHAMPION) == self.registry.number_of(entry.champion)
         assert self.doctor() == []
+        assert list(red_nights(self.shop.settings, "shop")) == [], "what a night died of is settled"
 
 
 @pytest.fixture

@@ -1,0 +1,36 @@
+"""What the last nights of a use case died of, as `status` and `doctor` say it: one that ended red, and a killed one."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+
+from deployments.crashed import CANCELLED
+from deployments.servers import ask, running_servers
+from ml.nights import Beginning, RedNight, killed, last_red, left_behind
+from ml.settings import Settings
+
+OVER = {"CRASHED", "FAILED"}
+COMES_AGAIN = {"SCHEDULED", "PENDING"}
+
+
+def red_nights(settings: Settings, use_case: str) -> Iterator[RedNight]:
+    """Those that no good night has settled since. A night that an operator cancelled is none of them.
+
+    Raises Unavailable where the store does not answer and the home has no note.
+    """
+    red = last_red(settings, use_case)
+    if red is not None:
+        yield red
+    left = left_behind(settings, use_case, lambda began: _state(settings, began) in OVER)
+    state = _state(settings, left) if left else None
+    if left is not None and state not in CANCELLED:
+        told = killed(left)
+        yield replace(told, next_step="`retrain up` runs it again by itself") if state in COMES_AGAIN else told
+
+
+def _state(settings: Settings, began: Beginning) -> str | None:
+    """The type of the run's state, where Prefect tells it."""
+    servers = running_servers(settings)
+    api = servers.prefect_api if servers else os.environ.get("PREFECT_API_URL")
+    run = ask(f"{api}/flow_runs/{began.flow_run}") if api and began.flow_run else None
+    return str(run["state_type"]) if run else None
