@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tasks.data
+from deployments.cli import main
 from ml.artifacts import PARTS, Split
 from ml.calendars import BusinessDays, Calendar, days_between, due_days, due_in_gap
 from ml.config import FileSource, SideTable, Source, UseCase
@@ -22,6 +23,7 @@ from ml.snapshots import due_of_manifest, stray_days, survey
 from ml.split import days_of_part, fit_until
 from tasks.site import open_site
 from tests import tiny
+from tests.story import SHOP, Shop
 from tests.tiny import sales, site, tills
 
 MONDAY = tiny.FIRST_DAY  # 2024-01-01
@@ -382,3 +384,42 @@ def test_too_few_days_leave_nothing_to_train_on(split_of: Callable[..., Split], 
     del ten_weeks
     with pytest.raises(DataRejected, match="train needs rows"):
         split_of(day(8), calendar="rhythm", window_days=60)
+
+
+CALENDAR = """    calendar={calendar!r},
+    max_missing_days=1,
+    window_days=60,
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("calendar", ["weekdays", "rhythm"])
+def test_nights_of_a_shop_that_is_closed_on_weekends_and_one_holiday(
+    calendar: Any, shop: Shop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Monday's night looks for Friday, which is a holiday once; a Wednesday that is missing is named."""
+    holiday = "2024-03-01"  # a Friday
+    written = SHOP.replace("    min_rows=10,\n", f"    min_rows=10,\n{CALENDAR.format(calendar=calendar)}")
+    written = written.replace("window_days", "test_days=25,\n    validation_days=5,\n    window_days")
+    assert shop.settings.project is not None
+    (shop.settings.project / "use_cases" / "shop.py").write_text(written)
+    for each in {*span(80)} - weekdays(80) | {holiday}:
+        shop.file(each).unlink()
+    with pytest.raises(DataRejected, match=f"expected {holiday}, a Friday"):
+        shop.night("2024-03-04")  # a Monday
+    if calendar == "weekdays":
+        holidays = f"BusinessDays(holidays=(date.fromisoformat({holiday!r}),))"
+        imported = written.replace("from ml.config", "from ml.calendars import BusinessDays\nfrom ml.config", 1)
+        (shop.settings.project / "use_cases" / "shop.py").write_text(imported.replace("'weekdays'", holidays))
+    else:
+        assert main(["data", "exclude", "shop", holiday, "--reason", "a holiday", "--yes"]) == 0
+    first = shop.document("2024-03-04")
+    assert (first["decision"], first["split"]["test"]["last_day"]) == ("FIRST", "2024-02-29")
+    assert {*first["data"]["left_out"]} <= {holiday}
+    assert shop.document("2024-03-03")["decision"] == "NOTHING_NEW"
+    shop.file("2024-03-13").unlink()  # a Wednesday
+    monday = shop.document("2024-03-18")
+    assert monday["data"]["left_out"] | {holiday: ""} == {"2024-03-13": "it is missing", holiday: ""}
+    assert monday["split"]["test"]["last_day"] == "2024-03-15"
+    assert main(["status", "shop"]) == 0
+    assert "2024-03-18" in capsys.readouterr().out
