@@ -556,3 +556,22 @@ def test_a_window_that_cannot_be_used_names_a_day_and_its_commands(shop: Shop) -
         Done()
     assert "and 1 more" in caught.value.value
     assert "retrain data exclude shop 2024-01-09" in caught.value.next_step
+
+
+def test_the_rules_that_a_day_broke_that_is_left_out_are_not_counted(shop: Shop) -> None:
+    shop.rewrite("2024-01-08", amount=-1.0)
+    amount = pd.read_parquet(shop.file("2024-01-09"))["amount"].copy()
+    amount[:2] = -5.0
+    shop.rewrite("2024-01-09", amount=amount)
+    checks = Done().checks
+    assert (checks.quarantined, [*checks.left_out]) == (2, ["2024-01-08"])
+    assert [(count.rule, count.unexpected) for count in checks.broken] == [("amount is at least 0", 2)]
+
+
+def test_a_window_that_lacks_its_weekends_is_told_how_to_say_so(shop: Shop) -> None:
+    for number in (6, 7, 13, 14):
+        shop.file(f"2024-01-{number:02}").unlink()
+    with pytest.raises(DataRejected, match='or raise max_missing_days, or set calendar="weekdays" in the use case'):
+        Done()
+    edit_use_case(shop, "min_rows=10,", 'min_rows=10, calendar="weekdays",')
+    assert Done().checks.left_out == {}
