@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, NoReturn
 
 import pandas as pd
+from pandas.api.types import is_datetime64_any_dtype, is_numeric_dtype
 
 from ml.artifacts import JoinCounts, LeftOut, Manifest, Month, Partition, from_json, to_json
 from ml.bringing import listing, partition_files
@@ -467,7 +468,17 @@ def read_partition(settings: Settings, use_case: UseCase, manifest: Manifest, da
     _refuse_other_days(use_case, typed, day)
     on = {name for table in use_case.side_tables for name in table.on}
     unknown = set(source.columns) - {column.name for column in use_case.columns} - on
-    return PartitionRows(typed, tuple(sorted(printable(str(name)) for name in unknown)), whole.joins)
+    return PartitionRows(typed, tuple(sorted(_undeclared(use_case, source, name) for name in unknown)), whole.joins)
+
+
+def _undeclared(use_case: UseCase, rows: pd.DataFrame, name: Any) -> str:
+    """The column's name; for `derive`, with the type that it is given, which the values of the day decide."""
+    words = printable(str(name))
+    if use_case.derive is None or rows[name].isna().all():
+        return words
+    kinds = {"a number": is_numeric_dtype, "a time": is_datetime64_any_dtype}
+    kind = next((kind for kind, holds in kinds.items() if holds(rows[name].dtype)), "text")
+    return f"{words} as {kind}"
 
 
 def _read(
