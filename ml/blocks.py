@@ -1,5 +1,6 @@
 """Cleaned rows as they are read: verified by digest, and made again from the source where they are gone or damaged."""
 
+import functools
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from ml.errors import Corrupt, DataRejected
 from ml.serving.columns import conform
 from ml.serving.rules import Rule
 from ml.settings import Settings
-from ml.snapshots import read_manifest, read_partition
+from ml.snapshots import due_of_manifest, read_manifest, read_partition
 from ml.sources import ALL
 from ml.split import days_of_part, rows_of
 from ml.store import Store, get_file
@@ -98,12 +99,25 @@ class BlockReader:
 
     def months_of_part(self, as_of: date, part: Part) -> dict[str, tuple[str, str]]:
         """The months of blocks with days of the part, each with the first and last day that it could have of them."""
-        first, last = days_of_part(self.use_case, as_of, part) if self.use_case.dated else (ALL, ALL)
+        counted = self.counted(as_of)
+        first, last = days_of_part(self.use_case, as_of, part, counted) if self.use_case.dated else (ALL, ALL)
         return {
             name: (max(first, f"{name}-01"), min(last, f"{name}-31")) if name != ALL else (ALL, ALL)
             for name in self.blocks.months
             if month_of(first) <= name <= month_of(last)
         }
+
+    @cached_property
+    def counted(self) -> Callable[[date], list[str] | None]:
+        """The days that `test_days` and `validation_days` count on a date: those that are due, and those that have data
+        all the same; None where every day counts."""
+        return functools.cache(self._counted)
+
+    def _counted(self, as_of: date) -> list[str] | None:
+        if self.use_case.calendar == "daily":
+            return None
+        with_data = {block.day for name in self.blocks.months for block in self.blocks.of_month(name)}
+        return sorted(with_data.union(due_of_manifest(self.use_case, self.manifest, as_of)))
 
     def of_month(self, name: str, first: str, last: str) -> list[Block]:
         return [block for block in self.blocks.of_month(name) if first <= block.day <= last]

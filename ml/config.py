@@ -22,6 +22,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, StringConstraints
 
+from ml.calendars import Calendar
 from ml.declaration import NUMBERS, refuse_impossible
 from ml.digests import digest_value
 from ml.errors import ConfigError, UsageError, did_you_mean
@@ -148,7 +149,8 @@ class UseCase:
     """One thing to learn.
 
     Days: `window_days` back from the last due day (as_of - label_delay_days - 1) are used, the last `test_days` as
-    test, the `validation_days` before as validation; up to `max_missing_days` may be missing or unusable. Rows: a day
+    test, the `validation_days` before as validation; up to `max_missing_days` may be missing or unusable. `calendar`
+    says which days have data (ml/calendars.py): only those are due, and test and validation count them. Rows: a day
     has at least `min_rows` after at most `max_quarantined_fraction` were set aside, and at most `max_unseen_fraction`
     of a column's categories are ones that no day before had (ml/meaning.py; 1 judges none); a number is clipped at
     `outlier_std` standard deviations; a category seen on fewer than `rare_below` train rows is unknown. `derive`
@@ -186,6 +188,7 @@ class UseCase:
     max_quarantined_fraction: Fraction = 0.05
     max_unseen_fraction: Fraction = 0.5
     max_missing_days: NonNegativeInt = 3
+    calendar: Calendar = "daily"
     min_rows: PositiveInt = 1
     schedule: str | None = None
     replay_from: date | None = None

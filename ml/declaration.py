@@ -22,6 +22,7 @@ from cronsim import CronSim, CronSimError
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from sklearn.base import is_classifier, is_regressor
 
+from ml.calendars import BusinessDays, Calendar
 from ml.errors import ConfigError
 from ml.evaluation import CLASS_METRICS, METRICS
 from ml.gates import Comparison, Gate, MinMetric
@@ -47,7 +48,7 @@ RANGES = {**dict.fromkeys(CLASS_METRICS, (0, 1)), "r2": (-np.inf, 1), "rmse": (0
 SOURCES = ("Source", "FileSource", "DatabaseSource")  # pydantic names which of them a value is not
 DATED_ONLY = (
     "window_days", "test_days", "validation_days", "label_delay_days", "max_unseen_fraction", "max_missing_days",
-    "replay_from",
+    "calendar", "replay_from",
 )  # fmt: skip
 SEPARATOR = re.compile(r"(?![\w\".+-])[\t -~]")
 THOUSANDS = re.compile(r"(?![0-9+-])[ -~]?", re.ASCII)
@@ -58,6 +59,7 @@ NEXT_STEPS: dict[tuple[str, type], str] = {
     ("float_type", str): "write it without quotes",
     ("date_type", str): "write it like date(2013, 10, 1)",
 }
+UNIONS = {"calendar": "write one of them, BusinessDays(weekdays=..., holidays=...), or a tuple of dates"}
 
 
 def refuse_impossible(use_case: "UseCase") -> None:
@@ -75,6 +77,8 @@ def _parts(use_case: "UseCase") -> Iterator[tuple[str, Any, Table[Any]]]:
     name = use_case.name
     yield f"the source of {name}", use_case.source, SOURCE
     yield from ((f"column {column.name} of {name}", column, COLUMN) for column in use_case.columns)
+    if isinstance(use_case.calendar, BusinessDays):
+        yield f"the calendar of {name}", use_case.calendar, CALENDAR
     yield f"the target of {name}", use_case.target, TARGET
     yield f"the model of {name}", use_case.model, MODEL
     yield from ((f"the gate {gate.name} of {name}", gate, GATE) for gate in use_case.gates)
@@ -98,10 +102,16 @@ def _refuse_types(part: Any, place: str) -> None:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         position, *inner = first["loc"]
-        field = names[int(position)] + "".join(f"[{index}]" for index in inner if index not in SOURCES)
+        name = names[int(position)]
+        field = name + "".join(f"[{index}]" for index in inner if not _is_of_union(index))
         must = re.sub(r"^\w+ should", "must", first["msg"])
-        next_step = NEXT_STEPS.get((first["type"], type(first["input"])), "mend the file")
+        next_step = UNIONS.get(name) or NEXT_STEPS.get((first["type"], type(first["input"])), "mend the file")
         raise ConfigError(f"{field} of {place} {must}", f"it is {_short(first['input'])}", next_step) from error
+
+
+def _is_of_union(index: int | str) -> bool:
+    """Whether pydantic only names which of several types a value is not."""
+    return index in SOURCES or "[" in str(index)
 
 
 @functools.cache
@@ -205,6 +215,22 @@ def _default(kind: type, field: str) -> object:
     return {f.name: f.default for f in dataclasses.fields(kind)}[field]
 
 
+def _days_with_data(use_case: "UseCase") -> int:
+    """Of a window, by the weekdays that the calendar names, if it names some."""
+    calendar, days = use_case.calendar, use_case.window_days
+    if calendar == "weekdays" or isinstance(calendar, BusinessDays):
+        weekdays = (len(calendar.weekdays) or 7) if isinstance(calendar, BusinessDays) else 5
+        return days // 7 * weekdays + min(days % 7, weekdays)
+    return days
+
+
+def _no_different_days(calendar: Calendar) -> Broken:
+    """Whether a list of dates is empty or has one twice."""
+    if not isinstance(calendar, tuple):
+        return False
+    return _twice(map(str, calendar)) if calendar else "there is none"
+
+
 def _parts_both(source: Any) -> bool:
     """Whether one sign parts thousands and fractions alike."""
     return getattr(source, "thousands", "") == getattr(source, "decimal", ".")
@@ -281,11 +307,12 @@ USE_CASE: Table["UseCase"] = (
         "leave days for train after test_days and validation_days",
         lambda u, _: (
             u.dated
-            and u.window_days <= u.test_days + u.validation_days
-            and f"{u.test_days} + {u.validation_days} of {u.window_days} days are taken"
+            and _days_with_data(u) <= u.test_days + u.validation_days
+            and f"{u.test_days} + {u.validation_days} of {_days_with_data(u)} days are taken"
         ),
         "widen the window",
     ),
+    ("calendar", "name days that are different", lambda u, _: _no_different_days(u.calendar), "mend the dates"),
     ("time_zone", "be one that the system knows", lambda u, _: not _is_time_zone(u.time_zone), "write Europe/Berlin"),
     (
         "schedule",
@@ -340,6 +367,12 @@ SOURCE: Table[Any] = (
         lambda s, _: not _is_encoding(getattr(s, "encoding", "utf-8")),
         "write utf-8, utf-16 or cp1252",
     ),
+)
+
+CALENDAR: Table[BusinessDays] = (
+    ("weekdays", "name one at least", lambda c, _: not c.weekdays, "name those that have data"),
+    ("weekdays", "be different", lambda c, _: _twice(c.weekdays), "remove one"),
+    ("holidays", "be different", lambda c, _: _twice(map(str, c.holidays)), "remove one"),
 )
 
 COLUMN: Table[Column] = (

@@ -59,8 +59,9 @@ class Gate:
         if self.metric not in METRICS[pair.kind]:
             return self._verdict("FAIL", f"{self.metric} is not measured for {pair.kind} models")
         if pair.units < MIN_UNITS:
+            more = "; raise test_days, which counts days that are left out too" if evidence.unit == "day" else ""
             return self._verdict(
-                "INCONCLUSIVE", f"{pair.units} {evidence.unit}s are too few to judge; {MIN_UNITS} are needed"
+                "INCONCLUSIVE", f"{pair.units} {evidence.unit}s are too few to judge; {MIN_UNITS} are needed{more}"
             )
         return self._weigh(pair, evidence)
 

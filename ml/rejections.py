@@ -8,6 +8,7 @@ from datetime import date
 from ml.artifacts import PartitionCheck, Undeclared
 from ml.config import DatabaseSource, FileSource, UseCase
 from ml.reading import short
+from ml.report import of_two_types
 from ml.serving.columns import Column
 from ml.validation import MOST_NAMES
 
@@ -55,10 +56,11 @@ def _delivery(use_case: UseCase, day: str, file: str) -> str:
 
 
 def undeclared(parts: Iterable[Undeclared]) -> Undeclared:
-    """Of several days or months together: the names that were there on most days."""
+    """Of several days or months together: the names that derive was given in two types, then those of most days."""
     days, most, names = 0, 0, Counter[str]()
     for part in parts:
         days, most = days + part.days, max(most, part.most)
         names.update(part.names)
-    kept = sorted(names.items(), key=lambda each: (-each[1], each[0]))[:MOST_NAMES]
+    two = {name for of_column in of_two_types(names) for name in of_column}
+    kept = sorted(names.items(), key=lambda each: (each[0] not in two, -each[1], each[0]))[:MOST_NAMES]
     return Undeclared(days=days, most=most, names=dict(kept))

@@ -3,6 +3,7 @@
 Everything shown is drawn from that document, so that terminal, Prefect page, MLflow report and ledger say the same.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import date
@@ -31,6 +32,7 @@ from ml.pages import on_a_page
 Document = dict[str, Any]
 MOST_DAYS = 5  # that a sentence names
 MOST_KEPT = 20  # days, rules or moves that the document names
+GIVEN = re.compile("(.+) as (a number|a time|text)", re.DOTALL)  # an undeclared column, as ml/snapshots.py names it
 LONGEST_WORDS, LONGEST_RULE = 400, 200
 TRAINING_VIEW = "workflowType=machine_learning"  # without it, MLflow's pages begin with traces of language models
 STAGE_COLUMNS = ("stage", "reused", "computed", "seconds", "peak_mb")
@@ -376,9 +378,25 @@ def _undeclared_sentences(data: Document) -> list[str]:
     found = data.get("undeclared_columns") or _undeclared_before(data.get("unknown_columns", {}))
     if not found["days"]:
         return []
-    names = ", ".join(f"{name} ({counted(days, 'day')})" for name, days in found["names"].items())
-    more = found["most"] - len(found["names"])
-    return [f"Columns that nobody declared: {names}{f' and {more:,} more' if more > 0 else ''}."]
+    names = {name: f"{name} ({counted(days, 'day')})" for name, days in found["names"].items()}
+    more = found["most"] - len(names)
+    return [
+        f"Columns that nobody declared: {', '.join(names.values())}{f' and {more:,} more' if more > 0 else ''}.",
+        *(
+            f"derive was given {' and '.join(names[name] for name in of_column)}: declare the column, which gives it "
+            "one type."
+            for of_column in of_two_types(names)
+        ),
+    ]
+
+
+def of_two_types(names: Iterable[str]) -> list[list[str]]:
+    """Of undeclared columns with the type that derive was given, those with several, which values of days decided."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        if typed := GIVEN.fullmatch(name):
+            found.setdefault(typed[1], []).append(name)
+    return [sorted(of_column) for of_column in found.values() if len(of_column) > 1]
 
 
 def _undeclared_before(by_day: dict[str, list[str]]) -> Document:

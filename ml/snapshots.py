@@ -1,25 +1,27 @@
 """Which partitions a run uses, and what is in each.
 
-A row of day d is used if and only if d < as_of - label_delay_days.
+A row of day d is used if and only if d < as_of - label_delay_days. Which days should be there, `ml.calendars` says.
 """
 
 import functools
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, NoReturn
 
 import pandas as pd
+from pandas.api.types import is_datetime64_any_dtype, is_numeric_dtype
 
 from ml.artifacts import JoinCounts, LeftOut, Manifest, Month, Partition, from_json, to_json
 from ml.bringing import listing, partition_files
+from ml.calendars import Calendar, days_between, due_days, due_in_gap, suggestion, weekday_of
 from ml.config import UseCase
 from ml.days import FIRST_DAY, month_of, months_between
 from ml.digests import FileDigests, KeptDigests, digest_bytes
-from ml.errors import Corrupt, DataRejected, UsageError, printable
+from ml.errors import ConfigError, Corrupt, DataRejected, UsageError, printable
 from ml.joins import complete
 from ml.reading import Declared, UnusablePartition, parse_table, refuse_other_columns, together
 from ml.serving.columns import conform, days_of
@@ -92,17 +94,29 @@ def survey(settings: Settings, use_case: UseCase, as_of: date, excluded: Mapping
         raise UsageError("as_of is a day up to today", f"it is {as_of}", f"use --as-of {use_case.today()} or earlier")
     tables = _tables(settings, use_case)
     left_out = [each for table in tables.values() for each in table.left_out]
+    newest: str | None = ALL
     if not use_case.dated:
         _refuse_dated(settings, use_case, tables)
         due = {ALL: (ALL, ALL)}
     else:
         window = _window(settings, use_case, as_of, tables, excluded)
         due = {name: (str(first), str(last)) for name, first, last in months_between(window.first, window.last)}
+        newest = window.newest
         left_out += [*window.left_out, *_in_the_future(settings, use_case, tables[""])]
     for each in dict.fromkeys(left_out):
         log.warning("%s", each.sentence)
-    manifest, missing, unusable = _manifest(settings, use_case, tables, due, excluded if use_case.dated else {})
+    manifest, missing, unusable = _manifest(settings, use_case, tables, due, newest, excluded if use_case.dated else {})
+    if use_case.calendar != "daily":
+        expected = {*due_of_manifest(use_case, manifest, as_of), *tables[""].days, *unusable}
+        missing = tuple(day for day in missing if day in expected)
     return Survey(manifest, missing, unusable, tuple(dict.fromkeys(left_out)))
+
+
+def due_of_manifest(use_case: UseCase, manifest: Manifest, as_of: date) -> list[str]:
+    """The due days from the manifest's first day on; a function of the manifest and of nothing else that is there."""
+    present = {partition.day for partition in manifest.partitions} | {*manifest.excluded}
+    days = days_between(date.fromisoformat(min(present)), last_due_day(use_case, as_of))
+    return due_days(use_case.calendar, days, present)
 
 
 def _tables(settings: Settings, use_case: UseCase) -> dict[str, Listing]:
@@ -125,10 +139,11 @@ def _manifest(
     use_case: UseCase,
     tables: dict[str, Listing],
     due: dict[str, tuple[str, str]],
+    newest: str | None,
     excluded: Mapping[str, str],
 ) -> tuple[Manifest, tuple[str, ...], dict[str, str]]:
-    """Of the first and the last due day of every month, the due days that are missing, and why some of them cannot be
-    used; a month that is as it was is not looked at again."""
+    """Of the first and the last day of every month, the days that are missing, and why some of them cannot be used; a
+    month that is as it was is not looked at again. `newest`: the newest due day."""
     digests = KeptDigests(kept_digests(settings, use_case.name))
     by_month = {name: _by_month(table.days) for name, table in tables.items()}
     unusable = _unusable(tables)
@@ -146,8 +161,8 @@ def _manifest(
             months[name], size = found["month"], size + found["size"]
     digests.save()
     reasons = {day: unusable[day] for day in missing if day in unusable}
-    if due[max(due)][1] in reasons:
-        _refuse_unusable_newest(due[max(due)][1], reasons)
+    if newest in reasons:
+        _refuse_unusable_newest(newest, reasons)
     if not size:
         raise DataRejected("a window has a day with data", "every due day is missing or excluded", "deliver one")
     return Manifest(months=months, size=size, excluded=left_out), tuple(missing), reasons
@@ -277,10 +292,11 @@ def refuse_window(settings: Settings, use_case: UseCase, as_of: date, excluded: 
 
 
 class Window(NamedTuple):
-    """The first and the last due day, and the stray days before the first."""
+    """Its first and its last day, the newest due one, and the stray days before the first."""
 
     first: date
     last: date
+    newest: str | None
     left_out: tuple[LeftOut, ...]
 
 
@@ -295,35 +311,50 @@ def _window(
     last = last_due_day(use_case, as_of)
     files, place = tables[""].days, source_words(settings, use_case.source)
     known = sorted({*files, *tables[""].unusable} - {ALL})
-    strays = stray_days([day for day in known if day <= str(last)], use_case.max_missing_days)
+    strays = stray_days([day for day in known if day <= str(last)], use_case.max_missing_days, use_case.calendar)
     first = date.fromisoformat(known[len(strays)])
     if last < first:
         raise DataRejected(
             f"as_of must come after the first data ({first})",
             f"it is {as_of}",
-            f"use {_as_of_with(use_case, first, use_case.test_days + use_case.validation_days)} or later, "
-            "which leaves rows to train on",
+            f"use {_as_of_to_train(use_case, known[len(strays) :])}, which leaves rows to train on",
         )
     sides = {name: table.days for name, table in tables.items() if name}
-    lacking = [name for name, side in sides.items() if str(last) not in side and ALL not in side]
-    if (str(last) not in files or lacking) and str(last) not in excluded:
+    whole = {day for day in files if all(day in side or ALL in side for side in sides.values())}
+    newest = _newest_due(use_case, first, last, whole.union(excluded))
+    if newest is not None and newest not in whole and newest not in excluded:
         unusable = _unusable(tables)
-        if str(last) in unusable:
-            _refuse_unusable_newest(str(last), unusable)
-        whole = {day for day in files if all(day in side or ALL in side for side in sides.values())}
-        _refuse_missing_newest(use_case, str(last), [] if str(last) in files else [place], lacking, whole)
+        if newest in unusable:
+            _refuse_unusable_newest(newest, unusable)
+        lacking = [name for name, side in sides.items() if newest not in side and ALL not in side]
+        _refuse_missing_newest(use_case, newest, [] if newest in files else [place], lacking, whole)
+    last = date.fromisoformat(max(newest or str(first), *(day for day in known if day <= str(last))))
     begin = last - timedelta(days=use_case.window_days - 1)
-    return Window(max(first, begin), last, _strays_left_out(place, strays, first) if begin < first else ())
+    return Window(max(first, begin), last, newest, _strays_left_out(place, strays, first) if begin < first else ())
 
 
-def stray_days(days: list[str], max_missing_days: int) -> list[str]:
+def _newest_due(use_case: UseCase, first: date, last: date, present: Set[str]) -> str | None:
+    """The newest due day between two; None where none is. Raises ConfigError for a list of dates that has ended."""
+    calendar = use_case.calendar
+    if isinstance(calendar, tuple) and max(calendar) < last:
+        raise ConfigError(
+            f"the dates in the calendar of {use_case.name} reach up to the last day that a night looks for ({last})",
+            f"the last is {max(calendar)}",
+            "add the next one",
+        )
+    if calendar == "daily":
+        return str(last)
+    return max(due_days(calendar, days_between(first, last), present), default=None)
+
+
+def stray_days(days: list[str], max_missing_days: int, calendar: Calendar = "daily") -> list[str]:
     """Days far before all others, which mistaken times have made: 1970-01-01 where the data begin in 2024.
 
-    They lie before a gap that is longer than the missing days that are allowed, and 30 times as long as they are many.
+    They lie before a gap of more due days than may be missing, which are 30 times as many as they.
     """
     gaps = zip(days, days[1:], strict=False)
     for place, (day, following) in reversed([*enumerate(gaps, start=1)]):
-        missing = (date.fromisoformat(following) - date.fromisoformat(day)).days - 1
+        missing = due_in_gap(calendar, day, following)
         if missing > max_missing_days and missing >= GAP_PER_STRAY * place:
             return days[:place]
     return []
@@ -342,17 +373,30 @@ def _as_of_with(use_case: UseCase, day: date, days_after: int = 0) -> date:
     return day + timedelta(days=use_case.label_delay_days + 1 + days_after)
 
 
+def _as_of_to_train(use_case: UseCase, known: Sequence[str]) -> str:
+    """From which as_of on there are days to train on, in words; `known`: the days with data."""
+    held_out = use_case.test_days + use_case.validation_days
+    if use_case.calendar == "daily":
+        return f"{_as_of_with(use_case, date.fromisoformat(known[0]), held_out)} or later"
+    if len(known) > held_out:
+        return f"{_as_of_with(use_case, date.fromisoformat(known[held_out]))} or later"
+    return f"a later one, when more than {held_out} days have data"
+
+
 def _refuse_missing_newest(
-    use_case: UseCase, last: str, source: list[str], sides: list[str], whole: set[str]
+    use_case: UseCase, newest: str, source: list[str], sides: list[str], whole: set[str]
 ) -> NoReturn:
-    """Raises DataRejected, which names what lacks the day, and the newest as_of that the data allow."""
-    before = max((day for day in whole if day < last), default=None)
+    """Raises DataRejected, which names what lacks the day, and every way on: the newest as_of that the data allow, a
+    night without the day, and a calendar that does not expect it."""
+    before = max((day for day in whole if day < newest), default=None)
     possible = f", or run with --as-of {_as_of_with(use_case, date.fromisoformat(before))}" if before else ""
     absent = ", ".join([*source, *(f"side table {name}" for name in sides)])
     raise DataRejected(
         "the newest due day must be there, in side tables too",
-        f"expected {last}, which {absent} lacks; the newest that all have is {before or 'none'}",
-        f"deliver {last}{possible}",
+        f"expected {newest}, a {weekday_of(newest)}, which {absent} lacks; the newest that all have is "
+        f"{before or 'none'}",
+        f"deliver {newest}{possible}{suggestion(use_case.calendar, [newest]) if source else ''}; "
+        f"or go on without it by retrain data exclude {use_case.name} {newest} --reason WHY",
     )
 
 
@@ -429,7 +473,17 @@ def read_partition(settings: Settings, use_case: UseCase, manifest: Manifest, da
     _refuse_other_days(use_case, typed, day)
     on = {name for table in use_case.side_tables for name in table.on}
     unknown = set(source.columns) - {column.name for column in use_case.columns} - on
-    return PartitionRows(typed, tuple(sorted(printable(str(name)) for name in unknown)), whole.joins)
+    return PartitionRows(typed, tuple(sorted(_undeclared(use_case, source, name) for name in unknown)), whole.joins)
+
+
+def _undeclared(use_case: UseCase, rows: pd.DataFrame, name: Any) -> str:
+    """The column's name; for `derive`, with the type that it is given, which the values of the day decide."""
+    words = printable(str(name))
+    if use_case.derive is None or rows[name].isna().all():
+        return words
+    kinds = {"a number": is_numeric_dtype, "a time": is_datetime64_any_dtype}
+    kind = next((kind for kind, holds in kinds.items() if holds(rows[name].dtype)), "text")
+    return f"{words} as {kind}"
 
 
 def _read(

@@ -25,18 +25,27 @@ from ml.sources import ALL
 TEST_SHARE, VALIDATION_SHARE = 0.2, 0.08  # 80 / 20, and a tenth of the 80
 
 
-def days_of_part(use_case: UseCase, as_of: date, part: Part) -> tuple[str, str]:
+def days_of_part(use_case: UseCase, as_of: date, part: Part, counted: Sequence[str] | None = None) -> tuple[str, str]:
     """First and last day of a part: test is the last `test_days` up to the last due day, validation the days before
-    those, train the rest."""
-    last = last_due_day(use_case, as_of)
-    learnt = last - timedelta(days=use_case.test_days)
-    train = learnt - timedelta(days=use_case.validation_days)
+    those, train the rest. `counted`: the days that count, of a calendar of which not every day does."""
+    validation, test = _first_days(use_case, as_of, counted)
+    before = timedelta(days=1)
     first, end = {
-        "train": (date.min, train),
-        "validation": (train + timedelta(days=1), learnt),
-        "test": (learnt + timedelta(days=1), last),
+        "train": (date.min, validation - before),
+        "validation": (validation, test - before),
+        "test": (test, last_due_day(use_case, as_of)),
     }[part]
     return str(first), str(end)
+
+
+def _first_days(use_case: UseCase, as_of: date, counted: Sequence[str] | None) -> tuple[date, date]:
+    """The first day of validation and that of test; where too few days count, nothing is left to train on."""
+    held_out = use_case.validation_days + use_case.test_days
+    if counted is None:
+        end = last_due_day(use_case, as_of) + timedelta(days=1)
+        return end - timedelta(days=held_out), end - timedelta(days=use_case.test_days)
+    validation, test = counted[-held_out:], counted[-use_case.test_days :]
+    return date.fromisoformat(validation[0]), date.fromisoformat(test[0])
 
 
 def parts_of_rows(use_case: UseCase, keys: pd.DataFrame) -> NDArray[np.object_]:
@@ -136,9 +145,9 @@ def groups_of(use_case: UseCase, rows: pd.DataFrame) -> pd.Series:
     return groups.mask(groups.str.strip() == "") if isinstance(groups.dtype, pd.StringDtype) else groups
 
 
-def fit_until(use_case: UseCase, as_of: date) -> str | None:
+def fit_until(use_case: UseCase, as_of: date, counted: Sequence[str] | None = None) -> str | None:
     """The last day that a model of this run may have seen: the day before the first test day."""
-    return str(last_due_day(use_case, as_of) - timedelta(days=use_case.test_days)) if use_case.dated else None
+    return days_of_part(use_case, as_of, "validation", counted)[1] if use_case.dated else None
 
 
 def describe(use_case: UseCase, part: Part, total: Statistics, days: Sequence[str]) -> SplitRows:

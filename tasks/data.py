@@ -32,6 +32,7 @@ from ml.artifacts import (
     to_json,
     with_work,
 )
+from ml.calendars import suggestion
 from ml.cleaning import clean, to_block, to_parquet, whole_from
 from ml.days import month_of
 from ml.digests import digest_bytes, digest_value
@@ -45,7 +46,7 @@ from ml.rejections import cure_of, undeclared, way_out, why_unforeseen
 from ml.report import MOST_DAYS, counted, newest_of, window_words
 from ml.run_key import state_code_digest
 from ml.serving.rules import rule_to_dict
-from ml.snapshots import PartitionRows, inputs_by_day, last_due_day, read_manifest, read_partition
+from ml.snapshots import PartitionRows, due_of_manifest, inputs_by_day, last_due_day, read_manifest, read_partition
 from ml.split import describe, fit_until, share_of_known_groups, split_digest
 from ml.states import Bundle, States, decided_otherwise, state_key
 from ml.store import put_file
@@ -263,7 +264,7 @@ def _summed(key: str, states: str, checks: list[PartitionCheck], found: Compared
             for check in used
             if check.undeclared
         ),
-        broken=_broken(count for check in checks for count in check.broken),
+        broken=_broken(count for check in used for count in check.broken),
         quarantined_days={check.day: check.quarantined for check in used if check.quarantined},
         moves=found.moves,
         compared=compared,
@@ -313,17 +314,24 @@ def _summary(
     site: Site, night: Night, manifest: Manifest, snapshot: Snapshot, by_name: dict[str, CheckedMonth]
 ) -> Checks:  # fmt: skip
     months = list(by_name.values())
-    rejected = {day: why for month in months for day, why in month.rejected.items()}
+    due = _due_partitions(site, night, manifest)
+    rejected = {
+        day: why
+        for month in months
+        for day, why in month.rejected.items()
+        if day in due or not _is_without_rows(month, day)
+    }
     left_out = {day: snapshot.unusable.get(day, "it is missing") for day in snapshot.missing_days} | rejected
     sums = _sums(months)
-    if snapshot.last_day in rejected:
+    newest = max(due, default=None)
+    if newest in rejected:
         raise DataRejected(
-            f"the newest partition ({snapshot.last_day}) must be usable",
-            rejected[snapshot.last_day],
-            _way_out(site, night, manifest, by_name, snapshot.last_day),
+            f"the newest partition ({newest}) must be usable",
+            rejected[newest],
+            _way_out(site, night, manifest, by_name, newest),
         )
     _refuse_window(site, night, manifest, by_name, sums["rows"], left_out)
-    newest = (
+    told = (
         {str(date.fromisoformat(snapshot.last_day) - timedelta(days=n)) for n in range(MOVED_DAYS)}
         if (site.use_case.dated)
         else set()
@@ -336,9 +344,25 @@ def _summary(
         undeclared=undeclared(month.undeclared for month in months),
         broken=_broken(count for month in months for count in month.broken),
         quarantined_days={day: count for month in months for day, count in month.quarantined_days.items()},
-        moves=tuple(move for month in months for move in month.moves if move.day in newest),
+        moves=tuple(move for month in months for move in month.moves if move.day in told),
         rules=len(site.rules),
     )
+
+
+def _due_partitions(site: Site, night: Night, manifest: Manifest) -> set[str]:
+    """The partitions that the calendar expects."""
+    days = {partition.day for partition in manifest.partitions}
+    return (
+        days
+        if site.use_case.calendar == "daily"
+        else days.intersection(due_of_manifest(site.use_case, manifest, night.as_of))
+    )
+
+
+def _is_without_rows(month: CheckedMonth, day: str) -> bool:
+    """Whether the day could be read and is empty: on a day that is not due, no data."""
+    check = next(check for check in _checks(month) if check.day == day)
+    return check.rows == 0 and bool(check.broken)
 
 
 def _way_out(site: Site, night: Night, manifest: Manifest, months: dict[str, CheckedMonth], day: str) -> str:
@@ -372,6 +396,7 @@ def _refuse_window(
             f"the window up to {last_due_day(site.use_case, night.as_of)} must be usable",
             f"{reason} ({days}{more})",
             "deliver the days that are missing, or raise max_missing_days"
+            + suggestion(site.use_case.calendar, list(left_out))
             if rejected is None
             else f"for {rejected}, {_way_out(site, night, manifest, months, rejected)}; the same for the other days",
         )
@@ -467,6 +492,8 @@ def split_rows(night: Night, blocks: Blocks) -> Split:
     site = site_of(night)
     key = digest_value([blocks.digest, str(night.as_of), night.use_case_digest, night.code_digest])
     sums = WindowSums(site.reader(blocks), night.as_of)
+    if (counted := sums.reader.counted(night.as_of)) is not None:
+        key = digest_value([key, counted])  # which follows from the manifest too
     split = resume(site, Split, "split", key, lambda: _make_split(site, night, sums, key))
     log.info(
         "Split into %s train, %s validation and %s test rows.",
@@ -490,7 +517,7 @@ def _make_split(site: Site, night: Night, sums: WindowSums, key: str) -> Split:
     return Split(
         digest=digest_value([key, file.digest]),
         encoder=file,
-        fit_until=fit_until(use_case, night.as_of),
+        fit_until=fit_until(use_case, night.as_of, sums.reader.counted(night.as_of)),
         test_digest=digest_value([test, split_digest(use_case), known_at]),
         train=described["train"],
         validation=described["validation"],

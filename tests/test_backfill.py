@@ -99,7 +99,7 @@ def test_a_plan_says_of_each_date_why_it_will_or_will_not_run(quiet: Shop) -> No
     quiet.file("2024-03-10").unlink()
     plan = plan_of(quiet, "2024-03-10", "2024-03-12")
     source = quiet.settings.data / "shop"
-    lacking = f"no data: expected 2024-03-10, which {source} lacks; the newest that all have is 2024-03-09"
+    lacking = f"no data: expected 2024-03-10, a Sunday, which {source} lacks; the newest that all have is 2024-03-09"
     assert reasons(plan) == ["will run", lacking, "will run"]
     assert reasons(plan_of(quiet, "2023-12-01", "2023-12-01")) == ["no data: it is 2023-12-01"]
     assert reasons(plan_of(quiet, "2999-01-01", "2999-01-01")) == ["in the future"]

@@ -32,6 +32,7 @@ AS_OF = date(2024, 1, 10)
 
 HEAD = """
 from datetime import date
+from ml.calendars import BusinessDays
 from ml.config import DatabaseSource, FileSource, Retention, SideTable, Source, Target, UseCase
 from ml.gates import BetterThanRule, BetterThanTrivial, MinMetric, NotWorseThanChampion
 from ml.models.estimators import NetworkClassifier, NetworkRegressor, linear_regression, logistic_regression
@@ -190,6 +191,9 @@ ONLY_DATED: dict[str, dict[str, str]] = {
     "label_delay_days": {"label_delay_days": "1"},
     "test_days": {"test_days": "4"},
     "validation_days": {"validation_days": "3"},
+    "calendar": {"calendar": '"weekdays"'},
+    "calendar of holidays": {"calendar": "BusinessDays(holidays=(date(2024, 1, 8),))"},
+    "calendar of the rhythm": {"calendar": '"rhythm"'},
     "replay_from": {"replay_from": "date(2024, 1, 6)"},
     "missed_nights": {"missed_nights": '"all"'},
     "missed_within_days": {"missed_within_days": "3"},

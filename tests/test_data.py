@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import ml.report
 import ml.run_key
 import ml.windows
 import tasks.data
@@ -570,3 +571,53 @@ def test_a_window_that_cannot_be_used_names_a_day_and_its_commands(shop: Shop) -
         Done()
     assert "and 1 more" in caught.value.value
     assert "retrain data exclude shop 2024-01-09" in caught.value.next_step
+
+
+def test_the_rules_that_a_day_broke_that_is_left_out_are_not_counted(shop: Shop) -> None:
+    shop.rewrite("2024-01-08", amount=-1.0)
+    amount = pd.read_parquet(shop.file("2024-01-09"))["amount"].copy()
+    amount[:2] = -5.0
+    shop.rewrite("2024-01-09", amount=amount)
+    checks = Done().checks
+    assert (checks.quarantined, [*checks.left_out]) == (2, ["2024-01-08"])
+    assert [(count.rule, count.unexpected) for count in checks.broken] == [("amount is at least 0", 2)]
+
+
+def test_a_window_that_lacks_its_weekends_is_told_how_to_say_so(shop: Shop) -> None:
+    for number in (6, 7, 13, 14):
+        shop.file(f"2024-01-{number:02}").unlink()
+    with pytest.raises(DataRejected, match='or raise max_missing_days, or set calendar="weekdays" in the use case'):
+        Done()
+    edit_use_case(shop, "min_rows=10,", 'min_rows=10, calendar="weekdays",')
+    assert Done().checks.left_out == {}
+
+
+DERIVE = "def derive(rows):\n    return rows.assign(amount=rows['amount'])\n\nUSE_CASE = UseCase(\n    derive=derive,"
+
+
+@pytest.mark.parametrize("write", [tiny.to_csv, tiny.to_parquet], ids=["CSV", "Parquet"])
+def test_an_undeclared_column_that_derive_is_given_in_two_types_is_told(
+    shop: Shop, write: Callable[[pd.DataFrame, Path], None]
+) -> None:
+    """The values of a day decide the type: "007" beside "7A" is a text, and 7 where all are numbers."""
+    edit_use_case(shop, "USE_CASE = UseCase(", DERIVE)
+    for path in shop.settings.data.glob("shop/*.parquet"):
+        codes = ["7A"] + ["007"] * 59 if path.stem == "2024-01-08" else [7] * 60
+        rows = pd.read_parquet(path).assign(code=codes, colour="red", hour=3.5)
+        path.unlink()
+        write(rows, path.with_suffix(""))
+    found = Done().checks.undeclared
+    assert found.names == {"code as a number": 13, "code as text": 1, "colour as text": 14, "hour as a number": 14}
+    document = {"undeclared_columns": {"days": found.days, "most": found.most, "names": found.names}}
+    assert ml.report._undeclared_sentences(document)[1:] == [
+        "derive was given code as a number (13 days) and code as text (1 day): declare the column, which gives it one "
+        "type."
+    ]
+    edit_use_case(shop, 'Column(name="amount"', 'Column(name="code", type="text", feature=False), Column(name="amount"')
+    if write is tiny.to_csv:
+        assert set(Done().checks.undeclared.names) == {"colour as text", "hour as a number"}
+
+
+def test_without_a_derive_undeclared_columns_have_no_type(shop: Shop) -> None:
+    shop.rewrite("2024-01-08", code=7)
+    assert Done().checks.undeclared.names == {"code": 1}

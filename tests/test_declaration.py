@@ -6,13 +6,14 @@ import re
 from collections.abc import Callable, Iterator
 from datetime import date, datetime
 from itertools import product
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from ml import declaration
+from ml.calendars import BusinessDays
 from ml.config import FileSource, SideTable, Source, UseCase
 from ml.errors import ConfigError
 from ml.evaluation import METRICS
@@ -103,6 +104,11 @@ TYPES: list[Case] = [
     (tills, {"label_delay_days": -1}, "label_delay_days of", "it is -1"),
     (tills, {"max_missing_days": -1}, "max_missing_days of", "it is -1"),
     (tills, {"max_unseen_fraction": 1.5}, "max_unseen_fraction of", "it is 1.5"),
+    (tills, {"calendar": "weekday"}, "calendar of", "it is 'weekday': write one of them, BusinessDays("),
+    (tills, {"calendar": ("mon",)}, "calendar of", "or a tuple of dates"),
+    (tills, {"calendar": [date(2024, 1, 1)]}, "calendar of", "or a tuple of dates"),
+    (tills, {"calendar": BusinessDays(weekdays=cast(Any, ("Mon",)))}, "weekdays[0] of the calendar", "it is 'Mon'"),
+    (tills, {"calendar": BusinessDays(holidays=cast(Any, ("2024-01-01",)))}, "holidays[0] of", "like date(2013"),
     (tills, {"rare_below": -1}, "rare_below of", "it is -1"),
     (tills, {"seed": -1}, "seed of", "it is -1"),
     (tills, {"seed": 2**63}, "seed of", "it is 9223372036854775808"),
@@ -191,6 +197,13 @@ TOGETHER: list[Case] = [
     (parcels, {"validation_days": 5}, "validation_days of", "without a time_column"),
     (parcels, {"max_missing_days": 0}, "max_missing_days of", "without a time_column"),
     (parcels, {"max_unseen_fraction": 0.3}, "max_unseen_fraction of", "without a time_column"),
+    (parcels, {"calendar": "weekdays"}, "calendar of", "without a time_column"),
+    (tills, {"calendar": ()}, "calendar of", "there is none"),
+    (tills, {"calendar": (date(2024, 1, 1),) * 2}, "calendar of", "'2024-01-01' is there twice"),
+    (tills, {"calendar": BusinessDays(weekdays=())}, "weekdays of the calendar of", "it is ()"),
+    (tills, {"calendar": BusinessDays(weekdays=("mon", "mon"))}, "weekdays of the calendar of", "'mon' is there twice"),
+    (tills, {"calendar": BusinessDays(holidays=(date(2024, 1, 1),) * 2)}, "holidays of the calendar of", "twice"),
+    (tills, {"calendar": "weekdays", "window_days": 10}, "window_days of", "5 + 3 of 8 days are taken"),
     (tills, {"window_days": 8}, "window_days of", "5 + 3 of 8 days are taken: widen"),
     (tills, {"time_zone": "Mars/Olympus"}, "time_zone of", "'Mars/Olympus'"),
     (tills, {"time_zone": "America"}, "time_zone of", "'America'"),
@@ -339,6 +352,7 @@ def test_every_demand_is_tested() -> None:
         declaration.MODEL,
         declaration.GATE,
         declaration.SIDE_TABLE,
+        declaration.CALENDAR,
     ]
     demands = {(field, must) for table in tables for field, must, _, _ in table}
     seen = {sentence_of(make, changes) for make, changes, _, _ in TOGETHER}
@@ -350,6 +364,10 @@ POSSIBLE: list[tuple[Make, dict[str, Any]]] = [
     (tills, {"schedule": "30 3 * * mon-fri", "time_zone": "Europe/Berlin", "replay_from": date(2024, 1, 1)}),
     (tills, {"group": "shop", "known_at_column": "at", "label_delay_days": 3, "outlier_std": 4}),
     (tills, {"window_days": 9, "max_quarantined_fraction": 1}),
+    (tills, {"calendar": "rhythm", "window_days": 9}),
+    (tills, {"calendar": "weekdays", "window_days": 11}),
+    (tills, {"calendar": BusinessDays(weekdays=("sun",), holidays=(date(2024, 1, 7),)), "window_days": 90}),
+    (tills, {"calendar": (date(2024, 1, 31), date(2024, 2, 29))}),
     (parcels, {"group": "carrier", "schedule": "0 3 * * *", "known_at_column": None}),
     (tills, side()),
     (tills, {"source": Source(folder="/data/tills")}),

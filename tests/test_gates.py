@@ -95,6 +95,15 @@ def test_a_gate_answers(gate: Gate, pair: Pair, expected: str) -> None:
     assert verdict.verdict == expected, verdict.reason
 
 
+@pytest.mark.parametrize("unit", ["day", "row", "patient"])
+def test_too_few_days_say_how_to_have_more(unit: str) -> None:
+    """With 20 test days, one that is left out leaves no gate enough."""
+    pair = binary([1], [1], [1], 19)
+    reason = FLOOR.judge(Evidence(unit=unit, seed=1, pairs={"constant": pair})).reason
+    assert reason.startswith(f"19 {unit}s are too few to judge; 20 are needed")
+    assert ("raise test_days, which counts days that are left out too" in reason) == (unit == "day")
+
+
 def test_absent_and_incomparable_opponents() -> None:
     none = Evidence(unit="row", seed=1, pairs={}, not_applicable={"champion": "there is no champion yet"})
     assert CHAMPION.judge(none).verdict == "NOT_APPLICABLE"

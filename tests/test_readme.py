@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from deployments.cli import parser
+from ml.calendars import BusinessDays
 from ml.config import Retention, SideTable, Source, Target, UseCase, load_use_case
 from ml.decision import ALL_END_WORDS
 from ml.packaging import refuse_broken_example
@@ -82,7 +83,7 @@ def test_every_use_case_is_in_the_table() -> None:
     assert {row[0].strip("`") for row in rows("Use cases")} == files
 
 
-@pytest.mark.parametrize("kind", [UseCase, Column, Target, Source, SideTable])
+@pytest.mark.parametrize("kind", [UseCase, Column, Target, Source, SideTable, BusinessDays])
 def test_every_field_of_a_use_case_is_in_its_table_with_its_default(kind: type) -> None:
     stated = {name.strip("`"): default.strip("`") for name, _, default in rows(kind.__name__)}
     fields = {field.name: field.default for field in dataclasses.fields(kind)}
