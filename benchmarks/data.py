@@ -36,14 +36,36 @@ import pandas as pd  # noqa: E402
 
 import tasks.data as stages  # noqa: E402
 from expectations.suite import to_gx, verdicts  # noqa: E402
-from ml.artifacts import Night, Split, from_json  # noqa: E402
-from ml.cleaning import LABEL  # noqa: E402
-from ml.features import Statistics, fit_encoder  # noqa: E402
-from ml.reading import Declared, read_table  # noqa: E402
-from ml.serving.features import FIRST_CODE, Encoder  # noqa: E402
-from ml.serving.rules import Between, InSet, Matches, NotBelow, NotNull, Rule, UniqueKey  # noqa: E402
-from ml.store import get_file  # noqa: E402
-from ml.validation import Batch, Scan  # noqa: E402
+from ml.data.cleaning import LABEL  # noqa: E402
+from ml.data.handles import Split  # noqa: E402
+from ml.data.reading import (
+    Declared,  # noqa: E402
+    read_table,  # noqa: E402
+)
+from ml.data.statistics import (
+    Statistics,  # noqa: E402
+    fit_encoder,  # noqa: E402
+)
+from ml.data.validation import (
+    Batch,  # noqa: E402
+    Scan,  # noqa: E402
+)
+from ml.serving.features import (
+    FIRST_CODE,  # noqa: E402
+    Encoder,  # noqa: E402
+)
+from ml.serving.rules import (
+    Between,  # noqa: E402
+    InSet,  # noqa: E402
+    Matches,  # noqa: E402
+    NotBelow,  # noqa: E402
+    NotNull,  # noqa: E402
+    Rule,  # noqa: E402
+    UniqueKey,  # noqa: E402
+)
+from ml.storage.json_form import from_json  # noqa: E402
+from ml.storage.records import Night  # noqa: E402
+from ml.storage.store import get_file  # noqa: E402
 from tasks.site import open_site  # noqa: E402
 
 RUNS, NUMBERS, TEXTS = 5, 14, 4

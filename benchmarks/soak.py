@@ -63,7 +63,7 @@ def tree(root: int) -> set[int]:
 
 def stored_megabytes() -> float:
     from ml.settings import Settings
-    from ml.store import open_store
+    from ml.storage.store import open_store
 
     return sum(open_store(Settings.from_environment().store).sizes().values()) / 1e6
 
@@ -94,9 +94,9 @@ def write_project(folder: Path) -> None:
 def scheduled_nights(nights: int) -> Iterator[Seen]:
     """A schedule of every minute, which waits for its night to end; each is a process of its own."""
     from deployments.servers import free_port
-    from ml.ledger import Ledger
     from ml.settings import Settings
-    from ml.store import open_store
+    from ml.storage.ledger import Ledger
+    from ml.storage.store import open_store
 
     ports = ["--prefect-port", str(free_port()), "--mlflow-port", str(free_port())]
     up = subprocess.Popen([sys.executable, "-m", "deployments.cli", "up", *ports], stdout=subprocess.DEVNULL)

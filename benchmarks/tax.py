@@ -26,11 +26,11 @@ from unittest.mock import patch
 
 from deployments.environment import prepare_environment
 from deployments.servers import free_port, prefect_server, running_servers
-from ml import paths
-from ml.ledger import Ledger
-from ml.registry import Registry
 from ml.settings import Settings
-from ml.store import Store, open_store, put_file
+from ml.storage import paths
+from ml.storage.ledger import Ledger
+from ml.storage.registry import Registry
+from ml.storage.store import Store, open_store, put_file
 
 RUNS, EPOCHS, METRICS, PARAMS, PLOTS = 5, 100, 10, 50, 4
 COMMAND = [sys.executable, "-m", "deployments.cli"]

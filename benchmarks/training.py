@@ -16,12 +16,12 @@ import time
 import numpy as np
 import torch
 
-from ml import training
-from ml.artifacts import Epoch
-from ml.machine import ask_torch
-from ml.models.estimators import NetworkClassifier
-from ml.store import open_store
-from ml.training import StoredCheckpoints
+from ml.models import training
+from ml.models.handles import Epoch
+from ml.models.networks.estimators import NetworkClassifier
+from ml.models.training import StoredCheckpoints
+from ml.pipeline.machine import ask_torch
+from ml.storage.store import open_store
 
 EPOCHS, RUNS, NUMBERS, CATEGORIES = 4, 5, 24, (20, 110, 26)
 

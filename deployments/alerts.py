@@ -19,9 +19,9 @@ from deployments.crashed import ATTEMPT, ATTEMPTS
 from deployments.servers import answers, ask, running_servers
 from deployments.terminal import home_if_any, say, show
 from deployments.up import STOPPED
-from ml.decision import DATA_REJECTED, KEPT_EVENT, KEPT_NIGHTS
 from ml.errors import ConfigError, PrefectUnavailable, UsageError
-from ml.report import counted
+from ml.evaluation.decision import DATA_REJECTED, KEPT_EVENT, KEPT_NIGHTS
+from ml.reporting.report import counted
 from ml.settings import Settings
 
 if TYPE_CHECKING:

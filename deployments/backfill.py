@@ -16,13 +16,13 @@ from deployments.terminal import (
     show,
     show_sentences_only,
 )
-from ml.backfill import Plan, Progress, add_control, date_name, driver_lock, read_plan
 from ml.errors import UsageError
-from ml.ledger import Ledger
-from ml.locks import is_free, run_lock
-from ml.report import counted
+from ml.operations.backfill import Plan, Progress, add_control, date_name, driver_lock, read_plan
+from ml.reporting.report import counted
 from ml.settings import Settings
-from ml.store import Store, open_store
+from ml.storage.ledger import Ledger
+from ml.storage.locks import is_free, run_lock
+from ml.storage.store import Store, open_store
 
 DRIVER_READS_SECONDS = 5.0  # it reads every second
 

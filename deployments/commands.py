@@ -28,17 +28,18 @@ from deployments.terminal import (
     show_sentences_only,
     words_of,
 )
-from ml import report
-from ml.artifacts import digest_of_files, to_json
-from ml.config import load_use_case, use_case_files
-from ml.demo import write_demo_data
 from ml.digests import write_whole
-from ml.endings import moved_by_hand, since
 from ml.errors import Busy, ConfigError, Corrupt, RegistryUnavailable, UsageError
-from ml.ledger import AnyEntry, Ledger, NightEntry, open_questions, version_of
-from ml.report import counted
+from ml.reporting import report
+from ml.reporting.endings import moved_by_hand, since
+from ml.reporting.report import counted
 from ml.settings import Settings
-from ml.store import Store, open_store
+from ml.storage.json_form import to_json
+from ml.storage.ledger import AnyEntry, Ledger, NightEntry, open_questions, version_of
+from ml.storage.records import digest_of_files
+from ml.storage.store import Store, open_store
+from ml.use_case.demo import write_demo_data
+from ml.use_case.loading import load_use_case, use_case_files
 from tasks.night_notes import red_end_noted
 
 log = logging.getLogger("retrain.commands")
@@ -274,9 +275,9 @@ def _score_of(nights: list[NightEntry], version: int | None) -> str | None:
 
 def _mlflow_differs(settings: Settings, ledger: Ledger) -> list[str]:
     """Where MLflow says otherwise than the ledger. A lost database is not made anew by looking."""
-    from ml.databases import database_files
-    from ml.health import differences
-    from ml.registry import Registry
+    from ml.operations.health import differences
+    from ml.storage.databases import database_files
+    from ml.storage.registry import Registry
 
     file = database_files(settings).get("mlflow")
     if file is not None and not file.exists():
@@ -371,8 +372,8 @@ def score(options: argparse.Namespace) -> int:
         raise UsageError("FILE is a file of raw rows", f"there is no {options.file}", "check its path")
     if Path(options.output).exists() and Path(options.output).samefile(options.file):
         raise UsageError("-o names a file of its own", "it is the file to score", "name another, or its rows are lost")
-    from ml import packaging
-    from ml.scoring import model_threshold, score_file
+    from ml.models import packaging
+    from ml.operations.scoring import model_threshold, score_file
 
     store = open_store(settings.store)
     head = Ledger(store, options.use_case).head()

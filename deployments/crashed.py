@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deployments.servers import ask
-from ml.locks import holder_name, is_free, run_lock
+from ml.storage.locks import holder_name, is_free, run_lock
 from tasks.lost import ACTIVE, EXECUTED, FLOWS, LOCK, Post, end_lost, end_tasks
 
 ATTEMPTS = 3

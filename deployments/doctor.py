@@ -17,17 +17,18 @@ from deployments.environment import discard, left_behind
 from deployments.last_night import red_nights
 from deployments.servers import Servers, ask, running_servers
 from deployments.terminal import BEGIN, chosen_or_recorded, home_if_any, home_settings, no_file, say, show
-from ml.backfill import driver_lock
-from ml.config import UseCase, load_use_case, use_case_files
 from ml.errors import Busy, ConfigError, Corrupt, RetrainError, what_and_where
-from ml.health import Finding, findings, stray_runs
-from ml.ledger import Ledger
-from ml.locks import held_lock, is_active, is_free, one_move_at_a_time, run_lock
-from ml.machine import ask_torch
-from ml.registry import Registry
-from ml.report import counted
+from ml.operations.backfill import driver_lock
+from ml.operations.health import Finding, findings, stray_runs
+from ml.pipeline.machine import ask_torch
+from ml.reporting.report import counted
 from ml.settings import Settings
-from ml.store import Store, open_store
+from ml.storage.ledger import Ledger
+from ml.storage.locks import held_lock, is_active, is_free, one_move_at_a_time, run_lock
+from ml.storage.registry import Registry
+from ml.storage.store import Store, open_store
+from ml.use_case.definition import UseCase
+from ml.use_case.loading import load_use_case, use_case_files
 from tasks.lost import end_lost
 
 LITTLE_SPACE = 2 * 1024**3  # bytes: a first night of the flights needs a tenth of it
@@ -211,9 +212,9 @@ def _champion_answers(settings: Settings, store: Store, name: str) -> Iterator[F
     head = Ledger(store, name).head()
     if head is None or head.champion is None:
         return
-    from ml import packaging
-    from ml.registry import load_model
-    from ml.scoring import model_columns, model_rules
+    from ml.models import packaging
+    from ml.operations.scoring import model_columns, model_rules
+    from ml.storage.registry import load_model
 
     model = head.champion
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ml.errors import ConfigError
 from ml.settings import Settings
-from ml.store import LEFTOVER_SECONDS
+from ml.storage.store import LEFTOVER_SECONDS
 
 
 def prepare_environment(settings: Settings, *, make: bool = True) -> None:

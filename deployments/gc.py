@@ -3,15 +3,15 @@
 import argparse
 
 from deployments.terminal import chosen_names, home_settings, home_to_read, say, show
-from ml.backfill import driver_lock
-from ml.config import load_use_case
 from ml.errors import Busy
-from ml.locks import held_lock, one_move_at_a_time, run_lock
-from ml.registry import Registry
-from ml.report import counted
-from ml.retention import garbage
+from ml.operations.backfill import driver_lock
+from ml.operations.retention import garbage
+from ml.reporting.report import counted
 from ml.settings import Settings
-from ml.store import Store, open_store
+from ml.storage.locks import held_lock, one_move_at_a_time, run_lock
+from ml.storage.registry import Registry
+from ml.storage.store import Store, open_store
+from ml.use_case.loading import load_use_case
 
 
 def gc(options: argparse.Namespace) -> int:

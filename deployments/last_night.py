@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from deployments.crashed import CANCELLED
 from deployments.servers import ask, running_servers
-from ml.nights import Beginning, RedNight, killed, last_red, left_behind
 from ml.settings import Settings
+from ml.storage.nights import Beginning, RedNight, killed, last_red, left_behind
 
 OVER = {"CRASHED", "FAILED"}
 COMES_AGAIN = {"SCHEDULED", "PENDING"}

@@ -13,12 +13,13 @@ from typing import Any
 
 from deployments.crashed import attempt_after, run_again
 from deployments.servers import ask, insisted
-from ml.config import UseCase, load_use_case, use_case_files
 from ml.days import local_date
 from ml.errors import ConfigError
-from ml.report import counted
-from ml.schedule import starts_after
+from ml.operations.schedule import starts_after
+from ml.reporting.report import counted
 from ml.settings import Settings
+from ml.use_case.definition import UseCase
+from ml.use_case.loading import load_use_case, use_case_files
 
 log = logging.getLogger("retrain.missed")
 

@@ -8,14 +8,11 @@ from functools import partial
 
 from deployments.commands import entry_row
 from deployments.terminal import asked_on_terminal, home_settings, require_use_case, show
-from ml.alias import alias_words
-from ml.artifacts import CheckedMonth
-from ml.bringing import partition_files
-from ml.config import UseCase, load_use_case
+from ml.data.handles import CheckedMonth
+from ml.data.sources.bringing import partition_files
 from ml.errors import UsageError, printable
-from ml.ledger import Ledger, OperatorEntry
-from ml.locks import one_move_at_a_time
-from ml.moves import (
+from ml.operations.alias import alias_words
+from ml.operations.moves import (
     carry_out,
     plan_exclude,
     plan_hold,
@@ -23,13 +20,17 @@ from ml.moves import (
     plan_promote,
     plan_release,
     plan_rollback,
-    require_whole,
-)  # fmt: skip
-from ml.registry import Registry
+    require_whole,  # fmt: skip
+)
+from ml.operations.usable import why_unusable
 from ml.settings import Settings
-from ml.states import Bundle
-from ml.store import Store, open_store
-from ml.usable import why_unusable
+from ml.storage.ledger import Ledger, OperatorEntry
+from ml.storage.locks import one_move_at_a_time
+from ml.storage.registry import Registry
+from ml.storage.states import Bundle
+from ml.storage.store import Store, open_store
+from ml.use_case.definition import UseCase
+from ml.use_case.loading import load_use_case
 
 Plan = Callable[[Ledger, str], OperatorEntry]
 YES = {"y", "yes"}

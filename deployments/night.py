@@ -12,13 +12,13 @@ from uuid import UUID
 
 from deployments.crashed import has_lost_its_lock, next_attempt
 from deployments.servers import Servers, answers, ask, drop_what_is_held, is_alive, prefect_server, running_servers
-from ml.endings import ending, shown_name
 from ml.errors import Busy, ConfigError, DataRejected, PrefectUnavailable, RetrainError, Unavailable, UsageError
-from ml.ledger import NightEntry
-from ml.locks import held_lock, run_lock
-from ml.nights import settle
-from ml.report import stages_artifact, work_rows
+from ml.reporting.endings import ending, shown_name
+from ml.reporting.report import stages_artifact, work_rows
 from ml.settings import Settings
+from ml.storage.ledger import NightEntry
+from ml.storage.locks import held_lock, run_lock
+from ml.storage.nights import settle
 from tasks.opening import Opening, find_what_became
 
 if TYPE_CHECKING:

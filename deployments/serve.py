@@ -10,10 +10,10 @@ from prefect.schedules import Cron
 
 from flows.backfill import backfill
 from flows.retrain import retrain
-from ml.config import load_use_case, use_case_files
 from ml.errors import ConfigError
-from ml.pages import literal
+from ml.reporting.pages import literal
 from ml.settings import Settings
+from ml.use_case.loading import load_use_case, use_case_files
 
 log = logging.getLogger("retrain.serve")
 BACKFILL = "Runs many dates of a use case, each with only what was known then. The champion stays, unless asked."

@@ -25,10 +25,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from deployments.environment import homes_and_telemetry
-from ml import paths
 from ml.errors import Busy, PrefectUnavailable, RegistryUnavailable, Unavailable, UsageError
-from ml.locks import held_lock
 from ml.settings import Settings
+from ml.storage import paths
+from ml.storage.locks import held_lock
 
 log = logging.getLogger("retrain.servers")
 

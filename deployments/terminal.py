@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from deployments.environment import prepare_environment
-from ml import paths
-from ml.config import require_known, use_case_files
 from ml.errors import ConfigError, RetrainError, UsageError, printable
 from ml.settings import Settings, where_no_home_is
-from ml.store import open_store
+from ml.storage import paths
+from ml.storage.store import open_store
+from ml.use_case.loading import require_known, use_case_files
 
 BEGIN = "go to the folder of one, set RETRAIN_HOME, or begin one with retrain run USE_CASE"
 

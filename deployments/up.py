@@ -31,10 +31,10 @@ from deployments.servers import (
     starting_prefect,
 )
 from deployments.upcoming import name_upcoming
-from ml.config import use_case_files
 from ml.errors import PrefectUnavailable, UsageError, without_passwords
-from ml.report import TRAINING_VIEW
+from ml.reporting.report import TRAINING_VIEW
 from ml.settings import Settings
+from ml.use_case.loading import use_case_files
 from tasks.lost import EXECUTED, end_lost
 
 WATCH_SECONDS = 0.2

@@ -4,11 +4,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from deployments.servers import ask
-from ml.config import UseCase, load_use_case, use_case_files
 from ml.days import local_date
-from ml.endings import run_title
 from ml.errors import ConfigError
+from ml.reporting.endings import run_title
 from ml.settings import Settings
+from ml.use_case.definition import UseCase
+from ml.use_case.loading import load_use_case, use_case_files
 
 SOON = timedelta(minutes=1)  # a run that is about to start names itself
 

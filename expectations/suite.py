@@ -18,6 +18,7 @@ from typing import Any, get_args
 
 import pandas as pd
 
+from ml.data.validation import Fact
 from ml.errors import ConfigError, DataRejected
 from ml.serving.rules import (
     Between,
@@ -32,7 +33,6 @@ from ml.serving.rules import (
     Severity,
     UniqueKey,
 )
-from ml.validation import Fact
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from prefect.states import Completed, Failed
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.retrain import RetrainRequest, answered, only_run_of
-from ml.backfill import (
+from ml.errors import Busy, DataRejected, PrefectUnavailable, Unavailable, unforeseen
+from ml.operations.backfill import (
     Attempt,
     Known,
     Outcome,
@@ -31,11 +32,10 @@ from ml.backfill import (
     end_attempt,
     start_attempt,
 )
-from ml.config import load_use_case
-from ml.errors import Busy, DataRejected, PrefectUnavailable, Unavailable, unforeseen
-from ml.locks import held_lock
 from ml.settings import Settings
-from ml.store import open_store
+from ml.storage.locks import held_lock
+from ml.storage.store import open_store
+from ml.use_case.loading import load_use_case
 from tasks.backfill import Board, open_plan, plan_backfill
 from tasks.flow_run import begin_flow_run, in_our_words
 from tasks.site import Site

@@ -12,18 +12,18 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from pydantic import BaseModel, ConfigDict, Field
 
-from ml.artifacts import Trail
-from ml.backfill import Plan
-from ml.config import load_use_case
-from ml.decision import DATA_REJECTED
-from ml.endings import Ending, ending, run_title
 from ml.errors import Busy, DataRejected
-from ml.ledger import AnyEntry, NightEntry
-from ml.locks import held_lock, run_lock
-from ml.nights import note_beginning, note_red, settle
-from ml.report import dry_run_document
-from ml.run_key import run_key
+from ml.evaluation.decision import DATA_REJECTED
+from ml.operations.backfill import Plan
+from ml.pipeline.run_key import run_key
+from ml.reporting.endings import Ending, ending, run_title
+from ml.reporting.report import dry_run_document
+from ml.reporting.trail import Trail
 from ml.settings import Settings
+from ml.storage.ledger import AnyEntry, NightEntry
+from ml.storage.locks import held_lock, run_lock
+from ml.storage.nights import note_beginning, note_red, settle
+from ml.use_case.loading import load_use_case
 from tasks.backfill import await_turn
 from tasks.data import clean_partitions, split_rows, take_snapshot, validate_partitions
 from tasks.flow_run import (

@@ -14,8 +14,9 @@ from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterName
 from prefect.client.schemas.sorting import TaskRunSort
 
-from ml.artifacts import Night
-from ml.backfill import (
+from ml.digests import digest_value
+from ml.errors import PrefectUnavailable, UsageError
+from ml.operations.backfill import (
     Known,
     Plan,
     Progress,
@@ -28,13 +29,12 @@ from ml.backfill import (
     read_plan,
     refuse_changed_world,
 )
-from ml.digests import digest_value
-from ml.endings import SCORE
-from ml.errors import PrefectUnavailable, UsageError
-from ml.ledger import Ledger, NightEntry
-from ml.pages import on_a_page
-from ml.report import artifact_key
-from ml.store import Store
+from ml.reporting.endings import SCORE
+from ml.reporting.pages import on_a_page
+from ml.reporting.report import artifact_key
+from ml.storage.ledger import Ledger, NightEntry
+from ml.storage.records import Night
+from ml.storage.store import Store
 from tasks.site import Site, open_site, site_of
 from tasks.stage import stage
 

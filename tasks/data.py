@@ -11,8 +11,10 @@ from typing import Any
 import pandas as pd
 
 from expectations.suite import verdicts
-from ml import paths
-from ml.artifacts import (
+from ml.data.calendars import suggestion
+from ml.data.cleaning import clean, to_block, to_parquet, whole_from
+from ml.data.code import state_code_digest
+from ml.data.handles import (
     Block,
     Blocks,
     CheckedMonth,
@@ -20,37 +22,19 @@ from ml.artifacts import (
     CleanedMonth,
     CleanedRows,
     Manifest,
-    Night,
     PartitionCheck,
     RuleCount,
     Snapshot,
     Split,
     Undeclared,
-    Work,
-    packed,
-    parsed,
-    to_json,
-    with_work,
 )
-from ml.calendars import suggestion
-from ml.cleaning import clean, to_block, to_parquet, whole_from
-from ml.days import month_of
-from ml.digests import digest_bytes, digest_value
-from ml.errors import ConfigError, DataRejected, RetrainError, SourceUnavailable, is_passing
-from ml.features import fit_encoder
-from ml.ledger import NightEntry
-from ml.locks import in_turns
-from ml.meaning import Compared, Known, compare, known_of, odd_at_start
-from ml.reading import UnusablePartition
-from ml.rejections import cure_of, undeclared, way_out, why_unforeseen
-from ml.report import MOST_DAYS, counted, newest_of, window_words
-from ml.run_key import state_code_digest
-from ml.serving.rules import rule_to_dict
-from ml.snapshots import PartitionRows, due_of_manifest, inputs_by_day, last_due_day, read_manifest, read_partition
-from ml.split import describe, fit_until, share_of_known_groups, split_digest
-from ml.states import Bundle, States, decided_otherwise, state_key
-from ml.store import put_file
-from ml.validation import (
+from ml.data.meaning import Compared, Known, compare, known_of, odd_at_start
+from ml.data.reading import UnusablePartition
+from ml.data.rejections import cure_of, undeclared, way_out, why_unforeseen
+from ml.data.snapshots import PartitionRows, due_of_manifest, inputs_by_day, last_due_day, read_manifest, read_partition
+from ml.data.split import describe, fit_until, share_of_known_groups, split_digest
+from ml.data.statistics import fit_encoder
+from ml.data.validation import (
     Batch,
     BatchVerdict,
     check_batch,
@@ -59,7 +43,19 @@ from ml.validation import (
     rejection,
     within_partition,
 )
-from ml.windows import WindowSums
+from ml.data.windows import WindowSums
+from ml.days import month_of
+from ml.digests import digest_bytes, digest_value
+from ml.errors import ConfigError, DataRejected, RetrainError, SourceUnavailable, is_passing
+from ml.reporting.report import MOST_DAYS, counted, newest_of, window_words
+from ml.serving.rules import rule_to_dict
+from ml.storage import paths
+from ml.storage.json_form import packed, parsed, to_json
+from ml.storage.ledger import NightEntry
+from ml.storage.locks import in_turns
+from ml.storage.records import Night, Work, with_work
+from ml.storage.states import Bundle, States, decided_otherwise, state_key
+from ml.storage.store import put_file
 from tasks import opening
 from tasks.site import Site, resume, site_of
 from tasks.stage import stage

@@ -17,15 +17,15 @@ from prefect.flow_engine import FlowRunTimeoutError
 from prefect.runtime import flow_run
 from prefect.task_engine import TaskRunTimeoutError
 
-from ml.artifacts import Work
-from ml.config import UseCase
-from ml.decision import ALL_END_WORDS
-from ml.endings import run_title, shown_name
 from ml.errors import PrefectUnavailable, only_our_words
-from ml.locks import holder_name
-from ml.report import stages_artifact, work_rows
-from ml.schedule import next_night
+from ml.evaluation.decision import ALL_END_WORDS
+from ml.operations.schedule import next_night
+from ml.reporting.endings import run_title, shown_name
+from ml.reporting.report import stages_artifact, work_rows
 from ml.settings import Settings
+from ml.storage.locks import holder_name
+from ml.storage.records import Work
+from ml.use_case.definition import UseCase
 from tasks.lost import FLOWS, LOCK, Post, end_lost
 
 AS_OF, NEXT_NIGHT = "retrain.as_of", "retrain.next_night"  # labels of the flow run, which its page does not show

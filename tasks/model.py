@@ -13,41 +13,31 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from ml import packaging, paths, registry
-from ml.artifacts import (
-    Blocks,
-    Champion,
-    Epoch,
-    Evaluations,
-    FileRef,
-    Fit,
-    Judgement,
-    Night,
-    Split,
-    Upload,
-    Verified,
-    digest_of_files,
-    from_json,
-    to_json,
-)
-from ml.baselines import rule_columns
-from ml.cleaning import to_parquet
-from ml.decision import comparability, decide, is_open
+from ml.data.cleaning import to_parquet
+from ml.data.handles import Blocks, Split
+from ml.data.split import split_digest
 from ml.digests import digest_value
 from ml.errors import ConfigError, what_and_where, without_passwords
-from ml.evaluation import Answers
-from ml.gates import ALLOWING, BetterThanRule, Difference, Evidence
-from ml.judging import NoAnswer, answer_table, baselines, judge_all, model_answers
-from ml.ledger import AnyEntry
-from ml.locks import fit_turn
-from ml.machine import this_machine
-from ml.run_key import lock_digest, require_same_code
-from ml.scoring import model_columns
+from ml.evaluation.baselines import rule_columns
+from ml.evaluation.decision import comparability, decide, is_open
+from ml.evaluation.gates import ALLOWING, BetterThanRule, Difference, Evidence
+from ml.evaluation.handles import Evaluations, Judgement
+from ml.evaluation.judging import NoAnswer, answer_table, baselines, judge_all, model_answers
+from ml.metrics.scores import Answers
+from ml.models import packaging
+from ml.models.handles import Epoch, Fit, Upload, Verified
+from ml.operations.scoring import model_columns
+from ml.pipeline.machine import this_machine
+from ml.pipeline.run_key import lock_digest, require_same_code
 from ml.serving.columns import Column
 from ml.serving.features import Encoder
-from ml.split import split_digest
-from ml.stages import whole
-from ml.store import get_file, is_whole, put_file
+from ml.storage import paths, registry
+from ml.storage.json_form import from_json, to_json
+from ml.storage.ledger import AnyEntry
+from ml.storage.locks import fit_turn
+from ml.storage.records import Champion, FileRef, Night, digest_of_files
+from ml.storage.stages import whole
+from ml.storage.store import get_file, is_whole, put_file
 from tasks.site import Site, resume, site_of
 from tasks.stage import stage
 
@@ -78,7 +68,7 @@ def _fit(site: Site, night: Night, run_key: str, blocks: Blocks, split: Split) -
     import torch
     from safetensors.torch import save
 
-    from ml.training import StoredCheckpoints, encode, fit_candidate
+    from ml.models.training import StoredCheckpoints, encode, fit_candidate
 
     _require_same_code_and_machine(site, night)
     torch.set_num_threads(night.threads)
@@ -172,8 +162,8 @@ def _package(site: Site, night: Night, blocks: Blocks, split: Split, fit: Fit) -
     """The packaged model and the validation rows."""
     from safetensors.torch import load
 
+    from ml.models.training import architecture, encode, package
     from ml.serving.model import build_network
-    from ml.training import architecture, encode, package
 
     _require_same_code_and_machine(site, night)
     encoder = _encoder(site, split)

@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime, timedelta
 
-from ml import paths
-from ml.config import use_case_files
 from ml.errors import Busy, RetrainError
-from ml.nights import forget_beginning, note_red, red_since
 from ml.settings import Settings
-from ml.store import open_store
+from ml.storage import paths
+from ml.storage.nights import forget_beginning, note_red, red_since
+from ml.storage.store import open_store
+from ml.use_case.loading import use_case_files
 
 log = logging.getLogger("retrain.nights")
 

@@ -10,23 +10,25 @@ from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from typing import Any, TypeVar
 
-from ml import paths
-from ml.alias import is_followed, roll_alias_forward
-from ml.artifacts import Manifest, Night, Snapshot, Work, to_json
-from ml.backfill import Plan
+from ml.data.handles import Manifest, Snapshot
+from ml.data.snapshots import changed_days, newest_day, read_manifest, survey
 from ml.days import local_date, month_of
-from ml.demo import write_demo_data
 from ml.digests import digest_bytes
-from ml.endings import Ending, ending
 from ml.errors import Corrupt
-from ml.gates import ALLOWING
-from ml.ledger import AnyEntry, NightEntry, next_after
-from ml.machine import this_machine
-from ml.packaging import refuse_broken_example
-from ml.report import nothing_new_document
-from ml.run_key import learning_key, lock_digest, run_key
-from ml.snapshots import changed_days, newest_day, read_manifest, survey
-from ml.store import is_whole
+from ml.evaluation.gates import ALLOWING
+from ml.models.packaging import refuse_broken_example
+from ml.operations.alias import is_followed, roll_alias_forward
+from ml.operations.backfill import Plan
+from ml.pipeline.machine import this_machine
+from ml.pipeline.run_key import learning_key, lock_digest, run_key
+from ml.reporting.endings import Ending, ending
+from ml.reporting.report import nothing_new_document
+from ml.storage import paths
+from ml.storage.json_form import to_json
+from ml.storage.ledger import AnyEntry, NightEntry, next_after
+from ml.storage.records import Night, Work
+from ml.storage.store import is_whole
+from ml.use_case.demo import write_demo_data
 from tasks.site import Site, open_site, site_of
 from tasks.work import worked
 

@@ -11,12 +11,12 @@ from prefect.input import RunInput
 from prefect.runtime import deployment, flow_run
 from pydantic import Field, StringConstraints
 
-from ml import report
-from ml.backfill import Plan
-from ml.ledger import AnyEntry, NightEntry
-from ml.locks import one_move_at_a_time
-from ml.moves import answer, require_whole
-from ml.pages import literal
+from ml.operations.backfill import Plan
+from ml.operations.moves import answer, require_whole
+from ml.reporting import report
+from ml.reporting.pages import literal
+from ml.storage.ledger import AnyEntry, NightEntry
+from ml.storage.locks import one_move_at_a_time
 from tasks.flow_run import prefect_errors, run_label
 from tasks.site import open_site
 from tasks.stage import stage

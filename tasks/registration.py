@@ -3,14 +3,17 @@
 import logging
 from datetime import date, datetime
 
-from ml.alias import follow_ledger, roll_alias_forward
-from ml.artifacts import Champion, Night, Snapshot, Split, Trail, Upload
-from ml.backfill import Plan
-from ml.ledger import AnyEntry, NightEntry
-from ml.mlflow_pages import describe_version
-from ml.report import result_document
-from ml.split import split_digest
-from ml.versions import highest_number, version_tags
+from ml.data.handles import Snapshot, Split
+from ml.data.split import split_digest
+from ml.models.handles import Upload
+from ml.operations.alias import follow_ledger, roll_alias_forward
+from ml.operations.backfill import Plan
+from ml.operations.versions import highest_number, version_tags
+from ml.reporting.mlflow_pages import describe_version
+from ml.reporting.report import result_document
+from ml.reporting.trail import Trail
+from ml.storage.ledger import AnyEntry, NightEntry
+from ml.storage.records import Champion, Night
 from tasks import opening
 from tasks.site import site_of
 from tasks.stage import stage

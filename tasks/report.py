@@ -5,17 +5,19 @@ import logging
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.events import emit_event
 
-from ml import paths, report
-from ml.artifacts import Night, Trail
-from ml.cleaning import from_parquet
-from ml.decision import KEPT_EVENT, KEPT_NIGHTS
+from ml.data.cleaning import from_parquet
 from ml.errors import DataRejected
-from ml.ledger import NightEntry
-from ml.mlflow_pages import run_name, run_tags
-from ml.pages import literal, on_a_page
-from ml.plots import night_figures
-from ml.report import counted
-from ml.store import get_file, put_file
+from ml.evaluation.decision import KEPT_EVENT, KEPT_NIGHTS
+from ml.reporting import report
+from ml.reporting.figures import night_figures
+from ml.reporting.mlflow_pages import run_name, run_tags
+from ml.reporting.pages import literal, on_a_page
+from ml.reporting.report import counted
+from ml.reporting.trail import Trail
+from ml.storage import paths
+from ml.storage.ledger import NightEntry
+from ml.storage.records import Night
+from ml.storage.store import get_file, put_file
 from tasks.flow_run import prefect_errors
 from tasks.site import site_of
 from tasks.stage import stage

@@ -5,20 +5,22 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from expectations.suite import load_rules, suite_file
-from ml import paths
-from ml.artifacts import Blocks, Handle, Night, Work, with_work
-from ml.blocks import BlockReader
-from ml.config import UseCase, load
+from ml.data.blocks import BlockReader
+from ml.data.handles import Blocks
+from ml.data.validation import PARTITION_FACTS, SNAPSHOT_FACTS, partition_rules, snapshot_rules
 from ml.digests import digest_value
 from ml.errors import ConfigError
-from ml.ledger import Ledger
-from ml.registry import Registry
-from ml.run_key import code_digest
+from ml.pipeline.run_key import code_digest
 from ml.serving.rules import Rule, rule_to_dict
 from ml.settings import Settings
-from ml.stages import resume_or_make
-from ml.store import Store, open_store
-from ml.validation import PARTITION_FACTS, SNAPSHOT_FACTS, partition_rules, snapshot_rules
+from ml.storage import paths
+from ml.storage.ledger import Ledger
+from ml.storage.records import Handle, Night, Work, with_work
+from ml.storage.registry import Registry
+from ml.storage.stages import resume_or_make
+from ml.storage.store import Store, open_store
+from ml.use_case.definition import UseCase
+from ml.use_case.loading import load
 
 H = TypeVar("H", bound=Handle)
 

@@ -12,8 +12,8 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import exponential_backoff
 from prefect.utilities.annotations import opaque
 
-from ml.artifacts import Night
 from ml.errors import Unavailable
+from ml.storage.records import Night
 from tasks.flow_run import in_our_words, note_work
 from tasks.work import worked
 

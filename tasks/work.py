@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from ml.artifacts import Handle, Work, with_work
+from ml.storage.records import Handle, Work, with_work
 
 R = TypeVar("R")
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from deployments.doctor import found_in
-from ml.ledger import Ledger
-from ml.registry import CHAMPION, REFERENCE, Registry
 from ml.settings import Settings
-from ml.store import open_store
+from ml.storage.ledger import Ledger
+from ml.storage.registry import CHAMPION, REFERENCE, Registry
+from ml.storage.store import open_store
 from tests.tally import tally
 
 VARYING = {"mlflow_run", "seconds", "reused", "computed"}  # of a night's document: what a resumed one may say otherwise

@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 
 from deployments.environment import prepare_environment
-from ml import packaging, plots
-from ml.registry import load_model
+from ml.models import packaging
+from ml.reporting import figures as plots
 from ml.settings import Settings
+from ml.storage.registry import load_model
 from tests.postgres_server import PostgresServer, postgres_server
 from tests.s3_server import FOREIGN, S3Server, s3_server
 from tests.story import Shop, open_shop
@@ -80,7 +81,7 @@ def prefect(home: Path) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def empty_mlflow(home: Path) -> Path:
     """A migrated MLflow database without content: making one takes seconds, a copy none."""
-    from ml.registry import Registry
+    from ml.storage.registry import Registry
 
     settings = Settings.from_environment()
     Registry(settings, "nobody").alias("champion")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ml.errors import ConfigError
-from ml.ledger import Ledger, NightEntry
+from ml.storage.ledger import Ledger, NightEntry
 from tests.story import Shop
 
 Spoil = Callable[[bytes], bytes]

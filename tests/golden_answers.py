@@ -19,12 +19,12 @@ import pytest
 from safetensors.numpy import load as load_tensors
 from threadpoolctl import threadpool_info
 
-from ml import report
 from ml.digests import digest_bytes, digest_value
-from ml.ledger import NightEntry
-from ml.registry import Registry
+from ml.reporting import report
 from ml.settings import Settings
-from ml.store import open_store
+from ml.storage.ledger import NightEntry
+from ml.storage.registry import Registry
+from ml.storage.store import open_store
 
 FOLDER = Path(__file__).parent / "golden"
 RECORD = "RETRAIN_RECORD_GOLDEN=1 .venv/bin/pytest -m 'slow or not slow' tests/test_golden.py"

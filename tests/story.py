@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ml.ledger import Ledger, NightEntry
 from ml.settings import Settings
-from ml.store import open_store
+from ml.storage.ledger import Ledger, NightEntry
+from ml.storage.store import open_store
 
 FIRST_DAY = date(2024, 1, 1)
 DAYS = 80

@@ -8,31 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml.artifacts import (
-    Champion,
-    Checks,
-    Epoch,
-    FileRef,
-    Fit,
-    Interval,
-    LeftOut,
-    Manifest,
-    ModelScores,
-    Move,
-    RuleCount,
-    Snapshot,
-    Split,
-    SplitRows,
-    Undeclared,
-    Work,
-    from_json,
-    to_json,
-    with_work,
-)
+from ml.data.handles import Checks, LeftOut, Manifest, Move, RuleCount, Snapshot, Split, SplitRows, Undeclared
 from ml.digests import canonical_json, digest_bytes, digest_file, digest_sources, digest_value
-from ml.evaluation import Pair
-from ml.gates import Evidence
+from ml.evaluation.gates import Evidence
+from ml.evaluation.handles import Interval, ModelScores
+from ml.metrics.intervals import Pair
+from ml.models.handles import Epoch, Fit
 from ml.serving.features import CategoryFeature, Encoder, NumberFeature
+from ml.storage.json_form import from_json, to_json
+from ml.storage.records import Champion, FileRef, Work, with_work
 from tests.tiny import night
 
 FILE = FileRef(key="a/b", size=3, digest="0" * 64)

@@ -21,7 +21,8 @@ from prefect.states import Failed
 import flows.backfill
 from deployments.cli import main
 from flows.backfill import BackfillRequest, _outcome
-from ml.backfill import (
+from ml.errors import Corrupt, DataRejected, PrefectUnavailable, UsageError
+from ml.operations.backfill import (
     Attempt,
     Outcome,
     Plan,
@@ -36,10 +37,9 @@ from ml.backfill import (
     refuse_changed_world,
     start_attempt,
 )
-from ml.config import load_use_case
-from ml.errors import Corrupt, DataRejected, PrefectUnavailable, UsageError
-from ml.registry import CHAMPION, Registry
-from ml.store import Store, open_store
+from ml.storage.registry import CHAMPION, Registry
+from ml.storage.store import Store, open_store
+from ml.use_case.loading import load_use_case
 from tasks.site import Site, open_site
 from tests.story import Shop, open_shop
 from tests.tally import tally

@@ -18,17 +18,17 @@ from mlflow.store.model_registry import sqlalchemy_store as model_registry
 from mlflow.store.tracking import sqlalchemy_store as tracking
 
 from deployments.cli import INTERRUPTED, main
-from ml import databases, paths
-from ml.artifacts import FileRef
-from ml.backup import FORMAT, write_backup
-from ml.databases import copy_database, is_lost, relocate
 from ml.digests import digest_bytes
 from ml.errors import Busy, Corrupt, UsageError
-from ml.ledger import Ledger
-from ml.locks import held_lock, run_lock
-from ml.registry import Registry
+from ml.operations.backup import FORMAT, write_backup
 from ml.settings import Settings
-from ml.store import DiskStore, open_store
+from ml.storage import databases, paths
+from ml.storage.databases import copy_database, is_lost, relocate
+from ml.storage.ledger import Ledger
+from ml.storage.locks import held_lock, run_lock
+from ml.storage.records import FileRef
+from ml.storage.registry import Registry
+from ml.storage.store import DiskStore, open_store
 from tests.s3_server import BUCKET, S3Server
 from tests.story import Shop
 from tests.test_ledger import entry, version
@@ -323,8 +323,10 @@ def test_a_decision_between_the_copies_makes_them_be_made_again(
 ) -> None:
     """Always one more: then the backup gives up in a sentence, and leaves nothing."""
     store, number = open_store(place.store), iter(range(4, 100))
-    monkeypatch.setattr("ml.backup.database_files", lambda settings: {"mlflow": Path(place.home / "mlflow.db")})
-    monkeypatch.setattr("ml.backup.is_lost", lambda name, file: False)
+    monkeypatch.setattr(
+        "ml.operations.backup.database_files", lambda settings: {"mlflow": Path(place.home / "mlflow.db")}
+    )
+    monkeypatch.setattr("ml.operations.backup.is_lost", lambda name, file: False)
     copies: list[Path] = []
 
     def copy(name: str, source: Path, target: Path) -> bool:
@@ -334,7 +336,7 @@ def test_a_decision_between_the_copies_makes_them_be_made_again(
         copies.append(target)
         return False
 
-    monkeypatch.setattr("ml.backup.copy_database", copy)
+    monkeypatch.setattr("ml.operations.backup.copy_database", copy)
     limit = 2
     assert write_backup(place, str(tmp_path / "b.tar"), quiet).manifest.entries == {"tills": 5}
     assert len(copies) == 3

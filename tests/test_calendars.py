@@ -14,13 +14,15 @@ from hypothesis import strategies as st
 
 import tasks.data
 from deployments.cli import main
-from ml.artifacts import PARTS, Split
-from ml.calendars import BusinessDays, Calendar, days_between, due_days, due_in_gap
-from ml.config import FileSource, SideTable, Source, UseCase
+from ml.data.calendars import BusinessDays, Calendar, days_between, due_days, due_in_gap
+from ml.data.dataset import SideTable
+from ml.data.declared_sources import FileSource, Source
+from ml.data.handles import PARTS, Split
+from ml.data.snapshots import due_of_manifest, stray_days, survey
+from ml.data.split import days_of_part, fit_until
 from ml.errors import ConfigError, DataRejected, RetrainError
 from ml.settings import Settings
-from ml.snapshots import due_of_manifest, stray_days, survey
-from ml.split import days_of_part, fit_until
+from ml.use_case.definition import UseCase
 from tasks.site import open_site
 from tests import tiny
 from tests.story import SHOP, Shop
@@ -306,7 +308,7 @@ def split_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., S
 
     def split(as_of: date, **fields: Any) -> Split:
         arguments = ", ".join(f"{name}={value!r}" for name, value in fields.items())
-        text = "import datetime\nfrom ml.calendars import BusinessDays\nfrom tests.tiny import tills\n"
+        text = "import datetime\nfrom ml.data.calendars import BusinessDays\nfrom tests.tiny import tills\n"
         (project / "tills.py").write_text(f"{text}USE_CASE = tills({arguments})\n")
         opened = open_site("tills")
         night = tiny.night(use_case="tills", as_of=as_of, use_case_digest=opened.digest, code_digest=opened.code)
@@ -409,7 +411,7 @@ def test_nights_of_a_shop_that_is_closed_on_weekends_and_one_holiday(
         shop.night("2024-03-04")  # a Monday
     if calendar == "weekdays":
         holidays = f"BusinessDays(holidays=(date.fromisoformat({holiday!r}),))"
-        imported = written.replace("from ml.config", "from ml.calendars import BusinessDays\nfrom ml.config", 1)
+        imported = written.replace("from ml.config", "from ml.data.calendars import BusinessDays\nfrom ml.config", 1)
         (shop.settings.project / "use_cases" / "shop.py").write_text(imported.replace("'weekdays'", holidays))
     else:
         assert main(["data", "exclude", "shop", holiday, "--reason", "a holiday", "--yes"]) == 0

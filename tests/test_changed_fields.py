@@ -17,12 +17,13 @@ import pytest
 import ml.evaluation
 import tasks.data
 import tasks.model
-from ml.artifacts import Fit, to_json
-from ml.baselines import rule_columns
 from ml.errors import ConfigError, DataRejected
-from ml.judging import baselines, judge_all, model_answers
-from ml.run_key import run_key
-from ml.store import get_file
+from ml.evaluation.baselines import rule_columns
+from ml.evaluation.judging import baselines, judge_all, model_answers
+from ml.models.handles import Fit
+from ml.pipeline.run_key import run_key
+from ml.storage.json_form import to_json
+from ml.storage.store import get_file
 from tasks.model import _fit, _package
 from tasks.site import open_site
 from tests import tiny

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from ml.config import load_use_case
-from ml.demo import write_demo_data
 from ml.settings import Settings
+from ml.use_case.demo import write_demo_data
+from ml.use_case.loading import load_use_case
 from tests.chaos import count, end_state, left_over, settings_of
 from tests.story import Shop
 

@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 
 from deployments.cli import main
-from ml.gates import short
-from ml.ledger import NightEntry
-from ml.registry import CHAMPION, REFERENCE, Registry
+from ml.evaluation.gates import short
+from ml.storage.ledger import NightEntry
+from ml.storage.registry import CHAMPION, REFERENCE, Registry
 from tests.story import Shop
 
 BY_NAME = ["--yes", "--reason", "a test says so"]

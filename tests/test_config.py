@@ -9,24 +9,21 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from ml.config import (
-    DatabaseSource,
-    FileSource,
-    Retention,
-    SideTable,
-    Source,
-    Target,
-    UseCase,
-    _plain,
-    load,
-    load_use_case,
-    require_known,
-    use_case_files,
-)
+from ml.data.dataset import SideTable, Target
+from ml.data.declared_sources import DatabaseSource, FileSource, Source
 from ml.errors import ConfigError, UsageError
-from ml.gates import BetterThanRule, BetterThanTrivial, MinMetric, NotWorseThanChampion, NotWorseThanReference
-from ml.models.estimators import NetworkClassifier
+from ml.evaluation.gates import (
+    BetterThanRule,
+    BetterThanTrivial,
+    MinMetric,
+    NotWorseThanChampion,
+    NotWorseThanReference,
+)
+from ml.models.networks.estimators import NetworkClassifier
 from ml.serving.columns import Column
+from ml.use_case.definition import UseCase, _plain
+from ml.use_case.loading import load, load_use_case, require_known, use_case_files
+from ml.use_case.operation import Retention
 from tests.tiny import parcels, tills
 
 SHIPPED = sorted(use_case_files(None))

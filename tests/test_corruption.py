@@ -12,10 +12,10 @@ import pytest
 import ml.digests
 import tasks.data
 import tasks.opening
-from ml import paths
 from ml.digests import KeptDigests, digest_bytes
 from ml.errors import Corrupt, DataRejected
-from ml.training import StoredCheckpoints
+from ml.models.training import StoredCheckpoints
+from ml.storage import paths
 from tests.damage import FILES, HANDLES, KINDS, READ_FOR, flip, judged_night, spoil_all
 from tests.story import Shop
 

@@ -10,28 +10,30 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import ml.run_key
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import ml.report
-import ml.run_key
-import ml.windows
+import ml.data.windows
+import ml.reporting.report
 import tasks.data
 from expectations.suite import Verdict
 from ml import errors
-from ml.artifacts import Blocks, Checks, Manifest, Night, Snapshot, Split, from_json
-from ml.cleaning import LABEL
-from ml.config import UseCase
+from ml.data.cleaning import LABEL
+from ml.data.handles import Blocks, Checks, Manifest, Snapshot, Split
+from ml.data.validation import Fact
 from ml.errors import Busy, ConfigError, DataRejected, SourceUnavailable
-from ml.locks import held_lock, in_turns, run_lock
-from ml.moves import plan_include
+from ml.operations.moves import plan_include
 from ml.serving.features import Encoder
 from ml.settings import Settings
-from ml.store import DiskStore, get_file
-from ml.validation import Fact
+from ml.storage.json_form import from_json
+from ml.storage.locks import held_lock, in_turns, run_lock
+from ml.storage.records import Night
+from ml.storage.store import DiskStore, get_file
+from ml.use_case.definition import UseCase
 from tasks.site import Site, open_site
 from tests import tiny
 from tests.story import FIRST_DAY, Shop, open_shop, shop_day
@@ -174,7 +176,7 @@ def test_what_is_made_again_because_keys_changed_is_said_once(
 
     assert messages() == [], "nothing was there before"
     digest = tasks.data.state_code_digest
-    for module in (tasks.data, ml.windows):
+    for module in (tasks.data, ml.data.windows):
         monkeypatch.setattr(module, "state_code_digest", lambda kind: digest(kind) + "x" * (kind in kinds))
     if kinds:
         monkeypatch.setattr(ml.run_key, "own_code_digest", lambda: "of other code")
@@ -609,7 +611,7 @@ def test_an_undeclared_column_that_derive_is_given_in_two_types_is_told(
     found = Done().checks.undeclared
     assert found.names == {"code as a number": 13, "code as text": 1, "colour as text": 14, "hour as a number": 14}
     document = {"undeclared_columns": {"days": found.days, "most": found.most, "names": found.names}}
-    assert ml.report._undeclared_sentences(document)[1:] == [
+    assert ml.reporting.report._undeclared_sentences(document)[1:] == [
         "derive was given code as a number (13 days) and code as text (1 day): declare the column, which gives it one "
         "type."
     ]

@@ -12,12 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ml import declaration
-from ml.calendars import BusinessDays
-from ml.config import FileSource, SideTable, Source, UseCase
+from ml.data.calendars import BusinessDays
+from ml.data.dataset import SideTable
+from ml.data.declared_sources import FileSource, Source
 from ml.errors import ConfigError
-from ml.evaluation import METRICS
-from ml.gates import (
+from ml.evaluation.gates import (
     BetterThanRule,
     BetterThanTrivial,
     Comparison,
@@ -26,8 +25,11 @@ from ml.gates import (
     NotWorseThanChampion,
     NotWorseThanReference,
 )
-from ml.models.estimators import NetworkClassifier, NetworkEstimator, NetworkRegressor
+from ml.metrics.scores import METRICS
+from ml.models.networks.estimators import NetworkClassifier, NetworkEstimator, NetworkRegressor
 from ml.serving.columns import Column
+from ml.use_case import declaration
+from ml.use_case.definition import UseCase
 from tests.tiny import TARGETS, parcels, tills
 
 Make = Callable[..., UseCase]

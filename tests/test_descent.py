@@ -14,13 +14,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from ml.artifacts import Epoch
-from ml.models import descent
-from ml.models.descent import Descent
-from ml.models.estimators import NetworkClassifier, NetworkEstimator, NetworkRegressor
-from ml.serving.network import TabularNetwork
-from ml.store import open_store
-from ml.training import StoredCheckpoints
+from ml.models.handles import Epoch
+from ml.models.networks import descent
+from ml.models.networks.descent import Descent
+from ml.models.networks.estimators import NetworkClassifier, NetworkEstimator, NetworkRegressor
+from ml.models.training import StoredCheckpoints
+from ml.serving.kinds.network import TabularNetwork
+from ml.storage.store import open_store
 
 Floats = NDArray[np.float64]
 KINDS = ("binary", "multiclass", "regression")

@@ -15,12 +15,12 @@ import deployments.doctor
 from deployments import serve
 from deployments.cli import main
 from deployments.servers import Servers, ask, insisted
-from ml import health
 from ml.errors import Corrupt
-from ml.health import Finding
-from ml.ledger import Ledger
-from ml.registry import CHAMPION, Registry
-from ml.store import DiskStore, open_store
+from ml.operations import health
+from ml.operations.health import Finding
+from ml.storage.ledger import Ledger
+from ml.storage.registry import CHAMPION, Registry
+from ml.storage.store import DiskStore, open_store
 from tests.story import Shop
 from tests.test_schedules import wait_for
 

@@ -19,11 +19,11 @@ from deployments.commands import last_of
 from deployments.crashed import end_left_tasks, resubmit_crashed
 from deployments.last_night import red_nights
 from deployments.servers import ask, insisted
-from ml.artifacts import Champion
-from ml.endings import ending, moved_by_hand, shown_name, since
-from ml.ledger import AnyEntry, NightEntry, OperatorEntry, version_of
-from ml.nights import KILLED
-from ml.registry import CHAMPION, Registry
+from ml.reporting.endings import ending, moved_by_hand, shown_name, since
+from ml.storage.ledger import AnyEntry, NightEntry, OperatorEntry, version_of
+from ml.storage.nights import KILLED
+from ml.storage.records import Champion
+from ml.storage.registry import CHAMPION, Registry
 from tasks.lost import ACTIVE, end_lost
 from tests.story import Shop
 from tests.test_alerts import told, wait_for_alert  # noqa: F401

@@ -18,17 +18,17 @@ from sklearn.metrics import f1_score, log_loss
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.utils.class_weight import compute_sample_weight
 
-from ml.artifacts import Epoch
 from ml.digests import digest_bytes
-from ml.models.estimators import (
+from ml.models.handles import Epoch
+from ml.models.networks.estimators import (
     NetworkClassifier,
     NetworkEstimator,
     NetworkRegressor,
     linear_regression,
     logistic_regression,
 )
-from ml.models.first_weights import draw_first_weights
-from ml.serving.network import TabularNetwork, forward_in_blocks
+from ml.models.networks.first_weights import draw_first_weights
+from ml.serving.kinds.network import TabularNetwork, forward_in_blocks
 
 Floats = NDArray[np.float64]
 ALL = (NetworkClassifier, NetworkRegressor, logistic_regression, linear_regression)

@@ -9,18 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn import metrics as sklearn_metrics
 
-from ml.evaluation import (
-    CLASS_METRICS,
-    FEW_DISTINCT,
-    METRICS,
-    RESAMPLES,
-    Answers,
-    Pair,
-    class_metric,
-    confusion,
-    make_pair,
-    probability_scores,
-)
+from ml.metrics.intervals import FEW_DISTINCT, RESAMPLES, Pair, make_pair
+from ml.metrics.scores import CLASS_METRICS, METRICS, Answers, class_metric, confusion, probability_scores
 
 Floats = NDArray[np.float64]
 

@@ -11,10 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml.artifacts import from_json, to_json
-from ml.cleaning import LABEL, clean, from_block, to_block
+from ml.data.cleaning import LABEL, clean, from_block, to_block
+from ml.data.statistics import DayState, Moments, Statistics, fit_encoder
 from ml.errors import DataRejected
-from ml.features import DayState, Moments, Statistics, fit_encoder
 from ml.serving import features
 from ml.serving.columns import Column, conform
 from ml.serving.features import (
@@ -28,6 +27,7 @@ from ml.serving.features import (
     distinct_texts,
     on_all_cores,
 )
+from ml.storage.json_form import from_json, to_json
 from tests.tiny import FIRST_DAY, cleaned, parcel_rows, parcels, sales, tills
 
 numbers = st.floats(-1e100, 1e100, allow_subnormal=True) | st.sampled_from([np.nan, 0.1, 1e9, 1e9 + 1e-6, -0.0])

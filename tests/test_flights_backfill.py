@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from ml.ledger import Ledger
-from ml.registry import CHAMPION, Registry
 from ml.settings import Settings
-from ml.store import open_store
+from ml.storage.ledger import Ledger
+from ml.storage.registry import CHAMPION, Registry
+from ml.storage.store import open_store
 from tests.tally import tally
 
 RETRAIN = str(Path(sys.executable).parent / "retrain")

@@ -37,18 +37,22 @@ import deployments.up
 from deployments.cli import main
 from expectations import suite
 from expectations.suite import from_gx, load_rules, to_gx
-from ml import errors, registry
-from ml.artifacts import Manifest, Month, Partition, to_json
-from ml.config import ROW, SideTable, Source, UseCase
+from ml import errors
+from ml.data.dataset import ROW, SideTable
+from ml.data.declared_sources import Source
+from ml.data.derived import derived
+from ml.data.handles import Manifest, Month, Partition
+from ml.data.reading import Declared, UnusablePartition, read_table
+from ml.data.side_tables import join
+from ml.data.snapshots import read_partition
 from ml.days import month_of
-from ml.derived import derived
 from ml.digests import digest_bytes
 from ml.errors import ConfigError, DataRejected, RetrainError
-from ml.reading import Declared, UnusablePartition, read_table
-from ml.scoring import score_file
+from ml.operations.scoring import score_file
 from ml.serving.rules import Rule
-from ml.side_tables import join
-from ml.snapshots import read_partition
+from ml.storage import registry
+from ml.storage.json_form import to_json
+from ml.use_case.definition import UseCase
 from tests.tiny import packaged, parcels, raw_parcels, sales, site, tills
 
 QUICK = settings(

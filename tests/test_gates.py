@@ -5,10 +5,8 @@ from datetime import date
 import numpy as np
 import pytest
 
-from ml.artifacts import Champion, Verdict
-from ml.decision import ALL_END_WORDS, comparability, decide, is_open
-from ml.evaluation import Answers, Pair, make_pair
-from ml.gates import (
+from ml.evaluation.decision import ALL_END_WORDS, comparability, decide, is_open
+from ml.evaluation.gates import (
     BetterThanRule,
     BetterThanTrivial,
     Difference,
@@ -18,6 +16,10 @@ from ml.gates import (
     NotWorseThanChampion,
     NotWorseThanReference,
 )
+from ml.evaluation.handles import Verdict
+from ml.metrics.intervals import Pair, make_pair
+from ml.metrics.scores import Answers
+from ml.storage.records import Champion
 
 FLOOR = MinMetric(metric="f1", floor=0.7, why="a test")
 CHAMPION = NotWorseThanChampion(metric="f1", max_drop=0.02, why="a test")

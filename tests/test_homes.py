@@ -10,9 +10,9 @@ import pytest
 
 from deployments.cli import main, parser
 from deployments.terminal import home_if_any
-from ml.ledger import Ledger
 from ml.settings import Settings
-from ml.store import open_store
+from ml.storage.ledger import Ledger
+from ml.storage.store import open_store
 from tests.test_endings import RESULT
 from tests.test_ledger import entry, version
 

@@ -46,7 +46,7 @@ def test_importing_any_module_writes_no_file(tmp_path: Path) -> None:
     done = fresh("".join(f"import {name}\n" for name in names), tmp_path)
     assert done.returncode == 0, done.stderr
     assert [str(path) for path in tmp_path.rglob("*") if path.is_file()] == []
-    assert "ml.gates" in names
+    assert "ml.evaluation.gates" in names
     assert "flows.retrain" in names
 
 

@@ -8,10 +8,18 @@ import pytest
 from sklearn import metrics
 from sklearn.metrics import confusion_matrix
 
-from ml.cleaning import DAY, LABEL
+from ml.data.cleaning import DAY, LABEL
 from ml.digests import digest_value
-from ml.evaluation import METRICS
-from ml.judging import NoAnswer, answer_table, baselines, judge_all, judging_seed, model_answers, resampling_units
+from ml.evaluation.judging import (
+    NoAnswer,
+    answer_table,
+    baselines,
+    judge_all,
+    judging_seed,
+    model_answers,
+    resampling_units,
+)
+from ml.metrics.scores import METRICS
 from ml.serving.columns import Column
 from ml.serving.output import TaskKind
 from tests.tiny import KINDS, cleaned, packaged, parcel_rows, parcels, tills

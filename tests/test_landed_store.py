@@ -13,13 +13,17 @@ import pandas as pd
 import pytest
 
 from deployments.cli import main
-from ml import packaging, paths
-from ml.artifacts import Evaluations, Fit, Split, Upload, Verified, from_json
+from ml.data.handles import Split
 from ml.digests import unsealed
-from ml.ledger import Ledger
-from ml.registry import CHAMPION, Registry
+from ml.evaluation.handles import Evaluations
+from ml.models import packaging
+from ml.models.handles import Fit, Upload, Verified
 from ml.settings import Settings
-from ml.store import Store, open_store
+from ml.storage import paths
+from ml.storage.json_form import from_json
+from ml.storage.ledger import Ledger
+from ml.storage.registry import CHAMPION, Registry
+from ml.storage.store import Store, open_store
 from tests import test_data
 from tests.conftest import _answers_here
 from tests.fixtures import make_landed
@@ -73,7 +77,7 @@ def test_its_stages_are_read(name: str, landed: Shop) -> None:
 
 def test_its_champion_stays_comparable(landed: Shop) -> None:
     """By the digests of its target and of its split, with those of the same use case tonight."""
-    from ml.split import split_digest
+    from ml.data.split import split_digest
 
     champion, use_case = Ledger(store_of(landed), "shop").head().champion, test_data.site().use_case  # type: ignore[union-attr]
     assert champion is not None

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from ml import paths
-from ml.artifacts import Champion
 from ml.digests import digest_bytes
 from ml.errors import Corrupt
-from ml.ledger import Ledger, NightEntry, next_after
-from ml.store import open_store
+from ml.storage import paths
+from ml.storage.ledger import Ledger, NightEntry, next_after
+from ml.storage.records import Champion
+from ml.storage.store import open_store
 
 
 @pytest.fixture

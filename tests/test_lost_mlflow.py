@@ -18,12 +18,12 @@ import pytest
 
 from deployments.cli import main
 from deployments.servers import mlflow_server
-from ml.ledger import Ledger, version_of
-from ml.registry import CHAMPION, LEDGER_RUN, Registry
-from ml.retention import delete_version
+from ml.operations.retention import delete_version
+from ml.operations.versions import lost_versions, register_again, renumbered
 from ml.settings import Settings
-from ml.store import is_whole, open_store
-from ml.versions import lost_versions, register_again, renumbered
+from ml.storage.ledger import Ledger, version_of
+from ml.storage.registry import CHAMPION, LEDGER_RUN, Registry
+from ml.storage.store import is_whole, open_store
 from tests.s3_server import BUCKET, free_ports
 from tests.story import Shop
 from tests.test_backup import forget_connections

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ml import machine
-from ml.machine import Machine, this_machine
+from ml.pipeline import machine
+from ml.pipeline.machine import Machine, this_machine
 
 HERE = Machine(device="cpu", instructions="AVX2")
 

@@ -17,10 +17,10 @@ from uuid import uuid4
 import pandas as pd
 import pytest
 
-from ml.ledger import Ledger, version_of
-from ml.registry import CHAMPION, Registry
 from ml.settings import Settings
-from ml.store import open_store
+from ml.storage.ledger import Ledger, version_of
+from ml.storage.registry import CHAMPION, Registry
+from ml.storage.store import open_store
 from tests.s3_proxy import Exchange, Fault, hand_on, lose_answer, proxy_to, reset_answer, reset_request, say
 from tests.s3_server import BUCKET, S3Server
 

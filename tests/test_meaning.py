@@ -13,14 +13,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployments.cli import main
-from ml.artifacts import JoinCounts, PartitionCheck
-from ml.config import DatabaseSource, FileSource, Source, UseCase
+from ml.data.declared_sources import DatabaseSource, FileSource, Source
+from ml.data.handles import JoinCounts, PartitionCheck
+from ml.data.meaning import (
+    ALL_HASHES,
+    SAMPLE,
+    Compared,
+    Sample,
+    compare,
+    hashes_of,
+    known_of,
+    odd_at_start,
+    parse_sample,
+)
+from ml.data.rejections import way_out
+from ml.data.snapshots import PartitionRows
+from ml.data.validation import Batch, check_batch
 from ml.errors import DataRejected
-from ml.meaning import ALL_HASHES, SAMPLE, Compared, Sample, compare, hashes_of, known_of, odd_at_start, parse_sample
-from ml.rejections import way_out
 from ml.serving.columns import Column, conform
-from ml.snapshots import PartitionRows
-from ml.validation import Batch, check_batch
+from ml.use_case.definition import UseCase
 from tests.story import Shop
 from tests.tiny import FIRST_DAY, parcels, sales, tills
 

@@ -6,11 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from ml.artifacts import Champion, Snapshot
+from ml.data.handles import Snapshot
 from ml.errors import Busy, UsageError
-from ml.ledger import Ledger, version_of
-from ml.moves import carry_out, plan_exclude, plan_hold, plan_include, plan_promote, plan_release, plan_rollback
-from ml.store import open_store
+from ml.operations.moves import (
+    carry_out,
+    plan_exclude,
+    plan_hold,
+    plan_include,
+    plan_promote,
+    plan_release,
+    plan_rollback,
+)
+from ml.storage.ledger import Ledger, version_of
+from ml.storage.records import Champion
+from ml.storage.store import open_store
 from tasks.registration import _excluded_since
 from tests.test_ledger import entry, version
 

@@ -15,7 +15,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
 
 import flows.retrain
-import ml.training
+import ml.models.training
 import tasks.data
 import tasks.model
 import tasks.opening
@@ -24,15 +24,15 @@ import tasks.report
 from deployments.cli import main
 from deployments.commands import last_of
 from flows.retrain import RetrainRequest, only_run_of
-from ml import packaging
-from ml.alias import follow_ledger
-from ml.artifacts import Fit
-from ml.config import UseCase
 from ml.errors import Busy, DataRejected, RetrainError, StoreUnavailable, UsageError
-from ml.ledger import Ledger
-from ml.registry import CHAMPION, REFERENCE, Registry
-from ml.stages import whole
-from ml.store import open_store
+from ml.models import packaging
+from ml.models.handles import Fit
+from ml.operations.alias import follow_ledger
+from ml.storage.ledger import Ledger
+from ml.storage.registry import CHAMPION, REFERENCE, Registry
+from ml.storage.stages import whole
+from ml.storage.store import open_store
+from ml.use_case.definition import UseCase
 from tests.story import Shop, undated
 
 
@@ -95,7 +95,7 @@ def test_a_bad_day_is_quarantined_or_left_out_and_named(shop: Shop) -> None:
     }
     assert document["data"]["undeclared_columns"] == {"days": 1, "most": 1, "names": {"colour": 1}}
     assert document["data"]["left_out"] == {"2024-03-10": "column country is missing"}
-    from ml import report
+    from ml.reporting import report
 
     text = report.markdown(document)
     assert all(word in text for word in ("2024-03-13", "colour", "2024-03-10", "column country is missing"))
@@ -129,8 +129,8 @@ STAGES = [
     (tasks.data, "check_batch"),
     (tasks.data, "clean"),
     (tasks.data, "fit_encoder"),
-    (ml.training, "fit_candidate"),
-    (ml.training, "package"),
+    (ml.models.training, "fit_candidate"),
+    (ml.models.training, "package"),
     (packaging, "prove"),
     (Registry, "register"),
     (tasks.model, "judge_all"),
@@ -163,7 +163,7 @@ def test_after_an_error_anywhere_only_that_stage_and_later_ones_run_again(
 def test_a_fit_killed_between_two_epochs_is_resumed_to_the_same_weights(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(ml.training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(ml.models.training, "CHECKPOINT_SECONDS", 0.0)
     with monkeypatch.context() as patch:
         patch.setattr(tasks.model, "_progress", _failing_once(tasks.model._progress, "epoch", {"epoch": -2}))
         with pytest.raises(RetrainError, match="ConnectionError"):
@@ -207,7 +207,7 @@ def _failing_once(function: Any, name: str, calls: dict[str, int]) -> Any:
 def test_a_moved_head_redoes_the_evaluation_and_not_the_training(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.night("2024-03-15")
     append, fits = Ledger.append, []
-    fit = ml.training.fit_candidate
+    fit = ml.models.training.fit_candidate
 
     def overtaken(ledger: Ledger, entry: Any) -> bool:
         monkeypatch.setattr(Ledger, "append", append)
@@ -218,7 +218,7 @@ def test_a_moved_head_redoes_the_evaluation_and_not_the_training(shop: Shop, mon
         return append(ledger, entry)
 
     monkeypatch.setattr(Ledger, "append", overtaken)
-    monkeypatch.setattr(ml.training, "fit_candidate", lambda *a, **k: fits.append(1) or fit(*a, **k))
+    monkeypatch.setattr(ml.models.training, "fit_candidate", lambda *a, **k: fits.append(1) or fit(*a, **k))
     shop.night("2024-03-16")
     entries = shop.entries()
     assert [entry.seq for entry in entries] == [1, 2, 3]

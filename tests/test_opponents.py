@@ -13,14 +13,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from ml.artifacts import Champion
-from ml.cleaning import DAY
-from ml.config import UseCase
+from ml.data.cleaning import DAY
+from ml.data.split import split_digest
 from ml.errors import StoreUnavailable
-from ml.packaging import SERVING, upload_folder, write_model
+from ml.models.packaging import SERVING, upload_folder, write_model
 from ml.serving.columns import Column
-from ml.split import split_digest
-from ml.store import DiskStore
+from ml.storage.records import Champion
+from ml.storage.store import DiskStore
+from ml.use_case.definition import UseCase
 from tasks.model import _compare_opponents
 from tests.tiny import cleaned, packaged, parcel_rows, parcels, site
 
@@ -185,7 +185,9 @@ def test_a_fault_that_may_pass_is_an_error_and_never_a_verdict(
     def fail(*_: Any, **__: Any) -> Any:
         raise error
 
-    place = "ml.store.DiskStore.get" if isinstance(error, StoreUnavailable) else "ml.registry.load_model"
+    place = (
+        "ml.storage.store.DiskStore.get" if isinstance(error, StoreUnavailable) else "ml.storage.registry.load_model"
+    )
     with monkeypatch.context() as patch:
         patch.setattr(place, fail)
         with pytest.raises(MemoryError if error is NO_MEMORY else type(error)):

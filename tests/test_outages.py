@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from deployments.servers import Server, free_port, starting_mlflow, starting_prefect
-from ml.registry import Registry
 from ml.settings import Settings
+from ml.storage.registry import Registry
 from tests.chaos import Run, count, end_state, left_over, start, start_night
 from tests.story import Shop, open_shop
 from tests.tally import tally

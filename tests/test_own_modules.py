@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from ml.config import load, load_use_case
 from ml.errors import ConfigError
+from ml.use_case.loading import load, load_use_case
 from tests.test_config import TILLS
 
 ROWS = pd.DataFrame({"x": [1.0, 2.0]})

@@ -18,13 +18,12 @@ import pytest
 import torch
 
 from expectations.suite import load_rules, suite_file
-from ml import registry
-from ml.cleaning import LABEL, from_parquet
-from ml.config import Source, UseCase, load_use_case, use_case_files
+from ml.data.cleaning import LABEL, from_parquet
+from ml.data.declared_sources import Source
+from ml.data.statistics import Statistics, fit_encoder
 from ml.errors import ConfigError, Corrupt, DataRejected
-from ml.features import Statistics, fit_encoder
-from ml.models.first_weights import draw_first_weights
-from ml.packaging import (
+from ml.models.networks.first_weights import draw_first_weights
+from ml.models.packaging import (
     SERVING,
     fetch_model,
     make_proof,
@@ -35,13 +34,16 @@ from ml.packaging import (
     upload_folder,
     write_model,
 )
-from ml.scoring import model_columns, model_rules, score_file
+from ml.models.training import architecture
+from ml.operations.scoring import model_columns, model_rules, score_file
 from ml.serving.columns import Column, conform
 from ml.serving.model import PackagedModel, build_network
 from ml.serving.output import Output
 from ml.serving.rules import Between, InSet, InYears, Matches, NotBelow, Rule
-from ml.store import get_file, open_store
-from ml.training import architecture
+from ml.storage import registry
+from ml.storage.store import get_file, open_store
+from ml.use_case.definition import UseCase
+from ml.use_case.loading import load_use_case, use_case_files
 from tasks.registration import open_night
 from tests.story import SHOP
 from tests.tiny import packaged, parcel_rows, parcels, raw_parcels, site

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from ml import paths
+from ml.storage import paths
 
 PLACES = [
     function

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ml.artifacts import Epoch
-from ml.plots import night_figures
+from ml.models.handles import Epoch
+from ml.reporting.figures import night_figures
 from ml.serving.output import TaskKind
 from tests.tiny import parcels
 

@@ -26,11 +26,11 @@ from deployments import alerts
 from deployments.cli import main
 from deployments.serve import deployments
 from deployments.servers import ENDED, answers, ask, running_servers
-from ml.backfill import read_attempts
 from ml.errors import RegistryUnavailable, StoreUnavailable
-from ml.registry import CHAMPION, Registry
+from ml.operations.backfill import read_attempts
 from ml.settings import Settings
-from ml.store import open_store
+from ml.storage.registry import CHAMPION, Registry
+from ml.storage.store import open_store
 from tests.postgres_server import PASSWORD, PostgresServer
 from tests.s3_server import FOREIGN, IDENTITY, SERVICES, WATCHED, free_ports
 from tests.story import Shop, open_shop

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from deployments.servers import ask, insisted
-from ml.artifacts import Verdict
-from ml.decision import is_open
-from ml.ledger import Ledger, NightEntry, OperatorEntry, open_questions, version_of
-from ml.moves import answer, carry_out, plan_hold, plan_promote
-from ml.registry import CHAMPION, Registry
-from ml.store import open_store
+from ml.evaluation.decision import is_open
+from ml.evaluation.handles import Verdict
+from ml.operations.moves import answer, carry_out, plan_hold, plan_promote
+from ml.storage.ledger import Ledger, NightEntry, OperatorEntry, open_questions, version_of
+from ml.storage.registry import CHAMPION, Registry
+from ml.storage.store import open_store
 from tests.story import SHOP, Shop
 from tests.test_gates import champion
 from tests.test_ledger import entry, version

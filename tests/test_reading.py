@@ -20,14 +20,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ml.bringing import partition_files
-from ml.config import CsvForm, FileSource, SideTable, Source, UseCase
-from ml.csv_fields import BrokenCsv, open_fields
+from ml.data.csv_fields import BrokenCsv, open_fields
+from ml.data.dataset import SideTable
+from ml.data.declared_sources import CsvForm, FileSource, Source
+from ml.data.reading import Declared, UnusablePartition, parse_table, refuse_other_columns, together
+from ml.data.snapshots import read_partition, take_manifest
+from ml.data.sources.bringing import partition_files
 from ml.errors import DataRejected
-from ml.reading import Declared, UnusablePartition, parse_table, refuse_other_columns, together
 from ml.serving.columns import Column, conform
 from ml.settings import Settings
-from ml.snapshots import read_partition, take_manifest
+from ml.use_case.definition import UseCase
 from tests.tiny import site, tills
 
 COLUMNS = (
@@ -300,7 +302,7 @@ def test_a_part_of_a_csv_that_is_read_at_once_changes_nothing(monkeypatch: pytes
     data = csv(*(row(id=str(n), shop=f'"{n} ""\u00fc"",\r\n\U0001f600"') for n in range(40)))
     whole = read(data)
     for size in (30, 31, 37, 64):
-        monkeypatch.setattr("ml.csv_fields.CHUNK", size)
+        monkeypatch.setattr("ml.data.csv_fields.CHUNK", size)
         pd.testing.assert_frame_equal(read(data), whole)
     assert values(whole["shop"])[39] == '39 "\u00fc",\r\n\U0001f600'
 
@@ -778,8 +780,8 @@ def test_what_the_machine_does_while_a_file_is_read_is_no_word_on_the_file(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("ml.reading._read_parquet", fail)
-    monkeypatch.setattr("ml.reading.read_fields", fail)
+    monkeypatch.setattr("ml.data.reading._read_parquet", fail)
+    monkeypatch.setattr("ml.data.reading.read_fields", fail)
     with pytest.raises(type(error)):
         parse_table(name, b"", Declared((), "UTC", CsvForm()))
 

@@ -12,14 +12,14 @@ import pytest
 import tasks.opening
 from deployments import last_night
 from deployments.cli import main
-from ml import nights, paths
 from ml.errors import Busy, DataRejected, StoreUnavailable
-from ml.ledger import Ledger, NightEntry
-from ml.locks import held_lock, run_lock
-from ml.nights import Beginning, forget_beginning, last_red, left_behind, note_beginning, note_red, settle
 from ml.settings import Settings
-from ml.states import seal
-from ml.store import DiskStore, open_store
+from ml.storage import nights, paths
+from ml.storage.ledger import Ledger, NightEntry
+from ml.storage.locks import held_lock, run_lock
+from ml.storage.nights import Beginning, forget_beginning, last_red, left_behind, note_beginning, note_red, settle
+from ml.storage.states import seal
+from ml.storage.store import DiskStore, open_store
 from tests.chaos import start_night
 from tests.story import SHOP, Shop
 from tests.test_endings import RESULT

@@ -12,8 +12,8 @@ from uuid import uuid4
 import pytest
 
 from ml.errors import ConfigError, RegistryUnavailable
-from ml.registry import CHAMPION, LONGEST_TAG, REFERENCE, Registry
 from ml.settings import Settings
+from ml.storage.registry import CHAMPION, LONGEST_TAG, REFERENCE, Registry
 from tests.s3_proxy import hand_on, lose_answer, page, proxy_to, repeat
 from tests.s3_server import free_ports
 

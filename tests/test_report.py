@@ -7,33 +7,10 @@ from typing import Any
 
 import pytest
 
-from ml.artifacts import (
-    Blocks,
-    Champion,
-    Checks,
-    DecisionName,
-    Epoch,
-    Evaluations,
-    FileRef,
-    Fit,
-    Interval,
-    Judgement,
-    LeftOut,
-    ModelScores,
-    Move,
-    RuleCount,
-    Snapshot,
-    Split,
-    SplitRows,
-    Trail,
-    Undeclared,
-    Upload,
-    Verdict,
-    Verified,
-    Work,
-    to_json,
-)
-from ml.report import (
+from ml.data.handles import Blocks, Checks, LeftOut, Move, RuleCount, Snapshot, Split, SplitRows, Undeclared
+from ml.evaluation.handles import Evaluations, Interval, Judgement, ModelScores, Verdict
+from ml.models.handles import Epoch, Fit, Upload, Verified
+from ml.reporting.report import (
     cell,
     champion_sentence,
     champion_then,
@@ -48,6 +25,9 @@ from ml.report import (
     score_rows,
     window_words,
 )
+from ml.reporting.trail import Trail
+from ml.storage.json_form import to_json
+from ml.storage.records import Champion, DecisionName, FileRef, Work
 from tests.tiny import night, tills
 
 FILE = FileRef(key="a/b", size=3, digest="0" * 64)

@@ -10,8 +10,8 @@ import pytest
 
 from deployments.cli import main
 from ml.errors import Busy
-from ml.locks import held_lock
-from ml.registry import Registry
+from ml.storage.locks import held_lock
+from ml.storage.registry import Registry
 from tests.story import Shop
 
 

@@ -9,22 +9,11 @@ from typing import Any
 
 import pytest
 
-from ml import (
-    cleaning,
-    config,
-    csv_fields,
-    database_source,
-    derived,
-    features,
-    file_source,
-    joins,
-    reading,
-    run_key,
-    side_tables,
-    snapshots,
-    split,
-    validation,
-)
+from ml import config, run_key
+from ml.data import cleaning, csv_fields, derived, joins, reading, side_tables, snapshots, split, validation
+from ml.data import statistics as features
+from ml.data.sources import database as database_source
+from ml.data.sources import file as file_source
 from ml.digests import digest_file
 from ml.errors import ConfigError
 from ml.serving import columns, rules

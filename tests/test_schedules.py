@@ -19,9 +19,9 @@ from deployments.serve import deployments
 from deployments.servers import Servers, ask, insisted
 from deployments.up import _end_lost_runs
 from flows.retrain import only_run_of
-from ml.config import load_use_case, use_case_files
 from ml.errors import Busy, PrefectUnavailable
-from ml.locks import held_lock, holder_name, run_lock
+from ml.storage.locks import held_lock, holder_name, run_lock
+from ml.use_case.loading import load_use_case, use_case_files
 from tasks.lost import LOCK
 from tests.story import Shop, undated
 

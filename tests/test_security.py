@@ -30,21 +30,24 @@ from deployments import night, up
 from deployments.cli import main
 from deployments.servers import announce, running_servers
 from expectations.suite import load_rules
-from ml import bringing, packaging, paths
-from ml.artifacts import CleanedRows
-from ml.cleaning import from_block
-from ml.config import DatabaseSource, FileSource, SideTable, Source
+from ml.data.cleaning import from_block
+from ml.data.dataset import SideTable
+from ml.data.declared_sources import DatabaseSource, FileSource, Source
+from ml.data.handles import CleanedRows
+from ml.data.reading import Declared, UnusablePartition, read_table
+from ml.data.sources import bringing
+from ml.data.sources.folder import source_folder
+from ml.data.statistics import Statistics, fit_encoder
 from ml.errors import ConfigError, Corrupt, DataRejected, RetrainError, StoreUnavailable, UsageError
-from ml.features import Statistics, fit_encoder
-from ml.ledger import Ledger
-from ml.reading import Declared, UnusablePartition, read_table
-from ml.s3_errors import in_words
+from ml.models import packaging
+from ml.models.training import encode, fit_candidate
 from ml.serving.model import PackagedModel
 from ml.settings import Settings
-from ml.sources import source_folder
-from ml.stages import resume_or_make
-from ml.store import open_store, put_file
-from ml.training import encode, fit_candidate
+from ml.storage import paths
+from ml.storage.ledger import Ledger
+from ml.storage.s3_errors import in_words
+from ml.storage.stages import resume_or_make
+from ml.storage.store import open_store, put_file
 from tests import tiny
 from tests.damage import FILES, judged_night, spoil_all
 from tests.story import SHOP, Shop

@@ -7,8 +7,8 @@ import pytest
 
 from deployments.cli import main
 from ml.errors import ConfigError
-from ml.registry import Registry
 from ml.settings import Settings
+from ml.storage.registry import Registry
 
 NAMES = (
     "RETRAIN_HOME", "RETRAIN_STORE", "RETRAIN_PROJECT", "RETRAIN_THREADS", "RETRAIN_BATCH_MB", "MLFLOW_TRACKING_URI",

@@ -14,24 +14,19 @@ import pandas as pd
 import pytest
 
 from ml import digests
-from ml.artifacts import Manifest, to_json
-from ml.config import SideTable, Source, UseCase
+from ml.data.dataset import SideTable
+from ml.data.declared_sources import Source
+from ml.data.handles import Manifest
+from ml.data.joins import complete_by_day
+from ml.data.reading import Declared, UnusablePartition, read_table, refuse_other_columns
+from ml.data.snapshots import changed_days, inputs_by_day, newest_day, read_partition, stray_days, survey, take_manifest
 from ml.days import month_of
 from ml.digests import digest_bytes
 from ml.errors import DataRejected, RetrainError, SourceUnavailable, UsageError
-from ml.joins import complete_by_day
-from ml.reading import Declared, UnusablePartition, read_table, refuse_other_columns
 from ml.serving.columns import Column
 from ml.settings import Settings
-from ml.snapshots import (
-    changed_days,
-    inputs_by_day,
-    newest_day,
-    read_partition,
-    stray_days,
-    survey,
-    take_manifest,
-)
+from ml.storage.json_form import to_json
+from ml.use_case.definition import UseCase
 from tests.tiny import (
     FIRST_DAY,
     parcel_rows,

@@ -17,16 +17,22 @@ import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import create_engine, text
 
-from ml import brought, database_source, digests, file_source, object_source
-from ml.bringing import partition_files
-from ml.config import CsvForm, DatabaseSource, FileSource, SideTable, Source, UseCase
-from ml.database_values import array_of, as_times, days_of_values
+from ml import digests
+from ml.data.dataset import SideTable
+from ml.data.declared_sources import CsvForm, DatabaseSource, FileSource, Source
+from ml.data.reading import Declared, of_values
+from ml.data.snapshots import changed_days, newest_day, read_partition, survey, take_manifest
+from ml.data.sources import brought
+from ml.data.sources import database as database_source
+from ml.data.sources import file as file_source
+from ml.data.sources import objects as object_source
+from ml.data.sources.bringing import partition_files
+from ml.data.sources.database_values import array_of, as_times, days_of_values
+from ml.data.sources.folder import AnySource, source_folder
 from ml.errors import ConfigError, DataRejected, SourceUnavailable
-from ml.reading import Declared, of_values
 from ml.serving.columns import Column, days_of, typed
 from ml.settings import Settings
-from ml.snapshots import changed_days, newest_day, read_partition, survey, take_manifest
-from ml.sources import AnySource, source_folder
+from ml.use_case.definition import UseCase
 from tests.damage import flip
 from tests.postgres_server import PostgresServer
 from tests.s3_server import BUCKET, S3Server

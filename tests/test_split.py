@@ -9,15 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ml.artifacts import PARTS, Champion
-from ml.cleaning import ROW_NUMBER, from_block, to_block
-from ml.config import UseCase
-from ml.decision import comparability
-from ml.errors import DataRejected
-from ml.features import Statistics
-from ml.serving.columns import conform
-from ml.serving.rules import UniqueKey
-from ml.split import (
+from ml.data.cleaning import ROW_NUMBER, from_block, to_block
+from ml.data.handles import PARTS
+from ml.data.split import (
     days_of_part,
     describe,
     fit_until,
@@ -27,7 +21,14 @@ from ml.split import (
     split_digest,
     undated_parts,
 )
-from ml.validation import drop_duplicates
+from ml.data.statistics import Statistics
+from ml.data.validation import drop_duplicates
+from ml.errors import DataRejected
+from ml.evaluation.decision import comparability
+from ml.serving.columns import conform
+from ml.serving.rules import UniqueKey
+from ml.storage.records import Champion
+from ml.use_case.definition import UseCase
 from tests.tiny import FIRST_DAY, cleaned, parcel_rows, parcels, sales, tills
 
 AS_OF = FIRST_DAY + timedelta(days=20)  # the last due day is FIRST_DAY + 19

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ml.artifacts import FileRef, Handle
-from ml.stages import resume_or_make
-from ml.store import Store, open_store, put_file
+from ml.storage.records import FileRef, Handle
+from ml.storage.stages import resume_or_make
+from ml.storage.store import Store, open_store, put_file
 
 KEY = "stages/tills/split/key.json"
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from ml import paths
-from ml.artifacts import FileRef
 from ml.errors import ConfigError, Corrupt, StoreUnavailable, UsageError
-from ml.store import DiskStore, Store, get_file, open_store, put_file
+from ml.storage import paths
+from ml.storage.records import FileRef
+from ml.storage.store import DiskStore, Store, get_file, open_store, put_file
 
 BAD_KEYS = ["", "/etc/passwd", "a/../b", "..", "a/..", "./a", "a//b", "a/", "a\\b", "a\nb", "a\x00b", "a\x7f", "é"]
 

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from ml.errors import ConfigError, StoreUnavailable
-from ml.store import DiskStore
+from ml.storage.store import DiskStore
 
 NOBODY = 65534
 ROOT = os.geteuid() == 0

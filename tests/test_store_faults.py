@@ -12,9 +12,9 @@ import pytest
 from botocore.exceptions import ReadTimeoutError
 
 from ml.errors import ConfigError, RetrainError, StoreUnavailable
-from ml.ledger import Ledger, next_after
-from ml.s3_errors import in_words
-from ml.store import MULTIPART_BYTES, S3Store, Store
+from ml.storage.ledger import Ledger, next_after
+from ml.storage.s3_errors import in_words
+from ml.storage.store import MULTIPART_BYTES, S3Store, Store
 from tests import s3_proxy
 from tests.s3_proxy import Fault, Proxy, page, proxy_to, say
 from tests.s3_server import BUCKET, S3Server, free_ports
@@ -83,7 +83,7 @@ def store(proxy: Proxy, client: Any, monkeypatch: pytest.MonkeyPatch) -> S3Store
     proxy.fault = s3_proxy.hand_on
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.endpoint)
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda self, context: 0.0)
-    monkeypatch.setattr("ml.store.random.uniform", lambda low, high: 0.0)
+    monkeypatch.setattr("ml.storage.store.random.uniform", lambda low, high: 0.0)
     store = S3Store(BUCKET, uuid4().hex)
     vars(store)["client"] = client
     return store

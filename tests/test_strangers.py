@@ -16,14 +16,14 @@ from mlflow.entities import LoggedModelStatus, ViewType
 
 from deployments import crashed
 from deployments.cli import main
-from ml import health
-from ml.alias import follow_ledger, register_lost
 from ml.errors import ConfigError
-from ml.health import stray_runs
-from ml.ledger import Ledger
-from ml.registry import CHAMPION, OURS, RUN_KEY, STORE, Registry
+from ml.operations import health
+from ml.operations.alias import follow_ledger, register_lost
+from ml.operations.health import stray_runs
 from ml.settings import Settings
-from ml.store import DiskStore, Store, open_store
+from ml.storage.ledger import Ledger
+from ml.storage.registry import CHAMPION, OURS, RUN_KEY, STORE, Registry
+from ml.storage.store import DiskStore, Store, open_store
 from tests.story import Shop, open_shop
 from tests.test_ledger import entry
 from tests.test_versions import model

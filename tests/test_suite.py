@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from expectations import suite
 from expectations.suite import Verdict, from_gx, load_rules, suite_file, to_gx, verdicts
-from ml.config import load_use_case
+from ml.data.validation import Batch, Fact, Scan
 from ml.errors import ConfigError, DataRejected
 from ml.serving.rules import (
     RULE_TYPES,
@@ -30,7 +30,7 @@ from ml.serving.rules import (
     Scope,
     UniqueKey,
 )
-from ml.validation import Batch, Fact, Scan
+from ml.use_case.loading import load_use_case
 from tests.stock_gx import stock_suite, stock_verdicts
 
 PACKAGED = sorted(Path(suite.__file__).parent.glob("*.json"))

@@ -12,18 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_score, recall_score
 
-from ml import training
-from ml.artifacts import Epoch, FileRef, Fit
-from ml.cleaning import LABEL
+from ml.data.cleaning import LABEL
+from ml.data.statistics import Statistics, fit_encoder
 from ml.errors import ConfigError, StoreUnavailable
-from ml.evaluation import CLASS_METRICS, class_metric
-from ml.features import Statistics, fit_encoder
-from ml.models.descent import divergence
-from ml.models.estimators import NetworkClassifier
-from ml.serving.output import Output, TaskKind, sigmoid
-from ml.serving.rules import Between, NotBelow, NotNull, UniqueKey
-from ml.store import open_store
-from ml.training import (
+from ml.metrics.scores import CLASS_METRICS, class_metric
+from ml.models import training
+from ml.models.handles import Epoch, Fit
+from ml.models.networks.descent import divergence
+from ml.models.networks.estimators import NetworkClassifier
+from ml.models.training import (
     StoredCheckpoints,
     architecture,
     best_threshold,
@@ -33,6 +30,10 @@ from ml.training import (
     fit_candidate,
     package,
 )
+from ml.serving.output import Output, TaskKind, sigmoid
+from ml.serving.rules import Between, NotBelow, NotNull, UniqueKey
+from ml.storage.records import FileRef
+from ml.storage.store import open_store
 from tests.tiny import KINDS, cleaned, fit_of, night, packaged, parcel_rows, parcels
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ml.registry import CHAMPION, Registry
+from ml.storage.registry import CHAMPION, Registry
 from tests.chaos import Run, start_night
 from tests.story import Shop
 from tests.tally import tally

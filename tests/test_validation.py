@@ -7,15 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ml.artifacts import PartitionCheck
-from ml.cleaning import ROW_NUMBER
-from ml.config import UseCase
-from ml.features import Moments
-from ml.serving.columns import conform
-from ml.serving.features import NumberFeature
-from ml.serving.rules import LARGEST, Between, Finite, InSet, NotNull, Rule
-from ml.snapshots import PartitionRows
-from ml.validation import (
+from ml.data.cleaning import ROW_NUMBER
+from ml.data.handles import PartitionCheck
+from ml.data.snapshots import PartitionRows
+from ml.data.statistics import Moments
+from ml.data.validation import (
     Batch,
     BatchVerdict,
     check_batch,
@@ -25,6 +21,10 @@ from ml.validation import (
     rejection,
     snapshot_rules,
 )
+from ml.serving.columns import conform
+from ml.serving.features import NumberFeature
+from ml.serving.rules import LARGEST, Between, Finite, InSet, NotNull, Rule
+from ml.use_case.definition import UseCase
 from tests.tiny import FIRST_DAY, parcel_rows, parcels, sales, tills
 
 DAY = str(FIRST_DAY)

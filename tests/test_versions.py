@@ -11,18 +11,18 @@ import pandas as pd
 import pytest
 
 from deployments.cli import main
-from ml import health
-from ml.alias import follow_ledger, register_lost, roll_alias_forward
-from ml.artifacts import Champion, FileRef
 from ml.digests import digest_bytes
 from ml.errors import ConfigError, RegistryUnavailable, UsageError
-from ml.ledger import Ledger
-from ml.moves import require_whole
-from ml.registry import CHAMPION, LEDGER_RUN, MODEL_DIGEST, REFERENCE, RUN_KEY, Registry
+from ml.operations import health
+from ml.operations.alias import follow_ledger, register_lost, roll_alias_forward
+from ml.operations.moves import require_whole
+from ml.operations.usable import way_back
+from ml.operations.versions import highest_number, lost_versions, recorded_as, register_again, renumbered
 from ml.settings import Settings
-from ml.store import is_whole, open_store
-from ml.usable import way_back
-from ml.versions import highest_number, lost_versions, recorded_as, register_again, renumbered
+from ml.storage.ledger import Ledger
+from ml.storage.records import Champion, FileRef
+from ml.storage.registry import CHAMPION, LEDGER_RUN, MODEL_DIGEST, REFERENCE, RUN_KEY, Registry
+from ml.storage.store import is_whole, open_store
 from tests.story import Shop
 from tests.test_backup import answers, forget_connections
 from tests.test_ledger import entry, version

@@ -15,11 +15,11 @@ import pytest
 
 from deployments.cli import main
 from deployments.last_night import red_nights
-from ml import health
 from ml.errors import ConfigError, Corrupt, DataRejected, RetrainError, UsageError
-from ml.moves import carry_out, plan_hold, plan_promote
-from ml.registry import CHAMPION, Registry
-from ml.store import open_store
+from ml.operations import health
+from ml.operations.moves import carry_out, plan_hold, plan_promote
+from ml.storage.registry import CHAMPION, Registry
+from ml.storage.store import open_store
 from tests.story import SHOP, Shop
 from tests.test_backup import forget_connections
 
@@ -141,7 +141,7 @@ def test_a_night_that_cannot_compare_says_what_to_type(walk: Walk, state: Callab
     versions = len(walk.registry.versions())
     assert walk.shop.document("2024-03-16")["replayed"]
     assert len(walk.registry.versions()) == versions, "the same night makes no second version"
-    from ml import report
+    from ml.reporting import report
 
     walk.obey(report.way_out(night))
     walk.ends_well()

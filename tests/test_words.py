@@ -19,13 +19,13 @@ from deployments.cli import OneLine, main
 from deployments.moves import _confirm
 from deployments.servers import send_what_is_held, wait_until_recorded
 from deployments.terminal import say, show
-from ml import report
+from ml.data.reading import short
 from ml.errors import DataRejected, StoreUnavailable, only_our_words, unforeseen
-from ml.ledger import Ledger
-from ml.moves import LONGEST_REASON, carry_out, plan_exclude, plan_hold, plan_promote
-from ml.pages import literal, on_a_page
-from ml.reading import short
-from ml.store import open_store
+from ml.operations.moves import LONGEST_REASON, carry_out, plan_exclude, plan_hold, plan_promote
+from ml.reporting import report
+from ml.reporting.pages import literal, on_a_page
+from ml.storage.ledger import Ledger
+from ml.storage.store import open_store
 from tests.test_ledger import entry, version
 from tests.test_report import document
 

@@ -9,17 +9,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ml.artifacts import FileRef, Fit, Night
-from ml.cleaning import LABEL, ROW_NUMBER, clean
-from ml.config import Source, Target, UseCase
-from ml.features import Statistics, fit_encoder
-from ml.gates import BetterThanTrivial
-from ml.models.estimators import NetworkClassifier, NetworkEstimator, NetworkRegressor
+from ml.data.cleaning import LABEL, ROW_NUMBER, clean
+from ml.data.dataset import Target
+from ml.data.declared_sources import Source
+from ml.data.statistics import Statistics, fit_encoder
+from ml.evaluation.gates import BetterThanTrivial
+from ml.models.handles import Fit
+from ml.models.networks.estimators import NetworkClassifier, NetworkEstimator, NetworkRegressor
+from ml.models.training import encode, fit_candidate, package
 from ml.serving.columns import Column, conform
 from ml.serving.model import PackagedModel
 from ml.serving.output import TaskKind
 from ml.settings import Settings
-from ml.training import encode, fit_candidate, package
+from ml.storage.records import FileRef, Night
+from ml.use_case.definition import UseCase
 
 FIRST_DAY = date(2024, 1, 1)
 KINDS: tuple[TaskKind, ...] = ("binary", "multiclass", "regression")

@@ -29,7 +29,7 @@ def points() -> dict[str, Callable[[], None]]:
     from prefect import Task
 
     import flows.retrain
-    from ml.registry import Registry
+    from ml.storage.registry import Registry
 
     found: dict[str, Callable[[], None]] = {}
     for stage in vars(flows.retrain).values():
@@ -39,7 +39,7 @@ def points() -> dict[str, Callable[[], None]]:
     for number in (1, 2, 3, 4):
         found[f"epoch {number}"] = lambda number=number: _patch("tasks.model", "_progress", before=True, call=number)
     for number in (1, 5, 15):
-        found[f"upload: file {number}"] = lambda number=number: _patch("ml.packaging", "put_file", call=number)
+        found[f"upload: file {number}"] = lambda number=number: _patch("ml.models.packaging", "put_file", call=number)
     found["register: model made"] = lambda: _patch_client("create_registered_model")
     found["register: version made"] = lambda: _patch_client("create_model_version")
     for when, before in (("before", True), ("after", False)):

@@ -8,10 +8,12 @@ only large differences between models.
 
 from pathlib import Path
 
-from ml.config import Source, Target, UseCase
-from ml.gates import BetterThanTrivial, MinMetric, NotWorseThanChampion, NotWorseThanReference
-from ml.models.estimators import logistic_regression
+from ml.data.dataset import Target
+from ml.data.declared_sources import Source
+from ml.evaluation.gates import BetterThanTrivial, MinMetric, NotWorseThanChampion, NotWorseThanReference
+from ml.models.networks.estimators import logistic_regression
 from ml.serving.columns import Column
+from ml.use_case.definition import UseCase
 
 # The largest value that each measure of a nucleus can plausibly have; lengths are in the image's own unit.
 LIMITS = {

@@ -7,10 +7,12 @@ known. Caveat: it serves to count the grades to expect, not to choose pupils, be
 
 from pathlib import Path
 
-from ml.config import Source, Target, UseCase
-from ml.gates import BetterThanTrivial, MinMetric, NotWorseThanChampion, NotWorseThanReference
-from ml.models.estimators import logistic_regression
+from ml.data.dataset import Target
+from ml.data.declared_sources import Source
+from ml.evaluation.gates import BetterThanTrivial, MinMetric, NotWorseThanChampion, NotWorseThanReference
+from ml.models.networks.estimators import logistic_regression
 from ml.serving.columns import Column
+from ml.use_case.definition import UseCase
 
 
 def write_demo_data(folder: Path) -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from ml.config import SideTable, Source, Target, UseCase
-from ml.gates import BetterThanTrivial, MinMetric, NotWorseThanChampion, NotWorseThanReference
-from ml.models.estimators import NetworkClassifier
+from ml.data.dataset import SideTable, Target
+from ml.data.declared_sources import Source
+from ml.evaluation.gates import BetterThanTrivial, MinMetric, NotWorseThanChampion, NotWorseThanReference
+from ml.models.networks.estimators import NetworkClassifier
 from ml.serving.columns import Column
+from ml.use_case.definition import UseCase
 
 WEATHER = ("temp", "dewp", "humid", "wind_speed", "wind_gust", "precip", "pressure", "visib")
 PLANE = ("plane_year", "seats", "engine", "manufacturer")

@@ -1,0 +1,168 @@
+"""What a use case's `derive` makes of source rows: every row once, known by its number.
+
+Rows are put back by that number and never by position, so that a derive may sort, group or merge.
+"""
+
+import sysconfig
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ml.data.dataset import ROW
+from ml.data.reading import UnusablePartition, refuse_missing, refuse_other_columns
+from ml.errors import ConfigError, RetrainError, is_passing, printable
+from ml.serving.columns import Column, conform, wrong_type
+from ml.use_case.definition import UseCase
+
+KEEP_ROWS = (
+    f"return every row once with its {ROW} as it came; a row that nobody shall learn from gets a null label or breaks "
+    "a rule"
+)
+
+
+def derived(use_case: UseCase, rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows as `derive` returns them, in the order in which they came; nothing that it does changes `rows`.
+
+    Raises UnusablePartition where it fails, or where rows are left out, repeated, added or can no longer be told apart.
+    """
+    if use_case.derive is None:
+        return rows
+    numbered = rows.copy().assign(**{ROW: np.arange(len(rows))})
+    result = _returned(use_case, rows, numbered)
+    _refuse_other_shape(use_case, result)
+    numbers = _row_numbers(result[ROW])
+    _refuse_other_rows(use_case, numbers, len(rows))
+    found = result.drop(columns=ROW).iloc[np.argsort(numbers)].set_axis(rows.index)
+    _refuse_swapped_numbers(use_case, rows, found)
+    return found
+
+
+def _returned(use_case: UseCase, rows: pd.DataFrame, numbered: pd.DataFrame) -> Any:
+    """What derive returns, whatever it is. Where it fails, the rows' columns are looked at before it is blamed."""
+    assert use_case.derive is not None
+    try:
+        return use_case.derive(numbered)
+    except (RetrainError, MemoryError):
+        raise
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a company's own code; its message may quote the row
+        if isinstance(error, OSError) or is_passing(error):  # no verdict on the day
+            raise ConfigError(
+                f"derive of {use_case.name} must run on the rows alone", _failure(error), "mend it, then run it again"
+            ) from None
+        _blame_columns(use_case, rows, error)
+        failure = _failure(error)
+        raise UnusablePartition(f"derive of {use_case.name} {failure} (mend derive, or the day's file)") from None
+
+
+def _blame_columns(use_case: UseCase, rows: pd.DataFrame, error: BaseException) -> None:
+    """Raises UnusablePartition where a declared column is of another type, or is the one that derive looked for."""
+    refuse_other_columns(use_case, rows, tuple(column for column in use_case.columns if column.name in rows.columns))
+    wanted = error.args[:1] if isinstance(error, KeyError) else [getattr(error, "name", None)]
+    refuse_missing(rows, tuple(column.name for column in use_case.columns if column.name in wanted))
+
+
+def _failure(error: BaseException) -> str:
+    """The kind of the error and the line of the company's code that met it; not the message, which may quote a row."""
+    libraries = (sysconfig.get_path("purelib"), sysconfig.get_path("stdlib"))
+    frames = traceback.extract_tb(error.__traceback__)[1:]
+    own = [frame for frame in frames if not frame.filename.startswith((*libraries, "<"))]
+    where = f" in line {own[-1].lineno} of {Path(own[-1].filename).name}" if own else ""
+    return f"fails with {type(error).__name__}{where}"
+
+
+def _refuse_other_shape(use_case: UseCase, result: Any) -> None:
+    who = f"derive of {use_case.name}"
+    if not isinstance(result, pd.DataFrame):
+        if hasattr(result, "close"):
+            result.close()  # a coroutine that nobody waits for would warn
+        raise UnusablePartition(f"{who} returns {_kind_of(result)} (return a pandas DataFrame of the rows)")
+    if result.columns.nlevels > 1:
+        raise UnusablePartition(f"{who} returns columns of several levels (give each column one name)")
+    twice = result.columns[result.columns.duplicated()]
+    if len(twice):
+        raise UnusablePartition(f"{who} returns the column {printable(str(twice[0]))[:80]} twice (return it once)")
+    if ROW not in result.columns:
+        raise UnusablePartition(f"{who} returns no column {ROW}, by which rows are told apart ({KEEP_ROWS})")
+
+
+def _kind_of(result: Any) -> str:
+    """`a coroutine`, `a polars.DataFrame`."""
+    library = type(result).__module__.partition(".")[0]
+    return f"a {type(result).__name__}" if library == "builtins" else f"a {library}.{type(result).__name__}"
+
+
+def _row_numbers(column: pd.Series) -> NDArray[np.float64]:
+    """(rows,) each row's number; NaN where there is none."""
+    try:
+        return pd.to_numeric(column, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    except (TypeError, ValueError):
+        return np.full(len(column), np.nan)
+
+
+def _refuse_other_rows(use_case: UseCase, numbers: NDArray[np.float64], rows: int) -> None:
+    known = (numbers >= 0) & (numbers < rows) & (numbers % 1 == 0)
+    times = np.bincount(numbers[known].astype(np.int64), minlength=rows)
+    counts = {
+        "leaves out": int((times == 0).sum()),
+        "repeats": int((times[times > 1] - 1).sum()),
+        f"adds, under another {ROW},": int((~known).sum()),
+    }
+    seen = " and ".join(f"{what} {count:,}" for what, count in counts.items() if count)
+    if seen:
+        raise UnusablePartition(f"derive of {use_case.name} {seen} of {rows:,} rows ({KEEP_ROWS})")
+
+
+def _refuse_swapped_numbers(use_case: UseCase, rows: pd.DataFrame, found: pd.DataFrame) -> None:
+    """Numbers that were written anew, as `range` gives them, are each there once and yet name other rows.
+
+    It shows where a column that names rows has the values it had, but in other rows.
+    """
+    key = [name for name in use_case.key if name in rows.columns]  # a file to score may have none
+    for name in key or [column.name for column in use_case.columns if column.name in rows.columns]:
+        if name in found.columns and _is_permuted(rows[name], found[name]):
+            raise UnusablePartition(
+                f"derive of {use_case.name} gives rows another {ROW} than they had, as {name} shows ({KEEP_ROWS})"
+            )
+
+
+def _is_permuted(before: pd.Series, after: pd.Series) -> bool:
+    if before.equals(after):
+        return False
+    try:
+        old, new = (pd.util.hash_array(series.to_numpy(), categorize=False) for series in (before, after))
+    except TypeError:  # values that have no hash, like lists
+        return False
+    return not np.array_equal(old, new) and np.array_equal(np.sort(old), np.sort(new))
+
+
+def is_rewritten(use_case: UseCase, rows: pd.DataFrame, column: Column) -> bool:
+    """Whether derive reads this column of the rows and returns it with other values.
+
+    One that it makes without reading it is no question: it comes out again as it was made before.
+    """
+    if use_case.derive is None or column.name not in rows.columns:
+        return False
+    if _is_unchanged(use_case, _derived_or_none(use_case, rows), rows, column):
+        return False
+    return _derived_or_none(use_case, rows.drop(columns=column.name)) is None
+
+
+def _derived_or_none(use_case: UseCase, rows: pd.DataFrame) -> pd.DataFrame | None:
+    try:
+        return derived(use_case, rows)
+    except UnusablePartition:
+        return None
+
+
+def _is_unchanged(use_case: UseCase, found: pd.DataFrame | None, rows: pd.DataFrame, column: Column) -> bool:
+    """Also where derive cannot run on these rows, or returns them without the column."""
+    if found is None or column.name not in found.columns:
+        return True
+    if wrong_type(column, rows[column.name]) or wrong_type(column, found[column.name]):
+        return bool(found[column.name].equals(rows[column.name]))
+    after, before = (conform(table, (column,), use_case.time_zone) for table in (found, rows))
+    return bool(after.equals(before))

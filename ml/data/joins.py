@@ -1,0 +1,107 @@
+"""Source rows as raw rows: derived, then joined to side tables, each row keeping its place."""
+
+import functools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ml.data.derived import derived
+from ml.data.handles import JoinCounts
+from ml.data.reading import Declared, UnusablePartition, read_table, refuse_other_columns, stacked, together
+from ml.data.side_tables import join
+from ml.data.sources.bringing import partition_files
+from ml.data.sources.folder import ALL, DayFiles
+from ml.serving.columns import days_of, typed
+from ml.settings import Settings
+from ml.use_case.definition import UseCase
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Raw rows in the order of their source rows, and how they met each side table."""
+
+    rows: pd.DataFrame
+    joins: dict[str, JoinCounts]
+
+
+def complete(use_case: UseCase, rows: pd.DataFrame, sides: Mapping[str, pd.DataFrame]) -> Joined:
+    """One partition's source rows as raw rows. Raises UnusablePartition where derive or a side table cannot be used."""
+    whole = derived(use_case, rows.reset_index(drop=True))
+    counts = {}
+    for table in use_case.side_tables:
+        if table.name in sides:
+            whole, counts[table.name] = join(whole, table, sides[table.name])
+    return Joined(whole.set_axis(rows.index), counts)
+
+
+def complete_by_day(settings: Settings, use_case: UseCase, rows: pd.DataFrame) -> Joined:
+    """Source rows of any days as raw rows, for scoring, in the same order.
+
+    A row without its time is joined to undated tables only. Raises UnusablePartition where a column is missing or of
+    another type, and for a day without a side table.
+    """
+    sides = {table.name: partition_files(settings, use_case, table.source) for table in use_case.side_tables}
+    declared = {table.name: Declared.of(use_case, table.source) for table in use_case.side_tables}
+    numbered = rows.reset_index(drop=True)
+    read = functools.cache(_read_files)
+    parts = {}
+    for day, part in numbered.groupby(_days(use_case, numbered)):
+        files = _files_of_day(sides, str(day))
+        parts[str(day)] = complete(use_case, part, {name: read(files[name], declared[name]) for name in files})
+    _refuse_other_columns_a_day(use_case, {day: part.rows for day, part in parts.items()})
+    whole = stacked([part.rows for part in parts.values()], "the rows").sort_index() if parts else numbered
+    taken = [name for table in use_case.side_tables for name in table.take if name not in whole]
+    if not len(rows):  # of no rows nothing is derived
+        taken = [column.name for column in use_case.columns if column.name not in whole]
+    return Joined(whole.assign(**dict.fromkeys(taken, np.nan)).set_axis(rows.index), _summed(parts.values()))
+
+
+def _refuse_other_columns_a_day(use_case: UseCase, parts: Mapping[str, pd.DataFrame]) -> None:
+    """Days put together would lack, without a word, what derive returned on some of them only."""
+    joined = {name for table in use_case.side_tables for name in table.take}
+    names = {day: {*part.columns} - joined for day, part in parts.items()}
+    every: set[str] = set().union(*names.values())
+    for day, own in names.items():
+        if own != every:
+            lacking = ", ".join(sorted(map(str, every - own)))
+            raise UnusablePartition(
+                f"derive of {use_case.name} returns no {lacking} for {day} (return it for every row)"
+            )
+
+
+def _summed(parts: Iterable[Joined]) -> dict[str, JoinCounts]:
+    """Over days; of a side table's own rows without a key, the most that a day met."""
+    total: dict[str, JoinCounts] = {}
+    for part in parts:
+        for name, counts in part.joins.items():
+            before = total.get(name, JoinCounts(rows=0, null_keys=0, unmatched=0, side_null_keys=0))
+            total[name] = JoinCounts(
+                rows=before.rows + counts.rows,
+                null_keys=before.null_keys + counts.null_keys,
+                unmatched=before.unmatched + counts.unmatched,
+                side_null_keys=max(before.side_null_keys, counts.side_null_keys),
+            )
+    return total
+
+
+def _days(use_case: UseCase, rows: pd.DataFrame) -> pd.Series:
+    """(rows,) the partition of each row; `all` where it has no time."""
+    if not use_case.dated:
+        return pd.Series(ALL, index=rows.index)
+    (column,) = (each for each in use_case.columns if each.name == use_case.time_column)
+    refuse_other_columns(use_case, rows, (column,))
+    return days_of(typed(column, rows[column.name], use_case.time_zone)).fillna(ALL)
+
+
+def _read_files(files: DayFiles, declared: Declared) -> pd.DataFrame:
+    return together([read_table(Path(path), declared) for path in files.paths], files.name)
+
+
+def _files_of_day(sides: dict[str, dict[str, DayFiles]], day: str) -> dict[str, DayFiles]:
+    absent = [name for name, files in sides.items() if day not in files and ALL not in files]
+    if absent and day != ALL:
+        raise UnusablePartition(f"{', '.join(absent)} has no {day}")
+    return {name: files.get(day) or files[ALL] for name, files in sides.items() if name not in absent}

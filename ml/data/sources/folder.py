@@ -1,0 +1,318 @@
+"""Where rows come from: every kind of source as a folder with a file, or a folder of files, a day.
+
+A folder on disk is read where it lies. Anything else (objects in S3, one file of all days, a database) is brought into
+a folder below RETRAIN_HOME/cache first (ml/bringing.py); all that follows sees days of files.
+"""
+
+import errno
+import operator
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+from typing import NamedTuple
+
+from ml.data.declared_sources import DatabaseSource, FileSource, Source
+from ml.data.handles import LeftOut
+from ml.days import FIRST_DAY, LAST_DAY
+from ml.digests import FileDigests, digest_bytes, digest_value
+from ml.errors import DataRejected, SourceUnavailable, printable
+from ml.serving.columns import Column
+from ml.settings import Settings
+
+ALL = "all"
+DAY_FILE = re.compile(r"(\d{4}-\d{2}-\d{2}|all)\.(parquet|csv|csv\.gz)", re.ASCII)
+HIVE = re.compile(r"[A-Za-z_]\w*=(\d{4}-\d{2}-\d{2})", re.ASCII)
+KINDS = (".parquet", ".csv", ".csv.gz")
+MOST_NAMES = 5
+# What the system says of an entry that will be the same at the next try; anything else may pass by itself.
+LASTING = {errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG}
+AnySource = Source | FileSource | DatabaseSource
+
+
+class DayFiles(NamedTuple):
+    """The files of one day: one, or those of a folder in the order of their names."""
+
+    name: str
+    paths: tuple[str, ...]
+    is_folder: bool = False
+
+
+class Listing(NamedTuple):
+    """What a source has now: each day (or `all`) with its files in date order, the days that it has in a form that
+    cannot be read with the reason, and what belongs to no day."""
+
+    days: dict[str, DayFiles]
+    unusable: dict[str, str]
+    left_out: tuple[LeftOut, ...]
+
+
+class UnusableEntry(ValueError):
+    """An entry that is named by a day and cannot be read; its message is the reason."""
+
+
+def source_folder(
+    settings: Settings, source: AnySource, time_zone: str = "UTC", columns: tuple[Column, ...] = ()
+) -> Path:
+    """Where the source's days lie on this disk.
+
+    A copy of ours depends on what the source says, on the time zone, and on which columns are times in which unit: use
+    cases that declare these otherwise have copies of their own.
+    """
+    decided = asdict(source)
+    if isinstance(source, Source):
+        if not source.folder.startswith("s3://"):
+            return settings.data / source.folder  # an absolute folder stays itself
+    else:
+        units = units_of_times(source, columns)
+        decided |= {"time_zone": time_zone} if time_zone != "UTC" else {}
+        decided |= {"units": units} if units != {source.time_column: ""} else {}
+    return settings.home / "cache" / "sources" / f"{type(source).__name__}-{digest_value(decided)[:16]}"
+
+
+def units_of_times(source: FileSource | DatabaseSource, columns: tuple[Column, ...]) -> dict[str, str]:
+    """Declared unit by column, of those that are brought as times: of a file its time column alone, of a database every
+    declared timestamp."""
+    units = {column.name: column.unit for column in columns if column.type == "timestamp"}
+    own = {source.time_column: units.get(source.time_column, "")}
+    return own if isinstance(source, FileSource) else own | units
+
+
+def source_words(settings: Settings, source: AnySource) -> str:
+    """The source's name in sentences: what its owner knows, and not where a copy of it lies."""
+    if isinstance(source, DatabaseSource):
+        return f"the query on {source.database}"
+    if isinstance(source, FileSource):
+        return str(settings.data / source.file)
+    return source.folder if source.folder.startswith("s3://") else str(settings.data / source.folder)
+
+
+@contextmanager
+def reading(place: Path) -> Iterator[None]:
+    """A disk that does not answer is no verdict on data."""
+    try:
+        yield
+    except OSError as error:
+        raise SourceUnavailable(
+            f"{place} must be readable", f"{error.strerror or error}", "give access, or wait for the disk"
+        ) from error
+
+
+# Days of files
+
+
+def listed(folder: Path, place: str) -> Listing:
+    """What the folder has; `place` is the source's name in sentences.
+
+    Raises DataRejected where a name is no day or a day is there twice, and where several files have no day.
+    """
+    entries = {entry.name: entry for entry in _entries(folder) if not is_hidden(entry.name)}
+    names = names_by_day(entries, place)
+    days, unusable, ignored = dict[str, DayFiles](), dict[str, str](), list[str]()
+    for day, name in names.items():
+        try:
+            days[day], others = _files(entries[name])
+            ignored += others
+        except (UnusableEntry, SourceUnavailable, OSError) as error:
+            unusable[day] = _lasting_reason(name, error)
+    return Listing(days, unusable, not_read(place, [*ignored, *sorted(entries.keys() - names.values())]))
+
+
+def names_by_day(names: Iterable[str], place: str) -> dict[str, str]:
+    """Day (or `all`) to the name of its file or folder, in date order, among all that a source's folder has.
+
+    Where none is named by a day, the one table that is there is `all`, whatever its name.
+    """
+    found, undated = dict[str, str](), list[str]()
+    for name in names:
+        match = DAY_FILE.fullmatch(name) or HIVE.fullmatch(name)
+        if match is None:
+            undated += [name] if name.endswith(KINDS) else []
+        elif match[1] == ALL or _is_day(match[1]):
+            _refuse_ambiguous(found, match[1], name, place)
+            found[match[1]] = name
+        elif not _is_stray(match[1]):
+            raise DataRejected("a partition's file is named by its day", f"{place}/{name} names none", "rename it")
+    if found or not undated:
+        return dict(sorted(found.items()))
+    if len(undated) > 1:
+        raise DataRejected(
+            "a source without days is one file",
+            f"{place} has {len(undated)} ({short_list(undated)})",
+            "keep one of them, or name each by its day, like 2013-09-30.parquet",
+        )
+    return {ALL: undated[0]}
+
+
+def _is_stray(day: str) -> bool:
+    """Whether it is a day of the calendar with which nobody reckons, as a mistaken time makes it."""
+    try:
+        return not FIRST_DAY <= date.fromisoformat(day) <= LAST_DAY
+    except ValueError:
+        return False
+
+
+def not_read(place: str, names: list[str]) -> tuple[LeftOut, ...]:
+    """What a source has beside its days, said once. Nothing where there is nothing."""
+    if not names:
+        return ()
+    strays = [name for name in names if (m := DAY_FILE.fullmatch(name) or HIVE.fullmatch(name)) and _is_stray(m[1])]
+    others = [name for name in names if name not in strays]
+    days = f"outside of {FIRST_DAY} to {LAST_DAY}"
+    return (
+        *_items(place, others, "are no days and are not read", "is no day and is not read"),
+        *_items(place, strays, f"are days {days} and are not read", f"is a day {days} and is not read"),
+    )
+
+
+def _items(place: str, names: list[str], why: str, why_of_one: str) -> tuple[LeftOut, ...]:
+    if not names:
+        return ()
+    words = f"{why_of_one if len(names) == 1 else why}: {short_list(names)}"
+    return (LeftOut(source=place, what="item", count=len(names), why=words),)
+
+
+def short_list(names: list[str]) -> str:
+    """The first names; that there are more is said."""
+    shown = ", ".join(map(printable, names[:MOST_NAMES]))
+    return shown + (f" and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else "")
+
+
+def refuse_empty(listing: Listing, place: str) -> None:
+    """Raises DataRejected where a source has nothing that can be read."""
+    if listing.days:
+        return
+    if listing.unusable:
+        day, why = max(listing.unusable.items())
+        days = f"{len(listing.unusable)} days" if len(listing.unusable) > 1 else "one day"
+        raise DataRejected(
+            "a source has a day that can be used", f"{place} has {days} and none that can; {day}, as {why}", "mend it"
+        )
+    seen = "; ".join(each.sentence.removesuffix(".") for each in listing.left_out).replace(": ", " - ")
+    raise DataRejected(
+        "a source has files like 2013-09-30.parquet or all.parquet, folders like day=2013-09-30, or rows with a time",
+        f"{place} has none" + (f" ({seen})" if seen else ""),
+        "check the source",
+    )
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    with reading(folder):
+        try:
+            with os.scandir(folder) as entries:
+                return sorted(entries, key=operator.attrgetter("name"))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+
+def _files(entry: os.DirEntry[str]) -> tuple[DayFiles, list[str]]:
+    """The files of an entry that is named by a day, and what else its folder has. Raises UnusableEntry."""
+    if entry.is_dir():
+        parts, others = _parts(Path(entry.path))
+        return DayFiles(entry.name, parts, is_folder=True), others
+    if HIVE.fullmatch(entry.name):
+        raise UnusableEntry(f"{entry.name} must be a folder and is none")
+    _require_file(entry)
+    return DayFiles(entry.name, (entry.path,)), []
+
+
+def _lasting_reason(name: str, error: Exception) -> str:
+    """Why an entry cannot be used. Raises SourceUnavailable for what may pass by itself."""
+    if isinstance(error, UnusableEntry):
+        return str(error)
+    cause = error.__cause__ if isinstance(error, SourceUnavailable) else error
+    if not isinstance(cause, OSError) or cause.errno not in LASTING:
+        with reading(Path(name)):
+            raise error
+    seen = "it is a link that leads to itself" if cause.errno == errno.ELOOP else str(cause.strerror)
+    return f"{name} cannot be read ({seen})"
+
+
+def _require_file(entry: os.DirEntry[str]) -> None:
+    if entry.is_file():  # reading a pipe would wait for ever
+        return
+    seen = "a link that leads nowhere" if entry.is_symlink() else "neither a file nor a folder"
+    raise UnusableEntry(f"{entry.name} is {seen}")
+
+
+def _parts(folder: Path) -> tuple[tuple[str, ...], list[str]]:
+    """The files of a day's folder, and the names of what else it shows. Raises UnusableEntry where a part could not be
+    read, or is not yet written."""
+    entries = _entries(folder)
+    names = {entry.name for entry in entries}
+    refuse_unfinished(folder.name, names)
+    shown = [entry for entry in entries if not is_hidden(entry.name)]
+    for entry in shown:
+        if entry.is_dir():  # the values in its name may be in no column
+            raise UnusableEntry(f"a day's folder has files only, and {folder.name}/{entry.name} is a folder")
+        if entry.name.endswith(KINDS):
+            _require_file(entry)
+            refuse_odd_name(folder.name, entry.name)
+    parts = tuple(entry.path for entry in shown if entry.name.endswith(KINDS))
+    if not parts:
+        raise UnusableEntry(f"{folder.name} holds no file that ends in {', '.join(KINDS)}")
+    return parts, [f"{folder.name}/{entry.name}" for entry in shown if not entry.name.endswith(KINDS)]
+
+
+def refuse_unfinished(folder: str, names: set[str]) -> None:
+    """Spark and Hadoop keep _temporary while they write a folder, and put _SUCCESS into a whole one."""
+    if "_temporary" in names and "_SUCCESS" not in names:
+        raise UnusableEntry(f"{folder} is not written to its end (it has _temporary and no _SUCCESS)")
+
+
+def refuse_odd_name(folder: str, name: str) -> None:
+    """A name that is no text, or moves a terminal's cursor, is an accident."""
+    if not name.isprintable():
+        raise UnusableEntry(f"{folder} has a file whose name cannot be printed ({printable(name)})")
+
+
+def is_hidden(name: str) -> bool:
+    """Whether writers of tables mean it for themselves, like _SUCCESS and what is not yet whole."""
+    return name.startswith((".", "_"))
+
+
+def _refuse_ambiguous(found: dict[str, str], day: str, name: str, place: str) -> None:
+    if day in found:
+        seen = f"{found[day]} and {name} are both in {place}"
+        raise DataRejected("a source has one file a day", seen, "remove one of them")
+    if found and (day == ALL or ALL in found):
+        seen = f"{place} has {name} and {next(iter(found.values()))}"
+        raise DataRejected("a source has a file a day, or one for all", seen, "remove one kind")
+
+
+def _is_day(text: str) -> bool:
+    try:
+        return FIRST_DAY <= date.fromisoformat(text) <= LAST_DAY
+    except ValueError:
+        return False
+
+
+def digest_of(digests: FileDigests, files: DayFiles, stats: Mapping[str, os.stat_result]) -> str:
+    """Of one file its SHA-256; of several that of their names and digests. Raises UnusableEntry for one that may not be
+    read."""
+    try:
+        found = [digests.of(path, stats[path]) for path in files.paths]
+    except OSError as error:
+        raise UnusableEntry(_lasting_reason(files.name, error)) from error
+    return _digest_of_parts(files.paths, found) if files.is_folder else found[0]
+
+
+def _digest_of_parts(paths: Iterable[str], digests: Iterable[str]) -> str:
+    return digest_value({Path(path).name: digest for path, digest in zip(paths, digests, strict=True)})
+
+
+def read_bytes(folder: Path, name: str, digest: str) -> list[tuple[str, bytes]] | None:
+    """Name and bytes of a day's files; None where they are not those of the digest."""
+    place = folder / name
+    try:
+        paths = _parts(place)[0] if place.is_dir() else (str(place),) if place.exists() else ()
+    except UnusableEntry:
+        return None
+    with reading(place):
+        files = [(Path(path).name, Path(path).read_bytes()) for path in paths]
+    digests = [digest_bytes(data) for _, data in files]
+    same = (_digest_of_parts(paths, digests) if place.is_dir() else "".join(digests)) == digest
+    return files if same else None

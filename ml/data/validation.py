@@ -1,0 +1,379 @@
+"""The verdict on partitions: which rules their rows break, which rows are set aside, whether they may be used.
+
+One scan finds the facts and attributes them to rows; in `expectations.suite` Great Expectations judges the facts.
+"""
+
+import difflib
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ml.data.cleaning import ROW_NUMBER, coded
+from ml.data.handles import PartitionCheck, RuleCount
+from ml.data.meaning import hashes_of, sample_of
+from ml.data.snapshots import PartitionRows
+from ml.errors import ConfigError
+from ml.serving.columns import Column
+from ml.serving.features import distinct_texts
+from ml.serving.rules import Between, Finite, InSet, Mask, Matches, NotNull, Rule, UniqueKey
+from ml.use_case.definition import UseCase
+
+PARTITION = "partition__"
+PARTITION_FACTS = {"read", "rows", "duplicates", "quarantined", "quarantined_fraction", "unlabelled", "unknown_columns"}
+SNAPSHOT_FACTS = {"rows", "left_out_days"}
+MOST_NAMES = 20  # of undeclared columns, that are kept of a partition
+LONGEST = 80  # letters of a name or a value that somebody else wrote
+LONGEST_RULE, LONGEST_REASON = 200, 600
+MOST_RULES = 3  # that a rejection names
+CURES: dict[type[Rule], str] = {
+    NotNull: "declare nullable=True",
+    Between: "widen the limits",
+    InSet: "declare the new values",
+    UniqueKey: "name a longer key than that",
+}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of several partitions, exact duplicates dropped, one partition after the other; `unmatched`: how many rows
+    of a partition no row of a side table matches."""
+
+    rows: pd.DataFrame
+    places: dict[str, slice]
+    duplicates: dict[str, int]
+    unknown_columns: dict[str, tuple[str, ...]]
+    unmatched: dict[str, dict[str, int]]
+
+    @classmethod
+    def of(cls, key: tuple[str, ...], partitions: dict[str, PartitionRows]) -> "Batch":
+        unique = {day: drop_duplicates(read.rows, key) for day, read in partitions.items()}
+        ends = np.cumsum([len(rows) for rows in unique.values()])
+        places = {
+            day: slice(int(end) - len(rows), int(end)) for (day, rows), end in zip(unique.items(), ends, strict=True)
+        }
+        return cls(
+            rows=pd.concat(unique.values(), ignore_index=True),
+            places=places,
+            duplicates={day: len(read.rows) - len(unique[day]) for day, read in partitions.items()},
+            unknown_columns={day: read.unknown_columns for day, read in partitions.items()},
+            unmatched={day: read.unmatched for day, read in partitions.items()},
+        )
+
+    def counts(self, mask: Mask | None) -> dict[str, int]:
+        """How many rows of each partition the mask marks."""
+        if mask is None:
+            return dict.fromkeys(self.places, 0)
+        before = np.concatenate([[0], np.cumsum(mask)])
+        return {day: int(before[place.stop] - before[place.start]) for day, place in self.places.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fact:
+    """What one rule met in a batch: rows, those that lack a value and so are not judged, and those that break it."""
+
+    rule: Rule
+    rows: int
+    missing: int
+    unexpected: int
+
+
+@dataclass(frozen=True)
+class BatchVerdict:
+    """A check for every partition of a batch, the rows set aside with the rule each broke, and a fact a row rule."""
+
+    checks: dict[str, PartitionCheck]
+    quarantine: dict[str, pd.DataFrame]
+    facts: list[Fact]
+
+
+def drop_duplicates(rows: pd.DataFrame, key: tuple[str, ...]) -> pd.DataFrame:
+    """One row of each set of exactly equal ones, numbered anew: what row numbers in a quarantine count.
+
+    Equal rows have equal keys, so that only rows that share theirs are compared. Without a key, nobody says that equal
+    rows are the same: all stay.
+    """
+    if not key:
+        return rows.reset_index(drop=True)
+    repeated = rows.duplicated(list(key), keep=False).to_numpy(bool, copy=True)
+    repeated[repeated] = rows[repeated].duplicated()
+    return rows[~repeated].reset_index(drop=True)
+
+
+def partition_rules(use_case: UseCase) -> tuple[Rule, ...]:
+    """Rules over the facts of a partition that a use case's own fields imply."""
+    return (
+        Between(scope="partition", column="rows", minimum=use_case.min_rows),
+        Between(scope="partition", column="quarantined_fraction", maximum=use_case.max_quarantined_fraction),
+    )
+
+
+def snapshot_rules(use_case: UseCase) -> tuple[Rule, ...]:
+    """Rules over the facts of all partitions together."""
+    return (
+        Between(scope="snapshot", column="left_out_days", maximum=use_case.max_missing_days),
+        Between(scope="snapshot", column="rows", minimum=1),
+    )
+
+
+class Scan:
+    """Looks at each column of a batch once, whatever the number of rules that read it.
+
+    A rule that its columns' extremes, distinct texts or order prove is not looked for row by row.
+    """
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch, self.rows = batch, batch.rows
+        self.missing = functools.cache(self._missing)
+        self.extremes = functools.cache(self._extremes)
+        self.distinct = functools.cache(self._distinct)
+        self.never_repeats = functools.cache(self._never_repeats)
+
+    def fact(self, rule: Rule, mask: Mask | None) -> Fact:
+        lacking = [self.missing(name) for name in rule.columns]
+        masks = [lack for lack in lacking if lack is not None]
+        missing = int(np.logical_or.reduce(masks).sum()) if masks else 0
+        return Fact(rule=rule, rows=len(self.rows), missing=missing, unexpected=0 if mask is None else int(mask.sum()))
+
+    def unexpected(self, rule: Rule) -> Mask | None:
+        """(rows,) True where the row breaks the rule; None where none does. Raises ConfigError for a column of another
+        type than the rule can read."""
+        if isinstance(rule, NotNull):
+            return self.missing(rule.column)
+        if isinstance(rule, Between | Finite):
+            return self._outside(rule)
+        if isinstance(rule, InSet | Matches):
+            return self._other_texts(rule)
+        if isinstance(rule, UniqueKey):
+            return None if any(self.never_repeats(name) for name in rule.key) else self._clashes(rule)
+        return _some(rule.unexpected(self.rows))
+
+    def _missing(self, column: str) -> Mask | None:
+        return _some(self.rows[column].isna().to_numpy(bool))
+
+    def _extremes(self, column: str) -> tuple[float, float]:
+        values = self.rows[column].to_numpy(np.float64)
+        return float(np.fmin.reduce(values, initial=np.nan)), float(np.fmax.reduce(values, initial=np.nan))
+
+    def _distinct(self, column: str) -> tuple[NDArray[np.int32], pd.DataFrame]:
+        """(rows,) each text's position among the distinct ones, which come second; a missing one's is behind them."""
+        codes = coded(self.rows[column])
+        texts = pd.DataFrame({column: codes.dictionary.to_pandas()})
+        return codes.indices.fill_null(len(texts)).to_numpy(), texts
+
+    def _outside(self, rule: Between | Finite) -> Mask | None:
+        _require(rule, self.rows[rule.column].dtype == np.float64, "a number", self.rows[rule.column].dtype)
+        low, high = self.extremes(rule.column)
+        inside = (rule.minimum is None or not low < rule.minimum) and (rule.maximum is None or not high > rule.maximum)
+        return None if inside else _some(rule.unexpected(self.rows))
+
+    def _other_texts(self, rule: InSet | Matches) -> Mask | None:
+        _require(rule, self.rows[rule.column].dtype == "str", "a text", self.rows[rule.column].dtype)
+        positions, texts = self.distinct(rule.column)
+        broken = rule.unexpected(texts)
+        return np.append(broken, False)[positions] if broken.any() else None
+
+    def categories(self, column: Column) -> dict[str, str]:
+        """A sample of the column's categories for each partition that has any, as it is kept."""
+        name = column.name
+        positions, texts = self.distinct(name) if column.type == "text" else distinct_texts(self.rows[name], None)
+        hashes = hashes_of(texts[name].tolist() if isinstance(texts, pd.DataFrame) else texts)
+        samples = {day: sample_of(positions[place], hashes) for day, place in self.batch.places.items()}
+        return {day: sample.text for day, sample in samples.items() if sample.rows}
+
+    def _never_repeats(self, column: str) -> bool:
+        """True where a number proves it at once: it only rises, or its whole values lie densely."""
+        values = self.rows[column]
+        if values.dtype != np.float64 or self.missing(column) is not None:
+            return False
+        numbers = values.to_numpy()
+        if bool((np.diff(numbers) > 0).all()):
+            return True
+        low, high = self.extremes(column)
+        if high - low > 4 * len(numbers) or not bool((numbers % 1 == 0).all()):
+            return False
+        return int(np.bincount((numbers - low).astype(np.int64)).max()) == 1
+
+    def _clashes(self, rule: UniqueKey) -> Mask | None:
+        """A key is unique within a partition."""
+        masks = [rule.unexpected(self.rows[place]) for place in self.batch.places.values()]
+        return _some(np.concatenate(masks))
+
+
+def _some(mask: Mask) -> Mask | None:
+    return mask if mask.any() else None
+
+
+def _require(rule: Rule, readable: bool, what: str, seen: object) -> None:
+    if not readable:
+        raise ConfigError(f"'{rule.sentence}' is a rule about {what}", f"the column is {seen}", "mend the rule")
+
+
+def within_partition(rule: Rule) -> Rule:
+    """The rule as it is judged on a batch: a key is unique within a partition."""
+    return UniqueKey(key=(PARTITION, *rule.key), severity=rule.severity) if isinstance(rule, UniqueKey) else rule
+
+
+def check_batch(use_case: UseCase, rules: Sequence[Rule], batch: Batch) -> BatchVerdict:
+    """Judges every rule once over all rows, attributes what it finds to partitions, and then judges each partition."""
+    of_row, scan = [rule for rule in rules if rule.scope == "row"], Scan(batch)
+    masks = [scan.unexpected(rule) for rule in of_row]
+    broken = _first_broken(of_row, masks, len(batch.rows))
+    by_day = [(rule, batch.counts(mask)) for rule, mask in zip(of_row, masks, strict=True) if mask is not None]
+    facts, counts = _facts(use_case, batch, broken), _counts(use_case, scan)
+    refused = [(rule, rule.unexpected(facts)) for rule in rules if rule.scope == "partition"]
+    checks, quarantine = {}, {}
+    for position, (day, place) in enumerate(batch.places.items()):
+        own = facts.iloc[[position]].reset_index(drop=True)
+        found = [(rule, _count(rule, place.stop - place.start, counted[day])) for rule, counted in by_day]
+        more = [_count(rule, 1, int(mask[position])) for rule, mask in refused]
+        every = [count for count in (*(count for _, count in found), *more) if count.unexpected]
+        checks[day] = replace(_check(batch, day, own, every), **{name: of[day] for name, of in counts.items()})
+        if reason := rejection([rule for rule, mask in refused if mask[position]], own, [count for _, count in found]):
+            worst = _worst(found)
+            reason += _spellings(use_case, worst, batch.rows[place])
+            checks[day] = replace(checks[day], rejected=reason, cure=_cure(use_case, own, worst))
+        aside = np.flatnonzero(broken[place] >= 0)
+        if len(aside):
+            sentences = [of_row[rule].sentence for rule in broken[place][aside]]
+            quarantine[day] = batch.rows[place].iloc[aside].assign(**{ROW_NUMBER: aside, "broken_rule": sentences})
+    return BatchVerdict(checks, quarantine, [scan.fact(*pair) for pair in zip(of_row, masks, strict=True)])
+
+
+def _counts(use_case: UseCase, scan: Scan) -> dict[str, dict[str, Any]]:
+    """What ml/meaning.py compares, by the field of PartitionCheck and by day."""
+    nulls = {name: scan.batch.counts(scan.missing(name)) for name in _counted_nulls(use_case)}
+    categories = {column.name: scan.categories(column) for column in use_case.columns if column.is_category}
+    days = scan.batch.places
+    return {
+        "nulls": {day: {name: counts[day] for name, counts in nulls.items() if counts[day]} for day in days},
+        "categories": {day: {name: of[day] for name, of in categories.items() if day in of} for day in days},
+        "unmatched": {
+            day: {name: count for name, count in scan.batch.unmatched.get(day, {}).items() if count} for day in days
+        },
+    }
+
+
+def _counted_nulls(use_case: UseCase) -> list[str]:
+    """Every column, but for labels that come to be known later: that a day has none yet is no loss."""
+    later = use_case.target.column if use_case.known_at_column is not None else None
+    return [column.name for column in use_case.columns if column.name != later]
+
+
+def _worst(found: Sequence[tuple[Rule, RuleCount]]) -> list[Rule]:
+    """The rules of severity error that most rows break."""
+    broken = [(rule, count) for rule, count in found if count.unexpected and rule.severity == "error"]
+    return [rule for rule, _ in sorted(broken, key=lambda each: -each[1].unexpected)[:MOST_RULES]]
+
+
+def _spellings(use_case: UseCase, broken: Sequence[Rule], rows: pd.DataFrame) -> str:
+    """What stands where a rule names the values that may be: the commonest other one, and the nearest that may be.
+
+    It is not quoted where any column is sensitive: in a row that is shifted it may be that one's.
+    """
+    if any(column.sensitive for column in use_case.columns):
+        return ""
+    said = []
+    for rule in broken:
+        if isinstance(rule, InSet):
+            commonest = str(rows[rule.column][rule.unexpected(rows)].value_counts().index[0])
+            near = _nearest(commonest, rule.values)
+            said.append(
+                f"{rule.column} is {quoted(commonest)}"
+                + (f", where {near!r} is the nearest that may be" if near else "")
+            )
+    return f" ({'; '.join(said)})" if said else ""
+
+
+def quoted(value: object) -> str:
+    """A value that somebody else wrote, as a part of an error's sentence, which a colon with a space would end."""
+    return repr(str(value)[:LONGEST]).replace(": ", ":")
+
+
+def _nearest(value: str, known: Sequence[str]) -> str | None:
+    by_letters = {each.strip().casefold(): each for each in known}
+    found = difflib.get_close_matches(value.strip().casefold(), by_letters, n=1)
+    return by_letters[found[0]] if found else None
+
+
+def _cure(use_case: UseCase, facts: pd.DataFrame, broken: Sequence[Rule]) -> str:
+    """Which declaration would let the partition pass, if its rows are right."""
+    if facts["read"][0] < use_case.min_rows:
+        return "lower min_rows"
+    if not facts["quarantined"][0]:
+        return "mend the suite's rule"
+    cures = [f"{CURES[type(rule)]} for {rule.columns[0]}" for rule in broken if type(rule) in CURES]
+    return ", ".join([*dict.fromkeys(cures), "or raise max_quarantined_fraction"])
+
+
+def _first_broken(rules: Sequence[Rule], masks: Sequence[Mask | None], rows: int) -> NDArray[np.int_]:
+    """(rows,) position of the first rule of severity error that the row breaks, -1 for none."""
+    broken = np.full(rows, -1)
+    for position, (rule, mask) in enumerate(zip(rules, masks, strict=True)):
+        if rule.severity == "error" and mask is not None:
+            broken[mask & (broken < 0)] = position
+    return broken
+
+
+def _facts(use_case: UseCase, batch: Batch, broken: NDArray[np.int_]) -> pd.DataFrame:
+    """What partition rules speak of, a row a day."""
+    aside = broken >= 0
+    no_label = np.isnan(use_case.target.labels(batch.rows[use_case.target.column])) & ~aside
+    columns = {
+        "read": {day: place.stop - place.start for day, place in batch.places.items()},
+        "quarantined": batch.counts(aside),
+        "unlabelled": batch.counts(no_label),
+        "duplicates": batch.duplicates,
+        "unknown_columns": {day: len(names) for day, names in batch.unknown_columns.items()},
+    }
+    found = pd.DataFrame(columns, index=list(batch.places), dtype="float64")
+    return found.assign(
+        rows=found["read"] - found["quarantined"],
+        quarantined_fraction=found["quarantined"] / found["read"].clip(lower=1),
+    )
+
+
+def _check(batch: Batch, day: str, facts: pd.DataFrame, broken: Sequence[RuleCount]) -> PartitionCheck:
+    unknown = batch.unknown_columns[day]
+    return PartitionCheck(
+        day=day,
+        rows=int(facts["read"][0]) + batch.duplicates[day],
+        duplicates=batch.duplicates[day],
+        quarantined=int(facts["quarantined"][0]),
+        unlabelled=int(facts["unlabelled"][0]),
+        unknown_columns=tuple(name[:LONGEST] for name in unknown[:MOST_NAMES]),
+        undeclared=len(unknown),
+        rejected=None,
+        broken=tuple(broken),
+        quarantine=None,
+    )
+
+
+def rejected_check(day: str, reason: str) -> PartitionCheck:
+    """The verdict on a partition that could not even be read as declared."""
+    return PartitionCheck(
+        day=day, rows=0, duplicates=0, quarantined=0, unlabelled=0, unknown_columns=(), broken=(),
+        rejected=reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}...",
+        quarantine=None,
+    )  # fmt: skip
+
+
+def rejection(rules: Sequence[Rule], facts: pd.DataFrame, counts: Sequence[RuleCount]) -> str | None:
+    """Why facts break a rule of severity error, with the row rules that did most of it; None if they do not."""
+    broken = [r for r in rules if r.severity == "error" and r.unexpected(facts)[0]]
+    if not broken:
+        return None
+    seen = ", ".join(f"{rule.sentence} (it is {facts[rule.columns[0]][0]:.3g})" for rule in broken)
+    worst = sorted((count for count in counts if count.unexpected), key=lambda count: -count.unexpected)[:MOST_RULES]
+    rows = "; ".join(f"{count.unexpected} rows break '{count.rule[:LONGEST_RULE]}'" for count in worst)
+    return f"the rule is that {seen}" + (f", and {rows}" if rows else "")
+
+
+def _count(rule: Rule, evaluated: int, unexpected: int) -> RuleCount:
+    return RuleCount(
+        rule=rule.sentence, scope=rule.scope, severity=rule.severity, evaluated=evaluated, unexpected=unexpected
+    )

@@ -1,0 +1,144 @@
+"""What a model must beat: the best constant and the best threshold on one column, both chosen on train rows."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ml.data.cleaning import LABEL
+from ml.metrics.scores import Answers, class_metric
+from ml.use_case.definition import UseCase
+
+Floats = NDArray[np.float64]
+CUTS_AT_ONCE = 65_536
+
+
+@dataclass(frozen=True)
+class Constant:
+    """One answer for every row; for classes with the train shares as probabilities."""
+
+    answer: float
+    shares: tuple[float, ...]
+    description: str
+
+    def answers(self, rows: pd.DataFrame) -> Answers:
+        chosen = np.full(len(rows), self.answer)
+        return Answers(chosen, np.tile(self.shares, (len(rows), 1)) if self.shares else None)
+
+
+@dataclass(frozen=True)
+class OneColumnRule:
+    """`column > threshold` (missing counts as not above): one answer on each side, with each side's train shares."""
+
+    column: str
+    threshold: float
+    below: float
+    above: float
+    shares: tuple[tuple[float, float], tuple[float, float]] | None
+    description: str
+
+    def answers(self, rows: pd.DataFrame) -> Answers:
+        side = (rows[self.column].to_numpy(np.float64) > self.threshold).astype(int)
+        chosen = np.array([self.below, self.above])[side]
+        return Answers(chosen, np.array(self.shares)[side] if self.shares else None)
+
+
+def best_constant(use_case: UseCase, labels: Floats) -> Constant:
+    """The constant with the best metric on train labels; for values the mean, for MAE the median."""
+    if use_case.target.kind == "regression":
+        value = float(np.median(labels) if use_case.metric == "mae" else labels.mean())
+        return Constant(value, (), f"always {value:,.0f} {use_case.target.unit}".rstrip())
+    classes = len(use_case.target.classes)
+    counts = np.bincount(labels.astype(int), minlength=classes).astype(np.float64)
+    matrices = np.stack([counts[:, None] * (np.arange(classes) == chosen) for chosen in range(classes)])
+    scores = np.nan_to_num(class_metric(use_case.metric, matrices, binary=use_case.target.kind == "binary"))
+    best = int(scores.argmax())
+    shares = tuple(float(share) for share in counts / counts.sum())
+    return Constant(float(best), shares, f"always '{use_case.target.classes[best]}'")
+
+
+def rule_columns(use_case: UseCase) -> list[str]:
+    """The columns that a rule may be about: all numeric features; none for more than two classes."""
+    names = [c.name for c in use_case.features if c.type in {"number", "integer"} and not c.is_category]
+    return [] if use_case.target.kind == "multiclass" else names
+
+
+def best_rule(use_case: UseCase, train: pd.DataFrame) -> OneColumnRule | None:
+    """The best threshold over all columns that a rule may be about, looked at one by one; None where there is none."""
+    names = rule_columns(use_case)
+    if not names:
+        return None
+    labels = train[LABEL].to_numpy(np.float64)
+    find = _best_cut_of_values if use_case.target.kind == "regression" else _best_cut_of_classes
+    found = [(*find(use_case.metric, train[name].to_numpy(np.float64), labels), name) for name in names]
+    _, threshold, rising, name = max(found, key=lambda cut: cut[0])
+    return _rule(use_case, name, threshold, rising, train[name].to_numpy(np.float64) > threshold, labels)
+
+
+def _rule(
+    use_case: UseCase, name: str, threshold: float, rising: bool, above: NDArray[np.bool_], labels: Floats
+) -> OneColumnRule:
+    low, high = (float(labels[side].mean()) if side.any() else 0.0 for side in (~above, above))
+    cut = _cut_words(use_case, name, threshold)
+    if use_case.target.kind == "regression":
+        words = f"{high:,.0f} where {name} > {cut}, else {low:,.0f}"
+        return OneColumnRule(name, threshold, low, high, None, words)
+    second = use_case.target.classes[1]
+    words = f"'{second}' where {name} {'>' if rising else '<='} {cut}"
+    shares = ((1 - low, low), (1 - high, high))
+    return OneColumnRule(name, threshold, float(not rising), float(rising), shares, words)
+
+
+def _cut_words(use_case: UseCase, name: str, threshold: float) -> str:
+    """A cut lies between two rows' values, or just under the lowest: of a sensitive column it is not told."""
+    sensitive = any(column.sensitive for column in use_case.columns if column.name == name)
+    return "a threshold that is not shown" if sensitive else f"{threshold:.6g}"
+
+
+def _cuts(column: Floats) -> tuple[NDArray[np.int_], Floats, NDArray[np.int_]]:
+    """Row order by value, the sorted values, and the positions after which a cut may fall; missing sorts lowest."""
+    filled = np.where(np.isfinite(column), column, -np.inf)
+    order = np.argsort(filled, kind="stable")
+    ordered = filled[order]
+    ends = np.flatnonzero(ordered[1:] > ordered[:-1])
+    return order, ordered, ends
+
+
+def _middle(ordered: Floats, end: int) -> float:
+    low, high = ordered[end], ordered[end + 1]
+    return float((low + high) / 2) if np.isfinite(low) else float(high) - 1.0
+
+
+def _best_cut_of_classes(metric: str, column: Floats, labels: Floats) -> tuple[float, float, bool]:
+    """Score, threshold, and whether the second class lies above it."""
+    order, ordered, ends = _cuts(column)
+    if not len(ends):
+        return -np.inf, 0.0, True
+    positives = np.cumsum(labels[order])
+    below_p, below_n = positives[ends], (ends + 1) - positives[ends]
+    above_p, above_n = positives[-1] - below_p, len(labels) - positives[-1] - below_n
+    rising = np.array([[below_n, above_n], [below_p, above_p]])
+    starts = range(0, len(ends), CUTS_AT_ONCE)
+    scores = np.concatenate([_scores(metric, rising[:, :, start : start + CUTS_AT_ONCE]) for start in starts], axis=1)
+    direction, position = np.unravel_index(scores.argmax(), scores.shape)
+    return float(scores.max()), _middle(ordered, ends[position]), bool(direction == 0)
+
+
+def _scores(metric: str, rising: Floats) -> Floats:
+    """(2, cuts) from the cells (label, side, cuts): with the second class above the cut, and below it."""
+    cells = np.moveaxis(rising, -1, 0)
+    return np.nan_to_num(np.stack([class_metric(metric, each, binary=True) for each in (cells, cells[:, :, ::-1])]))
+
+
+def _best_cut_of_values(metric: str, column: Floats, labels: Floats) -> tuple[float, float, bool]:
+    """Least squares, whatever the metric: score is minus the squared error that is left."""
+    del metric
+    order, ordered, ends = _cuts(column)
+    if not len(ends):
+        return -np.inf, 0.0, True
+    total, squares = np.cumsum(labels[order]), float(np.square(labels).sum())
+    n = np.arange(1, len(labels) + 1)
+    explained = total[ends] ** 2 / n[ends] + (total[-1] - total[ends]) ** 2 / (n[-1] - n[ends])
+    best = int(explained.argmax())
+    return float(explained[best] - squares), _middle(ordered, ends[best]), True

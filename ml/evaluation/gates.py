@@ -1,0 +1,274 @@
+"""Gates: rules over evidence that say, each with a sentence, whether a candidate may become champion.
+
+Pure functions of the evidence; a gate that cannot judge blocks. The interval is the 90 % percentile interval of the
+paired bootstrap over resampling units.
+"""
+
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from ml.evaluation.handles import Interval, Verdict, VerdictName
+from ml.metrics.intervals import Pair, Side
+from ml.metrics.scores import LOWER_IS_BETTER, METRICS, Floats
+
+MIN_UNITS = 20
+MAX_UNDEFINED = 0.001
+DETECTABLE = 2.49  # standard errors: z(0.95) + z(0.80), a one-sided 5 % test with power 0.8
+LEVELS = (5.0, 95.0)
+ALLOWING: frozenset[VerdictName] = frozenset({"PASS", "NOT_APPLICABLE"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What gates may look at: the candidate paired with each other predictor on the same test rows.
+
+    `absent` says why a predictor has no pair: `not_applicable` where the registry answered that there is none,
+    `not_comparable` with the reason where it exists but cannot be compared.
+    """
+
+    unit: str
+    seed: int
+    pairs: dict[str, Pair]
+    not_applicable: dict[str, str] = field(default_factory=dict)
+    not_comparable: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """`metric` of the candidate, judged by a rule; `why` gives the reason of its figure."""
+
+    metric: str
+    why: str
+    opponent: ClassVar[str] = "constant"
+
+    @property
+    def name(self) -> str:
+        return f"{type(self).__name__} {self.metric}"
+
+    def judge(self, evidence: Evidence) -> Verdict:
+        """PASS, FAIL, INCONCLUSIVE, NOT_JUDGED or NOT_APPLICABLE, with a reason."""
+        if self.opponent in evidence.not_applicable:
+            return self._verdict("NOT_APPLICABLE", evidence.not_applicable[self.opponent])
+        if self.opponent in evidence.not_comparable:
+            return self._verdict("NOT_JUDGED", evidence.not_comparable[self.opponent])
+        pair = evidence.pairs.get(self.opponent)
+        if pair is None:
+            return self._verdict("FAIL", f"there is no evidence about the {self.opponent}")
+        if self.metric not in METRICS[pair.kind]:
+            return self._verdict("FAIL", f"{self.metric} is not measured for {pair.kind} models")
+        if pair.units < MIN_UNITS:
+            more = "; raise test_days, which counts days that are left out too" if evidence.unit == "day" else ""
+            return self._verdict(
+                "INCONCLUSIVE", f"{pair.units} {evidence.unit}s are too few to judge; {MIN_UNITS} are needed{more}"
+            )
+        return self._weigh(pair, evidence)
+
+    def _weigh(self, pair: Pair, evidence: Evidence) -> Verdict:
+        raise NotImplementedError
+
+    def _verdict(self, verdict: VerdictName, reason: str, **figures: float | int | str | None) -> Verdict:
+        return Verdict(gate=self.name, verdict=verdict, reason=reason, figures=figures)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinMetric(Gate):
+    """The point estimate reaches a floor that was written before any candidate was scored on test."""
+
+    floor: float
+
+    def _weigh(self, pair: Pair, evidence: Evidence) -> Verdict:
+        interval = metric_interval(pair, self.metric, "candidate", evidence.seed)
+        if interval.value is None:
+            return self._verdict("FAIL", f"{self.metric} is undefined on these rows: {interval.reason}")
+        above = interval.value <= self.floor if self.metric in LOWER_IS_BETTER else interval.value >= self.floor
+        word = "ceiling" if self.metric in LOWER_IS_BETTER else "floor"
+        return self._verdict(
+            "PASS" if above else "FAIL",
+            f"{self.metric} is {in_words(interval)}; the {word} is {self.floor:g} ({self.why})",
+            value=interval.value,
+            low=interval.low,
+            high=interval.high,
+            floor=self.floor,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Gate):
+    """The difference to the opponent, whose interval decides."""
+
+    def _weigh(self, pair: Pair, evidence: Evidence) -> Verdict:
+        difference = Difference.of(pair, self.metric, evidence.seed)
+        if not np.isfinite(difference.value):
+            why = why_no_difference(pair, self.metric, self.opponent)
+            return self._verdict("FAIL", f"the difference in {self.metric} is undefined on these rows: {why}")
+        if difference.undefined > MAX_UNDEFINED:
+            return self._verdict(
+                "INCONCLUSIVE", f"{difference.undefined:.1%} of the resamples leave {self.metric} undefined"
+            )
+        verdict, reason = self._decide(difference)
+        return self._verdict(
+            verdict,
+            f"{reason} ({self.why})",
+            difference=difference.value,
+            low=difference.low,
+            high=difference.high,
+            smallest_detectable_drop=difference.detectable,
+            **self._limits,
+        )
+
+    def _decide(self, d: "Difference") -> tuple[VerdictName, str]:
+        raise NotImplementedError
+
+    @property
+    def _limits(self) -> dict[str, float]:
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotWorse(Comparison):
+    """The whole interval lies above -`max_drop`: points of a score, or a fraction of the opponent's error."""
+
+    max_drop: Annotated[float, Field(gt=0, lt=1)]
+
+    @property
+    def _limits(self) -> dict[str, float]:
+        return {"max_drop": self.max_drop}
+
+    def _decide(self, d: "Difference") -> tuple[VerdictName, str]:
+        seen = f"{self.metric} differs from the {self.opponent}'s by {d.in_words(self.metric)}"
+        allowed = f"a loss of {_amount(self.metric, self.max_drop)} is allowed"
+        if d.low > -self.max_drop:
+            return "PASS", f"{seen}; {allowed}"
+        if d.high < -self.max_drop:
+            return "FAIL", f"{seen}; {allowed}"
+        if d.detectable > self.max_drop:
+            smallest = _amount(self.metric, d.detectable)
+            return "INCONCLUSIVE", f"{seen}; {allowed}, but this test set cannot show a loss under {smallest}"
+        return "INCONCLUSIVE", f"{seen}; {allowed}, and the interval leaves it open"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotWorseThanChampion(NotWorse):
+    opponent: ClassVar[str] = "champion"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotWorseThanReference(NotWorse):
+    """Against the last version that was first or proved better, so that small losses cannot add up night by night."""
+
+    opponent: ClassVar[str] = "reference"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BetterThan(Comparison):
+    """The whole interval lies above zero."""
+
+    def _decide(self, d: "Difference") -> tuple[VerdictName, str]:
+        seen = f"{self.metric} differs from the {OPPONENT_WORDS[self.opponent]}'s by {d.in_words(self.metric)}"
+        if d.low > 0:
+            return "PASS", f"{seen}: better"
+        if d.high <= 0:
+            return "FAIL", f"{seen}: not better"
+        return "INCONCLUSIVE", f"{seen}: it is not sure that it is better"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BetterThanTrivial(BetterThan):
+    """Better than the best constant prediction."""
+
+    opponent: ClassVar[str] = "constant"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BetterThanRule(BetterThan):
+    """Better than the best threshold on one column."""
+
+    opponent: ClassVar[str] = "rule"
+
+
+OPPONENT_WORDS = {"constant": "best constant", "rule": "best one-column rule"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Candidate minus opponent, larger is better, with its interval and the smallest loss that could be seen."""
+
+    value: float
+    low: float
+    high: float
+    undefined: float
+    detectable: float
+
+    @classmethod
+    def of(cls, pair: Pair, metric: str, seed: int) -> "Difference":
+        value = float(pair.difference(metric, pair.totals())[0])
+        draws = pair.difference(metric, pair.resampled(seed))
+        defined = draws[np.isfinite(draws)]
+        low, high = np.percentile(defined, LEVELS) if len(defined) else (np.nan, np.nan)
+        return cls(
+            value=value,
+            low=float(low),
+            high=float(high),
+            undefined=1 - len(defined) / len(draws),
+            detectable=DETECTABLE * float(defined.std()) if len(defined) else float("nan"),
+        )
+
+    def in_words(self, metric: str) -> str:
+        value, low, high = (_amount(metric, x, signed=True) for x in (self.value, self.low, self.high))
+        return f"{value} [{low}, {high}]"
+
+
+def metric_interval(pair: Pair, metric: str, side: Side, seed: int) -> Interval:
+    """The metric of one side with its interval."""
+    value = float(pair.metric(metric, side, pair.totals())[0])
+    if not np.isfinite(value):
+        return Interval(value=None, reason=why_undefined(pair, metric, side))
+    draws: Floats = pair.metric(metric, side, pair.resampled(seed))
+    defined = draws[np.isfinite(draws)]
+    if pair.units < MIN_UNITS or 1 - len(defined) / len(draws) > MAX_UNDEFINED:
+        return Interval(value=value, reason="too few units for an interval")
+    low, high = np.percentile(defined, LEVELS)
+    return Interval(value=value, low=float(low), high=float(high))
+
+
+def why_undefined(pair: Pair, metric: str, side: Side) -> str:
+    """The cause of a metric without a value."""
+    totals = pair.totals()
+    if pair.kind == "regression":
+        return "all labels are equal" if metric == "r2" else "an error is too large to be squared and summed"
+    cells = totals.reshape(pair.classes, pair.classes, pair.classes).sum(axis=2 if side == "other" else 1)
+    judged = [1] if pair.kind == "binary" else range(pair.classes)
+    rows = cells.sum(axis=1)[judged]  # by label
+    which = "the second class" if pair.kind == "binary" else "a class"
+    return f"{which} has no rows" if not rows.all() and metric != "precision" else f"{which} is never the answer"
+
+
+def why_no_difference(pair: Pair, metric: str, opponent: str) -> str:
+    """The cause of a difference without a value."""
+    sides: dict[str, Side] = {"the candidate": "candidate", OPPONENT_WORDS.get(opponent, f"the {opponent}"): "other"}
+    for who, side in sides.items():
+        if not np.isfinite(pair.metric(metric, side, pair.totals())).all():
+            return f"of {who}, {why_undefined(pair, metric, side)}"
+    return f"the {OPPONENT_WORDS.get(opponent, opponent)} makes no error, of which there are no fractions"
+
+
+def in_words(interval: Interval) -> str:
+    """`0.738 [0.721, 0.755]`, or why there is no value."""
+    if interval.value is None:
+        return f"undefined ({interval.reason})"
+    if interval.low is None or interval.high is None:
+        return short(interval.value)
+    return f"{short(interval.value)} [{short(interval.low)}, {short(interval.high)}]"
+
+
+def short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3f}"
+
+
+def _amount(metric: str, value: float, *, signed: bool = False) -> str:
+    """A difference in words: points of a score, or per cent of an error."""
+    sign = "+" if signed else ""
+    return format(value, f"{sign}.1%") if metric in LOWER_IS_BETTER else format(value, f"{sign}.4f")

@@ -1,0 +1,124 @@
+"""Candidate, champion, reference and baselines scored on the same rows, as evidence for the gates."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+from ml.data.cleaning import DAY, LABEL
+from ml.data.split import groups_of
+from ml.evaluation.baselines import best_constant, best_rule
+from ml.evaluation.gates import Evidence, metric_interval
+from ml.evaluation.handles import Interval, ModelScores
+from ml.metrics.intervals import Pair, make_pair
+from ml.metrics.scores import METRICS, Answers, confusion, probability_scores
+from ml.use_case.definition import UseCase
+
+Predict = Callable[[pd.DataFrame], pd.DataFrame]
+
+
+class Baseline(Protocol):
+    @property
+    def description(self) -> str: ...
+
+    def answers(self, rows: pd.DataFrame) -> Answers: ...
+
+
+@dataclass(frozen=True)
+class Judged:
+    """All that one evaluation found."""
+
+    models: dict[str, ModelScores]
+    evidence: Evidence
+
+
+class NoAnswer(ValueError):
+    """A model has no answer to rows that today's rules accept."""
+
+
+def baselines(use_case: UseCase, train: pd.DataFrame) -> dict[str, Baseline]:
+    """From the label of train rows, and the columns that a rule may be about."""
+    found: dict[str, Baseline] = {"constant": best_constant(use_case, train[LABEL].to_numpy(np.float64))}
+    rule = best_rule(use_case, train)
+    return found if rule is None else {**found, "rule": rule}
+
+
+def model_answers(use_case: UseCase, predict: Predict, rows: pd.DataFrame) -> Answers:
+    """A packaged model's answers on raw rows. Raises NoAnswer where it refuses some of them, or answers otherwise than
+    a model of this use case does."""
+    out = predict(rows.drop(columns=[LABEL, DAY]))
+    classes, kind = use_case.target.classes, use_case.target.kind
+    shares = {"binary": ["probability"], "multiclass": [f"probability_{name}" for name in classes]}.get(kind, [])
+    lacking = [name for name in ("prediction", *shares, "broken_rule") if name not in out]
+    if lacking:
+        raise NoAnswer(f"its answers have no {', '.join(lacking)}")
+    if len(out) != len(rows):
+        raise NoAnswer(f"it gives {len(out)} answers to {len(rows)} rows")
+    refused = int(out["broken_rule"].notna().sum())
+    if refused:
+        raise NoAnswer(f"it refuses {refused} of {len(out)} test rows by its own rules")
+    numbers = out[shares or ["prediction"]].to_numpy(np.float64)
+    chosen = pd.Index(classes).get_indexer(pd.Index(out["prediction"])).astype(np.float64)
+    lost = ~np.isfinite(numbers).all(axis=1) | ((chosen < 0) if classes else False)
+    if lost.any():
+        raise NoAnswer(f"what it says to {int(lost.sum())} of {len(out)} test rows is no number or no declared class")
+    if kind == "regression":
+        return Answers(numbers[:, 0])
+    return Answers(chosen, np.column_stack([1 - numbers[:, 0], numbers[:, 0]]) if kind == "binary" else numbers)
+
+
+def answer_table(test: pd.DataFrame, answers: Answers) -> pd.DataFrame:
+    """Label, answer and probabilities of each test row: what plots are drawn from."""
+    table = pd.DataFrame({"label": test[LABEL].to_numpy(np.float64), "answer": answers.chosen})
+    probability = answers.probability if answers.probability is not None else np.empty((len(test), 0))
+    return table.assign(**{f"probability_{i}": column for i, column in enumerate(probability.T)})
+
+
+def judge_all(
+    use_case: UseCase,
+    test: pd.DataFrame,
+    test_digest: str,
+    answers: dict[str, Answers],
+    descriptions: Mapping[str, str],
+) -> Judged:
+    """Scores and pairs of everyone in `answers` ("candidate" among them) on the same test rows."""
+    seed = judging_seed(test_digest)
+    y = test[LABEL].to_numpy(np.float64)
+    units, unit = resampling_units(use_case, test)
+    classes = len(use_case.target.classes)
+    pairs = {
+        who: make_pair(use_case.target.kind, classes, y, answers["candidate"], other, units)
+        for who, other in answers.items()
+    }
+    models = {who: _scores(use_case, who, y, answers[who], pairs[who], descriptions[who], seed) for who in answers}
+    others = {who: pair for who, pair in pairs.items() if who != "candidate"}
+    return Judged(models, Evidence(unit=unit, seed=seed, pairs=others))
+
+
+def judging_seed(test_digest: str) -> int:
+    """The seed of every random draw in judging. It follows from the test rows alone, so that equal answers on equal
+    rows get equal intervals, whatever the code, the seed of the fit or the reason for judging again."""
+    return int(test_digest[:15], 16)
+
+
+def resampling_units(use_case: UseCase, test: pd.DataFrame) -> tuple[Any, str]:
+    """Each row's unit (null where the row has none), or None for the row itself; and the unit's name."""
+    if use_case.dated:
+        return test[DAY].to_numpy(object), "day"
+    if use_case.group:
+        return groups_of(use_case, test).to_numpy(object), use_case.group
+    return None, "row"
+
+
+def _scores(
+    use_case: UseCase, who: str, y: Any, answers: Answers, pair: Pair, description: str, seed: int
+) -> ModelScores:
+    kind = use_case.target.kind
+    scores = {name: metric_interval(pair, name, "other", seed) for name in METRICS[kind]}
+    points = probability_scores(kind, y, answers.probability)
+    undefined = "one class is missing"
+    scores |= {n: Interval(value=v, reason=undefined if v is None else None) for n, v in points.items()}
+    matrix = None if kind == "regression" else confusion(y, answers.chosen, len(use_case.target.classes))
+    return ModelScores(who=who, description=description, scores=scores, confusion=matrix)

@@ -1,0 +1,300 @@
+"""Linear and logistic regression and the multilayer perceptron, trained by the loop of `ml.models.networks.descent`.
+
+An unfitted estimator is a model's configuration; `fit` alone computes. torch is imported when first used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.utils.validation import check_array, check_is_fitted, check_X_y
+
+from ml.models.handles import Epoch
+from ml.serving.output import Output, TaskKind, probabilities
+
+if TYPE_CHECKING:
+    from torch import Tensor, optim
+
+    from ml.models.networks.descent import Checkpoints, Loss
+    from ml.serving.kinds.network import TabularNetwork
+
+OnEpoch = Callable[[Epoch], None]
+Rows = tuple[NDArray[np.float32], NDArray[np.float32]]
+
+
+class Diverged(ValueError):
+    """Not even the first epoch of a fit ended with numbers."""
+
+
+class NetworkEstimator(BaseEstimator):
+    """A tabular network: `hidden` layers, or a linear model with none.
+
+    `batch_size=None` is full-batch descent, 1 is stochastic descent. `noise_std` adds Gaussian noise to the
+    standardised numbers of each batch. `patience` stops after so many epochs without a better validation loss. The
+    weights kept are those of the best validation epoch. Adam is Kingma and Ba (2015) as in torch.
+
+    A fit ends on `device_`, the CPU where memory of `device` was too small; `notes_` says what that changed.
+    """
+
+    network_: TabularNetwork
+
+    def __init__(
+        self,
+        hidden: tuple[PositiveInt, ...] = (64, 32),
+        activation: Literal["relu", "tanh", "sigmoid"] = "relu",
+        loss: Literal["cross_entropy", "mse"] | None = None,
+        optimizer: Literal["sgd", "adam", "adamw"] = "adam",
+        learning_rate: PositiveFloat = 1e-3,
+        weight_decay: NonNegativeFloat = 0.0,
+        batch_size: PositiveInt | None = 32,
+        epochs: PositiveInt = 10,
+        patience: PositiveInt | None = None,
+        class_weight: Literal["balanced"] | None = None,
+        noise_std: NonNegativeFloat = 0.0,
+        seed: int = 42,
+        device: str = "cpu",
+    ) -> None:
+        self.hidden = hidden
+        self.activation = activation
+        self.loss = loss
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.batch_size = batch_size
+        self.epochs = epochs
+        self.patience = patience
+        self.class_weight = class_weight
+        self.noise_std = noise_std
+        self.seed = seed
+        self.device = device
+
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        *,
+        validation: tuple[ArrayLike, ArrayLike] | None = None,
+        category_sizes: tuple[int, ...] = (),
+        on_epoch: OnEpoch | None = None,
+        checkpoints: Checkpoints | None = None,
+    ) -> NetworkEstimator:
+        """Learns from X (n, numbers + categories) and y (n,).
+
+        The trailing `len(category_sizes)` columns hold category codes. Without `validation` (a pair X, y) the training
+        loss chooses the epoch. A fit that was killed goes on after the last epoch of its `checkpoints`, and ends with
+        the same weights. Raises ValueError for NaN, infinities, fewer than two classes or one that only validation
+        has, and where not even the first epoch ends with numbers.
+        """
+        rows, labels = check_X_y(X, y, dtype=np.float32)
+        self.n_features_in_ = rows.shape[1]
+        self.category_sizes_ = category_sizes
+        learnt = self._learn_target(np.asarray(labels))
+        held_out = None
+        if validation is not None:
+            held_out = check_array(validation[0], dtype=np.float32), self._encode(np.asarray(validation[1]))
+        self._descend((rows, learnt), held_out, on_epoch, checkpoints)
+        return self
+
+    def _descend(
+        self, train: Rows, held_out: Rows | None, on_epoch: OnEpoch | None, checkpoints: Checkpoints | None
+    ) -> None:
+        from ml.models.networks.descent import Descent
+
+        progress = Descent(self, train, held_out, checkpoints).run(on_epoch)
+        if not progress.epochs:
+            raise Diverged(
+                f"the loss must stay a number, but with learning_rate {self.learning_rate} it does not: lower it"
+            )
+        self.network_ = progress.best_network()
+        self.epochs_, self.best_epoch_ = progress.epochs, progress.best_epoch
+        self.device_, self.notes_ = progress.device, tuple(progress.notes.values())
+
+    def new_network(self) -> TabularNetwork:
+        from torch import Generator
+
+        from ml.models.networks.first_weights import draw_first_weights
+        from ml.serving.kinds.network import TabularNetwork
+
+        network = TabularNetwork(
+            numbers=self.n_features_in_ - len(self.category_sizes_),
+            category_sizes=self.category_sizes_,
+            hidden=tuple(self.hidden),
+            activation=self.activation,
+            outputs=self._outputs(),
+        )
+        draw_first_weights(network, Generator().manual_seed(self.seed))
+        return network
+
+    def new_optimizer(self, network: TabularNetwork) -> optim.Optimizer:
+        from torch import optim
+
+        kinds: dict[str, type[optim.Optimizer]] = {"sgd": optim.SGD, "adam": optim.Adam, "adamw": optim.AdamW}
+        options: dict[str, Any] = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
+        return kinds[self.optimizer](network.parameters(), **options)
+
+    def _raw_outputs(self, X: ArrayLike) -> NDArray[np.float64]:
+        from ml.serving.kinds.network import forward_in_blocks
+
+        check_is_fitted(self, "network_")
+        rows = check_array(X, dtype=np.float32)
+        if rows.shape[1] != self.n_features_in_:
+            raise ValueError(
+                f"X has {rows.shape[1]} features, but {type(self).__name__} is expecting "
+                f"{self.n_features_in_} features as input"
+            )
+        return forward_in_blocks(self.network_, rows, threads=1)
+
+    def _learn_target(self, y: NDArray[Any]) -> NDArray[np.float32]:
+        raise NotImplementedError
+
+    def _encode(self, y: NDArray[Any]) -> NDArray[np.float32]:
+        raise NotImplementedError
+
+    def _outputs(self) -> int:
+        raise NotImplementedError
+
+    def loss_function(self, device: str) -> Loss:
+        """The mean over (n, outputs) and (n,) that is descended."""
+        raise NotImplementedError
+
+    def constant_loss(self, labels: NDArray[np.float32]) -> float:
+        """The loss of one answer for all rows: what descent begins near, and must get under."""
+        import torch
+
+        answer = torch.tensor(self._constant_outputs(labels), dtype=torch.float32)
+        return float(self.loss_function("cpu")(answer.repeat(len(labels), 1), torch.tensor(labels)))
+
+    def _constant_outputs(self, labels: NDArray[np.float32]) -> list[float]:
+        raise NotImplementedError
+
+    def judge(self, y: NDArray[np.float32], outputs: NDArray[np.float64]) -> tuple[float, float | None]:
+        """Loss that chooses the epoch, and the score that the curve shows beside it."""
+        raise NotImplementedError
+
+
+class NetworkClassifier(ClassifierMixin, NetworkEstimator):
+    """Sigmoid with one output for two classes, softmax for more; cross-entropy, or MSE of the probabilities.
+
+    A `class_weight` of train rows weighs both the loss that is descended and the one that chooses the epoch.
+    """
+
+    def _learn_target(self, y: NDArray[Any]) -> NDArray[np.float32]:
+        self.classes_ = np.unique(y)
+        if len(self.classes_) < 2:
+            raise ValueError(f"a classifier needs two classes, but every label is {self.classes_[0]!r}")
+        from sklearn.utils.class_weight import compute_class_weight
+
+        self.class_weight_ = compute_class_weight(self.class_weight, classes=self.classes_, y=y)
+        return self._encode(y)
+
+    def _encode(self, y: NDArray[Any]) -> NDArray[np.float32]:
+        unknown = y[~np.isin(y, self.classes_)].tolist()
+        if unknown:
+            raise ValueError(f"validation rows have classes of train rows, but {unknown[0]!r} is none: split otherwise")
+        return np.searchsorted(self.classes_, y).astype(np.float32)
+
+    def _outputs(self) -> int:
+        return 1 if len(self.classes_) == 2 else len(self.classes_)
+
+    def _constant_outputs(self, labels: NDArray[np.float32]) -> list[float]:
+        logs = np.log(np.bincount(labels.astype(int)) / len(labels))
+        return [float(logs[1] - logs[0])] if self._kind == "binary" else logs.tolist()
+
+    @property
+    def _kind(self) -> TaskKind:
+        return "binary" if len(self.classes_) == 2 else "multiclass"
+
+    def loss_function(self, device: str) -> Loss:
+        import torch
+        from torch.nn import functional
+
+        weight = torch.tensor(self.class_weight_, dtype=torch.float32, device=device)
+        binary = self._kind == "binary"
+
+        def cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:
+            if binary:
+                each = functional.binary_cross_entropy_with_logits(outputs[:, 0], labels, reduction="none")
+            else:
+                each = functional.cross_entropy(outputs, labels.long(), reduction="none")
+            return (each * weight[labels.long()]).mean()
+
+        def mean_squared_error(outputs: Tensor, labels: Tensor) -> Tensor:
+            p = torch.cat([-outputs, outputs], dim=1).mul(0.5).softmax(1) if binary else outputs.softmax(1)
+            each = (p - functional.one_hot(labels.long(), len(weight))).square().sum(dim=1)
+            return (each * weight[labels.long()]).mean()
+
+        return mean_squared_error if self.loss == "mse" else cross_entropy
+
+    def judge(self, y: NDArray[np.float32], outputs: NDArray[np.float64]) -> tuple[float, float | None]:
+        from sklearn.metrics import f1_score
+
+        p = probabilities(Output(kind=self._kind), outputs)
+        codes = y.astype(int)
+        losses = -np.log(np.clip(p[np.arange(len(p)), codes], 1e-15, 1))
+        log_loss = float(np.average(losses, weights=self.class_weight_[codes]))
+        chosen = p.argmax(axis=1)
+        average = "binary" if self._kind == "binary" else "macro"
+        if self._kind == "binary" and not codes.any() and not chosen.any():
+            return log_loss, None
+        return log_loss, float(f1_score(codes, chosen, average=average, zero_division=0))
+
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+        """(n, classes)"""
+        outputs = self._raw_outputs(X)
+        return probabilities(Output(kind=self._kind), outputs)
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """(n,) class labels"""
+        probability = self.predict_proba(X)
+        return self.classes_[probability.argmax(axis=1)]
+
+
+class NetworkRegressor(RegressorMixin, NetworkEstimator):
+    """MSE on the standardised target."""
+
+    def _learn_target(self, y: NDArray[Any]) -> NDArray[np.float32]:
+        if self.class_weight is not None:
+            raise ValueError(f"a regressor has no classes, but class_weight is {self.class_weight!r}: leave it out")
+        if self.loss == "cross_entropy":
+            raise ValueError("a regressor learns with loss 'mse', but loss is 'cross_entropy': leave it out")
+        self.mean_, self.std_ = float(y.mean()), float(y.std()) or 1.0
+        return self._encode(y)
+
+    def _encode(self, y: NDArray[Any]) -> NDArray[np.float32]:
+        return ((y - self.mean_) / self.std_).astype(np.float32)
+
+    def _outputs(self) -> int:
+        return 1
+
+    def _constant_outputs(self, labels: NDArray[np.float32]) -> list[float]:
+        del labels
+        return [0.0]  # the mean of the standardised target
+
+    def loss_function(self, device: str) -> Loss:
+        del device
+        return lambda outputs, labels: (outputs[:, 0] - labels).square().mean()
+
+    def judge(self, y: NDArray[np.float32], outputs: NDArray[np.float64]) -> tuple[float, float | None]:
+        from sklearn.metrics import r2_score
+
+        error = float(np.sqrt(np.square(outputs[:, 0] - y).mean())) * self.std_
+        return error, float(r2_score(y, outputs[:, 0])) if len(y) > 1 else None
+
+    def predict(self, X: ArrayLike) -> NDArray[np.float64]:
+        """(n,) in the unit of y"""
+        return self._raw_outputs(X)[:, 0] * self.std_ + self.mean_
+
+
+def logistic_regression(**changes: Any) -> NetworkClassifier:
+    """A classifier without hidden layers."""
+    return NetworkClassifier(**{"hidden": (), **changes})
+
+
+def linear_regression(**changes: Any) -> NetworkRegressor:
+    """A regressor without hidden layers."""
+    return NetworkRegressor(**{"hidden": (), **changes})

@@ -1,0 +1,156 @@
+"""A candidate as files: the model's data and its own copy of `ml/serving`, in MLflow's format; and their proof."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+import ml.serving
+from ml.data.cleaning import from_parquet, to_parquet
+from ml.digests import digest_sources
+from ml.errors import ConfigError, Corrupt
+from ml.serving.columns import Column, conform
+from ml.serving.rules import Between, InSet, Rule, UniqueKey
+from ml.storage import registry
+from ml.storage.paths import SERVING_PREFIX
+from ml.storage.records import FileRef
+from ml.storage.store import DiskStore, Store, get_file, put_file
+from ml.use_case.definition import UseCase
+
+if TYPE_CHECKING:
+    from ml.serving.model import PackagedModel
+
+SERVING = Path(ml.serving.__file__).parent
+PROOF_ROWS = 256
+ENDING = re.compile(r"\w+( of [\w.]+)? at [\w.<> -]+:\d+")  # what `ml.models.proof_process` says of an exception
+
+
+def serving_name(source: Path = SERVING) -> str:
+    """The package name of a copy of the serving code: it holds the code's digest."""
+    return f"{SERVING_PREFIX}{digest_sources(source, sorted(source.glob('*.py')))[:16]}"
+
+
+def write_model(model: "PackagedModel", folder: Path, source: Path = SERVING) -> None:
+    """An MLflow model folder that needs nothing of this project to be loaded."""
+    with tempfile.TemporaryDirectory() as scratch:
+        code = Path(scratch) / serving_name(source)
+        shutil.copytree(source, code, ignore=shutil.ignore_patterns("__pycache__"))
+        model.save(Path(scratch) / "model")
+        registry.write_pyfunc(
+            folder,
+            code=code,
+            data=Path(scratch) / "model",
+            columns=model.columns,
+            output=model.output,
+            example=synthetic_rows(model.columns, model.rules),
+        )
+
+
+def synthetic_rows(columns: tuple[Column, ...], rules: tuple[Rule, ...]) -> pd.DataFrame:
+    """One made-up row: declared examples, or what rules on one column allow; nothing from data."""
+    of_column = {column.name: [rule for rule in rules if rule.columns == (column.name,)] for column in columns}
+    return pd.DataFrame({column.name: [_synthetic(column, of_column[column.name])] for column in columns})
+
+
+def _synthetic(column: Column, rules: list[Rule]) -> object:
+    if column.example is not None:
+        return column.example
+    if column.type == "timestamp":
+        return pd.Timestamp("2000-01-01T12:00:00")
+    if column.type == "text":
+        return next((rule.values[0] for rule in rules if isinstance(rule, InSet)), "AA")
+    middle = _middle([rule for rule in rules if isinstance(rule, Between)])
+    return float(middle // 1) if column.type == "integer" else middle
+
+
+def _middle(limits: list[Between]) -> float:
+    """Between the limits; near 0 where one side is open."""
+    high = min((rule.maximum for rule in limits if rule.maximum is not None), default=None)
+    low = max((rule.minimum for rule in limits if rule.minimum is not None), default=None)
+    if low is None:
+        low = 0.0 if high is None else min(0.0, high - 2)
+    return (low + (low + 2 if high is None else high)) / 2
+
+
+def travelling(use_case: UseCase, rules: Iterable[Rule]) -> tuple[Rule, ...]:
+    """The rules inside a model: it judges a row alone, by the columns that it is given; uniqueness is a partition's."""
+    given = {column.name for column in use_case.features}
+    of_row = (rule for rule in rules if rule.scope == "row" and not isinstance(rule, UniqueKey))
+    return tuple(rule for rule in of_row if set(rule.columns) <= given)
+
+
+def refuse_broken_example(use_case: UseCase, rules: Iterable[Rule]) -> None:
+    """Raises ConfigError where the made-up row breaks a rule that travels with the model: it would have no answer."""
+    inside = travelling(use_case, rules)
+    row = conform(synthetic_rows(use_case.features, inside), use_case.features)
+    broken = [rule for rule in inside if rule.severity == "error" and rule.unexpected(row)[0]]
+    if broken:
+        name = broken[0].columns[0]
+        raise ConfigError(
+            f"example of column {name} of {use_case.name} must obey the rule '{broken[0].sentence}'",
+            f"the row that comes with its models has {row[name][0]!r}",
+            "set `example` to a value that does",
+        )
+
+
+def upload_folder(store: Store, folder: Path, key: str) -> tuple[FileRef, ...]:
+    """Puts every file below `folder` under `key`."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return tuple(put_file(store, f"{key}/{path.relative_to(folder).as_posix()}", path.read_bytes()) for path in files)
+
+
+def fetch_model(store: Store, folder_key: str, files: tuple[FileRef, ...], cache: Path) -> Path:
+    """The model's files in a folder of their own on this disk, each verified by its digest. Raises Corrupt."""
+    cached = DiskStore(cache)
+    for file in files:
+        data = get_file(store, file)
+        if cached.get(file.key) != data:
+            cached.put(file.key, data)  # whole or not at all: another process may be loading the same model
+    return cache / folder_key
+
+
+def make_proof(store: Store, key: str, model: "PackagedModel", rows: pd.DataFrame) -> FileRef:
+    """Raw rows with the answers that the model gave in the process that trained it."""
+    raw = rows[[column.name for column in model.columns]].head(PROOF_ROWS).reset_index(drop=True)
+    answers = model.predict(raw).add_prefix("answer__")
+    return put_file(store, key, to_parquet(pd.concat([raw, answers], axis=1)))
+
+
+def prove(store: Store, folder: Path, proof: FileRef) -> int:
+    """Compares the model's answers in a fresh process exactly; returns the rows compared. Raises Corrupt."""
+    frame = from_parquet(get_file(store, proof))
+    asked = [name for name in frame.columns if not name.startswith("answer__")]
+    seen = answers_of_a_fresh_process(folder, frame[asked]).add_prefix("answer__")
+    if not seen.equals(frame[[name for name in frame.columns if name not in asked]]):
+        raise Corrupt("a model gives the same answers in a fresh process", "they differ", "run again on this machine")
+    return len(frame)
+
+
+def answers_of_a_fresh_process(folder: Path, rows: pd.DataFrame) -> pd.DataFrame:
+    """What the model in the folder says to the rows where nothing of this process is imported. Raises Corrupt."""
+    with tempfile.TemporaryDirectory() as scratch:
+        asked, answered = Path(scratch) / "rows.parquet", Path(scratch) / "answers.parquet"
+        rows.to_parquet(asked)
+        script = Path(__file__).parent / "proof_process.py"
+        done = subprocess.run(
+            [sys.executable, "-P", str(script), str(folder), str(asked), str(answered)],
+            cwd=scratch, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            raise Corrupt(
+                "a registered model loads and answers in a fresh process", _ending(done), "run it again on this machine"
+            )
+        return pd.read_parquet(answered)
+
+
+def _ending(done: "subprocess.CompletedProcess[str]") -> str:
+    if done.returncode < 0:
+        return f"signal {-done.returncode} ended that"
+    last = (done.stderr.strip() or "it said nothing").splitlines()[-1]
+    return last if ENDING.fullmatch(last) else "it ended with words that are not told"

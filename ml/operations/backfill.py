@@ -1,0 +1,366 @@
+"""A backfill: as_of dates run by one operator request. Its plan, its attempts and its controls lie in the store.
+
+A plan is made once and kept under its digest; what is then run is exactly that. Attempts and controls are objects
+created only if absent, so that any terminal, after any restart, reads the same state and adds to it.
+"""
+
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, time, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from cronsim import CronSim, CronSimError
+
+from ml.data.snapshots import refuse_window
+from ml.digests import digest_bytes
+from ml.errors import Corrupt, DataRejected, UsageError
+from ml.settings import Settings
+from ml.storage import paths
+from ml.storage.json_form import from_json, to_json
+from ml.storage.ledger import Ledger, NightEntry, operator_name, version_of
+from ml.storage.locks import is_free, run_lock
+from ml.storage.store import Store
+from ml.use_case.definition import UseCase
+
+Reprocess = Literal["none", "failed", "completed"]
+Promote = Literal["never", "if-newer"]
+Outcome = Literal["done", "rejected", "failed", "interrupted"]
+ControlName = Literal["pause", "resume", "cancel", "retry-failed"]
+MOST_DATES = 3_700  # ten years of days: more is a slip of the keyboard
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRow:
+    """One date: whether it will run, and why."""
+
+    as_of: date
+    runs: bool
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to be run, in which order, and the code and use case that it was planned for."""
+
+    use_case: str
+    first: date
+    last: date
+    every: str
+    reprocess: Reprocess
+    promote: Promote
+    newest_first: bool
+    code: str
+    rows: tuple[PlanRow, ...]
+
+    @cached_property
+    def digest(self) -> str:
+        return digest_bytes(to_json(self))
+
+    @property
+    def dates(self) -> list[date]:
+        """The dates that run, in the order of running."""
+        return [row.as_of for row in self.rows if row.runs]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One run of a date, from its start on; an outcome of None is of one that runs or was killed. What Prefect's server
+    left alone is interrupted, and its date is still to run. `entry` is its place in the ledger.
+    """
+
+    as_of: date
+    number: int
+    plan: str
+    at: str
+    outcome: Outcome | None = None
+    entry: int | None = None
+    reason: str = ""
+    nonce: str = ""  # two drivers that take one number at once write other bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Control:
+    """What an operator asked of a backfill; `behind` a retry lies the newest attempt of each date that had failed."""
+
+    command: ControlName
+    by: str
+    at: str
+    behind: dict[str, int] = field(default_factory=dict)
+
+
+def dates_between(first: date, last: date, every: str) -> list[date]:
+    """Every so many days or weeks (`1d`, `2w`), or the days on which a cron line is due. Raises UsageError."""
+    if last < first:
+        raise UsageError("--from is not after --to", f"{first} is after {last}", "exchange them")
+    step = {"d": 1, "w": 7}.get(every[-1:])
+    if step and every[:-1].isdecimal() and int(every[:-1]):
+        days = [first + timedelta(days=n) for n in range(0, (last - first).days + 1, step * int(every[:-1]))]
+    else:
+        days = list(_due(first, last, every))
+    if not days:
+        raise UsageError("a backfill has a date", f"{every} gives none from {first} to {last}", "widen the range")
+    if len(days) > MOST_DATES:
+        raise UsageError(f"a backfill has at most {MOST_DATES} dates", f"it has {len(days)}", "choose a shorter range")
+    return days
+
+
+def _due(first: date, last: date, every: str) -> Iterator[date]:
+    try:
+        ticks = CronSim(every, datetime.combine(first, time.min) - timedelta(minutes=1))
+    except CronSimError:
+        raise UsageError(
+            "--every is days like 1d, weeks like 1w, or a cron line",
+            f"it is {every!r}",
+            'write for example "0 3 * * 1"',
+        ) from None
+    seen = first - timedelta(days=1)
+    for tick in ticks:
+        if tick.date() > last:
+            return
+        if tick.date() != seen:
+            seen = tick.date()
+            yield seen
+
+
+def driver_name(use_case: str) -> str:
+    """What the lock of a running backfill is called."""
+    return f"{use_case}.backfill"
+
+
+def date_name(use_case: str, as_of: date) -> str:
+    """What the lock of a date that runs is called."""
+    return f"{use_case}.{as_of}"
+
+
+def driver_lock(settings: Settings, use_case: str) -> Path:
+    """The lock that a running backfill of the use case holds on this machine."""
+    return run_lock(settings.home, driver_name(use_case))
+
+
+@dataclass(frozen=True)
+class World:
+    """What a plan depends on: the data, the ledger, and what was attempted before."""
+
+    settings: Settings
+    use_case: UseCase
+    excluded: Mapping[str, str]
+    nights: Mapping[date, NightEntry]
+    attempts: Mapping[date, Sequence[Attempt]]
+    active: bool
+
+    @classmethod
+    def now(cls, settings: Settings, use_case: UseCase, store: Store, *, driving: bool = False) -> "World":
+        """`driving`: whoever asks is the driver, and so nothing is in flight."""
+        ledger = Ledger(store, use_case.name)
+        head = ledger.head()
+        attempts: dict[date, list[Attempt]] = {}
+        for attempt in read_attempts(store, use_case.name):
+            attempts.setdefault(attempt.as_of, []).append(attempt)
+        nights = {night.as_of: night for night in ledger.nights()}
+        active = not driving and not is_free(driver_lock(settings, use_case.name))
+        return cls(settings, use_case, head.excluded if head else {}, nights, attempts, active)
+
+    def row(self, as_of: date, reprocess: Reprocess) -> PlanRow:
+        """Whether the date is to run, and why."""
+        night, attempts = self.nights.get(as_of), self.attempts.get(as_of, [])
+        if as_of > self.use_case.today():
+            return PlanRow(as_of=as_of, runs=False, reason="in the future")
+        try:
+            refuse_window(self.settings, self.use_case, as_of, self.excluded)
+        except DataRejected as error:
+            return PlanRow(as_of=as_of, runs=False, reason=f"no data: {error.value}")
+        if night is not None and reprocess != "completed":
+            return PlanRow(as_of=as_of, runs=False, reason=f"already done ({_said(night)})")
+        if attempts and attempts[-1].outcome is None and self.active:
+            return PlanRow(as_of=as_of, runs=False, reason=f"in flight (attempt {attempts[-1].number})")
+        if attempts and attempts[-1].outcome in {"failed", "rejected"} and reprocess == "none":
+            return PlanRow(as_of=as_of, runs=False, reason=_failed(attempts))
+        return PlanRow(as_of=as_of, runs=True, reason=_why(night, attempts))
+
+
+def _said(night: NightEntry) -> str:
+    version = version_of(night.candidate)
+    return f"version {version}" if version is not None else "nothing new"
+
+
+def _failed(attempts: Sequence[Attempt]) -> str:
+    return f"failed before (attempt {len(attempts)}); add --reprocess failed"
+
+
+def _why(night: NightEntry | None, attempts: Sequence[Attempt]) -> str:
+    if night is not None:
+        return f"will run again (it has {_said(night)})"
+    return f"will run, attempt {len(attempts) + 1}" if attempts else "will run"
+
+
+def make_plan(
+    world: World, dates: Sequence[date], every: str, code: str,
+    *, reprocess: Reprocess, promote: Promote, newest_first: bool,
+) -> Plan:  # fmt: skip
+    """One row a date. Raises UsageError for a use case without days, or an order that its promotions forbid."""
+    name = world.use_case.name
+    if not world.use_case.dated:
+        raise UsageError("a backfill runs a use case with days", f"{name} has none", f"retrain run {name}")
+    if promote == "if-newer" and newest_first:
+        raise UsageError("promotions go in the order of their dates", "--newest-first turns it round", "drop one")
+    ordered = sorted(dates, reverse=newest_first)
+    rows = tuple(world.row(as_of, reprocess) for as_of in ordered)
+    return Plan(
+        use_case=name, first=min(dates), last=max(dates), every=every, reprocess=reprocess, promote=promote,
+        newest_first=newest_first, code=code, rows=rows,
+    )  # fmt: skip
+
+
+def keep_plan(store: Store, plan: Plan) -> str:
+    """Stores the plan; its digest."""
+    store.create(paths.backfill_plan(plan.digest), to_json(plan))
+    return plan.digest
+
+
+def read_plan(store: Store, digest: str) -> Plan:
+    """The plan whose digest begins so. Raises UsageError for none or several, Corrupt for a changed one."""
+    known = [key.split("/")[1] for key in store.keys(paths.backfills()) if key.endswith("/plan.json")]
+    found = [name for name in known if name.startswith(digest)] if digest else []
+    if len(found) != 1:
+        seen = f"{digest!r} begins {len(found)} of {len(known)}"
+        raise UsageError("PLAN is the beginning of one plan's digest", seen, "retrain backfill plan prints it")
+    data = store.get(paths.backfill_plan(found[0])) or b""
+    if digest_bytes(data) != found[0]:
+        raise Corrupt(f"plan {found[0][:12]} is as it was made", "its bytes changed", "make it again")
+    return from_json(Plan, data)
+
+
+def refuse_changed_world(plan: Plan, world: World, code: str) -> None:
+    """Raises UsageError, naming what changed, where the plan would be made otherwise now.
+
+    Dates that this plan itself attempted are as it left them.
+    """
+    if code != plan.code:
+        raise UsageError(
+            "a plan runs the code that it was made for", f"the code or the file of {plan.use_case} changed",
+            "make a new plan",
+        )  # fmt: skip
+    for row in plan.rows:
+        own = any(attempt.plan == plan.digest for attempt in world.attempts.get(row.as_of, []))
+        now = world.row(row.as_of, plan.reprocess)
+        if not own and (now.runs, now.reason) != (row.runs, row.reason):
+            raise UsageError(
+                "a plan is applied to the world that it was made for",
+                f"{row.as_of} was planned as '{row.reason}' and is now '{now.reason}'",
+                "make a new plan",
+            )
+
+
+Known = dict[str, Attempt]
+
+
+def read_attempts(store: Store, use_case: str, known: Known | None = None) -> list[Attempt]:
+    """All attempts of a use case's dates, in the order of date and number, with their ends where they have one.
+
+    Objects never change: what `known` holds by key is not read again, and what is read is added to it.
+    """
+    known = {} if known is None else known
+    keys = store.keys(paths.backfill_attempts(use_case))
+    new = [key for key in keys if key not in known]
+    known |= {key: from_json(Attempt, data or b"") for key, data in zip(new, store.get_many(new), strict=True)}
+    each = (known[key] for key in keys)  # a start's name sorts before its end's
+    return list({(attempt.as_of, attempt.number): attempt for attempt in each}.values())
+
+
+def start_attempt(store: Store, plan: Plan, as_of: date) -> Attempt:
+    """Takes the next free number of the date."""
+    attempt = Attempt(as_of=as_of, number=1, plan=plan.digest, at=now_text(), nonce=secrets.token_hex(8))
+    while not store.create(paths.backfill_start(plan.use_case, str(as_of), attempt.number), to_json(attempt)):
+        attempt = replace(attempt, number=attempt.number + 1)
+    return attempt
+
+
+def end_attempt(store: Store, plan: Plan, attempt: Attempt) -> None:
+    """Keeps how the attempt ended."""
+    store.create(paths.backfill_end(plan.use_case, str(attempt.as_of), attempt.number), to_json(attempt))
+
+
+def read_controls(store: Store, digest: str) -> list[Control]:
+    """What operators asked, oldest first."""
+    keys = store.keys(paths.backfill_controls(digest))
+    return [from_json(Control, data) for data in store.get_many(keys) if data is not None]
+
+
+def add_control(store: Store, plan: Plan, command: ControlName) -> None:
+    """Asks something of a backfill. Raises UsageError for one that was cancelled."""
+    made = read_controls(store, plan.digest)
+    if any(each.command == "cancel" for each in made):
+        raise UsageError("a cancelled backfill stays so", f"{command} was asked", "make a new plan")
+    behind = Progress.of(store, plan).failed_attempts if command == "retry-failed" else {}
+    control = Control(command=command, by=operator_name(), at=now_text(), behind=behind)
+    number = len(made) + 1
+    while not store.create(paths.backfill_control(plan.digest, number), to_json(control)):
+        number += 1
+
+
+def now_text() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A backfill as it stands: what each of its dates came to, and what its operators last asked."""
+
+    plan: Plan
+    attempts: Mapping[date, Attempt]
+    ended: frozenset[date]
+    interrupted: frozenset[date]
+    asked: ControlName | None
+    controls: int
+
+    @classmethod
+    def of(cls, store: Store, plan: Plan, known: Known | None = None) -> "Progress":
+        controls = read_controls(store, plan.digest)
+        behind = {as_of: number for each in controls for as_of, number in each.behind.items()}
+        own = [attempt for attempt in read_attempts(store, plan.use_case, known) if attempt.plan == plan.digest]
+        ended = [each for each in own if each.outcome not in {None, "interrupted"}]
+        newest = {each.as_of: each for each in own}
+        counts = [each for each in ended if each.outcome == "done" or each.number > behind.get(str(each.as_of), 0)]
+        standing = {each.as_of: each for each in counts}
+        asked: list[ControlName] = [each.command for each in controls]
+        last = "cancel" if "cancel" in asked else asked[-1] if asked else None
+        interrupted = frozenset(as_of for as_of, each in newest.items() if each.outcome == "interrupted")
+        over = frozenset(each.as_of for each in ended)
+        return cls(plan, standing, over, interrupted - standing.keys(), last, len(controls))
+
+    @property
+    def open_dates(self) -> list[date]:
+        """What is still to run, in order."""
+        return [as_of for as_of in self.plan.dates if as_of not in self.attempts]
+
+    @property
+    def done(self) -> int:
+        return sum(attempt.outcome == "done" for attempt in self.attempts.values())
+
+    @property
+    def failed(self) -> int:
+        """Rejected data included."""
+        return len(self.failed_attempts)
+
+    @property
+    def failed_attempts(self) -> dict[str, int]:
+        """The number of the newest attempt of each failed date."""
+        return {str(as_of): each.number for as_of, each in self.attempts.items() if each.outcome != "done"}
+
+    @property
+    def state(self) -> str:
+        if self.asked == "cancel":
+            return "cancelled"
+        if not self.open_dates:
+            return "finished"
+        return "paused" if self.asked == "pause" else "open"
+
+    def is_turn_of(self, as_of: date) -> bool:
+        """Whether every date before this one has ended once: promotions go in their order.
+
+        A date that is retried comes after those that waited for its first end.
+        """
+        return all(each in self.ended for each in self.plan.dates if each < as_of)

@@ -1,0 +1,209 @@
+"""What an operator may do by name: choose the champion, hold it, leave a day out. Each is one entry of the ledger."""
+
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
+
+from ml.errors import Busy, UsageError
+from ml.operations.alias import follow_ledger
+from ml.operations.usable import champions_before, way_back, why_unusable
+from ml.storage.ledger import (
+    AnyEntry,
+    Ledger,
+    MoveName,
+    NightEntry,
+    OperatorEntry,
+    is_same,
+    next_after,
+    operator_name,
+    version_of,
+)
+from ml.storage.records import Champion
+from ml.storage.registry import Registry
+
+LONGEST_REASON = 1_000  # letters
+MOST_LISTED = 10
+
+
+def plan_promote(ledger: Ledger, version: int, reason: str) -> OperatorEntry:
+    """The entry that makes a registered version champion and reference, whatever the gates said of it."""
+    return _choose(ledger, "OPERATOR_PROMOTE", _recorded(ledger, version), reason)
+
+
+def plan_rollback(
+    ledger: Ledger, version: int | None, reason: str, lost: Callable[[Champion], object] = lambda _: None
+) -> OperatorEntry:
+    """The entry that makes an earlier champion champion again; by default the last before that is not `lost`."""
+    head = _head(ledger)
+    if head.champion is None:
+        raise UsageError("a rollback leaves a champion", f"{ledger.use_case} has none", "look at the ledger")
+    served = champions_before(ledger, head.champion)
+    if not served:
+        raise UsageError(
+            "a rollback goes back to an earlier champion",
+            f"version {head.champion.version} is the first",
+            f"choose any version with retrain promote {ledger.use_case} --version N --reason WHY",
+        )
+    if version is None:
+        return _choose(ledger, "ROLLBACK", _before(ledger, head.champion, lost), reason)
+    if version not in served:
+        raise UsageError(
+            f"--to names an earlier champion ({', '.join(map(str, served))})", f"it is {version}", "choose one of them"
+        )
+    return _choose(ledger, "ROLLBACK", served[version], reason)
+
+
+def plan_hold(ledger: Ledger, reason: str) -> OperatorEntry:
+    """The entry after which nights train and register, and move nothing."""
+    head = _head(ledger)
+    if head.held is not None:
+        raise UsageError(
+            "a use case is held once",
+            f"it is held already ({head.held})",
+            f"retrain release {ledger.use_case} --reason WHY first",
+        )
+    return _entry(ledger, "HOLD", reason, held=f"by {operator_name()}: {reason}")
+
+
+def plan_release(ledger: Ledger, reason: str) -> OperatorEntry:
+    """The entry that ends a hold."""
+    if _head(ledger).held is None:
+        raise UsageError("a release ends a hold", f"{ledger.use_case} is not held", "nothing is to be done")
+    return _entry(ledger, "RELEASE", reason, held=None)
+
+
+def plan_exclude(ledger: Ledger, day: str, reason: str) -> OperatorEntry:
+    """The entry after which no snapshot uses the day."""
+    head = ledger.head()
+    excluded = dict(head.excluded) if head else {}
+    if day in excluded:
+        raise UsageError("a day is excluded once", f"{day} is already ({excluded[day]})", "nothing is to be done")
+    return _entry(ledger, "EXCLUDE", reason, about=f"{day}: ", excluded={**excluded, day: reason})
+
+
+def plan_include(ledger: Ledger, day: str, reason: str, lost: Collection[str] = ()) -> OperatorEntry:
+    """The entry after which an excluded day is used again; or, of a day that is not excluded, its change is accepted.
+
+    `lost`: the days that the last night left out since their columns lost their meaning.
+    """
+    head = ledger.head()
+    excluded, accepted = (dict(head.excluded), dict(head.accepted)) if head else ({}, {})
+    if day in excluded:
+        del excluded[day]
+        return _entry(ledger, "INCLUDE", reason, about=f"{day}: ", excluded=excluded)
+    if day in accepted:
+        raise UsageError("a day is accepted once", f"{day} is already ({accepted[day]})", "nothing is to be done")
+    if day not in lost:
+        known = f"excluded {_listed(excluded)}; of another meaning than the days before {_listed(lost)}"
+        raise UsageError(
+            f"DAY is one that nights leave out ({known})", f"it is {day}", "run the night that has it first"
+        )
+    return _entry(ledger, "INCLUDE", reason, about=f"{day}: ", accepted={**accepted, day: reason})
+
+
+def _listed(days: Iterable[str]) -> str:
+    newest = sorted(days)
+    more = f" and {len(newest) - MOST_LISTED} earlier" if len(newest) > MOST_LISTED else ""
+    return (", ".join(newest[-MOST_LISTED:]) or "none") + more
+
+
+def carry_out(ledger: Ledger, registry: Registry | None, entry: OperatorEntry) -> None:
+    """Appends the entry and lets the aliases follow it. Raises Busy, naming what was done, if another was first."""
+    if not ledger.append(entry):
+        first = ledger.entry(entry.seq)
+        raise Busy(
+            "a move is made on the ledger that its operator saw",
+            f"{first.by} was first with {first.decision} at {first.at} ({first.reason})",
+            f"look at retrain ledger {ledger.use_case}, then decide again",
+        )
+    if registry is not None and entry.moves_champion:
+        follow_ledger(ledger, registry, entry)
+
+
+def require_whole(ledger: Ledger, registry: Registry, model: Champion) -> None:
+    """Raises UsageError for a version that MLflow no longer has, or whose files changed since."""
+    broken = why_unusable(ledger.store, registry, model)
+    if broken is not None:
+        rule = "a champion is in MLflow, and its files are as they were registered"
+        raise UsageError(rule, broken, way_back(ledger, registry, model))
+
+
+def answer(
+    ledger: Ledger, registry: Registry | None, night: NightEntry, *, promote: bool, name: str, reason: str
+) -> AnyEntry:  # fmt: skip
+    """The entry that closes the night's question: this answer, unless the champion was chosen otherwise before.
+
+    A promoted candidate becomes reference only where there is none: it was not proved better.
+    """
+    while True:
+        head = ledger.head()  # read first: what closed the question since then takes the place of the answer
+        closed = ledger.answer_to(night)
+        if closed is not None:
+            break
+        said = _answer(head, night, promote=promote, name=name, reason=reason)
+        if ledger.append(said):
+            closed = said
+            break
+    if registry is not None and closed.moves_champion:
+        follow_ledger(ledger, registry, closed)
+    return closed
+
+
+def _answer(
+    head: AnyEntry | None, night: NightEntry, *, promote: bool, name: str, reason: str
+) -> OperatorEntry:  # fmt: skip
+    chosen = {"champion": night.candidate, "reference": (head and head.reference) or night.candidate} if promote else {}
+    named = {"by": name, "reason": f"version {version_of(night.candidate)} of entry {night.seq}: {reason}"}
+    decision: MoveName = "OPERATOR_PROMOTE" if promote else "OPERATOR_KEEP"
+    return OperatorEntry(
+        decision=decision, answers=night.seq, **{**next_after(head, night.use_case), **named, **chosen}
+    )
+
+
+def _recorded(ledger: Ledger, version: int) -> Champion:
+    found = ledger.candidate(version)
+    if found is None:
+        known = [str(version_of(night.candidate)) for night in ledger.nights() if night.candidate]
+        raise UsageError(
+            f"--version names a version that a night recorded ({', '.join(known) or 'there is none'})",
+            f"it is {version}",
+            f"look at retrain ledger {ledger.use_case}",
+        )
+    return found
+
+
+def _before(ledger: Ledger, present: Champion, lost: Callable[[Champion], object]) -> Champion:
+    """Who served before the present champion first did: a second rollback goes further back, and never forth. One that
+    cannot serve is passed over."""
+    first = next(each for each in ledger.entries() if each.moves_champion and is_same(each.champion, present))
+    before = first.champion_before
+    if before is None:
+        raise UsageError(
+            "a rollback goes back to an earlier champion that can serve",
+            f"none does: version {present.version} was the first",
+            f"choose another with --to, or with retrain promote {ledger.use_case} --version N --reason WHY",
+        )
+    return _before(ledger, before, lost) if lost(before) else before
+
+
+def _head(ledger: Ledger) -> AnyEntry:
+    head = ledger.head()
+    if head is None:
+        name = ledger.use_case
+        raise UsageError("an operator moves what a night decided", f"{name} has no entry", f"retrain run {name} first")
+    return head
+
+
+def _choose(ledger: Ledger, name: MoveName, chosen: Champion, reason: str) -> OperatorEntry:
+    return _entry(ledger, name, reason, champion=chosen, reference=chosen)
+
+
+def _entry(ledger: Ledger, name: MoveName, reason: str, about: str = "", **changes: Any) -> OperatorEntry:
+    """The next entry after the head: all that is true stays so but for the changes."""
+    if not reason.strip():
+        raise UsageError("a move has a reason", "it is empty", "say why with --reason")
+    if len(reason) > LONGEST_REASON:
+        raise UsageError(
+            f"a reason has at most {LONGEST_REASON:,} letters", f"it has {len(reason):,}", "say it shorter"
+        )
+    said = {"decision": name, "reason": f"{about}{reason}"}
+    return OperatorEntry(**{**next_after(ledger.head(), ledger.use_case), **said, **changes})

@@ -1,0 +1,130 @@
+"""Figures of a night, readable without the code."""
+
+import io
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ml.models.handles import Epoch
+from ml.use_case.definition import UseCase
+
+
+def night_figures(
+    use_case: UseCase, epochs: tuple[Epoch, ...], best_epoch: int, answers: pd.DataFrame
+) -> dict[str, bytes]:
+    """File name to PNG. `answers` has label, answer and probability_<class index> a test row."""
+    figures = {"learning_curve.png": _learning_curve(use_case, epochs, best_epoch)}
+    if use_case.target.kind == "regression":
+        return {**figures, "predicted_and_true.png": _predicted_and_true(use_case, answers)}
+    figures["confusion_matrix.png"] = _confusion_matrix(use_case, answers)
+    if use_case.target.kind == "binary":
+        figures["precision_recall.png"] = _precision_recall(use_case, answers)
+        figures["calibration.png"] = _calibration(use_case, answers)
+    return figures
+
+
+def _new(width: float = 7.0, height: float = 4.5) -> tuple[Any, Any]:
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    matplotlib.rcParams["text.parse_math"] = False  # a class may be called $a_b, which is no formula
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _png(figure: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _learning_curve(use_case: UseCase, epochs: tuple[Epoch, ...], best_epoch: int) -> bytes:
+    figure, axes = _new()
+    number = [epoch.epoch for epoch in epochs]
+    kind = "RMSE" if use_case.target.kind == "regression" else "log loss"
+    axes.plot(number, [epoch.train_loss for epoch in epochs], color="0.6", label="train loss")
+    axes.plot(number, [epoch.validation_loss for epoch in epochs], color="C0", label=f"validation {kind}")
+    axes.axvline(best_epoch, color="C0", linestyle=":", label=f"best epoch ({best_epoch}), kept")
+    axes.set(xlabel="epoch", ylabel="loss", title=f"{use_case.name}: learning curve")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    handles, labels = axes.get_legend_handles_labels()
+    scores = [epoch.validation_score for epoch in epochs if epoch.validation_score is not None]
+    if len(scores) == len(epochs):
+        right = axes.twinx()
+        name = "R2" if use_case.target.kind == "regression" else "F1 at threshold 0.5"
+        right.plot(number, scores, color="C1", label=f"validation {name} (right)")
+        right.set(ylabel=name, ylim=(min(0.0, *scores), 1.0))
+        more = right.get_legend_handles_labels()
+        handles, labels = handles + more[0], labels + more[1]
+    figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=2)
+    return _png(figure)
+
+
+def _confusion_matrix(use_case: UseCase, answers: pd.DataFrame) -> bytes:
+    classes = use_case.target.classes
+    cells = np.zeros((len(classes), len(classes)), int)
+    np.add.at(cells, (answers.label.astype(int), answers.answer.astype(int)), 1)
+    figure, axes = _new(2.6 + 1.3 * len(classes), 2.2 + 1.1 * len(classes))
+    share = cells / cells.sum(axis=1, keepdims=True).clip(1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for row in range(len(classes)):
+        for column in range(len(classes)):
+            text = f"{cells[row, column]:,}\n{share[row, column]:.1%}"
+            dark = share[row, column] > 0.5
+            axes.text(column, row, text, ha="center", va="center", color="white" if dark else "black")
+    axes.set(xticks=range(len(classes)), yticks=range(len(classes)), xticklabels=classes, yticklabels=classes)
+    axes.set(xlabel="the model said", ylabel="it was", title="Test rows (share of each row)")
+    return _png(figure)
+
+
+def _precision_recall(use_case: UseCase, answers: pd.DataFrame) -> bytes:
+    from sklearn.metrics import precision_recall_curve
+
+    figure, axes = _new()
+    precision, recall, _ = precision_recall_curve(answers.label, answers.probability_1)
+    axes.plot(recall, precision, color="C0", label="model, all thresholds")
+    hit = int(((answers.label == 1) & (answers.answer == 1)).sum())
+    chosen, actual = int((answers.answer == 1).sum()), int((answers.label == 1).sum())
+    if chosen:
+        axes.plot([hit / actual], [hit / chosen], "o", color="C1", label="at the threshold in use")
+    axes.axhline(actual / len(answers), color="0.6", linestyle=":", label="no skill (share of the class)")
+    positive = use_case.target.classes[1]
+    axes.set(
+        xlabel=f"recall: share of '{positive}' that is found",
+        ylabel=f"precision: share of said '{positive}' that is right",
+    )
+    axes.set(title=f"{use_case.name}: precision and recall on test rows", xlim=(0, 1), ylim=(0, 1.02))
+    axes.legend(frameon=False, loc="best")
+    return _png(figure)
+
+
+def _calibration(use_case: UseCase, answers: pd.DataFrame) -> bytes:
+    from sklearn.calibration import calibration_curve
+
+    figure, axes = _new()
+    seen, said = calibration_curve(answers.label, answers.probability_1, n_bins=10, strategy="quantile")
+    axes.plot([0, 1], [0, 1], color="0.6", linestyle=":", label="perfect")
+    axes.plot(said, seen, "o-", color="C0", label="model, ten groups of equal size")
+    positive = use_case.target.classes[1]
+    axes.set(xlabel=f"probability of '{positive}' that the model gave", ylabel="share that it was")
+    axes.set(title=f"{use_case.name}: calibration on test rows", xlim=(0, 1), ylim=(0, 1))
+    axes.legend(frameon=False, loc="upper left")
+    return _png(figure)
+
+
+def _predicted_and_true(use_case: UseCase, answers: pd.DataFrame) -> bytes:
+    figure, axes = _new()
+    axes.plot(answers.label, answers.answer, ".", color="C0", alpha=0.5, label="a test row")
+    ends = [float(answers.min().min()), float(answers.max().max())]
+    axes.plot(ends, ends, color="0.6", linestyle=":", label="perfect")
+    if use_case.target.log:
+        axes.set(xscale="log", yscale="log")
+    unit = f" ({use_case.target.unit})" if use_case.target.unit else ""
+    axes.set(xlabel=f"true value{unit}", ylabel=f"the model said{unit}", title=f"{use_case.name}: test rows")
+    axes.legend(frameon=False, loc="upper left")
+    return _png(figure)

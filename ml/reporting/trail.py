@@ -1,0 +1,28 @@
+"""Every handle of a night: what its report is written from."""
+
+import dataclasses
+from dataclasses import dataclass
+
+from ml.data.handles import Blocks, Checks, Snapshot, Split
+from ml.evaluation.handles import Evaluations, Judgement
+from ml.models.handles import Fit, Upload, Verified
+from ml.storage.records import Work
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trail:
+    """Every handle of a night, in the order of its stages: what the record is written from."""
+
+    snapshot: Snapshot
+    checks: Checks
+    blocks: Blocks
+    split: Split
+    fit: Fit
+    upload: Upload
+    verified: Verified
+    evaluations: Evaluations
+    judgement: Judgement
+
+    @property
+    def work(self) -> tuple[Work, ...]:
+        return tuple(getattr(self, field.name).work for field in dataclasses.fields(self))

@@ -1,0 +1,98 @@
+"""The one network of all tabular models: a linear model is a network without hidden layers."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.utils import skip_init
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
+BLOCK_ROWS = 256
+
+
+class TabularNetwork(nn.Module):
+    """(n, numbers + categories) float32 -> (n, outputs); trailing columns hold category codes.
+
+    An embedding as wide as the first layer equals that layer over one-hot codes, without the one-hot matrix. A new
+    network has no weights yet: they are loaded, or drawn by `ml.models.networks.first_weights`.
+    """
+
+    def __init__(
+        self,
+        *,
+        numbers: int,
+        category_sizes: tuple[int, ...],
+        hidden: tuple[int, ...],
+        activation: str,
+        outputs: int,
+    ) -> None:
+        super().__init__()
+        widths = (*hidden, outputs)
+        self.n_numbers = numbers
+        self.bias = nn.Parameter(torch.empty(widths[0]))
+        self.numbers = nn.Parameter(torch.empty(numbers, widths[0]))
+        self.categories = nn.ModuleList(_empty(nn.Embedding, size, widths[0]) for size in category_sizes)
+        layers: list[nn.Module] = []
+        for width_in, width_out in zip(widths, widths[1:], strict=False):
+            layers += [ACTIVATIONS[activation](), _empty(nn.Linear, width_in, width_out)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = x[:, : self.n_numbers] @ self.numbers + self.bias
+        for position, embedding in enumerate(self.categories):
+            first = first + embedding(x[:, self.n_numbers + position].long())
+        answer: Tensor = self.layers(first)
+        return answer
+
+    def answer(self, x: Tensor) -> Tensor:
+        """What `forward` computes, with every sum in the order of its columns: no row's answer depends on another.
+
+        The last bits of a matrix product depend on its shape, and on a row's place in it.
+        """
+        first = _product(x[:, : self.n_numbers], self.numbers, self.bias)
+        for position, embedding in enumerate(self.categories):
+            first = first + embedding(x[:, self.n_numbers + position].long())
+        for layer in self.layers:
+            first = _product(first, layer.weight.T, layer.bias) if isinstance(layer, nn.Linear) else layer(first)
+        return first
+
+
+def _empty(kind: type[nn.Module], width_in: int, width_out: int) -> nn.Module:
+    """A layer without weights: torch would draw them from the generator that all threads share."""
+    layer: nn.Module = skip_init(kind, width_in, width_out)  # type: ignore[no-untyped-call]
+    return layer
+
+
+def _product(x: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
+    total = bias.repeat(len(x), 1)
+    for column, weight in zip(x.T, weights, strict=True):
+        total += column[:, None] * weight
+    return total
+
+
+def forward_in_blocks(network: TabularNetwork, x: NDArray[np.float32], threads: int) -> NDArray[np.float64]:
+    """(n, width) -> (n, outputs) on the CPU, the same for a row in any company.
+
+    Blocks have one shape, because vectorised activations treat the end of an array otherwise than its middle.
+    """
+    outputs = []
+    with _thread_count(threads), torch.inference_mode():
+        for start in range(0, max(len(x), 1), BLOCK_ROWS):  # no rows too have a shape
+            block = np.zeros((BLOCK_ROWS, x.shape[1]), np.float32)
+            rows = x[start : start + BLOCK_ROWS]
+            block[: len(rows)] = rows
+            outputs.append(network.answer(torch.from_numpy(block))[: len(rows)].numpy().astype(np.float64))
+    return np.concatenate(outputs)
+
+
+@contextmanager
+def _thread_count(threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,265 @@
+"""The record of decisions and operators' moves: the truth about who is champion.
+
+Entries are immutable objects, created only if absent: that create is the compare-and-set. Every entry holds what is
+true after it (champion, reference, hold, excluded and accepted days), so that the head alone answers. An object begins
+with the SHA-256 of all that follows it and, on the next line, the SHA-256 of the whole object before it: a chain.
+"""
+
+import getpass
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from itertools import takewhile
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter
+
+from ml.digests import digest_bytes, sealed, unsealed
+from ml.errors import Corrupt
+from ml.storage import paths
+from ml.storage.json_form import to_json
+from ml.storage.records import Champion, DecisionName
+from ml.storage.store import Store
+
+MoveName = Literal["OPERATOR_PROMOTE", "OPERATOR_KEEP", "ROLLBACK", "HOLD", "RELEASE", "EXCLUDE", "INCLUDE"]
+CHAMPION_MOVES = {"OPERATOR_PROMOTE", "ROLLBACK"}
+RESTORE = "restore it from a copy with retrain restore FILE"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What every entry says: when, by whom, why, and what is true after it."""
+
+    seq: int
+    use_case: str
+    at: str
+    by: str
+    decision: str
+    reason: str
+    champion_before: Champion | None
+    champion: Champion | None
+    reference: Champion | None
+    held: str | None = None
+    excluded: dict[str, str] = field(default_factory=dict)
+    accepted: dict[str, str] = field(default_factory=dict)
+    nonce: str = ""  # so that no two entries have the same bytes: whose creation succeeded is read from the store
+
+    @property
+    def moves_champion(self) -> bool:
+        return not is_same(self.champion_before, self.champion)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NightEntry(Entry):
+    """A night's decision, made under the head `judged_against`; `result` is what `--json` prints.
+
+    `blocked` says what alone kept the candidate from promotion, all gates allowing it: such a night may be judged again
+    when that is over. `asks` says that gates alone could not tell, and that an operator was asked.
+    """
+
+    kind: Literal["night"] = "night"
+    as_of: date
+    run_key: str
+    learning_key: str
+    decision: DecisionName
+    candidate: Champion | None
+    judged_against: int
+    blocked: str | None = None
+    asks: bool = False
+    manifest: str
+    result: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatorEntry(Entry):
+    """What an operator did by name, outside of any night; `answers` is the entry of the night that asked."""
+
+    kind: Literal["operator"] = "operator"
+    decision: MoveName
+    answers: int | None = None
+
+    @property
+    def moves_champion(self) -> bool:
+        """By name even where the ledger says so already: the alias may have been moved by hand."""
+        return self.decision in CHAMPION_MOVES
+
+
+AnyEntry = NightEntry | OperatorEntry
+ENTRY: TypeAdapter[AnyEntry] = TypeAdapter(Annotated[AnyEntry, Field(discriminator="kind")])
+
+
+def next_after(head: "AnyEntry | None", use_case: str) -> dict[str, Any]:
+    """The fields of the entry after the head, made now by whoever runs this: all that is true stays so."""
+    return {
+        "seq": head.seq + 1 if head else 1,
+        "use_case": use_case,
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "by": operator_name(),
+        "champion_before": head.champion if head else None,
+        "champion": head.champion if head else None,
+        "reference": head.reference if head else None,
+        "held": head.held if head else None,
+        "excluded": head.excluded if head else {},
+        "accepted": head.accepted if head else {},
+        "nonce": secrets.token_hex(8),
+    }
+
+
+def operator_name() -> str:
+    """Who runs this process; its number where the machine has no name for it, as in many containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"
+
+
+def is_same(one: Champion | None, other: Champion | None) -> bool:
+    """Whether both are the same registered version, or both are none."""
+    return (one and one.identity) == (other and other.identity)
+
+
+def version_of(model: Champion | None) -> int | None:
+    return None if model is None else model.version
+
+
+class Ledger:
+    def __init__(self, store: Store, use_case: str) -> None:
+        self.store, self.use_case = store, use_case
+
+    def entries(self) -> list[AnyEntry]:
+        """All entries, oldest first. Raises Corrupt for a chain that is not whole."""
+        return list(self.by_digest().values())
+
+    def by_digest(self) -> dict[str, AnyEntry]:
+        """All entries, oldest first, by the SHA-256 of their objects. Raises Corrupt for a chain that is not whole."""
+        keys, found, before = self._keys(), {}, ""
+        for number, (key, data) in enumerate(zip(keys, self.store.get_many(keys), strict=True), start=1):
+            named, entry = _opened(key, data)
+            if (named, entry.seq, key) != (before, number, paths.ledger_entry(self.use_case, number)):
+                raise Corrupt("each ledger entry names the SHA-256 of the one before", f"{key} does not", RESTORE)
+            before = digest_bytes(data or b"")
+            found[before] = entry
+        return found
+
+    def nights(self) -> list[NightEntry]:
+        """The decisions of nights, oldest first."""
+        return [entry for entry in self.entries() if isinstance(entry, NightEntry)]
+
+    def head(self) -> AnyEntry | None:
+        """The newest entry."""
+        keys = self._keys()
+        return self._read(keys[-1]) if keys else None
+
+    def entry(self, seq: int) -> AnyEntry:
+        return self._read(paths.ledger_entry(self.use_case, seq))
+
+    def last_night(self) -> NightEntry | None:
+        """The newest decision of a night."""
+        return next((entry for entry in self._newest_first() if isinstance(entry, NightEntry)), None)
+
+    def finished(self, run_key: str) -> NightEntry | None:
+        """The entry of a run that was judged before."""
+        return next((night for night in reversed(self.nights()) if night.run_key == run_key), None)
+
+    def append(self, entry: AnyEntry) -> bool:
+        """Adds the entry as the new head; False if another one took its place first."""
+        data = sealed(self.digest(entry.seq - 1).encode() + b"\n" + to_json(entry))
+        return self.store.create(paths.ledger_entry(self.use_case, entry.seq), data)
+
+    def digest(self, seq: int) -> str:
+        """Of a whole entry's object; "" before the first. Raises Corrupt: nothing is added to what is damaged."""
+        if seq == 0:
+            return ""
+        key = paths.ledger_entry(self.use_case, seq)
+        data = self.store.get(key)
+        _opened(key, data)
+        return digest_bytes(data or b"")
+
+    def last_move(self) -> AnyEntry | None:
+        """The newest entry that names the champion anew."""
+        return next((entry for entry in self._newest_first() if entry.moves_champion), None)
+
+    def kept_nights(self) -> int:
+        """For how many nights the champion was kept since it was named.
+
+        With dates, several nights of one date count once, and those of dates that it had seen not at all. Without, each
+        counts: they are ordered by their numbers here, and not by a clock.
+        """
+        since = takewhile(lambda entry: not entry.moves_champion, self._newest_first())
+        kept = [entry for entry in since if isinstance(entry, NightEntry) and entry.decision == "KEEP"]
+        undated = {entry.seq for entry in kept if entry.champion and not entry.champion.dated}
+        dates = {each.as_of for each in kept if each.champion and each.champion.dated_before(each.as_of)}
+        return len(undated) + len(dates)
+
+    def candidate(self, version: int) -> Champion | None:
+        """The registered version as its night recorded it; the newest of this number, if MLflow's began again."""
+        newest = reversed(self.nights())
+        return next((night.candidate for night in newest if version_of(night.candidate) == version), None)
+
+    def answer_to(self, night: NightEntry) -> AnyEntry | None:
+        """What closed a night's question: its answer, or a later choice of another champion."""
+        return _closing(self.entries(), night)
+
+    def alias_confirmed(self, entry: AnyEntry) -> bool:
+        return self.store.get(paths.alias_confirmation(self.use_case, entry.seq)) is not None
+
+    def confirm_alias(self, entry: AnyEntry) -> None:
+        """Notes that the registry's alias was seen to follow this entry."""
+        self.store.create(paths.alias_confirmation(self.use_case, entry.seq), b"{}")
+
+    def is_published(self, entry: NightEntry) -> bool:
+        return self.store.get(paths.published(self.use_case, entry.seq)) is not None
+
+    def mark_published(self, entry: NightEntry) -> None:
+        """Notes that tags and report of this entry were written."""
+        self.store.create(paths.published(self.use_case, entry.seq), b"{}")
+
+    def _newest_first(self) -> Iterator[AnyEntry]:
+        return (self._read(key) for key in reversed(self._keys()))
+
+    def _keys(self) -> list[str]:
+        keys = self.store.keys(paths.ledger_folder(self.use_case))
+        refuse_replaced_in_part(keys)
+        return keys
+
+    def _read(self, key: str) -> AnyEntry:
+        return _opened(key, self.store.get(key))[1]
+
+
+def refuse_replaced_in_part(keys: Iterable[str]) -> None:
+    """Raises Corrupt where a restore that was to replace a ledger was cut off: what is left may look whole."""
+    for key in keys:
+        folder, _, name = key.rpartition("/")
+        if name == paths.REPLACING:
+            use_case = folder.rpartition("/")[2]
+            raise Corrupt(
+                "a restore that replaces a ledger runs to its end", f"the one of {use_case} was cut off",
+                f"run it again: retrain restore FILE --replace {use_case}",
+            )  # fmt: skip
+
+
+def open_questions(entries: Sequence[AnyEntry]) -> list[NightEntry]:
+    """The nights among all entries that asked an operator and have no answer, oldest first."""
+    asked = [entry for entry in entries if isinstance(entry, NightEntry) and entry.asks]
+    return [night for night in asked if _closing(entries, night) is None]
+
+
+def _closing(entries: Iterable[AnyEntry], night: NightEntry) -> AnyEntry | None:
+    """The first later entry that answers the night's question, or chooses another champion."""
+    later = (entry for entry in entries if entry.seq > night.seq)
+    return next((entry for entry in later if entry.moves_champion or _answers(entry, night)), None)
+
+
+def _answers(entry: AnyEntry, night: NightEntry) -> bool:
+    return isinstance(entry, OperatorEntry) and entry.answers == night.seq
+
+
+def _opened(key: str, data: bytes | None) -> tuple[str, AnyEntry]:
+    """The digest of the entry before, and the entry."""
+    before, _, body = (unsealed(data or b"") or b"").partition(b"\n")
+    try:
+        return before.decode(), ENTRY.validate_json(body)
+    except ValueError as error:
+        raise Corrupt("a ledger entry has the bytes that were written", f"{key} has not", RESTORE) from error

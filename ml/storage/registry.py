@@ -1,0 +1,527 @@
+"""The only module that talks to MLflow. It writes runs, versions, tags and aliases; files go through `ml.storage.store`.
+
+Nothing here catches a missing model as "none" unless the registry itself answered so.
+
+Others may use the same MLflow, another installation of this project among them. What is ours has our tags, with the
+identifier of our store. Nothing else is judged, changed or deleted, whatever its name is.
+
+The ledger names a version by the run of its night, and the version's files lie in the folder of that run. Where MLflow
+lost the run, it is made again: MLflow gives it another identifier, and a tag holds the one that the ledger names.
+"""
+
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ml.digests import digest_file, digest_value
+from ml.errors import ConfigError, RegistryUnavailable, without_passwords
+from ml.serving.columns import Column
+from ml.serving.output import Output
+from ml.settings import Settings
+from ml.storage import paths
+from ml.storage.records import Champion, Identity, digest_of_files
+from ml.storage.store import open_store
+
+log = logging.getLogger("retrain.registry")
+
+RUN_KEY, USE_CASE = "run_key", "use_case"  # tags of every run and version of ours
+MODEL_DIGEST = "model_digest"  # a tag of every version of ours
+OURS = "retrain.use_case"  # a tag of the experiment and of the registered model
+STORE = "retrain.store"  # a tag of both, and of every version: the identifier of the store of their installation
+LEDGER_RUN = "ledger_run"  # a tag of a run that was made again, and of its versions: the run that the ledger names
+LONGEST_TAG = 4_900  # characters; MLflow refuses a run's tag of more than 8,000 and a version's of more than 5,000
+CHAMPION, REFERENCE = "champion", "reference"
+LIBRARIES = ("mlflow", "numpy", "pandas", "safetensors", "torch")
+NOT_THERE = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
+EXISTS = {"RESOURCE_ALREADY_EXISTS"}
+DATABASE_ATTEMPTS = 3  # MLflow's own 10 take 101 s, and a task makes four rounds of them
+ANSWERED = NOT_THERE | EXISTS | {"INVALID_STATE", "PERMISSION_DENIED"}  # MLflow is there and says no: no outage
+DELETED = "deleted"  # MLflow's word for what lies in its trash
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    """A registered version, the run that the ledger names and MLflow's run, its age, and whether a night of ours
+    registered it."""
+
+    number: int
+    run_id: str
+    mlflow_run: str
+    model_digest: str
+    age_seconds: float
+    ours: bool
+
+    @property
+    def identity(self) -> Identity:
+        return self.run_id, self.model_digest
+
+
+class Registry:
+    """MLflow's tracking store and model registry at one address, for one use case's experiment and model."""
+
+    def __init__(self, settings: Settings, use_case: str) -> None:
+        self.uri, self.store, self.name = settings.tracking_uri, open_store(settings.store), use_case
+        self._known_store_id: str | None = None
+        with self._errors():
+            self.client = _client(settings.tracking_uri)
+
+    def require_free_name(self) -> None:
+        """Raises ConfigError where somebody else made the registered model of our name: services load it by that."""
+        taken = self.taken_by()
+        if taken is not None:
+            raise ConfigError(
+                f"the registered model {self.name} in MLflow is ours",
+                f"{taken} made it",
+                "rename that model in MLflow, or the use case",
+            )
+
+    def taken_by(self) -> str | None:
+        """Who else made the registered model of our name; None where it is ours or there is none."""
+        with self._errors():
+            try:
+                tags = self.client.get_registered_model(self.name).tags
+            except self._exception() as error:
+                if error.error_code in NOT_THERE:
+                    return None
+                raise
+        if tags.get(STORE, self._store_id()) != self._store_id():
+            return f"another installation of nightly-retrain, with another store than {self.store.uri},"
+        ours = tags.get(OURS) == self.name or any(version.ours for version in self.versions())
+        return None if ours else "somebody else"
+
+    def _store_id(self) -> str | None:
+        """The identifier of our store; None before anything of ours was written to MLflow."""
+        if self._known_store_id is None:
+            self._known_store_id = (self.store.get(paths.store_id()) or b"").decode() or None
+        return self._known_store_id
+
+    def _own_tags(self) -> dict[str, str]:
+        """The tag that tells what is ours from what is of another installation."""
+        if self._store_id() is None:
+            self.store.create(paths.store_id(), secrets.token_hex(8).encode())  # or another process was first
+        return {STORE: str(self._store_id())}
+
+    def run_id(self, run_key: str, run_name: str, tags: Mapping[str, str], known: str | None = None) -> str:
+        """The run with this key, as the ledger names it: the one that there is, or a new one. One in MLflow's trash is
+        taken out of it. `known` is the run that the ledger names already: MLflow may have lost it."""
+        with self._errors():
+            return _ledger_run(self._run_of_key(run_key, run_name, tags, known))
+
+    def _run_of_key(self, run_key: str, run_name: str, tags: Mapping[str, str], known: str | None) -> Any:
+        experiment = self._experiment()
+        if not self._runs_of(experiment, run_key, known):
+            again = {LEDGER_RUN: known} if known else {}
+            tags = {USE_CASE: self.name, **tags, RUN_KEY: run_key, **again}
+            self.client.create_run(experiment, run_name=run_name, tags=tags)
+        first = self._runs_of(experiment, run_key, known)[0]  # a request whose answer was lost is sent again
+        if first.info.run_id != _ledger_run(
+            first
+        ):  # its page shows the files, and MLflow's server takes them for its own
+            self.store.link(paths.run_folder(first.info.run_id), paths.run_folder(_ledger_run(first)))
+        self._restore(first)
+        return first
+
+    def _runs_of(self, experiment: str, run_key: str, known: str | None) -> list[Any]:
+        """The runs with this key, the first one first; of these, if a run is known to the ledger, that one alone."""
+        from mlflow.entities import ViewType
+
+        wanted = f"tags.{RUN_KEY} = '{run_key}'"
+        found = self.client.search_runs([experiment], wanted, ViewType.ALL, order_by=["attributes.start_time ASC"])
+        return [run for run in found if known in {None, _ledger_run(run)}]
+
+    def _restore(self, run: Any) -> None:
+        if run.info.lifecycle_stage == DELETED:
+            self.client.restore_run(run.info.run_id)
+
+    def deleted_experiment(self) -> str | None:
+        """Our experiment, if somebody deleted it and MLflow can still restore it."""
+        with self._errors():
+            _, found = self._found_experiment()
+        return found.experiment_id if found and found.lifecycle_stage == DELETED else None
+
+    def restore_experiment(self, experiment: str) -> None:
+        """Takes it out of MLflow's trash, with all of its runs."""
+        with self._errors():
+            self.client.restore_experiment(experiment)
+
+    def _experiment(self) -> str:
+        """Our experiment, made if there is none. Raises ConfigError where somebody deleted it."""
+        self._own_tags()
+        name, found = self._found_experiment()
+        if found is None:
+            return self._make_experiment(name)
+        if found.lifecycle_stage == DELETED:
+            raise ConfigError(
+                f"the MLflow experiment {name} is there",
+                "somebody deleted it",
+                f"retrain doctor {self.name} --mend restores it with all of its runs",
+            )
+        return str(found.experiment_id)
+
+    def _found_experiment(self) -> tuple[str, Any | None]:
+        """The name of our experiment, and the experiment if it is there.
+
+        It has the use case's name, or another one where somebody else, or another installation, took that name before.
+        """
+        ours = f"{self.name} (nightly-retrain"
+        for name in (self.name, f"{ours})"):
+            found = self.client.get_experiment_by_name(name)
+            if found is None or self._is_ours(found):
+                return name, found
+        last = f"{ours} {self._store_id()})"
+        return last, self.client.get_experiment_by_name(last)
+
+    def _is_ours(self, experiment: Any) -> bool:
+        """By our tags; experiments of before the tags are known by where their files lie."""
+        if STORE in experiment.tags:
+            return bool(experiment.tags[STORE] == self._store_id() and experiment.tags.get(OURS) == self.name)
+        place = experiment.artifact_location.removeprefix("file://").rstrip("/")
+        return bool(experiment.tags.get(OURS) == self.name or place == f"{self.store.uri}/{paths.mlflow_root()}")
+
+    def _make_experiment(self, name: str) -> str:
+        place, tags = f"{self.store.uri}/{paths.mlflow_root()}", {OURS: self.name, **self._own_tags()}
+        try:
+            return str(self.client.create_experiment(name, artifact_location=place, tags=tags))
+        except self._exception() as error:
+            if error.error_code not in EXISTS:
+                raise
+            return self._experiment()
+
+    def finish_run(
+        self,
+        run_id: str,
+        history: Mapping[str, Mapping[int, float]],
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        name: str | None = None,
+    ) -> None:
+        """All there is to say of a run in one call, a metric's values by step; then its last name, and its end.
+
+        Nothing can be said of a run that MLflow lost with its database: the report in the store has it all.
+        """
+        from mlflow.entities import Metric, Param, RunTag
+
+        metrics = [Metric(name, value, 0, step) for name, values in history.items() for step, value in values.items()]
+        shown = [Param(name, str(value)[:500]) for name, value in params.items()]
+        told = [RunTag(name, _cut(value)) for name, value in tags.items()]
+        with self._errors():
+            run = self._run(run_id)
+            if run is None:
+                log.warning("MLflow no longer has the run %s: its metrics stand in the report only.", run_id)
+                return
+            self._restore(run)
+            self.client.log_batch(run.info.run_id, metrics=metrics, params=shown, tags=told)
+            self.client.update_run(run.info.run_id, name=name)
+            if run.info.status != "FINISHED":  # so that it keeps the time of its end
+                self.client.set_terminated(run.info.run_id)
+
+    def mlflow_run(self, run_id: str) -> str | None:
+        """MLflow's identifier of the run that the ledger names so; None where MLflow has none."""
+        with self._errors():
+            run = self._run(run_id)
+        return None if run is None else str(run.info.run_id)
+
+    def _run(self, run_id: str) -> Any | None:
+        """MLflow's run that the ledger names so: that very run, or the one that was made again for it."""
+        try:
+            return self.client.get_run(run_id)
+        except self._exception() as error:
+            if error.error_code not in NOT_THERE:
+                raise
+        _, experiment = self._found_experiment()
+        again = f"tags.{LEDGER_RUN} = '{run_id}'"
+        return next(iter(self.client.search_runs([experiment.experiment_id], again)), None) if experiment else None
+
+    def version_of(self, run_key: str) -> int | None:
+        """The version registered under this key, if any."""
+        return min(self._versions_of(run_key), default=None)
+
+    def _versions_of(self, run_key: str) -> list[int]:
+        with self._errors():
+            found = self.client.search_model_versions(f"name = '{self.name}' and tags.`{RUN_KEY}` = '{run_key}'")
+        return sorted(int(version.version) for version in found)
+
+    def number_of(self, model: Champion) -> int | None:
+        """MLflow's number of the ledger's version, which may differ from the ledger's; None if it is not there."""
+        wanted = f"name = '{self.name}' and tags.`{MODEL_DIGEST}` = '{digest_of_files(model.files)}'"
+        same = [found.number for found in self._versions(wanted) if found.ours and found.identity == model.identity]
+        return model.version if model.version in same else min(same, default=None)
+
+    def register(self, run_id: str, run_key: str, tags: Mapping[str, str], above: int = 0) -> int:
+        """The one version of this run key. If there is none it is made, with a number over `above`: smaller ones were
+        given to others, which MLflow may have lost."""
+        if self.version_of(run_key) is None:
+            self._make_version_above(above, run_id, run_key, tags)
+        first, *others = self._versions_of(run_key)
+        for version in set(others) - self.aliased():  # a request whose answer was lost is sent again, and another
+            self.delete_version(version)  # machine may run the same; one that an alias names is somebody's copy
+        return first
+
+    def _make_version_above(self, above: int, run_id: str, run_key: str, tags: Mapping[str, str]) -> None:
+        """Uses up the numbers that are too small: MLflow never gives that of a deleted version again."""
+        while max(self._versions_of(run_key), default=0) <= above:
+            self._make_version(run_id, {RUN_KEY: run_key, **tags})
+            for number in self._versions_of(run_key):
+                if number <= above:
+                    self.delete_version(number)
+
+    def _make_version(self, run_id: str, tags: Mapping[str, str]) -> None:
+        self.require_free_name()
+        with self._errors():
+            self._make_registered_model()
+            run = self._run(run_id)
+            if run is None:
+                name = f"{self.name} {tags.get('as_of', '')}".rstrip()
+                run = self._run_of_key(tags[RUN_KEY], name, {}, known=run_id)
+            again = {} if run.info.run_id == run_id else {LEDGER_RUN: run_id}
+            source = f"{self.store.uri}/{paths.model_folder(run_id)}"
+            own = {**tags, **again, **self._own_tags()}
+            self.client.create_model_version(self.name, source, run.info.run_id, tags=own)
+
+    def _make_registered_model(self) -> None:
+        tags = {OURS: self.name, **self._own_tags()}
+        try:
+            self.client.create_registered_model(self.name, tags=tags)
+        except self._exception() as error:
+            if error.error_code not in EXISTS:
+                raise
+            if STORE not in self.client.get_registered_model(self.name).tags:  # made before there was this tag
+                self.client.set_registered_model_tag(self.name, STORE, tags[STORE])
+
+    def versions(self) -> list[Version]:
+        """All versions, those of others too, oldest first."""
+        return self._versions(f"name = '{self.name}'")
+
+    def _versions(self, wanted: str) -> list[Version]:
+        with self._errors():
+            found = self.client.search_model_versions(wanted)
+        store = self._store_id()
+        return sorted((_version(each, store) for each in found), key=lambda version: version.number)
+
+    def needs_files(self, run_id: str) -> int:
+        """How many versions, of whatever registered model, have the files of this run."""
+        runs = {run_id} | {version.mlflow_run for version in self.versions() if version.run_id == run_id}
+        with self._errors():
+            return sum(len(self.client.search_model_versions(f"run_id = '{run}'")) for run in runs)
+
+    def aliased(self) -> set[int]:
+        """Versions that some alias names."""
+        with self._errors():
+            try:
+                return {int(version) for version in self.client.get_registered_model(self.name).aliases.values()}
+            except self._exception() as error:
+                if error.error_code in NOT_THERE:
+                    return set()
+                raise
+
+    def running(self) -> list[str]:
+        """Our runs that MLflow takes for running, those in its trash too."""
+        with self._errors():
+            _, found = self._found_experiment()
+            ours = f"attributes.status = 'RUNNING' and tags.{USE_CASE} = '{self.name}' and tags.{RUN_KEY} LIKE '%'"
+            return self._run_ids([found.experiment_id], ours) if found else []
+
+    def every_run_id(self) -> set[str]:
+        """The runs of every experiment of this MLflow, deleted ones too."""
+        from mlflow.entities import ViewType
+
+        with self._errors():
+            experiments = self.client.search_experiments(ViewType.ALL)
+            return set(self._run_ids([experiment.experiment_id for experiment in experiments], ""))
+
+    def _run_ids(self, experiments: list[str], chosen: str) -> list[str]:
+        from mlflow.entities import ViewType
+
+        pages = [self.client.search_runs(experiments, chosen, ViewType.ALL)]
+        while pages[-1].token:
+            pages.append(self.client.search_runs(experiments, chosen, ViewType.ALL, page_token=pages[-1].token))
+        return [run.info.run_id for page in pages for run in page]
+
+    def end_run(self, run_id: str) -> None:
+        """Marks a run that nobody runs any more."""
+        with self._errors():
+            self.client.set_terminated(run_id, "KILLED")
+
+    def delete_version(self, version: int) -> None:
+        with self._errors():
+            try:
+                self.client.delete_model_version(self.name, str(version))
+            except self._exception() as error:
+                if error.error_code not in NOT_THERE:
+                    raise
+
+    def tag_version(self, version: int, tags: Mapping[str, str]) -> None:
+        with self._errors():
+            for key, value in tags.items():
+                self.client.set_model_version_tag(self.name, str(version), key, _cut(value))
+
+    def describe_version(self, version: int, text: str) -> None:
+        with self._errors():
+            self.client.update_model_version(self.name, str(version), description=_cut(text))
+
+    def alias(self, alias: str) -> int | None:
+        """The version that the alias points to; None only where MLflow answered that there is none."""
+        with self._errors():
+            try:
+                return int(self.client.get_model_version_by_alias(self.name, alias).version)
+            except self._exception() as error:
+                if error.error_code in NOT_THERE:
+                    return None
+                raise
+
+    def set_alias(self, alias: str, version: int) -> None:
+        """Raises ConfigError for a version that MLflow no longer has."""
+        with self._errors():
+            try:
+                self.client.set_registered_model_alias(self.name, alias, str(version))
+            except self._exception() as error:
+                if error.error_code not in NOT_THERE:
+                    raise
+                raise ConfigError(
+                    f"the alias {alias} of {self.name} points to a version that MLflow has",
+                    f"version {version} is gone",
+                    f"retrain promote {self.name} --version N --reason WHY, with one that is there",
+                ) from error
+
+    @staticmethod
+    def _exception() -> Any:
+        from mlflow.exceptions import MlflowException
+
+        return MlflowException
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            yield
+        except (MlflowException, SQLAlchemyError, OSError) as error:
+            code = getattr(error, "error_code", None)
+            if code in ANSWERED:  # its text may quote what it was asked
+                raise ConfigError(
+                    f"MLflow does what a night of {self.name} asks it",
+                    f"it answers {code}",
+                    f"look at {self.name} there, then retrain doctor {self.name}",
+                ) from None
+            raise RegistryUnavailable(
+                f"MLflow at {self.uri} must answer",
+                self._seen(error),
+                "start it, or check MLFLOW_TRACKING_URI",
+            ) from None  # the causes quote the address, with its password
+
+    @staticmethod
+    def _seen(error: BaseException) -> str:
+        """The first line of what went wrong at the bottom: MLflow wraps a refused connection in four exceptions."""
+        while error.__cause__ or error.__context__:
+            error = error.__cause__ or error.__context__ or error
+        said = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+        return without_passwords(said.splitlines()[0])[:200].rstrip(". ")
+
+
+def _ledger_run(run: Any) -> str:
+    """The run as the ledger names it: the same one, but where MLflow lost it and it was made again."""
+    return str(run.data.tags.get(LEDGER_RUN, run.info.run_id))
+
+
+def _version(found: Any, store: str | None) -> Version:
+    age = time.time() - found.creation_timestamp / 1000
+    run = found.run_id or ""
+    return Version(
+        number=int(found.version),
+        run_id=found.tags.get(LEDGER_RUN) or run,
+        mlflow_run=run,
+        model_digest=found.tags.get(MODEL_DIGEST, ""),
+        age_seconds=age,
+        ours=RUN_KEY in found.tags and found.tags.get(STORE, store) == store,
+    )
+
+
+def _cut(text: str) -> str:
+    """What MLflow takes as a tag or a description."""
+    return text if len(text) <= LONGEST_TAG else f"{text[: LONGEST_TAG - 1]}…"
+
+
+def _client(uri: str) -> Any:
+    from mlflow import MlflowClient
+
+    _quiet()
+    if not uri.startswith("http"):
+        from mlflow.store.db import utils
+
+        utils.MAX_RETRY_COUNT = DATABASE_ATTEMPTS
+    if uri.startswith("sqlite:///"):
+        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    return MlflowClient(uri, uri)  # never mlflow.set_tracking_uri: it writes the address into the environment
+
+
+def _quiet() -> None:
+    """They log each error with its traceback before they raise it; ours is one sentence."""
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def load_model(folder: Path) -> Any:
+    """The model in a local folder, as any MLflow user gets it."""
+    import mlflow.pyfunc
+
+    _quiet()
+    return mlflow.pyfunc.load_model(str(folder))
+
+
+def write_pyfunc(
+    folder: Path, *, code: Path, data: Path, columns: tuple[Column, ...], output: Output, example: pd.DataFrame
+) -> None:
+    """An MLflow model folder around packaged data and its own code; the code folder's name is its loader module.
+
+    The same data and code give the same bytes: MLflow's own time and random identifier are replaced.
+    """
+    import mlflow.pyfunc
+    from mlflow.models import Model, ModelSignature
+
+    _quiet()
+    identity = digest_value([code.name, *(digest_file(path) for path in sorted(data.iterdir()))])
+    mlflow.pyfunc.save_model(
+        folder,
+        loader_module=code.name,
+        data_path=str(data),
+        code_paths=[str(code)],
+        mlflow_model=Model(model_uuid=identity[:32], utc_time_created="1970-01-01 00:00:00"),
+        signature=ModelSignature(_input_schema(columns), _output_schema(output)),
+        input_example=example,
+        pip_requirements=[f"{name}=={metadata.version(name).split('+')[0]}" for name in LIBRARIES],
+    )
+
+
+def _input_schema(columns: tuple[Column, ...]) -> Any:
+    from mlflow.types import ColSpec, Schema
+    from mlflow.types.schema import AnyType
+
+    # MLflow refuses whole numbers where it was promised floats, and floats (nulls) where it was promised whole ones. It
+    # makes a time of any number, and of 05.02.2024, before the model sees them; and where it refuses a text, its
+    # sentence quotes whole rows, as it does where a column is missing. So all is left to the model's own check, which
+    # names the column and no value.
+    anything = AnyType()  # type: ignore[no-untyped-call]
+    return Schema([ColSpec(anything, column.name, required=False) for column in columns])
+
+
+def _output_schema(output: Output) -> Any:
+    from mlflow.types import ColSpec, DataType, Schema
+
+    text, number = DataType.string, DataType.double
+    if output.kind == "regression":
+        answers = [ColSpec(number, "prediction")]
+    elif output.kind == "binary":
+        answers = [ColSpec(text, "prediction"), ColSpec(number, "probability")]
+    else:
+        shares = [ColSpec(number, f"probability_{name}") for name in output.classes]
+        answers = [ColSpec(text, "prediction"), *shares]
+    return Schema([*answers, ColSpec(text, "broken_rule")])
