@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ml.digests import digest_sources, digest_value
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 READING = (

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from .columns import Column, conform, with_tuples, wrong_type
 from .features import CategoryFeature, Encoder, NumberFeature
-from .network import TabularNetwork, forward_in_blocks
+from .kinds.network import TabularNetwork, forward_in_blocks
 from .output import Output, probabilities, values
 from .rules import Rule, first_broken, rule_from_dict, rule_to_dict
 

@@ -22,7 +22,7 @@ def use_case_files(project: Path | None) -> dict[str, Path]:
 
     Raises ConfigError for a folder that cannot be read.
     """
-    folders = [Path(__file__).parent / "use_cases", *([project / "use_cases"] if project else [])]
+    folders = [Path(__file__).parents[1] / "use_cases", *([project / "use_cases"] if project else [])]
     files = (path for folder in folders for path in _python_files(folder))
     return {path.stem: path for path in files if not path.stem.startswith("_")}
 

@@ -35,7 +35,7 @@ from ml.digests import digest_bytes
 from ml.errors import ConfigError
 
 SUFFIXES = (*EXTENSION_SUFFIXES, *SOURCE_SUFFIXES, *BYTECODE_SUFFIXES)
-OURS = Path(__file__).resolve().parents[1]
+OURS = Path(__file__).resolve().parents[2]
 OUR_PACKAGES = ("ml", "expectations", "tasks", "flows", "deployments")  # a run's key has their digest
 INSTALLED = {"site-packages", "dist-packages"}
 PYTHONS = tuple({os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")})

@@ -1,0 +1,116 @@
+"""What declarations (a use case and its parts) have in common: how they enter digests, and the form of what they may say.
+
+They enter as plain values, a later field only where it is set. What fields must be together stands in a table of each
+package: field, what it must be, whether it is broken, next step.
+"""
+
+import dataclasses
+import inspect
+from collections import Counter
+from collections.abc import Callable, Iterable
+from datetime import date
+from typing import Any, TypeAlias, TypeVar
+
+T = TypeVar("T")
+W = TypeVar("W")
+# A text says what was seen; True says that the field's own value is what is wrong.
+Broken: TypeAlias = bool | str
+# Demands on a part (the first of two arguments) that belongs to a whole (the second).
+Demands: TypeAlias = tuple[tuple[str, str, Callable[[T, W], Broken], str], ...]
+
+# What digests have always held, whatever its value. A field that came later is left out where it has its default, so
+# that models which were judged before it came stay comparable.
+ALWAYS = {
+    "UseCase": "name question source columns target key model gates metric group side_tables derive time_column "
+    "time_zone known_at_column window_days label_delay_days test_days validation_days seed outlier_std rare_below "
+    "max_quarantined_fraction max_missing_days min_rows schedule replay_from missed_nights missed_within_days "
+    "on_inconclusive retention demo",
+    "Column": "name type nullable minimum maximum values feature category parts sensitive unit example",
+    "Target": "column kind above positive classes log unit",
+    "Source": "folder",
+    "FileSource": "file time_column",
+    "DatabaseSource": "database query time_column changed_column",
+    "SideTable": "name source on take",
+    "Retention": "versions state_days quarantine_days",
+    "Gate": "metric why",
+    "MinMetric": "floor",
+    "NotWorse": "max_drop",
+    "NetworkEstimator": "hidden activation loss optimizer learning_rate weight_decay batch_size epochs patience "
+    "class_weight noise_std seed device",
+}
+
+
+def plain(value: Any) -> Any:
+    """A JSON form of any field of a use case: an estimator by its parameters, a function by its source."""
+    if is_estimator(type(value)):
+        return {"estimator": type(value).__name__, **plain_fields(value)}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {"type": type(value).__name__, **plain_fields(value)}
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    if isinstance(value, date):
+        return value.isoformat()
+    if callable(value):
+        return inspect.getsource(value)
+    return value
+
+
+def plain_fields(value: Any) -> dict[str, Any]:
+    """The fields of a declaration as plain values, without later ones that have their default."""
+    defaults = _defaults(type(value))
+    fields = {name: plain(getattr(value, name)) for name in defaults}
+    later = {name for name in fields if not _stood_always(type(value), name)}
+    return {name: field for name, field in fields.items() if name not in later or field != plain(defaults[name])}
+
+
+def later_fields(value: Any) -> dict[str, Any]:
+    """What a declaration says by fields that came later: each may decide how it is used."""
+    return {name: field for name, field in plain_fields(value).items() if not _stood_always(type(value), name)}
+
+
+def is_estimator(kind: type) -> bool:
+    """Whether its configuration is what its __init__ takes, as in scikit-learn."""
+    return hasattr(kind, "get_params")
+
+
+def _defaults(kind: type) -> dict[str, Any]:
+    """Every field or parameter with its default; None where it has none."""
+    if not dataclasses.is_dataclass(kind):
+        return {name: each.default for name, each in inspect.signature(kind).parameters.items()}
+    made = {f.name: f.default_factory() for f in dataclasses.fields(kind) if callable(f.default_factory)}
+    stated = {f.name: None if f.default is dataclasses.MISSING else f.default for f in dataclasses.fields(kind)}
+    return stated | made
+
+
+def _stood_always(kind: type, name: str) -> bool:
+    """A field of a company's own class stands in every digest."""
+    for owner in kind.__mro__:
+        if name in ALWAYS.get(owner.__name__, "").split():
+            return True
+        if name in vars(owner).get("__annotations__", {}) or name in _parameters(owner):
+            return owner.__module__.partition(".")[0] != "ml"
+    return True
+
+
+def _parameters(kind: type) -> list[str]:
+    """Those of an estimator's own __init__."""
+    own = vars(kind).get("__init__") if is_estimator(kind) else None
+    return list(inspect.signature(own).parameters) if own else []
+
+
+def twice(names: Iterable[str]) -> Broken:
+    """The first name that is there more than once, in words."""
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    return bool(repeated) and f"{repeated[0]!r} is there twice"
+
+
+def cannot_be_called(function: Callable[..., object] | None) -> Broken:
+    """Whether a call with one argument is none that the function takes."""
+    try:
+        return function is not None and not inspect.signature(function).bind(None)
+    except (TypeError, ValueError) as error:
+        return f"Python says '{error}'"
+
+
+def default_of(kind: type, field: str) -> object:
+    return {f.name: f.default for f in dataclasses.fields(kind)}[field]

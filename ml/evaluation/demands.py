@@ -1,0 +1,56 @@
+"""What a use case may say about its gates, one row a demand."""
+
+import numpy as np
+
+from ml.data.dataset import NUMBERS
+from ml.declarations import Demands
+from ml.evaluation.gates import Comparison, Gate, MinMetric
+from ml.metrics.scores import CLASS_METRICS
+from ml.models.demands import unmeasured
+from ml.models.recipe import Recipe
+
+BASELINES = ("constant", "rule")
+OPPONENTS = (*BASELINES, "champion", "reference")
+RANGES = {**dict.fromkeys(CLASS_METRICS, (0, 1)), "r2": (-np.inf, 1), "rmse": (0, np.inf), "mae": (0, np.inf)}
+
+
+def has_no_rule(recipe: Recipe) -> bool:
+    """Whether there is no threshold on one column to be better than."""
+    numbers = [column for column in recipe.features if column.type in NUMBERS and not column.is_category]
+    return recipe.target.kind == "multiclass" or not numbers
+
+
+GATE: Demands[Gate, Recipe] = (
+    ("metric", "be one that its target has", lambda g, u: unmeasured(g.metric, u), "choose one of them"),
+    ("why", "give the reason of its figure", lambda g, _: not g.why.strip(), "write a sentence"),
+    (
+        "metric",
+        "be the use case's, by which the best constant and rule are chosen",
+        lambda g, u: isinstance(g, Comparison) and g.opponent in BASELINES and g.metric != u.metric,
+        "change one of the two",
+    ),
+    (
+        "floor",
+        "be a value that its metric can take",
+        lambda g, _: isinstance(g, MinMetric) and not RANGES[g.metric][0] <= g.floor <= RANGES[g.metric][1],
+        "mend it",
+    ),
+    (
+        "opponent",
+        f"be one of {', '.join(OPPONENTS)}",
+        lambda g, _: g.opponent not in OPPONENTS,
+        "mend the gate",
+    ),
+    (
+        "opponent",
+        "be there",
+        lambda g, u: g.opponent == "rule" and has_no_rule(u) and "of several classes, or without a number, no rule is",
+        "remove the gate",
+    ),
+    (
+        "_weigh",
+        "be defined",
+        lambda g, _: type(g)._weigh is Gate._weigh or getattr(type(g), "_decide", None) is Comparison._decide,
+        "use one of the gates that the README lists",
+    ),
+)
