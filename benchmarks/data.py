@@ -31,52 +31,30 @@ os.environ |= {
 }
 (HOME / "project" / "use_cases").mkdir(parents=True)
 
-import numpy as np  # noqa: E402
-import pandas as pd  # noqa: E402
+# ruff: noqa: E402 - the environment is set before anything of ours is imported
+import numpy as np
+import pandas as pd
 
-import tasks.data as stages  # noqa: E402
-from expectations.suite import to_gx, verdicts  # noqa: E402
-from ml.data.cleaning import LABEL  # noqa: E402
-from ml.data.handles import Split  # noqa: E402
-from ml.data.reading import (
-    Declared,  # noqa: E402
-    read_table,  # noqa: E402
-)
-from ml.data.statistics import (
-    Statistics,  # noqa: E402
-    fit_encoder,  # noqa: E402
-)
-from ml.data.validation import (
-    Batch,  # noqa: E402
-    Scan,  # noqa: E402
-)
-from ml.serving.features import (
-    FIRST_CODE,  # noqa: E402
-    Encoder,  # noqa: E402
-)
-from ml.serving.rules import (
-    Between,  # noqa: E402
-    InSet,  # noqa: E402
-    Matches,  # noqa: E402
-    NotBelow,  # noqa: E402
-    NotNull,  # noqa: E402
-    Rule,  # noqa: E402
-    UniqueKey,  # noqa: E402
-)
-from ml.storage.json_form import from_json  # noqa: E402
-from ml.storage.records import Night  # noqa: E402
-from ml.storage.store import get_file  # noqa: E402
-from tasks.site import open_site  # noqa: E402
+import tasks.data as stages
+from expectations.suite import to_gx, verdicts
+from ml.data.cleaning import LABEL
+from ml.data.handles import Split
+from ml.data.reading import Declared, read_table
+from ml.data.statistics import Statistics, fit_encoder
+from ml.data.validation import Batch, Scan
+from ml.serving.features import FIRST_CODE, Encoder
+from ml.serving.rules import Between, InSet, Matches, NotBelow, NotNull, Rule, UniqueKey
+from ml.storage.json_form import from_json
+from ml.storage.records import Night
+from ml.storage.store import get_file
+from tasks.site import open_site
 
 RUNS, NUMBERS, TEXTS = 5, 14, 4
 FIRST = date(2014, 1, 1)
 T = TypeVar("T")
 
 USE_CASE = f"""
-from ml.config import Source, Target, UseCase
-from ml.gates import BetterThanTrivial
-from ml.models.estimators import logistic_regression
-from ml.serving.columns import Column
+from ml import BetterThanTrivial, Column, Source, Target, UseCase, logistic_regression
 
 USE_CASE = UseCase(
     name="table",

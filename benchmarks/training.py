@@ -16,9 +16,9 @@ import time
 import numpy as np
 import torch
 
+from ml import NetworkClassifier
 from ml.models import training
 from ml.models.handles import Epoch
-from ml.models.networks.estimators import NetworkClassifier
 from ml.models.training import StoredCheckpoints
 from ml.pipeline.machine import ask_torch
 from ml.storage.store import open_store

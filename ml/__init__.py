@@ -1,1 +1,49 @@
-"""What is computed: plain Python that never imports Prefect or Great Expectations."""
+"""The public face: what use cases are made of, as in `from ml import Column, UseCase`.
+
+The names are listed once, below, for type checkers; each is imported when it is first asked for.
+"""
+
+import ast
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ml.data.dataset import SideTable as SideTable
+    from ml.data.dataset import Target as Target
+    from ml.data.sources.declared import DatabaseSource as DatabaseSource
+    from ml.data.sources.declared import FileSource as FileSource
+    from ml.data.sources.declared import Source as Source
+    from ml.evaluation.gates import BetterThanRule as BetterThanRule
+    from ml.evaluation.gates import BetterThanTrivial as BetterThanTrivial
+    from ml.evaluation.gates import Gate as Gate
+    from ml.evaluation.gates import MinMetric as MinMetric
+    from ml.evaluation.gates import NotWorseThanChampion as NotWorseThanChampion
+    from ml.evaluation.gates import NotWorseThanReference as NotWorseThanReference
+    from ml.models.networks.estimators import NetworkClassifier as NetworkClassifier
+    from ml.models.networks.estimators import NetworkRegressor as NetworkRegressor
+    from ml.models.networks.estimators import linear_regression as linear_regression
+    from ml.models.networks.estimators import logistic_regression as logistic_regression
+    from ml.serving.columns import Column as Column
+    from ml.use_case.definition import UseCase as UseCase
+    from ml.use_case.operation import Retention as Retention
+
+
+def _listed() -> dict[str, str]:
+    """Every public name with the module that has it, read from the list above."""
+    imports = [node for node in ast.walk(ast.parse(Path(__file__).read_text())) if isinstance(node, ast.ImportFrom)]
+    return {name.asname: node.module or "" for node in imports for name in node.names if name.asname}
+
+
+FACE = _listed()
+__all__ = sorted(FACE)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in FACE:
+        raise AttributeError(f"ml has no {name}; it has {', '.join(FACE)}")
+    return getattr(import_module(FACE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *FACE})

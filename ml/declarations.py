@@ -1,6 +1,6 @@
-"""What declarations (a use case and its parts) have in common: how they enter digests, and the form of what they may say.
+"""What declarations (a use case and its parts) have in common: how they enter digests, and how demands are written.
 
-They enter as plain values, a later field only where it is set. What fields must be together stands in a table of each
+They enter digests as plain values, a later field only where it is set. What fields must be together stands in a table of each
 package: field, what it must be, whether it is broken, next step.
 """
 

@@ -22,10 +22,7 @@ SHOP = '''
 
 from datetime import date
 
-from ml.config import Source, Target, UseCase
-from ml.gates import BetterThanTrivial, MinMetric, NotWorseThanChampion, NotWorseThanReference
-from ml.models.estimators import logistic_regression
-from ml.serving.columns import Column
+from ml import BetterThanTrivial, Column, MinMetric, NotWorseThanChampion, NotWorseThanReference, Source, Target, UseCase, logistic_regression
 
 USE_CASE = UseCase(
     name="shop",

@@ -6,10 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ml import Column, UseCase
 from ml.data.cleaning import LABEL
 from ml.evaluation.baselines import OneColumnRule, best_constant, best_rule
-from ml.serving.columns import Column
-from ml.use_case.definition import UseCase
 from tests.tiny import parcels
 
 CONSTANTS = [

@@ -14,15 +14,14 @@ from hypothesis import strategies as st
 
 import tasks.data
 from deployments.cli import main
+from ml import SideTable, UseCase
 from ml.data.calendars import BusinessDays, Calendar, days_between, due_days, due_in_gap
-from ml.data.dataset import SideTable
 from ml.data.declared_sources import FileSource, Source
 from ml.data.handles import PARTS, Split
 from ml.data.snapshots import due_of_manifest, stray_days, survey
 from ml.data.split import days_of_part, fit_until
 from ml.errors import ConfigError, DataRejected, RetrainError
 from ml.settings import Settings
-from ml.use_case.definition import UseCase
 from tasks.site import open_site
 from tests import tiny
 from tests.story import SHOP, Shop

@@ -34,10 +34,7 @@ AS_OF = date(2024, 1, 10)
 HEAD = """
 from datetime import date
 from ml.calendars import BusinessDays
-from ml.config import DatabaseSource, FileSource, Retention, SideTable, Source, Target, UseCase
-from ml.gates import BetterThanRule, BetterThanTrivial, MinMetric, NotWorseThanChampion
-from ml.models.estimators import NetworkClassifier, NetworkRegressor, linear_regression, logistic_regression
-from ml.serving.columns import Column
+from ml import BetterThanRule, BetterThanTrivial, Column, DatabaseSource, FileSource, MinMetric, NetworkClassifier, NetworkRegressor, NotWorseThanChampion, Retention, SideTable, Source, Target, UseCase, linear_regression, logistic_regression
 
 def derive(rows):
     return rows.assign(value=rows["amount"] * 2)

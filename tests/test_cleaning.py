@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ml import Target
 from ml.data.cleaning import LABEL, ROW_NUMBER, clean, from_block, to_block, whole_from
-from ml.data.dataset import Target
 from ml.serving.columns import conform
 from tests.tiny import FIRST_DAY, parcel_rows, parcels, sales, tills
 

@@ -9,21 +9,22 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from ml.data.dataset import SideTable, Target
-from ml.data.declared_sources import DatabaseSource, FileSource, Source
-from ml.errors import ConfigError, UsageError
-from ml.evaluation.gates import (
+from ml import (
     BetterThanRule,
     BetterThanTrivial,
+    Column,
     MinMetric,
+    NetworkClassifier,
     NotWorseThanChampion,
     NotWorseThanReference,
+    Retention,
+    SideTable,
+    Target,
 )
-from ml.models.networks.estimators import NetworkClassifier
-from ml.serving.columns import Column
+from ml.data.declared_sources import DatabaseSource, FileSource, Source
+from ml.errors import ConfigError, UsageError
 from ml.use_case.definition import UseCase, _plain
 from ml.use_case.loading import load, load_use_case, require_known, use_case_files
-from ml.use_case.operation import Retention
 from tests.tiny import parcels, tills
 
 SHIPPED = sorted(use_case_files(None))
@@ -47,10 +48,7 @@ def target(**changes: Any) -> Target:
 TILLS = '''
 """A file of a company's own."""
 
-from ml.config import Source, Target, UseCase
-from ml.gates import BetterThanTrivial, MinMetric
-from ml.models.estimators import NetworkClassifier
-from ml.serving.columns import Column
+from ml import BetterThanTrivial, Column, MinMetric, NetworkClassifier, Source, Target, UseCase
 
 
 def add_double(rows):
@@ -183,7 +181,7 @@ def test_a_folder_that_cannot_be_read_is_refused_by_name(tmp_path: Path, make: C
 OWN_GATE = """
 from __future__ import annotations
 from dataclasses import dataclass
-from ml.gates import MinMetric
+from ml import MinMetric
 
 @dataclass(frozen=True, kw_only=True)
 class Steady(MinMetric):

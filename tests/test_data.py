@@ -21,7 +21,7 @@ import ml.data.windows
 import ml.reporting.report
 import tasks.data
 from expectations.suite import Verdict
-from ml import errors
+from ml import UseCase, errors
 from ml.data.cleaning import LABEL
 from ml.data.handles import Blocks, Checks, Manifest, Snapshot, Split
 from ml.data.validation import Fact
@@ -33,7 +33,6 @@ from ml.storage.json_form import from_json
 from ml.storage.locks import held_lock, in_turns, run_lock
 from ml.storage.records import Night
 from ml.storage.store import DiskStore, get_file
-from ml.use_case.definition import UseCase
 from tasks.site import Site, open_site
 from tests import tiny
 from tests.story import FIRST_DAY, Shop, open_shop, shop_day

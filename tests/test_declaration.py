@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ml import Column, SideTable, UseCase
 from ml.data.calendars import BusinessDays
-from ml.data.dataset import SideTable
 from ml.data.declared_sources import FileSource, Source
 from ml.errors import ConfigError
 from ml.evaluation.gates import (
@@ -27,9 +27,7 @@ from ml.evaluation.gates import (
 )
 from ml.metrics.scores import METRICS
 from ml.models.networks.estimators import NetworkClassifier, NetworkEstimator, NetworkRegressor
-from ml.serving.columns import Column
 from ml.use_case import declaration
-from ml.use_case.definition import UseCase
 from tests.tiny import TARGETS, parcels, tills
 
 Make = Callable[..., UseCase]

@@ -195,7 +195,7 @@ KILLED = """
 import os, signal, sys
 import torch
 from ml import training
-from ml.store import open_store
+from ml.storage.store import open_store
 from tests.test_descent import estimator, fit
 
 torch.set_num_threads(1)

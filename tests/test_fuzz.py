@@ -37,7 +37,7 @@ import deployments.up
 from deployments.cli import main
 from expectations import suite
 from expectations.suite import from_gx, load_rules, to_gx
-from ml import errors
+from ml import Source, UseCase, errors
 from ml.data.dataset import ROW, SideTable
 from ml.data.declared_sources import Source
 from ml.data.derived import derived
@@ -52,7 +52,6 @@ from ml.operations.scoring import score_file
 from ml.serving.rules import Rule
 from ml.storage import registry
 from ml.storage.json_form import to_json
-from ml.use_case.definition import UseCase
 from tests.tiny import packaged, parcels, raw_parcels, sales, site, tills
 
 QUICK = settings(

@@ -15,19 +15,13 @@ import pandas as pd
 import pytest
 from threadpoolctl import threadpool_limits
 
+from ml import BetterThanRule, BetterThanTrivial, MinMetric, NotWorseThanChampion, NotWorseThanReference, UseCase
 from ml.data.cleaning import DAY
 from ml.data.handles import PARTS
 from ml.data.split import split_digest, undated_parts
 from ml.data.statistics import DayState, Statistics, fit_encoder
 from ml.digests import digest_bytes, digest_value
 from ml.evaluation.decision import decide
-from ml.evaluation.gates import (
-    BetterThanRule,
-    BetterThanTrivial,
-    MinMetric,
-    NotWorseThanChampion,
-    NotWorseThanReference,
-)
 from ml.evaluation.judging import baselines, judge_all, model_answers
 from ml.models import packaging
 from ml.models.training import encode, fit_candidate, package
@@ -37,7 +31,6 @@ from ml.settings import Settings
 from ml.storage.json_form import to_json
 from ml.storage.ledger import Ledger, NightEntry
 from ml.storage.store import get_file, open_store
-from ml.use_case.definition import UseCase
 from ml.use_case.loading import load_use_case, use_case_files
 from tasks.site import open_site
 from tests import golden_answers, test_data, tiny

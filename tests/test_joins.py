@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ml import Source, UseCase
 from ml.data.dataset import ROW, SideTable
 from ml.data.declared_sources import Source
 from ml.data.handles import JoinCounts
@@ -21,7 +22,6 @@ from ml.data.reading import UnusablePartition
 from ml.errors import ConfigError, StoreUnavailable
 from ml.serving.columns import Column, wrong_type
 from ml.settings import Settings
-from ml.use_case.definition import UseCase
 from tests.tiny import FIRST_DAY, parcel_rows, parcels, sales, site, tills, to_parquet, write_sales
 
 Derive = Callable[[pd.DataFrame], Any]

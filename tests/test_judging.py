@@ -8,6 +8,7 @@ import pytest
 from sklearn import metrics
 from sklearn.metrics import confusion_matrix
 
+from ml import Column
 from ml.data.cleaning import DAY, LABEL
 from ml.digests import digest_value
 from ml.evaluation.judging import (
@@ -20,7 +21,6 @@ from ml.evaluation.judging import (
     resampling_units,
 )
 from ml.metrics.scores import METRICS
-from ml.serving.columns import Column
 from ml.serving.output import TaskKind
 from tests.tiny import KINDS, cleaned, packaged, parcel_rows, parcels, tills
 

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployments.cli import main
+from ml import UseCase
 from ml.data.declared_sources import DatabaseSource, FileSource, Source
 from ml.data.handles import JoinCounts, PartitionCheck
 from ml.data.meaning import (
@@ -31,7 +32,6 @@ from ml.data.snapshots import PartitionRows
 from ml.data.validation import Batch, check_batch
 from ml.errors import DataRejected
 from ml.serving.columns import Column, conform
-from ml.use_case.definition import UseCase
 from tests.story import Shop
 from tests.tiny import FIRST_DAY, parcels, sales, tills
 

@@ -11,8 +11,8 @@ import pytest
 from deployments.missed import MADE_UP, Choice, Start, choose, make_up, ticks
 from deployments.servers import ask, insisted
 from deployments.upcoming import name_upcoming
+from ml import UseCase
 from ml.days import local_date
-from ml.use_case.definition import UseCase
 from ml.use_case.loading import load_use_case
 from tests.story import SHOP, Shop
 

@@ -24,6 +24,7 @@ import tasks.report
 from deployments.cli import main
 from deployments.commands import last_of
 from flows.retrain import RetrainRequest, only_run_of
+from ml import UseCase
 from ml.errors import Busy, DataRejected, RetrainError, StoreUnavailable, UsageError
 from ml.models import packaging
 from ml.models.handles import Fit
@@ -32,7 +33,6 @@ from ml.storage.ledger import Ledger
 from ml.storage.registry import CHAMPION, REFERENCE, Registry
 from ml.storage.stages import whole
 from ml.storage.store import open_store
-from ml.use_case.definition import UseCase
 from tests.story import Shop, undated
 
 

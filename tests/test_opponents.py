@@ -13,14 +13,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from ml import Column, UseCase
 from ml.data.cleaning import DAY
 from ml.data.split import split_digest
 from ml.errors import StoreUnavailable
 from ml.models.packaging import SERVING, upload_folder, write_model
-from ml.serving.columns import Column
 from ml.storage.records import Champion
 from ml.storage.store import DiskStore
-from ml.use_case.definition import UseCase
 from tasks.model import _compare_opponents
 from tests.tiny import cleaned, packaged, parcel_rows, parcels, site
 

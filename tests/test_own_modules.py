@@ -114,7 +114,9 @@ def test_a_module_that_is_mended_is_run_and_changes_the_key(layout: str, project
 
 def test_what_is_no_own_module_is_not_in_the_key(project: Project) -> None:
     """Python's, installed ones, and ours, which have a digest of their own."""
-    folder = project("import json, numpy, sklearn.base, ml.gates\nfrom expectations import suite\n", "import pandas")
+    folder = project(
+        "import json, numpy, sklearn.base, ml.evaluation.gates\nfrom expectations import suite\n", "import pandas"
+    )
     assert load("own_tills", folder).own.digests == {}
 
 
@@ -169,8 +171,7 @@ def test_own_gates_learners_and_records_of_a_module_work(project: Project) -> No
         from __future__ import annotations
         import dataclasses, pickle
         from typing import ClassVar
-        from ml.gates import MinMetric
-        from ml.models.estimators import NetworkClassifier
+        from ml import MinMetric, NetworkClassifier
 
         @dataclasses.dataclass(frozen=True, kw_only=True)
         class Floor(MinMetric):
@@ -253,7 +254,7 @@ def test_a_module_that_is_no_python_is_told_with_the_use_case(project: Project) 
 def test_what_a_file_finds_on_the_python_path_of_its_process_is_read(project: Project) -> None:
     folder = project("from helper import value\n", "pass", **{"lib/helper.py": TIMES_TWO})
     code = (
-        "from pathlib import Path; from ml.config import load; "
+        "from pathlib import Path; from ml.use_case.loading import load; "
         f"print(*load('own_tills', Path({str(folder)!r})).own.digests)"
     )
     path = ":".join([str(folder / "lib"), str(Path(importlib.import_module("ml").__file__ or "").parents[1])])

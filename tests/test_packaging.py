@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from expectations.suite import load_rules, suite_file
+from ml import UseCase
 from ml.data.cleaning import LABEL, from_parquet
 from ml.data.declared_sources import Source
 from ml.data.statistics import Statistics, fit_encoder
@@ -42,7 +43,6 @@ from ml.serving.output import Output
 from ml.serving.rules import Between, InSet, InYears, Matches, NotBelow, Rule
 from ml.storage import registry
 from ml.storage.store import get_file, open_store
-from ml.use_case.definition import UseCase
 from ml.use_case.loading import load_use_case, use_case_files
 from tasks.registration import open_night
 from tests.story import SHOP

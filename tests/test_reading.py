@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ml import SideTable, UseCase
 from ml.data.csv_fields import BrokenCsv, open_fields
-from ml.data.dataset import SideTable
 from ml.data.declared_sources import CsvForm, FileSource, Source
 from ml.data.reading import Declared, UnusablePartition, parse_table, refuse_other_columns, together
 from ml.data.snapshots import read_partition, take_manifest
@@ -29,7 +29,6 @@ from ml.data.sources.bringing import partition_files
 from ml.errors import DataRejected
 from ml.serving.columns import Column, conform
 from ml.settings import Settings
-from ml.use_case.definition import UseCase
 from tests.tiny import site, tills
 
 COLUMNS = (

@@ -16,18 +16,15 @@ from pathlib import Path
 import pytest
 
 from deployments.cli import parser
+from ml import Column, Retention, SideTable, Target, UseCase
 from ml.data.calendars import BusinessDays
-from ml.data.dataset import SideTable, Target
 from ml.data.declared_sources import Source
 from ml.data.snapshots import read_partition, take_manifest
 from ml.evaluation.decision import ALL_END_WORDS
 from ml.models.packaging import refuse_broken_example
-from ml.serving.columns import Column
 from ml.serving.rules import first_broken
 from ml.settings import Settings
-from ml.use_case.definition import UseCase
 from ml.use_case.loading import load_use_case
-from ml.use_case.operation import Retention
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -9,13 +9,25 @@ from typing import Any
 
 import pytest
 
-from ml import config, run_key
-from ml.data import cleaning, csv_fields, derived, joins, reading, side_tables, snapshots, split, validation
+from ml.data import (
+    cleaning,
+    code,
+    csv_fields,
+    dataset,
+    derived,
+    joins,
+    reading,
+    side_tables,
+    snapshots,
+    split,
+    validation,
+)
 from ml.data import statistics as features
 from ml.data.sources import database as database_source
 from ml.data.sources import file as file_source
 from ml.digests import digest_file
 from ml.errors import ConfigError
+from ml.pipeline import run_key
 from ml.serving import columns, rules
 from ml.serving import features as encoding
 from tests.tiny import night
@@ -58,7 +70,7 @@ READING: list[Callable[..., Any]] = [
     joins.complete,
     columns.conform,
     columns.wrong_type,
-    config.Target.labels,
+    dataset.Target.labels,
     validation.drop_duplicates,
     cleaning.clean,
 ]
@@ -74,16 +86,22 @@ PAIRS = [(kind, function) for kind, functions in DECIDING.items() for function i
 @pytest.mark.parametrize(("kind", "function"), PAIRS)
 def test_code_that_decides_a_partitions_state_is_part_of_its_key(kind: str, function: Callable[..., Any]) -> None:
     file = Path(inspect.getsourcefile(function) or "")
-    assert file.relative_to(run_key.ROOT / "ml").as_posix() in run_key.STATE_MODULES[kind]
+    assert file.relative_to(code.ROOT / "ml").as_posix() in code.STATE_MODULES[kind]
 
 
 def test_rules_decide_verdicts_only() -> None:
-    assert {kind for kind, files in run_key.STATE_MODULES.items() if "serving/rules.py" in files} == {"verdict"}
+    assert {kind for kind, files in code.STATE_MODULES.items() if "serving/rules.py" in files} == {"verdict"}
 
 
 def test_the_code_of_a_run_is_that_of_its_own_use_case_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A copy of the sources: another use case's file changes nothing, any other file everything."""
-    for name in ("ml/gates.py", "ml/models/x.py", "ml/use_cases/a.py", "ml/use_cases/b.py", "expectations/suite.py"):
+    for name in (
+        "ml/evaluation/gates.py",
+        "ml/models/x.py",
+        "ml/use_cases/a.py",
+        "ml/use_cases/b.py",
+        "expectations/suite.py",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x = 1")
     monkeypatch.setattr(run_key, "ROOT", tmp_path)
@@ -93,7 +111,7 @@ def test_the_code_of_a_run_is_that_of_its_own_use_case_only(tmp_path: Path, monk
         return run_key.code_digest(digest_file(tmp_path / "ml" / "use_cases" / f"{name}.py"))
 
     before = digest()
-    for name in ("ml/gates.py", "ml/models/x.py", "ml/use_cases/a.py", "expectations/suite.py"):
+    for name in ("ml/evaluation/gates.py", "ml/models/x.py", "ml/use_cases/a.py", "expectations/suite.py"):
         (tmp_path / name).write_text("x = 2")
         assert digest() != before
         (tmp_path / name).write_text("x = 1")
@@ -104,7 +122,7 @@ def test_the_code_of_a_run_is_that_of_its_own_use_case_only(tmp_path: Path, monk
 
 
 def test_digests_of_the_installation_are_stable() -> None:
-    for digest, of in ((run_key.lock_digest, ("AVX2",)), *((run_key.state_code_digest, (kind,)) for kind in DECIDING)):
+    for digest, of in ((run_key.lock_digest, ("AVX2",)), *((code.state_code_digest, (kind,)) for kind in DECIDING)):
         digest.cache_clear()
         first = digest(*of)
         digest.cache_clear()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml.data.dataset import SideTable
+from ml import SideTable, UseCase
 from ml.data.declared_sources import Source
 from ml.data.derived import is_rewritten
 from ml.data.handles import JoinCounts
@@ -18,7 +18,6 @@ from ml.errors import DataRejected
 from ml.operations.scoring import score_file
 from ml.settings import Settings
 from ml.storage import registry
-from ml.use_case.definition import UseCase
 from tests import tiny
 from tests.tiny import packaged, parcels, raw_parcels, site, to_parquet
 

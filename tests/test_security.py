@@ -30,8 +30,8 @@ from deployments import night, up
 from deployments.cli import main
 from deployments.servers import announce, running_servers
 from expectations.suite import load_rules
+from ml import SideTable
 from ml.data.cleaning import from_block
-from ml.data.dataset import SideTable
 from ml.data.declared_sources import DatabaseSource, FileSource, Source
 from ml.data.handles import CleanedRows
 from ml.data.reading import Declared, UnusablePartition, read_table

@@ -13,8 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ml import digests
-from ml.data.dataset import SideTable
+from ml import Column, SideTable, UseCase, digests
 from ml.data.declared_sources import Source
 from ml.data.handles import Manifest
 from ml.data.joins import complete_by_day
@@ -23,10 +22,8 @@ from ml.data.snapshots import changed_days, inputs_by_day, newest_day, read_part
 from ml.days import month_of
 from ml.digests import digest_bytes
 from ml.errors import DataRejected, RetrainError, SourceUnavailable, UsageError
-from ml.serving.columns import Column
 from ml.settings import Settings
 from ml.storage.json_form import to_json
-from ml.use_case.definition import UseCase
 from tests.tiny import (
     FIRST_DAY,
     parcel_rows,

@@ -17,8 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import create_engine, text
 
-from ml import digests
-from ml.data.dataset import SideTable
+from ml import SideTable, UseCase, digests
 from ml.data.declared_sources import CsvForm, DatabaseSource, FileSource, Source
 from ml.data.reading import Declared, of_values
 from ml.data.snapshots import changed_days, newest_day, read_partition, survey, take_manifest
@@ -32,7 +31,6 @@ from ml.data.sources.folder import AnySource, source_folder
 from ml.errors import ConfigError, DataRejected, SourceUnavailable
 from ml.serving.columns import Column, days_of, typed
 from ml.settings import Settings
-from ml.use_case.definition import UseCase
 from tests.damage import flip
 from tests.postgres_server import PostgresServer
 from tests.s3_server import BUCKET, S3Server

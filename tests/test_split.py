@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ml import UseCase
 from ml.data.cleaning import ROW_NUMBER, from_block, to_block
 from ml.data.handles import PARTS
 from ml.data.split import (
@@ -28,7 +29,6 @@ from ml.evaluation.decision import comparability
 from ml.serving.columns import conform
 from ml.serving.rules import UniqueKey
 from ml.storage.records import Champion
-from ml.use_case.definition import UseCase
 from tests.tiny import FIRST_DAY, cleaned, parcel_rows, parcels, sales, tills
 
 AS_OF = FIRST_DAY + timedelta(days=20)  # the last due day is FIRST_DAY + 19

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_score, recall_score
 
+from ml import NetworkClassifier
 from ml.data.cleaning import LABEL
 from ml.data.statistics import Statistics, fit_encoder
 from ml.errors import ConfigError, StoreUnavailable
@@ -19,7 +20,6 @@ from ml.metrics.scores import CLASS_METRICS, class_metric
 from ml.models import training
 from ml.models.handles import Epoch, Fit
 from ml.models.networks.descent import divergence
-from ml.models.networks.estimators import NetworkClassifier
 from ml.models.training import (
     StoredCheckpoints,
     architecture,

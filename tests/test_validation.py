@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ml import UseCase
 from ml.data.cleaning import ROW_NUMBER
 from ml.data.handles import PartitionCheck
 from ml.data.snapshots import PartitionRows
@@ -24,7 +25,6 @@ from ml.data.validation import (
 from ml.serving.columns import conform
 from ml.serving.features import NumberFeature
 from ml.serving.rules import LARGEST, Between, Finite, InSet, NotNull, Rule
-from ml.use_case.definition import UseCase
 from tests.tiny import FIRST_DAY, parcel_rows, parcels, sales, tills
 
 DAY = str(FIRST_DAY)

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ml import BetterThanTrivial, Target, UseCase
 from ml.data.cleaning import LABEL, ROW_NUMBER, clean
-from ml.data.dataset import Target
 from ml.data.declared_sources import Source
 from ml.data.statistics import Statistics, fit_encoder
-from ml.evaluation.gates import BetterThanTrivial
 from ml.models.handles import Fit
 from ml.models.networks.estimators import NetworkClassifier, NetworkEstimator, NetworkRegressor
 from ml.models.training import encode, fit_candidate, package
@@ -22,7 +21,6 @@ from ml.serving.model import PackagedModel
 from ml.serving.output import TaskKind
 from ml.settings import Settings
 from ml.storage.records import FileRef, Night
-from ml.use_case.definition import UseCase
 
 FIRST_DAY = date(2024, 1, 1)
 KINDS: tuple[TaskKind, ...] = ("binary", "multiclass", "regression")

@@ -10,6 +10,7 @@ from functools import cached_property
 import pandas as pd
 
 from ml.data.cleaning import DAY, LABEL, ROW_NUMBER, clean, from_block, from_parquet, to_block, to_parquet
+from ml.data.dataset import Dataset
 from ml.data.handles import Block, Blocks, Manifest, Part
 from ml.data.snapshots import due_of_manifest, read_manifest, read_partition
 from ml.data.sources.folder import ALL
@@ -23,7 +24,6 @@ from ml.serving.rules import Rule
 from ml.settings import Settings
 from ml.storage.records import FileRef
 from ml.storage.store import Store, get_file
-from ml.use_case.definition import UseCase
 
 log = logging.getLogger("retrain.blocks")
 
@@ -34,7 +34,7 @@ class BlockReader:
 
     settings: Settings
     store: Store
-    use_case: UseCase
+    use_case: Dataset
     rules: tuple[Rule, ...]
     blocks: Blocks
 

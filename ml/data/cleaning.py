@@ -11,21 +11,21 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ml.use_case.definition import UseCase
+from ml.data.dataset import Reading
 
 LABEL = "label__"
 DAY = "day__"
 ROW_NUMBER = "row_number__"
 
 
-def clean(use_case: UseCase, unique: pd.DataFrame) -> pd.DataFrame:
+def clean(use_case: Reading, unique: pd.DataFrame) -> pd.DataFrame:
     """Rows with a label, that label as float64 in `label__`, and their row number in `row_number__`."""
     labels = use_case.target.labels(unique[use_case.target.column])
     numbered = unique.drop(columns=use_case.target.column).assign(**{LABEL: labels, ROW_NUMBER: np.arange(len(unique))})
     return numbered[np.isfinite(labels)].reset_index(drop=True)
 
 
-def whole_from(use_case: UseCase, cleaned: pd.DataFrame) -> date:
+def whole_from(use_case: Reading, cleaned: pd.DataFrame) -> date:
     """The first as_of by which all rows are known; the calendar's last day where a row does not say when, or says a day
     like 9999-12-31, which means the same."""
     if use_case.known_at_column is None or not len(cleaned):

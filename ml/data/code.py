@@ -11,32 +11,40 @@ ROOT = Path(__file__).parents[2]
 
 READING = (
     "serving/columns.py",
-    "config.py",
-    "own_modules.py",
-    "sources.py",
-    "csv_fields.py",
-    "reading.py",
-    "derived.py",
-    "side_tables.py",
-    "joins.py",
-    "snapshots.py",
+    "declarations.py",
+    "data/sources/declared.py",
+    "data/sources/folder.py",
+    "data/csv_fields.py",
+    "data/dataset.py",
+    "data/reading.py",
+    "data/derived.py",
+    "data/side_tables.py",
+    "data/joins.py",
+    "data/snapshots.py",
+    "use_case/own_modules.py",
 )
-
-
 STATE_MODULES = {
     "brought": (
         "serving/columns.py",
-        "csv_fields.py",
-        "reading.py",
         "days.py",
-        "brought.py",
-        "file_source.py",
-        "database_source.py",
-        "database_values.py",
+        "data/csv_fields.py",
+        "data/reading.py",
+        "data/sources/brought.py",
+        "data/sources/file.py",
+        "data/sources/database.py",
+        "data/sources/database_values.py",
     ),
-    "verdict": (*READING, "serving/rules.py", "cleaning.py", "meaning.py", "validation.py"),
-    "cleaned": (*READING, "cleaning.py", "validation.py"),  # which drops duplicates
-    "statistics": ("serving/columns.py", "serving/features.py", "cleaning.py", "features.py", "split.py", "windows.py"),
+    "verdict": (*READING, "serving/rules.py", "data/cleaning.py", "data/meaning.py", "data/validation.py"),
+    "cleaned": (*READING, "data/cleaning.py", "data/validation.py"),  # which drops duplicates
+    "statistics": (
+        "serving/columns.py",
+        "serving/features.py",
+        "data/cleaning.py",
+        "data/dataset.py",
+        "data/statistics.py",
+        "data/split.py",
+        "data/windows.py",
+    ),
 }
 
 

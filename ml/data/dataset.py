@@ -141,10 +141,12 @@ class Table(Reading):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Window:
-    """Which days are used: `window_days` back from the last due day (as_of - label_delay_days - 1), the last `test_days`
-    as test, the `validation_days` before as validation; up to `max_missing_days` may be missing or unusable. Without
-    time, `seed` decides which part a row belongs to."""
+class UsedDays:
+    """Which days are used: `window_days` back from the last due day (as_of - label_delay_days - 1).
+
+    The last `test_days` are test, the `validation_days` before are validation; up to `max_missing_days` may be missing
+    or unusable. Without time, `seed` decides which part a row belongs to.
+    """
 
     window_days: Days = 365
     label_delay_days: Annotated[int, Field(ge=0, le=36_500)] = 0
@@ -169,7 +171,7 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dataset(Table, Window, Limits):
+class Dataset(Table, UsedDays, Limits):
     """All that the stages of data need to know."""
 
 

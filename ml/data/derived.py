@@ -12,11 +12,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ml.data.dataset import ROW
+from ml.data.dataset import ROW, Reading, Table
 from ml.data.reading import UnusablePartition, refuse_missing, refuse_other_columns
 from ml.errors import ConfigError, RetrainError, is_passing, printable
 from ml.serving.columns import Column, conform, wrong_type
-from ml.use_case.definition import UseCase
 
 KEEP_ROWS = (
     f"return every row once with its {ROW} as it came; a row that nobody shall learn from gets a null label or breaks "
@@ -24,7 +23,7 @@ KEEP_ROWS = (
 )
 
 
-def derived(use_case: UseCase, rows: pd.DataFrame) -> pd.DataFrame:
+def derived(use_case: Table, rows: pd.DataFrame) -> pd.DataFrame:
     """The rows as `derive` returns them, in the order in which they came; nothing that it does changes `rows`.
 
     Raises UnusablePartition where it fails, or where rows are left out, repeated, added or can no longer be told apart.
@@ -41,7 +40,7 @@ def derived(use_case: UseCase, rows: pd.DataFrame) -> pd.DataFrame:
     return found
 
 
-def _returned(use_case: UseCase, rows: pd.DataFrame, numbered: pd.DataFrame) -> Any:
+def _returned(use_case: Table, rows: pd.DataFrame, numbered: pd.DataFrame) -> Any:
     """What derive returns, whatever it is. Where it fails, the rows' columns are looked at before it is blamed."""
     assert use_case.derive is not None
     try:
@@ -58,7 +57,7 @@ def _returned(use_case: UseCase, rows: pd.DataFrame, numbered: pd.DataFrame) -> 
         raise UnusablePartition(f"derive of {use_case.name} {failure} (mend derive, or the day's file)") from None
 
 
-def _blame_columns(use_case: UseCase, rows: pd.DataFrame, error: BaseException) -> None:
+def _blame_columns(use_case: Reading, rows: pd.DataFrame, error: BaseException) -> None:
     """Raises UnusablePartition where a declared column is of another type, or is the one that derive looked for."""
     refuse_other_columns(use_case, rows, tuple(column for column in use_case.columns if column.name in rows.columns))
     wanted = error.args[:1] if isinstance(error, KeyError) else [getattr(error, "name", None)]
@@ -74,7 +73,7 @@ def _failure(error: BaseException) -> str:
     return f"fails with {type(error).__name__}{where}"
 
 
-def _refuse_other_shape(use_case: UseCase, result: Any) -> None:
+def _refuse_other_shape(use_case: Table, result: Any) -> None:
     who = f"derive of {use_case.name}"
     if not isinstance(result, pd.DataFrame):
         if hasattr(result, "close"):
@@ -103,7 +102,7 @@ def _row_numbers(column: pd.Series) -> NDArray[np.float64]:
         return np.full(len(column), np.nan)
 
 
-def _refuse_other_rows(use_case: UseCase, numbers: NDArray[np.float64], rows: int) -> None:
+def _refuse_other_rows(use_case: Table, numbers: NDArray[np.float64], rows: int) -> None:
     known = (numbers >= 0) & (numbers < rows) & (numbers % 1 == 0)
     times = np.bincount(numbers[known].astype(np.int64), minlength=rows)
     counts = {
@@ -116,7 +115,7 @@ def _refuse_other_rows(use_case: UseCase, numbers: NDArray[np.float64], rows: in
         raise UnusablePartition(f"derive of {use_case.name} {seen} of {rows:,} rows ({KEEP_ROWS})")
 
 
-def _refuse_swapped_numbers(use_case: UseCase, rows: pd.DataFrame, found: pd.DataFrame) -> None:
+def _refuse_swapped_numbers(use_case: Table, rows: pd.DataFrame, found: pd.DataFrame) -> None:
     """Numbers that were written anew, as `range` gives them, are each there once and yet name other rows.
 
     It shows where a column that names rows has the values it had, but in other rows.
@@ -139,7 +138,7 @@ def _is_permuted(before: pd.Series, after: pd.Series) -> bool:
     return not np.array_equal(old, new) and np.array_equal(np.sort(old), np.sort(new))
 
 
-def is_rewritten(use_case: UseCase, rows: pd.DataFrame, column: Column) -> bool:
+def is_rewritten(use_case: Table, rows: pd.DataFrame, column: Column) -> bool:
     """Whether derive reads this column of the rows and returns it with other values.
 
     One that it makes without reading it is no question: it comes out again as it was made before.
@@ -151,14 +150,14 @@ def is_rewritten(use_case: UseCase, rows: pd.DataFrame, column: Column) -> bool:
     return _derived_or_none(use_case, rows.drop(columns=column.name)) is None
 
 
-def _derived_or_none(use_case: UseCase, rows: pd.DataFrame) -> pd.DataFrame | None:
+def _derived_or_none(use_case: Table, rows: pd.DataFrame) -> pd.DataFrame | None:
     try:
         return derived(use_case, rows)
     except UnusablePartition:
         return None
 
 
-def _is_unchanged(use_case: UseCase, found: pd.DataFrame | None, rows: pd.DataFrame, column: Column) -> bool:
+def _is_unchanged(use_case: Reading, found: pd.DataFrame | None, rows: pd.DataFrame, column: Column) -> bool:
     """Also where derive cannot run on these rows, or returns them without the column."""
     if found is None or column.name not in found.columns:
         return True

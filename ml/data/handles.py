@@ -112,7 +112,7 @@ class PartitionCheck:
     """The verdict on one partition, a pure function of its bytes and the rules; `broken` has the broken rules only.
 
     `unknown_columns` names the first of the `undeclared` columns; `cure` says which declaration would let a rejected
-    partition pass. What ml/meaning.py compares with other days, without rows that are exact duplicates: `nulls` by
+    partition pass. What ml/data/meaning.py compares with other days, without rows that are exact duplicates: `nulls` by
     column and `unmatched` rows by side table, where there are any, and a sample of each column's `categories`.
     """
 
@@ -149,7 +149,7 @@ class Undeclared:
 
 @dataclass(frozen=True, kw_only=True)
 class Move:
-    """A share of a day's rows that went further than on any day before; `kind` and `name` as in `ml.data.meaning.Signal`."""
+    """A share of a day's rows that went further than on any day before; `kind` and `name` are a Signal's."""
 
     day: str
     kind: str

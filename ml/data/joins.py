@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ml.data.dataset import Reading, Table
 from ml.data.derived import derived
 from ml.data.handles import JoinCounts
 from ml.data.reading import Declared, UnusablePartition, read_table, refuse_other_columns, stacked, together
@@ -16,7 +17,6 @@ from ml.data.sources.bringing import partition_files
 from ml.data.sources.folder import ALL, DayFiles
 from ml.serving.columns import days_of, typed
 from ml.settings import Settings
-from ml.use_case.definition import UseCase
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Joined:
     joins: dict[str, JoinCounts]
 
 
-def complete(use_case: UseCase, rows: pd.DataFrame, sides: Mapping[str, pd.DataFrame]) -> Joined:
+def complete(use_case: Table, rows: pd.DataFrame, sides: Mapping[str, pd.DataFrame]) -> Joined:
     """One partition's source rows as raw rows. Raises UnusablePartition where derive or a side table cannot be used."""
     whole = derived(use_case, rows.reset_index(drop=True))
     counts = {}
@@ -37,7 +37,7 @@ def complete(use_case: UseCase, rows: pd.DataFrame, sides: Mapping[str, pd.DataF
     return Joined(whole.set_axis(rows.index), counts)
 
 
-def complete_by_day(settings: Settings, use_case: UseCase, rows: pd.DataFrame) -> Joined:
+def complete_by_day(settings: Settings, use_case: Table, rows: pd.DataFrame) -> Joined:
     """Source rows of any days as raw rows, for scoring, in the same order.
 
     A row without its time is joined to undated tables only. Raises UnusablePartition where a column is missing or of
@@ -59,7 +59,7 @@ def complete_by_day(settings: Settings, use_case: UseCase, rows: pd.DataFrame) -
     return Joined(whole.assign(**dict.fromkeys(taken, np.nan)).set_axis(rows.index), _summed(parts.values()))
 
 
-def _refuse_other_columns_a_day(use_case: UseCase, parts: Mapping[str, pd.DataFrame]) -> None:
+def _refuse_other_columns_a_day(use_case: Table, parts: Mapping[str, pd.DataFrame]) -> None:
     """Days put together would lack, without a word, what derive returned on some of them only."""
     joined = {name for table in use_case.side_tables for name in table.take}
     names = {day: {*part.columns} - joined for day, part in parts.items()}
@@ -87,7 +87,7 @@ def _summed(parts: Iterable[Joined]) -> dict[str, JoinCounts]:
     return total
 
 
-def _days(use_case: UseCase, rows: pd.DataFrame) -> pd.Series:
+def _days(use_case: Reading, rows: pd.DataFrame) -> pd.Series:
     """(rows,) the partition of each row; `all` where it has no time."""
     if not use_case.dated:
         return pd.Series(ALL, index=rows.index)

@@ -25,11 +25,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ml.data.csv_fields import DELIMITERS, NEWLINES, BrokenCsv, likely_separator, read_fields, refuse_twice
+from ml.data.dataset import Reading
 from ml.data.declared_sources import CsvForm, DatabaseSource, FileSource, Source
 from ml.data.sources.folder import reading
 from ml.errors import is_passing, printable
 from ml.serving.columns import EXACT, NOT_COUNTED, TOO_WIDE, Column, WrongType, cast_texts, typed, wrong_type
-from ml.use_case.definition import UseCase
 
 MISSING = ["", "NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null", "None", "<NA>", "n/a"]  # where no text is declared
 TRUE, FALSE = ["True", "true", "TRUE"], ["False", "false", "FALSE"]
@@ -50,7 +50,7 @@ class Declared:
     form: CsvForm
 
     @classmethod
-    def of(cls, use_case: UseCase, source: Source | FileSource | DatabaseSource) -> "Declared":
+    def of(cls, use_case: Reading, source: Source | FileSource | DatabaseSource) -> "Declared":
         form = source if isinstance(source, CsvForm) else CsvForm()
         return cls(use_case.columns, use_case.time_zone, form)
 
@@ -428,7 +428,7 @@ def _holds_rows(field: str, at: int, names: list[str], declared: Declared) -> bo
 # Types
 
 
-def refuse_other_columns(use_case: UseCase, rows: pd.DataFrame, columns: tuple[Column, ...]) -> None:
+def refuse_other_columns(use_case: Reading, rows: pd.DataFrame, columns: tuple[Column, ...]) -> None:
     """Raises UnusablePartition where one of these columns is missing or of another type."""
     refuse_missing(rows, tuple(column.name for column in columns))
     for column in columns:
@@ -439,7 +439,7 @@ def refuse_other_columns(use_case: UseCase, rows: pd.DataFrame, columns: tuple[C
             raise UnusablePartition(f"column {column.name} must be {column.type}, but it is {seen}")
 
 
-def _first_wrong(use_case: UseCase, column: Column, series: pd.Series) -> str:
+def _first_wrong(use_case: Reading, column: Column, series: pd.Series) -> str:
     """Where the type is wrong for the sake of some values: the first, and its row in the day's file.
 
     It is not quoted where any column is sensitive: in a row that is shifted it may be that one's.
@@ -457,7 +457,7 @@ def _first_wrong(use_case: UseCase, column: Column, series: pd.Series) -> str:
     return f" ({first}{_why(column, present.iloc[place])})"
 
 
-def _place_of_wrong(use_case: UseCase, column: Column, present: pd.Series) -> int | None:
+def _place_of_wrong(use_case: Reading, column: Column, present: pd.Series) -> int | None:
     """The place of the first value that is none of the column's type as it is written; None where each could be one."""
     if column.type == "text":
         return next((place for place, value in enumerate(present) if not isinstance(value, str)), None)

@@ -5,13 +5,13 @@ from collections import Counter
 from collections.abc import Iterable
 from datetime import date
 
+from ml.data.dataset import Reading, Table
 from ml.data.declared_sources import DatabaseSource, FileSource
 from ml.data.handles import PartitionCheck, Undeclared
 from ml.data.reading import short
 from ml.data.validation import MOST_NAMES
 from ml.reporting.report import of_two_types
 from ml.serving.columns import Column
-from ml.use_case.definition import UseCase
 
 
 def why_unforeseen(error: Exception) -> str:
@@ -34,7 +34,7 @@ def cure_of(check: PartitionCheck, *, lost: bool) -> str:
     return "set label_delay_days, if its labels come later," if lost and not check.labelled else check.cure
 
 
-def way_out(use_case: UseCase, as_of: date, day: str, file: str, cure: str, *, lost: bool) -> str:
+def way_out(use_case: Table, as_of: date, day: str, file: str, cure: str, *, lost: bool) -> str:
     """The next step of a night with a rejected partition. `cure`: the declaration that would let it pass; `lost`: its
     columns lost their meaning, which an operator may accept."""
     name = use_case.name
@@ -47,7 +47,7 @@ def way_out(use_case: UseCase, as_of: date, day: str, file: str, cure: str, *, l
     return f"deliver {_delivery(use_case, day, file)} again{declare}{accept}{exclude}; then {again}"
 
 
-def _delivery(use_case: UseCase, day: str, file: str) -> str:
+def _delivery(use_case: Reading, day: str, file: str) -> str:
     """What its owner delivers, in the words of the use case: our own copies of a day are nobody else's files."""
     if isinstance(use_case.source, FileSource):
         return f"the rows of {day} in {use_case.source.file}"

@@ -16,6 +16,7 @@ import pandas as pd
 from pandas.api.types import is_datetime64_any_dtype, is_numeric_dtype
 
 from ml.data.calendars import Calendar, days_between, due_days, due_in_gap, suggestion, weekday_of
+from ml.data.dataset import Dataset, Reading, Table, UsedDays
 from ml.data.handles import JoinCounts, LeftOut, Manifest, Month, Partition
 from ml.data.joins import complete
 from ml.data.reading import Declared, UnusablePartition, parse_table, refuse_other_columns, together
@@ -40,7 +41,6 @@ from ml.serving.columns import conform, days_of
 from ml.settings import Settings
 from ml.storage.json_form import from_json, to_json
 from ml.storage.store import Store
-from ml.use_case.definition import UseCase
 
 log = logging.getLogger("retrain.snapshots")
 WRITE_DAYS = "write a file a day"
@@ -57,7 +57,7 @@ class Survey(NamedTuple):
     left_out: tuple[LeftOut, ...]
 
 
-def newest_day(settings: Settings, use_case: UseCase) -> date:
+def newest_day(settings: Settings, use_case: Table) -> date:
     """The last day of the source up to today: one in the future is a mistaken time. Raises DataRejected for a source
     without days."""
     days = partition_files(settings, use_case, use_case.source)
@@ -71,19 +71,19 @@ def kept_digests(settings: Settings, use_case: str) -> Path:
     return settings.home / "cache" / f"digests-{use_case}.json"
 
 
-def last_due_day(use_case: UseCase, as_of: date) -> date:
+def last_due_day(use_case: UsedDays, as_of: date) -> date:
     return as_of - timedelta(days=use_case.label_delay_days + 1)
 
 
 def take_manifest(
-    settings: Settings, use_case: UseCase, as_of: date, excluded: Mapping[str, str]
+    settings: Settings, use_case: Dataset, as_of: date, excluded: Mapping[str, str]
 ) -> tuple[Manifest, tuple[str, ...]]:
     """The manifest of a survey, and the days missing in it."""
     found = survey(settings, use_case, as_of, excluded)
     return found.manifest, found.missing
 
 
-def survey(settings: Settings, use_case: UseCase, as_of: date, excluded: Mapping[str, str]) -> Survey:
+def survey(settings: Settings, use_case: Dataset, as_of: date, excluded: Mapping[str, str]) -> Survey:
     """The window that ends before `as_of`, without the excluded days.
 
     Raises UsageError for a date in the future, DataRejected for an empty window, a missing newest day or too many
@@ -113,20 +113,20 @@ def survey(settings: Settings, use_case: UseCase, as_of: date, excluded: Mapping
     return Survey(manifest, missing, unusable, tuple(dict.fromkeys(left_out)))
 
 
-def due_of_manifest(use_case: UseCase, manifest: Manifest, as_of: date) -> list[str]:
+def due_of_manifest(use_case: UsedDays, manifest: Manifest, as_of: date) -> list[str]:
     """The due days from the manifest's first day on; a function of the manifest and of nothing else that is there."""
     present = {partition.day for partition in manifest.partitions} | {*manifest.excluded}
     days = days_between(date.fromisoformat(min(present)), last_due_day(use_case, as_of))
     return due_days(use_case.calendar, days, present)
 
 
-def _tables(settings: Settings, use_case: UseCase) -> dict[str, Listing]:
+def _tables(settings: Settings, use_case: Reading) -> dict[str, Listing]:
     """What the source, named "", and each side table have now."""
     sources = {"": use_case.source, **{table.name: table.source for table in use_case.side_tables}}
     return {name: listing(settings, use_case, source) for name, source in sources.items()}
 
 
-def _in_the_future(settings: Settings, use_case: UseCase, source: Listing) -> tuple[LeftOut, ...]:
+def _in_the_future(settings: Settings, use_case: Reading, source: Listing) -> tuple[LeftOut, ...]:
     """Days of the source that no night can use yet, of which a mistaken time may have made some."""
     days = [day for day in source.days if day > str(use_case.today())]
     if not days:
@@ -137,7 +137,7 @@ def _in_the_future(settings: Settings, use_case: UseCase, source: Listing) -> tu
 
 def _manifest(
     settings: Settings,
-    use_case: UseCase,
+    use_case: Table,
     tables: dict[str, Listing],
     due: dict[str, tuple[str, str]],
     newest: str | None,
@@ -255,7 +255,7 @@ class DueMonth:
         return found, unusable
 
 
-def _refuse_undated(settings: Settings, use_case: UseCase, files: dict[str, DayFiles]) -> None:
+def _refuse_undated(settings: Settings, use_case: Table, files: dict[str, DayFiles]) -> None:
     """Raises DataRejected where a use case with days has one file for all."""
     if ALL not in files:
         return
@@ -267,7 +267,7 @@ def _refuse_undated(settings: Settings, use_case: UseCase, files: dict[str, DayF
     )
 
 
-def _refuse_dated(settings: Settings, use_case: UseCase, tables: dict[str, Listing]) -> None:
+def _refuse_dated(settings: Settings, use_case: Table, tables: dict[str, Listing]) -> None:
     """Raises DataRejected where a use case without days, or a side table of it, has a file a day."""
     source = tables[""].days
     if ALL not in source:
@@ -287,7 +287,7 @@ def _refuse_dated(settings: Settings, use_case: UseCase, tables: dict[str, Listi
             )
 
 
-def refuse_window(settings: Settings, use_case: UseCase, as_of: date, excluded: Mapping[str, str]) -> None:
+def refuse_window(settings: Settings, use_case: Dataset, as_of: date, excluded: Mapping[str, str]) -> None:
     """Raises what `take_manifest` would for the days that are there, without reading any file."""
     _window(settings, use_case, as_of, _tables(settings, use_case), excluded)
 
@@ -303,7 +303,7 @@ class Window(NamedTuple):
 
 def _window(
     settings: Settings,
-    use_case: UseCase,
+    use_case: Dataset,
     as_of: date,
     tables: dict[str, Listing],
     excluded: Mapping[str, str],
@@ -334,7 +334,7 @@ def _window(
     return Window(max(first, begin), last, newest, _strays_left_out(place, strays, first) if begin < first else ())
 
 
-def _newest_due(use_case: UseCase, first: date, last: date, present: Set[str]) -> str | None:
+def _newest_due(use_case: Dataset, first: date, last: date, present: Set[str]) -> str | None:
     """The newest due day between two; None where none is. Raises ConfigError for a list of dates that has ended."""
     calendar = use_case.calendar
     if isinstance(calendar, tuple) and max(calendar) < last:
@@ -369,12 +369,12 @@ def _strays_left_out(place: str, strays: list[str], first: date) -> tuple[LeftOu
     return (LeftOut(source=place, what="day", count=len(strays), why=why),)
 
 
-def _as_of_with(use_case: UseCase, day: date, days_after: int = 0) -> date:
+def _as_of_with(use_case: UsedDays, day: date, days_after: int = 0) -> date:
     """The as_of whose last due day lies so many days after the day."""
     return day + timedelta(days=use_case.label_delay_days + 1 + days_after)
 
 
-def _as_of_to_train(use_case: UseCase, known: Sequence[str]) -> str:
+def _as_of_to_train(use_case: UsedDays, known: Sequence[str]) -> str:
     """From which as_of on there are days to train on, in words; `known`: the days with data."""
     held_out = use_case.test_days + use_case.validation_days
     if use_case.calendar == "daily":
@@ -385,7 +385,7 @@ def _as_of_to_train(use_case: UseCase, known: Sequence[str]) -> str:
 
 
 def _refuse_missing_newest(
-    use_case: UseCase, newest: str, source: list[str], sides: list[str], whole: set[str]
+    use_case: Dataset, newest: str, source: list[str], sides: list[str], whole: set[str]
 ) -> NoReturn:
     """Raises DataRejected, which names what lacks the day, and every way on: the newest as_of that the data allow, a
     night without the day, and a calendar that does not expect it."""
@@ -431,7 +431,7 @@ def _by_day(month: Month) -> dict[tuple[str, str], str]:
     return {(name, partition.day): partition.digest for name, table in tables.items() for partition in table}
 
 
-def inputs_by_day(use_case: UseCase, month: Month) -> dict[str, tuple[str, ...]]:
+def inputs_by_day(use_case: Reading, month: Month) -> dict[str, tuple[str, ...]]:
     """What a partition's rows come from, by day: digest and ending of its own file, and of each side table's."""
     sides = [{p.day: _content(p) for p in month.side_tables[table.name]} for table in use_case.side_tables]
     return {
@@ -459,7 +459,7 @@ class PartitionRows:
         return {name: counts.unmatched + counts.null_keys for name, counts in self.joins.items()}
 
 
-def read_partition(settings: Settings, use_case: UseCase, manifest: Manifest, day: str) -> PartitionRows:
+def read_partition(settings: Settings, use_case: Table, manifest: Manifest, day: str) -> PartitionRows:
     """The partition's rows, derived and joined.
 
     Raises UnusablePartition where the file cannot be read, a column is missing or of another type, or a row is of
@@ -477,7 +477,7 @@ def read_partition(settings: Settings, use_case: UseCase, manifest: Manifest, da
     return PartitionRows(typed, tuple(sorted(_undeclared(use_case, source, name) for name in unknown)), whole.joins)
 
 
-def _undeclared(use_case: UseCase, rows: pd.DataFrame, name: Any) -> str:
+def _undeclared(use_case: Reading, rows: pd.DataFrame, name: Any) -> str:
     """The column's name; for `derive`, with the type that it is given, which the values of the day decide."""
     words = printable(str(name))
     if use_case.derive is None or rows[name].isna().all():
@@ -488,7 +488,7 @@ def _undeclared(use_case: UseCase, rows: pd.DataFrame, name: Any) -> str:
 
 
 def _read(
-    settings: Settings, use_case: UseCase, source: AnySource, partitions: tuple[Partition, ...], day: str
+    settings: Settings, use_case: Table, source: AnySource, partitions: tuple[Partition, ...], day: str
 ) -> pd.DataFrame:
     """The rows of a day, or of all days, from the very bytes that stand in the manifest."""
     seen = {partition.day: partition for partition in partitions}
@@ -524,7 +524,7 @@ def _rows(folder: Path, partition: Partition, declared: Declared) -> pd.DataFram
     return together([parse_table(name, data, declared) for name, data in files], partition.file)
 
 
-def _refuse_other_days(use_case: UseCase, rows: pd.DataFrame, day: str) -> None:
+def _refuse_other_days(use_case: Reading, rows: pd.DataFrame, day: str) -> None:
     """The name of a file says which day its rows are of; a row of a later day would let the future in."""
     if use_case.time_column is None or not len(rows):
         return

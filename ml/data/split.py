@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ml.data.cleaning import LABEL
+from ml.data.dataset import Dataset, Reading, Table, UsedDays
 from ml.data.handles import Part, SplitRows
 from ml.data.snapshots import last_due_day
 from ml.data.sources.folder import ALL
@@ -20,12 +21,11 @@ from ml.data.statistics import Statistics
 from ml.digests import digest_value
 from ml.errors import DataRejected
 from ml.serving.columns import Column, conform
-from ml.use_case.definition import UseCase
 
 TEST_SHARE, VALIDATION_SHARE = 0.2, 0.08  # 80 / 20, and a tenth of the 80
 
 
-def days_of_part(use_case: UseCase, as_of: date, part: Part, counted: Sequence[str] | None = None) -> tuple[str, str]:
+def days_of_part(use_case: UsedDays, as_of: date, part: Part, counted: Sequence[str] | None = None) -> tuple[str, str]:
     """First and last day of a part: test is the last `test_days` up to the last due day, validation the days before
     those, train the rest. `counted`: the days that count, of a calendar of which not every day does."""
     validation, test = _first_days(use_case, as_of, counted)
@@ -38,7 +38,7 @@ def days_of_part(use_case: UseCase, as_of: date, part: Part, counted: Sequence[s
     return str(first), str(end)
 
 
-def _first_days(use_case: UseCase, as_of: date, counted: Sequence[str] | None) -> tuple[date, date]:
+def _first_days(use_case: UsedDays, as_of: date, counted: Sequence[str] | None) -> tuple[date, date]:
     """The first day of validation and that of test; where too few days count, nothing is left to train on."""
     held_out = use_case.validation_days + use_case.test_days
     if counted is None:
@@ -48,12 +48,12 @@ def _first_days(use_case: UseCase, as_of: date, counted: Sequence[str] | None) -
     return date.fromisoformat(validation[0]), date.fromisoformat(test[0])
 
 
-def parts_of_rows(use_case: UseCase, keys: pd.DataFrame) -> NDArray[np.object_]:
+def parts_of_rows(use_case: UsedDays, keys: pd.DataFrame) -> NDArray[np.object_]:
     """(rows,) the part of each row, a pure function of its key and the use case's seed: added rows move no other."""
     return _parts(_places(use_case, keys))
 
 
-def _places(use_case: UseCase, keys: pd.DataFrame) -> NDArray[np.float64]:
+def _places(use_case: UsedDays, keys: pd.DataFrame) -> NDArray[np.float64]:
     """(rows,) a number from 0 to 1 that follows from the row's key and the use case's seed alone."""
     seeded = keys.assign(seed__=str(use_case.seed))  # pandas' own `hash_key` leaves the hashes of numbers as they are
     return _hashes(seeded) / 2.0**64
@@ -67,7 +67,7 @@ def _parts(places: NDArray[np.float64]) -> NDArray[np.object_]:
     return np.select([places < TEST_SHARE, places < TEST_SHARE + VALIDATION_SHARE], ["test", "validation"], "train")
 
 
-def undated_parts(use_case: UseCase, rows: pd.DataFrame) -> NDArray[np.object_]:
+def undated_parts(use_case: Dataset, rows: pd.DataFrame) -> NDArray[np.object_]:
     """(rows,) the part of each row without time: that of its group, and of itself where it has none."""
     places = _own_places(use_case, rows)
     if use_case.group is not None:
@@ -76,7 +76,7 @@ def undated_parts(use_case: UseCase, rows: pd.DataFrame) -> NDArray[np.object_]:
     return _parts(places)
 
 
-def _own_places(use_case: UseCase, rows: pd.DataFrame) -> NDArray[np.float64]:
+def _own_places(use_case: Dataset, rows: pd.DataFrame) -> NDArray[np.float64]:
     """(rows,) by the row's key; by its content where it has none, for else all of those were in one part."""
     keys = _typed(use_case, rows, *use_case.key)
     lacking = keys.isna().all(axis=1).to_numpy(bool)
@@ -86,7 +86,7 @@ def _own_places(use_case: UseCase, rows: pd.DataFrame) -> NDArray[np.float64]:
     return places
 
 
-def _content_keys(use_case: UseCase, rows: pd.DataFrame) -> pd.DataFrame:
+def _content_keys(use_case: Reading, rows: pd.DataFrame) -> pd.DataFrame:
     """Content and number of equal rows before: what tells rows apart that have no key."""
     names = [column.name for column in use_case.columns if column.name != use_case.target.column]
     content = _typed(use_case, rows, *names).assign(**{LABEL: rows[LABEL].astype("float64")})
@@ -95,16 +95,16 @@ def _content_keys(use_case: UseCase, rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"content": hashes, "before": hashes.groupby(hashes).cumcount()})
 
 
-def _typed(use_case: UseCase, rows: pd.DataFrame, *names: str) -> pd.DataFrame:
+def _typed(use_case: Reading, rows: pd.DataFrame, *names: str) -> pd.DataFrame:
     """These columns as they are declared: a hash follows the type, and that of stored texts would be another one."""
     return conform(rows, tuple(_declared(use_case, name) for name in names))
 
 
-def _declared(use_case: UseCase, name: str) -> Column:
+def _declared(use_case: Reading, name: str) -> Column:
     return next(column for column in use_case.columns if column.name == name)
 
 
-def rows_of(use_case: UseCase, as_of: date, part: Part, day: str, rows: pd.DataFrame) -> pd.DataFrame:
+def rows_of(use_case: Dataset, as_of: date, part: Part, day: str, rows: pd.DataFrame) -> pd.DataFrame:
     """Those of a partition's rows that belong to one of its parts and were known before as_of."""
     chosen = np.full(len(rows), True)
     if day == ALL:
@@ -114,7 +114,7 @@ def rows_of(use_case: UseCase, as_of: date, part: Part, day: str, rows: pd.DataF
     return rows if chosen.all() else rows[chosen]
 
 
-def split_digest(use_case: UseCase) -> str:
+def split_digest(use_case: Dataset) -> str:
     """What two runs must share for rows without time to be in the same part."""
     keys = [_declared(use_case, name) for name in use_case.key]
     decided: list[Any] = [use_case.seed, list(use_case.key), [c.type for c in keys], TEST_SHARE, VALIDATION_SHARE]
@@ -125,9 +125,7 @@ def split_digest(use_case: UseCase) -> str:
     return digest_value(decided)
 
 
-def share_of_known_groups(
-    use_case: UseCase, train: Iterable[pd.DataFrame], test: Iterable[pd.DataFrame]
-) -> float | None:
+def share_of_known_groups(use_case: Table, train: Iterable[pd.DataFrame], test: Iterable[pd.DataFrame]) -> float | None:
     """The share of test rows whose group has train rows too; None where no days divide a group."""
     if use_case.group is None or not use_case.dated:
         return None
@@ -138,19 +136,19 @@ def share_of_known_groups(
     return float(np.concatenate(found).mean()) if found else None
 
 
-def groups_of(use_case: UseCase, rows: pd.DataFrame) -> pd.Series:
+def groups_of(use_case: Table, rows: pd.DataFrame) -> pd.Series:
     """(rows,) each row's group; null where it has none, which a blank text says too."""
     assert use_case.group is not None
     groups = _typed(use_case, rows, use_case.group)[use_case.group]
     return groups.mask(groups.str.strip() == "") if isinstance(groups.dtype, pd.StringDtype) else groups
 
 
-def fit_until(use_case: UseCase, as_of: date, counted: Sequence[str] | None = None) -> str | None:
+def fit_until(use_case: Dataset, as_of: date, counted: Sequence[str] | None = None) -> str | None:
     """The last day that a model of this run may have seen: the day before the first test day."""
     return days_of_part(use_case, as_of, "validation", counted)[1] if use_case.dated else None
 
 
-def describe(use_case: UseCase, part: Part, total: Statistics, days: Sequence[str]) -> SplitRows:
+def describe(use_case: Table, part: Part, total: Statistics, days: Sequence[str]) -> SplitRows:
     """A part of `total` rows on those days. Raises DataRejected if it is empty or, of classes, lacks one."""
     if not total.rows:
         more = "widen the window or choose a later --as-of" if use_case.dated else _more_rows(use_case)
@@ -166,7 +164,7 @@ def describe(use_case: UseCase, part: Part, total: Statistics, days: Sequence[st
     )
 
 
-def _refuse_missing_class(use_case: UseCase, part: Part, total: Statistics) -> None:
+def _refuse_missing_class(use_case: Table, part: Part, total: Statistics) -> None:
     absent = [name for code, name in enumerate(use_case.target.classes) if str(code) not in total.labels]
     if absent:
         raise DataRejected(
@@ -176,6 +174,6 @@ def _refuse_missing_class(use_case: UseCase, part: Part, total: Statistics) -> N
         )
 
 
-def _more_rows(use_case: UseCase) -> str:
+def _more_rows(use_case: Table) -> str:
     together = f", of other values of {use_case.group}: rows of one stay in one part" if use_case.group else ""
     return f"add rows to the source{together}"

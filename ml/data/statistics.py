@@ -12,10 +12,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ml.data.cleaning import LABEL
+from ml.data.dataset import Dataset, Limits, Reading
 from ml.errors import DataRejected
 from ml.serving.columns import Column
 from ml.serving.features import CategoryFeature, Encoder, NumberFeature, category_counts, on_all_cores
-from ml.use_case.definition import UseCase
 
 ROUNDING = 1e-12  # of the mean; a column of one value leaves less
 GRID = 2**1074  # steps of the grid in 1; every finite float64 lies on it
@@ -95,13 +95,13 @@ class Statistics:
     texts: dict[str, Counts]
 
     @classmethod
-    def none(cls, use_case: UseCase) -> "Statistics":
+    def none(cls, use_case: Reading) -> "Statistics":
         """Those of no row."""
         names = [_name(column, part) for column, part in categories(use_case)]
         return cls(0, {}, {column.name: Moments() for column in numbers(use_case)}, {name: {} for name in names})
 
     @classmethod
-    def of(cls, use_case: UseCase, rows: pd.DataFrame) -> "Statistics":
+    def of(cls, use_case: Reading, rows: pd.DataFrame) -> "Statistics":
         columns, texts = numbers(use_case), categories(use_case)
         moments = on_all_cores(lambda c: Moments.of(rows[c.name].to_numpy(np.float64)), columns, len(rows))
         counts = on_all_cores(lambda text: category_counts(rows[text[0].name], text[1]), texts, len(rows))
@@ -129,7 +129,7 @@ class Statistics:
         )
 
 
-def _label_counts(use_case: UseCase, labels: pd.Series) -> Counts:
+def _label_counts(use_case: Reading, labels: pd.Series) -> Counts:
     """Rows a class; of values none, for each would be its own."""
     if use_case.target.kind == "regression":
         return {}
@@ -154,7 +154,7 @@ class DayState:
     extremes: dict[str, tuple[float, float]]
 
     @classmethod
-    def of(cls, use_case: UseCase, rows: pd.DataFrame) -> "DayState":
+    def of(cls, use_case: Reading, rows: pd.DataFrame) -> "DayState":
         found = {c.name: _extremes(rows[c.name].to_numpy(np.float64)) for c in numbers(use_case)}
         return cls(Statistics.of(use_case, rows), {name: both for name, both in found.items() if both})
 
@@ -173,7 +173,7 @@ def _extremes(values: NDArray[np.float64]) -> tuple[float, float] | None:
     return None if np.isnan(low) else (float(low), float(high))
 
 
-def fit_encoder(use_case: UseCase, train: Statistics) -> Encoder:
+def fit_encoder(use_case: Dataset, train: Statistics) -> Encoder:
     """Constants of every feature from train rows' statistics."""
     return Encoder(
         tuple(_number_feature(use_case, column, train.moments[column.name]) for column in numbers(use_case)),
@@ -184,7 +184,7 @@ def fit_encoder(use_case: UseCase, train: Statistics) -> Encoder:
     )
 
 
-def _number_feature(use_case: UseCase, column: Column, moments: Moments) -> NumberFeature:
+def _number_feature(use_case: Limits, column: Column, moments: Moments) -> NumberFeature:
     return NumberFeature(
         column=column.name, mean=moments.mean, std=moments.std, clip=use_case.outlier_std, indicator=column.nullable
     )
@@ -198,10 +198,10 @@ def _name(column: Column, part: str | None) -> str:
     return f"{column.name} {part or 'text'}"
 
 
-def numbers(use_case: UseCase) -> list[Column]:
+def numbers(use_case: Reading) -> list[Column]:
     return [c for c in use_case.features if c.type in {"number", "integer"} and not c.is_category]
 
 
-def categories(use_case: UseCase) -> list[tuple[Column, str | None]]:
+def categories(use_case: Reading) -> list[tuple[Column, str | None]]:
     plain: list[tuple[Column, str | None]] = [(column, None) for column in use_case.features if column.is_category]
     return plain + [(column, part) for column in use_case.features for part in column.parts]

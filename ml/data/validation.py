@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ml.data.cleaning import ROW_NUMBER, coded
+from ml.data.dataset import Dataset, Limits, Reading, UsedDays
 from ml.data.handles import PartitionCheck, RuleCount
 from ml.data.meaning import hashes_of, sample_of
 from ml.data.snapshots import PartitionRows
@@ -21,7 +22,6 @@ from ml.errors import ConfigError
 from ml.serving.columns import Column
 from ml.serving.features import distinct_texts
 from ml.serving.rules import Between, Finite, InSet, Mask, Matches, NotNull, Rule, UniqueKey
-from ml.use_case.definition import UseCase
 
 PARTITION = "partition__"
 PARTITION_FACTS = {"read", "rows", "duplicates", "quarantined", "quarantined_fraction", "unlabelled", "unknown_columns"}
@@ -104,7 +104,7 @@ def drop_duplicates(rows: pd.DataFrame, key: tuple[str, ...]) -> pd.DataFrame:
     return rows[~repeated].reset_index(drop=True)
 
 
-def partition_rules(use_case: UseCase) -> tuple[Rule, ...]:
+def partition_rules(use_case: Limits) -> tuple[Rule, ...]:
     """Rules over the facts of a partition that a use case's own fields imply."""
     return (
         Between(scope="partition", column="rows", minimum=use_case.min_rows),
@@ -112,7 +112,7 @@ def partition_rules(use_case: UseCase) -> tuple[Rule, ...]:
     )
 
 
-def snapshot_rules(use_case: UseCase) -> tuple[Rule, ...]:
+def snapshot_rules(use_case: UsedDays) -> tuple[Rule, ...]:
     """Rules over the facts of all partitions together."""
     return (
         Between(scope="snapshot", column="left_out_days", maximum=use_case.max_missing_days),
@@ -218,7 +218,7 @@ def within_partition(rule: Rule) -> Rule:
     return UniqueKey(key=(PARTITION, *rule.key), severity=rule.severity) if isinstance(rule, UniqueKey) else rule
 
 
-def check_batch(use_case: UseCase, rules: Sequence[Rule], batch: Batch) -> BatchVerdict:
+def check_batch(use_case: Dataset, rules: Sequence[Rule], batch: Batch) -> BatchVerdict:
     """Judges every rule once over all rows, attributes what it finds to partitions, and then judges each partition."""
     of_row, scan = [rule for rule in rules if rule.scope == "row"], Scan(batch)
     masks = [scan.unexpected(rule) for rule in of_row]
@@ -244,8 +244,8 @@ def check_batch(use_case: UseCase, rules: Sequence[Rule], batch: Batch) -> Batch
     return BatchVerdict(checks, quarantine, [scan.fact(*pair) for pair in zip(of_row, masks, strict=True)])
 
 
-def _counts(use_case: UseCase, scan: Scan) -> dict[str, dict[str, Any]]:
-    """What ml/meaning.py compares, by the field of PartitionCheck and by day."""
+def _counts(use_case: Reading, scan: Scan) -> dict[str, dict[str, Any]]:
+    """What ml/data/meaning.py compares, by the field of PartitionCheck and by day."""
     nulls = {name: scan.batch.counts(scan.missing(name)) for name in _counted_nulls(use_case)}
     categories = {column.name: scan.categories(column) for column in use_case.columns if column.is_category}
     days = scan.batch.places
@@ -258,7 +258,7 @@ def _counts(use_case: UseCase, scan: Scan) -> dict[str, dict[str, Any]]:
     }
 
 
-def _counted_nulls(use_case: UseCase) -> list[str]:
+def _counted_nulls(use_case: Reading) -> list[str]:
     """Every column, but for labels that come to be known later: that a day has none yet is no loss."""
     later = use_case.target.column if use_case.known_at_column is not None else None
     return [column.name for column in use_case.columns if column.name != later]
@@ -270,7 +270,7 @@ def _worst(found: Sequence[tuple[Rule, RuleCount]]) -> list[Rule]:
     return [rule for rule, _ in sorted(broken, key=lambda each: -each[1].unexpected)[:MOST_RULES]]
 
 
-def _spellings(use_case: UseCase, broken: Sequence[Rule], rows: pd.DataFrame) -> str:
+def _spellings(use_case: Reading, broken: Sequence[Rule], rows: pd.DataFrame) -> str:
     """What stands where a rule names the values that may be: the commonest other one, and the nearest that may be.
 
     It is not quoted where any column is sensitive: in a row that is shifted it may be that one's.
@@ -300,7 +300,7 @@ def _nearest(value: str, known: Sequence[str]) -> str | None:
     return by_letters[found[0]] if found else None
 
 
-def _cure(use_case: UseCase, facts: pd.DataFrame, broken: Sequence[Rule]) -> str:
+def _cure(use_case: Limits, facts: pd.DataFrame, broken: Sequence[Rule]) -> str:
     """Which declaration would let the partition pass, if its rows are right."""
     if facts["read"][0] < use_case.min_rows:
         return "lower min_rows"
@@ -319,7 +319,7 @@ def _first_broken(rules: Sequence[Rule], masks: Sequence[Mask | None], rows: int
     return broken
 
 
-def _facts(use_case: UseCase, batch: Batch, broken: NDArray[np.int_]) -> pd.DataFrame:
+def _facts(use_case: Reading, batch: Batch, broken: NDArray[np.int_]) -> pd.DataFrame:
     """What partition rules speak of, a row a day."""
     aside = broken >= 0
     no_label = np.isnan(use_case.target.labels(batch.rows[use_case.target.column])) & ~aside

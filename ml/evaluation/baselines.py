@@ -7,8 +7,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ml.data.cleaning import LABEL
+from ml.data.dataset import Reading
 from ml.metrics.scores import Answers, class_metric
-from ml.use_case.definition import UseCase
+from ml.models.recipe import Recipe
 
 Floats = NDArray[np.float64]
 CUTS_AT_ONCE = 65_536
@@ -44,7 +45,7 @@ class OneColumnRule:
         return Answers(chosen, np.array(self.shares)[side] if self.shares else None)
 
 
-def best_constant(use_case: UseCase, labels: Floats) -> Constant:
+def best_constant(use_case: Recipe, labels: Floats) -> Constant:
     """The constant with the best metric on train labels; for values the mean, for MAE the median."""
     if use_case.target.kind == "regression":
         value = float(np.median(labels) if use_case.metric == "mae" else labels.mean())
@@ -58,13 +59,13 @@ def best_constant(use_case: UseCase, labels: Floats) -> Constant:
     return Constant(float(best), shares, f"always '{use_case.target.classes[best]}'")
 
 
-def rule_columns(use_case: UseCase) -> list[str]:
+def rule_columns(use_case: Reading) -> list[str]:
     """The columns that a rule may be about: all numeric features; none for more than two classes."""
     names = [c.name for c in use_case.features if c.type in {"number", "integer"} and not c.is_category]
     return [] if use_case.target.kind == "multiclass" else names
 
 
-def best_rule(use_case: UseCase, train: pd.DataFrame) -> OneColumnRule | None:
+def best_rule(use_case: Recipe, train: pd.DataFrame) -> OneColumnRule | None:
     """The best threshold over all columns that a rule may be about, looked at one by one; None where there is none."""
     names = rule_columns(use_case)
     if not names:
@@ -77,7 +78,7 @@ def best_rule(use_case: UseCase, train: pd.DataFrame) -> OneColumnRule | None:
 
 
 def _rule(
-    use_case: UseCase, name: str, threshold: float, rising: bool, above: NDArray[np.bool_], labels: Floats
+    use_case: Reading, name: str, threshold: float, rising: bool, above: NDArray[np.bool_], labels: Floats
 ) -> OneColumnRule:
     low, high = (float(labels[side].mean()) if side.any() else 0.0 for side in (~above, above))
     cut = _cut_words(use_case, name, threshold)
@@ -90,7 +91,7 @@ def _rule(
     return OneColumnRule(name, threshold, float(not rising), float(rising), shares, words)
 
 
-def _cut_words(use_case: UseCase, name: str, threshold: float) -> str:
+def _cut_words(use_case: Reading, name: str, threshold: float) -> str:
     """A cut lies between two rows' values, or just under the lowest: of a sensitive column it is not told."""
     sensitive = any(column.sensitive for column in use_case.columns if column.name == name)
     return "a threshold that is not shown" if sensitive else f"{threshold:.6g}"

@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 
 from ml.data.cleaning import DAY, LABEL
+from ml.data.dataset import Dataset, Reading, Table
 from ml.data.split import groups_of
 from ml.evaluation.baselines import best_constant, best_rule
 from ml.evaluation.gates import Evidence, metric_interval
 from ml.evaluation.handles import Interval, ModelScores
 from ml.metrics.intervals import Pair, make_pair
 from ml.metrics.scores import METRICS, Answers, confusion, probability_scores
-from ml.use_case.definition import UseCase
 
 Predict = Callable[[pd.DataFrame], pd.DataFrame]
 
@@ -38,14 +38,14 @@ class NoAnswer(ValueError):
     """A model has no answer to rows that today's rules accept."""
 
 
-def baselines(use_case: UseCase, train: pd.DataFrame) -> dict[str, Baseline]:
+def baselines(use_case: Dataset, train: pd.DataFrame) -> dict[str, Baseline]:
     """From the label of train rows, and the columns that a rule may be about."""
     found: dict[str, Baseline] = {"constant": best_constant(use_case, train[LABEL].to_numpy(np.float64))}
     rule = best_rule(use_case, train)
     return found if rule is None else {**found, "rule": rule}
 
 
-def model_answers(use_case: UseCase, predict: Predict, rows: pd.DataFrame) -> Answers:
+def model_answers(use_case: Reading, predict: Predict, rows: pd.DataFrame) -> Answers:
     """A packaged model's answers on raw rows. Raises NoAnswer where it refuses some of them, or answers otherwise than
     a model of this use case does."""
     out = predict(rows.drop(columns=[LABEL, DAY]))
@@ -77,7 +77,7 @@ def answer_table(test: pd.DataFrame, answers: Answers) -> pd.DataFrame:
 
 
 def judge_all(
-    use_case: UseCase,
+    use_case: Table,
     test: pd.DataFrame,
     test_digest: str,
     answers: dict[str, Answers],
@@ -103,7 +103,7 @@ def judging_seed(test_digest: str) -> int:
     return int(test_digest[:15], 16)
 
 
-def resampling_units(use_case: UseCase, test: pd.DataFrame) -> tuple[Any, str]:
+def resampling_units(use_case: Table, test: pd.DataFrame) -> tuple[Any, str]:
     """Each row's unit (null where the row has none), or None for the row itself; and the unit's name."""
     if use_case.dated:
         return test[DAY].to_numpy(object), "day"
@@ -113,7 +113,7 @@ def resampling_units(use_case: UseCase, test: pd.DataFrame) -> tuple[Any, str]:
 
 
 def _scores(
-    use_case: UseCase, who: str, y: Any, answers: Answers, pair: Pair, description: str, seed: int
+    use_case: Reading, who: str, y: Any, answers: Answers, pair: Pair, description: str, seed: int
 ) -> ModelScores:
     kind = use_case.target.kind
     scores = {name: metric_interval(pair, name, "other", seed) for name in METRICS[kind]}

@@ -13,6 +13,7 @@ import pandas as pd
 
 import ml.serving
 from ml.data.cleaning import from_parquet, to_parquet
+from ml.data.dataset import Reading, Table
 from ml.digests import digest_sources
 from ml.errors import ConfigError, Corrupt
 from ml.serving.columns import Column, conform
@@ -21,7 +22,6 @@ from ml.storage import registry
 from ml.storage.paths import SERVING_PREFIX
 from ml.storage.records import FileRef
 from ml.storage.store import DiskStore, Store, get_file, put_file
-from ml.use_case.definition import UseCase
 
 if TYPE_CHECKING:
     from ml.serving.model import PackagedModel
@@ -33,7 +33,7 @@ ENDING = re.compile(r"\w+( of [\w.]+)? at [\w.<> -]+:\d+")  # what `ml.models.pr
 
 def serving_name(source: Path = SERVING) -> str:
     """The package name of a copy of the serving code: it holds the code's digest."""
-    return f"{SERVING_PREFIX}{digest_sources(source, sorted(source.glob('*.py')))[:16]}"
+    return f"{SERVING_PREFIX}{digest_sources(source, sorted(source.rglob('*.py')))[:16]}"
 
 
 def write_model(model: "PackagedModel", folder: Path, source: Path = SERVING) -> None:
@@ -78,14 +78,14 @@ def _middle(limits: list[Between]) -> float:
     return (low + (low + 2 if high is None else high)) / 2
 
 
-def travelling(use_case: UseCase, rules: Iterable[Rule]) -> tuple[Rule, ...]:
+def travelling(use_case: Reading, rules: Iterable[Rule]) -> tuple[Rule, ...]:
     """The rules inside a model: it judges a row alone, by the columns that it is given; uniqueness is a partition's."""
     given = {column.name for column in use_case.features}
     of_row = (rule for rule in rules if rule.scope == "row" and not isinstance(rule, UniqueKey))
     return tuple(rule for rule in of_row if set(rule.columns) <= given)
 
 
-def refuse_broken_example(use_case: UseCase, rules: Iterable[Rule]) -> None:
+def refuse_broken_example(use_case: Table, rules: Iterable[Rule]) -> None:
     """Raises ConfigError where the made-up row breaks a rule that travels with the model: it would have no answer."""
     inside = travelling(use_case, rules)
     row = conform(synthetic_rows(use_case.features, inside), use_case.features)

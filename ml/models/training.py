@@ -11,11 +11,13 @@ from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 
 from ml.data.cleaning import LABEL
+from ml.data.dataset import Reading
 from ml.errors import ConfigError, StoreUnavailable
 from ml.models.handles import Fit
 from ml.models.networks.descent import Checkpoints
 from ml.models.networks.estimators import Diverged, NetworkEstimator, OnEpoch
 from ml.models.packaging import travelling
+from ml.models.recipe import Recipe
 from ml.serving.features import Encoder
 from ml.serving.kinds.network import TabularNetwork, forward_in_blocks
 from ml.serving.model import Architecture, PackagedModel
@@ -23,14 +25,13 @@ from ml.serving.output import Output, sigmoid
 from ml.serving.rules import Rule
 from ml.storage.records import Night
 from ml.storage.store import Store
-from ml.use_case.definition import UseCase
 
 log = logging.getLogger("retrain.training")
 CHECKPOINT_SECONDS = 5.0  # putting one takes 1 to 12 ms on disk, as long as the epoch of a small use case
 Floats = NDArray[np.float64]
 
 
-def encode(use_case: UseCase, encoder: Encoder, frames: Iterable[pd.DataFrame]) -> tuple[NDArray[np.float32], Floats]:
+def encode(use_case: Reading, encoder: Encoder, frames: Iterable[pd.DataFrame]) -> tuple[NDArray[np.float32], Floats]:
     """X (rows, width) and the labels that the network learns (rows,): logarithms where the target says so."""
     parts = [(encoder.transform(frame), frame[LABEL].to_numpy(np.float64)) for frame in frames]
     y = np.concatenate([labels for _, labels in parts])
@@ -38,7 +39,7 @@ def encode(use_case: UseCase, encoder: Encoder, frames: Iterable[pd.DataFrame]) 
 
 
 def fit_candidate(
-    use_case: UseCase,
+    use_case: Recipe,
     night: Night,
     encoder: Encoder,
     train: tuple[NDArray[np.float32], Floats],
@@ -87,7 +88,7 @@ class StoredCheckpoints:
 
 
 def package(
-    use_case: UseCase, rules: tuple[Rule, ...], encoder: Encoder, network: TabularNetwork, night: Night,
+    use_case: Recipe, rules: tuple[Rule, ...], encoder: Encoder, network: TabularNetwork, night: Night,
     fit: Fit, validation: tuple[NDArray[np.float32], Floats],
 ) -> PackagedModel:  # fmt: skip
     """The model that takes raw rows, with what validation chooses on its own CPU outputs.
@@ -114,13 +115,13 @@ def package(
     )
 
 
-def architecture(use_case: UseCase) -> Architecture:
+def architecture(use_case: Recipe) -> Architecture:
     model, classes = use_case.model, len(use_case.target.classes)
     outputs = classes if use_case.target.kind == "multiclass" else 1
     return Architecture(hidden=tuple(model.hidden), activation=model.activation, outputs=outputs)
 
 
-def choose_output(use_case: UseCase, outputs: Floats, y: Floats, fit: Fit) -> Output:
+def choose_output(use_case: Recipe, outputs: Floats, y: Floats, fit: Fit) -> Output:
     """Scale, calibration and threshold, from the fit and from outputs (rows, outputs) on validation rows."""
     target = use_case.target
     if target.kind == "regression":

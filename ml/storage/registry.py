@@ -1,4 +1,4 @@
-"""The only module that talks to MLflow. It writes runs, versions, tags and aliases; files go through `ml.storage.store`.
+"""The only module that talks to MLflow. It writes runs, versions, tags and aliases; files go through the store.
 
 Nothing here catches a missing model as "none" unless the registry itself answered so.
 

@@ -8,9 +8,8 @@ import json
 import logging
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-from ml.data.handles import CheckedMonth, CleanedMonth
 from ml.digests import digest_bytes, sealed, unsealed
 from ml.storage import paths
 from ml.storage.json_form import adapter, parsed, unpacked
@@ -18,7 +17,19 @@ from ml.storage.store import Store
 
 log = logging.getLogger("retrain.states")
 H = TypeVar("H")
-M = TypeVar("M", bound=CheckedMonth | CleanedMonth)
+
+
+class KeptMonth(Protocol):
+    """A month of partitions: `key` follows from all that decides it, `states` has those of its partitions, packed."""
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def states(self) -> str: ...
+
+
+M = TypeVar("M", bound=KeptMonth)
 
 
 def state_key(*parts: str) -> str:

@@ -10,7 +10,7 @@ import re
 import types
 from collections.abc import Iterator
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_type_hints
 
 from cronsim import CronSim, CronSimError
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -84,7 +84,7 @@ def _refuse_types(part: Any, place: str) -> None:
 @functools.cache
 def _hints(kind: type) -> tuple[tuple[str, ...], TypeAdapter[Any]]:
     """Names of a part's fields, and what judges all of their values as one tuple."""
-    hinted = kind.__init__ if is_estimator(kind) else kind
+    hinted: Any = cast(Any, kind).__init__ if is_estimator(kind) else kind
     names = set(inspect.signature(kind).parameters)
     hints = {name: hint for name, hint in get_type_hints(hinted, include_extras=True).items() if name in names}
     together: Any = types.GenericAlias(tuple, tuple(hints.values()))

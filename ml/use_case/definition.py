@@ -19,7 +19,7 @@ from ml.use_case.operation import Operation
 
 @dataclass(frozen=True, kw_only=True)
 class UseCase(Recipe, Operation):
-    """One thing to learn. Its fields belong to its parts, which say what they mean: Reading, Table, Window, Limits
+    """One thing to learn. Its fields belong to its parts, which say what they mean: Reading, Table, UsedDays, Limits
     (ml/data/dataset.py), Recipe (ml/models/recipe.py) and Operation (ml/use_case/operation.py).
 
     `gates` say what a candidate must prove. `question` is the title of reports; `demo` writes example data.

@@ -1,5 +1,6 @@
 """Use cases by name: finding their files and loading them."""
 
+import ast
 import inspect
 import re
 import threading
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import ml
 from ml.errors import ConfigError, UsageError, did_you_mean
 from ml.use_case.definition import UseCase
 from ml.use_case.own_modules import OwnModules, digest_of_sources
@@ -116,11 +118,37 @@ def _module(own: OwnModules, path: Path) -> ModuleType:
     except ConfigError:
         raise
     except (Exception, SystemExit) as error:  # what the file does of its own
+        _refuse_old_place(error, path)
         _refuse_unknown_field(error, path)
         says = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ConfigError(
             f"{path.name} must be importable", f"{says}{_line_of(error, path)}", "mend the file"
         ) from error
+
+
+def _refuse_old_place(error: BaseException, path: Path) -> None:
+    """Raises ConfigError, with the line to write, where a module of ours was imported that is no longer there."""
+    if not isinstance(error, ImportError) or (error.name or "").partition(".")[0] != "ml":
+        return
+    public = [name for name in _names_asked_for(error) if name in ml.FACE]
+    raise ConfigError(
+        f"{path.name} and its modules must import from ml itself what use cases are made of",
+        f"{error.name} has no such name{_line_of(error, path)}",
+        f"write `from ml import {', '.join(public)}`" if public else f"ml has {', '.join(ml.FACE)}",
+    ) from error
+
+
+def _names_asked_for(error: ImportError) -> list[str]:
+    """Those of the import statement that failed."""
+    frames = traceback.extract_tb(error.__traceback__)
+    last = next(each for each in reversed(frames) if not _is_import_machinery(each.filename))
+    statements = ast.walk(ast.parse(Path(last.filename).read_bytes()))
+    found = [each for each in statements if isinstance(each, ast.ImportFrom) and each.lineno == last.lineno]
+    return [name.name for statement in found for name in statement.names]
+
+
+def _is_import_machinery(file: str) -> bool:
+    return file.startswith("<") or Path(file).parent == Path(__file__).parent
 
 
 def _refuse_unknown_field(error: BaseException, path: Path) -> None:

@@ -8,12 +8,17 @@ only large differences between models.
 
 from pathlib import Path
 
-from ml.data.dataset import Target
+from ml import (
+    BetterThanTrivial,
+    Column,
+    MinMetric,
+    NotWorseThanChampion,
+    NotWorseThanReference,
+    Target,
+    UseCase,
+    logistic_regression,
+)
 from ml.data.declared_sources import Source
-from ml.evaluation.gates import BetterThanTrivial, MinMetric, NotWorseThanChampion, NotWorseThanReference
-from ml.models.networks.estimators import logistic_regression
-from ml.serving.columns import Column
-from ml.use_case.definition import UseCase
 
 # The largest value that each measure of a nucleus can plausibly have; lengths are in the image's own unit.
 LIMITS = {

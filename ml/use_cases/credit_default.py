@@ -7,12 +7,17 @@ only granted loans have an outcome, so the model has seen nobody whom the lender
 
 from pathlib import Path
 
-from ml.data.dataset import Target
+from ml import (
+    BetterThanTrivial,
+    Column,
+    MinMetric,
+    NetworkClassifier,
+    NotWorseThanChampion,
+    NotWorseThanReference,
+    Target,
+    UseCase,
+)
 from ml.data.declared_sources import Source
-from ml.evaluation.gates import BetterThanTrivial, MinMetric, NotWorseThanChampion, NotWorseThanReference
-from ml.models.networks.estimators import NetworkClassifier
-from ml.serving.columns import Column
-from ml.use_case.definition import UseCase
 
 
 def write_demo_data(folder: Path) -> None:

@@ -7,12 +7,17 @@ known. Caveat: it serves to count the grades to expect, not to choose pupils, be
 
 from pathlib import Path
 
-from ml.data.dataset import Target
+from ml import (
+    BetterThanTrivial,
+    Column,
+    MinMetric,
+    NotWorseThanChampion,
+    NotWorseThanReference,
+    Target,
+    UseCase,
+    logistic_regression,
+)
 from ml.data.declared_sources import Source
-from ml.evaluation.gates import BetterThanTrivial, MinMetric, NotWorseThanChampion, NotWorseThanReference
-from ml.models.networks.estimators import logistic_regression
-from ml.serving.columns import Column
-from ml.use_case.definition import UseCase
 
 
 def write_demo_data(folder: Path) -> None:

@@ -9,12 +9,18 @@ from pathlib import Path
 
 import pandas as pd
 
-from ml.data.dataset import SideTable, Target
+from ml import (
+    BetterThanTrivial,
+    Column,
+    MinMetric,
+    NetworkClassifier,
+    NotWorseThanChampion,
+    NotWorseThanReference,
+    SideTable,
+    Target,
+    UseCase,
+)
 from ml.data.declared_sources import Source
-from ml.evaluation.gates import BetterThanTrivial, MinMetric, NotWorseThanChampion, NotWorseThanReference
-from ml.models.networks.estimators import NetworkClassifier
-from ml.serving.columns import Column
-from ml.use_case.definition import UseCase
 
 WEATHER = ("temp", "dewp", "humid", "wind_speed", "wind_gust", "precip", "pressure", "visib")
 PLANE = ("plane_year", "seats", "engine", "manufacturer")

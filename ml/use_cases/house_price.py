@@ -9,12 +9,17 @@ says nothing about the prices of later ones.
 import re
 from pathlib import Path
 
-from ml.data.dataset import Target
+from ml import (
+    BetterThanTrivial,
+    Column,
+    MinMetric,
+    NetworkRegressor,
+    NotWorseThanChampion,
+    NotWorseThanReference,
+    Target,
+    UseCase,
+)
 from ml.data.declared_sources import Source
-from ml.evaluation.gates import BetterThanTrivial, MinMetric, NotWorseThanChampion, NotWorseThanReference
-from ml.models.networks.estimators import NetworkRegressor
-from ml.serving.columns import Column
-from ml.use_case.definition import UseCase
 
 AREAS = """
     area first_flr_sf second_flr_sf low_qual_fin_sf wood_deck_sf open_porch_sf enclosed_porch three_season_porch

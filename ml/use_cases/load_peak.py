@@ -10,12 +10,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from ml.data.dataset import Target
+from ml import (
+    BetterThanTrivial,
+    Column,
+    MinMetric,
+    NetworkClassifier,
+    NotWorseThanChampion,
+    NotWorseThanReference,
+    Target,
+    UseCase,
+)
 from ml.data.declared_sources import Source
-from ml.evaluation.gates import BetterThanTrivial, MinMetric, NotWorseThanChampion, NotWorseThanReference
-from ml.models.networks.estimators import NetworkClassifier
-from ml.serving.columns import Column
-from ml.use_case.definition import UseCase
 
 HOMES = tuple(f"home_{number}" for number in range(1, 18))
 # The 80 % quantile of all homes' loads from August 2016 to January 2017, found once: a limit that moved with the window

@@ -7,12 +7,17 @@ mailing. Caveat: customers of one post code share its 43 figures, so that test r
 
 from pathlib import Path
 
-from ml.data.dataset import Target
+from ml import (
+    BetterThanTrivial,
+    Column,
+    MinMetric,
+    NetworkClassifier,
+    NotWorseThanChampion,
+    NotWorseThanReference,
+    Target,
+    UseCase,
+)
 from ml.data.declared_sources import Source
-from ml.evaluation.gates import BetterThanTrivial, MinMetric, NotWorseThanChampion, NotWorseThanReference
-from ml.models.networks.estimators import NetworkClassifier
-from ml.serving.columns import Column
-from ml.use_case.definition import UseCase
 
 # Codes without an order: 41 types of customer, in 10 groups.
 CATEGORIES = {"mostype": 41, "moshoofd": 10}

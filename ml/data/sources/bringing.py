@@ -4,6 +4,7 @@ It lies in RETRAIN_HOME/cache/sources. Only what changed at the source, or is no
 fetched again.
 """
 
+from ml.data.dataset import Reading
 from ml.data.declared_sources import DatabaseSource, FileSource, Source
 from ml.data.sources.brought import BroughtFolder
 from ml.data.sources.database import bring_rows
@@ -23,7 +24,6 @@ from ml.errors import Busy, DataRejected
 from ml.serving.columns import Column
 from ml.settings import Settings
 from ml.storage.locks import held_lock
-from ml.use_case.definition import UseCase
 
 
 def bring(
@@ -48,7 +48,7 @@ def bring(
     return folder
 
 
-def listing(settings: Settings, use_case: UseCase, source: AnySource) -> Listing:
+def listing(settings: Settings, use_case: Reading, source: AnySource) -> Listing:
     """What the source has now, and what of it belongs to no day. Raises DataRejected where it has nothing."""
     place = source_words(settings, source)
     brought = bring(settings, source, use_case.columns, use_case.time_zone)
@@ -70,6 +70,6 @@ def _refuse_missing_folder(settings: Settings, source: AnySource) -> None:
     raise DataRejected("the folder of a source must be there", f"there is no {folder}", "make it, or mend the source")
 
 
-def partition_files(settings: Settings, use_case: UseCase, source: AnySource) -> dict[str, DayFiles]:
+def partition_files(settings: Settings, use_case: Reading, source: AnySource) -> dict[str, DayFiles]:
     """Day (or `all`) to its files, in date order, as the source has them now."""
     return listing(settings, use_case, source).days

@@ -1,7 +1,7 @@
 """Where rows come from: every kind of source as a folder with a file, or a folder of files, a day.
 
 A folder on disk is read where it lies. Anything else (objects in S3, one file of all days, a database) is brought into
-a folder below RETRAIN_HOME/cache first (ml/bringing.py); all that follows sees days of files.
+a folder below RETRAIN_HOME/cache first (ml/data/sources/bringing.py); all that follows sees days of files.
 """
 
 import errno
