@@ -1,7 +1,7 @@
 """What declarations (a use case and its parts) have in common: how they enter digests, and how demands are written.
 
-They enter digests as plain values, a later field only where it is set. What fields must be together stands in a table of each
-package: field, what it must be, whether it is broken, next step.
+They enter digests as plain values, a later field only where it is set. What fields must be together stands in a
+table of each package: field, what it must be, whether it is broken, next step.
 """
 
 import dataclasses

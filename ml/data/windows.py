@@ -1,7 +1,7 @@
 """Statistics of a window's parts: last night's sums, plus the days that came to a part and less those that left it.
 
-Sums are exact (`ml.data.statistics`), so that this gives the bits of a sum from scratch. A sum that is gone or damaged is
-made again of day states, and a day state of its block.
+Sums are exact (`ml.data.statistics`), so that this gives the bits of a sum from scratch. A sum that is gone or damaged
+is made again of day states, and a day state of its block.
 """
 
 import logging
