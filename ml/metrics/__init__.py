@@ -1,0 +1,1 @@
+"""Scores of answers, and intervals of scores. Arrays in, numbers out: nothing here knows a model or a use case."""

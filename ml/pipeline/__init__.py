@@ -1,0 +1,1 @@
+"""The stages of a night as plain functions, and the keys under which their results are kept. It knows no Prefect."""
