@@ -1,1 +1,1 @@
-"""The use case itself: what it may say (`declaration`), what it is (`definition`), finding and loading it (`loading`)."""
+"""The use case: what it may say (`declaration`), what it is (`definition`), finding and loading it (`loading`)."""
