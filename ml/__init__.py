@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ml.data.calendars import BusinessDays as BusinessDays
     from ml.data.dataset import SideTable as SideTable
     from ml.data.dataset import Target as Target
-    from ml.data.sources.declared import DatabaseSource as DatabaseSource
-    from ml.data.sources.declared import FileSource as FileSource
-    from ml.data.sources.declared import Source as Source
+    from ml.data.declared_sources import DatabaseSource as DatabaseSource
+    from ml.data.declared_sources import FileSource as FileSource
+    from ml.data.declared_sources import Source as Source
     from ml.evaluation.gates import BetterThanRule as BetterThanRule
     from ml.evaluation.gates import BetterThanTrivial as BetterThanTrivial
     from ml.evaluation.gates import Gate as Gate

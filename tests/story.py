@@ -22,7 +22,17 @@ SHOP = '''
 
 from datetime import date
 
-from ml import BetterThanTrivial, Column, MinMetric, NotWorseThanChampion, NotWorseThanReference, Source, Target, UseCase, logistic_regression
+from ml import (
+    BetterThanTrivial,
+    Column,
+    MinMetric,
+    NotWorseThanChampion,
+    NotWorseThanReference,
+    Source,
+    Target,
+    UseCase,
+    logistic_regression,
+)
 
 USE_CASE = UseCase(
     name="shop",

@@ -34,7 +34,24 @@ AS_OF = date(2024, 1, 10)
 HEAD = """
 from datetime import date
 from ml.calendars import BusinessDays
-from ml import BetterThanRule, BetterThanTrivial, Column, DatabaseSource, FileSource, MinMetric, NetworkClassifier, NetworkRegressor, NotWorseThanChampion, Retention, SideTable, Source, Target, UseCase, linear_regression, logistic_regression
+from ml import (
+    BetterThanRule,
+    BetterThanTrivial,
+    Column,
+    DatabaseSource,
+    FileSource,
+    MinMetric,
+    NetworkClassifier,
+    NetworkRegressor,
+    NotWorseThanChampion,
+    Retention,
+    SideTable,
+    Source,
+    Target,
+    UseCase,
+    linear_regression,
+    logistic_regression,
+)
 
 def derive(rows):
     return rows.assign(value=rows["amount"] * 2)

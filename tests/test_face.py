@@ -41,7 +41,10 @@ def test_our_use_cases_import_nothing_deeper(path: Path) -> None:
 
 OLD = [
     ("from ml.config import Source, Target, UseCase", "write `from ml import Source, Target, UseCase`"),
-    ("from ml.gates import (\n    BetterThanTrivial,\n    metric_interval,\n)", "write `from ml import BetterThanTrivial`"),
+    (
+        "from ml.gates import (\n    BetterThanTrivial,\n    metric_interval,\n)",
+        "write `from ml import BetterThanTrivial`",
+    ),
     ("from ml.models.estimators import logistic_regression", "write `from ml import logistic_regression`"),
     ("from ml.artifacts import Night", "ml has SideTable, Target, "),
     ("from ml.evaluation import CLASS_METRICS", "ml has SideTable, Target, "),

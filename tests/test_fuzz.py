@@ -37,7 +37,7 @@ import deployments.up
 from deployments.cli import main
 from expectations import suite
 from expectations.suite import from_gx, load_rules, to_gx
-from ml import Source, UseCase, errors
+from ml import UseCase, errors
 from ml.data.dataset import ROW, SideTable
 from ml.data.declared_sources import Source
 from ml.data.derived import derived

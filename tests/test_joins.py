@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml import Source, UseCase
+from ml import UseCase
 from ml.data.dataset import ROW, SideTable
 from ml.data.declared_sources import Source
 from ml.data.handles import JoinCounts

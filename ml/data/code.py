@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 READING = (
     "serving/columns.py",
     "declarations.py",
-    "data/sources/declared.py",
+    "data/declared_sources.py",
     "data/sources/folder.py",
     "data/csv_fields.py",
     "data/dataset.py",

@@ -14,7 +14,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from ml.data.sources.declared import DatabaseSource, FileSource, Source
+from ml.data.calendars import Calendar
+from ml.data.declared_sources import DatabaseSource, FileSource, Source
 from ml.declarations import later_fields, plain, plain_fields
 from ml.digests import digest_value
 from ml.serving.columns import Column
@@ -145,7 +146,8 @@ class UsedDays:
     """Which days are used: `window_days` back from the last due day (as_of - label_delay_days - 1).
 
     The last `test_days` are test, the `validation_days` before are validation; up to `max_missing_days` may be missing
-    or unusable. Without time, `seed` decides which part a row belongs to.
+    or unusable. `calendar` says which days have data (`ml.data.calendars`): only those are due, and test and validation
+    count them. Without time, `seed` decides which part a row belongs to.
     """
 
     window_days: Days = 365
@@ -153,6 +155,7 @@ class UsedDays:
     test_days: Days = 28
     validation_days: Days = 14
     max_missing_days: NonNegativeInt = 3
+    calendar: Calendar = "daily"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
 
 

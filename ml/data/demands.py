@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
+from ml.data.calendars import BusinessDays, Calendar
 from ml.data.dataset import NUMBERS, Dataset, SideTable, Target
 from ml.declarations import Broken, Demands, cannot_be_called, default_of, twice
 from ml.serving.columns import TIME_UNITS, Column
@@ -20,7 +21,7 @@ PLAIN = "be a path of printable characters without .."
 IN_DATA = "write one below the data folder, or an absolute one"
 DATED_ONLY = (
     "window_days", "test_days", "validation_days", "label_delay_days", "max_unseen_fraction", "max_missing_days",
-    "replay_from",
+    "calendar", "replay_from",
 )  # fmt: skip
 SEPARATOR = re.compile(r"(?![\w\".+-])[\t -~]")
 THOUSANDS = re.compile(r"(?![0-9+-])[ -~]?", re.ASCII)
@@ -70,6 +71,22 @@ def _is_no_plain_path(path: str) -> bool:
 
 def _is_dated_only(field: str) -> Callable[[Dataset, Dataset], Broken]:
     return lambda dataset, _: not dataset.dated and getattr(dataset, field) != default_of(type(dataset), field)
+
+
+def _days_with_data(dataset: Dataset) -> int:
+    """Of a window, by the weekdays that the calendar names, if it names some."""
+    calendar, days = dataset.calendar, dataset.window_days
+    if calendar == "weekdays" or isinstance(calendar, BusinessDays):
+        weekdays = (len(calendar.weekdays) or 7) if isinstance(calendar, BusinessDays) else 5
+        return days // 7 * weekdays + min(days % 7, weekdays)
+    return days
+
+
+def _no_different_days(calendar: Calendar) -> Broken:
+    """Whether a list of dates is empty or has one twice."""
+    if not isinstance(calendar, tuple):
+        return False
+    return twice(map(str, calendar)) if calendar else "there is none"
 
 
 def _parts_both(source: Any) -> bool:
@@ -142,11 +159,12 @@ DATASET: Demands[Dataset, Dataset] = (
         "leave days for train after test_days and validation_days",
         lambda u, _: (
             u.dated
-            and u.window_days <= u.test_days + u.validation_days
-            and f"{u.test_days} + {u.validation_days} of {u.window_days} days are taken"
+            and _days_with_data(u) <= u.test_days + u.validation_days
+            and f"{u.test_days} + {u.validation_days} of {_days_with_data(u)} days are taken"
         ),
         "widen the window",
     ),
+    ("calendar", "name days that are different", lambda u, _: _no_different_days(u.calendar), "mend the dates"),
     ("time_zone", "be one that the system knows", lambda u, _: not _is_time_zone(u.time_zone), "write Europe/Berlin"),
     ("side_tables", "have different names", lambda u, _: twice(table.name for table in u.side_tables), "rename one"),
     (
@@ -181,6 +199,12 @@ SOURCE: Demands[Any, Dataset] = (
         lambda s, _: not _is_encoding(getattr(s, "encoding", "utf-8")),
         "write utf-8, utf-16 or cp1252",
     ),
+)
+
+CALENDAR: Demands[BusinessDays, Dataset] = (
+    ("weekdays", "name one at least", lambda c, _: not c.weekdays, "name those that have data"),
+    ("weekdays", "be different", lambda c, _: twice(c.weekdays), "remove one"),
+    ("holidays", "be different", lambda c, _: twice(map(str, c.holidays)), "remove one"),
 )
 
 COLUMN: Demands[Column, Dataset] = (

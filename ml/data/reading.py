@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from ml.data.csv_fields import DELIMITERS, NEWLINES, BrokenCsv, likely_separator, read_fields, refuse_twice
 from ml.data.dataset import Reading
 from ml.data.declared_sources import CsvForm, DatabaseSource, FileSource, Source
-from ml.data.sources.folder import reading
+from ml.data.disk import reading_from
 from ml.errors import is_passing, printable
 from ml.serving.columns import EXACT, NOT_COUNTED, TOO_WIDE, Column, WrongType, cast_texts, typed, wrong_type
 
@@ -119,7 +119,7 @@ def read_table(path: Path, declared: Declared) -> pd.DataFrame:
     if not path.is_file():
         seen = "it is a folder" if path.is_dir() else "there is no such file"
         raise UnusablePartition(f"{path.name} cannot be read ({seen})")
-    with reading(path):
+    with reading_from(path):
         data = path.read_bytes()
     return parse_table(path.name, data, declared)
 

@@ -1,6 +1,6 @@
 """Which partitions a run uses, and what is in each.
 
-A row of day d is used if and only if d < as_of - label_delay_days. Which days should be there, `ml.data.calendars` says.
+A row of day d is used if and only if d < as_of - label_delay_days. `ml.data.calendars` says which days should be there.
 """
 
 import functools
@@ -17,6 +17,7 @@ from pandas.api.types import is_datetime64_any_dtype, is_numeric_dtype
 
 from ml.data.calendars import Calendar, days_between, due_days, due_in_gap, suggestion, weekday_of
 from ml.data.dataset import Dataset, Reading, Table, UsedDays
+from ml.data.disk import reading_from
 from ml.data.handles import JoinCounts, LeftOut, Manifest, Month, Partition
 from ml.data.joins import complete
 from ml.data.reading import Declared, UnusablePartition, parse_table, refuse_other_columns, together
@@ -29,7 +30,6 @@ from ml.data.sources.folder import (
     UnusableEntry,
     digest_of,
     read_bytes,
-    reading,
     short_list,
     source_folder,
     source_words,
@@ -215,7 +215,7 @@ class DueMonth:
 
     def stats(self) -> dict[str, os.stat_result]:
         paths = [path for of in self.files.values() for files in of.values() for path in files.paths]
-        with reading(Path(paths[0]).parent if paths else Path()):
+        with reading_from(Path(paths[0]).parent if paths else Path()):
             return {path: os.stat(path) for path in paths}  # noqa: PTH116 - thousands a night
 
     def look(self, stats: dict[str, os.stat_result], digests: FileDigests) -> dict[str, Any]:

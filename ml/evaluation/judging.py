@@ -8,13 +8,14 @@ import numpy as np
 import pandas as pd
 
 from ml.data.cleaning import DAY, LABEL
-from ml.data.dataset import Dataset, Reading, Table
+from ml.data.dataset import Reading, Table
 from ml.data.split import groups_of
 from ml.evaluation.baselines import best_constant, best_rule
 from ml.evaluation.gates import Evidence, metric_interval
 from ml.evaluation.handles import Interval, ModelScores
 from ml.metrics.intervals import Pair, make_pair
 from ml.metrics.scores import METRICS, Answers, confusion, probability_scores
+from ml.models.recipe import Recipe
 
 Predict = Callable[[pd.DataFrame], pd.DataFrame]
 
@@ -38,7 +39,7 @@ class NoAnswer(ValueError):
     """A model has no answer to rows that today's rules accept."""
 
 
-def baselines(use_case: Dataset, train: pd.DataFrame) -> dict[str, Baseline]:
+def baselines(use_case: Recipe, train: pd.DataFrame) -> dict[str, Baseline]:
     """From the label of train rows, and the columns that a rule may be about."""
     found: dict[str, Baseline] = {"constant": best_constant(use_case, train[LABEL].to_numpy(np.float64))}
     rule = best_rule(use_case, train)

@@ -1,4 +1,4 @@
-"""What a use case may say: the first thing that it may not is a ConfigError that names the use case and the field.
+"""How declarations are judged: the first thing that one may not say is a ConfigError that names its place and field.
 
 Types and bounds stand beside the fields, as hints that pydantic judges strictly. What fields must be together stands in
 the tables of the packages that own them.
@@ -8,23 +8,15 @@ import functools
 import inspect
 import re
 import types
-from collections.abc import Iterator
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar, cast, get_type_hints
+from typing import Any, TypeVar, cast, get_type_hints
 
-from cronsim import CronSim, CronSimError
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from ml.data.demands import COLUMN, DATASET, SIDE_TABLE, SOURCE, TARGET
-from ml.declarations import Broken, Demands, cannot_be_called, is_estimator, twice
+from ml.declarations import Demands, is_estimator
 from ml.errors import ConfigError
-from ml.evaluation.demands import GATE
-from ml.models.demands import MODEL, RECIPE
-
-if TYPE_CHECKING:
-    from ml.use_case.definition import UseCase
 
 T = TypeVar("T")
+W = TypeVar("W")
 
 SOURCES = ("Source", "FileSource", "DatabaseSource")  # pydantic names which of them a value is not
 NEXT_STEPS: dict[tuple[str, type], str] = {
@@ -34,51 +26,36 @@ NEXT_STEPS: dict[tuple[str, type], str] = {
     ("float_type", str): "write it without quotes",
     ("date_type", str): "write it like date(2013, 10, 1)",
 }
+UNIONS = {"calendar": "write one of them, BusinessDays(weekdays=..., holidays=...), or a tuple of dates"}
 
 
-def refuse_impossible(use_case: "UseCase") -> None:
-    """Raises ConfigError for the first field of the use case, or of a part of it, that could only fail in a night."""
-    _refuse_types(use_case, f"the use case {use_case.name}")
-    for place, part, _ in _parts(use_case):
-        _refuse_types(part, place)
-    for table in (DATASET, RECIPE, USE_CASE):
-        _refuse(table, use_case, use_case, f"the use case {use_case.name}")
-    for place, part, table in _parts(use_case):
-        _refuse(table, part, use_case, place)
-
-
-def _parts(use_case: "UseCase") -> Iterator[tuple[str, Any, Demands[Any, Any]]]:
-    """Everything that a use case is made of: its name in sentences, itself, and what it must be."""
-    name = use_case.name
-    yield f"the source of {name}", use_case.source, SOURCE
-    yield from ((f"column {column.name} of {name}", column, COLUMN) for column in use_case.columns)
-    yield f"the target of {name}", use_case.target, TARGET
-    yield f"the model of {name}", use_case.model, MODEL
-    yield from ((f"the gate {gate.name} of {name}", gate, GATE) for gate in use_case.gates)
-    for side in use_case.side_tables:
-        yield f"side table {side.name} of {name}", side, SIDE_TABLE
-        yield f"the source of side table {side.name} of {name}", side.source, SOURCE
-
-
-def _refuse(table: Demands[T, Any], part: T, use_case: "UseCase", place: str) -> None:
+def refuse(table: Demands[T, W], part: T, whole: W, place: str) -> None:
+    """Raises ConfigError for the first demand on a part of a use case that it does not meet."""
     for field, must, is_broken, next_step in table:
-        broken = is_broken(part, use_case)
+        broken = is_broken(part, whole)
         if broken:
             seen = broken if isinstance(broken, str) else f"it is {_short(getattr(part, field))}"
             raise ConfigError(f"{field} of {place} must {must}", seen, next_step)
 
 
-def _refuse_types(part: Any, place: str) -> None:
+def refuse_types(part: Any, place: str) -> None:
+    """Raises ConfigError for the first field whose value is not of its type, or out of its bounds."""
     names, hints = _hints(part.__class__)
     try:
         hints.validate_python(tuple(getattr(part, name) for name in names))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         position, *inner = first["loc"]
-        field = names[int(position)] + "".join(f"[{index}]" for index in inner if index not in SOURCES)
+        name = names[int(position)]
+        field = name + "".join(f"[{index}]" for index in inner if not _is_of_union(index))
         must = re.sub(r"^\w+ should", "must", first["msg"])
-        next_step = NEXT_STEPS.get((first["type"], type(first["input"])), "mend the file")
+        next_step = UNIONS.get(name) or NEXT_STEPS.get((first["type"], type(first["input"])), "mend the file")
         raise ConfigError(f"{field} of {place} {must}", f"it is {_short(first['input'])}", next_step) from error
+
+
+def _is_of_union(index: int | str) -> bool:
+    """Whether pydantic only names which of several types a value is not."""
+    return index in SOURCES or "[" in str(index)
 
 
 @functools.cache
@@ -94,33 +71,3 @@ def _hints(kind: type) -> tuple[tuple[str, ...], TypeAdapter[Any]]:
 
 def _short(value: object) -> str:
     return " ".join(repr(value).split())[:80]
-
-
-def _is_cron(line: str) -> bool:
-    """What both cronsim and Prefect's croniter read: neither seconds nor the last weekday of a month."""
-    try:
-        CronSim(line, datetime(2024, 1, 1))
-    except CronSimError:
-        return False
-    return len(line.split()) == 5 and re.search(r"[0-9L][LW]", line.upper()) is None
-
-
-def _has_no_digest(use_case: "UseCase") -> Broken:
-    try:
-        return not use_case.digest
-    except (TypeError, ValueError, OSError) as error:
-        return f"one is not ({error})"
-
-
-USE_CASE: Demands["UseCase", "UseCase"] = (
-    ("gates", "have one at least", lambda u, _: not u.gates, "add one: without any nothing is promoted"),
-    ("gates", "have no two of one kind and metric", lambda u, _: twice(gate.name for gate in u.gates), "remove one"),
-    (
-        "schedule",
-        "be a cron line of five fields that comes due",
-        lambda u, _: u.schedule is not None and not _is_cron(u.schedule),
-        "write one like '30 3 * * *', every night at 03:30",
-    ),
-    ("demo", "take one folder", lambda u, _: cannot_be_called(u.demo), "define it with one argument"),
-    ("fields", "be plain data or functions of a file", lambda u, _: _has_no_digest(u), "mend the file"),
-)

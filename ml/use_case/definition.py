@@ -4,17 +4,22 @@ A use case is a file `ml/use_cases/<name>.py`, or `<RETRAIN_PROJECT>/use_cases/<
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
-from ml.data.sources.declared import Text
-from ml.declarations import plain_fields
+from ml.data.calendars import BusinessDays
+from ml.data.declared_sources import Text
+from ml.data.demands import CALENDAR, COLUMN, DATASET, SIDE_TABLE, SOURCE, TARGET
+from ml.declarations import Broken, Demands, cannot_be_called, plain_fields, twice
 from ml.digests import digest_value
+from ml.evaluation.demands import GATE
 from ml.evaluation.gates import Gate
+from ml.models.demands import MODEL, RECIPE
 from ml.models.recipe import Recipe
-from ml.use_case.declaration import refuse_impossible
-from ml.use_case.operation import Operation
+from ml.use_case.declaration import refuse, refuse_types
+from ml.use_case.operation import OPERATION, Operation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +35,54 @@ class UseCase(Recipe, Operation):
     demo: Callable[[Path], None] | None = None
 
     def __post_init__(self) -> None:
-        refuse_impossible(self)
+        _refuse_impossible(self)
 
     @functools.cached_property
     def digest(self) -> str:
         """Digest of all that decides a result: functions count by their source, the estimator by its parameters."""
         operational = {field.name for field in fields(Operation)}
         return digest_value({name: value for name, value in plain_fields(self).items() if name not in operational})
+
+
+def _refuse_impossible(use_case: UseCase) -> None:
+    """Raises ConfigError for the first field of the use case, or of a part of it, that could only fail in a night."""
+    refuse_types(use_case, f"the use case {use_case.name}")
+    for place, part, _ in _parts(use_case):
+        refuse_types(part, place)
+    name = f"the use case {use_case.name}"
+    refuse(DATASET, use_case, use_case, name)
+    refuse(OPERATION, use_case, use_case, name)
+    refuse(RECIPE, use_case, use_case, name)
+    refuse(USE_CASE, use_case, use_case, name)
+    for place, part, table in _parts(use_case):
+        refuse(table, part, use_case, place)
+
+
+def _parts(use_case: UseCase) -> Iterator[tuple[str, Any, Demands[Any, Any]]]:
+    """Everything that a use case is made of: its name in sentences, itself, and what it must be."""
+    name = use_case.name
+    yield f"the source of {name}", use_case.source, SOURCE
+    yield from ((f"column {column.name} of {name}", column, COLUMN) for column in use_case.columns)
+    if isinstance(use_case.calendar, BusinessDays):
+        yield f"the calendar of {name}", use_case.calendar, CALENDAR
+    yield f"the target of {name}", use_case.target, TARGET
+    yield f"the model of {name}", use_case.model, MODEL
+    yield from ((f"the gate {gate.name} of {name}", gate, GATE) for gate in use_case.gates)
+    for side in use_case.side_tables:
+        yield f"side table {side.name} of {name}", side, SIDE_TABLE
+        yield f"the source of side table {side.name} of {name}", side.source, SOURCE
+
+
+def _has_no_digest(use_case: UseCase) -> Broken:
+    try:
+        return not use_case.digest
+    except (TypeError, ValueError, OSError) as error:
+        return f"one is not ({error})"
+
+
+USE_CASE: Demands[UseCase, UseCase] = (
+    ("gates", "have one at least", lambda u, _: not u.gates, "add one: without any nothing is promoted"),
+    ("gates", "have no two of one kind and metric", lambda u, _: twice(gate.name for gate in u.gates), "remove one"),
+    ("demo", "take one folder", lambda u, _: cannot_be_called(u.demo), "define it with one argument"),
+    ("fields", "be plain data or functions of a file", lambda u, _: _has_no_digest(u), "mend the file"),
+)

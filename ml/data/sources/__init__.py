@@ -1,4 +1,4 @@
-"""Where rows come from, one module a kind of source; `declared` has what a use case writes.
+"""Where rows come from, one module a kind of source.
 
 The front door is `bringing.listing`: every source as days of files on this disk.
 """

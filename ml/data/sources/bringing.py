@@ -6,6 +6,7 @@ fetched again.
 
 from ml.data.dataset import Reading
 from ml.data.declared_sources import DatabaseSource, FileSource, Source
+from ml.data.disk import reading_from
 from ml.data.sources.brought import BroughtFolder
 from ml.data.sources.database import bring_rows
 from ml.data.sources.file import bring_file
@@ -14,7 +15,6 @@ from ml.data.sources.folder import (
     DayFiles,
     Listing,
     listed,
-    reading,
     refuse_empty,
     source_folder,
     source_words,
@@ -38,7 +38,7 @@ def bring(
     with held_lock(path.with_name(f"{path.name}.lock"), -1, busy):
         folder = BroughtFolder(path)
         if isinstance(source, FileSource):
-            with reading(settings.data / source.file):
+            with reading_from(settings.data / source.file):
                 bring_file(settings.data / source.file, source, columns, time_zone, folder, settings.batch_bytes)
         elif isinstance(source, DatabaseSource):
             bring_rows(source, columns, time_zone, folder)
@@ -64,7 +64,7 @@ def listing(settings: Settings, use_case: Reading, source: AnySource) -> Listing
 
 def _refuse_missing_folder(settings: Settings, source: AnySource) -> None:
     folder = source_folder(settings, source)
-    with reading(folder):
+    with reading_from(folder):
         if folder.exists():
             return
     raise DataRejected("the folder of a source must be there", f"there is no {folder}", "make it, or mend the source")

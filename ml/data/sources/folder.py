@@ -8,14 +8,14 @@ import errno
 import operator
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
 from ml.data.declared_sources import DatabaseSource, FileSource, Source
+from ml.data.disk import reading_from
 from ml.data.handles import LeftOut
 from ml.days import FIRST_DAY, LAST_DAY
 from ml.digests import FileDigests, digest_bytes, digest_value
@@ -88,17 +88,6 @@ def source_words(settings: Settings, source: AnySource) -> str:
     if isinstance(source, FileSource):
         return str(settings.data / source.file)
     return source.folder if source.folder.startswith("s3://") else str(settings.data / source.folder)
-
-
-@contextmanager
-def reading(place: Path) -> Iterator[None]:
-    """A disk that does not answer is no verdict on data."""
-    try:
-        yield
-    except OSError as error:
-        raise SourceUnavailable(
-            f"{place} must be readable", f"{error.strerror or error}", "give access, or wait for the disk"
-        ) from error
 
 
 # Days of files
@@ -200,7 +189,7 @@ def refuse_empty(listing: Listing, place: str) -> None:
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    with reading(folder):
+    with reading_from(folder):
         try:
             with os.scandir(folder) as entries:
                 return sorted(entries, key=operator.attrgetter("name"))
@@ -225,7 +214,7 @@ def _lasting_reason(name: str, error: Exception) -> str:
         return str(error)
     cause = error.__cause__ if isinstance(error, SourceUnavailable) else error
     if not isinstance(cause, OSError) or cause.errno not in LASTING:
-        with reading(Path(name)):
+        with reading_from(Path(name)):
             raise error
     seen = "it is a link that leads to itself" if cause.errno == errno.ELOOP else str(cause.strerror)
     return f"{name} cannot be read ({seen})"
@@ -311,7 +300,7 @@ def read_bytes(folder: Path, name: str, digest: str) -> list[tuple[str, bytes]] 
         paths = _parts(place)[0] if place.is_dir() else (str(place),) if place.exists() else ()
     except UnusableEntry:
         return None
-    with reading(place):
+    with reading_from(place):
         files = [(Path(path).name, Path(path).read_bytes()) for path in paths]
     digests = [digest_bytes(data) for _, data in files]
     same = (_digest_of_parts(paths, digests) if place.is_dir() else "".join(digests)) == digest
