@@ -142,18 +142,18 @@ def test_an_unusable_file_is_a_config_error_that_names_it(project: Path, text: s
 
 
 TYPOS = [
-    ('metric="f1",\n    derive', "windw=30,\n    derive", "'windw' is none (line 14): did you mean window_days?"),
-    ('Column(name="x")', 'Column(name="x", nulable=True)', "'nulable' is none (line 18): did you mean nullable?"),
-    ("learning_rate=", "learning_rat=", "'learning_rat' is none (line 21): did you mean learning_rate?"),
-    ("floor=0.5", "zzz=0.5", "'zzz' is none (line 22): write one of metric, why, floor."),
-    ("(hidden=(8,), ", "_of(epoch=3, ", "'epoch' is none (line 21): did you mean epochs?"),
+    ('metric="f1",\n    derive', "windw=30,\n    derive", "'windw' is none (line 11): did you mean window_days?"),
+    ('Column(name="x")', 'Column(name="x", nulable=True)', "'nulable' is none (line 15): did you mean nullable?"),
+    ("learning_rate=", "learning_rat=", "'learning_rat' is none (line 18): did you mean learning_rate?"),
+    ("floor=0.5", "zzz=0.5", "'zzz' is none (line 19): write one of metric, why, floor."),
+    ("(hidden=(8,), ", "_of(epoch=3, ", "'epoch' is none (line 18): did you mean epochs?"),
 ]
 
 
 @pytest.mark.parametrize(("written", "typed", "told"), TYPOS)
 def test_a_mistyped_field_is_told_with_the_nearest(project: Path, written: str, typed: str, told: str) -> None:
     """The last through a function of another module."""
-    text = TILLS.replace("import NetworkClassifier", "import NetworkClassifier, logistic_regression")
+    text = TILLS.replace("Target, UseCase", "Target, UseCase, logistic_regression")
     write(project, text.replace(written, typed).replace("NetworkClassifier_of", "logistic_regression"))
     with pytest.raises(ConfigError, match=re.escape(told)):
         load_use_case("own_tills", project)

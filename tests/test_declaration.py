@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ml import Column, SideTable, UseCase
-from ml.data.calendars import BusinessDays
-from ml.data.declared_sources import FileSource, Source
+from ml import BusinessDays, Column, FileSource, SideTable, Source, UseCase
+from ml.data.demands import CALENDAR, COLUMN, DATASET, SIDE_TABLE, SOURCE, TARGET
 from ml.errors import ConfigError
+from ml.evaluation.demands import GATE, RANGES
 from ml.evaluation.gates import (
     BetterThanRule,
     BetterThanTrivial,
@@ -26,8 +26,10 @@ from ml.evaluation.gates import (
     NotWorseThanReference,
 )
 from ml.metrics.scores import METRICS
+from ml.models.demands import MODEL, RECIPE
 from ml.models.networks.estimators import NetworkClassifier, NetworkEstimator, NetworkRegressor
-from ml.use_case import declaration
+from ml.use_case.definition import USE_CASE
+from ml.use_case.operation import OPERATION, _is_cron
 from tests.tiny import TARGETS, parcels, tills
 
 Make = Callable[..., UseCase]
@@ -344,16 +346,9 @@ def test_what_a_use_case_cannot_be_is_refused_by_a_sentence_when_it_is_made(case
 
 
 def test_every_demand_is_tested() -> None:
-    tables: list[declaration.Table[Any]] = [
-        declaration.USE_CASE,
-        declaration.SOURCE,
-        declaration.COLUMN,
-        declaration.TARGET,
-        declaration.MODEL,
-        declaration.GATE,
-        declaration.SIDE_TABLE,
-        declaration.CALENDAR,
-    ]
+    tables: list[Any] = [
+        DATASET, CALENDAR, SOURCE, COLUMN, TARGET, SIDE_TABLE, RECIPE, MODEL, GATE, OPERATION, USE_CASE,
+    ]  # fmt: skip
     demands = {(field, must) for table in tables for field, must, _, _ in table}
     seen = {sentence_of(make, changes) for make, changes, _, _ in TOGETHER}
     broken = {(f, m) for f, m in demands for s in seen if s.startswith(f"{f} of ") and f" must {m}, but " in s}
@@ -468,7 +463,7 @@ def test_whatever_stands_in_a_field_is_accepted_or_refused_by_a_sentence(make: M
 
 
 def test_every_metric_has_a_range() -> None:
-    assert {metric for metrics in METRICS.values() for metric in metrics} == set(declaration.RANGES)
+    assert {metric for metrics in METRICS.values() for metric in metrics} == set(RANGES)
 
 
 ATOMS = "* 0 7 8 1-5 5-1 */5 */0 1,2 1-5/2 L LW W 15W mon MON-FRI JAN fri#2 5L L5 ? H R -1 */ 31 @daily".split()
@@ -478,6 +473,6 @@ def test_a_schedule_that_is_accepted_is_one_for_prefect_too() -> None:
     from prefect.client.schemas.schedules import CronSchedule
 
     lines = [" ".join([*"03***"[:at], atom, *"03***"[at + 1 :]]) for atom, at in product(ATOMS, range(5))]
-    accepted = [line for line in lines if declaration._is_cron(line)]
+    accepted = [line for line in lines if _is_cron(line)]
     assert len(accepted) > 30
     assert [line for line in accepted if CronSchedule(cron=line, timezone="UTC").cron != line] == []

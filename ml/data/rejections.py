@@ -1,5 +1,6 @@
 """What is said of a partition that cannot be used: why, and what lets the next night go on."""
 
+import re
 import traceback
 from collections import Counter
 from collections.abc import Iterable
@@ -10,8 +11,9 @@ from ml.data.declared_sources import DatabaseSource, FileSource
 from ml.data.handles import PartitionCheck, Undeclared
 from ml.data.reading import short
 from ml.data.validation import MOST_NAMES
-from ml.reporting.report import of_two_types
 from ml.serving.columns import Column
+
+GIVEN = re.compile("(.+) as (a number|a time|text)", re.DOTALL)  # an undeclared column, as ml/snapshots.py names it
 
 
 def why_unforeseen(error: Exception) -> str:
@@ -65,3 +67,12 @@ def undeclared(parts: Iterable[Undeclared]) -> Undeclared:
     two = {name for of_column in of_two_types(names) for name in of_column}
     kept = sorted(names.items(), key=lambda each: (each[0] not in two, -each[1], each[0]))[:MOST_NAMES]
     return Undeclared(days=days, most=most, names=dict(kept))
+
+
+def of_two_types(names: Iterable[str]) -> list[list[str]]:
+    """Of undeclared columns with the type that derive was given, those with several, which values of days decided."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        if typed := GIVEN.fullmatch(name):
+            found.setdefault(typed[1], []).append(name)
+    return [sorted(of_column) for of_column in found.values() if len(of_column) > 1]

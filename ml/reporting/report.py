@@ -3,13 +3,13 @@
 Everything shown is drawn from that document, so that terminal, Prefect page, MLflow report and ledger say the same.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import date
 from typing import Any
 
 from ml.data.handles import Checks, LeftOut, Snapshot, Split, SplitRows
+from ml.data.rejections import of_two_types
 from ml.evaluation.gates import ALLOWING, short
 from ml.evaluation.handles import ModelScores, Verdict
 from ml.metrics.scores import LOWER_IS_BETTER, METRICS
@@ -23,7 +23,6 @@ from ml.use_case.definition import UseCase
 Document = dict[str, Any]
 MOST_DAYS = 5  # that a sentence names
 MOST_KEPT = 20  # days, rules or moves that the document names
-GIVEN = re.compile("(.+) as (a number|a time|text)", re.DOTALL)  # an undeclared column, as ml/snapshots.py names it
 LONGEST_WORDS, LONGEST_RULE = 400, 200
 TRAINING_VIEW = "workflowType=machine_learning"  # without it, MLflow's pages begin with traces of language models
 STAGE_COLUMNS = ("stage", "reused", "computed", "seconds", "peak_mb")
@@ -379,15 +378,6 @@ def _undeclared_sentences(data: Document) -> list[str]:
             for of_column in of_two_types(names)
         ),
     ]
-
-
-def of_two_types(names: Iterable[str]) -> list[list[str]]:
-    """Of undeclared columns with the type that derive was given, those with several, which values of days decided."""
-    found: dict[str, list[str]] = {}
-    for name in names:
-        if typed := GIVEN.fullmatch(name):
-            found.setdefault(typed[1], []).append(name)
-    return [sorted(of_column) for of_column in found.values() if len(of_column) > 1]
 
 
 def _undeclared_before(by_day: dict[str, list[str]]) -> Document:
