@@ -73,8 +73,8 @@ def _refuse_differing(
     for name in _compared(use_case):
         differing = _differing(use_case, name, whole, parts)
         if differing:
-            others = "alone" if sum(map(len, parts)) == 1 else "among fewer rows or in another order"
-            seen = f"{name} of {differing:,} of {_words_of(len(rows), day)} has another value {others}"
+            how = "derived alone" if sum(map(len, parts)) == 1 else "derived without the others or in another order"
+            seen = f"{differing:,} of {_words_of(len(rows), day)} gets another {name} when {how}"
             raise ConfigError(_rule(use_case), _of_chance(use_case, rows, name) or seen, NEXT_STEP)
 
 

@@ -13,6 +13,7 @@ from ml.derived import derived
 from ml.errors import ConfigError
 from ml.row_alone import refuse_other_values
 from ml.serving.columns import Column
+from tests.story import Shop
 from tests.tiny import parcel_rows, parcels
 
 Derive = Callable[[pd.DataFrame], pd.DataFrame]
@@ -185,10 +186,11 @@ def test_a_derive_that_looks_at_each_row_alone_passes(derive: Derive, made: Colu
     refuse_other_values(use_case(derive, made), rows(count), DAY)
 
 
-def test_rows_that_no_value_could_give_away_are_not_quoted() -> None:
+def test_the_sentence_says_how_many_rows_differ_and_no_value() -> None:
+    middle = makes(lambda r: r["weight"].where(r.groupby("sender")["parcel"].transform("count") > 1, -1.0))
     with pytest.raises(ConfigError) as caught:
-        refuse_other_values(use_case(makes(lambda r: r["weight"].cumsum())), rows(), DAY)
-    assert caught.value.value.startswith("made of ")
+        refuse_other_values(use_case(middle), rows(), DAY)
+    assert caught.value.value == "1 of 200 rows of 2024-01-05 gets another made when derived alone"
 
 
 @pytest.mark.parametrize("name", sorted(use_case_files(None)))
@@ -206,3 +208,27 @@ def test_our_own_use_cases_derive_each_row_alone(name: str, tmp_path: Path) -> N
 
 def test_of_no_rows_there_is_nothing_to_try() -> None:
     refuse_other_values(use_case(makes(lambda r: r["weight"].mean())), rows().iloc[:0], str(date(2024, 1, 1)))
+
+
+# In a night
+
+BEFORE, AFTER = '    time_column="bought_at",\n', '    time_column="bought_at",\n    derive=derive,\n'
+DERIVE = """
+def derive(rows):
+    return rows.assign(amount=rows["amount"] - rows["amount"].mean() * BAD)
+
+
+USE_CASE = UseCase("""
+
+
+def test_a_night_ends_before_it_keeps_anything_and_goes_on_once_derive_is_mended(shop: Shop) -> None:
+    assert shop.settings.project is not None
+    file = shop.settings.project / "use_cases" / "shop.py"
+    text = file.read_text().replace(BEFORE, AFTER).replace("minimum=0, unit", "minimum=-999, unit")
+    file.write_text(text.replace("USE_CASE = UseCase(", DERIVE.replace("BAD", "1.0")))
+    for _ in range(2):  # the second night has nothing kept that would hide it
+        with pytest.raises(ConfigError, match="1 of 60 rows of 2024-01-31 gets another amount when derived alone"):
+            shop.night()
+    assert not list((shop.settings.home / "store").rglob("*verdict*/*"))
+    file.write_text(text.replace("USE_CASE = UseCase(", DERIVE.replace("BAD", "0.0")))
+    assert shop.document()["decision"] == "FIRST"
