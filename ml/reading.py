@@ -115,22 +115,43 @@ FREE_OF_VALUES = re.compile(
 def read_table(path: Path, declared: Declared) -> pd.DataFrame:
     """A Parquet or CSV file. Raises UnusablePartition if it is not what it is named, SourceUnavailable if the disk does
     not give it."""
+    return parse_table(path.name, _bytes_of(path), declared)
+
+
+def read_with_columns_as_written(
+    path: Path, declared: Declared, names: tuple[str, ...]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A file as `read_table` reads it, and those of its columns that have these names as they stand in it: the fields
+    of a CSV as text, the values of a Parquet file in their own type."""
+    table = _table_of(path.name, _bytes_of(path), declared)
+    written = {name: _as_arrow(table[name]) for name in names if name in table.column_names}
+    return _typed_rows(path.name, table, declared), pd.DataFrame(written, index=pd.RangeIndex(len(table)))
+
+
+def _bytes_of(path: Path) -> bytes:
     if not path.is_file():
         seen = "it is a folder" if path.is_dir() else "there is no such file"
         raise UnusablePartition(f"{path.name} cannot be read ({seen})")
     with reading(path):
-        data = path.read_bytes()
-    return parse_table(path.name, data, declared)
+        return path.read_bytes()
 
 
 def parse_table(name: str, data: bytes, declared: Declared) -> pd.DataFrame:
     """The rows of a file by its name's ending. Raises UnusablePartition if they cannot be read."""
+    return _typed_rows(name, _table_of(name, data, declared), declared)
+
+
+def _table_of(name: str, data: bytes, declared: Declared) -> pa.Table:
+    """What the file holds, nothing typed yet."""
     try:
-        table = _read_parquet(data) if name.endswith(".parquet") else read_fields(data, name, declared.form)
+        return _read_parquet(data) if name.endswith(".parquet") else read_fields(data, name, declared.form)
     except BrokenCsv as error:
         raise UnusablePartition(f"{name} cannot be read ({error})") from None
     except (OSError, ValueError, OverflowError, EOFError, zlib.error, pa.ArrowException) as error:
         raise UnusablePartition(f"{name} cannot be read ({short(error)})") from error
+
+
+def _typed_rows(name: str, table: pa.Table, declared: Declared) -> pd.DataFrame:
     are_fields = not name.endswith(".parquet") or FIELDS in (table.schema.metadata or {})
     names = table.column_names
     _refuse_near_names(name, names, declared.columns)
