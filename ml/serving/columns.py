@@ -127,14 +127,8 @@ def _seen(series: pd.Series, array: pa.Array) -> str:
     """The name of a type in a sentence: pandas' own, but Arrow's where pandas says no more than `object`."""
     dtype = series.dtype.categories.dtype if isinstance(series.dtype, pd.CategoricalDtype) else series.dtype
     if dtype == "object" or isinstance(dtype, pd.ArrowDtype):
-        return _without_names_of_fields(array.type)
+        return str(array.type)
     return str(dtype)
-
-
-def _without_names_of_fields(kind: pa.DataType) -> str:
-    """A struct's fields are named by whoever sent it, maybe by a value."""
-    before, struct, _ = str(kind).partition("struct<")
-    return before + struct.rstrip("<")
 
 
 def _is_text(array: pa.Array) -> bool:

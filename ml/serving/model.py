@@ -75,7 +75,7 @@ class PackagedModel:
         for column in self.columns:
             seen = wrong_type(column, rows[column.name])
             if seen:
-                raise refusal(f"column {column.name} must be {column.type}, but it is {seen}")
+                raise refusal(f"column {column.name} must be {column.type}, but it is {_without_fields(seen)}")
 
     def _answers(self, outputs: NDArray[np.float64], index: pd.Index) -> pd.DataFrame:
         if self.output.kind == "binary":
@@ -134,6 +134,12 @@ class PackagedModel:
 def _holds_its_name(values: pd.Series) -> bool:
     """Where a request has a column twice, and two rows, MLflow hands over the column's name in place of each value."""
     return len(values) > 1 and all(isinstance(value, str) and value == values.name for value in values)
+
+
+def _without_fields(seen: str) -> str:
+    """The name of a type without those of a struct's fields: whoever sent it named them, maybe by a value."""
+    before, struct, _ = seen.partition("struct<")
+    return before + struct.rstrip("<")
 
 
 def build_network(architecture: Architecture, encoder: Encoder) -> TabularNetwork:
