@@ -346,7 +346,10 @@ def score(options: argparse.Namespace) -> int:
         "refused_rows": int(answers.broken_rule.notna().sum()),
         "key_columns": [*keys],
         "ignored_columns": extra,
-        "joins": {name: {"null_keys": c.null_keys, "unmatched": c.unmatched} for name, c in scored.joins.items()},
+        "joins": {
+            name: {"null_keys": c.null_keys, "unmatched": c.unmatched, "side_null_keys": c.side_null_keys}
+            for name, c in scored.joins.items()
+        },
         "not_learnt": scored.not_learnt,
         "threshold": model_threshold(folder),
         "output": options.output,
@@ -361,6 +364,11 @@ def score(options: argparse.Namespace) -> int:
         f" {counted(c.null_keys + c.unmatched, 'row')} met nothing in {name} ({c.null_keys:,} without a key)."
         for name, c in scored.joins.items()
         if c.null_keys + c.unmatched
+    )
+    words += "".join(
+        f" {counted(c.side_null_keys, 'row')} of {name} have no key and met nothing."
+        for name, c in scored.joins.items()
+        if c.side_null_keys
     )
     words += "".join(
         f" The model has not learnt the {name} of {counted(rows, 'row')}." for name, rows in scored.not_learnt.items()

@@ -1,6 +1,7 @@
 """A file to score: every row gets its own answer, alone or among others, or the file is refused in a sentence."""
 
 import csv
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
@@ -263,3 +264,26 @@ def test_a_key_stays_with_its_row_whatever_derive_does_to_it(place: Settings, tm
     assert scored.keys["parcel"].tolist() == rows["parcel"].tolist()
     expected = answers(place, source_rows(), derive, "parquet")
     pd.testing.assert_frame_equal(scored.answers, expected, check_exact=True)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("wieght", "weight"), ("weigth", "weight"), ("weights", "weight"), ("Weight", "weight"), ("carier", "carrier")],
+)
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_a_mistyped_name_is_told_with_the_right_one(
+    place: Settings, tmp_path: Path, written: str, meant: str, ending: str
+) -> None:
+    rows, file = raw_parcels(5).rename(columns={meant: written}), tmp_path / f"rows.{ending}"
+    rows.to_parquet(file) if ending == "parquet" else rows.to_csv(file, index=False)
+    advice = f"to '{meant}'" if written.lower() == meant else "if it is mistyped"
+    words = re.escape(f"column {meant} is missing (there is '{written}'; rename it {advice})")
+    with pytest.raises(DataRejected, match=words):
+        score_file(place, parcels(), place.home, file)
+
+
+@pytest.mark.parametrize("other", ["mass", "w", "distance2", "zones of all"])
+def test_another_name_is_not_taken_for_a_mistyped_one(place: Settings, tmp_path: Path, other: str) -> None:
+    raw_parcels(5).rename(columns={"weight": other}).to_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(DataRejected, match="column weight is missing: mend"):
+        score_file(place, parcels(), place.home, tmp_path / "rows.parquet")
