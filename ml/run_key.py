@@ -33,7 +33,7 @@ STATE_MODULES = {
         "database_source.py",
         "database_values.py",
     ),
-    "verdict": (*READING, "serving/rules.py", "cleaning.py", "meaning.py", "validation.py"),
+    "verdict": (*READING, "serving/rules.py", "cleaning.py", "meaning.py", "validation.py", "row_alone.py"),
     "cleaned": (*READING, "cleaning.py", "validation.py"),  # which drops duplicates
     "statistics": ("serving/columns.py", "serving/features.py", "cleaning.py", "features.py", "split.py", "windows.py"),
 }

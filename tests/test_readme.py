@@ -19,6 +19,7 @@ from deployments.cli import parser
 from ml.calendars import BusinessDays
 from ml.config import Retention, SideTable, Source, Target, UseCase, load_use_case
 from ml.decision import ALL_END_WORDS
+from ml.models.estimators import NetworkClassifier, NetworkRegressor
 from ml.packaging import refuse_broken_example
 from ml.serving.columns import Column
 from ml.serving.rules import first_broken
@@ -92,6 +93,13 @@ def test_every_field_of_a_use_case_is_in_its_table_with_its_default(kind: type) 
     special = {"required": MISSING, "Retention()": Retention()}
     defaults = {name: special[text] if text in special else ast.literal_eval(text) for name, text in stated.items()}
     assert defaults == fields
+
+
+def test_every_parameter_of_a_network_is_in_its_table_with_its_default() -> None:
+    stated = {name.strip("`"): ast.literal_eval(default.strip("`")) for name, _, default in rows("NetworkClassifier")}
+    for kind in (NetworkClassifier, NetworkRegressor):
+        parameters = inspect.signature(kind).parameters.values()
+        assert list(stated.items()) == [(each.name, each.default) for each in parameters]
 
 
 @pytest.fixture
