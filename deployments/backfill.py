@@ -147,7 +147,7 @@ def _print(options: argparse.Namespace, store: Store, settings: Settings, plan: 
     show(options, document, "")
     if options.json:
         return
-    columns = ("as_of", "stage", "decision", "version", "reason")
+    columns = ("as_of", "stage", "decision", "version", "metric", "candidate", "champion", "reason")
     say(*aligned([list(columns), *([row[name] for name in columns] for row in document["dates"])]), "")
     say(
         f"Backfill {plan.digest[:12]} of {plan.use_case} is {document['state']}: {document['done']} done, "

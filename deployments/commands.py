@@ -388,21 +388,26 @@ def score(options: argparse.Namespace) -> int:
         raise Corrupt(error.rule, error.value, f"retrain doctor {options.use_case} says what leads out") from error
     scored = score_file(settings, use_case, folder, Path(options.file))
     answers, extra = scored.answers, scored.ignored_columns
-    writer(answers)
+    keys = scored.keys.drop(columns=[*answers], errors="ignore")  # an answer's name is the answer's
+    writer(keys.join(answers))
     document = {
         "use_case": options.use_case,
         "version": champion.version,
         "rows": len(answers),
         "refused_rows": int(answers.broken_rule.notna().sum()),
+        "key_columns": [*keys],
         "ignored_columns": extra,
-        "joins": {name: {"null_keys": c.null_keys, "unmatched": c.unmatched} for name, c in scored.joins.items()},
+        "joins": {
+            name: {"null_keys": c.null_keys, "unmatched": c.unmatched, "side_null_keys": c.side_null_keys}
+            for name, c in scored.joins.items()
+        },
         "not_learnt": scored.not_learnt,
         "threshold": model_threshold(folder),
         "output": options.output,
     }
     words = (
         f"Scored {counted(document['rows'], 'row')} with {options.use_case} version {document['version']} into "
-        f"{options.output}; {document['refused_rows']:,} of them broke a rule and got no answer."
+        f"{options.output}{_with_keys([*keys])}; {document['refused_rows']:,} of them broke a rule and got no answer."
     )
     if document["threshold"] is not None:
         words += f" From probability {document['threshold']:.4g} on it says {use_case.target.classes[1]}."
@@ -412,10 +417,19 @@ def score(options: argparse.Namespace) -> int:
         if c.null_keys + c.unmatched
     )
     words += "".join(
+        f" {counted(c.side_null_keys, 'row')} of {name} have no key and met nothing."
+        for name, c in scored.joins.items()
+        if c.side_null_keys
+    )
+    words += "".join(
         f" The model has not learnt the {name} of {counted(rows, 'row')}." for name, rows in scored.not_learnt.items()
     )
     show(options, document, words + (f" Ignored columns: {report.listed(extra)}." if extra else ""))
     return 0
+
+
+def _with_keys(names: list[str]) -> str:
+    return f", beside {report.listed(names)}" if names else ""
 
 
 def _writer(path: Path) -> Any:

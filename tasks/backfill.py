@@ -31,7 +31,7 @@ from ml.operations.backfill import (
 )
 from ml.reporting.endings import SCORE
 from ml.reporting.pages import on_a_page
-from ml.reporting.report import artifact_key
+from ml.reporting.report import artifact_key, cell
 from ml.storage.ledger import Ledger, NightEntry
 from ml.storage.records import Night
 from ml.storage.store import Store
@@ -116,7 +116,8 @@ class Board:
 def board_rows(
     ledger: Ledger, progress: Progress, running: Mapping[date, str], known: dict[int, NightEntry]
 ) -> list[dict[str, str]]:
-    """Date, state or stage, decision, version, and verdicts counted: a page is narrow. What is `known` is not read."""
+    """Date, state or stage, decision, version, what the use case's metric says of candidate and champion, and verdicts
+    counted: a page is narrow. What is `known` is not read."""
     return [_board_row(ledger, progress, row.as_of, row.reason, running, known) for row in progress.plan.rows]
 
 
@@ -143,9 +144,18 @@ def _board_row(
         "stage": str(stands),
         "decision": night.decision if night else "",
         "version": str(night.candidate.version) if night and night.candidate else "",
+        **_scores(night),
         "verdicts": ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items()),
         "reason": attempt.reason if attempt else "" if planned else reason,
     }
+
+
+def _scores(night: NightEntry | None) -> dict[str, str]:
+    """The scores by the use case's metric on the date's test rows, each with its interval."""
+    if night is None:
+        return {"metric": "", "candidate": "", "champion": ""}
+    metric, scores = night.result["metric"], night.result["scores"]
+    return {"metric": metric} | {who: cell((scores[who] or {}).get(metric)) for who in ("candidate", "champion")}
 
 
 def _stage_of(name: str) -> str:

@@ -2,11 +2,12 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import date, timedelta
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -31,7 +32,16 @@ from ml.data.handles import (
 from ml.data.meaning import Compared, Known, compare, known_of, odd_at_start
 from ml.data.reading import UnusablePartition
 from ml.data.rejections import cure_of, undeclared, way_out, why_unforeseen
-from ml.data.snapshots import PartitionRows, due_of_manifest, inputs_by_day, last_due_day, read_manifest, read_partition
+from ml.data.row_alone import refuse_other_values
+from ml.data.snapshots import (
+    PartitionRows,
+    due_of_manifest,
+    inputs_by_day,
+    last_due_day,
+    read_manifest,
+    read_partition,
+    source_rows,
+)
 from ml.data.split import describe, fit_until, share_of_known_groups, split_digest
 from ml.data.statistics import fit_encoder
 from ml.data.validation import (
@@ -63,6 +73,7 @@ from tasks.stage import stage
 JUDGED: dict[str, pd.DataFrame] = {}  # unique rows that were just judged, by the key of their block, for the cleaner
 MOVED_DAYS = 7  # the newest ones, whose moves are worth telling tonight
 LONGEST_REASON = 400
+Read = TypeVar("Read")
 log = logging.getLogger("retrain.data")
 
 
@@ -151,6 +162,7 @@ def _judge_new(
 ) -> dict[str, PartitionCheck]:
     """Checks new partitions in batches of a bounded size, and keeps the verdicts; by key."""
     found: dict[str, PartitionCheck] = {}
+    _try_derive(site, manifest, list(new))
     for batch, unreadable in _batches(site, manifest, list(new)):
         for check in unreadable:
             verdicts.keep(new[check.day], check)
@@ -159,6 +171,18 @@ def _judge_new(
             found |= _judge_batch(site, verdicts, new, batch)
             _remember(site, manifest, batch)
     return found
+
+
+def _try_derive(site: Site, manifest: Manifest, days: list[str]) -> None:
+    """Raises ConfigError where derive computes a row from other rows. It is tried on the newest of a month's new
+    partitions before any of their verdicts is kept; one that cannot be read gets its own verdict later."""
+    if site.use_case.derive is None:
+        return
+    for day in sorted(days, reverse=True):
+        with suppress(UnusablePartition):
+            rows = _as_verdict(day, partial(source_rows, site.settings, site.use_case, manifest, day))
+            refuse_other_values(site.use_case, rows, day)
+            return
 
 
 def _batches(site: Site, manifest: Manifest, days: list[str]) -> Iterator[tuple[Batch | None, list[PartitionCheck]]]:
@@ -179,10 +203,14 @@ def _batches(site: Site, manifest: Manifest, days: list[str]) -> Iterator[tuple[
 
 
 def _read(site: Site, manifest: Manifest, day: str) -> PartitionRows:
-    """The partition as it is read. Raises UnusablePartition for whatever bytes make a library
-    or the use case's own code fail: one odd file costs its day, not the night."""
+    return _as_verdict(day, partial(read_partition, site.settings, site.use_case, manifest, day))
+
+
+def _as_verdict(day: str, read: Callable[[], Read]) -> Read:
+    """What is read of a partition. Raises UnusablePartition for whatever bytes make a library or the use case's own
+    code fail: one odd file costs its day, not the night."""
     try:
-        return read_partition(site.settings, site.use_case, manifest, day)
+        return read()
     except (UnusablePartition, RetrainError):
         raise
     except Exception as error:  # pyarrow and pandas raise exceptions of any kind for bytes that are odd

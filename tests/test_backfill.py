@@ -37,6 +37,7 @@ from ml.operations.backfill import (
     refuse_changed_world,
     start_attempt,
 )
+from ml.reporting.report import cell
 from ml.storage.registry import CHAMPION, Registry
 from ml.storage.store import Store, open_store
 from ml.use_case.loading import load_use_case
@@ -254,12 +255,23 @@ def stages(document: Any) -> list[str]:
     return [row["stage"] for row in document["dates"]]
 
 
-def test_a_backfill_registers_versions_and_moves_no_champion(shop: Shop, typed: Any) -> None:
+def test_a_backfill_registers_versions_and_moves_no_champion(
+    shop: Shop, typed: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     shop.night("2024-03-15")
     plan = planned(typed, "2024-03-13", "2024-03-16")
     code, done = typed("apply", plan[:12], "--max-active", "2")
     assert (code, done["state"], stages(done)) == (0, "finished", ["done", "done", "not run", "done"])
     nights = {night.as_of.day: night for night in shop.entries()}
+    for row in done["dates"]:
+        scores = nights[int(row["as_of"][-2:])].result["scores"] if row["stage"] == "done" else None
+        assert row["metric"] == ("f1" if scores else "")
+        assert row["candidate"] == (cell(scores["candidate"]["f1"]) if scores else "")
+        assert row["champion"] == (cell((scores["champion"] or {}).get("f1")) if scores else "")
+    assert main(["backfill", "status", plan[:12]]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split() == ["as_of", "stage", "decision", "version", "metric", "candidate", "champion", "reason"]
+    assert f"f1      {done['dates'][0]['candidate']}" in lines[0]
     assert {day: night.decision for day, night in nights.items()} == {13: "KEEP", 14: "KEEP", 15: "FIRST", 16: "KEEP"}
     assert nights[13].result["snapshot"]["last_day"] == "2024-03-12", "each date sees only its past"
     assert Registry(shop.settings, "shop").alias(CHAMPION) == 1

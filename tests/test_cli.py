@@ -91,6 +91,8 @@ def test_score_says_from_which_probability_on_it_says_so(nights: Shop, typed: An
     assert (code, threshold) == (0, nights.entries()[0].result["training"]["threshold"])
     _, out, _ = typed("score", "shop", str(rows), "-o", str(tmp_path / "out.csv"))
     assert f"From probability {threshold:.4g} on it says late." in out
+    assert f"into {tmp_path / 'out.csv'}, beside basket; " in out
+    assert pd.read_csv(tmp_path / "out.csv")["basket"].tolist() == pd.read_parquet(rows)["basket"].tolist()
 
 
 def test_a_replayed_night_speaks_of_then_and_names_the_champion_of_today(nights: Shop, typed: Any) -> None:

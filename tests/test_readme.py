@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from deployments.cli import parser
-from ml import Column, Retention, SideTable, Target, UseCase
+from ml import Column, NetworkClassifier, NetworkRegressor, Retention, SideTable, Target, UseCase
 from ml.data.calendars import BusinessDays
 from ml.data.declared_sources import Source
 from ml.data.snapshots import read_partition, take_manifest
@@ -93,6 +93,13 @@ def test_every_field_of_a_use_case_is_in_its_table_with_its_default(kind: type) 
     special = {"required": MISSING, "Retention()": Retention()}
     defaults = {name: special[text] if text in special else ast.literal_eval(text) for name, text in stated.items()}
     assert defaults == fields
+
+
+def test_every_parameter_of_a_network_is_in_its_table_with_its_default() -> None:
+    stated = {name.strip("`"): ast.literal_eval(default.strip("`")) for name, _, default in rows("NetworkClassifier")}
+    for kind in (NetworkClassifier, NetworkRegressor):
+        parameters = inspect.signature(kind).parameters.values()
+        assert list(stated.items()) == [(each.name, each.default) for each in parameters]
 
 
 @pytest.fixture

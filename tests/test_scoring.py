@@ -1,16 +1,24 @@
 """A file to score: every row gets its own answer, alone or among others, or the file is refused in a sentence."""
 
+import csv
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml import SideTable, UseCase
+from deployments import commands
+from ml import Column, SideTable, UseCase
 from ml.data.declared_sources import Source
 from ml.data.derived import is_rewritten
 from ml.data.handles import JoinCounts
@@ -175,3 +183,107 @@ def test_a_derive_that_loses_rows_gives_no_answers_at_all(place: Settings, tmp_p
     losing = replace(use_case(None), derive=lambda rows: sorting(rows).dropna(subset="depot"))
     with pytest.raises(DataRejected, match="derive of parcels leaves out 12 of 60 rows"):
         score_file(place, losing, place.home, tmp_path / "rows.parquet")
+
+
+# The key
+
+AS_WRITTEN = {
+    "with noughts": ["007", "0", "00012"],
+    "wide": ["9223372036854775807", "-9007199254740993", "12345678901234567890123"],
+    "words that could stand for nothing": ["NA", "null", "nan"],
+    "in need of quotes": ["a,b", 'he said "no"', "two\nlines"],
+    "with blanks": [" a", "b ", ""],
+    "like fractions": ["1.0", "1e3", "0.10"],
+    "like times": ["2024-01-05T00:00:00Z", "05.02.2024", "24:00"],
+}
+
+
+def written_beside(place: Settings, use_case: UseCase, file: Path, out: Path) -> list[dict[str, str]]:
+    scored = score_file(place, use_case, place.home, file)
+    commands._writer(out)(scored.keys.join(scored.answers))
+    with out.open(newline="", encoding="utf-8") as lines:
+        return list(csv.DictReader(lines))
+
+
+@pytest.mark.parametrize("type", ["text", "integer", "number"])
+@pytest.mark.parametrize("keys", AS_WRITTEN.values(), ids=AS_WRITTEN.keys())
+def test_a_key_of_a_csv_comes_out_as_it_is_written(place: Settings, tmp_path: Path, keys: list[str], type: Any) -> None:
+    columns = (Column(name="parcel", type=type, feature=False), *parcels().columns[1:])
+    raw_parcels(3).assign(parcel=keys).to_csv(tmp_path / "rows.csv", index=False)
+    rows = written_beside(place, parcels(columns=columns), tmp_path / "rows.csv", tmp_path / "out.csv")
+    assert [row["parcel"] for row in rows] == keys
+    assert list(rows[0]) == ["parcel", "prediction", "probability", "broken_rule"]
+    assert [float(row["probability"]) for row in rows] == packaged().predict(raw_parcels(3))["probability"].tolist()
+
+
+OF_PARQUET: dict[str, tuple[pa.Array, list[str]]] = {
+    "wide integers": (pa.array([2**63 - 1, -(2**53) - 1, 1]), ["9223372036854775807", "-9007199254740993", "1"]),
+    "integers and a null": (pa.array([2**60 + 1, None, 3]), ["1152921504606846977", "", "3"]),
+    "texts": (pa.array(["007", None, "b"]), ["007", "", "b"]),
+    "decimals": (pa.array([Decimal("1.10"), Decimal("2.00"), None]), ["1.10", "2.00", ""]),
+    "days": (pa.array([date(2024, 1, 5), date(9999, 12, 31), None]), ["2024-01-05", "9999-12-31", ""]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("keys", "written"), OF_PARQUET.values(), ids=OF_PARQUET.keys())
+def test_a_key_of_a_parquet_file_keeps_its_type_and_every_digit(
+    place: Settings, tmp_path: Path, keys: pa.Array, written: list[str]
+) -> None:
+    table = pa.Table.from_pandas(raw_parcels(3)).append_column("parcel", keys)
+    pq.write_table(table, tmp_path / "rows.parquet")
+    rows = written_beside(place, parcels(), tmp_path / "rows.parquet", tmp_path / "out.csv")
+    assert [row["parcel"] for row in rows] == written
+    scored = score_file(place, parcels(), place.home, tmp_path / "rows.parquet")
+    commands._writer(tmp_path / "out.parquet")(scored.keys.join(scored.answers))
+    assert pq.read_table(tmp_path / "out.parquet")["parcel"].combine_chunks().equals(keys)
+
+
+def test_the_columns_of_a_key_stand_in_its_order_and_a_column_that_is_not_there_is_left_out(
+    place: Settings, tmp_path: Path
+) -> None:
+    columns = (*parcels().columns, *(Column(name=name, type="text", feature=False) for name in ("day", "lane")))
+    of_three = parcels(key=("lane", "day", "parcel"), columns=columns)
+    raw_parcels(4).assign(parcel=range(4), lane=list("dcba")).to_parquet(tmp_path / "rows.parquet")
+    scored = score_file(place, of_three, place.home, tmp_path / "rows.parquet")
+    assert scored.keys.astype(str).to_numpy().tolist() == [["d", "0"], ["c", "1"], ["b", "2"], ["a", "3"]]
+    assert (list(scored.keys), scored.ignored_columns) == (["lane", "parcel"], [])
+    raw_parcels(4).to_parquet(tmp_path / "rows.parquet")
+    assert list(score_file(place, of_three, place.home, tmp_path / "rows.parquet").keys) == []
+
+
+@pytest.mark.parametrize("derive", list(DERIVES))
+def test_a_key_stays_with_its_row_whatever_derive_does_to_it(place: Settings, tmp_path: Path, derive: str) -> None:
+    rows = source_rows().assign(parcel=[f"{number:03}" for number in range(60)][::-1])
+
+    def other_keys(rows: pd.DataFrame) -> pd.DataFrame:
+        return DERIVES[derive](rows).assign(parcel="?")
+
+    columns = (Column(name="parcel", type="text", feature=False), *parcels().columns[1:])
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    scored = score_file(place, replace(use_case(other_keys), columns=columns), place.home, tmp_path / "rows.csv")
+    assert scored.keys["parcel"].tolist() == rows["parcel"].tolist()
+    expected = answers(place, source_rows(), derive, "parquet")
+    pd.testing.assert_frame_equal(scored.answers, expected, check_exact=True)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("wieght", "weight"), ("weigth", "weight"), ("weights", "weight"), ("Weight", "weight"), ("carier", "carrier")],
+)
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_a_mistyped_name_is_told_with_the_right_one(
+    place: Settings, tmp_path: Path, written: str, meant: str, ending: str
+) -> None:
+    rows, file = raw_parcels(5).rename(columns={meant: written}), tmp_path / f"rows.{ending}"
+    rows.to_parquet(file) if ending == "parquet" else rows.to_csv(file, index=False)
+    advice = f"to '{meant}'" if written.lower() == meant else "if it is mistyped"
+    words = re.escape(f"column {meant} is missing (there is '{written}'; rename it {advice})")
+    with pytest.raises(DataRejected, match=words):
+        score_file(place, parcels(), place.home, file)
+
+
+@pytest.mark.parametrize("other", ["mass", "w", "distance2", "zones of all"])
+def test_another_name_is_not_taken_for_a_mistyped_one(place: Settings, tmp_path: Path, other: str) -> None:
+    raw_parcels(5).rename(columns={"weight": other}).to_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(DataRejected, match="column weight is missing: mend"):
+        score_file(place, parcels(), place.home, tmp_path / "rows.parquet")

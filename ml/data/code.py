@@ -34,7 +34,14 @@ STATE_MODULES = {
         "data/sources/database.py",
         "data/sources/database_values.py",
     ),
-    "verdict": (*READING, "serving/rules.py", "data/cleaning.py", "data/meaning.py", "data/validation.py"),
+    "verdict": (
+        *READING,
+        "serving/rules.py",
+        "data/cleaning.py",
+        "data/meaning.py",
+        "data/validation.py",
+        "data/row_alone.py",
+    ),
     "cleaned": (*READING, "data/cleaning.py", "data/validation.py"),  # which drops duplicates
     "statistics": (
         "serving/columns.py",

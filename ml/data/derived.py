@@ -61,7 +61,8 @@ def _blame_columns(use_case: Reading, rows: pd.DataFrame, error: BaseException) 
     """Raises UnusablePartition where a declared column is of another type, or is the one that derive looked for."""
     refuse_other_columns(use_case, rows, tuple(column for column in use_case.columns if column.name in rows.columns))
     wanted = error.args[:1] if isinstance(error, KeyError) else [getattr(error, "name", None)]
-    refuse_missing(rows, tuple(column.name for column in use_case.columns if column.name in wanted))
+    names = tuple(column.name for column in use_case.columns)
+    refuse_missing(rows, tuple(name for name in names if name in wanted), names)
 
 
 def _failure(error: BaseException) -> str:

@@ -6,11 +6,12 @@ is written, so that `derive` may mend it; `refuse_other_columns` names it where 
 """
 
 import bisect
+import difflib
 import json
 import re
 import unicodedata
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
@@ -32,6 +33,7 @@ from ml.errors import is_passing, printable
 from ml.serving.columns import EXACT, NOT_COUNTED, TOO_WIDE, Column, WrongType, cast_texts, typed, wrong_type
 
 MISSING = ["", "NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null", "None", "<NA>", "n/a"]  # where no text is declared
+NEAR = 0.75  # how alike two names are (difflib) of which one may be the other, mistyped
 TRUE, FALSE = ["True", "true", "TRUE"], ["False", "false", "FALSE"]
 NUMBERS = {"number", "integer"}
 FIELDS = b"retrain.fields"  # marks a Parquet file of ours whose texts are the fields of a CSV, not yet typed
@@ -116,24 +118,45 @@ FREE_OF_VALUES = re.compile(
 def read_table(path: Path, declared: Declared) -> pd.DataFrame:
     """A Parquet or CSV file. Raises UnusablePartition if it is not what it is named, SourceUnavailable if the disk does
     not give it."""
+    return parse_table(path.name, _bytes_of(path), declared)
+
+
+def read_with_columns_as_written(
+    path: Path, declared: Declared, names: tuple[str, ...]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A file as `read_table` reads it, and those of its columns that have these names as they stand in it: the fields
+    of a CSV as text, the values of a Parquet file in their own type."""
+    table = _table_of(path.name, _bytes_of(path), declared)
+    written = {name: _as_arrow(table[name]) for name in names if name in table.column_names}
+    return _typed_rows(path.name, table, declared), pd.DataFrame(written, index=pd.RangeIndex(len(table)))
+
+
+def _bytes_of(path: Path) -> bytes:
     if not path.is_file():
         seen = "it is a folder" if path.is_dir() else "there is no such file"
         raise UnusablePartition(f"{path.name} cannot be read ({seen})")
     with reading_from(path):
-        data = path.read_bytes()
-    return parse_table(path.name, data, declared)
+        return path.read_bytes()
 
 
 def parse_table(name: str, data: bytes, declared: Declared) -> pd.DataFrame:
     """The rows of a file by its name's ending. Raises UnusablePartition if they cannot be read."""
+    return _typed_rows(name, _table_of(name, data, declared), declared)
+
+
+def _table_of(name: str, data: bytes, declared: Declared) -> pa.Table:
+    """What the file holds, nothing typed yet."""
     try:
-        table = _read_parquet(data) if name.endswith(".parquet") else read_fields(data, name, declared.form)
+        return _read_parquet(data) if name.endswith(".parquet") else read_fields(data, name, declared.form)
     except BrokenCsv as error:
         raise UnusablePartition(f"{name} cannot be read ({error})") from None
     except (OSError, ValueError, OverflowError, EOFError, zlib.error, pa.ArrowException) as error:
         if is_passing(error):
             raise
         raise UnusablePartition(f"{name} cannot be read ({short(error)})") from error
+
+
+def _typed_rows(name: str, table: pa.Table, declared: Declared) -> pd.DataFrame:
     are_fields = not name.endswith(".parquet") or FIELDS in (table.schema.metadata or {})
     names = table.column_names
     _refuse_near_names(name, names, declared.columns)
@@ -350,17 +373,23 @@ def _refuse_near_names(file: str, names: list[str], columns: tuple[Column, ...])
             )
 
 
-def refuse_missing(rows: pd.DataFrame, names: tuple[str, ...]) -> None:
-    """Raises UnusablePartition where a column is not there, with a name that could stand for it."""
+def refuse_missing(rows: pd.DataFrame, names: tuple[str, ...], others: Collection[str] = ()) -> None:
+    """Raises UnusablePartition where a column is not there, with a name that could stand for it. The `others` are
+    names that stand for something else."""
     missing = [name for name in names if name not in rows.columns]
     if missing:
-        why = _nearest_words(rows, missing[0]) or _delimiter_words(rows)
+        why = _nearest_words(rows, missing[0], {*names, *others}) or _delimiter_words(rows)
         raise UnusablePartition(f"column {', '.join(missing)} is missing{why}")
 
 
-def _nearest_words(rows: pd.DataFrame, name: str) -> str:
-    near = [str(each) for each in rows.columns if _plain_name(str(each)) == _plain_name(name)]
-    return f" (there is {near[0]!a}; rename it to {name!r})" if near else ""
+def _nearest_words(rows: pd.DataFrame, name: str, taken: Collection[str]) -> str:
+    """The name that differs only in what people do not see, or else the one that is spelt most like it."""
+    free = [str(each) for each in rows.columns if str(each) not in taken]
+    same = [each for each in free if _plain_name(each) == _plain_name(name)]
+    if same:
+        return f" (there is {same[0]!a}; rename it to {name!r})"
+    near = difflib.get_close_matches(name, free, n=1, cutoff=NEAR)
+    return f" (there is {near[0]!a}; rename it if it is mistyped)" if near else ""
 
 
 def _delimiter_words(rows: pd.DataFrame) -> str:

@@ -466,7 +466,7 @@ def read_partition(settings: Settings, use_case: Table, manifest: Manifest, day:
     another day; DataRejected where the bytes are no longer those of the manifest.
     """
     month = manifest.month(month_of(day))
-    source = _read(settings, use_case, use_case.source, month.partitions, day)
+    source = source_rows(settings, use_case, manifest, day)
     sides = {t.name: _read(settings, use_case, t.source, month.side_tables[t.name], day) for t in use_case.side_tables}
     whole = complete(use_case, source, sides)
     refuse_other_columns(use_case, whole.rows, use_case.columns)
@@ -485,6 +485,11 @@ def _undeclared(use_case: Reading, rows: pd.DataFrame, name: Any) -> str:
     kinds = {"a number": is_numeric_dtype, "a time": is_datetime64_any_dtype}
     kind = next((kind for kind, holds in kinds.items() if holds(rows[name].dtype)), "text")
     return f"{words} as {kind}"
+
+
+def source_rows(settings: Settings, use_case: Table, manifest: Manifest, day: str) -> pd.DataFrame:
+    """The partition's rows as `derive` is given them. Raises as `read_partition` does."""
+    return _read(settings, use_case, use_case.source, manifest.month(month_of(day)).partitions, day)
 
 
 def _read(

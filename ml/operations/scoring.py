@@ -10,7 +10,7 @@ import pandas as pd
 from ml.data.derived import is_rewritten
 from ml.data.handles import JoinCounts
 from ml.data.joins import Joined, complete_by_day
-from ml.data.reading import Declared, UnusablePartition, read_table, refuse_other_columns
+from ml.data.reading import Declared, UnusablePartition, read_with_columns_as_written, refuse_other_columns
 from ml.errors import DataRejected, printable
 from ml.serving.columns import Column, conform, with_tuples
 from ml.serving.features import UNKNOWN, CategoryFeature
@@ -22,10 +22,12 @@ from ml.use_case.definition import UseCase
 
 @dataclass(frozen=True)
 class Scored:
-    """One answer a row in the file's order, the columns that the model ignored, how rows met each side table, and how
-    many rows have a value of a category that the model has not learnt."""
+    """One answer a row in the file's order; the key columns that the file has, as they stand in it; the columns that
+    the model ignored, how rows met each side table, and how many rows have a value of a category that the model has
+    not learnt."""
 
     answers: pd.DataFrame
+    keys: pd.DataFrame
     ignored_columns: list[str]
     joins: dict[str, JoinCounts]
     not_learnt: dict[str, int]
@@ -39,7 +41,8 @@ def score_file(settings: Settings, use_case: UseCase, model_folder: Path, file: 
     """
     columns = model_columns(model_folder)
     try:
-        rows = read_table(file, Declared.of(use_case, use_case.source))
+        declared = Declared.of(use_case, use_case.source)
+        rows, keys = read_with_columns_as_written(file, declared, use_case.key)
         whole = _raw_rows(settings, use_case, rows, columns)
         refuse_other_columns(use_case, whole.rows, columns)
     except UnusablePartition as error:
@@ -47,10 +50,10 @@ def score_file(settings: Settings, use_case: UseCase, model_folder: Path, file: 
             "a file to score has the columns of a raw row", str(error), "mend the file and score again"
         ) from error
     names = {column.name for column in columns}
-    ignored = [printable(str(name)) for name in rows.columns if name not in names]
+    ignored = [printable(str(name)) for name in rows.columns if name not in names and name not in keys]
     typed = conform(whole.rows, columns, use_case.time_zone)
     answers = registry.load_model(model_folder).predict(typed)
-    return Scored(answers, ignored, whole.joins, _not_learnt(model_folder, typed))
+    return Scored(answers, keys, ignored, whole.joins, _not_learnt(model_folder, typed))
 
 
 def _not_learnt(model_folder: Path, typed: pd.DataFrame) -> dict[str, int]:

@@ -14,6 +14,7 @@ from .columns import Column, conform, with_tuples, wrong_type
 from .features import CategoryFeature, Encoder, NumberFeature
 from .kinds.network import TabularNetwork, forward_in_blocks
 from .output import Output, probabilities, values
+from .refusal import refusal
 from .rules import Rule, first_broken, rule_from_dict, rule_to_dict
 
 
@@ -66,14 +67,15 @@ class PackagedModel:
     def _refuse_other_columns(self, rows: pd.DataFrame) -> None:
         missing = [column.name for column in self.columns if column.name not in rows.columns]
         if missing:
-            raise ValueError(f"rows must have the columns that the model was trained on, but {missing} are missing")
+            raise refusal(f"rows must have the columns that the model was trained on, but {missing} are missing")
         twice = [column.name for column in self.columns if (rows.columns == column.name).sum() > 1]
+        twice = twice or [column.name for column in self.columns if _holds_its_name(rows[column.name])]
         if twice:
-            raise ValueError(f"rows must have each column once, but {twice} are there twice")
+            raise refusal(f"rows must have each column once, but {twice} are there twice")
         for column in self.columns:
             seen = wrong_type(column, rows[column.name])
             if seen:
-                raise ValueError(f"column {column.name} must be {column.type}, but it is {seen}")
+                raise refusal(f"column {column.name} must be {column.type}, but it is {_without_fields(seen)}")
 
     def _answers(self, outputs: NDArray[np.float64], index: pd.Index) -> pd.DataFrame:
         if self.output.kind == "binary":
@@ -127,6 +129,17 @@ class PackagedModel:
             threads=contents["threads"],
             time_zone=contents.get("time_zone", "UTC"),  # older models took no time with a zone
         )
+
+
+def _holds_its_name(values: pd.Series) -> bool:
+    """Where a request has a column twice, and two rows, MLflow hands over the column's name in place of each value."""
+    return len(values) > 1 and all(isinstance(value, str) and value == values.name for value in values)
+
+
+def _without_fields(seen: str) -> str:
+    """The name of a type without those of a struct's fields: whoever sent it named them, maybe by a value."""
+    before, struct, _ = seen.partition("struct<")
+    return before + struct.rstrip("<")
 
 
 def build_network(architecture: Architecture, encoder: Encoder) -> TabularNetwork:
