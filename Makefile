@@ -18,7 +18,7 @@ test: check
 test-all: check
 	$(BIN)/pytest -m "slow or not slow"
 
-# Every fault that is tried, and the README's table of them.
+# Every fault that is tried, and the table of them for docs/faults.md.
 chaos: $(READY)
 	$(BIN)/pytest -m slow tests/test_chaos.py tests/test_two_at_once.py tests/test_outages.py tests/test_backfill.py tests/test_flights_backfill.py tests/test_production.py
 

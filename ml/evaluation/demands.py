@@ -51,6 +51,6 @@ GATE: Demands[Gate, Recipe] = (
         "_weigh",
         "be defined",
         lambda g, _: type(g)._weigh is Gate._weigh or getattr(type(g), "_decide", None) is Comparison._decide,
-        "use one of the gates that the README lists",
+        "use one of the gates that docs/gates.md lists",
     ),
 )

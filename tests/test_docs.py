@@ -1,0 +1,275 @@
+"""The README and the pages of docs/ tell the truth: paths and links exist, commands parse, words are the code's."""
+
+import ast
+import dataclasses
+import inspect
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import MISSING
+from datetime import date, timedelta
+from pathlib import Path
+from runpy import run_path
+from typing import Any, get_args
+
+import pytest
+
+import ml
+from deployments.cli import EPILOG, parser
+from ml import (
+    Column,
+    DatabaseSource,
+    FileSource,
+    Gate,
+    NetworkClassifier,
+    Retention,
+    SideTable,
+    Source,
+    Target,
+    UseCase,
+)
+from ml.data.snapshots import read_partition, take_manifest
+from ml.evaluation.decision import ALL_END_WORDS, DATA_REJECTED, END_WORDS
+from ml.evaluation.handles import VerdictName
+from ml.models.packaging import refuse_broken_example
+from ml.serving.rules import first_broken
+from ml.settings import Settings
+from ml.use_case.loading import load_use_case
+
+ROOT = Path(__file__).parents[1]
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", ROOT / "DECISIONS.md", ROOT / "benchmarks" / "README.md", *ROOT.glob("docs/*.md"))
+}
+GUIDES = {name: text for name, text in PAGES.items() if name == "README.md" or name.startswith("docs/")}
+README = PAGES["README.md"]
+LINK = re.compile(r"\[[^]]*\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
+KEPT_FOLDERS = re.compile(r"`((?:deployments|flows|tasks|expectations|ml|docs|tests|benchmarks)/[\w/.-]*)`")
+
+
+def section(page: str, heading: str) -> str:
+    """The text below a heading of a page, up to the next heading of any level."""
+    return GUIDES[page].split(f"# {heading}\n")[1].split("\n#")[0]
+
+
+def rows(page: str, heading: str) -> list[list[str]]:
+    """The cells of every table below a heading, without the first row of headers."""
+    lines = [line for line in section(page, heading).splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if "---" not in line][1:]
+
+
+def block(page: str, heading: str, language: str) -> str:
+    """The first block of a language below a heading of the second level."""
+    text = GUIDES[page].split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return text.split(f"```{language}\n")[1].split("```")[0]
+
+
+def first_names(page: str, heading: str) -> list[str]:
+    """What the first column of a table names, without backticks."""
+    return [row[0].strip("`") for row in rows(page, heading)]
+
+
+def commands() -> list[str]:
+    """Every command of every page, in its text or on a line of a block."""
+    written = (
+        re.findall(r"(?:^(?:\.venv/bin/)?|`)(retrain [a-z][^`#\n]*)", text, re.MULTILINE) for text in GUIDES.values()
+    )
+    mentions = {f"retrain {name}" for name in ("run", "score", "ledger", "backfill", "promote")}  # without their words
+    return sorted({command.strip() for of_page in written for command in of_page} - mentions)
+
+
+def anchors(text: str) -> set[str]:
+    """The fragments that GitHub makes of the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_readme_is_a_tour_that_names_every_page() -> None:
+    assert len(README.splitlines()) <= 200
+    assert {f"docs/{path.name}" for path in (ROOT / "docs").iterdir()} <= {target for target, _ in LINK.findall(README)}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_is_relative_and_leads_to_a_page_and_a_heading(page: str) -> None:
+    for target, fragment in LINK.findall(PAGES[page]):
+        linked = ((ROOT / page).parent / target).resolve() if target else ROOT / page
+        assert linked.is_relative_to(ROOT), target
+        assert linked.exists(), target
+        assert not fragment or fragment in anchors(linked.read_text(encoding="utf-8")), (target, fragment)
+
+
+@pytest.mark.parametrize("page", GUIDES)
+def test_every_path_that_a_page_names_exists(page: str) -> None:
+    named = set(KEPT_FOLDERS.findall(GUIDES[page])) - {"deployments/.env"}  # which the reader writes
+    assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
+
+
+def test_every_path_of_the_table_exists_and_every_folder_and_package_is_in_it() -> None:
+    named = {name.rstrip("/") for name in first_names("docs/settings.md", "Where things are")}
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+    folders = {path.name for path in ROOT.iterdir() if path.is_dir() and path.name[0] != "."}
+    packages = {str(path.parent.relative_to(ROOT)) for path in (ROOT / "ml").rglob("__init__.py")}
+    assert (folders | packages) - named - {"nightly_retrain.egg-info"} == set()
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_parses(command: str) -> None:
+    words = shlex.split(command)[1:]
+    values = {
+        "USE_CASE": "flights", "NAME": "flights", "FILE": "rows.parquet", "OUT": "out.csv", "N": "2", "PLAN": "0a1b",
+        "D1": "2013-09-20", "D2": "2013-09-30", "DAY": "2013-09-30", "VERSION": "1", "URL": "http://127.0.0.1:9",
+    }  # fmt: skip
+    assert parser().parse_args([values.get(word, word) for word in words])
+
+
+def test_every_command_is_in_the_table() -> None:
+    (subcommands,) = (action for action in parser()._actions if action.dest == "command")
+    told = {
+        command.split()[1] for command in re.findall(r"`(retrain [a-z-]+)", section("docs/settings.md", "Commands"))
+    }
+    assert set(subcommands.choices or ()) == told
+
+
+def test_every_exit_code_is_in_the_table() -> None:
+    assert first_names("docs/settings.md", "Exit codes") == re.findall(r"\b\d+\b", EPILOG)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_make_target_exists(page: str) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    assert set(re.findall(r"(?:^|`)make ([a-z-]+)(?=`|\s+#)", PAGES[page], re.MULTILINE)) <= targets
+
+
+def test_every_state_decision_and_verdict_is_told() -> None:
+    told = {decision: word.strip("`") for decision, word, _ in rows("docs/gates.md", "Decisions")}
+    assert told == {**END_WORDS, "none: bad data ended the run": DATA_REJECTED}
+    assert set(told.values()) == set(ALL_END_WORDS)
+    assert set(first_names("docs/gates.md", "Verdicts")) == set(get_args(VerdictName))
+
+
+def test_every_gate_is_in_the_table_with_its_figure() -> None:
+    public = {name: getattr(ml, name) for name in ml.FACE}
+    gates = {name: kind for name, kind in public.items() if isinstance(kind, type) and issubclass(kind, Gate)}
+    written = {name: [f.name for f in dataclasses.fields(kind) if f.name != "why"] for name, kind in gates.items()}
+    del written["Gate"]
+    told = [re.fullmatch(r"(\w+)\((.*)\)", name) for name in first_names("docs/gates.md", "The gates")]
+    assert {gate[1]: gate[2].split(", ") for gate in told if gate} == written
+
+
+def test_every_setting_is_in_the_table() -> None:
+    source = (ROOT / "ml" / "settings.py").read_text()
+    named = set(first_names("docs/settings.md", "Settings"))
+    assert set(re.findall(r'"((?:RETRAIN|MLFLOW)_[A-Z_]+)"', source)) <= named
+    assert Settings.from_environment().threads == 1
+
+
+def test_every_use_case_is_in_the_table() -> None:
+    files = {path.stem for path in (ROOT / "ml" / "use_cases").glob("[a-z]*.py")}
+    assert set(first_names("README.md", "The examples")) == files
+
+
+@pytest.mark.parametrize("kind", [UseCase, Column, Target, Source, FileSource, DatabaseSource, SideTable])
+def test_every_field_of_a_use_case_is_in_its_table_with_its_default(kind: type) -> None:
+    stated = {name.strip("`"): default.strip("`") for name, _, default in rows("docs/use-case.md", kind.__name__)}
+    fields = {field.name: field.default for field in dataclasses.fields(kind)}
+    special = {"required": MISSING, "Retention()": Retention()}
+    defaults = {name: special[text] if text in special else ast.literal_eval(text) for name, text in stated.items()}
+    assert defaults == fields
+
+
+def test_every_parameter_of_a_model_is_in_the_table_with_its_default() -> None:
+    stated = {name.strip("`"): default.strip("`") for name, _, default in rows("docs/models.md", "Parameters")}
+    parameters = inspect.signature(NetworkClassifier).parameters
+    assert {name: ast.literal_eval(text) for name, text in stated.items()} == {
+        name: parameter.default for name, parameter in parameters.items()
+    }
+
+
+def test_the_models_of_the_page_can_be_made(tmp_path: Path) -> None:
+    (tmp_path / "models.py").write_text(block("docs/models.md", "What there is", "python"))
+    made = run_path(str(tmp_path / "models.py"))
+    assert (made["small"].hidden, made["line"].hidden) == ((32, 16), ())
+
+
+@pytest.mark.parametrize(("old", "new"), rows("docs/upgrading.md", "Imports that moved"))
+def test_an_import_that_moved_is_one_from_the_public_face(old: str, new: str) -> None:
+    (before,), (after,) = ast.parse(old.strip("`")).body, ast.parse(new.strip("`")).body
+    assert isinstance(before, ast.ImportFrom)
+    assert isinstance(after, ast.ImportFrom)
+    assert after.module == "ml"
+    names = [name.name for name in after.names]
+    assert names == [name.name for name in before.names]
+    assert [name for name in names if not hasattr(ml, name)] == []
+
+
+def project(folder: Path, name: str, page: str, heading: str) -> Settings:
+    """A project and a home of their own, where the use case of a page is."""
+    (folder / "use_cases").mkdir()
+    (folder / "use_cases" / f"{name}.py").write_text(block(page, heading, "python"))
+    return dataclasses.replace(Settings.from_environment(), home=folder, project=folder)
+
+
+@pytest.fixture
+def second_order(tmp_path: Path) -> Settings:
+    """The example of the README, with its CSV continued to 2,000 rows."""
+    header, *first = block("README.md", "Your own CSV", "csv").split()
+    more = (f"{n},{n % 90}.50,{('DE', 'FR', '')[n % 3]},{'yes' if n % 90 > 50 else 'no'}" for n in range(3, 2001))
+    (tmp_path / "data" / "second_order").mkdir(parents=True)
+    (tmp_path / "data" / "second_order" / "all.csv").write_text("\n".join([header, *first, *more, ""]))
+    return project(tmp_path, "second_order", "README.md", "Your own CSV")
+
+
+@pytest.fixture
+def late_delivery(tmp_path: Path) -> Settings:
+    """The dated example, with its CSV continued by 40 parcels a day up to 2024-06-08."""
+    header, *first = block("docs/use-case.md", "Data with dates", "csv").split()
+    sent = (date(2024, 3, 1) + timedelta(days=n // 40) for n in range(4000))
+    more = (
+        f"{n},{day}T{n % 24:02}:00:00,{n % 37}.5,{('north', 'south', '')[n % 3]},{1 + n % 37 // 8}"
+        for n, day in enumerate(sent, start=3)
+    )
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "deliveries.csv").write_text("\n".join([header, *first, *more, ""]))
+    return project(tmp_path, "late_delivery", "docs/use-case.md", "Data with dates")
+
+
+def test_the_example_is_loaded_and_its_rows_obey_it(second_order: Settings) -> None:
+    use_case = load_use_case("second_order", second_order.project)
+    manifest, missing = take_manifest(second_order, use_case, date(2024, 1, 1), {})
+    read = read_partition(second_order, use_case, manifest, "all")
+    table, unknown = read.rows, read.unknown_columns
+    assert (len(table), missing, unknown) == (2000, (), ())
+    assert first_broken(use_case.column_rules, table).isna().all()
+    refuse_broken_example(use_case, use_case.column_rules)
+
+
+def test_the_dated_example_is_loaded_and_its_rows_obey_it(late_delivery: Settings) -> None:
+    use_case = load_use_case("late_delivery", late_delivery.project)
+    manifest, missing = take_manifest(late_delivery, use_case, date(2024, 6, 13), {})
+    assert (manifest.size, missing) == (100, ())
+    table = read_partition(late_delivery, use_case, manifest, "2024-03-01").rows
+    assert len(table) == 42
+    assert first_broken(use_case.column_rules, table).isna().all()
+    refuse_broken_example(use_case, use_case.column_rules)
+
+
+def first_night(settings: Settings, *words: str) -> dict[str, Any]:
+    environment = {**os.environ, "RETRAIN_HOME": str(settings.home), "RETRAIN_PROJECT": str(settings.project)}
+    command = [Path(sys.executable).parent / "retrain", "run", *words, "--json"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+@pytest.mark.slow
+def test_the_example_has_a_champion_after_its_first_night(second_order: Settings) -> None:
+    assert first_night(second_order, "second_order")["decision"] == "FIRST"
+
+
+@pytest.mark.slow
+def test_the_dated_example_has_a_champion_after_its_first_night(late_delivery: Settings) -> None:
+    assert first_night(late_delivery, "late_delivery", "--as-of", "2024-06-13")["decision"] == "FIRST"
