@@ -1,4 +1,4 @@
-"""How often a fault was tried in this session of tests, and what it cost: the table of docs/faults.md, printed at the end."""
+"""How often a fault was tried in this session of tests, and what it cost: the table of docs/faults.md."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

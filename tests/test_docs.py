@@ -258,7 +258,7 @@ def test_the_dated_example_is_loaded_and_its_rows_obey_it(late_delivery: Setting
 
 def first_night(settings: Settings, *words: str) -> dict[str, Any]:
     environment = {**os.environ, "RETRAIN_HOME": str(settings.home), "RETRAIN_PROJECT": str(settings.project)}
-    command = [Path(sys.executable).parent / "retrain", "run", *words, "--json"]
+    command = [str(Path(sys.executable).parent / "retrain"), "run", *words, "--json"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     document: dict[str, Any] = json.loads(done.stdout)
