@@ -19,6 +19,7 @@ import pytest
 
 import ml
 from deployments.cli import EPILOG, parser
+from expectations.suite import FORMS
 from ml import (
     Column,
     DatabaseSource,
@@ -169,6 +170,10 @@ def test_every_setting_is_in_the_table() -> None:
 def test_every_use_case_is_in_the_table() -> None:
     files = {path.stem for path in (ROOT / "ml" / "use_cases").glob("[a-z]*.py")}
     assert set(first_names("README.md", "The examples")) == files
+
+
+def test_every_expectation_that_a_suite_may_have_is_in_the_table() -> None:
+    assert first_names("docs/use-case.md", "Rules that columns cannot express") == list(FORMS)
 
 
 @pytest.mark.parametrize("kind", [UseCase, Column, Target, Source, FileSource, DatabaseSource, SideTable])
