@@ -199,6 +199,12 @@ def test_the_models_of_the_page_can_be_made(tmp_path: Path) -> None:
     assert (made["small"].hidden, made["line"].hidden) == ((32, 16), ())
 
 
+def test_the_usual_gates_of_the_page_can_be_made(tmp_path: Path) -> None:
+    (tmp_path / "usual.py").write_text(f"from ml import *\n{block('docs/use-case.md', 'Gates', 'python')}")
+    gates = run_path(str(tmp_path / "usual.py"))["gates"]
+    assert all(isinstance(gate, Gate) and gate.why for gate in gates)
+
+
 @pytest.mark.parametrize(("old", "new"), rows("docs/upgrading.md", "Imports that moved"))
 def test_an_import_that_moved_is_one_from_the_public_face(old: str, new: str) -> None:
     (before,), (after,) = ast.parse(old.strip("`")).body, ast.parse(new.strip("`")).body
