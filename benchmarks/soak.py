@@ -71,8 +71,8 @@ def stored_megabytes() -> float:
 def nights_here(nights: int) -> Iterator[Seen]:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from deployments.night import run_here
-    from deployments.servers import prefect_server
+    from deployments.prefect.night import run_here
+    from deployments.prefect.servers import prefect_server
     from ml.settings import Settings
 
     own = {os.getpid()}
@@ -93,7 +93,7 @@ def write_project(folder: Path) -> None:
 
 def scheduled_nights(nights: int) -> Iterator[Seen]:
     """A schedule of every minute, which waits for its night to end; each is a process of its own."""
-    from deployments.servers import free_port
+    from deployments.prefect.servers import free_port
     from ml.settings import Settings
     from ml.storage.ledger import Ledger
     from ml.storage.store import open_store

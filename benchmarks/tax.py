@@ -25,7 +25,8 @@ from typing import Any, TypeVar
 from unittest.mock import patch
 
 from deployments.environment import prepare_environment
-from deployments.servers import free_port, prefect_server, running_servers
+from deployments.prefect.announcement import running_servers
+from deployments.prefect.servers import free_port, prefect_server
 from ml.settings import Settings
 from ml.storage import paths
 from ml.storage.ledger import Ledger
@@ -76,7 +77,7 @@ def flow_row(settings: Settings) -> None:
     from prefect import Task
 
     import flows.retrain
-    from deployments.night import _api, run_here
+    from deployments.prefect.night import _api, run_here
 
     ledger = Ledger(open_store(settings.store), "breast_cancer")
     plain_stages = {name: each.fn for name, each in vars(flows.retrain).items() if isinstance(each, Task)}

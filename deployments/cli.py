@@ -298,13 +298,13 @@ def _short_text(text: str) -> str:
     return text
 
 
-MODULES = dict.fromkeys(("promote", "rollback", "hold", "release", "data"), "deployments.moves")
+MODULES = dict.fromkeys(("promote", "rollback", "hold", "release", "data"), "deployments.commands.moves")
 MODULES |= {
-    "doctor": "deployments.doctor",
-    "backfill": "deployments.backfill",
-    "gc": "deployments.gc",
-    "backup": "deployments.backup_command",
-    "restore": "deployments.backup_command",
+    "doctor": "deployments.commands.doctor",
+    "backfill": "deployments.commands.backfill",
+    "gc": "deployments.commands.gc",
+    "backup": "deployments.commands.backup",
+    "restore": "deployments.commands.backup",
     "alerts": "deployments.alerts",
 }
 

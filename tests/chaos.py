@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deployments.doctor import found_in
+from deployments.commands.doctor import found_in
 from ml.settings import Settings
 from ml.storage.ledger import Ledger
 from ml.storage.registry import CHAMPION, REFERENCE, Registry

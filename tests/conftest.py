@@ -72,7 +72,7 @@ def prefect(home: Path) -> Iterator[str]:
     """A real Prefect server, with its page and schedules; the URL of its API."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from deployments.servers import prefect_server
+    from deployments.prefect.servers import prefect_server
 
     with prefect_server(Settings.from_environment(), services=True) as api, temporary_settings({PREFECT_API_URL: api}):
         yield api
@@ -114,7 +114,7 @@ def _answers_here(folder: Path, rows: pd.DataFrame) -> pd.DataFrame:
 @pytest.fixture(scope="session")
 def mlflow_server_url(empty_mlflow: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real MLflow server over HTTP, on a database of its own; its URL."""
-    from deployments.servers import mlflow_server
+    from deployments.prefect.servers import mlflow_server
 
     folder = tmp_path_factory.mktemp("mlflow")
     database = shutil.copy(empty_mlflow, folder / "mlflow.db")

@@ -103,7 +103,7 @@ class Shop:
 
     def night(self, as_of: str | None = "2024-03-15", **request: Any) -> dict[str, Any]:
         """Runs a night in this process; the flow's result."""
-        from deployments.night import run_here
+        from deployments.prefect.night import run_here
 
         return run_here({"use_case": "shop", "as_of": as_of, **request})
 

@@ -10,11 +10,12 @@ from uuid import uuid4
 
 import pytest
 
-from deployments import alerts, crashed
+from deployments import alerts
 from deployments.cli import main
-from deployments.crashed import ATTEMPT
-from deployments.servers import ask, insisted
-from deployments.up import STOPPED
+from deployments.prefect import crashed
+from deployments.prefect.client import ask, insisted
+from deployments.prefect.crashed import ATTEMPT
+from deployments.prefect.up import STOPPED
 from tests.story import Shop
 from tests.test_schedules import wait_for
 
@@ -193,7 +194,7 @@ def test_what_goes_wrong_is_told_with_reason_next_step_and_link(
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from deployments.serve import deployments
+    from deployments.prefect.serve import deployments
 
     url, documents = told
     page = prefect.removesuffix("/api")

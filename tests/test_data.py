@@ -487,7 +487,7 @@ def test_a_newest_day_that_lost_its_meaning_ends_the_night_and_may_be_accepted(f
 
 
 def accept(shop: Shop, day: str) -> None:
-    from deployments.moves import _lost_days
+    from deployments.commands.moves import _lost_days
 
     entry = plan_include(shop.ledger, day, "so", _lost_days(site().store, site().use_case))
     assert shop.ledger.append(entry)

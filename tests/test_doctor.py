@@ -11,10 +11,11 @@ from uuid import uuid4
 import httpx
 import pytest
 
-import deployments.doctor
-from deployments import serve
+import deployments.commands.doctor
 from deployments.cli import main
-from deployments.servers import Servers, ask, insisted
+from deployments.prefect import serve
+from deployments.prefect.announcement import Servers
+from deployments.prefect.client import ask, insisted
 from ml.errors import Corrupt
 from ml.operations import health
 from ml.operations.health import Finding
@@ -61,9 +62,9 @@ def test_a_schedule_that_does_not_run_is_told_by_its_name(monkeypatch: pytest.Mo
         {"name": "one", "paused": True, "schedules": []},
         {"name": "two", "paused": False, "schedules": [{"active": True}]},
     ]
-    monkeypatch.setattr(deployments.doctor, "ask", lambda url, query: served)
+    monkeypatch.setattr(deployments.commands.doctor, "ask", lambda url, query: served)
     up = Servers("api", "page", "page", 1, "store", "uri")
-    found = [finding.seen for finding in deployments.doctor._schedules(up, ["one", "two", "three"])]
+    found = [finding.seen for finding in deployments.commands.doctor._schedules(up, ["one", "two", "three"])]
     assert found == ["the schedule of one is paused", "three is not served"]
 
 
@@ -159,12 +160,17 @@ def test_a_run_of_which_nothing_is_heard_is_ended(shop: Shop, prefect: str, monk
     insisted(states, {"state": {"type": "RUNNING"}, "force": True})
 
     def found() -> list[Finding]:
-        return [each for each in deployments.doctor._runs(shop.settings) if each.seen.startswith("purchase of May")]
+        return [
+            each for each in deployments.commands.doctor._runs(shop.settings) if each.seen.startswith("purchase of May")
+        ]
 
     assert found() == [], "it began just now"
-    monkeypatch.setattr(deployments.doctor, "SILENT", timedelta(0))
+    monkeypatch.setattr(deployments.commands.doctor, "SILENT", timedelta(0))
     assert found() == [], "it never had a heartbeat, which a proxy may keep back"
-    beat = {"event": deployments.doctor.HEARTBEAT, "resource": {"prefect.resource.id": f"prefect.flow-run.{run}"}}
+    beat = {
+        "event": deployments.commands.doctor.HEARTBEAT,
+        "resource": {"prefect.resource.id": f"prefect.flow-run.{run}"},
+    }
     once = {"id": str(uuid4()), "occurred": datetime.now(UTC).isoformat(), "payload": {}}
     httpx.post(f"{prefect}/events", json=[{**beat, **once}]).raise_for_status()
     assert wait_for(found, 30)
@@ -193,7 +199,7 @@ def test_a_store_that_creates_what_is_there_must_not_be_shared(tmp_path: Path) -
 
     for kind, words in ((Careless, "If-None-Match"), (Lying, "If-None-Match"), (Forgetful, "give back")):
         store = kind(tmp_path / kind.__name__)
-        (found,) = deployments.doctor._store(store)
+        (found,) = deployments.commands.doctor._store(store)
         assert words in found.seen
         assert store.keys("doctor") == []
 

@@ -15,10 +15,10 @@ import pytest
 
 from deployments import alerts
 from deployments.cli import main
-from deployments.commands import last_of
-from deployments.crashed import end_left_tasks, resubmit_crashed
-from deployments.last_night import red_nights
-from deployments.servers import ask, insisted
+from deployments.commands.status import last_of
+from deployments.prefect.client import ask, insisted
+from deployments.prefect.crashed import end_left_tasks, resubmit_crashed
+from deployments.prefect.last_night import red_nights
 from ml.reporting.endings import ending, moved_by_hand, shown_name, since
 from ml.storage.ledger import AnyEntry, NightEntry, OperatorEntry, version_of
 from ml.storage.nights import KILLED
@@ -160,7 +160,7 @@ def test_a_night_with_nothing_new_has_no_score() -> None:
 @pytest.fixture
 def served_shop(shop: Shop, prefect: str) -> Iterator[Shop]:
     served = subprocess.Popen(
-        [sys.executable, "-m", "deployments.serve"], env={**os.environ, "PREFECT_API_URL": prefect}
+        [sys.executable, "-m", "deployments.prefect.serve"], env={**os.environ, "PREFECT_API_URL": prefect}
     )
     yield shop
     served.terminate()
@@ -216,7 +216,7 @@ def test_tasks_that_prefect_left_active_in_a_run_that_has_ended_are_ended(
         insisted(f"{prefect}/flow_runs/{run}/set_state", {"state": {"type": state}, "force": True})
     end_left_tasks(prefect, {"tills"})
     assert set(made.states("task_runs", *tasks.values())) == {"RUNNING"}, "their own ends may still be recorded"
-    monkeypatch.setattr("deployments.crashed.LOST_SECONDS", -5.0)
+    monkeypatch.setattr("deployments.prefect.crashed.LOST_SECONDS", -5.0)
     end_left_tasks(prefect, {"tills"})
     assert made.states("task_runs", *tasks.values()) == ["CRASHED", "CANCELLED", "RUNNING", "RUNNING"]
 

@@ -27,13 +27,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-import deployments.backfill
 import deployments.commands
-import deployments.doctor
-import deployments.gc
-import deployments.moves
-import deployments.night
-import deployments.up
+import deployments.commands.backfill
+import deployments.commands.doctor
+import deployments.commands.gc
+import deployments.commands.moves
+import deployments.prefect.night
+import deployments.prefect.up
 from deployments.cli import main
 from expectations import suite
 from expectations.suite import from_gx, load_rules, to_gx
@@ -512,13 +512,13 @@ def bare_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("RETRAIN_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
-    monkeypatch.setattr(deployments.night, "run_flow_here_or_there", never_run)
-    monkeypatch.setattr(deployments.backfill, "run_flow_here_or_there", never_run)
+    monkeypatch.setattr(deployments.prefect.night, "run_flow_here_or_there", never_run)
+    monkeypatch.setattr(deployments.commands.backfill, "run_flow_here_or_there", never_run)
     monkeypatch.setattr(deployments.commands, "write_demo_data", lambda *_: None)
-    monkeypatch.setattr(deployments.up, "run_up", lambda *_, **ports: 0)
-    monkeypatch.setattr(deployments.moves, "Registry", NoRegistry)
-    monkeypatch.setattr(deployments.gc, "_collected", lambda *_, **options: [])
-    monkeypatch.setattr(deployments.doctor, "found_in", lambda *_, **options: [])
+    monkeypatch.setattr(deployments.prefect.up, "run_up", lambda *_, **ports: 0)
+    monkeypatch.setattr(deployments.commands.moves, "Registry", NoRegistry)
+    monkeypatch.setattr(deployments.commands.gc, "_collected", lambda *_, **options: [])
+    monkeypatch.setattr(deployments.commands.doctor, "found_in", lambda *_, **options: [])
     return tmp_path
 
 

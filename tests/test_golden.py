@@ -74,7 +74,7 @@ def two_nights(name: str) -> list[dict[str, Any]]:
 def test_two_nights_of_a_shipped_use_case_answer_as_ever(
     name: str, golden_home: Settings, one_blas_thread: None
 ) -> None:
-    from deployments.night import run_here
+    from deployments.prefect.night import run_here
 
     answers = {}
     for which, request in zip(("first", "second"), two_nights(name), strict=True):

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 from deployments.cli import main
-from deployments.servers import mlflow_server
+from deployments.prefect.servers import mlflow_server
 from ml.operations.retention import delete_version
 from ml.operations.versions import lost_versions, register_again, renumbered
 from ml.settings import Settings

@@ -55,7 +55,7 @@ def document(words: list[str], variables: Mapping[str, str]) -> dict[str, Any]:
 @contextmanager
 def place(home: Path, registry: str, files: str) -> Iterator[dict[str, str]]:
     """The variables of one place, with a new MLflow server if it has one."""
-    from deployments.servers import mlflow_server
+    from deployments.prefect.servers import mlflow_server
 
     home.mkdir()
     variables = {"RETRAIN_HOME": str(home)}
@@ -108,7 +108,7 @@ def on_s3(s3: S3Server, prefect: str, empty_mlflow: Path, tmp_path: Path, monkey
 
 
 def night_here() -> dict[str, Any]:
-    from deployments.night import run_here
+    from deployments.prefect.night import run_here
 
     return run_here({"use_case": "breast_cancer", "as_of": "2024-01-02"})
 

@@ -8,9 +8,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from deployments.missed import MADE_UP, Choice, Start, choose, make_up, ticks
-from deployments.servers import ask, insisted
-from deployments.upcoming import name_upcoming
+from deployments.prefect.client import ask, insisted
+from deployments.prefect.missed import MADE_UP, Choice, Start, choose, make_up, ticks
+from deployments.prefect.upcoming import name_upcoming
 from ml import UseCase
 from ml.days import local_date
 from ml.use_case.loading import load_use_case
@@ -135,7 +135,7 @@ def shop_that(shop: Shop, **fields: Any) -> UseCase:
 
 def served(shop: Shop, prefect: str) -> dict[str, Any]:
     """The shop's deployment after it has asked for work once, with the runs that Prefect makes ahead."""
-    from deployments.serve import deployments
+    from deployments.prefect.serve import deployments
     from tests.test_schedules import wait_for
 
     (deployment,) = [each for each in deployments(shop.settings) if each.name == "shop"]

@@ -22,7 +22,7 @@ import tasks.opening
 import tasks.registration
 import tasks.report
 from deployments.cli import main
-from deployments.commands import last_of
+from deployments.commands.status import last_of
 from flows.retrain import RetrainRequest, only_run_of
 from ml import UseCase
 from ml.errors import Busy, DataRejected, RetrainError, StoreUnavailable, UsageError

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from deployments.servers import Server, free_port, starting_mlflow, starting_prefect
+from deployments.prefect.servers import Server, free_port, starting_mlflow, starting_prefect
 from ml.settings import Settings
 from ml.storage.registry import Registry
 from tests.chaos import Run, count, end_state, left_over, start, start_night

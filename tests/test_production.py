@@ -24,8 +24,10 @@ import yaml
 
 from deployments import alerts
 from deployments.cli import main
-from deployments.serve import deployments
-from deployments.servers import ENDED, answers, ask, running_servers
+from deployments.prefect.announcement import running_servers
+from deployments.prefect.client import answers, ask
+from deployments.prefect.held import ENDED
+from deployments.prefect.serve import deployments
 from ml.errors import RegistryUnavailable, StoreUnavailable
 from ml.operations.backfill import read_attempts
 from ml.settings import Settings

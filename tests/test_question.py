@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from deployments.servers import ask, insisted
+from deployments.prefect.client import ask, insisted
 from ml.evaluation.decision import is_open
 from ml.evaluation.handles import Verdict
 from ml.operations.moves import answer, carry_out, plan_hold, plan_promote
@@ -109,7 +109,7 @@ def served_shop(shop: Shop, prefect: str) -> Iterator[Shop]:
     )
     (shop.settings.project / "use_cases" / "shop.py").write_text(text)
     served = subprocess.Popen(
-        [sys.executable, "-m", "deployments.serve"], env={**os.environ, "PREFECT_API_URL": prefect}
+        [sys.executable, "-m", "deployments.prefect.serve"], env={**os.environ, "PREFECT_API_URL": prefect}
     )
     yield shop
     served.terminate()

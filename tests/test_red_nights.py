@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import tasks.opening
-from deployments import last_night
 from deployments.cli import main
+from deployments.prefect import last_night
 from ml.errors import Busy, DataRejected, StoreUnavailable
 from ml.settings import Settings
 from ml.storage import nights, paths

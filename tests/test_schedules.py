@@ -12,12 +12,13 @@ from uuid import uuid4
 
 import pytest
 
-from deployments import night
-from deployments.crashed import Lost, resubmit_crashed
-from deployments.night import RunFailed, _ended, _result
-from deployments.serve import deployments
-from deployments.servers import Servers, ask, insisted
-from deployments.up import _end_lost_runs
+from deployments.prefect import night
+from deployments.prefect.announcement import Servers
+from deployments.prefect.client import ask, insisted
+from deployments.prefect.crashed import Lost, resubmit_crashed
+from deployments.prefect.night import RunFailed, _ended, _result
+from deployments.prefect.serve import deployments
+from deployments.prefect.up import _end_lost_runs
 from flows.retrain import only_run_of
 from ml.errors import Busy, PrefectUnavailable
 from ml.storage.locks import held_lock, holder_name, run_lock
@@ -81,7 +82,7 @@ def test_a_lost_run_is_scheduled_again_for_its_own_time_and_a_cancelled_one_is_n
 
 def test_a_run_whose_lock_nobody_holds_is_ended(shop: Shop, prefect: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As after a power failure, with a Prefect server elsewhere."""
-    monkeypatch.setattr("deployments.crashed.LOST_SECONDS", 0.0)
+    monkeypatch.setattr("deployments.prefect.crashed.LOST_SECONDS", 0.0)
     deployment = next(each for each in deployments(shop.settings) if each.name == "purchase").apply()
     home = shop.settings.home
     states = {
@@ -96,7 +97,7 @@ def test_a_run_whose_lock_nobody_holds_is_ended(shop: Shop, prefect: str, monkey
     with held_lock(run_lock(home, "held"), 0, Busy("", "", "")):
         Lost(home, {"purchase"}).end(prefect)
     after = {name: ask(f"{prefect}/flow_runs/{run}")["state_type"] for name, run in runs.items()}
-    monkeypatch.setattr("deployments.crashed.STARTS_WITHIN", timedelta(0))
+    monkeypatch.setattr("deployments.prefect.crashed.STARTS_WITHIN", timedelta(0))
     Lost(home, {"house_price"}).end(prefect)
     assert ask(f"{prefect}/flow_runs/{runs['starting']}")["state_type"] == "PENDING", "another use case's"
     Lost(home, {"purchase"}).end(prefect)
@@ -176,7 +177,7 @@ def test_a_failed_night_is_retried_from_the_page(shop: Shop, prefect: str) -> No
     good = shop.file("2024-03-14").read_bytes()
     shop.file("2024-03-14").write_bytes(b"not parquet")
     served = subprocess.Popen(
-        [sys.executable, "-m", "deployments.serve"], env={**os.environ, "PREFECT_API_URL": prefect}
+        [sys.executable, "-m", "deployments.prefect.serve"], env={**os.environ, "PREFECT_API_URL": prefect}
     )
     try:
         with get_client(sync_client=True) as client:

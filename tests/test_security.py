@@ -26,9 +26,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments import night, up
 from deployments.cli import main
-from deployments.servers import announce, running_servers
+from deployments.prefect import night, up
+from deployments.prefect.announcement import announce, running_servers
 from expectations.suite import load_rules
 from ml import SideTable
 from ml.data.cleaning import from_block
@@ -391,7 +391,7 @@ def test_no_night_tells_a_secret_or_a_sensitive_value(
     ledger, reports, errors and packaged models. Rows lie where rows are kept, and nowhere else."""
     from prefect.logging.handlers import APILogHandler
 
-    from deployments.servers import send_what_is_held, wait_until_recorded
+    from deployments.prefect.held import send_what_is_held, wait_until_recorded
 
     since, clinic, day = datetime.now(UTC), Clinic(shop), "2024-03-14"
     caplog.set_level(logging.DEBUG, "retrain")

@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 
 from deployments import servers
-from deployments.crashed import next_attempt
-from deployments.servers import Servers, announce, child, only_up, running_servers
-from deployments.up import run_up
+from deployments.prefect.announcement import Servers, announce, only_up, running_servers
+from deployments.prefect.children import child
+from deployments.prefect.crashed import next_attempt
+from deployments.prefect.up import run_up
 from ml.errors import Busy, PrefectUnavailable, UsageError
 from ml.settings import Settings
 

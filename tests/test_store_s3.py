@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from deployments.doctor import _store as checked_by_doctor
+from deployments.commands.doctor import _store as checked_by_doctor
 from ml.errors import ConfigError, UsageError
 from ml.storage.store import S3Store, Store, get_file, open_store, put_file
 from tests.s3_server import BUCKET, S3Server

@@ -14,8 +14,8 @@ from uuid import uuid4
 import pytest
 from mlflow.entities import LoggedModelStatus, ViewType
 
-from deployments import crashed
 from deployments.cli import main
+from deployments.prefect import crashed
 from ml.errors import ConfigError
 from ml.operations import health
 from ml.operations.alias import follow_ledger, register_lost

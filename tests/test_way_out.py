@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from deployments.cli import main
-from deployments.last_night import red_nights
+from deployments.prefect.last_night import red_nights
 from ml.errors import ConfigError, Corrupt, DataRejected, RetrainError, UsageError
 from ml.operations import health
 from ml.operations.moves import carry_out, plan_hold, plan_promote

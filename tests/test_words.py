@@ -16,8 +16,8 @@ import pytest
 from markdown_it import MarkdownIt
 
 from deployments.cli import OneLine, main
-from deployments.moves import _confirm
-from deployments.servers import send_what_is_held, wait_until_recorded
+from deployments.commands.moves import _confirm
+from deployments.prefect.held import send_what_is_held, wait_until_recorded
 from deployments.terminal import say, show
 from ml.data.reading import short
 from ml.errors import DataRejected, StoreUnavailable, only_our_words, unforeseen

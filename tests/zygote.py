@@ -20,7 +20,7 @@ from typing import Any
 PRELOADED = (
     "flows.retrain", "mlflow", "mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store",
     "mlflow.store.model_registry.sqlalchemy_store", "torch", "great_expectations", "matplotlib.pyplot", "boto3",
-    "deployments.night", "sklearn.linear_model",
+    "deployments.prefect.night", "sklearn.linear_model",
 )  # fmt: skip
 
 
@@ -100,7 +100,7 @@ def _night(order: dict[str, Any]) -> None:
     try:
         if order.get("point"):
             points()[order["point"]]()
-        from deployments.night import run_here
+        from deployments.prefect.night import run_here
 
         run_here(order["request"])
         code = 0

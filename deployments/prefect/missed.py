@@ -11,8 +11,8 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import takewhile
 from typing import Any
 
-from deployments.crashed import attempt_after, run_again
-from deployments.servers import ask, insisted
+from deployments.prefect.client import ask, insisted
+from deployments.prefect.crashed import attempt_after, run_again
 from ml.days import local_date
 from ml.errors import ConfigError
 from ml.operations.schedule import starts_after

@@ -4,8 +4,6 @@ Only runs of a deployment are told of: whoever runs a command sees how it ends. 
 webhook, so that a killed night is told of too.
 """
 
-import argparse
-import os
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -15,21 +13,23 @@ from uuid import UUID, uuid4
 
 from pydantic import SecretStr
 
-from deployments.crashed import ATTEMPT, ATTEMPTS
-from deployments.servers import answers, ask, running_servers
-from deployments.terminal import home_if_any, say, show
-from deployments.up import STOPPED
+from deployments.prefect.client import ask
+from deployments.prefect.crashed import ATTEMPT, ATTEMPTS
+from deployments.prefect.up import STOPPED
 from ml.errors import ConfigError, PrefectUnavailable, UsageError
 from ml.evaluation.decision import DATA_REJECTED, KEPT_EVENT, KEPT_NIGHTS
-from ml.reporting.report import counted
-from ml.settings import Settings
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.events.schemas.automations import AutomationCore
 
+
 BLOCK = "retrain-alerts"
+
+
 MADE_BY = "Made by `retrain alerts`, which also removes it."  # others' automations may have the same names
+
+
 FAILED, CRASHED, REJECTED, ASKED, KEPT, SILENT, RECOVERED, RECOVERED_BACKFILL, TEST = NAMES = (
     "retrain: a run failed",
     "retrain: a run crashed",
@@ -41,11 +41,22 @@ FAILED, CRASHED, REJECTED, ASKED, KEPT, SILENT, RECOVERED, RECOVERED_BACKFILL, T
     "retrain: a backfill recovered",
     "retrain: a test",
 )
+
+
 TEST_EVENT = "retrain.alert-test"
+
+
 FAILURES, CRASHES, SUCCESSES, WAITS = {"Failed", "TimedOut"}, {"Crashed"}, {"Completed"}, {"Suspended"}
+
+
 REMINDERS = 20  # a kept champion is told of after N nights, 2 N, ...
+
+
 RECOVERS_WITHIN = timedelta(days=30)
+
+
 TEST_SECONDS, POLL_SECONDS = 30.0, 0.5
+
 
 # Jinja, as Prefect's server reads it. Chat services read `text`, machines the rest.
 BODY = """\
@@ -69,10 +80,16 @@ BODY = """\
   "link": {{ (link or none) | tojson }}
 }
 """
+
+
 TEST_BODY = """\
 {"text": "NAME: nothing is wrong, and this is where alerts go.", "alert": "NAME"}
 """
+
+
 MESSAGE = "flow_run.state.message"
+
+
 NEXT = {
     FAILED: "'It is not tried again by itself: ' ~ (resume ~ ' tries what is left.' if resume else "
     "'mend what it names, then ' ~ again ~ '. ' ~ next_night)",
@@ -89,67 +106,6 @@ NEXT = {
     RECOVERED: "'Nights of ' ~ asked.use_case ~ ' succeed again: earlier alerts about them are settled. ' ~ next_night",
     RECOVERED_BACKFILL: "'The backfill has succeeded: earlier alerts about it are settled.'",
 }
-
-
-def alerts(options: argparse.Namespace) -> int:
-    """Sets the alerts up, or anew, or removes them, or sends one as a test."""
-    settings, no_home = home_if_any()
-    api = _api(settings, no_home)
-    only_test = options.test and options.url is None
-    if not options.remove and not only_test:
-        _require_address(options.url)
-    from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
-    with temporary_settings({PREFECT_API_URL: api}), get_client(sync_client=True) as client:
-        if options.remove:
-            remove(client)
-        elif not only_test:
-            set_up(client, options.url, options.kept_nights, timedelta(hours=options.silent_hours))
-        tested = send_test(client, api) if options.test and not options.remove else None
-    told = [] if options.remove else [name for name in NAMES if name != TEST]
-    show(options, {"alerts": told, "prefect": api, "test": tested}, "")
-    if not options.json:
-        if not only_test:
-            say("The alerts are removed." if options.remove else "Prefect calls the address when", *_words(options))
-        if tested:
-            say(f"A test was sent to {tested['host']}, which answered {tested['status']}.")
-    return 0
-
-
-def _words(options: argparse.Namespace) -> list[str]:
-    if options.remove:
-        return []
-    return [
-        "  a night or a backfill fails, crashes or takes too long, and when it recovers,",
-        "  data are rejected,",
-        "  gates cannot tell and an operator is asked (on_inconclusive),",
-        f"  the champion was kept for {counted(options.kept_nights, 'night')}, and again after as many,",
-        f"  a use case has had no successful night for {counted(options.silent_hours, 'hour')}.",
-        "Runs of schedules and deployments are told of; dry runs, and what a command runs by itself, are not.",
-    ]
-
-
-def _api(settings: Settings, no_home: str | None) -> str:
-    """The Prefect that runs the nights. Raises UsageError where there is none that stays."""
-    servers = running_servers(settings)
-    api = servers.prefect_api if servers else os.environ.get("PREFECT_API_URL")
-    if not api:
-        seen = f"there is no home here ({no_home})" if no_home else "`retrain up` does not run here"
-        raise UsageError(
-            "alerts are kept by the Prefect server that runs the nights",
-            f"{seen}, and PREFECT_API_URL is not set",
-            "start retrain up in another terminal",
-        )
-    if not answers(f"{api}/health"):
-        raise PrefectUnavailable("the server at PREFECT_API_URL must answer", f"{api} does not", "start it")
-    return api
-
-
-def _require_address(url: str | None) -> None:
-    if url is None or urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).netloc:
-        # Its value may be a secret, as Slack's are.
-        raise UsageError("URL is the http or https address to call", "it is not", "write https://...")
 
 
 def set_up(client: "SyncPrefectClient", url: str, kept_nights: int, silent: timedelta) -> None:

@@ -12,25 +12,21 @@ from types import FrameType
 from typing import Any
 from urllib.parse import urlsplit
 
-from deployments.crashed import OURS, Lost, end_left_tasks, posting, resubmit_crashed
 from deployments.environment import discard, left_behind
-from deployments.missed import make_up
-from deployments.servers import (
+from deployments.prefect.announcement import Servers, announce, only_up
+from deployments.prefect.children import Child, child
+from deployments.prefect.client import ask, insisted
+from deployments.prefect.crashed import OURS, Lost, end_left_tasks, posting, resubmit_crashed
+from deployments.prefect.missed import make_up
+from deployments.prefect.servers import (
     START_SECONDS,
-    Child,
     Server,
-    Servers,
-    announce,
-    ask,
-    child,
-    insisted,
     one_start_at_a_time,
-    only_up,
     require_free_port,
     starting_mlflow,
     starting_prefect,
 )
-from deployments.upcoming import name_upcoming
+from deployments.prefect.upcoming import name_upcoming
 from ml.errors import PrefectUnavailable, UsageError, without_passwords
 from ml.reporting.report import TRAINING_VIEW
 from ml.settings import Settings
@@ -40,7 +36,10 @@ from tasks.lost import EXECUTED, end_lost
 WATCH_SECONDS = 0.2
 STOPPED = "`retrain up` stopped while this run was active."
 LOOKS_BETWEEN_CRASHES = 25  # every five seconds
-SERVING = {"schedule server": ["deployments.serve"], "backfill server": ["deployments.serve", "backfills"]}
+SERVING = {
+    "schedule server": ["deployments.prefect.serve"],
+    "backfill server": ["deployments.prefect.serve", "backfills"],
+}
 # Of deployments only: other runs are executed by their own process, which may be alive.
 LOST_RUNS = {
     "flows": OURS,

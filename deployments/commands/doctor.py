@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from deployments.crashed import OURS, holds_its_lock, is_ours, posting
 from deployments.environment import discard, left_behind
-from deployments.last_night import red_nights
-from deployments.servers import Servers, ask, running_servers
+from deployments.prefect.announcement import Servers, running_servers
+from deployments.prefect.client import ask
+from deployments.prefect.crashed import OURS, holds_its_lock, is_ours, posting
+from deployments.prefect.last_night import red_nights
 from deployments.terminal import BEGIN, chosen_or_recorded, home_if_any, home_settings, no_file, say, show
 from ml.errors import Busy, ConfigError, Corrupt, RetrainError, what_and_where
 from ml.operations.backfill import driver_lock

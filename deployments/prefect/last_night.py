@@ -4,8 +4,9 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 
-from deployments.crashed import CANCELLED
-from deployments.servers import ask, running_servers
+from deployments.prefect.announcement import running_servers
+from deployments.prefect.client import ask
+from deployments.prefect.crashed import CANCELLED
 from ml.settings import Settings
 from ml.storage.nights import Beginning, RedNight, killed, last_red, left_behind
 

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from deployments.servers import ask
+from deployments.prefect.client import ask
 from ml.days import local_date
 from ml.errors import ConfigError
 from ml.reporting.endings import run_title

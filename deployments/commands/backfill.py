@@ -5,7 +5,7 @@ import time
 from datetime import date
 from typing import Any
 
-from deployments.night import run_flow_here_or_there
+from deployments.prefect.night import run_flow_here_or_there
 from deployments.terminal import (
     aligned,
     home_settings,

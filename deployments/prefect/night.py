@@ -10,8 +10,11 @@ from datetime import date
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from deployments.crashed import has_lost_its_lock, next_attempt
-from deployments.servers import Servers, answers, ask, drop_what_is_held, is_alive, prefect_server, running_servers
+from deployments.prefect.announcement import Servers, is_alive, running_servers
+from deployments.prefect.client import answers, ask
+from deployments.prefect.crashed import has_lost_its_lock, next_attempt
+from deployments.prefect.held import drop_what_is_held
+from deployments.prefect.servers import prefect_server
 from ml.errors import Busy, ConfigError, DataRejected, PrefectUnavailable, RetrainError, Unavailable, UsageError
 from ml.reporting.endings import ending, shown_name
 from ml.reporting.report import stages_artifact, work_rows

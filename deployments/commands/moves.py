@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import date
 from functools import partial
 
-from deployments.commands import entry_row
+from deployments.commands.ledger import entry_row
 from deployments.terminal import asked_on_terminal, home_settings, require_use_case, show
 from ml.data.handles import CheckedMonth
 from ml.data.sources.bringing import partition_files

@@ -1,0 +1,73 @@
+"""`retrain ledger`."""
+
+import argparse
+from typing import Any
+
+from deployments.terminal import home_to_read, print_json, require_recorded, say, words_of
+from ml.storage.ledger import AnyEntry, Ledger, NightEntry, version_of
+from ml.storage.records import digest_of_files
+from ml.storage.store import open_store
+
+
+def ledger(options: argparse.Namespace) -> int:
+    """Every entry of a use case's ledger, oldest first."""
+    require_recorded(options.use_case)
+    settings = home_to_read("ledger")
+    entries = Ledger(open_store(settings.store), options.use_case).by_digest()
+    rows = [entry_row(entry, digest) for digest, entry in entries.items()]
+    if options.json:
+        return print_json({"use_case": options.use_case, "entries": rows})
+    if not rows:
+        say(f"Nothing was decided about {options.use_case} yet: retrain run {options.use_case}")
+    _print_entries(rows)
+    return 0
+
+
+def entry_row(entry: AnyEntry, digest: str) -> dict[str, Any]:
+    """One entry as `--json` prints it; what only nights have is null for an operator's move."""
+    night = entry if isinstance(entry, NightEntry) else None
+    candidate = night.candidate if night else None
+    result = night.result if night else {}
+    return {
+        "entry": entry.seq,
+        "at": entry.at,
+        "by": entry.by,
+        "decision": entry.decision,
+        "as_of": str(night.as_of) if night else None,
+        "version": version_of(candidate),
+        "champion_before": version_of(entry.champion_before),
+        "champion_after": version_of(entry.champion),
+        "reference_after": version_of(entry.reference),
+        "held": entry.held,
+        "excluded": entry.excluded,
+        "accepted": entry.accepted,
+        "reason": entry.reason,
+        "seed": result.get("seed"),
+        "again": result.get("again"),
+        "run_key": night.run_key if night else None,
+        "snapshot": result.get("snapshot"),
+        "digests": {
+            "entry": digest,
+            "run key": night.run_key if night else None,
+            "snapshot": result.get("snapshot", {}).get("digest"),
+            "test": result.get("test_digest"),
+            "model": digest_of_files(candidate.files) if candidate else None,
+        },
+        "verdicts": result.get("verdicts", []),
+    }
+
+
+def _print_entries(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        night = (
+            f"as of {row['as_of']}  version {words_of(row['version'])}  seed {row['seed']}  " if row["as_of"] else ""
+        )
+        again = f"again: {row['again']}  " if row["again"] else ""
+        moved = f"champion {words_of(row['champion_before'])} -> {words_of(row['champion_after'])}"
+        say(
+            "",
+            f"{row['entry']}  {row['at']}  by {row['by']}  {row['decision']}  {night}{again}{moved}",
+            f"   {row['reason']}",
+            *(f"   {v['verdict']:<15}{v['gate']}: {v['reason']}" for v in row["verdicts"]),
+            "   " + ", ".join(f"{name} {digest[:12]}" for name, digest in row["digests"].items() if digest),
+        )

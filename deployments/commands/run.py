@@ -1,0 +1,142 @@
+"""`retrain run`."""
+
+import argparse
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from deployments.prefect.announcement import running_servers
+from deployments.terminal import (
+    aligned,
+    home_settings,
+    own_name,
+    require_use_case,
+    say,
+    show,
+    show_sentences_only,
+    words_of,
+)
+from ml.errors import Busy, UsageError
+from ml.reporting import report
+from ml.reporting.endings import since
+from ml.settings import Settings
+from ml.storage.ledger import AnyEntry, Ledger, NightEntry, version_of
+from ml.storage.store import open_store
+from ml.use_case.loading import load_use_case
+from tasks.night_notes import red_end_noted
+
+
+def run(options: argparse.Namespace) -> int:
+    """One night: by the deployment while `retrain up` runs, else in this process."""
+    show_sentences_only(options)
+    require_use_case(options.use_case)
+    settings = home_settings()
+    with _red_noted(settings, options):
+        today = load_use_case(options.use_case, settings.project).today()
+        if options.as_of and options.as_of > today:
+            raise UsageError("--as-of is a day up to today", f"it is {options.as_of}", f"use {today} or earlier")
+        from deployments.prefect.night import run_flow_here_or_there
+
+        done = run_flow_here_or_there(settings, "retrain", _request(options))
+    if done.get("dry_run"):
+        show(options, done, _dry_run_words(done))
+        return 0
+    ledger = Ledger(open_store(settings.store), options.use_case)
+    entry, head = ledger.entry(done["entry"]), ledger.head()
+    assert isinstance(entry, NightEntry) and head is not None, done
+    became = since(entry, ledger.entries()) if done["replayed"] else None
+    document = {**entry.result, "replayed": done["replayed"], "became": became, "stages": done["stages"]}
+    show(options, document, "")
+    if not options.json:
+        answer = ledger.entry(done["answer"]) if done["answer"] else None
+        print_summary(settings, document, version_of(head.champion), answer)
+    return 0
+
+
+def _red_noted(settings: Settings, options: argparse.Namespace) -> AbstractContextManager[None]:
+    """Keeps what a night dies of before its flow begins. A mistyped command and a dry run are no nights, and those of
+    `retrain up` are noted where they run."""
+    if options.dry_run or running_servers(settings) is not None:
+        return nullcontext()
+    return red_end_noted(settings, options.use_case, lambda: options.as_of, no_ends=(Busy, UsageError))
+
+
+def _request(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "use_case": options.use_case,
+        "as_of": str(options.as_of) if options.as_of else None,
+        "seed": options.seed,
+        "again": options.again,
+        "dry_run": options.dry_run,
+        "wait": not options.no_wait,
+    }
+
+
+def _dry_run_words(document: dict[str, Any]) -> str:
+    parts = ", ".join(f"{part['rows']:,} {name}" for name, part in document["split"].items())
+    found = (
+        f"{document['use_case']} as of {document['as_of']} would train on {document['device']}: {parts} rows; "
+        f"{document['quarantined_rows']} quarantined. Nothing was trained or moved."
+    )
+    if document["finished_before"] is None:
+        return found
+    return f"{found} It was finished before: entry {document['finished_before']} of the ledger would be replayed."
+
+
+def print_summary(
+    settings: Settings, document: dict[str, Any], champion_today: int | None, answer: AnyEntry | None = None
+) -> None:  # fmt: skip
+    """The end of a run as an operator reads it."""
+    say("", report.headline(document), document["question"], "", *report.data_sentences(document), "")
+    if report.scored(document):
+        say(*_score_lines(document), "")
+        say(*(f"{v['verdict']:<15}{v['gate']}: {v['reason']}" for v in document["verdicts"]), "")
+        say(report.comparison_sentence(document), "")
+    now = "" if document["replayed"] else report.champion_sentence(document)
+    say(f"{report.decision_sentence(document)} {now}".rstrip(), "")
+    if answer is not None:
+        said = f"Answered: {answer.decision} by {answer.by}, {answer.reason}."
+        say(f"{said} Champion today: {words_of(champion_today)}.", "")
+    elif document["replayed"]:
+        say(f"Finished before; nothing was judged again. {document['became']}", "")
+    elif way := report.way_out(document):
+        say(way, "")
+    say(*_stage_lines(document), "")
+    _say_where_to_look(settings, document)
+
+
+def _stage_lines(document: dict[str, Any]) -> list[str]:
+    """What this run reused and computed, a row a stage: partitions where a stage goes by them."""
+    rows = [
+        [
+            row["stage"],
+            *(f"{row[name]:,}" for name in ("reused", "computed")),
+            f"{row['seconds']:.1f}",
+            f"{row['peak_mb']:,}",
+        ]
+        for row in document["stages"]
+    ]
+    return aligned([["stage", "reused", "computed", "seconds", "peak MB"], *rows])
+
+
+def _say_where_to_look(settings: Settings, document: dict[str, Any]) -> None:
+    me, servers = own_name(), running_servers(settings)
+    say("Where to look", f"  {me} ledger {document['use_case']}   every decision")
+    if servers:
+        mlflow = f"{servers.mlflow_ui}/#/?{report.TRAINING_VIEW}"
+        say(f"  {servers.prefect_ui} and {mlflow}   the pages of Prefect and MLflow")
+        if document["version"]:
+            say(f"  {servers.mlflow_ui}/{report.version_page(document)}   the version in MLflow")
+    else:
+        say(f"  {me} up   the pages of Prefect and MLflow")
+    if document["mlflow_run"]:
+        say(f"  {settings.store}/mlflow/{document['mlflow_run']}/artifacts   report.md, figures, model")
+
+
+def _score_lines(document: dict[str, Any]) -> list[str]:
+    """A table that fits a terminal, then what each row is."""
+    names = report.score_names(document)
+    rows = report.score_rows(document)
+    head = ["on the same test rows", *(report.LABELS[name] for name in names)]
+    table = [head, *([who, *cells] for who, _, cells in rows)]
+    described = [f"  {who}: {description}" for who, description, _ in rows]
+    return [*aligned(table), *described]

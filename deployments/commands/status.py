@@ -1,0 +1,158 @@
+"""`retrain status`."""
+
+import argparse
+import json
+import logging
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from deployments.commands.ledger import _print_entries, entry_row
+from deployments.prefect.last_night import red_nights
+from deployments.terminal import BEGIN, aligned, chosen_or_recorded, home_if_any, no_file, print_json, say, words_of
+from ml.errors import ConfigError, RegistryUnavailable
+from ml.reporting import report
+from ml.reporting.endings import moved_by_hand
+from ml.settings import Settings
+from ml.storage.json_form import to_json
+from ml.storage.ledger import AnyEntry, Ledger, NightEntry, open_questions, version_of
+from ml.storage.store import Store, open_store
+from ml.use_case.loading import load_use_case, use_case_files
+
+log = logging.getLogger("retrain.commands")
+
+STATUS_COLUMNS = (
+    "use_case", "schedule", "champion", "score", "reference", "last_night", "last_as_of", "last_decision",
+    "last_success", "held", "entries",
+)  # fmt: skip
+
+
+def status(options: argparse.Namespace) -> int:
+    """All use cases, or one: schedule, champion, reference, last decision, hold, disk used."""
+    settings, no_home = home_if_any()
+    names = chosen_or_recorded(options, settings)
+    store = open_store(settings.store)
+    rows = [_status_row(settings, store, name) for name in names]
+    kept = None if no_home and settings.keeps_files_at_home else settings.store
+    document: dict[str, Any] = {
+        "use_cases": rows,
+        "store": kept,
+        "store_bytes": sum(store.sizes().values()),
+        "no_home": no_home and f"{no_home[0].upper()}{no_home[1:]}: {BEGIN}",
+    }
+    if options.json:
+        return print_json(document)
+    _print_status(document)
+    if options.use_case is not None:
+        say(*(f"Excluded: {day}, {reason}" for day, reason in sorted(rows[0]["excluded"].items())))
+        say(*(f"Accepted as it is: {day}, {reason}" for day, reason in sorted(rows[0]["accepted"].items())))
+        last = list(Ledger(store, options.use_case).by_digest().items())[-5:]
+        _print_entries([entry_row(entry, digest) for digest, entry in last])
+    return 0
+
+
+def _print_status(document: dict[str, Any]) -> None:
+    """The table, what is to be known of single use cases, and where all of it lies."""
+    rows = document["use_cases"]
+    cells = [[words_of(row[name]) for name in STATUS_COLUMNS] for row in rows]
+    say(*aligned([[name.replace("_", " ") for name in STATUS_COLUMNS], *cells]))
+    say(*(f"{row['use_case']}: {row['moved_by_hand']}" for row in rows if row["moved_by_hand"]))
+    say(*(f"{row['use_case']}: {words}" for row in rows for words in row["mlflow"]), "")
+    say(*(f"{row['use_case']}: {words}" for row in rows for words in _red_words(row)))
+    say(*(f"{row['use_case']} has no file here: {row['no_file']}." for row in rows if row["no_file"]))
+    if document["no_home"]:
+        say(f"There is no home. {document['no_home']}.")
+    if document["store"]:
+        say(f"Store {document['store']}: {document['store_bytes'] / 1e6:.1f} MB")
+    say(*(_question(row["use_case"], version) for row in rows for version in row["asks"]))
+    say(*(_waiting(row["use_case"], row["waits_until"]) for row in rows if row["waits_until"]))
+
+
+def _red_words(row: dict[str, Any]) -> list[str]:
+    """What the last nights died of, with the step that leads on."""
+    return [f"{red['seen']}: {red['next_step']}{'' if red['next_step'].endswith('?') else '.'}" for red in row["red"]]
+
+
+def _question(use_case: str, version: int) -> str:
+    answers = f"Resume on its run's page, or retrain promote {use_case} --version {version} --reason WHY"
+    return f"{use_case} asks whether version {version} is to serve: {answers}"
+
+
+def _status_row(settings: Settings, store: Store, name: str) -> dict[str, Any]:
+    entries = Ledger(store, name).entries()
+    head, nights = entries[-1] if entries else None, [entry for entry in entries if isinstance(entry, NightEntry)]
+    night, red = last_of(nights), list(red_nights(settings, name))
+    known = name in use_case_files(settings.project)
+    return {
+        "use_case": name,
+        "schedule": _schedule(settings, name) if known else "no file",
+        "no_file": None if known else no_file(settings, name),
+        "last_night": "red" if red else "good" if night else None,
+        "red": [{**json.loads(to_json(each)), "seen": each.seen} for each in red],
+        "champion": version_of(head.champion) if head else None,
+        "champion_as_of": str(head.champion.as_of) if head and head.champion else None,
+        "score": _score_of(nights, version_of(head.champion)) if head else None,
+        "reference": version_of(head.reference) if head else None,
+        "last_as_of": str(night.as_of) if night else None,
+        "last_decision": night.decision if night else None,
+        "moved_by_hand": moved_by_hand(entries),
+        "last_success": nights[-1].at if nights else None,
+        "mlflow": _mlflow_differs(settings, Ledger(store, name)) if head and head.champion else [],
+        "asks": [version_of(night.candidate) for night in open_questions(entries)],
+        "held": head.held if head else None,
+        "waits_until": _waits_until(head),
+        "excluded": head.excluded if head else {},
+        "accepted": head.accepted if head else {},
+        "entries": head.seq if head else 0,
+    }
+
+
+def last_of(nights: list[NightEntry]) -> NightEntry | None:
+    """The night of the newest date; of nights without dates the last in the ledger, whatever a clock said."""
+    if nights and nights[-1].candidate and not nights[-1].candidate.dated:
+        return nights[-1]
+    return max(nights, key=lambda night: (night.as_of, night.seq), default=None)
+
+
+def _waits_until(head: AnyEntry | None) -> str | None:
+    """The champion's date where it is to come, for a clock was wrong: until then no night promotes."""
+    champion = head.champion if head else None
+    later = champion is not None and champion.dated and champion.as_of > datetime.now(UTC).date() + timedelta(days=1)
+    return str(champion.as_of) if champion and later else None
+
+
+def _waiting(name: str, as_of: str) -> str:
+    return (
+        f"{name} has a champion as of {as_of}, which is to come: until then no night promotes. "
+        f"retrain rollback {name} --reason WHY, or retrain promote {name} --version N --reason WHY, ends that."
+    )
+
+
+def _score_of(nights: list[NightEntry], version: int | None) -> str | None:
+    """The version's main score in the night that made it, like `f1 0.952 [0.909, 0.988]`."""
+    made = next((night.result for night in nights if night.candidate and night.candidate.version == version), None)
+    return f"{made['metric']} {report.cell(made['scores']['candidate'].get(made['metric']))}" if made else None
+
+
+def _mlflow_differs(settings: Settings, ledger: Ledger) -> list[str]:
+    """Where MLflow says otherwise than the ledger. A lost database is not made anew by looking."""
+    from ml.operations.health import differences
+    from ml.storage.databases import database_files
+    from ml.storage.registry import Registry
+
+    file = database_files(settings).get("mlflow")
+    if file is not None and not file.exists():
+        mend = f"retrain restore FILE, or retrain doctor {ledger.use_case} --mend"
+        return [f"MLflow's database {file} is not there: {mend}"]
+    try:
+        return differences(ledger, Registry(settings, ledger.use_case))
+    except (ConfigError, RegistryUnavailable) as error:
+        return [f"whether MLflow agrees is not known: {error}"]
+
+
+def _schedule(settings: Settings, name: str) -> str | None:
+    try:
+        use_case = load_use_case(name, settings.project)
+    except ConfigError as error:
+        log.warning("%s", error)
+        return "broken file"
+    return f"{use_case.schedule} {use_case.time_zone}" if use_case.schedule else None

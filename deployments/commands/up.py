@@ -1,0 +1,14 @@
+"""`retrain up`."""
+
+import argparse
+
+from deployments.terminal import home_settings
+
+
+def up(options: argparse.Namespace) -> int:
+    """Servers, pages and schedules until Ctrl-C."""
+    settings = home_settings()
+    from deployments.prefect.up import run_up, serving_of
+
+    serving = serving_of(options.work_pool)
+    return run_up(settings, options.prefect_port, options.mlflow_port, serving=serving)

@@ -1,0 +1,137 @@
+"""Processes that live as long as the one that started them.
+
+`python -m deployments.prefect.children PID MODULE [ARGUMENT ...]` is how a child runs: MODULE, for as long as PID lives.
+"""
+
+import logging
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from deployments.environment import homes_and_telemetry
+from ml.errors import Unavailable
+from ml.settings import Settings
+
+log = logging.getLogger("retrain.servers")
+
+STOP_SECONDS = 5.0  # measured: Prefect 0.2 s, MLflow 1.5 s
+
+
+ORPHAN_SECONDS = 0.5
+
+
+SHOWN_LINES, SHOWN_CHARACTERS = 10, 300
+
+
+@dataclass(frozen=True)
+class Child:
+    """A process of ours in a session of its own, so that Ctrl-C in the terminal reaches only its parent."""
+
+    name: str
+    process: "subprocess.Popen[bytes]"
+    log: Path
+    log_start: int  # bytes that earlier processes had written
+    unavailable: type[Unavailable]
+
+    def require_alive(self) -> None:
+        """Raises the child's error, and logs its last lines, if it has ended by itself."""
+        code = self.process.poll()
+        if code is None:
+            return
+        lines = self._said()
+        log.error("The %s said at last:", self.name)
+        for line in lines[-SHOWN_LINES:]:
+            log.error("%s", line)
+        raise self.unavailable(
+            f"the {self.name} runs until it is stopped",
+            f"it ended with exit code {code} ({_last_words(lines)})",
+            f"read {self.log}",
+        )
+
+    def _said(self) -> list[str]:
+        text = self.log.read_bytes()[self.log_start :].decode(errors="replace")
+        return [line.rstrip() for line in text.splitlines() if line.strip()]
+
+
+def _last_words(lines: list[str]) -> str:
+    """The last line that names an error, or else the last."""
+    errors = [line for line in lines if "Error" in line]
+    return (errors or lines or ["it said nothing"])[-1].strip()[:SHOWN_CHARACTERS]
+
+
+@contextmanager
+def child(
+    settings: Settings,
+    name: str,
+    command: list[str],
+    environment: Mapping[str, str],
+    unavailable: type[Unavailable],
+    ending: signal.Signals = signal.SIGTERM,
+) -> Iterator[Child]:
+    """Runs `python -m` with the command until the context ends or this process does, whatever ends it.
+
+    Its output is appended to <home>/logs/, under its name. The `ending` signal is what it is asked with to stop.
+    """
+    path = settings.home / "logs" / f"{name.lower().replace(' ', '-')}.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as output:
+        written_before = output.tell()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "deployments.servers", str(os.getpid()), *command],
+            env=_environment(settings, environment),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield Child(name, process, path, written_before, unavailable)
+    finally:
+        _stop(process, ending)
+
+
+def _environment(settings: Settings, own: Mapping[str, str]) -> dict[str, str]:
+    """This process's variables, those of the home, and the child's own."""
+    inherited = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+    python = {
+        "PYTHONSAFEPATH": "1",  # a folder `ml` or `tasks` in the working directory must not shadow ours
+        "PYTHONUNBUFFERED": "1",  # so that the last line of a log is what was said last
+    }
+    return {**inherited, **homes_and_telemetry(settings), **python, **own}
+
+
+def _stop(process: "subprocess.Popen[bytes]", ending: signal.Signals) -> None:
+    """Asks the child to end, and kills what is left of its session."""
+    try:
+        process.send_signal(ending)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_SECONDS)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _live_with(parent: int) -> None:
+    """Kills this process and all of its session soon after the parent has gone, even if that was killed."""
+    while os.getppid() == parent:
+        time.sleep(ORPHAN_SECONDS)
+    os.killpg(0, signal.SIGKILL)
+
+
+def _run_as_child(parent: int, module: str) -> None:
+    threading.Thread(target=_live_with, args=[parent], daemon=True).start()
+    sys.argv = sys.argv[2:]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    _run_as_child(int(sys.argv[1]), sys.argv[2])

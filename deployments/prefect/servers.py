@@ -1,0 +1,152 @@
+"""Real Prefect and MLflow servers as children on loopback; none of them outlives the process that started it."""
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from deployments.prefect.children import Child, child
+from deployments.prefect.client import answers
+from deployments.prefect.held import POLL_SECONDS, send_what_is_held, wait_until_recorded
+from ml.errors import PrefectUnavailable, RegistryUnavailable, UsageError
+from ml.settings import Settings
+from ml.storage import paths
+from ml.storage.locks import held_lock
+
+HOST = "127.0.0.1"
+
+
+START_SECONDS = 60.0  # measured on two idle cores: Prefect 8 s with a new database and 3 s afterwards, MLflow 5 s
+
+
+# What schedules, workers and concurrency limits need, and one run does not. The recorders of events and task runs and
+# the automations stay on.
+SCHEDULING_SERVICES = (
+    "SCHEDULER",
+    "LATE_RUNS",
+    "FOREMAN",
+    "CANCELLATION_CLEANUP",
+    "PAUSE_EXPIRATIONS",
+    "REPOSSESSOR",
+    "CLEANUP_RECONCILER",
+)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A child with an address, and another that answers as soon as it is ready."""
+
+    child: Child
+    url: str
+    health: str
+
+    def wait(self) -> None:
+        """Returns when the server answers; raises its error if it ends first, or is silent for START_SECONDS."""
+        deadline = time.monotonic() + START_SECONDS
+        while not answers(self.health):
+            self.child.require_alive()
+            if time.monotonic() > deadline:
+                raise self.child.unavailable(
+                    f"the {self.child.name} answers within {START_SECONDS:.0f} s",
+                    f"{self.health} does not",
+                    f"read {self.child.log}",
+                )
+            time.sleep(POLL_SECONDS)
+
+
+@contextmanager
+def prefect_server(
+    settings: Settings, port: int = 0, *, services: bool = False, meanwhile: Callable[[], object] = lambda: None
+) -> Iterator[str]:
+    """A Prefect server for the time of the context; yields the URL of its API. Port 0 stands for a free one.
+
+    `services` adds the page and what schedules need. `meanwhile` is called while the server starts: imports take as
+    long. At the end, what this process still holds for the server is sent and recorded before it stops.
+    """
+    since = datetime.now(UTC)
+    with ExitStack() as stack:
+        with one_start_at_a_time(settings):
+            server = stack.enter_context(starting_prefect(settings, port, services=services))
+            meanwhile()
+            server.wait()
+        try:
+            yield server.url
+        finally:
+            send_what_is_held()
+            wait_until_recorded(server.url, since)
+
+
+@contextmanager
+def mlflow_server(settings: Settings, port: int = 0) -> Iterator[str]:
+    """An MLflow server for the time of the context; yields its URL, which is also its page. Port 0: a free one."""
+    with starting_mlflow(settings, port) as server:
+        server.wait()
+        yield server.url
+
+
+@contextmanager
+def starting_prefect(settings: Settings, port: int = 0, *, services: bool) -> Iterator[Server]:
+    """A Prefect server on the database of PREFECT_HOME, perhaps not ready yet. Its URL is the API's."""
+    port = port or free_port()
+    address = f"http://{HOST}:{port}"
+    environment = {
+        "PREFECT_SERVER_API_HOST": HOST,  # by variables, because the page asks these, and not the flags, for the API
+        "PREFECT_SERVER_API_PORT": str(port),
+        "PREFECT_SERVER_UI_ENABLED": str(services).lower(),
+        "PREFECT_UI_URL": address if services else "",  # what links in alerts begin with: none leads where no page is
+        # One by one, as by default, 1,000 quick task runs were recorded at 20 a second and 70 % lost at the stop.
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "500",
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{address},http://localhost:{port}",  # by default any web site
+        **({} if services else {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in SCHEDULING_SERVICES}),
+    }
+    command = ["prefect", "server", "start"]
+    with child(settings, "Prefect server", command, environment, PrefectUnavailable) as process:
+        yield Server(process, f"{address}/api", f"{address}/api/health")
+
+
+@contextmanager
+def starting_mlflow(settings: Settings, port: int = 0) -> Iterator[Server]:
+    """An MLflow server on the tracking store, perhaps not ready yet. It reads artifacts where the runs say they are."""
+    port = port or free_port()
+    address = f"http://{HOST}:{port}"
+    environment = {
+        "MLFLOW_BACKEND_STORE_URI": settings.tracking_uri,  # not an argument: it may hold a password
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # five more processes, for evaluations by language models
+    }
+    root = f"{settings.store}/{paths.mlflow_root()}"
+    command = ["mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
+    command += ["--no-serve-artifacts", "--default-artifact-root", root, "--uvicorn-opts", "--log-level warning"]
+    with child(settings, "MLflow server", command, environment, RegistryUnavailable) as process:
+        yield Server(process, address, f"{address}/health")
+
+
+@contextmanager
+def one_start_at_a_time(settings: Settings) -> Iterator[None]:
+    """Two servers that migrate one new database at the same time: the second dies of a duplicate column."""
+    busy = PrefectUnavailable(
+        f"a Prefect server starts within {START_SECONDS:.0f} s",
+        f"another process is still starting one in {settings.home}",
+        "wait for it, or end it",
+    )
+    with held_lock(settings.home / "prefect-start.lock", START_SECONDS, busy):
+        yield
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind((HOST, 0))
+        return int(listener.getsockname()[1])
+
+
+def require_free_port(port: int, option: str) -> None:
+    """Raises UsageError, which names the option, for a port that cannot be opened."""
+    try:
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((HOST, port))
+    except (OSError, OverflowError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "there is no such port"
+        raise UsageError(f"{option} is a free port", f"{port} is not ({reason})", f"set {option} to another") from error
