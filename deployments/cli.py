@@ -298,20 +298,13 @@ def _short_text(text: str) -> str:
     return text
 
 
-MODULES = dict.fromkeys(("promote", "rollback", "hold", "release", "data"), "deployments.commands.moves")
-MODULES |= {
-    "doctor": "deployments.commands.doctor",
-    "backfill": "deployments.commands.backfill",
-    "gc": "deployments.commands.gc",
-    "backup": "deployments.commands.backup",
-    "restore": "deployments.commands.backup",
-    "alerts": "deployments.alerts",
-}
+MODULES = dict.fromkeys(("promote", "rollback", "hold", "release", "data"), "moves") | {"restore": "backup"}
 
 
 def _command(name: str) -> Command:
-    module = import_module(MODULES.get(name, "deployments.commands"))
-    return getattr(module, name.replace("-", "_"))
+    """A command is the function of its name in the module of its name, but where several share one."""
+    function = name.replace("-", "_")
+    return getattr(import_module(f"deployments.commands.{MODULES.get(name, function)}"), function)
 
 
 class OneLine(logging.Formatter):

@@ -64,7 +64,7 @@ def discard(path: Path) -> None:
 
 
 _DEFAULTS = {
-    "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",  # a server nobody asked for; ours are in deployments.servers
+    "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",  # a server nobody asked for; ours are in deployments.prefect.servers
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
     "PREFECT_RUNNER_POLL_FREQUENCY": "2",  # by default a submitted run waits up to 10 s before it is looked at
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",

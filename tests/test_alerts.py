@@ -10,9 +10,8 @@ from uuid import uuid4
 
 import pytest
 
-from deployments import alerts
 from deployments.cli import main
-from deployments.prefect import crashed
+from deployments.prefect import alerts, crashed
 from deployments.prefect.client import ask, insisted
 from deployments.prefect.crashed import ATTEMPT
 from deployments.prefect.up import STOPPED

@@ -605,7 +605,7 @@ def test_secrets_of_prefect_never_enter_a_copy(prefect: str, home: Path, tmp_pat
 
     from prefect.client.orchestration import get_client
 
-    from deployments import alerts
+    from deployments.prefect import alerts
 
     source, secret = home / "prefect" / "prefect.db", "https://hooks.example/T0/B0/hunter2"
     with get_client(sync_client=True) as client:

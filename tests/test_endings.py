@@ -13,9 +13,9 @@ from uuid import uuid4
 
 import pytest
 
-from deployments import alerts
 from deployments.cli import main
 from deployments.commands.status import last_of
+from deployments.prefect import alerts
 from deployments.prefect.client import ask, insisted
 from deployments.prefect.crashed import end_left_tasks, resubmit_crashed
 from deployments.prefect.last_night import red_nights

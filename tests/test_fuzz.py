@@ -27,8 +27,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-import deployments.commands
 import deployments.commands.backfill
+import deployments.commands.demo_data
 import deployments.commands.doctor
 import deployments.commands.gc
 import deployments.commands.moves
@@ -514,7 +514,7 @@ def bare_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
     monkeypatch.setattr(deployments.prefect.night, "run_flow_here_or_there", never_run)
     monkeypatch.setattr(deployments.commands.backfill, "run_flow_here_or_there", never_run)
-    monkeypatch.setattr(deployments.commands, "write_demo_data", lambda *_: None)
+    monkeypatch.setattr(deployments.commands.demo_data, "write_demo_data", lambda *_: None)
     monkeypatch.setattr(deployments.prefect.up, "run_up", lambda *_, **ports: 0)
     monkeypatch.setattr(deployments.commands.moves, "Registry", NoRegistry)
     monkeypatch.setattr(deployments.commands.gc, "_collected", lambda *_, **options: [])

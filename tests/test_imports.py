@@ -165,7 +165,7 @@ import sys
 from deployments.environment import prepare_environment
 from ml.settings import Settings
 prepare_environment(Settings.from_environment())
-from deployments.night import run_here
+from deployments.prefect.night import run_here
 for as_of in ("2024-03-16", "2024-03-16"):
     print(run_here({"use_case": "shop", "as_of": as_of})["replayed"])
 """

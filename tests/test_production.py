@@ -22,8 +22,8 @@ from typing import Any
 import pytest
 import yaml
 
-from deployments import alerts
 from deployments.cli import main
+from deployments.prefect import alerts
 from deployments.prefect.announcement import running_servers
 from deployments.prefect.client import answers, ask
 from deployments.prefect.held import ENDED

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments import commands
+from deployments.commands.score import _writer
 from ml import Column, SideTable, UseCase
 from ml.data.declared_sources import Source
 from ml.data.derived import is_rewritten
@@ -200,7 +200,7 @@ AS_WRITTEN = {
 
 def written_beside(place: Settings, use_case: UseCase, file: Path, out: Path) -> list[dict[str, str]]:
     scored = score_file(place, use_case, place.home, file)
-    commands._writer(out)(scored.keys.join(scored.answers))
+    _writer(out)(scored.keys.join(scored.answers))
     with out.open(newline="", encoding="utf-8") as lines:
         return list(csv.DictReader(lines))
 
@@ -234,7 +234,7 @@ def test_a_key_of_a_parquet_file_keeps_its_type_and_every_digit(
     rows = written_beside(place, parcels(), tmp_path / "rows.parquet", tmp_path / "out.csv")
     assert [row["parcel"] for row in rows] == written
     scored = score_file(place, parcels(), place.home, tmp_path / "rows.parquet")
-    commands._writer(tmp_path / "out.parquet")(scored.keys.join(scored.answers))
+    _writer(tmp_path / "out.parquet")(scored.keys.join(scored.answers))
     assert pq.read_table(tmp_path / "out.parquet")["parcel"].combine_chunks().equals(keys)
 
 

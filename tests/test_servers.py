@@ -15,10 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from deployments import servers
+from deployments.prefect import children
 from deployments.prefect.announcement import Servers, announce, only_up, running_servers
 from deployments.prefect.children import child
+from deployments.prefect.client import answers, ask
 from deployments.prefect.crashed import next_attempt
+from deployments.prefect.servers import free_port, prefect_server
 from deployments.prefect.up import run_up
 from ml.errors import Busy, PrefectUnavailable, UsageError
 from ml.settings import Settings
@@ -170,7 +172,7 @@ time.sleep(60)
 def test_stubborn_child_and_its_own_children_are_killed(
     settings: Settings, modules: Callable[[str, str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(servers, "STOP_SECONDS", 0.3)
+    monkeypatch.setattr(children, "STOP_SECONDS", 0.3)
     with child(settings, "sleeper", [modules("sleeper", SLEEPER)], {}, PrefectUnavailable) as sleeper:
         wait_until(lambda: "asleep" in sleeper.log.read_text())
         pids = {sleeper.process.pid, *descendants(sleeper.process.pid)}
@@ -184,7 +186,7 @@ def test_children_die_with_a_killed_parent(settings: Settings, modules: Callable
     parent = python(
         settings,
         "import time\n"
-        "from deployments.servers import child\n"
+        "from deployments.prefect.children import child\n"
         "from ml.errors import PrefectUnavailable\n"
         "with child(settings, 'sleeper', ['sleeper'], {}, PrefectUnavailable) as it:\n"
         "    while 'asleep' not in it.log.read_text(): time.sleep(0.05)\n"
@@ -216,7 +218,7 @@ def test_child_that_ends_is_named_with_its_last_error(
 
 ONE_OFF = """
 import json, sqlite3
-from deployments.servers import prefect_server
+from deployments.prefect.servers import prefect_server
 with prefect_server(settings, meanwhile=lambda: __import__("prefect")) as api:
     from prefect import flow, task
     from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
@@ -269,7 +271,7 @@ if __name__ == "__main__":
 """
 UP = """
 import sys
-from deployments.up import run_up
+from deployments.prefect.up import run_up
 sys.exit(run_up(settings, {}, {}, serving={{'schedule server': ['nightly']}}))
 """
 
@@ -277,7 +279,7 @@ sys.exit(run_up(settings, {}, {}, serving={{'schedule server': ['nightly']}}))
 @contextmanager
 def up(settings: Settings) -> Iterator[tuple["subprocess.Popen[str]", Servers]]:
     """A whole `retrain up` that serves one flow of a minute."""
-    with python(settings, UP.format(servers.free_port(), servers.free_port())) as process:
+    with python(settings, UP.format(free_port(), free_port())) as process:
         line_with(process, "Ctrl-C")
         found = running_servers(settings)
         assert found is not None
@@ -288,9 +290,9 @@ def up(settings: Settings) -> Iterator[tuple["subprocess.Popen[str]", Servers]]:
 
 
 def submit_run(api: str, **parameters: int) -> str:
-    (deployment,) = servers.ask(f"{api}/deployments/filter", {})
+    (deployment,) = ask(f"{api}/deployments/filter", {})
     request = {"parameters": parameters}
-    return str(servers.ask(f"{api}/deployments/{deployment['id']}/create_flow_run", request)["id"])
+    return str(ask(f"{api}/deployments/{deployment['id']}/create_flow_run", request)["id"])
 
 
 def start_run(api: str) -> str:
@@ -301,12 +303,12 @@ def start_run(api: str) -> str:
 
 
 def state(api: str, run: str) -> str:
-    return str(servers.ask(f"{api}/flow_runs/{run}")["state"]["name"])
+    return str(ask(f"{api}/flow_runs/{run}")["state"]["name"])
 
 
 def history(api: str, run: str) -> list[str]:
     """The names of the run's states and, of those that are ours, what they say."""
-    states = servers.ask(f"{api}/flow_run_states/?flow_run_id={run}")
+    states = ask(f"{api}/flow_run_states/?flow_run_id={run}")
     ordered = sorted(states, key=lambda state: str(state["timestamp"]))
     return [state["message"] if state["name"] == "AwaitingRetry" else state["name"] for state in ordered]
 
@@ -319,8 +321,8 @@ def test_up_listens_on_loopback_and_ends_at_once(settings: Settings, modules: Ca
         pids = descendants(process.pid)
         assert found.pid == process.pid
         assert {address for address, _ in listening(pids)} == {"0100007F"}
-        assert servers.answers(found.mlflow_ui), "the page"
-        assert servers.answers(found.prefect_ui), "the page"
+        assert answers(found.mlflow_ui), "the page"
+        assert answers(found.prefect_ui), "the page"
         run = start_run(found.prefect_api)
         process.send_signal(signal.SIGINT)
         assert process.stdout is not None
@@ -329,7 +331,7 @@ def test_up_listens_on_loopback_and_ends_at_once(settings: Settings, modules: Ca
     assert not alive(pids)
     assert running_servers(settings) is None
     assert not any("Traceback" in log.read_text() for log in (settings.home / "logs").iterdir())
-    with servers.prefect_server(settings) as api:
+    with prefect_server(settings) as api:
         assert state(api, run) == "Crashed"
 
 

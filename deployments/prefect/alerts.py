@@ -25,11 +25,7 @@ if TYPE_CHECKING:
 
 
 BLOCK = "retrain-alerts"
-
-
 MADE_BY = "Made by `retrain alerts`, which also removes it."  # others' automations may have the same names
-
-
 FAILED, CRASHED, REJECTED, ASKED, KEPT, SILENT, RECOVERED, RECOVERED_BACKFILL, TEST = NAMES = (
     "retrain: a run failed",
     "retrain: a run crashed",
@@ -44,17 +40,9 @@ FAILED, CRASHED, REJECTED, ASKED, KEPT, SILENT, RECOVERED, RECOVERED_BACKFILL, T
 
 
 TEST_EVENT = "retrain.alert-test"
-
-
 FAILURES, CRASHES, SUCCESSES, WAITS = {"Failed", "TimedOut"}, {"Crashed"}, {"Completed"}, {"Suspended"}
-
-
 REMINDERS = 20  # a kept champion is told of after N nights, 2 N, ...
-
-
 RECOVERS_WITHIN = timedelta(days=30)
-
-
 TEST_SECONDS, POLL_SECONDS = 30.0, 0.5
 
 
@@ -88,8 +76,6 @@ TEST_BODY = """\
 
 
 MESSAGE = "flow_run.state.message"
-
-
 NEXT = {
     FAILED: "'It is not tried again by itself: ' ~ (resume ~ ' tries what is left.' if resume else "
     "'mend what it names, then ' ~ again ~ '. ' ~ next_night)",

@@ -1,6 +1,7 @@
 """Processes that live as long as the one that started them.
 
-`python -m deployments.prefect.children PID MODULE [ARGUMENT ...]` is how a child runs: MODULE, for as long as PID lives.
+`python -m deployments.prefect.children PID MODULE [ARGUMENT ...]` is how a child runs: MODULE, for as long
+as PID lives.
 """
 
 import logging
@@ -23,11 +24,7 @@ from ml.settings import Settings
 log = logging.getLogger("retrain.servers")
 
 STOP_SECONDS = 5.0  # measured: Prefect 0.2 s, MLflow 1.5 s
-
-
 ORPHAN_SECONDS = 0.5
-
-
 SHOWN_LINES, SHOWN_CHARACTERS = 10, 300
 
 
@@ -85,7 +82,7 @@ def child(
     with path.open("ab") as output:
         written_before = output.tell()
         process = subprocess.Popen(
-            [sys.executable, "-m", "deployments.servers", str(os.getpid()), *command],
+            [sys.executable, "-m", "deployments.prefect.children", str(os.getpid()), *command],
             env=_environment(settings, environment),
             stdin=subprocess.DEVNULL,
             stdout=output,

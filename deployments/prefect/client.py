@@ -13,11 +13,7 @@ from urllib.parse import urlsplit
 from ml.errors import PrefectUnavailable
 
 ANSWER_SECONDS = 5.0
-
-
 SUCCESS = range(200, 300)
-
-
 TRIES, TRY_AGAIN_SECONDS = 5, 1.0
 
 

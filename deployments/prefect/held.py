@@ -11,14 +11,8 @@ from typing import Any
 from deployments.prefect.client import ask
 
 SETTLE_SECONDS = 5.0
-
-
 POLL_SECONDS = 0.05
-
-
 ENDED = ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]
-
-
 NOT_ENDED = ["SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"]
 
 

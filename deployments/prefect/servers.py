@@ -16,8 +16,6 @@ from ml.storage import paths
 from ml.storage.locks import held_lock
 
 HOST = "127.0.0.1"
-
-
 START_SECONDS = 60.0  # measured on two idle cores: Prefect 8 s with a new database and 3 s afterwards, MLflow 5 s
 
 

@@ -7,8 +7,6 @@ from pathlib import Path
 from ml.digests import digest_sources, digest_value
 
 ROOT = Path(__file__).parents[2]
-
-
 READING = (
     "serving/columns.py",
     "declarations.py",

@@ -9,8 +9,6 @@ from ml.storage.json_form import parsed
 from ml.storage.records import FileRef, Handle
 
 Part = Literal["train", "validation", "test"]
-
-
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
 
 

@@ -16,11 +16,7 @@ from ml.metrics.scores import LOWER_IS_BETTER, Answers, Floats, _value_metric, c
 from ml.serving.output import TaskKind
 
 RESAMPLES = 10_000
-
-
 FEW_DISTINCT = 64
-
-
 Side = Literal["candidate", "other"]
 
 

@@ -8,11 +8,7 @@ from numpy.typing import NDArray
 from ml.serving.output import TaskKind
 
 LOWER_IS_BETTER = {"rmse", "mae"}
-
-
 CLASS_METRICS = ("f1", "precision", "recall", "accuracy")
-
-
 METRICS: dict[TaskKind, tuple[str, ...]] = {
     "binary": CLASS_METRICS,
     "multiclass": CLASS_METRICS,

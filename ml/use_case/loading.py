@@ -72,8 +72,6 @@ class Loaded:
 
 
 _LOADED: dict[Path, Loaded] = {}
-
-
 _LOADING = threading.RLock()
 
 
