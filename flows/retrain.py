@@ -16,8 +16,8 @@ from ml.errors import Busy, DataRejected
 from ml.evaluation.decision import DATA_REJECTED
 from ml.operations.backfill import Plan
 from ml.pipeline.run_key import run_key
+from ml.reporting.document import dry_run_document
 from ml.reporting.endings import Ending, ending, run_title
-from ml.reporting.report import dry_run_document
 from ml.reporting.trail import Trail
 from ml.settings import Settings
 from ml.storage.ledger import AnyEntry, NightEntry

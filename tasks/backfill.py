@@ -30,8 +30,9 @@ from ml.operations.backfill import (
     refuse_changed_world,
 )
 from ml.reporting.endings import SCORE
-from ml.reporting.pages import on_a_page
-from ml.reporting.report import artifact_key, cell
+from ml.reporting.escaping import on_a_page
+from ml.reporting.page import artifact_key
+from ml.reporting.score_section import cell
 from ml.storage.ledger import Ledger, NightEntry
 from ml.storage.records import Night
 from ml.storage.store import Store

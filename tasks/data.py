@@ -30,18 +30,11 @@ from ml.data.handles import (
     Undeclared,
 )
 from ml.data.meaning import Compared, Known, compare, known_of, odd_at_start
+from ml.data.partitions import PartitionRows, inputs_by_day, read_partition, source_rows
 from ml.data.reading import UnusablePartition
 from ml.data.rejections import cure_of, undeclared, way_out, why_unforeseen
 from ml.data.row_alone import refuse_other_values
-from ml.data.snapshots import (
-    PartitionRows,
-    due_of_manifest,
-    inputs_by_day,
-    last_due_day,
-    read_manifest,
-    read_partition,
-    source_rows,
-)
+from ml.data.snapshots import due_of_manifest, read_manifest
 from ml.data.split import describe, fit_until, share_of_known_groups, split_digest
 from ml.data.statistics import fit_encoder
 from ml.data.validation import (
@@ -53,11 +46,12 @@ from ml.data.validation import (
     rejection,
     within_partition,
 )
-from ml.data.windows import WindowSums
+from ml.data.window import last_due_day
+from ml.data.window_sums import WindowSums
 from ml.days import month_of
 from ml.digests import digest_bytes, digest_value
 from ml.errors import ConfigError, DataRejected, RetrainError, SourceUnavailable, is_passing
-from ml.reporting.report import MOST_DAYS, counted, newest_of, window_words
+from ml.reporting.words import MOST_DAYS, counted, newest_of, window_words
 from ml.serving.rules import rule_to_dict
 from ml.storage import paths
 from ml.storage.json_form import packed, parsed, to_json

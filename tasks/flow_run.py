@@ -20,8 +20,9 @@ from prefect.task_engine import TaskRunTimeoutError
 from ml.errors import PrefectUnavailable, only_our_words
 from ml.evaluation.decision import ALL_END_WORDS
 from ml.operations.schedule import next_night
+from ml.reporting.document import work_rows
 from ml.reporting.endings import run_title, shown_name
-from ml.reporting.report import stages_artifact, work_rows
+from ml.reporting.page import stages_artifact
 from ml.settings import Settings
 from ml.storage.locks import holder_name
 from ml.storage.records import Work

@@ -11,7 +11,8 @@ from datetime import date, datetime, timedelta
 from typing import Any, TypeVar
 
 from ml.data.handles import Manifest, Snapshot
-from ml.data.snapshots import changed_days, newest_day, read_manifest, survey
+from ml.data.snapshots import changed_days, read_manifest, survey
+from ml.data.window import newest_day
 from ml.days import local_date, month_of
 from ml.digests import digest_bytes
 from ml.errors import Corrupt
@@ -21,8 +22,8 @@ from ml.operations.alias import is_followed, roll_alias_forward
 from ml.operations.backfill import Plan
 from ml.pipeline.machine import this_machine
 from ml.pipeline.run_key import learning_key, lock_digest, run_key
+from ml.reporting.document import nothing_new_document
 from ml.reporting.endings import Ending, ending
-from ml.reporting.report import nothing_new_document
 from ml.storage import paths
 from ml.storage.json_form import to_json
 from ml.storage.ledger import AnyEntry, NightEntry, next_after

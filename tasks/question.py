@@ -13,8 +13,8 @@ from pydantic import Field, StringConstraints
 
 from ml.operations.backfill import Plan
 from ml.operations.moves import answer, require_whole
-from ml.reporting import report
-from ml.reporting.pages import literal
+from ml.reporting import decision_section
+from ml.reporting.escaping import literal
 from ml.storage.ledger import AnyEntry, NightEntry
 from ml.storage.locks import one_move_at_a_time
 from tasks.flow_run import prefect_errors, run_label
@@ -54,7 +54,7 @@ def answered_by(entry: NightEntry, plan: Plan | None = None) -> AnyEntry | None:
         return closed
     with prefect_errors():
         if deployment.get_id() is None or _is_asked_by_another(entry):
-            log.warning("%s", report.way_out(entry.result))
+            log.warning("%s", decision_section.way_out(entry.result))
             return None
         given = suspend_flow_run(Answer.with_initial_data(description=_question(entry)), key=_key(entry))
     return take_answer(entry, given)
@@ -105,5 +105,9 @@ def _own_id() -> UUID:
 
 
 def _question(entry: NightEntry) -> str:
-    said = (f"{report.headline(entry.result)}.", entry.reason, report.champion_sentence(entry.result))
+    said = (
+        f"{decision_section.headline(entry.result)}.",
+        entry.reason,
+        decision_section.champion_sentence(entry.result),
+    )
     return "\n\n".join(map(literal, said))

@@ -9,8 +9,8 @@ from ml.models.handles import Upload
 from ml.operations.alias import follow_ledger, roll_alias_forward
 from ml.operations.backfill import Plan
 from ml.operations.versions import highest_number, version_tags
+from ml.reporting.document import result_document
 from ml.reporting.mlflow_pages import describe_version
-from ml.reporting.report import result_document
 from ml.reporting.trail import Trail
 from ml.storage.ledger import AnyEntry, NightEntry
 from ml.storage.records import Champion, Night

@@ -8,12 +8,12 @@ from prefect.events import emit_event
 from ml.data.cleaning import from_parquet
 from ml.errors import DataRejected
 from ml.evaluation.decision import KEPT_EVENT, KEPT_NIGHTS
-from ml.reporting import report
+from ml.reporting import decision_section, page, score_section
+from ml.reporting.escaping import literal, on_a_page
 from ml.reporting.figures import night_figures
 from ml.reporting.mlflow_pages import run_name, run_tags
-from ml.reporting.pages import literal, on_a_page
-from ml.reporting.report import counted
 from ml.reporting.trail import Trail
+from ml.reporting.words import counted
 from ml.storage import paths
 from ml.storage.ledger import NightEntry
 from ml.storage.records import Night
@@ -33,7 +33,7 @@ def publish_report(night: Night, entry: NightEntry, trail: Trail) -> None:
     figures = night_figures(site.use_case, trail.fit.epochs, trail.fit.best_epoch, answers)
     for name, image in figures.items():
         put_file(site.store, f"{paths.run_artifacts(run_id)}/figures/{name}", image)
-    text = report.markdown(entry.result)
+    text = page.markdown(entry.result)
     put_file(site.store, f"{paths.run_artifacts(run_id)}/report.md", text.encode())
     _log_to_mlflow(night, entry, trail)
     publish_to_prefect(entry)
@@ -47,8 +47,8 @@ def _log_to_mlflow(night: Night, entry: NightEntry, trail: Trail) -> None:
     site, run_id = site_of(night), trail.upload.run_id
     ran = {"seed": night.seed, "device": night.device, "threads": night.threads, "best_epoch": trail.fit.best_epoch}
     params = {**site.use_case.model.get_params(), **ran}
-    tags = {**run_tags(entry), "mlflow.note.content": report.markdown(entry.result)}
-    history = report.history(trail.fit.epochs, entry.result)
+    tags = {**run_tags(entry), "mlflow.note.content": page.markdown(entry.result)}
+    history = score_section.history(trail.fit.epochs, entry.result)
     site.registry.finish_run(run_id, history, params, tags, run_name(entry))
 
 
@@ -58,13 +58,13 @@ def publish_to_prefect(entry: NightEntry) -> None:
     table = broken or [{"rule": "every rule holds", "scope": "all", "severity": "none", "unexpected": 0}]
     with prefect_errors():
         create_markdown_artifact(
-            report.markdown(entry.result),
-            key=report.artifact_key(entry.use_case, "report"),
-            description=report.headline(entry.result),
+            page.markdown(entry.result),
+            key=page.artifact_key(entry.use_case, "report"),
+            description=decision_section.headline(entry.result),
         )
         create_table_artifact(
             on_a_page(table),
-            key=report.artifact_key(entry.use_case, "data-checks"),
+            key=page.artifact_key(entry.use_case, "data-checks"),
             description=f"Data checks as of {entry.as_of}",
         )
 
@@ -84,4 +84,4 @@ def publish_rejection(use_case: str, error: DataRejected) -> None:
         f"# {use_case}: data rejected\n\n{literal(str(error))}\n\nNothing was trained, and the champion is as it was.\n"
     )
     with prefect_errors():
-        create_markdown_artifact(text, key=report.artifact_key(use_case, "report"))
+        create_markdown_artifact(text, key=page.artifact_key(use_case, "report"))

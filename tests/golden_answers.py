@@ -20,7 +20,7 @@ from safetensors.numpy import load as load_tensors
 from threadpoolctl import threadpool_info
 
 from ml.digests import digest_bytes, digest_value
-from ml.reporting import report
+from ml.reporting import page
 from ml.settings import Settings
 from ml.storage.ledger import NightEntry
 from ml.storage.registry import Registry
@@ -159,7 +159,7 @@ def _mlflow(registry: Registry, run_id: str) -> dict[str, Any]:
 
 def _report(result: Mapping[str, Any]) -> list[str]:
     """The report's lines without the seconds of its stages, and without its last line, which names keys."""
-    *lines, _ = report.markdown({**result, "seconds": {}}).splitlines()
+    *lines, _ = page.markdown({**result, "seconds": {}}).splitlines()
     return lines
 
 

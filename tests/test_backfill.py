@@ -37,7 +37,7 @@ from ml.operations.backfill import (
     refuse_changed_world,
     start_attempt,
 )
-from ml.reporting.report import cell
+from ml.reporting.score_section import cell
 from ml.storage.registry import CHAMPION, Registry
 from ml.storage.store import Store, open_store
 from ml.use_case.loading import load_use_case

@@ -18,8 +18,9 @@ from ml import SideTable, UseCase
 from ml.data.calendars import BusinessDays, Calendar, days_between, due_days, due_in_gap
 from ml.data.declared_sources import FileSource, Source
 from ml.data.handles import PARTS, Split
-from ml.data.snapshots import due_of_manifest, stray_days, survey
+from ml.data.snapshots import due_of_manifest, survey
 from ml.data.split import days_of_part, fit_until
+from ml.data.window import stray_days
 from ml.errors import ConfigError, DataRejected, RetrainError
 from ml.settings import Settings
 from tasks.site import open_site

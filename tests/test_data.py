@@ -10,6 +10,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import ml.reporting.report
 import ml.run_key
 import numpy as np
 import pandas as pd
@@ -17,8 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import ml.data.windows
-import ml.reporting.report
+import ml.data.window_sums
 import tasks.data
 from expectations.suite import Verdict
 from ml import UseCase, errors
@@ -175,7 +175,7 @@ def test_what_is_made_again_because_keys_changed_is_said_once(
 
     assert messages() == [], "nothing was there before"
     digest = tasks.data.state_code_digest
-    for module in (tasks.data, ml.data.windows):
+    for module in (tasks.data, ml.data.window_sums):
         monkeypatch.setattr(module, "state_code_digest", lambda kind: digest(kind) + "x" * (kind in kinds))
     if kinds:
         monkeypatch.setattr(ml.run_key, "own_code_digest", lambda: "of other code")
@@ -610,7 +610,7 @@ def test_an_undeclared_column_that_derive_is_given_in_two_types_is_told(
     found = Done().checks.undeclared
     assert found.names == {"code as a number": 13, "code as text": 1, "colour as text": 14, "hour as a number": 14}
     document = {"undeclared_columns": {"days": found.days, "most": found.most, "names": found.names}}
-    assert ml.reporting.report._undeclared_sentences(document)[1:] == [
+    assert ml.reporting.data_section._undeclared_sentences(document)[1:] == [
         "derive was given code as a number (13 days) and code as text (1 day): declare the column, which gives it one "
         "type."
     ]

@@ -32,7 +32,8 @@ from ml import (
     Target,
     UseCase,
 )
-from ml.data.snapshots import read_partition, take_manifest
+from ml.data.partitions import read_partition
+from ml.data.snapshots import take_manifest
 from ml.evaluation.decision import ALL_END_WORDS, DATA_REJECTED, END_WORDS
 from ml.evaluation.handles import VerdictName
 from ml.models.packaging import refuse_broken_example

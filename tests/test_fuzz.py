@@ -42,9 +42,9 @@ from ml.data.dataset import ROW, SideTable
 from ml.data.declared_sources import Source
 from ml.data.derived import derived
 from ml.data.handles import Manifest, Month, Partition
+from ml.data.partitions import read_partition
 from ml.data.reading import Declared, UnusablePartition, read_table
 from ml.data.side_tables import join
-from ml.data.snapshots import read_partition
 from ml.days import month_of
 from ml.digests import digest_bytes
 from ml.errors import ConfigError, DataRejected, RetrainError

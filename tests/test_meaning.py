@@ -27,8 +27,8 @@ from ml.data.meaning import (
     odd_at_start,
     parse_sample,
 )
+from ml.data.partitions import PartitionRows
 from ml.data.rejections import way_out
-from ml.data.snapshots import PartitionRows
 from ml.data.validation import Batch, check_batch
 from ml.errors import DataRejected
 from ml.serving.columns import Column, conform

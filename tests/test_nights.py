@@ -95,9 +95,9 @@ def test_a_bad_day_is_quarantined_or_left_out_and_named(shop: Shop) -> None:
     }
     assert document["data"]["undeclared_columns"] == {"days": 1, "most": 1, "names": {"colour": 1}}
     assert document["data"]["left_out"] == {"2024-03-10": "column country is missing"}
-    from ml.reporting import report
+    from ml.reporting import page
 
-    text = report.markdown(document)
+    text = page.markdown(document)
     assert all(word in text for word in ("2024-03-13", "colour", "2024-03-10", "column country is missing"))
 
 

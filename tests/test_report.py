@@ -10,22 +10,13 @@ import pytest
 from ml.data.handles import Blocks, Checks, LeftOut, Move, RuleCount, Snapshot, Split, SplitRows, Undeclared
 from ml.evaluation.handles import Evaluations, Interval, Judgement, ModelScores, Verdict
 from ml.models.handles import Epoch, Fit, Upload, Verified
-from ml.reporting.report import (
-    cell,
-    champion_sentence,
-    champion_then,
-    comparison_sentence,
-    data_sentences,
-    dry_run_document,
-    headline,
-    markdown,
-    model_metrics,
-    nothing_new_document,
-    result_document,
-    score_rows,
-    window_words,
-)
+from ml.reporting.data_section import data_sentences
+from ml.reporting.decision_section import champion_sentence, champion_then, headline
+from ml.reporting.document import dry_run_document, nothing_new_document, result_document
+from ml.reporting.page import markdown
+from ml.reporting.score_section import cell, comparison_sentence, model_metrics, score_rows
 from ml.reporting.trail import Trail
+from ml.reporting.words import window_words
 from ml.storage.json_form import to_json
 from ml.storage.records import Champion, DecisionName, FileRef, Work
 from tests.tiny import night, tills

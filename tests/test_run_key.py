@@ -16,9 +16,9 @@ from ml.data import (
     dataset,
     derived,
     joins,
+    partitions,
     reading,
     side_tables,
-    snapshots,
     split,
     validation,
 )
@@ -62,7 +62,7 @@ def test_the_learning_key_is_the_run_key_without_its_date(name: str) -> None:
 
 
 READING: list[Callable[..., Any]] = [
-    snapshots.read_partition,
+    partitions.read_partition,
     reading.parse_table,
     derived.derived,
     side_tables.join,

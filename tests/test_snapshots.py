@@ -17,8 +17,10 @@ from ml import Column, SideTable, UseCase, digests
 from ml.data.declared_sources import Source
 from ml.data.handles import Manifest
 from ml.data.joins import complete_by_day
+from ml.data.partitions import inputs_by_day, read_partition
 from ml.data.reading import Declared, UnusablePartition, read_table, refuse_other_columns
-from ml.data.snapshots import changed_days, inputs_by_day, newest_day, read_partition, stray_days, survey, take_manifest
+from ml.data.snapshots import changed_days, survey, take_manifest
+from ml.data.window import newest_day, stray_days
 from ml.days import month_of
 from ml.digests import digest_bytes
 from ml.errors import DataRejected, RetrainError, SourceUnavailable, UsageError

@@ -19,8 +19,9 @@ from sqlalchemy import create_engine, text
 
 from ml import SideTable, UseCase, digests
 from ml.data.declared_sources import CsvForm, DatabaseSource, FileSource, Source
+from ml.data.partitions import read_partition
 from ml.data.reading import Declared, of_values
-from ml.data.snapshots import changed_days, newest_day, read_partition, survey, take_manifest
+from ml.data.snapshots import changed_days, survey, take_manifest
 from ml.data.sources import brought
 from ml.data.sources import database as database_source
 from ml.data.sources import file as file_source
@@ -28,6 +29,7 @@ from ml.data.sources import objects as object_source
 from ml.data.sources.bringing import partition_files
 from ml.data.sources.database_values import array_of, as_times, days_of_values
 from ml.data.sources.folder import AnySource, source_folder
+from ml.data.window import newest_day
 from ml.errors import ConfigError, DataRejected, SourceUnavailable
 from ml.serving.columns import Column, days_of, typed
 from ml.settings import Settings

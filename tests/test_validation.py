@@ -10,7 +10,7 @@ import pytest
 from ml import UseCase
 from ml.data.cleaning import ROW_NUMBER
 from ml.data.handles import PartitionCheck
-from ml.data.snapshots import PartitionRows
+from ml.data.partitions import PartitionRows
 from ml.data.statistics import Moments
 from ml.data.validation import (
     Batch,

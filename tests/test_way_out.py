@@ -141,9 +141,9 @@ def test_a_night_that_cannot_compare_says_what_to_type(walk: Walk, state: Callab
     versions = len(walk.registry.versions())
     assert walk.shop.document("2024-03-16")["replayed"]
     assert len(walk.registry.versions()) == versions, "the same night makes no second version"
-    from ml.reporting import report
+    from ml.reporting import decision_section
 
-    walk.obey(report.way_out(night))
+    walk.obey(decision_section.way_out(night))
     walk.ends_well()
 
 

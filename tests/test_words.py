@@ -22,8 +22,8 @@ from deployments.terminal import say, show
 from ml.data.reading import short
 from ml.errors import DataRejected, StoreUnavailable, only_our_words, unforeseen
 from ml.operations.moves import LONGEST_REASON, carry_out, plan_exclude, plan_hold, plan_promote
-from ml.reporting import report
-from ml.reporting.pages import literal, on_a_page
+from ml.reporting import page
+from ml.reporting.escaping import literal, on_a_page
 from ml.storage.ledger import Ledger
 from ml.storage.store import open_store
 from tests.test_ledger import entry, version
@@ -130,18 +130,18 @@ def rendered(text: str) -> str:
 
 @pytest.mark.parametrize("words", HOSTILE)
 def test_markdown_shows_words_as_they_are(words: str) -> None:
-    for page in (literal(words), f"| a | b |\n| --- | --- |\n| {literal(words)} | 1 |\n", f"- **x** {literal(words)}"):
-        html = rendered(page)
+    for text in (literal(words), f"| a | b |\n| --- | --- |\n| {literal(words)} | 1 |\n", f"- **x** {literal(words)}"):
+        html = rendered(text)
         tags = set(re.findall(r"<\s*/?\s*([a-zA-Z]+)", html))
         assert tags <= {"p", "table", "thead", "tbody", "tr", "th", "td", "ul", "li", "strong"}, html
         assert html.count("<td") in {0, 2}, html
-        assert not re.search(r"https?://|www\.", page), page
+        assert not re.search(r"https?://|www\.", text), text
 
 
 @pytest.mark.parametrize("words", HOSTILE)
 def test_a_report_shows_words_as_they_are(words: str) -> None:
     night = document()
-    plain = set(re.findall(r"<\s*/?\s*([a-zA-Z0-9]+)", rendered(report.markdown(night))))
+    plain = set(re.findall(r"<\s*/?\s*([a-zA-Z0-9]+)", rendered(page.markdown(night))))
     for field in ("question", "reason"):
         night[field] = words
     night["data"] |= {"left_out": {words: words}, "unknown_columns": {words: [words]}}
@@ -149,7 +149,7 @@ def test_a_report_shows_words_as_they_are(words: str) -> None:
     night["verdicts"] = [{"gate": words, "verdict": "PASS", "reason": words, "figures": {}}]
     night["scores"]["rule"]["description"] = words
     night["units"]["name"] = words
-    html = rendered(report.markdown(night))
+    html = rendered(page.markdown(night))
     assert set(re.findall(r"<\s*/?\s*([a-zA-Z0-9]+)", html)) <= plain, html
     assert "onerror" not in re.sub(r"&lt;[^<]*", "", html)
 
@@ -157,7 +157,7 @@ def test_a_report_shows_words_as_they_are(words: str) -> None:
 def test_our_own_names_stay_what_they_are() -> None:
     plain = {"roc_auc": 1.0, "decision": "KEEP", "days": ["2024-01-01"], "metric": "f1", "none": None, "yes": True}
     assert on_a_page(plain) == plain
-    assert report.markdown(document()) == report.markdown(json.loads(json.dumps(document())))
+    assert page.markdown(document()) == page.markdown(json.loads(json.dumps(document())))
 
 
 @pytest.mark.parametrize("letters", [LONGEST_REASON + 1, 110_000])

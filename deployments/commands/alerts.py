@@ -10,7 +10,7 @@ from deployments.prefect.announcement import running_servers
 from deployments.prefect.client import answers
 from deployments.terminal import home_if_any, say, show
 from ml.errors import PrefectUnavailable, UsageError
-from ml.reporting.report import counted
+from ml.reporting.words import counted
 from ml.settings import Settings
 
 

@@ -18,7 +18,7 @@ from deployments.terminal import (
 )
 from ml.errors import UsageError
 from ml.operations.backfill import Plan, Progress, add_control, date_name, driver_lock, read_plan
-from ml.reporting.report import counted
+from ml.reporting.words import counted
 from ml.settings import Settings
 from ml.storage.ledger import Ledger
 from ml.storage.locks import is_free, run_lock

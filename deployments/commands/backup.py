@@ -10,7 +10,7 @@ from deployments.terminal import home_settings, say, show
 from ml.errors import Busy, UsageError
 from ml.operations.backup import Backup, Manifest, Progress, place_of, write_backup
 from ml.operations.restore import Examined, Plan, carry_out, examine, make_plan, nothing_runs
-from ml.reporting.report import counted
+from ml.reporting.words import counted
 from ml.settings import Settings
 
 DATABASES = {"mlflow": "MLflow's database", "prefect": "Prefect's database"}

@@ -22,7 +22,7 @@ from ml.errors import Busy, ConfigError, Corrupt, RetrainError, what_and_where
 from ml.operations.backfill import driver_lock
 from ml.operations.health import Finding, findings, stray_runs
 from ml.pipeline.machine import ask_torch
-from ml.reporting.report import counted
+from ml.reporting.words import counted
 from ml.settings import Settings
 from ml.storage.ledger import Ledger
 from ml.storage.locks import held_lock, is_active, is_free, one_move_at_a_time, run_lock

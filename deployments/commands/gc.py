@@ -6,7 +6,7 @@ from deployments.terminal import chosen_names, home_settings, home_to_read, say,
 from ml.errors import Busy
 from ml.operations.backfill import driver_lock
 from ml.operations.retention import garbage
-from ml.reporting.report import counted
+from ml.reporting.words import counted
 from ml.settings import Settings
 from ml.storage.locks import held_lock, one_move_at_a_time, run_lock
 from ml.storage.registry import Registry

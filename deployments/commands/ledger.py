@@ -19,7 +19,7 @@ def ledger(options: argparse.Namespace) -> int:
         return print_json({"use_case": options.use_case, "entries": rows})
     if not rows:
         say(f"Nothing was decided about {options.use_case} yet: retrain run {options.use_case}")
-    _print_entries(rows)
+    print_entries(rows)
     return 0
 
 
@@ -57,7 +57,7 @@ def entry_row(entry: AnyEntry, digest: str) -> dict[str, Any]:
     }
 
 
-def _print_entries(rows: list[dict[str, Any]]) -> None:
+def print_entries(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         night = (
             f"as of {row['as_of']}  version {words_of(row['version'])}  seed {row['seed']}  " if row["as_of"] else ""

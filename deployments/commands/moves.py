@@ -20,7 +20,7 @@ from ml.operations.moves import (
     plan_promote,
     plan_release,
     plan_rollback,
-    require_whole,  # fmt: skip
+    require_whole,
 )
 from ml.operations.usable import why_unusable
 from ml.settings import Settings

@@ -16,7 +16,7 @@ from deployments.terminal import (
     words_of,
 )
 from ml.errors import Busy, UsageError
-from ml.reporting import report
+from ml.reporting import data_section, decision_section, score_section
 from ml.reporting.endings import since
 from ml.settings import Settings
 from ml.storage.ledger import AnyEntry, Ledger, NightEntry, version_of
@@ -86,19 +86,19 @@ def print_summary(
     settings: Settings, document: dict[str, Any], champion_today: int | None, answer: AnyEntry | None = None
 ) -> None:  # fmt: skip
     """The end of a run as an operator reads it."""
-    say("", report.headline(document), document["question"], "", *report.data_sentences(document), "")
-    if report.scored(document):
+    say("", decision_section.headline(document), document["question"], "", *data_section.data_sentences(document), "")
+    if score_section.scored(document):
         say(*_score_lines(document), "")
         say(*(f"{v['verdict']:<15}{v['gate']}: {v['reason']}" for v in document["verdicts"]), "")
-        say(report.comparison_sentence(document), "")
-    now = "" if document["replayed"] else report.champion_sentence(document)
-    say(f"{report.decision_sentence(document)} {now}".rstrip(), "")
+        say(score_section.comparison_sentence(document), "")
+    now = "" if document["replayed"] else decision_section.champion_sentence(document)
+    say(f"{decision_section.decision_sentence(document)} {now}".rstrip(), "")
     if answer is not None:
         said = f"Answered: {answer.decision} by {answer.by}, {answer.reason}."
         say(f"{said} Champion today: {words_of(champion_today)}.", "")
     elif document["replayed"]:
         say(f"Finished before; nothing was judged again. {document['became']}", "")
-    elif way := report.way_out(document):
+    elif way := decision_section.way_out(document):
         say(way, "")
     say(*_stage_lines(document), "")
     _say_where_to_look(settings, document)
@@ -122,10 +122,10 @@ def _say_where_to_look(settings: Settings, document: dict[str, Any]) -> None:
     me, servers = own_name(), running_servers(settings)
     say("Where to look", f"  {me} ledger {document['use_case']}   every decision")
     if servers:
-        mlflow = f"{servers.mlflow_ui}/#/?{report.TRAINING_VIEW}"
+        mlflow = f"{servers.mlflow_ui}/#/?{decision_section.TRAINING_VIEW}"
         say(f"  {servers.prefect_ui} and {mlflow}   the pages of Prefect and MLflow")
         if document["version"]:
-            say(f"  {servers.mlflow_ui}/{report.version_page(document)}   the version in MLflow")
+            say(f"  {servers.mlflow_ui}/{decision_section.version_page(document)}   the version in MLflow")
     else:
         say(f"  {me} up   the pages of Prefect and MLflow")
     if document["mlflow_run"]:
@@ -134,9 +134,9 @@ def _say_where_to_look(settings: Settings, document: dict[str, Any]) -> None:
 
 def _score_lines(document: dict[str, Any]) -> list[str]:
     """A table that fits a terminal, then what each row is."""
-    names = report.score_names(document)
-    rows = report.score_rows(document)
-    head = ["on the same test rows", *(report.LABELS[name] for name in names)]
+    names = score_section.score_names(document)
+    rows = score_section.score_rows(document)
+    head = ["on the same test rows", *(score_section.LABELS[name] for name in names)]
     table = [head, *([who, *cells] for who, _, cells in rows)]
     described = [f"  {who}: {description}" for who, description, _ in rows]
     return [*aligned(table), *described]

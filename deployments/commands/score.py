@@ -7,8 +7,7 @@ from typing import Any
 from deployments.terminal import home_to_read, require_use_case, show
 from ml.digests import write_whole
 from ml.errors import Corrupt, UsageError
-from ml.reporting import report
-from ml.reporting.report import counted
+from ml.reporting.words import counted, listed
 from ml.storage.ledger import Ledger
 from ml.storage.store import open_store
 from ml.use_case.loading import load_use_case
@@ -76,12 +75,12 @@ def score(options: argparse.Namespace) -> int:
     words += "".join(
         f" The model has not learnt the {name} of {counted(rows, 'row')}." for name, rows in scored.not_learnt.items()
     )
-    show(options, document, words + (f" Ignored columns: {report.listed(extra)}." if extra else ""))
+    show(options, document, words + (f" Ignored columns: {listed(extra)}." if extra else ""))
     return 0
 
 
 def _with_keys(names: list[str]) -> str:
-    return f", beside {report.listed(names)}" if names else ""
+    return f", beside {listed(names)}" if names else ""
 
 
 def _writer(path: Path) -> Any:

@@ -6,11 +6,11 @@ import logging
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from deployments.commands.ledger import _print_entries, entry_row
+from deployments.commands.ledger import entry_row, print_entries
 from deployments.prefect.last_night import red_nights
 from deployments.terminal import BEGIN, aligned, chosen_or_recorded, home_if_any, no_file, print_json, say, words_of
 from ml.errors import ConfigError, RegistryUnavailable
-from ml.reporting import report
+from ml.reporting import score_section
 from ml.reporting.endings import moved_by_hand
 from ml.settings import Settings
 from ml.storage.json_form import to_json
@@ -46,7 +46,7 @@ def status(options: argparse.Namespace) -> int:
         say(*(f"Excluded: {day}, {reason}" for day, reason in sorted(rows[0]["excluded"].items())))
         say(*(f"Accepted as it is: {day}, {reason}" for day, reason in sorted(rows[0]["accepted"].items())))
         last = list(Ledger(store, options.use_case).by_digest().items())[-5:]
-        _print_entries([entry_row(entry, digest) for digest, entry in last])
+        print_entries([entry_row(entry, digest) for digest, entry in last])
     return 0
 
 
@@ -130,7 +130,7 @@ def _waiting(name: str, as_of: str) -> str:
 def _score_of(nights: list[NightEntry], version: int | None) -> str | None:
     """The version's main score in the night that made it, like `f1 0.952 [0.909, 0.988]`."""
     made = next((night.result for night in nights if night.candidate and night.candidate.version == version), None)
-    return f"{made['metric']} {report.cell(made['scores']['candidate'].get(made['metric']))}" if made else None
+    return f"{made['metric']} {score_section.cell(made['scores']['candidate'].get(made['metric']))}" if made else None
 
 
 def _mlflow_differs(settings: Settings, ledger: Ledger) -> list[str]:

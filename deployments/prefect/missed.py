@@ -16,7 +16,7 @@ from deployments.prefect.crashed import attempt_after, run_again
 from ml.days import local_date
 from ml.errors import ConfigError
 from ml.operations.schedule import starts_after
-from ml.reporting.report import counted
+from ml.reporting.words import counted
 from ml.settings import Settings
 from ml.use_case.definition import UseCase
 from ml.use_case.loading import load_use_case, use_case_files

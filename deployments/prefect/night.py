@@ -16,8 +16,9 @@ from deployments.prefect.crashed import has_lost_its_lock, next_attempt
 from deployments.prefect.held import drop_what_is_held
 from deployments.prefect.servers import prefect_server
 from ml.errors import Busy, ConfigError, DataRejected, PrefectUnavailable, RetrainError, Unavailable, UsageError
+from ml.reporting.document import work_rows
 from ml.reporting.endings import ending, shown_name
-from ml.reporting.report import stages_artifact, work_rows
+from ml.reporting.page import stages_artifact
 from ml.settings import Settings
 from ml.storage.ledger import NightEntry
 from ml.storage.locks import held_lock, run_lock

@@ -11,7 +11,7 @@ from prefect.schedules import Cron
 from flows.backfill import backfill
 from flows.retrain import retrain
 from ml.errors import ConfigError
-from ml.reporting.pages import literal
+from ml.reporting.escaping import literal
 from ml.settings import Settings
 from ml.use_case.loading import load_use_case, use_case_files
 

@@ -28,7 +28,7 @@ from deployments.prefect.servers import (
 )
 from deployments.prefect.upcoming import name_upcoming
 from ml.errors import PrefectUnavailable, UsageError, without_passwords
-from ml.reporting.report import TRAINING_VIEW
+from ml.reporting.decision_section import TRAINING_VIEW
 from ml.settings import Settings
 from ml.use_case.loading import use_case_files
 from tasks.lost import EXECUTED, end_lost

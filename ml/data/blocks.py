@@ -12,7 +12,8 @@ import pandas as pd
 from ml.data.cleaning import DAY, LABEL, ROW_NUMBER, clean, from_block, from_parquet, to_block, to_parquet
 from ml.data.dataset import Dataset
 from ml.data.handles import Block, Blocks, Manifest, Part
-from ml.data.snapshots import due_of_manifest, read_manifest, read_partition
+from ml.data.partitions import read_partition
+from ml.data.snapshots import due_of_manifest, read_manifest
 from ml.data.sources.folder import ALL
 from ml.data.split import days_of_part, rows_of
 from ml.data.validation import Batch, check_batch, drop_duplicates

@@ -18,7 +18,7 @@ READING = (
     "data/derived.py",
     "data/side_tables.py",
     "data/joins.py",
-    "data/snapshots.py",
+    "data/partitions.py",
     "use_case/own_modules.py",
 )
 STATE_MODULES = {
@@ -48,7 +48,7 @@ STATE_MODULES = {
         "data/dataset.py",
         "data/statistics.py",
         "data/split.py",
-        "data/windows.py",
+        "data/window_sums.py",
     ),
 }
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from ml.data.cleaning import LABEL
 from ml.data.dataset import Dataset, Reading, Table, UsedDays
 from ml.data.handles import Part, SplitRows
-from ml.data.snapshots import last_due_day
 from ml.data.sources.folder import ALL
 from ml.data.statistics import Statistics
+from ml.data.window import last_due_day
 from ml.digests import digest_value
 from ml.errors import DataRejected
 from ml.serving.columns import Column, conform

@@ -17,7 +17,7 @@ from ml.data.cleaning import ROW_NUMBER, coded
 from ml.data.dataset import Dataset, Limits, Reading, UsedDays
 from ml.data.handles import PartitionCheck, RuleCount
 from ml.data.meaning import hashes_of, sample_of
-from ml.data.snapshots import PartitionRows
+from ml.data.partitions import PartitionRows
 from ml.errors import ConfigError
 from ml.serving.columns import Column
 from ml.serving.features import distinct_texts

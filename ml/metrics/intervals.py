@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ml.metrics.scores import LOWER_IS_BETTER, Answers, Floats, _value_metric, class_metric
+from ml.metrics.scores import LOWER_IS_BETTER, Answers, Floats, class_metric, value_metric
 from ml.serving.output import TaskKind
 
 RESAMPLES = 10_000
@@ -48,7 +48,7 @@ class Pair:
     def metric(self, name: str, side: Side, totals: Floats) -> Floats:
         """(draws,) the metric on each row of `totals`; NaN where it is undefined."""
         if self.kind == "regression":
-            return _value_metric(name, totals, 0 if side == "other" else 1)
+            return value_metric(name, totals, 0 if side == "other" else 1)
         cells = totals.reshape(-1, self.classes, self.classes, self.classes)
         matrix = cells.sum(axis=3 if side == "other" else 2)
         return class_metric(name, matrix, binary=self.kind == "binary")

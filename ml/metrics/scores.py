@@ -40,7 +40,7 @@ def class_metric(name: str, matrix: Floats, *, binary: bool) -> Floats:
     return each[:, 1] if binary else each.mean(axis=1)
 
 
-def _value_metric(name: str, totals: Floats, side: int) -> Floats:
+def value_metric(name: str, totals: Floats, side: int) -> Floats:
     n, total, squares = totals[:, 0], totals[:, 1], totals[:, 2]
     squared, absolute = totals[:, 3 + side], totals[:, 5 + side]
     with np.errstate(divide="ignore", invalid="ignore"):

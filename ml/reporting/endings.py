@@ -6,7 +6,9 @@ from datetime import date
 
 from ml.evaluation.decision import END_WORDS
 from ml.evaluation.gates import short
-from ml.reporting.report import LABELS, Document, cell, way_out
+from ml.reporting.decision_section import way_out
+from ml.reporting.document import Document
+from ml.reporting.score_section import LABELS, cell
 from ml.storage.ledger import AnyEntry, NightEntry, OperatorEntry, is_same
 from ml.storage.records import Champion
 

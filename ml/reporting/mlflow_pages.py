@@ -3,9 +3,9 @@
 They tell what was decided in that night, which nothing that comes later changes. Who serves now, the alias says.
 """
 
-from ml.reporting import report
+from ml.reporting import score_section
 from ml.reporting.endings import short_score, shown_name
-from ml.reporting.pages import literal
+from ml.reporting.escaping import literal
 from ml.storage import paths
 from ml.storage.ledger import NightEntry
 from ml.storage.registry import Registry
@@ -15,7 +15,7 @@ def describe_version(registry: Registry, night: NightEntry, number: int) -> None
     """Writes the description and the tags of the version that the night made."""
     verdicts = {f"verdict.{v['gate']}": f"{v['verdict']}: {v['reason']}" for v in night.result.get("verdicts", [])}
     decided = {"decision": night.decision, "reason": night.reason, "ledger_entry": str(night.seq)}
-    scores = {"scores": report.score_list(night.result)} if _is_scored(night) else {}
+    scores = {"scores": score_section.score_list(night.result)} if _is_scored(night) else {}
     registry.tag_version(number, {**decided, **verdicts, **scores})
     registry.describe_version(number, description(night))
 
@@ -23,7 +23,7 @@ def describe_version(registry: Registry, night: NightEntry, number: int) -> None
 def description(night: NightEntry) -> str:
     """The night's decision, and the version's scores as a table: MLflow's page of a version has none of its own."""
     decided = literal(f"The night as of {night.as_of} decided {night.decision}. {night.reason}")
-    table = report.own_score_table(night.result) if _is_scored(night) else []
+    table = score_section.own_score_table(night.result) if _is_scored(night) else []
     return "\n".join([f"{decided} Which version serves now, the alias champion says.", "", *table])
 
 
@@ -33,7 +33,7 @@ def tell_run_again(registry: Registry, night: NightEntry) -> None:
     run_id = night.candidate.run_id
     text = registry.store.get(f"{paths.run_artifacts(run_id)}/report.md")
     note = {"mlflow.note.content": text.decode()} if text else {}
-    scores = report.model_metrics(night.result) if _is_scored(night) else {}
+    scores = score_section.model_metrics(night.result) if _is_scored(night) else {}
     history = {metric: {0: value} for metric, value in scores.items()}
     registry.finish_run(run_id, history, {}, {**run_tags(night), **note}, run_name(night))
 

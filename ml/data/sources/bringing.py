@@ -10,15 +10,7 @@ from ml.data.disk import reading_from
 from ml.data.sources.brought import BroughtFolder
 from ml.data.sources.database import bring_rows
 from ml.data.sources.file import bring_file
-from ml.data.sources.folder import (
-    AnySource,
-    DayFiles,
-    Listing,
-    listed,
-    refuse_empty,
-    source_folder,
-    source_words,
-)
+from ml.data.sources.folder import AnySource, DayFiles, Listing, listed, refuse_empty, source_folder, source_words
 from ml.data.sources.objects import bring_objects
 from ml.errors import Busy, DataRejected
 from ml.serving.columns import Column

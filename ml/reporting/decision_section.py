@@ -1,0 +1,78 @@
+"""What a report says about the decision: its headline, its verdicts, who serves now and the way out."""
+
+from ml.evaluation.gates import ALLOWING
+from ml.reporting.document import Document
+
+TRAINING_VIEW = "workflowType=machine_learning"  # without it, MLflow's pages begin with traces of language models
+
+
+HEADLINES = {
+    "FIRST": "is the first champion",
+    "PROMOTE": "is the new champion",
+    "KEEP": "was not promoted; the champion stays",
+    "REJECT": "was not promoted; there is no champion yet",
+}
+
+
+HEADLINES_THEN = {
+    "FIRST": "became the first champion",
+    "PROMOTE": "became the new champion",
+    "KEEP": "was not promoted; the champion stayed",
+    "REJECT": "was not promoted; there was no champion yet",
+}
+
+
+def headline(document: Document) -> str:
+    """The night in one sentence, in the past where it was finished before."""
+    name, decision = document["use_case"], document["decision"]
+    if decision == "NOTHING_NEW":
+        return f"{name} as of {document['as_of']}: nothing new to learn"
+    words = (HEADLINES_THEN if document["replayed"] else HEADLINES)[decision]
+    return f"{name} version {document['version']} (as of {document['as_of']}) {words}"
+
+
+def decision_sentence(document: Document) -> str:
+    """What was decided and why. Beside the gates' own sentences it only names the gates that kept the candidate."""
+    blocking = [f"{v['gate']} says {v['verdict']}" for v in document["verdicts"] if v["verdict"] not in ALLOWING]
+    quoted = blocking and document["reason"].startswith(blocking[0])
+    why = f"{', '.join(blocking)}." if quoted else document["reason"]
+    return f"{document['decision']}: {why}" + (" An operator is asked." if quoted and document["asks"] else "")
+
+
+def version_page(document: Document) -> str:
+    """The page of the night's version below MLflow's address, in its view of trained models."""
+    return f"#/models/{document['use_case']}/versions/{document['version']}?{TRAINING_VIEW}"
+
+
+def champion_sentence(document: Document) -> str:
+    before, after = document["champion_before"], document["champion_after"]
+    if after is None:
+        return "There is no champion."
+    if before == after:
+        return f"Champion is still version {after}."
+    return f"Champion is now version {after}" + (f", before it was version {before}." if before else ".")
+
+
+def champion_then(document: Document) -> str:
+    """The same on a page, which is read when the champion may be another one."""
+    before, after = document["champion_before"], document["champion_after"]
+    if after is None:
+        return "This night left no champion."
+    if before == after:
+        return f"This night left version {after} champion."
+    return f"This night made version {after} champion" + (f" in place of version {before}." if before else ".")
+
+
+def way_out(document: Document) -> str:
+    """How an operator promotes a candidate that gates could not judge: asked to, or as no later night can either."""
+    left = document["not_comparable"] and document["decision"] == "KEEP"
+    if document["version"] is None or not (left or document["asks"]):
+        return ""
+    return (
+        f"If version {document['version']} is to serve all the same: "
+        f"retrain promote {document['use_case']} --version {document['version']} --reason WHY"
+    )
+
+
+def verdict_list(document: Document) -> list[str]:
+    return [f"- **{v['verdict']}** {v['gate']}: {v['reason']}" for v in document["verdicts"]]

@@ -1,0 +1,205 @@
+"""The result of a night as one document in JSON types: what `--json` prints and the ledger keeps."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from ml.data.handles import Checks, Snapshot, Split, SplitRows
+from ml.evaluation.handles import ModelScores, Verdict
+from ml.reporting.trail import Trail
+from ml.reporting.words import MOST_KEPT
+from ml.storage.ledger import NightEntry
+from ml.storage.records import Champion, Night, Work
+from ml.use_case.definition import UseCase
+
+Document = dict[str, Any]
+
+
+LONGEST_WORDS, LONGEST_RULE = 400, 200
+
+
+STAGE_COLUMNS = ("stage", "reused", "computed", "seconds", "peak_mb")
+
+
+WHO = {
+    "candidate": "candidate",
+    "champion": "champion",
+    "reference": "reference",
+    "constant": "best constant",
+    "rule": "best one-column rule",
+}
+
+
+def result_document(
+    use_case: UseCase, night: Night, run_key: str, trail: Trail,
+    version: int, before: Champion | None, after: Champion | None,
+) -> Document:  # fmt: skip
+    """What `--json` prints and the ledger keeps of a judged night: plain JSON values only."""
+    checks, split, fit, evaluations = trail.checks, trail.split, trail.fit, trail.evaluations
+    return {
+        **_head(use_case, night, run_key, trail.snapshot, checks.rows, before, after),
+        "quarantined_rows": checks.quarantined,
+        "data": {
+            "rows": checks.rows,
+            "duplicate_rows": checks.duplicates,
+            "unlabelled_rows": checks.unlabelled,
+            "unmatched_rows": checks.unmatched,
+            **_left_out(checks),
+            "undeclared_columns": {
+                "days": checks.undeclared.days,
+                "most": checks.undeclared.most,
+                "names": dict(checks.undeclared.names),
+            },
+            "moves": [
+                {"day": m.day, "kind": m.kind, "name": m.name, "share": m.share, "usual": m.usual}
+                for m in sorted(checks.moves, key=lambda move: (move.day, move.share), reverse=True)[:MOST_KEPT]
+            ],
+            "quarantined_days": dict(sorted(checks.quarantined_days.items())[-MOST_KEPT:]),
+            "rules": checks.rules,
+            "broken_rules": [
+                {
+                    "rule": c.rule[:LONGEST_RULE],
+                    "scope": c.scope,
+                    "severity": c.severity,
+                    "unexpected": c.unexpected,
+                }
+                for c in checks.broken[:MOST_KEPT]
+            ],
+            "more_broken_rules": max(0, len(checks.broken) - MOST_KEPT),
+        },
+        "split": {part: _part(getattr(split, part)) for part in ("train", "validation", "test")},
+        "training": {
+            "epochs": len(fit.epochs),
+            "best_epoch": fit.best_epoch,
+            "threshold": trail.upload.threshold,
+            "device": fit.device,
+            "notes": list(fit.notes),
+        },
+        "test_digest": evaluations.test_digest,
+        "units": {"name": evaluations.unit, "count": evaluations.units},
+        "scores": {who: _scores(evaluations.models.get(who)) for who in WHO},
+        "not_comparable": dict(evaluations.not_comparable),
+        "verdicts": [_verdict(verdict) for verdict in trail.judgement.verdicts],
+        "against_rule": _verdict(trail.judgement.against_rule) if trail.judgement.against_rule else None,
+        "decision": trail.judgement.decision,
+        "reason": trail.judgement.reason,
+        "asks": trail.judgement.asks,
+        "version": version,
+        "mlflow_run": trail.upload.run_id,
+        "seconds": {work.stage: work.seconds for work in trail.work},
+        "reused": {work.stage: work.reused for work in trail.work},
+        "computed": {work.stage: work.computed for work in trail.work},
+    }
+
+
+def _left_out(checks: Checks) -> Document:
+    """The newest days that were left out, each with its reason, and how many there are."""
+    newest = sorted(checks.left_out.items())[-MOST_KEPT:]
+    return {"left_out": {day: why[:LONGEST_WORDS] for day, why in newest}, "left_out_days": len(checks.left_out)}
+
+
+def work_rows(work: Iterable[Work]) -> list[Document]:
+    """What ran and what was reused, a row a stage, and the most memory that the process held until its end."""
+    return [{name: getattr(each, name) for name in STAGE_COLUMNS} for each in work]
+
+
+def nothing_new_document(
+    use_case: UseCase, night: Night, run_key: str, snapshot: Snapshot, reason: str, champion: Champion | None
+) -> Document:
+    """The same document for a night that had nothing to learn."""
+    work = snapshot.work
+    return {
+        **_head(use_case, night, run_key, snapshot, None, champion, champion),
+        "quarantined_rows": None,
+        "test_digest": None,
+        "not_comparable": {},
+        "against_rule": None,
+        "scores": dict.fromkeys(WHO),
+        "verdicts": [],
+        "decision": "NOTHING_NEW",
+        "reason": reason,
+        "asks": False,
+        "version": None,
+        "mlflow_run": None,
+        "seconds": {work.stage: work.seconds},
+        "reused": {work.stage: work.reused},
+        "computed": {work.stage: work.computed},
+    }
+
+
+def dry_run_document(night: Night, run_key: str, checks: Checks, split: Split, finished: NightEntry | None) -> Document:
+    """What a dry run found: what would be trained on what, and whether it was before."""
+    return {
+        "dry_run": True,
+        "use_case": night.use_case,
+        "as_of": str(night.as_of),
+        "run_key": run_key,
+        "finished_before": finished.seq if finished else None,
+        "device": night.device,
+        "quarantined_rows": checks.quarantined,
+        **_left_out(checks),
+        "split": {part: _part(getattr(split, part)) for part in ("train", "validation", "test")},
+    }
+
+
+def _head(
+    use_case: UseCase, night: Night, run_key: str, snapshot: Snapshot, rows: int | None,
+    before: Champion | None, after: Champion | None,
+) -> Document:  # fmt: skip
+    return {
+        "use_case": night.use_case,
+        "question": use_case.question,
+        "metric": use_case.metric,
+        "group": use_case.group,
+        "as_of": str(night.as_of),
+        "run_key": run_key,
+        "replayed": False,
+        "seed": night.seed,
+        "again": night.again,
+        "snapshot": {
+            "digest": snapshot.digest,
+            "rows": rows,
+            "partitions": snapshot.partitions,
+            "first_day": snapshot.first_day,
+            "last_day": snapshot.last_day,
+            "changed_days": list(snapshot.changed_days[-MOST_KEPT:]),
+            "changed": len(snapshot.changed_days),
+            "left_out": [
+                {"source": each.source, "what": each.what, "count": each.count, "why": each.why}
+                for each in snapshot.left_out
+            ],
+        },
+        "champion_before": before.version if before else None,
+        "champion_after": after.version if after else None,
+        "device": night.device,
+        "threads": night.threads,
+    }
+
+
+def _part(part: SplitRows) -> Document:
+    return {
+        "rows": part.rows,
+        "positive_share": part.positive_share,
+        "first_day": part.first_day,
+        "last_day": part.last_day,
+        "group_in_train": part.group_in_train,
+    }
+
+
+def _verdict(verdict: Verdict) -> Document:
+    return {
+        "gate": verdict.gate,
+        "verdict": verdict.verdict,
+        "reason": verdict.reason,
+        "figures": dict(verdict.figures),
+    }
+
+
+def _scores(model: ModelScores | None) -> Document | None:
+    if model is None:
+        return None
+    scores = {
+        name: {"value": score.value, "low": score.low, "high": score.high, "reason": score.reason}
+        for name, score in model.scores.items()
+    }
+    matrix = [list(row) for row in model.confusion] if model.confusion else None
+    return {"description": model.description, **scores, "confusion": matrix}

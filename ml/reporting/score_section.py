@@ -1,0 +1,129 @@
+"""What a report says about scores: the table of everyone's, and the comparison with the champion."""
+
+from collections.abc import Iterable
+
+from ml.evaluation.gates import short
+from ml.metrics.scores import LOWER_IS_BETTER, METRICS
+from ml.models.handles import Epoch
+from ml.reporting.document import WHO, Document
+from ml.reporting.words import counted
+
+LABELS = {
+    "f1": "F1",
+    "precision": "precision",
+    "recall": "recall",
+    "accuracy": "accuracy",
+    "roc_auc": "ROC AUC",
+    "pr_auc": "PR AUC",
+    "log_loss": "log loss",
+    "brier": "Brier",
+    "rmse": "RMSE",
+    "mae": "MAE",
+    "r2": "R2",
+}
+
+
+def scored(document: Document) -> bool:
+    """Whether anything was evaluated in that night."""
+    return document["scores"]["candidate"] is not None
+
+
+def score_names(document: Document) -> list[str]:
+    """The metrics worth a column: the use case's own first."""
+    scores = document["scores"]["candidate"]
+    beside = {"accuracy", "brier", "precision", "recall"} - {document["metric"]}
+    shown = [name for name in LABELS if name in scores and name not in beside]
+    return sorted(shown, key=lambda name: name != document["metric"])
+
+
+def score_list(document: Document) -> str:
+    """The candidate's scores in one line: `F1 0.771 [0.749, 0.792], ROC AUC 0.915, ...`."""
+    scores = document["scores"]["candidate"] or {}
+    return ", ".join(f"{LABELS[name]} {cell(scores[name])}" for name in score_names(document)) if scores else ""
+
+
+def own_score_table(document: Document) -> list[str]:
+    """The candidate's scores as a table of Markdown, a row a metric."""
+    scores, rows = document["scores"]["candidate"], document["split"]["test"]["rows"]
+    head = [f"| score on its {counted(rows, 'test row')} | value [90 % interval] |", "| --- | --- |"]
+    return [*head, *(f"| {LABELS[name]} | {cell(scores[name])} |" for name in score_names(document))]
+
+
+def score_rows(document: Document) -> list[tuple[str, str, list[str]]]:
+    """(who, description, a cell a metric) for everyone who was scored on these rows."""
+    names, scores = score_names(document), document["scores"]
+    return [
+        (WHO[who], scores[who]["description"], [cell(scores[who].get(name)) for name in names])
+        for who in WHO
+        if scores[who] is not None
+    ]
+
+
+def cell(score: Document | None) -> str:
+    """`0.738 [0.721, 0.755]`."""
+    if score is None or score["value"] is None:
+        return "undefined" if score else "-"
+    if score["low"] is None:
+        return short(score["value"])
+    return f"{short(score['value'])} [{short(score['low'])}, {short(score['high'])}]"
+
+
+def comparison_sentence(document: Document) -> str:
+    """How the candidate stands against a rule of thumb, said whichever way it is."""
+    against, scores = document["against_rule"], document["scores"]
+    if against is None:
+        return ""
+    stands = {"PASS": "is better than", "FAIL": "is no better than"}.get(
+        against["verdict"], "is not surely better than"
+    )
+    figures = against["figures"]
+    form = "+.1%" if document["metric"] in LOWER_IS_BETTER else "+.4f"
+    low, high = (format(figures[name], form) for name in ("low", "high")) if figures else ("", "")
+    interval = f" ({figures['difference']:{form}} [{low}, {high}])" if figures else ""
+    words = (
+        f"In {LABELS[document['metric']]} the model {stands} the best rule on one column{interval}: "
+        f"{scores['rule']['description']}."
+    )
+    gains = [f"{LABELS[name]} {_gain(scores, name)}" for name in ("pr_auc", "log_loss") if _gains(scores, name)]
+    if against["verdict"] != "PASS" and gains:
+        words += f" It earns its keep in ranking and probabilities: {', '.join(gains)}."
+    return words
+
+
+def _gains(scores: Document, name: str) -> bool:
+    mine, rule = (scores[who].get(name, {}).get("value") for who in ("candidate", "rule"))
+    return mine is not None and rule is not None and (mine < rule if name == "log_loss" else mine > rule)
+
+
+def _gain(scores: Document, name: str) -> str:
+    return f"{short(scores['candidate'][name]['value'])} against {short(scores['rule'][name]['value'])}"
+
+
+def score_table(document: Document) -> list[str]:
+    """The scores, then what each predictor is: Prefect's page does not break the lines of a wide table."""
+    names, rows = score_names(document), score_rows(document)
+    head = "| predictor | " + " | ".join(LABELS[name] for name in names) + " |"
+    lines = [head, "| --- |" + " ---: |" * len(names), *(f"| {who} | {' | '.join(cells)} |" for who, _, cells in rows)]
+    units = document["units"]
+    note = f"Intervals are 90 % percentile intervals of a paired bootstrap over {units['count']} {units['name']}s."
+    return [*lines, "", *(f"- {who}: {description}" for who, description, _ in rows), "", note]
+
+
+def history(epochs: Iterable[Epoch], document: Document) -> dict[str, dict[int, float]]:
+    """Every MLflow metric of the run, by step: curves an epoch, and the final scores as step 0."""
+    found: dict[str, dict[int, float]] = {name: {0: value} for name, value in model_metrics(document).items()}
+    for epoch in epochs:
+        for name in ("train_loss", "validation_loss", "validation_score"):
+            value = getattr(epoch, name)
+            if value is not None:
+                found.setdefault(name, {})[epoch.epoch] = value
+    return found
+
+
+def model_metrics(document: Document) -> dict[str, float]:
+    """The candidate's scores as MLflow metrics."""
+    scores = document["scores"]["candidate"] or {}
+    names = [name for names in METRICS.values() for name in names] + ["roc_auc", "pr_auc", "log_loss", "brier"]
+    return {
+        f"test_{n}": scores[n]["value"] for n in dict.fromkeys(names) if n in scores and scores[n]["value"] is not None
+    }
