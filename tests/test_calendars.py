@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 
 import tasks.data
 from deployments.cli import main
-from ml import SideTable, UseCase
+from ml import FileSource, SideTable, Source, UseCase
 from ml.data.calendars import BusinessDays, Calendar, days_between, due_days, due_in_gap
-from ml.data.declared_sources import FileSource, Source
 from ml.data.handles import PARTS, Split
 from ml.data.snapshots import due_of_manifest, survey
 from ml.data.split import days_of_part, fit_until
@@ -411,7 +410,7 @@ def test_nights_of_a_shop_that_is_closed_on_weekends_and_one_holiday(
         shop.night("2024-03-04")  # a Monday
     if calendar == "weekdays":
         holidays = f"BusinessDays(holidays=(date.fromisoformat({holiday!r}),))"
-        imported = written.replace("from ml.config", "from ml.data.calendars import BusinessDays\nfrom ml.config", 1)
+        imported = written.replace("from ml import", "from ml import BusinessDays\nfrom ml import", 1)
         (shop.settings.project / "use_cases" / "shop.py").write_text(imported.replace("'weekdays'", holidays))
     else:
         assert main(["data", "exclude", "shop", holiday, "--reason", "a holiday", "--yes"]) == 0

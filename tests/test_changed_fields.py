@@ -269,7 +269,7 @@ def one_project(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("RETRAIN_PROJECT", str(tmp_path / "project"))
     monkeypatch.setenv("TILLS", f"sqlite:///{data / 'tills.db'}")
     monkeypatch.setattr(tasks.data, "_confirm", lambda verdict: None)  # Great Expectations says the same, slowly
-    monkeypatch.setattr(ml.evaluation, "RESAMPLES", 100)
+    monkeypatch.setattr(ml.metrics.intervals, "RESAMPLES", 100)
     monkeypatch.setattr(tasks.model, "_require_same_code_and_machine", lambda site, night: None)
     yield
 

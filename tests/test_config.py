@@ -13,17 +13,20 @@ from ml import (
     BetterThanRule,
     BetterThanTrivial,
     Column,
+    DatabaseSource,
+    FileSource,
     MinMetric,
     NetworkClassifier,
     NotWorseThanChampion,
     NotWorseThanReference,
     Retention,
     SideTable,
+    Source,
     Target,
+    UseCase,
 )
-from ml.data.declared_sources import DatabaseSource, FileSource, Source
+from ml.declarations import plain
 from ml.errors import ConfigError, UsageError
-from ml.use_case.definition import UseCase, _plain
 from ml.use_case.loading import load, load_use_case, require_known, use_case_files
 from tests.tiny import parcels, tills
 
@@ -114,7 +117,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones_and_the_nearest(name: s
 UNUSABLE = [
     ("no object", "X = 1", "must define USE_CASE, a UseCase, but it has none"),
     ("another object", "USE_CASE = 1", "is of type int"),
-    ("the class", "from ml.config import UseCase as USE_CASE", "is of type type"),
+    ("the class", "from ml import UseCase as USE_CASE", "is of type type"),
     ("another name", TILLS.replace("NAME", "other"), "it is 'other': write 'own_tills'"),
     ("a syntax error", "def", "invalid syntax (own_tills.py, line 1)"),
     ("a byte that is no text", "x = '\0'", "null bytes"),
@@ -381,7 +384,7 @@ def test_a_new_field_is_in_a_digest_only_where_it_says_more_than_its_default(
 def test_a_field_of_a_companys_own_gate_stands_in_every_digest() -> None:
     own = dataclasses.make_dataclass("Own", [("floor_of", Any, 1)], bases=(MinMetric,), frozen=True, kw_only=True)
     gate = own(**vars(EVERY.gates[0]))
-    assert "floor_of" in str(_plain(gate))
+    assert "floor_of" in str(plain(gate))
 
 
 # The shipped use cases

@@ -10,8 +10,6 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
-import ml.reporting.report
-import ml.run_key
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -19,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import ml.data.window_sums
+import ml.pipeline.run_key
 import tasks.data
 from expectations.suite import Verdict
 from ml import UseCase, errors
@@ -178,7 +177,7 @@ def test_what_is_made_again_because_keys_changed_is_said_once(
     for module in (tasks.data, ml.data.window_sums):
         monkeypatch.setattr(module, "state_code_digest", lambda kind: digest(kind) + "x" * (kind in kinds))
     if kinds:
-        monkeypatch.setattr(ml.run_key, "own_code_digest", lambda: "of other code")
+        monkeypatch.setattr(ml.pipeline.run_key, "own_code_digest", lambda: "of other code")
     edit_use_case(shop, edit[0], edit[1])
     now = messages()
     assert len(now) == (said is not None)

@@ -13,7 +13,7 @@ from ml.use_case.loading import load_use_case
 
 OURS = Path(ml.__file__).parent
 LISTED = (
-    "BetterThanRule BetterThanTrivial Column DatabaseSource FileSource Gate MinMetric NetworkClassifier "
+    "BetterThanRule BetterThanTrivial BusinessDays Column DatabaseSource FileSource Gate MinMetric NetworkClassifier "
     "NetworkRegressor NotWorseThanChampion NotWorseThanReference Retention SideTable Source Target UseCase "
     "linear_regression logistic_regression"
 ).split()
@@ -46,10 +46,10 @@ OLD = [
         "write `from ml import BetterThanTrivial`",
     ),
     ("from ml.models.estimators import logistic_regression", "write `from ml import logistic_regression`"),
-    ("from ml.artifacts import Night", "ml has SideTable, Target, "),
-    ("from ml.evaluation import CLASS_METRICS", "ml has SideTable, Target, "),
-    ("import ml.config", "ml has SideTable, Target, "),
-    ("from ml import Columm", "ml has SideTable, Target, "),
+    ("from ml.artifacts import Night", "ml has BusinessDays, SideTable, Target, "),
+    ("from ml.evaluation import CLASS_METRICS", "ml has BusinessDays, SideTable, Target, "),
+    ("import ml.config", "ml has BusinessDays, SideTable, Target, "),
+    ("from ml import Columm", "ml has BusinessDays, SideTable, Target, "),
 ]
 
 

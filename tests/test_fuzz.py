@@ -37,9 +37,8 @@ import deployments.prefect.up
 from deployments.cli import main
 from expectations import suite
 from expectations.suite import from_gx, load_rules, to_gx
-from ml import UseCase, errors
+from ml import Source, UseCase, errors
 from ml.data.dataset import ROW, SideTable
-from ml.data.declared_sources import Source
 from ml.data.derived import derived
 from ml.data.handles import Manifest, Month, Partition
 from ml.data.partitions import read_partition

@@ -13,9 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml import UseCase
+from ml import Source, UseCase
 from ml.data.dataset import ROW, SideTable
-from ml.data.declared_sources import Source
 from ml.data.handles import JoinCounts
 from ml.data.joins import complete, complete_by_day
 from ml.data.reading import UnusablePartition

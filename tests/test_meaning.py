@@ -13,8 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployments.cli import main
-from ml import UseCase
-from ml.data.declared_sources import DatabaseSource, FileSource, Source
+from ml import DatabaseSource, FileSource, Source, UseCase
 from ml.data.handles import JoinCounts, PartitionCheck
 from ml.data.meaning import (
     ALL_HASHES,

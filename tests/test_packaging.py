@@ -19,9 +19,8 @@ import torch
 from mlflow.exceptions import MlflowException
 
 from expectations.suite import load_rules, suite_file
-from ml import UseCase
+from ml import Source, UseCase
 from ml.data.cleaning import LABEL, from_parquet
-from ml.data.declared_sources import Source
 from ml.data.statistics import Statistics, fit_encoder
 from ml.errors import ConfigError, Corrupt, DataRejected
 from ml.models.networks.first_weights import draw_first_weights

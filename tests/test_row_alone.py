@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ml import Column, SideTable, UseCase
-from ml.data.declared_sources import Source
+from ml import Column, SideTable, Source, UseCase
 from ml.data.derived import derived
 from ml.data.row_alone import refuse_other_values
 from ml.errors import ConfigError

@@ -18,8 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployments.commands.score import _writer
-from ml import Column, SideTable, UseCase
-from ml.data.declared_sources import Source
+from ml import Column, SideTable, Source, UseCase
 from ml.data.derived import is_rewritten
 from ml.data.handles import JoinCounts
 from ml.errors import DataRejected

@@ -30,9 +30,8 @@ from deployments.cli import main
 from deployments.prefect import night, up
 from deployments.prefect.announcement import announce, running_servers
 from expectations.suite import load_rules
-from ml import SideTable
+from ml import DatabaseSource, FileSource, SideTable, Source
 from ml.data.cleaning import from_block
-from ml.data.declared_sources import DatabaseSource, FileSource, Source
 from ml.data.handles import CleanedRows
 from ml.data.reading import Declared, UnusablePartition, read_table
 from ml.data.sources import bringing

@@ -13,8 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ml import Column, SideTable, UseCase, digests
-from ml.data.declared_sources import Source
+from ml import Column, SideTable, Source, UseCase, digests
 from ml.data.handles import Manifest
 from ml.data.joins import complete_by_day
 from ml.data.partitions import inputs_by_day, read_partition

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ml import BetterThanTrivial, Target, UseCase
+from ml import BetterThanTrivial, Source, Target, UseCase
 from ml.data.cleaning import LABEL, ROW_NUMBER, clean
-from ml.data.declared_sources import Source
 from ml.data.statistics import Statistics, fit_encoder
 from ml.models.handles import Fit
 from ml.models.networks.estimators import NetworkClassifier, NetworkEstimator, NetworkRegressor

@@ -14,11 +14,11 @@ from ml import (
     MinMetric,
     NotWorseThanChampion,
     NotWorseThanReference,
+    Source,
     Target,
     UseCase,
     logistic_regression,
 )
-from ml.data.declared_sources import Source
 
 # The largest value that each measure of a nucleus can plausibly have; lengths are in the image's own unit.
 LIMITS = {

@@ -14,10 +14,10 @@ from ml import (
     NetworkClassifier,
     NotWorseThanChampion,
     NotWorseThanReference,
+    Source,
     Target,
     UseCase,
 )
-from ml.data.declared_sources import Source
 
 
 def write_demo_data(folder: Path) -> None:

@@ -13,11 +13,11 @@ from ml import (
     MinMetric,
     NotWorseThanChampion,
     NotWorseThanReference,
+    Source,
     Target,
     UseCase,
     logistic_regression,
 )
-from ml.data.declared_sources import Source
 
 
 def write_demo_data(folder: Path) -> None:

@@ -17,10 +17,10 @@ from ml import (
     NotWorseThanChampion,
     NotWorseThanReference,
     SideTable,
+    Source,
     Target,
     UseCase,
 )
-from ml.data.declared_sources import Source
 
 WEATHER = ("temp", "dewp", "humid", "wind_speed", "wind_gust", "precip", "pressure", "visib")
 PLANE = ("plane_year", "seats", "engine", "manufacturer")

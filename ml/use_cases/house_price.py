@@ -16,10 +16,10 @@ from ml import (
     NetworkRegressor,
     NotWorseThanChampion,
     NotWorseThanReference,
+    Source,
     Target,
     UseCase,
 )
-from ml.data.declared_sources import Source
 
 AREAS = """
     area first_flr_sf second_flr_sf low_qual_fin_sf wood_deck_sf open_porch_sf enclosed_porch three_season_porch

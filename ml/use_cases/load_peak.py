@@ -17,10 +17,10 @@ from ml import (
     NetworkClassifier,
     NotWorseThanChampion,
     NotWorseThanReference,
+    Source,
     Target,
     UseCase,
 )
-from ml.data.declared_sources import Source
 
 HOMES = tuple(f"home_{number}" for number in range(1, 18))
 # The 80 % quantile of all homes' loads from August 2016 to January 2017, found once: a limit that moved with the window

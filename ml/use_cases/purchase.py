@@ -14,10 +14,10 @@ from ml import (
     NetworkClassifier,
     NotWorseThanChampion,
     NotWorseThanReference,
+    Source,
     Target,
     UseCase,
 )
-from ml.data.declared_sources import Source
 
 # Codes without an order: 41 types of customer, in 10 groups.
 CATEGORIES = {"mostype": 41, "moshoofd": 10}
