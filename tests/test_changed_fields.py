@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-import ml.evaluation
+import ml.metrics.intervals
 import tasks.data
 import tasks.model
 from ml.errors import ConfigError, DataRejected

@@ -194,7 +194,7 @@ def test_the_log_says_where_a_fit_resumed(caplog: pytest.LogCaptureFixture) -> N
 KILLED = """
 import os, signal, sys
 import torch
-from ml import training
+from ml.models import training
 from ml.storage.store import open_store
 from tests.test_descent import estimator, fit
 

@@ -82,8 +82,10 @@ def test_what_the_dockerfile_copies_exists_and_is_all_that_is_installed() -> Non
     assert [source for source in sorted(copied) if not (ROOT / source).exists()] == []
     import tomllib
 
-    packages = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
-    assert {package.split(".")[0] for package in packages} <= copied
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"][
+        "find"
+    ]
+    assert {pattern.rstrip("*") for pattern in packages["include"]} <= copied
     assert 'ENTRYPOINT ["python", "-m", "deployments.environment"]' in lines
 
 

@@ -145,6 +145,6 @@ def test_other_letters_of_a_path_are_kept(
     place = settings(monkeypatch, RETRAIN_HOME=str(home))
     registry = Registry(place, "shop")
     registry.register(registry.run_id("key", "run", {}), "key", {})
-    assert sorted(path.name for path in home.iterdir()) == ["mlflow.db"]
+    assert sorted(path.name for path in home.iterdir()) == ["mlflow.db", "store"]
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"a{letter}b"]
     assert [version.ours for version in Registry(place, "shop").versions()] == [True]

@@ -140,7 +140,7 @@ CASES: dict[str, list[Rule]] = {
 def facts_of(frame: pd.DataFrame, rules: list[Rule]) -> list[Fact]:
     """What the scan of a batch of one partition finds."""
     rows = frame.reset_index(drop=True)
-    scan = Scan(Batch(rows, {"day": slice(0, len(rows))}, {"day": 0}, {"day": ()}))
+    scan = Scan(Batch(rows, {"day": slice(0, len(rows))}, {"day": 0}, {"day": ()}, {"day": {}}))
     return [scan.fact(rule, scan.unexpected(rule)) for rule in rules]
 
 
@@ -555,7 +555,7 @@ load_rules(suite_file("flights", None))
 assert "great_expectations" not in sys.modules
 import pandas as pd
 from ml.serving.rules import NotNull
-from ml.validation import Fact
+from ml.data.validation import Fact
 show = warnings.showwarning
 assert verdicts([Fact(rule=NotNull(column="x"), rows=2, missing=1, unexpected=1)]) == [Verdict(False, 1)]
 assert warnings.showwarning is show
