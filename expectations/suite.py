@@ -107,6 +107,12 @@ def load_rules(path: Path) -> tuple[Rule, ...]:
     return tuple(from_gx(fields, f"expectation {i} of {path}") for i, fields in enumerate(expectations, start=1))
 
 
+def suite_rules(use_case_name: str, project: Path | None) -> tuple[Rule, ...]:
+    """The rules of the use case's suite file; none where it has no file."""
+    file = suite_file(use_case_name, project)
+    return load_rules(file) if file else ()
+
+
 def to_gx(rule: Rule) -> dict[str, Any]:
     """The rule as an expectation of a suite file."""
     name = UNIQUE_COLUMN if len(rule.columns) == 1 and isinstance(rule, UniqueKey) else TYPES[type(rule)]
@@ -154,6 +160,17 @@ def verdicts(facts: Sequence[Fact]) -> list[Verdict]:
     for fact in facts:
         from_gx(to_gx(fact.rule), _place(fact.rule))
     return [_verdict(fact) for fact in facts]
+
+
+def confirm(facts: Sequence[Fact]) -> None:
+    """Raises ConfigError where Great Expectations counts otherwise than the scan that sets rows aside."""
+    for fact, judged in zip(facts, verdicts(facts), strict=True):
+        if (judged.success, judged.unexpected) != (fact.unexpected == 0, fact.unexpected):
+            raise ConfigError(
+                f"Great Expectations and the scan agree on '{fact.rule.sentence}'",
+                f"one counts {judged.unexpected} rows and the other {fact.unexpected}",
+                "report it with the partition",
+            )
 
 
 def _read(path: Path) -> Any:

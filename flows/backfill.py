@@ -32,13 +32,13 @@ from ml.operations.backfill import (
     end_attempt,
     start_attempt,
 )
+from ml.pipeline.site import Site
 from ml.settings import Settings
 from ml.storage.locks import held_lock
 from ml.storage.store import open_store
 from ml.use_case.loading import load_use_case
 from tasks.backfill import Board, open_plan, plan_backfill
 from tasks.flow_run import begin_flow_run, in_our_words
-from tasks.site import Site
 
 log = logging.getLogger("retrain.backfill")
 POLL_SECONDS = 1.0

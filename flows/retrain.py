@@ -136,14 +136,14 @@ def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any
     if idle:
         return concluded(idle, ending(idle))
     checks = validate_partitions(night, snapshot)
-    blocks = clean_partitions(night, snapshot, checks)
-    split = split_rows(night, blocks)
+    cleaned = clean_partitions(night, snapshot, checks)
+    split = split_rows(night, cleaned)
     if request.dry_run:
         found = dry_run_document(night, key, checks, split, finished)
         stages = publish_work(night.use_case, night.as_of)
         return Completed(message="Dry run: nothing was trained or moved.", data={**found, "stages": stages})
-    fit = train_candidate(night, key, blocks, split, nightly=plan is None)
-    upload = upload_candidate(night, key, blocks, split, fit)
+    fit = train_candidate(night, key, cleaned, split, nightly=plan is None)
+    upload = upload_candidate(night, key, cleaned, split, fit)
     verified = verify_candidate(night, key, upload)
     candidate = register_candidate(night, key, snapshot, split, upload)
     if plan and plan.promote == "if-newer":
@@ -151,10 +151,10 @@ def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any
     entry = None
     while entry is None:  # another run may reach the ledger first: then evaluation is redone, never training
         head, blocked = read_head(night, snapshot, finished, plan)
-        evaluations = evaluate_models(night, key, blocks, split, upload, head)
+        evaluations = evaluate_models(night, key, cleaned, split, upload, head)
         judgement = judge_gates(night, evaluations, head, blocked)
         trail = Trail(
-            snapshot=snapshot, checks=checks, blocks=blocks, split=split, fit=fit, upload=upload, verified=verified,
+            snapshot=snapshot, checks=checks, cleaned=cleaned, split=split, fit=fit, upload=upload, verified=verified,
             evaluations=evaluations, judgement=judgement,
         )  # fmt: skip
         entry = finished or record_decision(night, key, candidate, trail, head)

@@ -19,6 +19,7 @@ from prefect.task_engine import TaskRunTimeoutError
 
 from ml.errors import PrefectUnavailable, only_our_words
 from ml.evaluation.decision import ALL_END_WORDS
+from ml.operations.dead_runs import Signs, is_dead
 from ml.operations.schedule import next_night
 from ml.reporting.document import work_rows
 from ml.reporting.endings import run_title, shown_name
@@ -137,10 +138,11 @@ def begin_flow_run(lock: str, use_case: UseCase, *, dry_run: bool = False) -> No
     run = _own_run()
     if run is None:
         return
-    holder = holder_name(Settings.from_environment().home, lock)
+    home = Settings.from_environment().home
+    holder = holder_name(home, lock)
     with prefect_errors(), get_client(sync_client=True) as client:
-        for lost in _running(client, holder):
-            if lost.id != run.id:
+        for lost in _running(client):
+            if lost.id != run.id and lost.labels.get(LOCK) == holder and is_dead(home, Signs(lock=holder), held=lock):
                 lost_run = {"id": str(lost.id), "state_type": "RUNNING"}
                 end_lost(_post(client), lost_run, LOST, force=False)
         before = set(run.tags) - set(ALL_END_WORDS)  # of an attempt that ended otherwise than this one will, perhaps
@@ -149,12 +151,11 @@ def begin_flow_run(lock: str, use_case: UseCase, *, dry_run: bool = False) -> No
         client.update_flow_run_labels(run.id, {LOCK: holder, NEXT_NIGHT: next_night(use_case, datetime.now(UTC))})
 
 
-def _running(client: SyncPrefectClient, holder: str) -> list[FlowRun]:
-    """The runs that Prefect takes for running and that noted this lock."""
+def _running(client: SyncPrefectClient) -> list[FlowRun]:
+    """The runs of ours that Prefect takes for running."""
     ours = FlowFilter.model_validate({"name": {"any_": FLOWS}})
     chosen = FlowRunFilter.model_validate({"state": {"type": {"any_": ["RUNNING"]}}})
-    runs = client.read_flow_runs(flow_filter=ours, flow_run_filter=chosen)
-    return [run for run in runs if run.labels.get(LOCK) == holder]
+    return client.read_flow_runs(flow_filter=ours, flow_run_filter=chosen)
 
 
 def _post(client: SyncPrefectClient) -> Post:

@@ -12,11 +12,10 @@ from prefect.runtime import deployment, flow_run
 from pydantic import Field, StringConstraints
 
 from ml.operations.backfill import Plan
-from ml.operations.moves import answer, require_whole
+from ml.pipeline.register import answer_question
 from ml.reporting import decision_section
 from ml.reporting.escaping import literal
 from ml.storage.ledger import AnyEntry, NightEntry
-from ml.storage.locks import one_move_at_a_time
 from tasks.flow_run import prefect_errors, run_label
 from tasks.site import open_site
 from tasks.stage import stage
@@ -70,13 +69,7 @@ def look_for_answer(entry: NightEntry) -> AnyEntry | None:
 def take_answer(entry: NightEntry, given: Answer) -> AnyEntry:
     """Records the answer under the operator's name, and lets the aliases follow."""
     site = open_site(entry.use_case)
-    assert entry.candidate is not None, entry.seq
-    with one_move_at_a_time(site.settings.home, entry.use_case):
-        if given.promote:
-            require_whole(site.ledger, site.registry, entry.candidate)
-        closed = answer(
-            site.ledger, site.registry, entry, promote=given.promote, name=given.name, reason=given.reason
-        )  # fmt: skip
+    closed = answer_question(site, entry, promote=given.promote, name=given.name, reason=given.reason)
     log.info("%s by %s: %s", closed.decision, closed.by, closed.reason)
     return closed
 

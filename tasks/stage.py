@@ -13,9 +13,9 @@ from prefect.tasks import exponential_backoff
 from prefect.utilities.annotations import opaque
 
 from ml.errors import Unavailable
+from ml.pipeline.work import worked
 from ml.storage.records import Night
 from tasks.flow_run import in_our_words, note_work
-from tasks.work import worked
 
 log = logging.getLogger("retrain.stage")
 RETRIES = 3

@@ -17,7 +17,7 @@ Spoil = Callable[[bytes], bytes]
 # What a night reads back, by the pattern of its key.
 FILES = {
     "quarantine": r"partitions/shop/\w+/quarantine\.parquet",
-    "block": r"partitions/shop/\w+/block\.arrow",
+    "cleaned rows": r"partitions/shop/\w+/block\.arrow",
     "encoder": r"stages/shop/split/\w+/encoder\.json",
     "weights of the fit": r"stages/shop/train/\w+/weights\.safetensors",
     "proof": r"stages/shop/upload/\w+/proof\.parquet",
@@ -31,8 +31,8 @@ HANDLES = {
     "manifest": r"snapshots/shop/\w+\.json",
     "verdicts": r"partitions/shop/verdict\.json",
     "verdict": r"partitions/shop/\w+/verdict\.json",
-    "blocks": r"partitions/shop/cleaned\.json",
-    "handle of a block": r"partitions/shop/\w+/cleaned\.json",
+    "cleaned partitions": r"partitions/shop/cleaned\.json",
+    "handle of cleaned rows": r"partitions/shop/\w+/cleaned\.json",
     "sums": r"partitions/shop/sums\.json",
     "statistics": r"partitions/shop/\w+/statistics\.json",
     "handle of the split": r"stages/shop/split/\w+\.json",
@@ -45,9 +45,9 @@ KINDS = FILES | HANDLES
 # What is read only where something else must be made again: what that is.
 READ_FOR = {
     "quarantine": ["weights of the fit", "evidence"],
-    "block": ["weights of the fit", "evidence"],
+    "cleaned rows": ["weights of the fit", "evidence"],
     "verdict": ["verdicts"],
-    "handle of a block": ["blocks"],
+    "handle of cleaned rows": ["cleaned partitions"],
     "sums": ["encoder"],
     "statistics": ["sums", "encoder"],
 }

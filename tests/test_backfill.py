@@ -37,11 +37,12 @@ from ml.operations.backfill import (
     refuse_changed_world,
     start_attempt,
 )
+from ml.pipeline.site import Site
 from ml.reporting.score_section import cell
 from ml.storage.registry import CHAMPION, Registry
 from ml.storage.store import Store, open_store
 from ml.use_case.loading import load_use_case
-from tasks.site import Site, open_site
+from tasks.site import open_site
 from tests.story import Shop, open_shop
 from tests.tally import tally
 

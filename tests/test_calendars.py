@@ -303,7 +303,9 @@ def split_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., S
     project.mkdir(parents=True)
     for name, value in (("HOME", tmp_path), ("PROJECT", project.parent)):
         monkeypatch.setenv(f"RETRAIN_{name}", str(value))
-    monkeypatch.setattr(tasks.data, "_confirm", lambda verdict: None)  # Great Expectations says the same, slowly
+    monkeypatch.setattr(
+        "ml.pipeline.validate._confirm", lambda site, verdict: None
+    )  # Great Expectations says the same, slowly
 
     def split(as_of: date, **fields: Any) -> Split:
         arguments = ", ".join(f"{name}={value!r}" for name, value in fields.items())

@@ -15,16 +15,19 @@ import pandas as pd
 import pytest
 
 import ml.metrics.intervals
+import ml.pipeline.train
+import ml.pipeline.upload
 import tasks.data
-import tasks.model
+import tasks.site
 from ml.errors import ConfigError, DataRejected
 from ml.evaluation.baselines import rule_columns
 from ml.evaluation.judging import baselines, judge_all, model_answers
 from ml.models.handles import Fit
 from ml.pipeline.run_key import run_key
+from ml.pipeline.train import _fit
+from ml.pipeline.upload import _package
 from ml.storage.json_form import to_json
 from ml.storage.store import get_file
-from tasks.model import _fit, _package
 from tasks.site import open_site
 from tests import tiny
 
@@ -33,7 +36,7 @@ AS_OF = date(2024, 1, 10)
 
 HEAD = """
 from datetime import date
-from ml.calendars import BusinessDays
+from ml import BusinessDays
 from ml import (
     BetterThanRule,
     BetterThanTrivial,
@@ -268,9 +271,10 @@ def one_project(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "project" / "use_cases").mkdir(parents=True)
     monkeypatch.setenv("RETRAIN_PROJECT", str(tmp_path / "project"))
     monkeypatch.setenv("TILLS", f"sqlite:///{data / 'tills.db'}")
-    monkeypatch.setattr(tasks.data, "_confirm", lambda verdict: None)  # Great Expectations says the same, slowly
+    monkeypatch.setattr(tasks.site, "confirm", lambda facts: None)  # Great Expectations says the same, slowly
     monkeypatch.setattr(ml.metrics.intervals, "RESAMPLES", 100)
-    monkeypatch.setattr(tasks.model, "_require_same_code_and_machine", lambda site, night: None)
+    for module in (ml.pipeline.train, ml.pipeline.upload):
+        monkeypatch.setattr(module, "require_same_code_and_machine", lambda site, night: None)
     yield
 
 
@@ -297,11 +301,11 @@ def night_of(as_of: date) -> dict[str, Any]:
     night = tiny.night(use_case="tills", as_of=as_of, use_case_digest=site.digest, code_digest=site.code)
     snapshot = tasks.data.take_snapshot.fn(night)
     checks = tasks.data.validate_partitions.fn(night, snapshot)
-    blocks = tasks.data.clean_partitions.fn(night, snapshot, checks)
-    split = tasks.data.split_rows.fn(night, blocks)
-    fit: Fit = _fit(site, night, run_key(night, snapshot.digest), blocks, split)
-    model, _ = _package(site, night, blocks, split, fit)
-    reader = site.reader(blocks)
+    cleaned = tasks.data.clean_partitions.fn(night, snapshot, checks)
+    split = tasks.data.split_rows.fn(night, cleaned)
+    fit: Fit = _fit(site, night, run_key(night, snapshot.digest), cleaned, split)
+    model, _ = _package(site, night, cleaned, split, fit)
+    reader = site.reader(cleaned)
     found = baselines(site.use_case, reader.labelled_columns(as_of, "train", rule_columns(site.use_case)))
     test = reader.raw_rows(as_of, "test")
     answers = {who: baseline.answers(test) for who, baseline in found.items()}
@@ -312,7 +316,7 @@ def night_of(as_of: date) -> dict[str, Any]:
     return {
         "snapshot": snapshot.digest,
         "checks": checks.digest,
-        "blocks": blocks.digest,
+        "cleaned": cleaned.digest,
         "test": split.test_digest,
         "rows": [split.train, split.validation, split.test],
         "encoder": get_file(site.store, split.encoder),

@@ -1,4 +1,4 @@
-"""Blocks: what is dropped, and the label of what is kept."""
+"""Cleaned rows: what is dropped, and the label of what is kept."""
 
 from datetime import date
 
@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from ml import Target
-from ml.data.cleaning import LABEL, ROW_NUMBER, clean, from_block, to_block, whole_from
+from ml.data.cleaning import LABEL, ROW_NUMBER, clean, from_arrow, to_arrow, whole_from
 from ml.serving.columns import conform
 from tests.tiny import FIRST_DAY, parcel_rows, parcels, sales, tills
 
@@ -45,7 +45,7 @@ def test_rows_without_a_label_are_left_out_and_the_others_keep_their_numbers() -
 
 
 def test_rows_set_aside_are_left_out_as_they_are_read() -> None:
-    read = from_block(to_block(block_of()), pd.Series([1, 2, 15]))
+    read = from_arrow(to_arrow(block_of()), pd.Series([1, 2, 15]))
     expected = block_of().query(f"{ROW_NUMBER} not in (1, 2, 15)")
     assert read["sale"].tolist() == expected["sale"].tolist()
     assert ROW_NUMBER not in read
@@ -64,29 +64,29 @@ VALUES = [
 @pytest.mark.parametrize(("values", "stored"), [c[1:] for c in VALUES], ids=[c[0] for c in VALUES])
 def test_a_number_is_stored_as_narrow_as_loses_nothing(values: list[float], stored: type) -> None:
     block = pd.DataFrame({"x": np.array(values), ROW_NUMBER: np.arange(len(values))})
-    read = from_block(to_block(block))["x"]
+    read = from_arrow(to_arrow(block))["x"]
     assert read.dtype == stored
     assert read.to_numpy(np.float64).tobytes() == block["x"].to_numpy().tobytes()
 
 
 def test_a_block_comes_back_as_it_was_and_twice_gives_the_same_bytes() -> None:
     block = clean(parcels(), conform(parcel_rows(), parcels().columns))
-    read = from_block(to_block(block))
+    read = from_arrow(to_arrow(block))
     columns = tuple(column for column in parcels().columns if column.name != "outcome")
     pd.testing.assert_frame_equal(conform(read, columns), block[[column.name for column in columns]])
     assert list(read.columns) == [name for name in block.columns if name != ROW_NUMBER]
-    assert to_block(block) == to_block(block.copy())
+    assert to_arrow(block) == to_arrow(block.copy())
 
 
 def test_the_pieces_that_a_column_lies_in_leave_no_trace() -> None:
-    """Rows that were judged in a batch and rows that are read again make the same block."""
+    """Rows that were judged in a batch and rows that are read again make the same bytes."""
     whole = block_of()
     pieces = pd.concat([whole.iloc[:9], whole.iloc[9:]], ignore_index=True)
-    assert to_block(pieces) == to_block(whole) == to_block(pd.concat([whole, whole]).iloc[: len(whole)])
+    assert to_arrow(pieces) == to_arrow(whole) == to_arrow(pd.concat([whole, whole]).iloc[: len(whole)])
 
 
 def test_an_empty_block_is_one() -> None:
-    assert len(from_block(to_block(block_of().iloc[:0]))) == 0
+    assert len(from_arrow(to_arrow(block_of().iloc[:0]))) == 0
 
 
 @pytest.mark.parametrize(

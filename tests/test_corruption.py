@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 import ml.digests
-import tasks.data
-import tasks.opening
+import ml.pipeline.opening
+import ml.pipeline.validate
 from ml.digests import KeptDigests, digest_bytes
 from ml.errors import Corrupt, DataRejected
 from ml.models.training import StoredCheckpoints
@@ -84,7 +84,7 @@ def test_a_flipped_bit_in_a_checkpoint_is_found(
 def test_a_source_partition_that_changes_after_the_snapshot_rejects_the_night(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take = tasks.opening.survey
+    take = ml.pipeline.opening.survey
 
     def take_and_flip(*args: Any) -> Any:
         taken = take(*args)
@@ -92,20 +92,20 @@ def test_a_source_partition_that_changes_after_the_snapshot_rejects_the_night(
         file.write_bytes(flip(file.read_bytes()))
         return taken
 
-    monkeypatch.setattr(tasks.opening, "survey", take_and_flip)
+    monkeypatch.setattr(ml.pipeline.opening, "survey", take_and_flip)
     with pytest.raises(DataRejected, match=r"2024-03-02\.parquet changed since the snapshot"):
         shop.night("2024-03-15")
     assert shop.entries() == []
 
 
 def test_a_manifest_that_changes_during_the_night_ends_it(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = tasks.data.read_manifest
+    read = ml.pipeline.validate.read_manifest
 
     def flip_and_read(*args: Any) -> Any:
         spoil_all(shop, "manifest", flip)
         return read(*args)
 
-    monkeypatch.setattr(tasks.data, "read_manifest", flip_and_read)
+    monkeypatch.setattr(ml.pipeline.validate, "read_manifest", flip_and_read)
     with pytest.raises(Corrupt, match="must have the bytes that its name says"):
         shop.night("2024-03-15")
 

@@ -16,23 +16,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import expectations.suite
 import ml.data.window_sums
+import ml.pipeline.clean
 import ml.pipeline.run_key
+import ml.pipeline.validate
 import tasks.data
 from expectations.suite import Verdict
 from ml import UseCase, errors
 from ml.data.cleaning import LABEL
-from ml.data.handles import Blocks, Checks, Manifest, Snapshot, Split
-from ml.data.validation import Fact
+from ml.data.handles import Checks, Cleaned, CleanedPartition, Manifest, Snapshot, Split
+from ml.data.validation import Batch, Fact
 from ml.errors import Busy, ConfigError, DataRejected, SourceUnavailable
 from ml.operations.moves import plan_include
+from ml.pipeline import partitions
+from ml.pipeline.site import Site
 from ml.serving.features import Encoder
 from ml.settings import Settings
 from ml.storage.json_form import from_json
 from ml.storage.locks import held_lock, in_turns, run_lock
 from ml.storage.records import Night
 from ml.storage.store import DiskStore, get_file
-from tasks.site import Site, open_site
+from tasks.site import open_site
 from tests import tiny
 from tests.story import FIRST_DAY, Shop, open_shop, shop_day
 
@@ -66,24 +71,24 @@ class Done:
         night = opened(as_of)
         self.snapshot: Snapshot = tasks.data.take_snapshot.fn(night)
         self.checks: Checks = tasks.data.validate_partitions.fn(night, self.snapshot)
-        self.blocks: Blocks = tasks.data.clean_partitions.fn(night, self.snapshot, self.checks)
-        self.split: Split = tasks.data.split_rows.fn(night, self.blocks)
+        self.cleaned: Cleaned = tasks.data.clean_partitions.fn(night, self.snapshot, self.checks)
+        self.split: Split = tasks.data.split_rows.fn(night, self.cleaned)
         self.as_of = as_of
 
     @property
     def work(self) -> list[tuple[int, int]]:
-        """Reused and computed: verdicts, blocks, day states."""
-        return [(h.work.reused, h.work.computed) for h in (self.checks, self.blocks, self.split)]
+        """Reused and computed: verdicts, cleaned rows, statistics of days."""
+        return [(h.work.reused, h.work.computed) for h in (self.checks, self.cleaned, self.split)]
 
     @property
     def found(self) -> tuple[Any, ...]:
         """All that must be equal however it was come by."""
         encoder = from_json(Encoder, get_file(site().store, self.split.encoder))
         parts = [getattr(self.split, part) for part in ("train", "validation", "test")]
-        return self.snapshot.digest, self.checks.digest, self.blocks.digest, self.split.test_digest, encoder, parts
+        return self.snapshot.digest, self.checks.digest, self.cleaned.digest, self.split.test_digest, encoder, parts
 
     def raw_rows(self, part: Any) -> pd.DataFrame:
-        return site().reader(self.blocks).raw_rows(self.as_of, part)
+        return site().reader(self.cleaned).raw_rows(self.as_of, part)
 
 
 def forget_all(shop: Shop) -> None:
@@ -138,11 +143,35 @@ def test_other_rules_judge_again_and_clean_nothing(shop: Shop) -> None:
 
 def test_another_cleaner_cleans_again_and_judges_nothing(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     before = Done()
-    digest = tasks.data.state_code_digest
-    monkeypatch.setattr(tasks.data, "state_code_digest", lambda kind: digest(kind) + "x" * (kind == "cleaned"))
+    digest = partitions.state_code_digest
+    monkeypatch.setattr(
+        ml.pipeline.partitions, "state_code_digest", lambda kind: digest(kind) + "x" * (kind == "cleaned")
+    )
     after = Done()
     assert after.work[:2] == [(DAYS, 0), (0, DAYS)]
     assert after.found == before.found
+
+
+def test_rows_are_read_once_for_verdict_and_cleaning(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A partition that is rejected has no cleaned rows; one whose cleaned rows are there is not cleaned again."""
+    shop.rewrite("2024-01-06", amount=np.where(np.arange(60) < 30, -1.0, 50.0))
+    days, read = Counter[str](), partitions.read_partition
+
+    def counted(settings: Settings, use_case: UseCase, manifest: Manifest, day: str) -> Any:
+        days.update([day])
+        return read(settings, use_case, manifest, day)
+
+    monkeypatch.setattr(partitions, "read_partition", counted)
+    first = Done()
+    assert list(first.checks.left_out) == ["2024-01-06"]
+    assert set(days.values()) == {1} and len(days) == DAYS
+    assert [path.parent.name for path in stored(shop, "*/cleaned.json")] == sorted(
+        key for month in first.cleaned.months.values() for key in month.by_key(CleanedPartition)
+    )
+    written = {path: path.stat().st_mtime_ns for path in stored(shop, "*/block.arrow")}
+    edit_use_case(shop, 'name="amount", minimum=0,', 'name="amount", minimum=0, maximum=9000,')
+    assert Done().work[0] == (0, DAYS)
+    assert {path: path.stat().st_mtime_ns for path in stored(shop, "*/block.arrow")} == written
 
 
 READ_AGAIN, COUNTED_AGAIN = "is read again", "are taken again"
@@ -173,8 +202,8 @@ def test_what_is_made_again_because_keys_changed_is_said_once(
         return [text for text in caplog.messages if READ_AGAIN in text or COUNTED_AGAIN in text]
 
     assert messages() == [], "nothing was there before"
-    digest = tasks.data.state_code_digest
-    for module in (tasks.data, ml.data.window_sums):
+    digest = partitions.state_code_digest
+    for module in (partitions, ml.data.window_sums):
         monkeypatch.setattr(module, "state_code_digest", lambda kind: digest(kind) + "x" * (kind in kinds))
     if kinds:
         monkeypatch.setattr(ml.pipeline.run_key, "own_code_digest", lambda: "of other code")
@@ -249,22 +278,26 @@ def test_a_night_with_one_new_day_makes_few_calls_to_the_store(shop: Shop, monke
 
 def test_two_dates_at_once_judge_and_clean_every_partition_once(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both have seen that all is lacking when the first begins."""
-    both, turns = threading.Barrier(2, timeout=60), tasks.data.in_turns
+    both, turns = threading.Barrier(2, timeout=60), partitions.in_turns
     judged, cleaned = Counter[str](), Counter[str]()
-    clean = tasks.data.clean
+    check, clean = ml.pipeline.validate.check_batch, ml.pipeline.clean.clean
 
     def together(*args: Any) -> Any:
         both.wait()
         return turns(*args)
+
+    def counted_verdicts(use_case: UseCase, rules: Any, batch: Batch) -> Any:
+        judged.update(list(batch.places))
+        return check(use_case, rules, batch)
 
     def counted(use_case: UseCase, rows: pd.DataFrame) -> pd.DataFrame:
         cleaned.update({str(rows["bought_at"].max().date())})
         return clean(use_case, rows)
 
     with monkeypatch.context() as patched, ThreadPoolExecutor(2) as threads:
-        patched.setattr(tasks.data, "in_turns", together)
-        patched.setattr(tasks.data, "_remember", lambda *args: judged.update(list(args[2].places)))
-        patched.setattr(tasks.data, "clean", counted)
+        patched.setattr(partitions, "in_turns", together)
+        patched.setattr(ml.pipeline.validate, "check_batch", counted_verdicts)
+        patched.setattr(ml.pipeline.clean, "clean", counted)
         dates = [threads.submit(Done, as_of) for as_of in (AS_OF, NEXT)]
         found = [date.result().found for date in dates]
     assert len(judged) == len(cleaned) == DAYS + 1
@@ -363,7 +396,7 @@ def test_constants_are_learnt_from_train_rows_only(shop: Shop) -> None:
 
 def test_partitions_are_judged_in_batches_of_bounded_size(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    judge = tasks.data.verdicts
+    judge = expectations.suite.verdicts
 
     def counted(facts: list[Fact]) -> list[Verdict]:
         sizes.append(facts[0].rows)
@@ -372,15 +405,15 @@ def test_partitions_are_judged_in_batches_of_bounded_size(shop: Shop, monkeypatc
     shop.rewrite("2024-01-14", country=None)  # refused as it is read
     whole = Done().found
     forget_all(shop)
-    monkeypatch.setattr(tasks.data, "verdicts", counted)
-    monkeypatch.setattr(tasks.data, "_size", len)
+    monkeypatch.setattr(expectations.suite, "verdicts", counted)
+    monkeypatch.setattr(ml.pipeline.validate, "_size", len)
     monkeypatch.setattr(Settings, "batch_bytes", 300)  # rows of five days
     assert Done().found == whole
     assert sizes == [300, 300, 180]
 
 
 def test_counts_on_which_great_expectations_differs_stop_the_night(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks.data, "verdicts", lambda facts: [Verdict(False, 1)] * len(facts))
+    monkeypatch.setattr(expectations.suite, "verdicts", lambda facts: [Verdict(False, 1)] * len(facts))
     with pytest.raises(ConfigError, match="agree on"):
         Done()
     assert not stored(shop, "*/verdict.json")
@@ -443,7 +476,7 @@ def test_what_is_no_fault_of_a_file_is_no_verdict_on_it(shop: Shop, monkeypatch:
 
 def failing(monkeypatch: pytest.MonkeyPatch, day: str, error: Exception) -> None:
     """Reading the day fails while our code looks at its column `amount`."""
-    read = tasks.data.read_partition
+    read = partitions.read_partition
 
     def odd(settings: Settings, use_case: UseCase, manifest: Manifest, wanted: str) -> Any:
         for column in use_case.columns:
@@ -451,7 +484,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, day: str, error: Exception) -> None
                 raise error
         return read(settings, use_case, manifest, wanted)
 
-    monkeypatch.setattr(tasks.data, "read_partition", odd)
+    monkeypatch.setattr(partitions, "read_partition", odd)
 
 
 LOSSES: dict[str, dict[str, Any]] = {

@@ -17,7 +17,7 @@ from deployments.prefect import serve
 from deployments.prefect.announcement import Servers
 from deployments.prefect.client import ask, insisted
 from ml.errors import Corrupt
-from ml.operations import health
+from ml.operations import dead_runs, health
 from ml.operations.health import Finding
 from ml.storage.ledger import Ledger
 from ml.storage.registry import CHAMPION, Registry
@@ -165,7 +165,7 @@ def test_a_run_of_which_nothing_is_heard_is_ended(shop: Shop, prefect: str, monk
         ]
 
     assert found() == [], "it began just now"
-    monkeypatch.setattr(deployments.commands.doctor, "SILENT", timedelta(0))
+    monkeypatch.setattr(dead_runs, "SILENT", timedelta(0))
     assert found() == [], "it never had a heartbeat, which a proxy may keep back"
     beat = {
         "event": deployments.commands.doctor.HEARTBEAT,

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml.data.cleaning import LABEL, clean, from_block, to_block
-from ml.data.statistics import DayState, Moments, Statistics, fit_encoder
+from ml.data.cleaning import LABEL, clean, from_arrow, to_arrow
+from ml.data.statistics import DayStatistics, Moments, Statistics, fit_encoder
 from ml.errors import DataRejected
 from ml.serving import features
 from ml.serving.columns import Column, conform
@@ -83,7 +83,7 @@ def frame_of(rows: list[tuple[float, str | None, int]]) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def exact_parts(state: DayState) -> tuple[Any, ...]:
+def exact_parts(state: DayStatistics) -> tuple[Any, ...]:
     moments = {name: (m.count, m.missing) for name, m in state.statistics.moments.items()}
     return state.statistics.rows, state.statistics.labels, state.statistics.texts, state.extremes, moments
 
@@ -94,8 +94,8 @@ def test_two_days_merged_are_one_day_of_both(a: list[Any], b: list[Any]) -> None
     """Counts, classes, extremes and categories exactly, moments to 1e-12."""
     use_case = tills()
     first, second = (frame_of(rows) for rows in (a, b))
-    together = DayState.of(use_case, pd.concat([first, second], ignore_index=True))
-    merged = DayState.of(use_case, first).merge(DayState.of(use_case, second))
+    together = DayStatistics.of(use_case, pd.concat([first, second], ignore_index=True))
+    merged = DayStatistics.of(use_case, first).merge(DayStatistics.of(use_case, second))
     assert exact_parts(merged) == exact_parts(together)
     for name, moments in merged.statistics.moments.items():
         direct = together.statistics.moments[name]
@@ -116,8 +116,8 @@ def test_a_day_that_comes_or_goes_gives_the_bits_of_a_sum_from_scratch(days: lis
 
 def test_extremes_are_those_of_finite_values() -> None:
     rows = frame_of([(3.0, "north", 1), (np.inf, "north", 1), (-np.inf, None, 0), (np.nan, None, 0), (-2.0, "x", 1)])
-    assert DayState.of(tills(), rows).extremes["amount"] == (-2.0, 3.0)
-    assert DayState.of(tills(), rows.iloc[1:4]).extremes == {}
+    assert DayStatistics.of(tills(), rows).extremes["amount"] == (-2.0, 3.0)
+    assert DayStatistics.of(tills(), rows.iloc[1:4]).extremes == {}
 
 
 def days() -> list[pd.DataFrame]:
@@ -252,7 +252,7 @@ def test_stored_columns_are_encoded_as_raw_ones(monkeypatch: pytest.MonkeyPatch)
     use_case = parcels()
     rows = clean(use_case, conform(parcel_rows(), use_case.columns))
     encoder = fit_encoder(use_case, Statistics.of(use_case, rows))
-    stored = from_block(to_block(rows))
+    stored = from_arrow(to_arrow(rows))
     assert encoder.transform(stored).tobytes() == encoder.transform(rows).tobytes()
     assert Statistics.of(use_case, stored) == Statistics.of(use_case, rows)
     whole = encoder.transform(rows)

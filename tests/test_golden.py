@@ -19,7 +19,7 @@ from ml import BetterThanRule, BetterThanTrivial, MinMetric, NotWorseThanChampio
 from ml.data.cleaning import DAY
 from ml.data.handles import PARTS
 from ml.data.split import split_digest, undated_parts
-from ml.data.statistics import DayState, Statistics, fit_encoder
+from ml.data.statistics import DayStatistics, Statistics, fit_encoder
 from ml.digests import digest_bytes, digest_value
 from ml.evaluation.decision import decide
 from ml.evaluation.judging import baselines, judge_all, model_answers
@@ -151,7 +151,7 @@ def test_a_small_model_of_every_kind_answers_as_ever(
     answers = {
         "parts": {part: int((parts == part).sum()) for part in PARTS},
         "where": digest_value(list(parts)),
-        "statistics": digest_bytes(to_json(DayState.of(use_case, train))),
+        "statistics": digest_bytes(to_json(DayStatistics.of(use_case, train))),
         "candidate": files_of(candidate, tmp_path / "candidate"),
         "judged": judged_against(use_case, candidate, champion, train, test, "5" * 64),
     }

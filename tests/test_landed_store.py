@@ -3,6 +3,7 @@ whole installation of 2026-11-28, which `tests.fixtures.make_landed` made."""
 
 import json
 import logging
+import re
 import tarfile
 from datetime import date
 from pathlib import Path
@@ -13,17 +14,20 @@ import pandas as pd
 import pytest
 
 from deployments.cli import main
-from ml.data.handles import Split
+from ml.data.handles import CheckedDays, CleanedDays, CleanedPartition, PartitionCheck, Split
 from ml.digests import unsealed
+from ml.errors import ConfigError
 from ml.evaluation.handles import Evaluations
 from ml.models import packaging
 from ml.models.handles import Fit, Upload, Verified
 from ml.settings import Settings
 from ml.storage import paths
 from ml.storage.json_form import from_json
+from ml.storage.kept import KeptMonths, words_of
 from ml.storage.ledger import Ledger
 from ml.storage.registry import CHAMPION, Registry
 from ml.storage.store import Store, open_store
+from ml.use_case.loading import load_use_case
 from tests import test_data
 from tests.conftest import _answers_here
 from tests.fixtures import make_landed
@@ -75,6 +79,23 @@ def test_its_stages_are_read(name: str, landed: Shop) -> None:
         assert isinstance(from_json(HANDLES[name], body), HANDLES[name])
 
 
+MONTHS: dict[str, tuple[Any, Any]] = {
+    "verdict": (CheckedDays, PartitionCheck), "cleaned": (CleanedDays, CleanedPartition),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", MONTHS)
+def test_what_it_kept_of_partitions_is_read(kind: str, landed: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    """In the form of that day: sums beside the key, and results under another name."""
+    sums, result = MONTHS[kind]
+    month = KeptMonths(store_of(landed), "shop", kind, sums).kept["2024-01"]
+    found = month.by_key(result)
+    assert month.sums.partitions == len(found) == 14
+    assert sorted(each.day for each in found.values())[0] == "2024-01-03"
+    assert all(key in (words_of(store_of(landed).get(paths.months("shop", kind))) or "") for key in found)
+    assert caplog.messages == []
+
+
 def test_its_champion_stays_comparable(landed: Shop) -> None:
     """By the digests of its target and of its split, with those of the same use case tonight."""
     from ml.data.split import split_digest
@@ -97,8 +118,28 @@ def test_the_next_night_reads_it_says_once_what_is_made_again_and_ends_as_from_s
     assert Done(date(2024, 1, 18)).found == found
 
 
+OLD_IMPORTS = (
+    "from ml.config import Source, Target, UseCase",
+    "from ml.gates import BetterThanTrivial, MinMetric, NotWorseThanChampion, NotWorseThanReference",
+    "from ml.models.estimators import logistic_regression",
+)
 MOVES = ("FIRST", "PROMOTE", "KEEP", "EXCLUDE", "PROMOTE", "ROLLBACK", "OPERATOR_PROMOTE", "HOLD", "RELEASE")
 BY_NAME = ("--reason", "a test says so", "--yes")
+
+
+def _with_moved_imports(project: Path) -> str:
+    """The use case's file as the refusals of its old imports say that it is to be written."""
+    file = project / "use_cases" / "shop.py"
+    text = file.read_text()
+    for old in OLD_IMPORTS:
+        assert old in text
+        with pytest.raises(ConfigError) as refused:
+            load_use_case("shop", project)
+        told = re.search("write `(.*)`", str(refused.value))
+        assert told is not None, refused.value
+        text = text.replace(old, told[1])
+        file.write_text(text)
+    return text
 
 
 @pytest.fixture
@@ -109,6 +150,7 @@ def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
     monkeypatch.setenv("RETRAIN_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("RETRAIN_PROJECT", str(tmp_path / "project"))
     monkeypatch.setattr(packaging, "answers_of_a_fresh_process", _answers_here)
+    (tmp_path / "project" / "use_cases" / "shop.py").write_text(_with_moved_imports(tmp_path / "project"))
     make_landed.place_in_mlflow(tmp_path / "home" / "mlflow.db", make_landed.PLACE, str(tmp_path / "home"))
     return Shop(Settings.from_environment())
 

@@ -17,10 +17,10 @@ from ml.operations.moves import (
     plan_release,
     plan_rollback,
 )
+from ml.pipeline.register import _excluded_since
 from ml.storage.ledger import Ledger, version_of
 from ml.storage.records import Champion
 from ml.storage.store import open_store
-from tasks.registration import _excluded_since
 from tests.test_ledger import entry, version
 
 

@@ -16,11 +16,14 @@ from prefect.client.schemas.objects import FlowRun, State
 
 import flows.retrain
 import ml.models.training
-import tasks.data
-import tasks.model
-import tasks.opening
-import tasks.registration
-import tasks.report
+import ml.pipeline.clean
+import ml.pipeline.evaluate
+import ml.pipeline.opening
+import ml.pipeline.publish
+import ml.pipeline.register
+import ml.pipeline.split
+import ml.pipeline.train
+import ml.pipeline.validate
 from deployments.cli import main
 from deployments.commands.status import last_of
 from flows.retrain import RetrainRequest, only_run_of
@@ -29,9 +32,9 @@ from ml.errors import Busy, DataRejected, RetrainError, StoreUnavailable, UsageE
 from ml.models import packaging
 from ml.models.handles import Fit
 from ml.operations.alias import follow_ledger
+from ml.storage.kept import Kept
 from ml.storage.ledger import Ledger
 from ml.storage.registry import CHAMPION, REFERENCE, Registry
-from ml.storage.stages import whole
 from ml.storage.store import open_store
 from tests.story import Shop, undated
 
@@ -125,19 +128,19 @@ def test_one_class_only_is_rejected(shop: Shop) -> None:
 
 
 STAGES = [
-    (tasks.opening, "survey"),
-    (tasks.data, "check_batch"),
-    (tasks.data, "clean"),
-    (tasks.data, "fit_encoder"),
+    (ml.pipeline.opening, "survey"),
+    (ml.pipeline.validate, "check_batch"),
+    (ml.pipeline.clean, "clean"),
+    (ml.pipeline.split, "fit_encoder"),
     (ml.models.training, "fit_candidate"),
     (ml.models.training, "package"),
     (packaging, "prove"),
     (Registry, "register"),
-    (tasks.model, "judge_all"),
-    (tasks.model, "decide"),
+    (ml.pipeline.evaluate, "judge_all"),
+    (ml.pipeline.evaluate, "decide"),
     (Ledger, "append"),
-    (tasks.registration, "follow_ledger"),
-    (tasks.report, "night_figures"),
+    (ml.pipeline.register, "follow_ledger"),
+    (ml.pipeline.publish, "night_figures"),
 ]
 
 
@@ -165,7 +168,9 @@ def test_a_fit_killed_between_two_epochs_is_resumed_to_the_same_weights(
 ) -> None:
     monkeypatch.setattr(ml.models.training, "CHECKPOINT_SECONDS", 0.0)
     with monkeypatch.context() as patch:
-        patch.setattr(tasks.model, "_progress", _failing_once(tasks.model._progress, "epoch", {"epoch": -2}))
+        patch.setattr(
+            ml.pipeline.train, "_progress", _failing_once(ml.pipeline.train._progress, "epoch", {"epoch": -2})
+        )
         with pytest.raises(RetrainError, match="ConnectionError"):
             shop.night("2024-03-15")
     assert [key for key in store_keys(shop, "train") if key.endswith("/checkpoint")]
@@ -183,7 +188,7 @@ def test_a_fit_killed_between_two_epochs_is_resumed_to_the_same_weights(
     keys = store_keys(shop, "train")
     assert not [key for key in keys if key.endswith("/checkpoint")]
     store = open_store(shop.settings.store)
-    fits = [fit for key in keys if key.endswith(".json") and (fit := whole(store, Fit, key))]
+    fits = [fit for key in keys if key.endswith(".json") and (fit := Kept(store, Fit, str).whole(key))]
     assert len(fits) == 2
     assert fits[0].weights.digest == fits[1].weights.digest
     assert (fits[0].epochs, fits[0].best_epoch) == (fits[1].epochs, fits[1].best_epoch)
@@ -245,7 +250,7 @@ def test_a_crash_between_ledger_and_alias_is_mended_by_the_next_command(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(tasks.registration, "follow_ledger", _failing_once(None, "follow_ledger", {}))
+        patch.setattr(ml.pipeline.register, "follow_ledger", _failing_once(None, "follow_ledger", {}))
         with pytest.raises(RetrainError):
             shop.night("2024-03-15")
     assert registry(shop).alias(CHAMPION) is None
@@ -308,7 +313,7 @@ def test_an_unknown_name_is_refused_before_anything_is_written(shop: Shop, name:
 
 def test_a_transient_error_is_retried_and_another_is_not(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     tries = []
-    take = tasks.opening.survey
+    take = ml.pipeline.opening.survey
 
     def away_once(*args: Any) -> Any:
         tries.append(1)
@@ -316,7 +321,7 @@ def test_a_transient_error_is_retried_and_another_is_not(shop: Shop, monkeypatch
             raise StoreUnavailable("the store answers", "it does not", "wait")
         return take(*args)
 
-    monkeypatch.setattr(tasks.opening, "survey", away_once)
+    monkeypatch.setattr(ml.pipeline.opening, "survey", away_once)
     assert shop.night("2024-03-15", dry_run=True)["dry_run"]
     assert len(tries) == 2
 

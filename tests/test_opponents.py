@@ -18,9 +18,9 @@ from ml.data.cleaning import DAY
 from ml.data.split import split_digest
 from ml.errors import StoreUnavailable
 from ml.models.packaging import SERVING, upload_folder, write_model
+from ml.pipeline.evaluate import _compare_opponents
 from ml.storage.records import Champion
 from ml.storage.store import DiskStore
-from tasks.model import _compare_opponents
 from tests.tiny import cleaned, packaged, parcel_rows, parcels, site
 
 SECRET = "Ada Lovelace, 918273"

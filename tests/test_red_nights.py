@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-import tasks.opening
+import ml.pipeline.opening
 from deployments.cli import main
 from deployments.prefect import last_night
 from ml.errors import Busy, DataRejected, StoreUnavailable
 from ml.settings import Settings
 from ml.storage import nights, paths
+from ml.storage.kept import seal
 from ml.storage.ledger import Ledger, NightEntry
 from ml.storage.locks import held_lock, run_lock
 from ml.storage.nights import Beginning, forget_beginning, last_red, left_behind, note_beginning, note_red, settle
-from ml.storage.states import seal
 from ml.storage.store import DiskStore, open_store
 from tests.chaos import start_night
 from tests.story import SHOP, Shop
@@ -254,7 +254,7 @@ def surprise(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     def odd(*_args: Any) -> Any:
         raise KeyError("Ada Lovelace")
 
-    monkeypatch.setattr(tasks.opening, "survey", odd)
+    monkeypatch.setattr(ml.pipeline.opening, "survey", odd)
 
 
 def take_prefect_away(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,7 +326,7 @@ def test_what_is_no_night_leaves_no_note(shop: Shop, prefect: str, seen: Any, mo
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(tasks.opening, "survey", interrupt)
+        patch.setattr(ml.pipeline.opening, "survey", interrupt)
         assert main(["run", "shop", "--as-of", "2024-03-16"]) == 130
     row, finding, _ = seen()
     assert (row["last_night"], row["red"], finding["state"]) == ("good", [], "well")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ml.data.handles import Blocks, Checks, LeftOut, Move, RuleCount, Snapshot, Split, SplitRows, Undeclared
+from ml.data.handles import Checks, Cleaned, LeftOut, Move, RuleCount, Snapshot, Split, SplitRows, Undeclared
 from ml.evaluation.handles import Evaluations, Interval, Judgement, ModelScores, Verdict
 from ml.models.handles import Epoch, Fit, Upload, Verified
 from ml.reporting.data_section import data_sentences
@@ -55,7 +55,7 @@ def trail(decision: DecisionName = "PROMOTE", against: Verdict | None = None, **
             digest="d", months={}, rows=12_345, duplicates=2, quarantined=17, unlabelled=5, rules=4,
             **{**found, **checks},
         ),
-        blocks=Blocks(manifest="m", digest="d", months={}, rows=1),
+        cleaned=Cleaned(manifest="m", digest="d", months={}, rows=1),
         split=Split(
             digest="d", encoder=FILE, train=rows(9000), validation=rows(1000), test=rows(2000), fit_until=None,
             test_digest="t",

@@ -78,7 +78,7 @@ DECIDING: dict[str, list[Callable[..., Any]]] = {
     "verdict": [*READING, rules.first_broken, validation.check_batch],
     "cleaned": READING,
     "brought": [file_source.bring_file, database_source.bring_rows, csv_fields.read_fields, columns.typed],
-    "statistics": [features.Statistics.of, encoding.category_counts, cleaning.from_block, split.rows_of],
+    "statistics": [features.Statistics.of, encoding.category_counts, cleaning.from_arrow, split.rows_of],
 }
 PAIRS = [(kind, function) for kind, functions in DECIDING.items() for function in functions]
 

@@ -97,7 +97,7 @@ def test_a_run_whose_lock_nobody_holds_is_ended(shop: Shop, prefect: str, monkey
     with held_lock(run_lock(home, "held"), 0, Busy("", "", "")):
         Lost(home, {"purchase"}).end(prefect)
     after = {name: ask(f"{prefect}/flow_runs/{run}")["state_type"] for name, run in runs.items()}
-    monkeypatch.setattr("deployments.prefect.crashed.STARTS_WITHIN", timedelta(0))
+    monkeypatch.setattr("ml.operations.dead_runs.STARTS_WITHIN", timedelta(0))
     Lost(home, {"house_price"}).end(prefect)
     assert ask(f"{prefect}/flow_runs/{runs['starting']}")["state_type"] == "PENDING", "another use case's"
     Lost(home, {"purchase"}).end(prefect)

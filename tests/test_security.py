@@ -31,7 +31,7 @@ from deployments.prefect import night, up
 from deployments.prefect.announcement import announce, running_servers
 from expectations.suite import load_rules
 from ml import DatabaseSource, FileSource, SideTable, Source
-from ml.data.cleaning import from_block
+from ml.data.cleaning import from_arrow
 from ml.data.handles import CleanedRows
 from ml.data.reading import Declared, UnusablePartition, read_table
 from ml.data.sources import bringing
@@ -42,10 +42,9 @@ from ml.models import packaging
 from ml.models.training import encode, fit_candidate
 from ml.serving.model import PackagedModel
 from ml.settings import Settings
-from ml.storage import paths
+from ml.storage import kept, paths
 from ml.storage.ledger import Ledger
 from ml.storage.s3_errors import in_words
-from ml.storage.stages import resume_or_make
 from ml.storage.store import open_store, put_file
 from tests import tiny
 from tests.damage import FILES, judged_night, spoil_all
@@ -172,15 +171,16 @@ def test_a_pickle_in_place_of_a_kept_handle_or_of_its_file_is_made_again(
     tmp_path: Path, trap: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = open_store(str(tmp_path / "store"))
+    results = kept.Kept(store, CleanedRows, str)
 
     def make() -> CleanedRows:
         return CleanedRows(file=put_file(store, "a/block", b"rows"), whole_from=date(2024, 1, 1))
 
-    made = resume_or_make(store, CleanedRows, "a/handle.json", make)[0]
+    made = results.resume_or_make("a/handle.json", make)[0]
     for key in ("a/handle.json", "a/block"):
         store.put(key, trap)
         caplog.clear()
-        assert resume_or_make(store, CleanedRows, "a/handle.json", make)[0] == made
+        assert results.resume_or_make("a/handle.json", make)[0] == made
         assert caplog.messages == [f"{key} is gone or damaged and is made again."]
     assert store.get("a/block") == b"rows"
 
@@ -348,7 +348,7 @@ def readable(path: Path) -> str:
     if path.suffix == ".parquet":
         return pd.read_parquet(path).to_csv()
     if path.suffix == ".arrow":
-        return from_block(path.read_bytes()).to_csv()
+        return from_arrow(path.read_bytes()).to_csv()
     return path.read_bytes().decode(errors="replace")
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from ml import UseCase
-from ml.data.cleaning import ROW_NUMBER, from_block, to_block
+from ml.data.cleaning import ROW_NUMBER, from_arrow, to_arrow
 from ml.data.handles import PARTS
 from ml.data.split import (
     days_of_part,
@@ -127,7 +127,7 @@ def test_the_parts_of_stored_rows_are_those_of_raw_ones(number: float) -> None:
     use_case = parcels(key=key)
     rows = cleaned(use_case, parcel_rows().assign(weight=np.arange(400.0)))
     rows.loc[399, "weight"] = number
-    stored = from_block(to_block(rows.assign(**{ROW_NUMBER: range(400)})))
+    stored = from_arrow(to_arrow(rows.assign(**{ROW_NUMBER: range(400)})))
     assert stored["parcel"].dtype == np.float32 and stored["carrier"].dtype == "category"
     for part in PARTS:
         expected = rows["parcel"][parts_of_rows(use_case, rows[list(key)]) == part]
@@ -158,7 +158,7 @@ def grouped(name: str, key: str) -> tuple[UseCase, pd.DataFrame]:
 @pytest.mark.parametrize("stored", [False, True])
 def test_no_group_lies_in_two_parts_and_rows_without_one_stand_alone(name: str, key: str, stored: bool) -> None:
     use_case, rows = grouped(name, key)
-    block = from_block(to_block(rows.assign(**{ROW_NUMBER: range(1000)}))) if stored else rows
+    block = from_arrow(to_arrow(rows.assign(**{ROW_NUMBER: range(1000)}))) if stored else rows
     parts = pd.Series(undated_parts(use_case, block))
     groups = rows[use_case.group].replace("", None)
     assert parts.groupby(groups.to_numpy()).nunique().max() == 1
@@ -293,7 +293,7 @@ def test_zero_has_one_sign_and_a_stored_row_the_part_of_a_raw_one() -> None:
     assert keyless(rows).equals(keyless(rows.assign(weight=-0.0)))
     use_case = parcels(key=())
     block = cleaned(use_case, rows)
-    stored = from_block(to_block(block.assign(**{ROW_NUMBER: range(500)})))
+    stored = from_arrow(to_arrow(block.assign(**{ROW_NUMBER: range(500)})))
     assert np.array_equal(undated_parts(use_case, stored), undated_parts(use_case, block))
 
 

@@ -86,10 +86,10 @@ def test_every_path_we_spell_is_a_safe_key() -> None:
     digest = "0" * 64
     spelt = [
         paths.manifest("flights", digest),
-        paths.state("flights", "verdict", digest),
-        paths.bundle("flights", "verdict"),
+        paths.partition_result("flights", "verdict", digest),
+        paths.months("flights", "verdict"),
         paths.quarantine("flights", digest),
-        paths.block("flights", digest),
+        paths.cleaned_rows("flights", digest),
         paths.stage("flights", "split", digest),
         paths.stage_file("flights", "split", digest, "encoder.json"),
         paths.mlflow_root(),

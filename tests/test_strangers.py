@@ -148,7 +148,7 @@ def test_files_that_another_model_needs_stay_where_they_are(
     file.write_text(
         file.read_text()
         .replace("    min_rows", "    retention=Retention(versions=1),\n    min_rows")
-        .replace("import Source", "import Retention, Source")
+        .replace("    Source,\n", "    Retention,\n    Source,\n", 1)
     )
     assert main(["gc", "shop", "--yes"]) == 0
     capsys.readouterr()

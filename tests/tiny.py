@@ -153,7 +153,7 @@ def parcel_rows(rows: int = 400, seed: int = 0) -> pd.DataFrame:
 
 
 def cleaned(use_case: UseCase, rows: pd.DataFrame) -> pd.DataFrame:
-    """A block as a night has it: typed and labelled."""
+    """Cleaned rows as a night has them: typed and labelled."""
     return clean(use_case, conform(rows, use_case.columns)).drop(columns=ROW_NUMBER)
 
 

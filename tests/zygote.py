@@ -37,7 +37,9 @@ def points() -> dict[str, Callable[[], None]]:
             found[f"{stage.name}: start"] = lambda stage=stage: _patch(stage, "fn", before=True)
             found[f"{stage.name}: end"] = lambda stage=stage: _patch(stage, "fn", before=False)
     for number in (1, 2, 3, 4):
-        found[f"epoch {number}"] = lambda number=number: _patch("tasks.model", "_progress", before=True, call=number)
+        found[f"epoch {number}"] = lambda number=number: _patch(
+            "ml.pipeline.train", "_progress", before=True, call=number
+        )
     for number in (1, 5, 15):
         found[f"upload: file {number}"] = lambda number=number: _patch("ml.models.packaging", "put_file", call=number)
     found["register: model made"] = lambda: _patch_client("create_registered_model")

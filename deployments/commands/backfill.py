@@ -17,12 +17,15 @@ from deployments.terminal import (
     show_sentences_only,
 )
 from ml.errors import UsageError
-from ml.operations.backfill import Plan, Progress, add_control, date_name, driver_lock, read_plan
+from ml.operations.backfill import Plan, Progress, add_control, date_name, is_driven, read_plan
+from ml.operations.board import board_rows
+from ml.pipeline.planning import plan_backfill, refuse_stale_plan
 from ml.reporting.words import counted
 from ml.settings import Settings
 from ml.storage.ledger import Ledger
 from ml.storage.locks import is_free, run_lock
 from ml.storage.store import Store, open_store
+from tasks.site import open_site
 
 DRIVER_READS_SECONDS = 5.0  # it reads every second
 
@@ -38,10 +41,8 @@ def _plan(options: argparse.Namespace) -> int:
     """Prints one row a date with its reason, and keeps the plan under its digest."""
     require_use_case(options.use_case)
     home_settings()
-    from tasks.backfill import plan_backfill
-
     plan = plan_backfill(
-        options.use_case, options.first, options.last, options.every, options.reprocess, options.promote,
+        open_site(options.use_case), options.first, options.last, options.every, options.reprocess, options.promote,
         newest_first=options.newest_first,
     )  # fmt: skip
     rows = [{"as_of": str(row.as_of), "runs": row.runs, "reason": row.reason} for row in plan.rows]
@@ -56,9 +57,8 @@ def _plan(options: argparse.Namespace) -> int:
 def _apply(options: argparse.Namespace) -> int:
     """Runs exactly the plan."""
     settings = home_settings(f"backfill {options.action}")
-    from tasks.backfill import open_plan
-
-    _, plan = open_plan(open_store(settings.store), options.plan)
+    plan = read_plan(open_store(settings.store), options.plan)
+    refuse_stale_plan(open_site(plan.use_case), plan)
     return _drive(settings, plan, options)
 
 
@@ -77,7 +77,7 @@ def _go_on(options: argparse.Namespace) -> int:
 def _is_driven(settings: Settings, plan: Plan) -> bool:
     """Whether a driver runs that reads what was asked; one that had decided to end is gone within these seconds."""
     deadline = time.monotonic() + DRIVER_READS_SECONDS
-    while not is_free(driver_lock(settings, plan.use_case)):
+    while is_driven(settings, plan.use_case):
         if time.monotonic() > deadline:
             return True
         time.sleep(0.5)
@@ -122,10 +122,8 @@ def _ask(options: argparse.Namespace) -> int:
 
 
 def _document(store: Store, settings: Settings, plan: Plan) -> dict[str, Any]:
-    from tasks.backfill import board_rows
-
     progress = Progress.of(store, plan)
-    driven = not is_free(driver_lock(settings, plan.use_case))
+    driven = is_driven(settings, plan.use_case)
     state = "running" if driven and progress.state == "open" else progress.state
     rows = board_rows(Ledger(store, plan.use_case), progress, _running(settings, progress), {})
     return {

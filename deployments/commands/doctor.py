@@ -15,10 +15,11 @@ from uuid import uuid4
 from deployments.environment import discard, left_behind
 from deployments.prefect.announcement import Servers, running_servers
 from deployments.prefect.client import ask
-from deployments.prefect.crashed import OURS, holds_its_lock, is_ours, posting
+from deployments.prefect.crashed import OURS, is_ours, posting, signs_of
 from deployments.prefect.last_night import red_nights
 from deployments.terminal import BEGIN, chosen_or_recorded, home_if_any, home_settings, no_file, say, show
 from ml.errors import Busy, ConfigError, Corrupt, RetrainError, what_and_where
+from ml.operations import dead_runs
 from ml.operations.backfill import driver_lock
 from ml.operations.health import Finding, findings, stray_runs
 from ml.pipeline.machine import ask_torch
@@ -33,7 +34,6 @@ from ml.use_case.loading import load_use_case, use_case_files
 from tasks.lost import end_lost
 
 LITTLE_SPACE = 2 * 1024**3  # bytes: a first night of the flights needs a tenth of it
-SILENT = timedelta(minutes=15)  # a run that Prefect executes says every three that it is there
 HEARTBEAT = "prefect.flow-run.heartbeat"
 Check = Callable[[], Iterator[Finding]]
 
@@ -269,14 +269,14 @@ def _runs(settings: Settings) -> Iterator[Finding]:
     api = servers.prefect_api if servers else os.environ.get("PREFECT_API_URL")
     if api is None:
         return
-    before = datetime.now(UTC) - SILENT
+    before = datetime.now(UTC) - dead_runs.SILENT
     begun = {
         "state": {"type": {"any_": ["RUNNING", "CANCELLING"]}},
         "start_time": {"before_": before.isoformat()},
         "deployment_id": {"is_null_": False},  # others are executed by a command, which may say nothing
     }
     for run in ask(f"{api}/flow_runs/filter", {"flows": OURS, "flow_runs": begun}) or []:
-        if is_ours(run, use_case_files(settings.project)) and _is_silent(settings, api, run, before):
+        if is_ours(run, use_case_files(settings.project)) and _is_silent(settings, api, run):
             yield Finding(
                 seen=f"{run['name']} is {run['state_name']} since {run['start_time'][:16]} and says nothing any more",
                 mend="it is ended",
@@ -284,10 +284,11 @@ def _runs(settings: Settings) -> Iterator[Finding]:
             )
 
 
-def _is_silent(settings: Settings, api: str, run: dict[str, Any], before: datetime) -> bool:
-    """Whether its last heartbeat came before that time; of one that never had any nothing can be said."""
+def _is_silent(settings: Settings, api: str, run: dict[str, Any]) -> bool:
+    """Whether the run is dead by its last heartbeat too; of one that never had any nothing can be said."""
     beats = {"event": {"name": [HEARTBEAT]}, "resource": {"id": [f"prefect.flow-run.{run['id']}"]}, "order": "DESC"}
-    found = ask(f"{api}/events/filter", {"filter": beats, "limit": 1})
-    if not found or not found["events"] or holds_its_lock(settings.home, run["labels"]):
+    answer = ask(f"{api}/events/filter", {"filter": beats, "limit": 1})
+    if not answer or not answer["events"]:
         return False
-    return datetime.fromisoformat(found["events"][0]["occurred"]) < before
+    last_heard = datetime.fromisoformat(answer["events"][0]["occurred"])
+    return dead_runs.is_dead(settings.home, signs_of(run, last_heard))

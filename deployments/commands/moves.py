@@ -8,7 +8,7 @@ from functools import partial
 
 from deployments.commands.ledger import entry_row
 from deployments.terminal import asked_on_terminal, home_settings, require_use_case, show
-from ml.data.handles import CheckedMonth
+from ml.data.handles import CheckedDays
 from ml.data.sources.bringing import partition_files
 from ml.errors import UsageError, printable
 from ml.operations.alias import alias_words
@@ -24,10 +24,10 @@ from ml.operations.moves import (
 )
 from ml.operations.usable import why_unusable
 from ml.settings import Settings
+from ml.storage.kept import KeptMonths
 from ml.storage.ledger import Ledger, OperatorEntry
 from ml.storage.locks import one_move_at_a_time
 from ml.storage.registry import Registry
-from ml.storage.states import Bundle
 from ml.storage.store import Store, open_store
 from ml.use_case.definition import UseCase
 from ml.use_case.loading import load_use_case
@@ -75,8 +75,8 @@ def data(options: argparse.Namespace) -> int:
 
 def _lost_days(store: Store, use_case: UseCase) -> list[str]:
     """Those that the last night left out since their columns lost their meaning."""
-    months = Bundle(store, use_case.name, "verdict", CheckedMonth).kept.values()
-    return [day for month in months for day in month.lost]
+    months = KeptMonths(store, use_case.name, "verdict", CheckedDays).kept.values()
+    return [day for month in months for day in month.sums.lost]
 
 
 def _require_day(settings: Settings, use_case: UseCase, day: date) -> None:

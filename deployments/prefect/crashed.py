@@ -1,13 +1,13 @@
 """Runs whose process was killed: noticed, and nights run again, as the same run, until their attempts are used up."""
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from deployments.prefect.client import ask
-from ml.storage.locks import holder_name, is_free, run_lock
+from ml.operations.dead_runs import Signs, is_dead
 from tasks.lost import ACTIVE, EXECUTED, FLOWS, LOCK, Post, end_lost, end_tasks
 
 ATTEMPTS = 3
@@ -16,7 +16,6 @@ RECENT = timedelta(days=1)  # what began earlier has been slept over
 CANCELLED = {"CANCELLING", "CANCELLED"}
 ENDED = {*CANCELLED, "CRASHED", "FAILED", "COMPLETED"}
 LOST_SECONDS = 60.0  # a run gives its lock back before Prefect knows its end, and Prefect tries again for long
-STARTS_WITHIN = timedelta(minutes=30)  # a process does in seconds; a container may fetch its image first
 OURS = {"name": {"any_": FLOWS}}
 GONE = "The process of this run has gone."
 
@@ -118,31 +117,16 @@ class Lost:
                 end_lost(posting(api), lost[run], GONE)
 
     def _is_lost(self, run: dict[str, Any]) -> bool:
-        if run["state_type"] == "PENDING":
-            return datetime.now(UTC) - datetime.fromisoformat(run["state"]["timestamp"]) > STARTS_WITHIN
-        return has_lost_its_lock(self.home, run["labels"])
+        return is_dead(self.home, signs_of(run))
+
+
+def signs_of(run: dict[str, Any], last_heard: datetime | None = None) -> Signs:
+    """Of a run as Prefect's API tells it."""
+    starts = datetime.fromisoformat(run["state"]["timestamp"]) if run["state_type"] == "PENDING" else None
+    return Signs(lock=str(run["labels"].get(LOCK, "")), about_to_start=starts, last_heard=last_heard)
 
 
 def is_ours(run: dict[str, Any], use_cases: Collection[str]) -> bool:
     """Whether the run is of one of these use cases: the server may have others' flows of the same names."""
     request = run["parameters"].get("request")
     return isinstance(request, dict) and request.get("use_case") in use_cases
-
-
-def has_lost_its_lock(home: Path, labels: Mapping[str, Any]) -> bool:
-    """Whether a run with these labels has had a lock of this home, and nobody holds it any more."""
-    own = _lock(home, labels)
-    return own is not None and is_free(own)
-
-
-def holds_its_lock(home: Path, labels: Mapping[str, Any]) -> bool:
-    """Whether a run with these labels has a lock of this home, and somebody holds it."""
-    own = _lock(home, labels)
-    return own is not None and not is_free(own)
-
-
-def _lock(home: Path, labels: Mapping[str, Any]) -> Path | None:
-    """Only a run that has had its lock has the label; another machine's run has another."""
-    holder = str(labels.get(LOCK, ""))
-    name = holder.split(":")[0]
-    return run_lock(home, name) if holder and holder == holder_name(home, name) else None

@@ -12,10 +12,12 @@ from uuid import UUID
 
 from deployments.prefect.announcement import Servers, is_alive, running_servers
 from deployments.prefect.client import answers, ask
-from deployments.prefect.crashed import has_lost_its_lock, next_attempt
+from deployments.prefect.crashed import next_attempt
 from deployments.prefect.held import drop_what_is_held
 from deployments.prefect.servers import prefect_server
 from ml.errors import Busy, ConfigError, DataRejected, PrefectUnavailable, RetrainError, Unavailable, UsageError
+from ml.operations.dead_runs import Signs, is_dead
+from ml.pipeline.opening import Opening, find_what_became
 from ml.reporting.document import work_rows
 from ml.reporting.endings import ending, shown_name
 from ml.reporting.page import stages_artifact
@@ -23,7 +25,8 @@ from ml.settings import Settings
 from ml.storage.ledger import NightEntry
 from ml.storage.locks import held_lock, run_lock
 from ml.storage.nights import settle
-from tasks.opening import Opening, find_what_became
+from tasks.lost import LOCK
+from tasks.site import open_site
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -79,11 +82,12 @@ def _kept_answer(settings: Settings, servers: Servers | None, request: dict[str,
 
     None where there is more to do, and where the flow is to wait, to try again, or to reject the data on its page.
     """
-    name, opening = request["use_case"], Opening()
+    name = request["use_case"]
     as_of = date.fromisoformat(request["as_of"]) if request["as_of"] else None
     try:
         with held_lock(run_lock(settings.home, name), 0, Busy(f"{name} runs once at a time", "another is", "wait")):
-            found = opening.answer(name, as_of, request["seed"], request["again"])
+            opening = Opening(open_site(name))
+            found = opening.answer(as_of, request["seed"], request["again"])
     except (Busy, DataRejected, Unavailable):
         return None
     if found is None:
@@ -104,7 +108,7 @@ def _show_on_page(
     deployment = ask(f"{api}/deployments/name/retrain/{name}")
     if deployment is None:
         return
-    told = find_what_became(entry) if replayed else ending(entry)
+    told = find_what_became(open_site(name), entry) if replayed else ending(entry)
     run = {
         "name": shown_name(f"{name} {entry.as_of}", told.score),
         "tags": [*deployment["tags"], told.word],
@@ -217,7 +221,12 @@ def _active_runs(client: "SyncPrefectClient", name: str) -> "list[FlowRun]":
 
 def _is_dead(settings: Settings, run: "FlowRun") -> bool:
     """One that is about to run again may still have the tag of its last lock."""
-    return run.state is not None and run.state.is_running() and has_lost_its_lock(settings.home, run.labels)
+    lock = str(
+        run.labels.get(
+            LOCK,
+        )
+    )
+    return run.state is not None and run.state.is_running() and is_dead(settings.home, Signs(lock=lock))
 
 
 def _is_scheduled(run: "FlowRun") -> bool:

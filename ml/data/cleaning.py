@@ -36,7 +36,7 @@ def whole_from(use_case: Reading, cleaned: pd.DataFrame) -> date:
     return known_at.max().date() + timedelta(days=1)
 
 
-def to_block(cleaned: pd.DataFrame) -> bytes:
+def to_arrow(cleaned: pd.DataFrame) -> bytes:
     """Rows as an uncompressed Arrow file, which can be mapped into memory: no parsing, columns in their order.
 
     Numbers are float32 where that loses nothing, else float64; texts are int32 codes with their dictionary.
@@ -67,8 +67,8 @@ def coded(texts: pd.Series) -> pa.DictionaryArray:
     return (whole.combine_chunks() if isinstance(whole, pa.ChunkedArray) else whole).dictionary_encode()
 
 
-def from_block(data: bytes, set_aside: pd.Series | None = None) -> pd.DataFrame:
-    """The rows of `to_block` as stored, texts as categoricals, without the row numbers that are set aside."""
+def from_arrow(data: bytes, set_aside: pd.Series | None = None) -> pd.DataFrame:
+    """The rows of `to_arrow` as stored, texts as categoricals, without the row numbers that are set aside."""
     rows = pa.ipc.open_file(pa.py_buffer(data)).read_all().to_pandas()
     kept = rows if set_aside is None else rows[~rows[ROW_NUMBER].isin(set_aside)].reset_index(drop=True)
     return kept.drop(columns=ROW_NUMBER)

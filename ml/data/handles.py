@@ -6,6 +6,7 @@ from datetime import date
 from typing import Literal
 
 from ml.storage.json_form import parsed
+from ml.storage.kept import KeptMonth
 from ml.storage.records import FileRef, Handle
 
 Part = Literal["train", "validation", "test"]
@@ -173,16 +174,14 @@ class Counts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckedMonth(Counts):
-    """The verdicts on a month's partitions, and their sums over those that may be used.
+class CheckedDays(Counts):
+    """What the verdicts on a month's partitions come to, summed over those that may be used.
 
-    `key` follows from all that decides them; `states` has the PartitionChecks by their own keys, packed; `digest`
-    says which rows may be used. `compared` is the key of what decides the comparison with the days before; it gives the
-    days that `lost` their meaning, which `rejected` has too, and the shares of `unseen` rows by day and column.
+    `digest` says which rows may be used. `compared` is the key of what decides the comparison with the days before. It
+    gives the days that `lost` their meaning, which `rejected` has too, and the shares of `unseen` rows by day and
+    column.
     """
 
-    key: str
-    states: str
     digest: str
     partitions: int
     rejected: dict[str, str]
@@ -191,12 +190,18 @@ class CheckedMonth(Counts):
     unseen: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
 
 
+CheckedMonth = KeptMonth[CheckedDays]  # its results are PartitionChecks
+
+
 @dataclass(frozen=True, kw_only=True)
 class Checks(Handle, Counts):
+    """`cleaned_days`: those whose rows were cleaned as they were judged, because they were there."""
+
     digest: str
     months: dict[str, CheckedMonth]
     left_out: dict[str, str]
     rules: int
+    cleaned_days: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,7 +213,7 @@ class CleanedRows:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Block:
+class CleanedPartition:
     """A usable partition: its cleaned rows, and which of them its verdict set aside."""
 
     day: str
@@ -223,20 +228,20 @@ class Block:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CleanedMonth:
-    """A month's usable partitions: `states` has their Blocks by the keys of their cleaned rows, packed, and `key`
-    follows from all that decides them."""
+class CleanedDays:
+    """What a month's usable partitions come to; from the date `whole_from` on all rows are known."""
 
-    key: str
-    states: str
     digest: str
     partitions: int
     rows: int
     whole_from: date
 
 
+CleanedMonth = KeptMonth[CleanedDays]  # its results are CleanedPartitions, by the keys of their cleaned rows
+
+
 @dataclass(frozen=True, kw_only=True)
-class Blocks(Handle):
+class Cleaned(Handle):
     """Every usable partition of the snapshot with this manifest."""
 
     manifest: str
@@ -244,8 +249,12 @@ class Blocks(Handle):
     months: dict[str, CleanedMonth]
     rows: int
 
-    def of_month(self, name: str) -> tuple[Block, ...]:
-        return tuple(parsed(dict[str, Block], self.months[name].states).values())
+    @property
+    def partitions(self) -> int:
+        return sum(month.sums.partitions for month in self.months.values())
+
+    def of_month(self, name: str) -> tuple[CleanedPartition, ...]:
+        return tuple(self.months[name].by_key(CleanedPartition).values())
 
 
 @dataclass(frozen=True, kw_only=True)

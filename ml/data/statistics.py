@@ -147,22 +147,22 @@ def _sum(counts: Counts, others: Counts, sign: int) -> Counts:
 
 
 @dataclass(frozen=True)
-class DayState:
+class DayStatistics:
     """One partition's rows: their exact sums, and the extremes of every number, which cannot be taken off again."""
 
     statistics: Statistics
     extremes: dict[str, tuple[float, float]]
 
     @classmethod
-    def of(cls, use_case: Reading, rows: pd.DataFrame) -> "DayState":
+    def of(cls, use_case: Reading, rows: pd.DataFrame) -> "DayStatistics":
         found = {c.name: _extremes(rows[c.name].to_numpy(np.float64)) for c in numbers(use_case)}
         return cls(Statistics.of(use_case, rows), {name: both for name, both in found.items() if both})
 
-    def merge(self, other: "DayState") -> "DayState":
+    def merge(self, other: "DayStatistics") -> "DayStatistics":
         names = {**self.extremes, **other.extremes}
         both = {name: [e[name] for e in (self.extremes, other.extremes) if name in e] for name in names}
         extremes = {name: (min(low for low, _ in e), max(high for _, high in e)) for name, e in both.items()}
-        return DayState(self.statistics + other.statistics, extremes)
+        return DayStatistics(self.statistics + other.statistics, extremes)
 
 
 def _extremes(values: NDArray[np.float64]) -> tuple[float, float] | None:

@@ -64,6 +64,10 @@ class Batch:
             unmatched={day: read.unmatched for day, read in partitions.items()},
         )
 
+    def of_day(self, day: str) -> pd.DataFrame:
+        """The rows of one partition."""
+        return self.rows[self.places[day]]
+
     def counts(self, mask: Mask | None) -> dict[str, int]:
         """How many rows of each partition the mask marks."""
         if mask is None:

@@ -32,6 +32,10 @@ class Fit(Handle):
     threads: int
     notes: tuple[str, ...] = ()
 
+    @property
+    def best(self) -> Epoch:
+        return self.epochs[self.best_epoch - 1]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Upload(Handle):
@@ -43,6 +47,11 @@ class Upload(Handle):
     digest: str
     threshold: float | None
     proof: FileRef
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its files."""
+        return sum(file.size for file in self.files)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""A candidate from cleaned blocks: encode, fit, and what validation chooses after the fit (calibration, threshold)."""
+"""A candidate from cleaned rows: encode, fit, and what validation chooses after the fit (calibration, threshold)."""
 
 import logging
 import time

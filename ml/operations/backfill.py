@@ -17,11 +17,12 @@ from cronsim import CronSim, CronSimError
 from ml.data.snapshots import refuse_window
 from ml.digests import digest_bytes
 from ml.errors import Corrupt, DataRejected, UsageError
+from ml.operations.dead_runs import Signs, is_dead
 from ml.settings import Settings
 from ml.storage import paths
 from ml.storage.json_form import from_json, to_json
 from ml.storage.ledger import Ledger, NightEntry, operator_name, version_of
-from ml.storage.locks import is_free, run_lock
+from ml.storage.locks import holder_name, run_lock
 from ml.storage.store import Store
 from ml.use_case.definition import UseCase
 
@@ -140,6 +141,13 @@ def driver_lock(settings: Settings, use_case: str) -> Path:
     return run_lock(settings.home, driver_name(use_case))
 
 
+def is_driven(settings: Settings, use_case: str, *, driving: bool = False) -> bool:
+    """Whether a backfill of the use case runs on this machine; `driving`: not counting the asker itself."""
+    name = driver_name(use_case)
+    driver = Signs(lock=holder_name(settings.home, name))
+    return not is_dead(settings.home, driver, held=name if driving else "")
+
+
 @dataclass(frozen=True)
 class World:
     """What a plan depends on: the data, the ledger, and what was attempted before."""
@@ -160,7 +168,7 @@ class World:
         for attempt in read_attempts(store, use_case.name):
             attempts.setdefault(attempt.as_of, []).append(attempt)
         nights = {night.as_of: night for night in ledger.nights()}
-        active = not driving and not is_free(driver_lock(settings, use_case.name))
+        active = is_driven(settings, use_case.name, driving=driving)
         return cls(settings, use_case, head.excluded if head else {}, nights, attempts, active)
 
     def row(self, as_of: date, reprocess: Reprocess) -> PlanRow:

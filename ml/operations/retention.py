@@ -1,15 +1,15 @@
-"""What no retained run needs: versions that never served, stages and states long done, old quarantine. Finds; deletes
-only if asked, and never what is in use."""
+"""What no retained run needs: versions that never served, results of stages and partitions long done, old quarantine.
+Finds; deletes only if asked, and never what is in use."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
 from ml.storage import paths
+from ml.storage.kept import words_of
 from ml.storage.ledger import Ledger, NightEntry, open_questions
 from ml.storage.records import Identity
 from ml.storage.registry import Registry, Version
-from ml.storage.states import words_of
 from ml.storage.store import Store
 from ml.use_case.definition import UseCase
 
@@ -29,7 +29,7 @@ def garbage(store: Store, registry: Registry, use_case: UseCase) -> Iterator[Gar
     """Everything of a use case that its retention lets go, in the order in which it is safe to delete."""
     yield from _versions(store, registry, use_case)
     yield from _stages(store, use_case)
-    yield from _states(store, use_case)
+    yield from _partitions(store, use_case)
 
 
 def _versions(store: Store, registry: Registry, use_case: UseCase) -> Iterator[Garbage]:
@@ -94,25 +94,25 @@ def _stages(store: Store, use_case: UseCase) -> Iterator[Garbage]:
         )
 
 
-def _states(store: Store, use_case: UseCase) -> Iterator[Garbage]:
-    """Partition states that no bundle names: other bytes, other rules, or days that left the window.
+def _partitions(store: Store, use_case: UseCase) -> Iterator[Garbage]:
+    """Results of partitions that no month names: other bytes, other rules, or days that left the window.
 
     Rows that were set aside are kept longer; those of a day in the window are in use, for they say what to leave out.
     """
     folder, kept = paths.partitions(use_case.name), use_case.retention
     keys = store.keys(folder)
-    bundles = [key for key in keys if key.count("/") == folder.count("/") + 1]
-    said = [words_of(data) for data in store.get_many(bundles)]
+    months = [key for key in keys if key.count("/") == folder.count("/") + 1]
+    said = [words_of(data) for data in store.get_many(months)]
     if None in said:  # nobody can say what the damaged one names; the next night writes it anew
         return
     named = "".join(filter(None, said))
     for what, days, ours in (
-        ("states", kept.state_days, lambda key: not key.endswith("/quarantine.parquet")),
+        ("results of partitions", kept.state_days, lambda key: not key.endswith("/quarantine.parquet")),
         ("quarantines", kept.quarantine_days, lambda key: key.endswith("/quarantine.parquet")),
     ):
         old = store.sizes(folder, days * DAY_SECONDS)
-        unused = {k: size for k, size in old.items() if k not in bundles and ours(k) and k.split("/")[2] not in named}
-        if bundles and unused:
+        unused = {k: size for k, size in old.items() if k not in months and ours(k) and k.split("/")[2] not in named}
+        if months and unused:
             yield Garbage(
                 what=f"{len(unused)} files of {what} that no window used for {days} days",
                 size=sum(unused.values()),

@@ -29,7 +29,7 @@ class Machine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kept:
+class KeptAnswer:
     seen: str
     machine: Machine
 
@@ -41,7 +41,7 @@ def this_machine(home: Path) -> Machine:
     if kept is not None and kept.seen == seen and "torch" not in sys.modules:
         return kept.machine
     machine = ask_torch()
-    if seen is not None and kept != (now := Kept(seen=seen, machine=machine)):
+    if seen is not None and kept != (now := KeptAnswer(seen=seen, machine=machine)):
         write_whole(path, sealed(to_json(now)))
     return machine
 
@@ -53,10 +53,10 @@ def ask_torch() -> Machine:
     return Machine(device=device, instructions=torch.backends.cpu.get_cpu_capability())
 
 
-def _read(path: Path) -> Kept | None:
+def _read(path: Path) -> KeptAnswer | None:
     try:
         body = unsealed(path.read_bytes())
-        return None if body is None else from_json(Kept, body)
+        return None if body is None else from_json(KeptAnswer, body)
     except (OSError, ValueError):
         return None
 

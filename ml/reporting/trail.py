@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 
-from ml.data.handles import Blocks, Checks, Snapshot, Split
+from ml.data.handles import Checks, Cleaned, Snapshot, Split
 from ml.evaluation.handles import Evaluations, Judgement
 from ml.models.handles import Fit, Upload, Verified
 from ml.storage.records import Work
@@ -15,7 +15,7 @@ class Trail:
 
     snapshot: Snapshot
     checks: Checks
-    blocks: Blocks
+    cleaned: Cleaned
     split: Split
     fit: Fit
     upload: Upload

@@ -43,5 +43,5 @@ def unpacked(text: str) -> str:
 
 
 def packed(kind: Hashable, value: Any) -> str:
-    """Its JSON as a text that every night reads and few nights parse: a month's states are alike, and shrink by 7."""
+    """Its JSON as a text that every night reads and few nights parse: a month's results are alike, and shrink by 7."""
     return base64.b64encode(zlib.compress(adapter(kind).dump_json(value))).decode()

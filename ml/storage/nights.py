@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 from ml.errors import RetrainError, Unforeseen, unforeseen
 from ml.settings import Settings
 from ml.storage import paths
+from ml.storage.kept import seal, unseal
 from ml.storage.ledger import Ledger, NightEntry
 from ml.storage.locks import holder_name, is_free, run_lock
-from ml.storage.states import seal, unseal
 from ml.storage.store import open_store
 
 log = logging.getLogger("retrain.nights")
@@ -232,7 +232,7 @@ def _newest(settings: Settings, kind: type[N], key: str, *, strict: bool) -> N |
 def _write(settings: Settings, key: str, note: Any) -> None:
     for place in _places(settings):
         try:
-            return open_store(place).put(key, seal(type(note), note))
+            return open_store(place).put(key, seal(note))
         except RetrainError as error:
             log.warning("The end of the night could not be noted in %s. %s", place, error)
     return None

@@ -33,11 +33,11 @@ def manifest(use_case: str, digest: str) -> str:
     return f"snapshots/{use_case}/{digest}.json"
 
 
-def state(use_case: str, kind: str, key: str) -> str:
+def partition_result(use_case: str, kind: str, key: str) -> str:
     return f"partitions/{use_case}/{key}/{kind}.json"
 
 
-def bundle(use_case: str, kind: str) -> str:
+def months(use_case: str, kind: str) -> str:
     return f"partitions/{use_case}/{kind}.json"
 
 
@@ -45,7 +45,7 @@ def quarantine(use_case: str, key: str) -> str:
     return f"partitions/{use_case}/{key}/quarantine.parquet"
 
 
-def block(use_case: str, key: str) -> str:
+def cleaned_rows(use_case: str, key: str) -> str:
     return f"partitions/{use_case}/{key}/block.arrow"
 
 

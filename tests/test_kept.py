@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from ml.storage.kept import Kept
 from ml.storage.records import FileRef, Handle
-from ml.storage.stages import resume_or_make
 from ml.storage.store import Store, open_store, put_file
 
 KEY = "stages/tills/split/key.json"
@@ -30,6 +30,10 @@ def store(tmp_path: Path) -> Store:
     return open_store(str(tmp_path))
 
 
+def results(store: Store) -> Kept[Made]:
+    return Kept(store, Made, lambda key: key)
+
+
 class Maker:
     """Makes a handle with three files, and counts how often."""
 
@@ -44,11 +48,11 @@ class Maker:
 
 def test_a_kept_handle_is_returned_without_making_it(store: Store) -> None:
     maker = Maker(store)
-    first, kept = resume_or_make(store, Made, KEY, maker)
+    first, kept = results(store).resume_or_make(KEY, maker)
     assert (first.name, kept, maker.calls) == ("call 1", False, 1)
-    assert resume_or_make(store, Made, KEY, maker) == (first, True)
+    assert results(store).resume_or_make(KEY, maker) == (first, True)
     assert maker.calls == 1
-    assert resume_or_make(store, Made, "stages/tills/split/other.json", maker)[1] is False
+    assert results(store).resume_or_make("stages/tills/split/other.json", maker)[1] is False
 
 
 def remove(store: Store, name: str) -> None:
@@ -80,26 +84,26 @@ SPOILT: list[tuple[Callable[[Store, str], None], str]] = [
 @pytest.mark.parametrize(("spoil", "name"), SPOILT)
 def test_what_is_not_whole_is_made_again_and_kept(store: Store, spoil: Callable[[Store, str], None], name: str) -> None:
     maker = Maker(store)
-    resume_or_make(store, Made, KEY, maker)
+    results(store).resume_or_make(KEY, maker)
     spoil(store, name)
-    again, kept = resume_or_make(store, Made, KEY, maker)
+    again, kept = results(store).resume_or_make(KEY, maker)
     assert (again.name, kept) in {("call 2", False), ("call 1", True)}
     assert maker.calls == 2
     assert store.get("files/near") == b"near"
     assert store.get("files/deep") == b"deep"
-    assert resume_or_make(store, Made, KEY, maker) == (again, True)
+    assert results(store).resume_or_make(KEY, maker) == (again, True)
 
 
 def test_of_two_makers_the_first_to_keep_its_handle_wins(store: Store) -> None:
     slow = Maker(store)
 
     def while_another_is_faster() -> Made:
-        resume_or_make(store, Made, KEY, Maker(store))
+        results(store).resume_or_make(KEY, Maker(store))
         return Made(name="late", file=slow().file, more={})
 
-    handle, kept = resume_or_make(store, Made, KEY, while_another_is_faster)
+    handle, kept = results(store).resume_or_make(KEY, while_another_is_faster)
     assert (handle.name, kept) == ("call 1", True)
-    assert resume_or_make(store, Made, KEY, slow)[0].name == "call 1"
+    assert results(store).resume_or_make(KEY, slow)[0].name == "call 1"
 
 
 def test_an_error_while_making_keeps_nothing(store: Store) -> None:
@@ -107,5 +111,5 @@ def test_an_error_while_making_keeps_nothing(store: Store) -> None:
         raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError):
-        resume_or_make(store, Made, KEY, fail)
+        results(store).resume_or_make(KEY, fail)
     assert store.get(KEY) is None

@@ -1,6 +1,6 @@
 """The first steps of a night as plain functions: what is to be run, on which data, and whether the ledger answers.
 
-They know no Prefect, and nothing here needs torch, MLflow or Great Expectations where nothing is new: the flow runs
+Nothing here needs torch, MLflow or Great Expectations where nothing is new: the flow runs
 these steps as tasks, and `retrain run` asks them before it starts or submits anything.
 """
 
@@ -22,6 +22,8 @@ from ml.operations.alias import is_followed, roll_alias_forward
 from ml.operations.backfill import Plan
 from ml.pipeline.machine import this_machine
 from ml.pipeline.run_key import learning_key, lock_digest, run_key
+from ml.pipeline.site import Site
+from ml.pipeline.work import worked
 from ml.reporting.document import nothing_new_document
 from ml.reporting.endings import Ending, ending
 from ml.storage import paths
@@ -30,25 +32,22 @@ from ml.storage.ledger import AnyEntry, NightEntry, next_after
 from ml.storage.records import Night, Work
 from ml.storage.store import is_whole
 from ml.use_case.demo import write_demo_data
-from tasks.site import Site, open_site, site_of
-from tasks.work import worked
 
 log = logging.getLogger("retrain.opening")
 R = TypeVar("R")
 
 
 def open_night(
-    use_case: str, as_of: date | None, scheduled: datetime | None, seed: int | None, again: str | None
+    site: Site, as_of: date | None, scheduled: datetime | None, seed: int | None, again: str | None
 ) -> Night:
     """What is to be run: the date, the seed, and the digests of all that decides the result."""
-    site = open_site(use_case)
     refuse_broken_example(site.use_case, site.rules)
     write_demo_data(site.settings, site.use_case)
     if site.ledger.head() is None:
         site.registry.require_free_name()
     machine = this_machine(site.settings.home)
     return Night(
-        use_case=use_case,
+        use_case=site.use_case.name,
         as_of=as_of or default_as_of(site, scheduled),
         seed=site.use_case.seed if seed is None else seed,
         again=again,
@@ -70,9 +69,8 @@ def default_as_of(site: Site, scheduled: datetime | None) -> date:
     return min(head + timedelta(days=1), last_possible) if head else use_case.replay_from
 
 
-def take_snapshot(night: Night) -> Snapshot:
+def take_snapshot(site: Site, night: Night) -> Snapshot:
     """Writes the manifest of the partitions that this night may see."""
-    site = site_of(night)
     head = site.ledger.head()
     found = survey(site.settings, site.use_case, night.as_of, head.excluded if head else {})
     manifest = replace(found.manifest, accepted=_accepted(found.manifest, head.accepted if head else {}))
@@ -99,6 +97,13 @@ def take_snapshot(night: Night) -> Snapshot:
     )
 
 
+def judged_on_other_data(site: Site, night: Night, snapshot: Snapshot) -> NightEntry | None:
+    """The last entry of this date, where it was of another snapshot."""
+    nights = site.ledger.nights()
+    last = next((entry for entry in reversed(nights) if entry.as_of == night.as_of), None)
+    return last if last and last.manifest != snapshot.manifest else None
+
+
 def _accepted(manifest: Manifest, accepted: Mapping[str, str]) -> dict[str, str]:
     """Those of the days that the manifest has."""
     days = {
@@ -116,13 +121,12 @@ def _last_manifest(site: Site) -> Manifest | None:
         return None
 
 
-def find_finished(night: Night, run_key: str, plan: Plan | None) -> tuple[NightEntry | None, bool]:
+def find_finished(site: Site, run_key: str, plan: Plan | None) -> tuple[NightEntry | None, bool]:
     """The entry of this very run, if it was judged before; and whether everything after it was done too.
 
     A run that passed every gate and was only held back, by a hold, a backfill or a hand, is judged again when nothing
     holds it back any more. MLflow is asked only where it was not yet seen to follow the ledger, or a hand may hold.
     """
-    site = site_of(night)
     entry = site.ledger.finished(run_key)
     hand_moved = None
     if (entry is not None and entry.blocked) or not is_followed(site.ledger):
@@ -143,9 +147,9 @@ def _is_done(site: Site, entry: NightEntry) -> bool:
     return not broken and site.ledger.is_published(entry)
 
 
-def find_what_became(entry: NightEntry) -> Ending:
+def find_what_became(site: Site, entry: NightEntry) -> Ending:
     """How a night that was decided before stands now."""
-    return ending(entry, replayed_in=open_site(entry.use_case).ledger.entries())
+    return ending(entry, replayed_in=site.ledger.entries())
 
 
 def of_backfill(plan: Plan | None) -> str | None:
@@ -160,16 +164,15 @@ def held(head: AnyEntry | None) -> str | None:
     return f"{head.use_case} is held ({head.held}): nothing moves until retrain release {head.use_case} --reason WHY."
 
 
-def skip_if_nothing_new(night: Night, run_key: str, snapshot: Snapshot) -> NightEntry | None:
+def skip_if_nothing_new(site: Site, night: Night, run_key: str, snapshot: Snapshot) -> NightEntry | None:
     """Records NOTHING_NEW and returns its entry, if the last finished run learnt from the very same; else None."""
-    site = site_of(night)
     last, head = site.ledger.last_night(), site.ledger.head()
     if last is None or not _is_settled(last) or last.learning_key != _learning_key(site, night, snapshot):
         return None
     champion = head.champion if head else None
     reason = f"Data, use case and code equal those of {last.as_of} (entry {last.seq}); nothing was trained."
     entry = entry_after(
-        head, night, run_key, snapshot,
+        site, head, night, run_key, snapshot,
         decision="NOTHING_NEW",
         reason=reason,
         candidate=None,
@@ -193,11 +196,13 @@ def _learning_key(site: Site, night: Night, snapshot: Snapshot) -> str:
     return learning_key(night, snapshot.digest + known)
 
 
-def entry_after(head: AnyEntry | None, night: Night, run_key: str, snapshot: Snapshot, **decided: Any) -> NightEntry:
+def entry_after(
+    site: Site, head: AnyEntry | None, night: Night, run_key: str, snapshot: Snapshot, **decided: Any
+) -> NightEntry:
     return NightEntry(
         as_of=night.as_of,
         run_key=run_key,
-        learning_key=_learning_key(site_of(night), night, snapshot),
+        learning_key=_learning_key(site, night, snapshot),
         judged_against=head.seq if head else 0,
         manifest=snapshot.manifest,
         **{**next_after(head, night.use_case), **decided},
@@ -230,24 +235,24 @@ def _recorded(site: Site, entry: NightEntry) -> NightEntry | None:
 class Opening:
     """A night's first steps one after the other, each with what it cost."""
 
+    site: Site
     work: list[Work] = field(default_factory=list)
 
-    def answer(
-        self, use_case: str, as_of: date | None, seed: int | None, again: str | None
-    ) -> tuple[NightEntry, bool] | None:
+    def answer(self, as_of: date | None, seed: int | None, again: str | None) -> tuple[NightEntry, bool] | None:
         """The entry that answers this run, and whether it was there before; None where there is more to do.
 
         To be called while holding the use case's lock. Records NOTHING_NEW as the flow does, and leaves it questions.
         """
-        if open_site(use_case).ledger.last_night() is None:
+        site = self.site
+        if site.ledger.last_night() is None:
             return None
-        night = self._step("open night", lambda: open_night(use_case, as_of, None, seed, again))
-        snapshot = self._step("take snapshot", lambda: take_snapshot(night))
+        night = self._step("open night", lambda: open_night(site, as_of, None, seed, again))
+        snapshot = self._step("take snapshot", lambda: take_snapshot(site, night))
         key = run_key(night, snapshot.digest)
-        finished, done = self._step("look up the ledger", lambda: find_finished(night, key, None))
+        finished, done = self._step("look up the ledger", lambda: find_finished(site, key, None))
         if finished is not None:
             return (finished, True) if done and not finished.asks else None
-        idle = self._step("compare with last night", lambda: skip_if_nothing_new(night, key, snapshot))
+        idle = self._step("compare with last night", lambda: skip_if_nothing_new(site, night, key, snapshot))
         return None if idle is None else (idle, False)
 
     def _step(self, name: str, step: Callable[[], R]) -> R:

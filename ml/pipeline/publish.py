@@ -1,0 +1,29 @@
+"""What data scientists read of a night: report, curves and figures in its MLflow run."""
+
+from ml.data.cleaning import from_parquet
+from ml.pipeline.site import Site
+from ml.reporting import page, score_section
+from ml.reporting.figures import night_figures
+from ml.reporting.mlflow_pages import run_name, run_tags
+from ml.reporting.trail import Trail
+from ml.storage import paths
+from ml.storage.ledger import NightEntry
+from ml.storage.records import Night
+from ml.storage.store import get_file, put_file
+
+
+def publish_to_mlflow(site: Site, night: Night, entry: NightEntry, trail: Trail) -> int:
+    """Puts report, curves and figures into the MLflow run; how many figures."""
+    run_id = trail.upload.run_id
+    answers = from_parquet(get_file(site.store, trail.evaluations.answers))
+    figures = night_figures(site.use_case, trail.fit.epochs, trail.fit.best_epoch, answers)
+    for name, image in figures.items():
+        put_file(site.store, f"{paths.run_artifacts(run_id)}/figures/{name}", image)
+    text = page.markdown(entry.result)
+    put_file(site.store, f"{paths.run_artifacts(run_id)}/report.md", text.encode())
+    ran = {"seed": night.seed, "device": night.device, "threads": night.threads, "best_epoch": trail.fit.best_epoch}
+    params = {**site.use_case.model.get_params(), **ran}
+    tags = {**run_tags(entry), "mlflow.note.content": text}
+    history = score_section.history(trail.fit.epochs, entry.result)
+    site.registry.finish_run(run_id, history, params, tags, run_name(entry))
+    return len(figures)

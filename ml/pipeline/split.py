@@ -1,0 +1,50 @@
+"""Splits the cleaned rows, and fits the encoder to those of train alone."""
+
+import logging
+from dataclasses import replace
+
+from ml.data.handles import Cleaned, Split
+from ml.data.split import describe, fit_until, share_of_known_groups, split_digest
+from ml.data.statistics import fit_encoder
+from ml.data.window_sums import WindowSums
+from ml.digests import digest_value
+from ml.pipeline.site import Site, resume
+from ml.storage import paths
+from ml.storage.json_form import to_json
+from ml.storage.records import Night, Work, with_work
+from ml.storage.store import put_file
+
+log = logging.getLogger("retrain.data")
+
+
+def split_rows(site: Site, night: Night, cleaned: Cleaned) -> Split:
+    """Splits by time or key, and fits the encoder on train rows only."""
+    key = digest_value([cleaned.digest, str(night.as_of), night.use_case_digest, night.code_digest])
+    sums = WindowSums(site.reader(cleaned), night.as_of)
+    if (counted := sums.reader.counted(night.as_of)) is not None:
+        key = digest_value([key, counted])  # which follows from the manifest too
+    split = resume(site, Split, "split", key, lambda: _make_split(site, night, sums, key))
+    if sums.taken_otherwise and sums.computed and not cleaned.work.computed:  # else it was said of the partitions
+        log.warning("The statistics of the window are taken again: what is learnt, or the code that counts, changed.")
+    reused = cleaned.partitions if split.work.reused else sums.reused
+    return with_work(split, Work(stage="", reused=reused, computed=sums.computed))
+
+
+def _make_split(site: Site, night: Night, sums: WindowSums, key: str) -> Split:
+    use_case, totals = site.use_case, sums.totals()
+    described = {part: describe(use_case, part, total.statistics, total.days) for part, total in totals.items()}
+    train, test_rows = (sums.reader.part_frames(night.as_of, part) for part in ("train", "test"))
+    known = share_of_known_groups(use_case, train, test_rows)
+    encoder = fit_encoder(use_case, totals["train"].statistics)
+    file = put_file(site.store, paths.stage_file(use_case.name, "split", key, "encoder.json"), to_json(encoder))
+    known_at = str(night.as_of) if use_case.known_at_column else None
+    test = [partition.digests for partition in sums.reader.of_part(night.as_of, "test")]
+    return Split(
+        digest=digest_value([key, file.digest]),
+        encoder=file,
+        fit_until=fit_until(use_case, night.as_of, sums.reader.counted(night.as_of)),
+        test_digest=digest_value([test, split_digest(use_case), known_at]),
+        train=described["train"],
+        validation=described["validation"],
+        test=replace(described["test"], group_in_train=known),
+    )

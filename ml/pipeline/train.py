@@ -1,0 +1,88 @@
+"""Fits the use case's estimator. What needs torch is imported when it is first used: an idle night needs none of it."""
+
+import logging
+from contextlib import nullcontext
+
+from ml.data.handles import Cleaned, Split
+from ml.errors import ConfigError
+from ml.models.handles import Epoch, Fit
+from ml.pipeline.machine import this_machine
+from ml.pipeline.run_key import lock_digest, require_same_code
+from ml.pipeline.site import Site, kept_results, resume
+from ml.serving.features import Encoder
+from ml.storage import paths
+from ml.storage.json_form import from_json
+from ml.storage.locks import fit_turn
+from ml.storage.records import Night
+from ml.storage.store import get_file, put_file
+
+log = logging.getLogger("retrain.model")
+
+
+def train_candidate(site: Site, night: Night, run_key: str, cleaned: Cleaned, split: Split, *, nightly: bool) -> Fit:
+    """Fits the use case's estimator, when it is its turn, and keeps the weights of the best validation epoch."""
+    kept = kept_results(site, Fit, "train").whole(run_key)
+    with nullcontext() if kept else fit_turn(site.settings.home, nightly=nightly):  # a twin may have been before it
+        fit = resume(site, Fit, "train", run_key, lambda: _fit(site, night, run_key, cleaned, split))
+    site.store.delete(paths.checkpoint(night.use_case, run_key))  # by now the handle is kept
+    return fit
+
+
+def _fit(site: Site, night: Night, run_key: str, cleaned: Cleaned, split: Split) -> Fit:
+    import torch
+    from safetensors.torch import save
+
+    from ml.models.training import StoredCheckpoints, encode, fit_candidate
+
+    require_same_code_and_machine(site, night)
+    torch.set_num_threads(night.threads)
+    encoder = encoder_of(site, split)
+    train, validation = (
+        encode(site.use_case, encoder, site.reader(cleaned).part_frames(night.as_of, part))
+        for part in ("train", "validation")
+    )
+    total = site.use_case.model.epochs
+    log.info("Training on %s with %d thread(s): %s rows, %d inputs.", night.device, night.threads, *_shape(train[0]))
+    checkpoints = StoredCheckpoints(site.store, paths.checkpoint(night.use_case, run_key))
+    fitted = fit_candidate(
+        site.use_case, night, encoder, train, validation, lambda e: log.info("%s", _progress(e, total)), checkpoints
+    )
+    weights = save({name: weight.contiguous() for name, weight in fitted.network_.state_dict().items()})
+    key = paths.stage_file(night.use_case, "train", run_key, "weights.safetensors")
+    return Fit(
+        weights=put_file(site.store, key, weights),
+        best_epoch=fitted.best_epoch_,
+        epochs=tuple(fitted.epochs_),
+        target_mean=getattr(fitted, "mean_", 0.0),
+        target_std=getattr(fitted, "std_", 1.0),
+        device=fitted.device_,
+        threads=night.threads,
+        notes=fitted.notes_,
+    )
+
+
+def _shape(x: object) -> tuple[str, int]:
+    rows, width = x.shape  # type: ignore[attr-defined]
+    return f"{rows:,}", width
+
+
+def _progress(epoch: Epoch, total: int) -> str:
+    score = "undefined" if epoch.validation_score is None else f"{epoch.validation_score:.3f}"
+    return (
+        f"Epoch {epoch.epoch} of {total}: train loss {epoch.train_loss:.4f}, "
+        f"validation loss {epoch.validation_loss:.4f}, validation score {score}."
+    )
+
+
+def require_same_code_and_machine(site: Site, night: Night) -> None:
+    """Raises ConfigError where what was imported last, or what torch says itself, is not what the night began with."""
+    require_same_code()
+    machine = this_machine(site.settings.home)
+    if (machine.device, lock_digest(machine.instructions)) != (night.device, night.lock_digest):
+        raise ConfigError(
+            "a machine stays as it is during a night", f"torch now says {machine.device}", "run the same command again"
+        )
+
+
+def encoder_of(site: Site, split: Split) -> Encoder:
+    return from_json(Encoder, get_file(site.store, split.encoder))

@@ -1,0 +1,84 @@
+"""Packages the candidate, puts its files where they will stay, and proves that they answer there as they did here."""
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from ml.data.handles import Cleaned, Split
+from ml.digests import digest_value
+from ml.errors import without_passwords
+from ml.models import packaging
+from ml.models.handles import Fit, Upload, Verified
+from ml.pipeline.site import Site, resume
+from ml.pipeline.train import encoder_of, require_same_code_and_machine
+from ml.storage import paths
+from ml.storage.records import FileRef, Night, digest_of_files
+from ml.storage.store import get_file
+
+if TYPE_CHECKING:
+    from ml.serving.model import PackagedModel
+
+
+def upload_candidate(site: Site, night: Night, run_key: str, cleaned: Cleaned, split: Split, fit: Fit) -> Upload:
+    """Packages the model with its code and puts every file where it will stay, with a proof of its answers."""
+    place = without_passwords(site.settings.tracking_uri)
+    key = digest_value([run_key, place])  # a run belongs to the MLflow that it was made in
+    return resume(site, Upload, "upload", key, lambda: _upload(site, night, run_key, cleaned, split, fit))
+
+
+def _upload(site: Site, night: Night, run_key: str, cleaned: Cleaned, split: Split, fit: Fit) -> Upload:
+    model, held_out = _package(site, night, cleaned, split, fit)
+    name = f"{night.use_case} {night.as_of}"
+    tags = {"use_case": night.use_case, "as_of": str(night.as_of)}
+    finished = site.ledger.finished(run_key)  # its files are damaged: they are made again where the ledger says
+    known = finished.candidate.run_id if finished and finished.candidate else None
+    run_id = site.registry.run_id(run_key, name, tags, known)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "model"
+        packaging.write_model(model, folder)
+        files = packaging.upload_folder(site.store, folder, paths.model_folder(run_id))
+    proof_key = paths.stage_file(night.use_case, "upload", run_key, "proof.parquet")
+    return Upload(
+        run_id=run_id,
+        folder=paths.model_folder(run_id),
+        files=files,
+        digest=digest_of_files(files),
+        threshold=model.output.threshold if model.output.kind == "binary" else None,
+        proof=packaging.make_proof(site.store, proof_key, model, held_out),
+    )
+
+
+def _package(
+    site: Site, night: Night, cleaned: Cleaned, split: Split, fit: Fit
+) -> tuple["PackagedModel", pd.DataFrame]:
+    """The packaged model and the validation rows."""
+    from safetensors.torch import load
+
+    from ml.models.training import architecture, encode, package
+    from ml.serving.model import build_network
+
+    require_same_code_and_machine(site, night)
+    encoder = encoder_of(site, split)
+    network = build_network(architecture(site.use_case), encoder)
+    network.load_state_dict(load(get_file(site.store, fit.weights)))
+    held_out = site.reader(cleaned).raw_rows(night.as_of, "validation")
+    validation = encode(site.use_case, encoder, [held_out])
+    model = package(site.use_case, site.rules, encoder, network, night, fit, validation)
+    return model, held_out
+
+
+def verify_candidate(site: Site, run_key: str, upload: Upload) -> Verified:
+    """Reads the model back from where it lies, loads it in a fresh process and compares its answers exactly."""
+
+    def verify() -> Verified:
+        rows = packaging.prove(site.store, fetch(site, upload.folder, upload.files), upload.proof)
+        return Verified(files=len(upload.files), rows=rows)
+
+    return resume(site, Verified, "verify", digest_value([run_key, upload.digest]), verify)
+
+
+def fetch(site: Site, folder: str, files: tuple[FileRef, ...]) -> Path:
+    """The model's folder on this disk, its files as they were written."""
+    return packaging.fetch_model(site.store, folder, files, site.settings.home / "cache")
