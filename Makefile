@@ -20,7 +20,7 @@ test-all: check
 
 # Every fault that is tried, and the table of them for docs/faults.md.
 chaos: $(READY)
-	$(BIN)/pytest -m slow tests/test_chaos.py tests/test_two_at_once.py tests/test_outages.py tests/test_backfill.py tests/test_flights_backfill.py tests/test_production.py
+	$(BIN)/pytest -m slow tests/slow/test_chaos.py tests/slow/test_two_at_once.py tests/slow/test_outages.py tests/operations/test_backfill.py tests/slow/test_flights_backfill.py tests/slow/test_production.py
 
 check: $(READY)
 	$(BIN)/ruff check -q .

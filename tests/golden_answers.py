@@ -27,7 +27,7 @@ from ml.storage.registry import Registry
 from ml.storage.store import open_store
 
 FOLDER = Path(__file__).parent / "golden"
-RECORD = "RETRAIN_RECORD_GOLDEN=1 .venv/bin/pytest -m 'slow or not slow' tests/test_golden.py"
+RECORD = "RETRAIN_RECORD_GOLDEN=1 .venv/bin/pytest -m 'slow or not slow' tests/flows/test_golden.py"
 WIDTH = 150
 LONGEST_LIST = 12  # a longer list is kept by its digest
 WORK = ("reused", "computed")

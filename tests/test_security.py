@@ -1,6 +1,6 @@
 """What must never happen, tried: a pickle is loaded, a secret or a sensitive value is told, a name leaves its place.
 
-That servers listen on loopback only is held by `tests/test_servers.py`.
+That servers listen on loopback only is held by `tests/deployments/test_servers.py`.
 """
 
 import ast

@@ -1,0 +1,368 @@
+"""How a night ends, as people see it: Prefect's state, alerts and MLflow's alias agree with the ledger as it is now."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from deployments.cli import main
+from deployments.commands.status import last_of
+from deployments.prefect import alerts
+from deployments.prefect.client import ask, insisted
+from deployments.prefect.crashed import end_left_tasks, resubmit_crashed
+from deployments.prefect.last_night import red_nights
+from ml.reporting.endings import ending, moved_by_hand, shown_name, since
+from ml.storage.ledger import AnyEntry, NightEntry, OperatorEntry, version_of
+from ml.storage.nights import KILLED
+from ml.storage.records import Champion
+from ml.storage.registry import CHAMPION, Registry
+from tasks.lost import ACTIVE, end_lost
+from tests.deployments.test_alerts import told, wait_for_alert  # noqa: F401
+from tests.deployments.test_schedules import wait_for
+from tests.slow.test_production import is_link_to
+from tests.storage.test_ledger import entry, version
+from tests.story import Shop
+
+SCORES = {"candidate": {"f1": {"value": 0.771, "low": 0.7, "high": 0.8, "reason": None}}, "champion": None}
+RESULT: dict[str, Any] = {
+    "use_case": "tills", "metric": "f1", "scores": SCORES, "verdicts": [],
+    "decision": "KEEP", "version": 2, "not_comparable": {}, "asks": False,
+}  # fmt: skip
+UNSCORED = {**RESULT, "scores": {"candidate": None, "champion": None}, "version": None}
+
+
+def made_by(run: int) -> Champion:
+    return replace(version(run), run_id=f"run {run}")
+
+
+def night(seq: int, decision: str, before: int | None, after: int | None) -> NightEntry:
+    """The night that registered version `seq`."""
+    models = {"champion_before": before and made_by(before), "champion": after and made_by(after)}
+    return entry(seq, decision=decision, candidate=made_by(seq), result=RESULT, **models)
+
+
+def move(seq: int, decision: Any, before: int, after: int) -> OperatorEntry:
+    models = {"champion_before": made_by(before), "champion": made_by(after), "reference": None}
+    said = {"at": "2024-03-09T10:00:00+00:00", "by": "ada", "reason": "complaints."}
+    return OperatorEntry(seq=seq, use_case="tills", decision=decision, **said, **models)  # type: ignore[arg-type]
+
+
+FIRST, SECOND = night(1, "FIRST", None, 1), night(2, "PROMOTE", 1, 2)
+KEPT = night(2, "KEEP", 1, 1)
+REJECTED = night(1, "REJECT", None, None)
+STANDINGS: list[tuple[str, NightEntry, list[AnyEntry], str, str]] = [
+    ("promoted and still there", SECOND, [FIRST, SECOND], "Promoted", "Champion is now version 2."),
+    (
+        "rolled back",
+        SECOND,
+        [FIRST, SECOND, move(3, "ROLLBACK", 2, 1)],
+        "KeptChampion",
+        "Version 2 was rolled back on 2024-03-09 by ada (entry 3: complaints). Champion is now version 1.",
+    ),
+    (
+        "rolled back to",
+        FIRST,
+        [FIRST, SECOND, move(3, "ROLLBACK", 2, 1)],
+        "Promoted",
+        "Version 1 was made champion on 2024-03-09 by ada (entry 3: complaints). Champion is now version 1.",
+    ),
+    (
+        "followed by a later night",
+        FIRST,
+        [FIRST, SECOND],
+        "KeptChampion",
+        "Version 1 was followed by version 2 on 2024-03-01 by anna (entry 2: so). Champion is now version 2.",
+    ),
+    (
+        "kept, and promoted by hand since",
+        KEPT,
+        [FIRST, KEPT, move(3, "OPERATOR_PROMOTE", 1, 2)],
+        "Promoted",
+        "Version 2 was made champion on 2024-03-09 by ada (entry 3: complaints). Champion is now version 2.",
+    ),
+    (
+        "rolled back and chosen again",
+        SECOND,
+        [FIRST, SECOND, move(3, "ROLLBACK", 2, 1), move(4, "OPERATOR_PROMOTE", 1, 2)],
+        "Promoted",
+        "Version 2 was made champion on 2024-03-09 by ada (entry 4: complaints). Champion is now version 2.",
+    ),
+    ("kept", KEPT, [FIRST, KEPT], "KeptChampion", "Champion is now version 1."),
+    ("rejected", REJECTED, [REJECTED], "NoChampionYet", "There is no champion."),
+    (
+        "rejected, and there is one since",
+        REJECTED,
+        [REJECTED, night(2, "FIRST", None, 2)],
+        "KeptChampion",
+        "Champion is now version 2.",
+    ),
+]
+
+
+BY_HAND: list[tuple[list[AnyEntry], str | None]] = [
+    ([], None),
+    ([REJECTED], None),
+    ([FIRST, SECOND], None),
+    ([FIRST, SECOND, move(3, "ROLLBACK", 2, 1)], "version 1 serves: ada rolled back to it on 2024-03-09 (entry 3: "),
+    ([FIRST, KEPT, move(3, "OPERATOR_PROMOTE", 1, 2)], "version 2 serves: ada promoted it on 2024-03-09 (entry 3: "),
+    (
+        [FIRST, SECOND, move(3, "ROLLBACK", 2, 1), night(4, "KEEP", 1, 1)],
+        "version 1 serves: ada rolled back to it on 2024-03-09 (entry 3: complaints).",
+    ),
+    ([FIRST, SECOND, move(3, "ROLLBACK", 2, 1), night(4, "PROMOTE", 1, 4)], None),
+    ([FIRST, move(2, "HOLD", 1, 1)], None),
+]
+
+
+@pytest.mark.parametrize(("entries", "sentence"), BY_HAND)
+def test_status_says_who_moved_the_champion_by_hand_until_a_night_moves_it_on(
+    entries: list[AnyEntry], sentence: str | None
+) -> None:
+    said = moved_by_hand(entries)
+    assert said is None if sentence is None else said is not None and said.startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("which", "entries", "word", "sentence"), [row[1:] for row in STANDINGS], ids=[row[0] for row in STANDINGS]
+)
+def test_a_replayed_night_says_what_became_of_it(
+    which: NightEntry, entries: list[AnyEntry], word: str, sentence: str
+) -> None:
+    told_now = ending(which, replayed_in=entries)
+    assert (told_now.word, since(which, entries)) == (word, sentence)
+    assert told_now.message.startswith(f"{word}: Version {which.seq} was ")
+    assert f"entry {which.seq} of the ledger: so {sentence} Scored then: F1 0.771" in told_now.message
+    assert (told_now.score, shown_name("tills 2024-03-02, F1 0.1", told_now.score)) == (
+        "F1 0.771",
+        "tills 2024-03-02, F1 0.771",
+    )
+
+
+def test_the_command_that_leads_on_ends_before_the_scores() -> None:
+    asked = replace(KEPT, result={**RESULT, "asks": True})
+    assert "retrain promote tills --version 2 --reason WHY. F1 0.771" in ending(asked).message
+
+
+def test_a_night_with_nothing_new_has_no_score() -> None:
+    idle = entry(3, decision="NOTHING_NEW", champion=made_by(2), result=UNSCORED)
+    assert (ending(idle).message, ending(idle).score) == ("NothingNew: so", "")
+    assert ending(idle, replayed_in=[FIRST, idle]).word == "NothingNew"
+
+
+@pytest.fixture
+def served_shop(shop: Shop, prefect: str) -> Iterator[Shop]:
+    served = subprocess.Popen(
+        [sys.executable, "-m", "deployments.prefect.serve"], env={**os.environ, "PREFECT_API_URL": prefect}
+    )
+    yield shop
+    served.terminate()
+    served.wait(30)
+
+
+@dataclass
+class Made:
+    """Runs of a flow, and their tasks, made on the server as if a process had begun them."""
+
+    prefect: str
+    flow: str = "backfill"
+
+    def run(self, state: str, **more: Any) -> str:
+        flow = insisted(f"{self.prefect}/flows/", {"name": self.flow})["id"]
+        asked = {"flow_id": flow, "name": str(uuid4()), "state": {"type": state}, **more}
+        return str(insisted(f"{self.prefect}/flow_runs/", asked)["id"])
+
+    def task(self, of: str, state: str) -> str:
+        asked = {"flow_run_id": of, "task_key": "train", "dynamic_key": str(uuid4()), "state": {"type": state}}
+        return str(insisted(f"{self.prefect}/task_runs/", asked)["id"])
+
+    def states(self, what: str, *ids: str) -> list[str]:
+        return [str(ask(f"{self.prefect}/{what}/{each}")["state_type"]) for each in ids]
+
+
+@pytest.mark.slow
+def test_a_lost_run_takes_its_tasks_and_the_runs_inside_of_it_along(prefect: str) -> None:
+    """As of a backfill whose driver was killed: one of its dates trained, another had ended."""
+    made = Made(prefect)
+    driver = made.run("RUNNING")
+    waiting = made.task(driver, "RUNNING")
+    date, ended = (made.run(state, parent_task_run_id=waiting) for state in ("RUNNING", "COMPLETED"))
+    training, before = made.task(date, "RUNNING"), made.task(date, "COMPLETED")
+    end_lost(lambda path, body: ask(f"{prefect}{path}", body), {"id": driver, "state_type": "RUNNING"}, "gone")
+    assert made.states("flow_runs", driver, date, ended) == ["CRASHED", "CRASHED", "COMPLETED"]
+    assert made.states("task_runs", waiting, training, before) == ["CRASHED", "CRASHED", "COMPLETED"]
+
+
+@pytest.mark.slow
+def test_tasks_that_prefect_left_active_in_a_run_that_has_ended_are_ended(
+    prefect: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prefect ends the run alone where its process is killed; a stranger's run stays as it is."""
+    made = Made(prefect)
+    tasks = {}
+    for name, state, use_case in (
+        ("crashed", "CRASHED", "tills"), ("cancelled", "CANCELLED", "tills"), ("running", "RUNNING", "tills"),
+        ("another's", "CRASHED", "theirs"),
+    ):  # fmt: skip
+        run = made.run("RUNNING", parameters={"request": {"use_case": use_case}})
+        tasks[name] = made.task(run, "RUNNING")
+        insisted(f"{prefect}/flow_runs/{run}/set_state", {"state": {"type": state}, "force": True})
+    end_left_tasks(prefect, {"tills"})
+    assert set(made.states("task_runs", *tasks.values())) == {"RUNNING"}, "their own ends may still be recorded"
+    monkeypatch.setattr("deployments.prefect.crashed.LOST_SECONDS", -5.0)
+    end_left_tasks(prefect, {"tills"})
+    assert made.states("task_runs", *tasks.values()) == ["CRASHED", "CANCELLED", "RUNNING", "RUNNING"]
+
+
+class Seen:
+    """What people see of the shop's nights on the served deployment, compared with the ledger."""
+
+    def __init__(self, shop: Shop, prefect: str, capsys: pytest.CaptureFixture[str]) -> None:
+        self.shop, self.prefect, self.capsys = shop, prefect, capsys
+        self.registry = Registry(shop.settings, "shop")
+        self.deployment = wait_for(lambda: ask(f"{prefect}/deployments/name/retrain/shop"), 60)["id"]
+
+    def submit(self, as_of: str, **request: Any) -> str:
+        asked = {"parameters": {"request": {"use_case": "shop", "as_of": as_of, **request}}}
+        return str(insisted(f"{self.prefect}/deployments/{self.deployment}/create_flow_run", asked)["id"])
+
+    def ended(self, run: str) -> dict[str, Any]:
+        state = wait_for(lambda: self.run(run)["state_type"] in {"COMPLETED", "FAILED", "CRASHED"}, 240)
+        assert state, self.run(run)["state"]
+        return self.run(run)
+
+    def run(self, run: str) -> dict[str, Any]:
+        return dict(ask(f"{self.prefect}/flow_runs/{run}"))
+
+    def compare(self, run: str, state: str, word: str) -> dict[str, Any]:
+        """The run's end, after the comparison with the ledger."""
+        found = self.ended(run)
+        assert (found["state_name"], found["state"]["message"].split(":")[0]) == (state, word), found["state"]
+        assert {"shop", word} <= set(found["tags"])
+        assert self.registry.alias(CHAMPION) == self.champion
+        assert wait_for(lambda: self.active_tasks(run) == 0, 30)
+        self.agree(found["state"]["message"].partition(": ")[2] if state == "Failed" else None)
+        return found
+
+    def agree(self, red: str | None) -> dict[str, Any]:
+        """Status and doctor say what the ledger says, and the sentence of a night that ended red, if it did. The row
+        of status."""
+        assert main(["status", "shop", "--json"]) == 0
+        (row,) = json.loads(self.capsys.readouterr().out)["use_cases"]
+        code = main(["doctor", "shop", "--json"])
+        checks = json.loads(self.capsys.readouterr().out)["checks"]
+        wrong = [each for each in checks if each["state"] in {"wrong", "unknown"}]
+        last = last_of(self.shop.entries())
+        assert (row["champion"], row["mlflow"]) == (self.champion, [])
+        assert (row["last_as_of"], row["last_decision"]) == ((str(last.as_of), last.decision) if last else (None, None))
+        assert row["last_night"] == ("red" if red else "good" if last else None)
+        assert code == (1 if red else 0), wrong
+        if red is None:
+            assert (row["red"], wrong) == ([], [])
+            return dict(row)
+        (each,), (finding,) = row["red"], wrong
+        assert f"{each['rule']}, but {each['value']}: {each['next_step']}." == red
+        assert (finding["check"], finding["seen"], finding["mend"]) == (
+            "last night of shop",
+            each["seen"],
+            each["next_step"],
+        )
+        return dict(row)
+
+    @property
+    def champion(self) -> int | None:
+        head = self.shop.ledger.head()
+        return version_of(head.champion) if head else None
+
+    def active_tasks(self, run: str) -> int:
+        chosen = {"flow_runs": {"id": {"any_": [run]}}, "task_runs": {"state": {"type": {"any_": ACTIVE}}}}
+        return int(insisted(f"{self.prefect}/task_runs/filter", chosen).__len__())
+
+    def kill(self, run: str) -> None:
+        """Kills the process of the run while it trains or verifies."""
+        lock = self.shop.settings.home / "locks" / "shop.lock"
+        assert wait_for(lambda: self.active_tasks(run), 120)
+        found = [fd for fd in Path("/proc").glob("[0-9]*/fd/*") if is_link_to(fd, lock)]
+        os.kill(int(found[0].parts[2]), signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_six_endings_agree_with_the_ledger(
+    served_shop: Shop,
+    prefect: str,
+    told: tuple[str, list[dict[str, Any]]],  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Good, rolled back, replayed, kept, red and killed: status, doctor, alerts, Prefect's state and MLflow's alias
+    agree with the ledger after each. Four minutes on a quiet machine."""
+    url, documents = told
+    monkeypatch.setenv("PREFECT_API_URL", prefect)
+    assert main(["alerts", url, "--kept-nights", "1"]) == 0
+    capsys.readouterr()
+    seen, say = Seen(served_shop, prefect, capsys), ["--yes", "--reason", "a test says so"]
+
+    seen.compare(seen.submit("2024-03-15"), "Completed", "Promoted")
+    good = seen.compare(seen.submit("2024-03-16"), "Completed", "Promoted")
+    assert good["name"].startswith("shop 2024-03-16, F1 0.")
+    assert "the champion's" in good["state"]["message"]
+    shown = seen.registry.client.get_model_version("shop", "2")
+    assert shown.tags["scores"].startswith(good["name"].removeprefix("shop 2024-03-16, "))
+    assert (shown.tags["scores"] in shown.description, shown.tags["digests"][:9]) == (True, "snapshot ")
+
+    assert main(["rollback", "shop", *say]) == 0
+    capsys.readouterr()
+    assert seen.agree(None)["champion"] == 1
+    replayed = seen.compare(seen.submit("2024-03-16"), "Completed", "KeptChampion")
+    assert "Version 2 was rolled back on" in replayed["state"]["message"]
+    assert "Champion is now version 1." in replayed["state"]["message"]
+
+    dry = seen.ended(seen.submit("2024-03-16", dry_run=True))
+    assert (dry["name"], dry["state"]["message"][:8]) == ("shop 2024-03-16 (dry run)", "Dry run:")
+
+    assert main(["hold", "shop", *say]) == 0
+    capsys.readouterr()
+    assert documents == [], "nothing went wrong, and nothing was told"
+    kept = seen.compare(seen.submit("2024-03-17"), "Completed", "KeptChampion")
+    assert "shop is held" in kept["state"]["message"]
+    assert wait_for_alert(documents, alerts.KEPT)["reason"].startswith("The champion of shop was kept for 1 night.")
+    assert main(["release", "shop", *say]) == 0
+    capsys.readouterr()
+
+    file = served_shop.file("2024-03-17")
+    day = file.read_bytes()
+    file.write_bytes(b"not parquet")
+    before = served_shop.ledger.head()
+    red = seen.compare(seen.submit("2024-03-18"), "Failed", "DataRejected")
+    assert served_shop.ledger.head() == before
+    rejected = wait_for_alert(documents, alerts.REJECTED)
+    assert rejected["reason"] == red["state"]["message"]
+    assert "retrain run shop --as-of 2024-03-18" in rejected["next"]
+    assert seen.agree(red["state"]["message"].partition(": ")[2])["red"][0]["flow_run"] == red["id"]
+    replayed = seen.submit("2024-03-15")
+    seen.ended(replayed)
+    seen.agree(red["state"]["message"].partition(": ")[2])  # an older night's good end does not hide it
+    file.write_bytes(day)
+
+    killed = seen.submit("2024-03-18")
+    seen.kill(killed)
+    assert wait_for(lambda: seen.run(killed)["state_type"] == "CRASHED", 60)
+    assert "runs it again by itself: attempt 2 of 3" in wait_for_alert(documents, alerts.CRASHED)["next"]
+    assert [red.error for red in red_nights(served_shop.settings, "shop")] == ["DataRejected", KILLED]
+    resubmit_crashed(prefect, {"shop"})  # as `retrain up` does every five seconds
+    end_left_tasks(prefect, {"shop"})
+    again = seen.ended(killed)
+    seen.compare(killed, "Completed", again["state"]["message"].split(":")[0])
+    last = served_shop.entries()[-1]
+    assert (str(last.as_of), ending(last).message) == ("2024-03-18", again["state"]["message"])
+    recovered = wait_for_alert(documents, alerts.RECOVERED)
+    assert recovered["reason"] == again["state"]["message"], "and once, for the red night and the killed one"
+    assert {each["alert"] for each in documents} == {alerts.KEPT, alerts.REJECTED, alerts.CRASHED, alerts.RECOVERED}
+    assert main(["alerts", "--remove"]) == 0
