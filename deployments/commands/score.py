@@ -16,13 +16,13 @@ from ml.use_case.loading import load_use_case
 def score(options: argparse.Namespace) -> int:
     """Writes one output row per input row, in the same order."""
     require_use_case(options.use_case)
-    settings = home_to_read("score")
-    use_case = load_use_case(options.use_case, settings.project)
     writer = _writer(Path(options.output))
     if not Path(options.file).is_file():
         raise UsageError("FILE is a file of raw rows", f"there is no {options.file}", "check its path")
     if Path(options.output).exists() and Path(options.output).samefile(options.file):
         raise UsageError("-o names a file of its own", "it is the file to score", "name another, or its rows are lost")
+    settings = home_to_read("score")
+    use_case = load_use_case(options.use_case, settings.project)
     from ml.models import packaging
     from ml.operations.scoring import model_threshold, score_file
 

@@ -200,7 +200,7 @@ def test_of_another_machines_night_prefect_or_its_age_says_that_it_is_over(place
     forget_beginning(place, "tills")
     assert left(place, is_over=True) is not None, "it is not ours to take back"
     old = Beginning(use_case="tills", as_of=NIGHT, at="2024-03-18T03:00:00+00:00", holder="another", flow_run=None)
-    open_store(place.store).put(paths.night_beginning("tills"), seal(Beginning, old))
+    open_store(place.store).put(paths.night_beginning("tills"), seal(old))
     assert left(place) is not None
 
 

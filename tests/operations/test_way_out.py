@@ -65,7 +65,11 @@ class Walk:
             self.shop.night("2024-03-15", again="so")
             return
         confirmed = ["--yes"] if words[0] in {"promote", "rollback", "hold", "release"} else []
-        assert self.typed(*words, *confirmed) == 0, words
+        code = self.typed(*words, *confirmed)
+        if words[0] == "doctor":  # which goes on to name a red night, until a good one settles it
+            assert self.doctor() == []
+        else:
+            assert code == 0, words
 
     def ends_well(self, as_of: str = "2024-03-18") -> None:
         """A good night: it was compared with the champion, nothing blocks it, and nothing is wrong any more."""
