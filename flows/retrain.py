@@ -91,7 +91,7 @@ def red_noted(request: RetrainRequest) -> AbstractContextManager[None]:
 
 @contextmanager
 def only_night_of(request: RetrainRequest) -> Iterator[None]:
-    """Holds the use case's lock while the night runs. The note that it runs is removed before the lock is given back."""
+    """Holds the use case's lock while the night runs. At the end it first removes the note that the night runs."""
     with ExitStack() as stack:
         stack.enter_context(only_run_of(request.use_case, wait=request.wait, dry_run=request.dry_run))
         if not request.dry_run:

@@ -111,7 +111,7 @@ def _show(changes: dict[str, Any], labels: dict[str, Any] | None = None) -> None
 
 
 def _own_run() -> FlowRun | None:
-    """The present flow run as Prefect's server has it now. The one in the context is as old as the run's start."""
+    """The present flow run as Prefect's server has it now. The one in the context is as old as its start."""
     run_id = flow_run.get_id()
     if run_id is None:
         return None
@@ -120,7 +120,7 @@ def _own_run() -> FlowRun | None:
 
 
 def begun_as_of() -> date | None:
-    """The date that this run got, now or in an earlier attempt: a retried, resubmitted or resumed run keeps its date."""
+    """The date that this run got, now or in an earlier attempt: a retried or resumed run keeps its date."""
     if (known := _DATES.get(flow_run.get_id() or "")) is not None:
         return known
     label = run_label(AS_OF)
