@@ -14,7 +14,7 @@ from ml.use_case.loading import load_use_case
 
 
 def score(options: argparse.Namespace) -> int:
-    """Writes one output row per input row, in the same order."""
+    """Writes one row of output for each row of input, in the same order."""
     require_use_case(options.use_case)
     settings = home_to_read("score")
     use_case = load_use_case(options.use_case, settings.project)
@@ -39,7 +39,7 @@ def score(options: argparse.Namespace) -> int:
         raise Corrupt(error.rule, error.value, f"retrain doctor {options.use_case} says what leads out") from error
     scored = score_file(settings, use_case, folder, Path(options.file))
     answers, extra = scored.answers, scored.ignored_columns
-    keys = scored.keys.drop(columns=[*answers], errors="ignore")  # an answer's name is the answer's
+    keys = scored.keys.drop(columns=[*answers], errors="ignore")  # a key with the name of an answer is left out
     writer(keys.join(answers))
     document = {
         "use_case": options.use_case,
@@ -84,7 +84,7 @@ def _with_keys(names: list[str]) -> str:
 
 
 def _writer(path: Path) -> Any:
-    """How to write the output. Raises UsageError for a place where no such file can be, before any work."""
+    """The function that writes the output. Raises UsageError, before any work, if the file cannot be written there."""
     if path.suffix not in {".parquet", ".csv"}:
         raise UsageError("-o names a .parquet or .csv file", f"it is {path.name}", "change its ending")
     if path.is_dir() or not path.parent.is_dir():
