@@ -37,7 +37,7 @@ def chosen_names(options: argparse.Namespace, settings: Settings) -> list[str]:
 
 
 def chosen_or_recorded(options: argparse.Namespace, settings: Settings) -> list[str]:
-    """Like `chosen_names`, but with use cases that have only a ledger: their file is gone, but champions still serve."""
+    """Like `chosen_names`, with those that only have a ledger: their file is gone, but their champions still serve."""
     if options.use_case is None:
         return sorted({*use_case_files(settings.project), *recorded_names(settings)})
     require_recorded(options.use_case)
