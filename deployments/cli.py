@@ -250,7 +250,9 @@ def _add_backfill(commands: Any, shared: argparse.ArgumentParser) -> None:
     for action in (*driving, *others):
         action.add_argument("plan", metavar="PLAN", help="the beginning of its digest")
     for action in driving:
-        action.add_argument("--max-active", type=_from_1, default=1, metavar="N", help="dates at once (default: 1)")
+        action.add_argument(
+            "--max-active", type=_from_1_to_16, default=1, metavar="N", help="dates at once (default: 1)"
+        )
         action.add_argument("--fail-fast", action="store_true", help="start no date after the first that fails")
 
 
@@ -274,7 +276,7 @@ def _at_least_1(text: str) -> int:
     return int(text)
 
 
-def _from_1(text: str) -> int:
+def _from_1_to_16(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 16:
         raise argparse.ArgumentTypeError(f"it is a whole number from 1 to 16, but it is {text!r}")
     return int(text)

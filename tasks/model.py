@@ -55,7 +55,8 @@ def evaluate_models(
 @stage("judge gates", timeout_seconds=600)
 def judge_gates(night: Night, evaluations: Evaluations, head: AnyEntry | None, blocked: str | None) -> Judgement:
     """Lets every gate weigh the evidence, and makes the decision."""
-    judged = evaluate.judge_gates(site_of(night), night, evaluations, head, blocked)
-    counts = ", ".join(f"{n} {v}" for v, n in Counter(verdict.verdict for verdict in judged.verdicts).items())
-    log.info("Judged %d gates (%s): %s.", len(judged.verdicts), counts, judged.decision)
-    return judged
+    judgement = evaluate.judge_gates(site_of(night), night, evaluations, head, blocked)
+    counts = Counter(verdict.verdict for verdict in judgement.verdicts)
+    words = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    log.info("Judged %d gates (%s): %s.", len(judgement.verdicts), words, judgement.decision)
+    return judgement

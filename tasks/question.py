@@ -56,8 +56,8 @@ def answered_by(entry: NightEntry, plan: Plan | None = None) -> AnyEntry | None:
         if deployment.get_id() is None or _is_asked_by_another(entry):
             log.warning("%s", decision_section.way_out(entry.result))
             return None
-        given = suspend_flow_run(Answer.with_initial_data(description=_question(entry)), key=_key(entry))
-    return take_answer(entry, given)
+        answer = suspend_flow_run(Answer.with_initial_data(description=_question(entry)), key=_key(entry))
+    return take_answer(entry, answer)
 
 
 @stage("look for an answer", timeout_seconds=300)
@@ -67,10 +67,10 @@ def look_for_answer(entry: NightEntry) -> AnyEntry | None:
 
 
 @stage("take answer", timeout_seconds=300)
-def take_answer(entry: NightEntry, given: Answer) -> AnyEntry:
+def take_answer(entry: NightEntry, answer: Answer) -> AnyEntry:
     """Records the answer in the ledger under the operator's name, and then moves the aliases."""
     site = open_site(entry.use_case)
-    closed = answer_question(site, entry, promote=given.promote, name=given.name, reason=given.reason)
+    closed = answer_question(site, entry, promote=answer.promote, name=answer.name, reason=answer.reason)
     log.info("%s by %s: %s", closed.decision, closed.by, closed.reason)
     return closed
 

@@ -72,8 +72,8 @@ def data(options: argparse.Namespace) -> int:
     day = str(options.day)
     if options.action == "exclude":
         return _note(options, lambda ledger, reason: plan_exclude(ledger, day, reason))
-    lost = _lost_days(open_store(settings.store), use_case)
-    return _note(options, lambda ledger, reason: plan_include(ledger, day, reason, lost))
+    lost_days = _lost_days(open_store(settings.store), use_case)
+    return _note(options, lambda ledger, reason: plan_include(ledger, day, reason, lost_days))
 
 
 def _lost_days(store: Store, use_case: UseCase) -> list[str]:

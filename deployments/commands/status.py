@@ -130,8 +130,11 @@ def _waiting(name: str, as_of: str) -> str:
 
 def _score_of(nights: list[NightEntry], version: int | None) -> str | None:
     """The version's main score in the night that made it, like `f1 0.952 [0.909, 0.988]`."""
-    made = next((night.result for night in nights if night.candidate and night.candidate.version == version), None)
-    return f"{made['metric']} {score_section.cell(made['scores']['candidate'].get(made['metric']))}" if made else None
+    of_version = (night.result for night in nights if night.candidate and night.candidate.version == version)
+    result = next(of_version, None)
+    if not result:
+        return None
+    return f"{result['metric']} {score_section.cell(result['scores']['candidate'].get(result['metric']))}"
 
 
 def _mlflow_differs(settings: Settings, ledger: Ledger) -> list[str]:

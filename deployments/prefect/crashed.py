@@ -120,12 +120,12 @@ class Lost:
         """Ends runs that have been lost for LOST_SECONDS. One that was being cancelled becomes cancelled."""
         query = {"flows": OURS, "flow_runs": {"state": {"type": {"any_": EXECUTED}}}}
         runs = [run for run in ask(f"{api}/flow_runs/filter", query) or [] if is_ours(run, self.use_cases)]
-        lost = {run["id"]: run for run in runs if is_dead(self.home, signs_of(run))}
+        lost_runs = {run["id"]: run for run in runs if is_dead(self.home, signs_of(run))}
         now = time.monotonic()
-        self.since = {run_id: self.since.get(run_id, now) for run_id in lost}
+        self.since = {run_id: self.since.get(run_id, now) for run_id in lost_runs}
         for run_id, since in self.since.items():
             if now - since >= LOST_SECONDS:
-                end_lost(posting(api), lost[run_id], GONE)
+                end_lost(posting(api), lost_runs[run_id], GONE)
 
 
 def signs_of(run: dict[str, Any], last_heard: datetime | None = None) -> Signs:

@@ -86,6 +86,7 @@ def make_up(settings: Settings, api: str, now: datetime) -> list[str]:
 
 
 def _make_up(settings: Settings, api: str, deployment: dict[str, Any], now: datetime) -> Iterator[str]:
+    """Schedules or skips the missed nights of one deployment, and says so in a sentence if there were any."""
     name = deployment["name"]
     if name not in use_case_files(settings.project):
         return
@@ -114,6 +115,7 @@ def _make_up(settings: Settings, api: str, deployment: dict[str, Any], now: date
 
 
 def _policy(use_case: UseCase, choice: Choice) -> str:
+    """Which nights are kept, and by which setting of the use case, in words."""
     days = ", ".join(str(local_date(start.at, use_case.time_zone)) for start in choice.kept)
     within = f" within {counted(use_case.missed_within_days, 'day')}" if use_case.missed_nights != "skip" else ""
     return f"missed_nights={use_case.missed_nights}{within} keeps {f'{days} only' if days else 'none'}"

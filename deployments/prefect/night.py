@@ -132,6 +132,7 @@ def _show_on_page(
 
 
 def _require_same_place(settings: Settings, servers: Servers) -> None:
+    """Raises ConfigError if `retrain up` uses another store or another MLflow than this command."""
     if (servers.store, servers.tracking_uri) != (settings.store, settings.tracking_uri):
         raise ConfigError(
             "a command has the RETRAIN_STORE and MLFLOW_TRACKING_URI of the `retrain up` that runs",
@@ -215,7 +216,10 @@ def _submit(name: str, request: dict[str, Any]) -> UUID:
 
 
 def _active_runs(client: "SyncPrefectClient", name: str) -> "list[FlowRun]":
-    """The deployment's runs that were submitted and have not ended. Raises UsageError if it is not served."""
+    """The deployment's runs that have begun or that somebody submitted, and that have not ended.
+
+    Raises UsageError if the deployment is not served.
+    """
     from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId, FlowRunFilter
     from prefect.exceptions import ObjectNotFound
 
@@ -228,17 +232,13 @@ def _active_runs(client: "SyncPrefectClient", name: str) -> "list[FlowRun]":
     active = {"state": {"type": {"any_": ["SCHEDULED", "PENDING", "RUNNING"]}}}
     chosen = DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id]))
     runs = client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(active), deployment_filter=chosen)
-    return [run for run in runs if not run.auto_scheduled or not _is_scheduled(run)]
+    return [run for run in runs if not (run.auto_scheduled and run.state is not None and run.state.is_scheduled())]
 
 
 def _is_dead(settings: Settings, run: "FlowRun") -> bool:
     """Whether a running run's process is gone. A run that waits may still have the label of its last lock."""
     signs = Signs(lock=str(run.labels.get(LOCK)))
     return run.state is not None and run.state.is_running() and is_dead(settings.home, signs)
-
-
-def _is_scheduled(run: "FlowRun") -> bool:
-    return run.state is not None and run.state.is_scheduled()
 
 
 def _ended(client: "SyncPrefectClient", run_id: UUID, page: str, up: int, *, nightly: bool = True) -> "State[Any]":

@@ -199,8 +199,8 @@ def _served(api: str, since: datetime) -> float:
     deployments = ask(f"{api}/deployments/filter", {"sort": "UPDATED_DESC"})
     if deployments is None:
         return float("inf")
-    polled = [deployment for deployment in deployments if deployment["last_polled"]]
-    return len({one["flow_id"] for one in polled if datetime.fromisoformat(one["last_polled"]) >= since})
+    last_asked = ((deployment["flow_id"], deployment["last_polled"]) for deployment in deployments)
+    return len({flow for flow, at in last_asked if at and datetime.fromisoformat(at) >= since})
 
 
 def _watch(children: Sequence[Child], api: str, settings: Settings) -> None:

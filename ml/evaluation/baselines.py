@@ -27,6 +27,7 @@ class Constant:
     description: str
 
     def answers(self, rows: pd.DataFrame) -> Answers:
+        """The same answer for each of the rows."""
         chosen = np.full(len(rows), self.answer)
         return Answers(chosen, np.tile(self.shares, (len(rows), 1)) if self.shares else None)
 
@@ -46,6 +47,7 @@ class OneColumnRule:
     description: str
 
     def answers(self, rows: pd.DataFrame) -> Answers:
+        """The rule's answers to the rows, which need only its one column."""
         side = (rows[self.column].to_numpy(np.float64) > self.threshold).astype(int)
         chosen = np.array([self.below, self.above])[side]
         return Answers(chosen, np.array(self.shares)[side] if self.shares else None)
@@ -87,6 +89,10 @@ def best_rule(use_case: Recipe, train: pd.DataFrame) -> OneColumnRule | None:
 def _rule(
     use_case: Reading, name: str, threshold: float, rising: bool, above: NDArray[np.bool_], labels: Floats
 ) -> OneColumnRule:
+    """The rule with this threshold; `above` (rows,) says which train rows lie above it.
+
+    `rising` means that the second class is answered above the threshold. It does not matter for a regression.
+    """
     low, high = (float(labels[side].mean()) if side.any() else 0.0 for side in (~above, above))
     cut = _cut_words(use_case, name, threshold)
     if use_case.target.kind == "regression":

@@ -49,6 +49,7 @@ class Gate:
 
     @property
     def name(self) -> str:
+        """What reports call the gate, like `MinMetric f1`."""
         return f"{type(self).__name__} {self.metric}"
 
     def judge(self, evidence: Evidence) -> Verdict:
@@ -132,6 +133,7 @@ class Comparison(Gate):
 
     @property
     def _limits(self) -> dict[str, float]:
+        """The gate's own figures, which its verdict repeats."""
         return {}
 
 
@@ -221,6 +223,7 @@ class Difference:
 
     @classmethod
     def of(cls, pair: Pair, metric: str, seed: int) -> "Difference":
+        """The difference of a pair in this metric; NaN where it is undefined."""
         value = float(pair.difference(metric, pair.totals())[0])
         draws = pair.difference(metric, pair.resampled(seed))
         defined = draws[np.isfinite(draws)]
@@ -257,8 +260,8 @@ def why_undefined(pair: Pair, metric: str, side: Side) -> str:
     if pair.kind == "regression":
         return "all labels are equal" if metric == "r2" else "an error is too large to be squared and summed"
     cells = totals.reshape(pair.classes, pair.classes, pair.classes).sum(axis=2 if side == "other" else 1)
-    judged = [1] if pair.kind == "binary" else range(pair.classes)
-    rows = cells.sum(axis=1)[judged]  # by label
+    judged_classes = [1] if pair.kind == "binary" else range(pair.classes)
+    rows = cells.sum(axis=1)[judged_classes]  # by label
     which = "the second class" if pair.kind == "binary" else "a class"
     return f"{which} has no rows" if not rows.all() and metric != "precision" else f"{which} is never the answer"
 

@@ -133,6 +133,7 @@ def resampling_units(use_case: Table, test: pd.DataFrame) -> tuple[Any, str]:
 def _scores(
     use_case: Reading, who: str, y: Any, answers: Answers, pair: Pair, description: str, seed: int
 ) -> ModelScores:
+    """One predictor's scores: metrics with intervals, and scores of its probabilities without."""
     kind = use_case.target.kind
     scores = {name: metric_interval(pair, name, "other", seed) for name in METRICS[kind]}
     points = probability_scores(kind, y, answers.probability)

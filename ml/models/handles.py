@@ -37,6 +37,7 @@ class Fit(Handle):
 
     @property
     def best(self) -> Epoch:
+        """The epoch whose weights were kept."""
         return self.epochs[self.best_epoch - 1]
 
 

@@ -87,9 +87,9 @@ def travelling(use_case: Reading, rules: Iterable[Rule]) -> tuple[Rule, ...]:
 
     Rules on whole partitions, unique keys and rules on other columns stay outside.
     """
-    given = {column.name for column in use_case.features}
+    features = {column.name for column in use_case.features}
     of_row = (rule for rule in rules if rule.scope == "row" and not isinstance(rule, UniqueKey))
-    return tuple(rule for rule in of_row if set(rule.columns) <= given)
+    return tuple(rule for rule in of_row if set(rule.columns) <= features)
 
 
 def refuse_broken_example(use_case: Table, rules: Iterable[Rule]) -> None:

@@ -79,9 +79,11 @@ class StoredCheckpoints:
         self.store, self.key, self.saved_at = store, key, time.monotonic()
 
     def load(self) -> bytes | None:
+        """The checkpoint that was saved last; None if there is none."""
         return self.store.get(self.key)
 
     def save(self, checkpoint: bytes) -> None:
+        """Replaces the checkpoint, unless the last one is younger than CHECKPOINT_SECONDS."""
         if time.monotonic() - self.saved_at < CHECKPOINT_SECONDS:
             return
         try:
@@ -101,10 +103,10 @@ def package(
     """
     outputs = forward_in_blocks(network, validation[0], night.threads)
     if not np.isfinite(outputs).all():
-        lost = int((~np.isfinite(outputs).all(axis=1)).sum())
+        count = int((~np.isfinite(outputs).all(axis=1)).sum())
         raise ConfigError(
             f"the model of {use_case.name} must answer with numbers",
-            f"what it says to {lost} of {len(outputs)} validation rows is none",
+            f"what it says to {count} of {len(outputs)} validation rows is none",
             "lower its learning_rate",
         )
     return PackagedModel(
@@ -120,6 +122,7 @@ def package(
 
 
 def architecture(use_case: Recipe) -> Architecture:
+    """The shape of the network, which a packaged model needs to load its weights."""
     model, classes = use_case.model, len(use_case.target.classes)
     outputs = classes if use_case.target.kind == "multiclass" else 1
     return Architecture(hidden=tuple(model.hidden), activation=model.activation, outputs=outputs)

@@ -91,13 +91,14 @@ def load(name: str, project: Path | None) -> Loaded:
     """
     path = require_known(name, project)
     with _LOADING:  # threads call this at the same time: the dates of a backfill run side by side
-        kept = _LOADED.get(path)
-        if kept is None or not kept.own.is_as_read():
-            kept = _LOADED[path] = _loaded(name, path, project)
-        return kept
+        loaded = _LOADED.get(path)
+        if loaded is None or not loaded.own.is_as_read():
+            loaded = _LOADED[path] = _loaded(name, path, project)
+        return loaded
 
 
 def _loaded(name: str, path: Path, project: Path | None) -> Loaded:
+    """Runs the file. Raises ConfigError unless it defines a use case of this name."""
     own = OwnModules(name, path, _bytes_of(path), project)
     use_case = getattr(_module(own, path), "USE_CASE", None)
     if not isinstance(use_case, UseCase):
@@ -113,11 +114,12 @@ def _bytes_of(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        seen = f"the system says '{error.strerror}'"
-        raise ConfigError(f"{path.name} must be a file that can be read", seen, "mend it") from error
+        value = f"the system says '{error.strerror}'"
+        raise ConfigError(f"{path.name} must be a file that can be read", value, "mend it") from error
 
 
 def _module(own: OwnModules, path: Path) -> ModuleType:
+    """The file as a module. Whatever it raises becomes a ConfigError with its line."""
     try:
         return own.run()
     except ConfigError:

@@ -131,6 +131,7 @@ class OwnModules:
         return same and self._places() == self.places
 
     def _read_all(self) -> None:
+        """Reads every own module that is named, then those that these name, until no new name comes up."""
         waiting = set(self.named)
         while waiting:
             before = set(self.named)
@@ -222,6 +223,7 @@ class OwnModules:
         return module
 
     def _run_own(self, name: str, place: Place) -> ModuleType:
+        """Runs an own module. Raises ConfigError if no import statement names it."""
         if name not in self.named:
             raise ConfigError(
                 "every own module of a use case stands in an import statement, so that its code is part of the keys",
@@ -242,6 +244,7 @@ class OwnModules:
         return self._executed(spec, read.package, name)
 
     def _executed(self, spec: Any, package: str, name: str | None = None) -> ModuleType:
+        """Runs the module of this spec, with our `_import` for its import statements."""
         module = importlib.util.module_from_spec(spec)
         own_import = functools.partial(self._import, package)
         vars(module)["__builtins__"] = {**vars(builtins), "__import__": own_import}
@@ -319,6 +322,7 @@ def _refuse_by_path(module: Module, node: ast.AST) -> None:
 
 
 def _with_those_above(name: str) -> list[str]:
+    """The name of a module and of all packages above it: `a.b.c` gives a, a.b and a.b.c."""
     parts = name.split(".")
     return [".".join(parts[: number + 1]) for number in range(len(parts))] if name else []
 

@@ -181,6 +181,7 @@ class Descent:
         return self.progress
 
     def _is_over(self) -> bool:
+        """Whether all epochs are done, or `patience` epochs have passed since the best one."""
         done, patience = len(self.progress.epochs), self.estimator.patience
         waited = done - self.progress.best_epoch
         return done >= self.estimator.epochs or (patience is not None and done > 0 and waited >= patience)
@@ -327,6 +328,7 @@ class Descent:
         return noise
 
     def _judged_outputs(self, placed: Placed) -> NDArray[np.float64]:
+        """(rows, outputs) of the network on the rows that are judged: validation rows, or else train rows."""
         size = min(JUDGED_ROWS, self.progress.rows_at_once or JUDGED_ROWS)
         self.progress.network.eval()
         with torch.inference_mode():
