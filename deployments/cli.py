@@ -18,7 +18,7 @@ from ml.errors import RetrainError, UsageError, did_you_mean, printable, unfores
 
 Command = Callable[[argparse.Namespace], int]
 INTERRUPTED = 130
-LONGEST_REASON = 200  # as in the form of a run
+LONGEST_REASON = 200  # letters; the form of a run has the same limit
 EPILOG = (
     "exit codes: 0 done (whatever was decided), 1 error, 2 usage, 3 data rejected, "
     "130 interrupted (run again to resume)"

@@ -1,4 +1,4 @@
-"""`retrain alerts`."""
+"""`retrain alerts`: sets alerts up, removes them, or sends one as a test. They are kept by Prefect's server."""
 
 import argparse
 import os

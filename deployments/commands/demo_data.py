@@ -1,4 +1,4 @@
-"""`retrain demo-data`."""
+"""`retrain demo-data`: writes the data of the example use cases."""
 
 import argparse
 

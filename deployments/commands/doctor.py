@@ -142,7 +142,7 @@ def _home(home: Path) -> Iterator[Finding]:
 
 
 def _store(store: Store) -> Iterator[Finding]:
-    """Whether the store can be read and written and never creates an object twice; and files of killed writers."""
+    """A store that loses what was written or whose `create` replaces an object, and files that killed writers left."""
     key, data = f"doctor/{uuid4().hex}", b"written by retrain doctor"
     created = store.create(key, data)
     read = store.get(key)
@@ -236,7 +236,7 @@ def _champion_answers(settings: Settings, store: Store, name: str) -> Iterator[F
 
 
 def _up(settings: Settings) -> Iterator[Finding]:
-    """Whether `retrain up` runs and serves every use case that has a schedule."""
+    """A `retrain up` that does not run although use cases have schedules, or that does not serve all of these."""
     servers = running_servers(settings)
     names = [use_case.name for use_case in _loadable(settings) if use_case.schedule]
     if servers is not None:

@@ -1,4 +1,4 @@
-"""`retrain ledger`."""
+"""`retrain ledger`: prints every decision about a use case."""
 
 import argparse
 from typing import Any

@@ -1,4 +1,4 @@
-"""`retrain run`."""
+"""`retrain run`: runs one night and prints what came of it."""
 
 import argparse
 from contextlib import AbstractContextManager, nullcontext

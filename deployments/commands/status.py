@@ -1,4 +1,4 @@
-"""`retrain status`."""
+"""`retrain status`: prints the state of all use cases, or of one with its last decisions."""
 
 import argparse
 import json

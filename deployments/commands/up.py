@@ -1,4 +1,4 @@
-"""`retrain up`."""
+"""`retrain up`: the options of the command; what it does is in deployments/prefect/up.py."""
 
 import argparse
 

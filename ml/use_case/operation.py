@@ -29,7 +29,7 @@ KEEP_THE_USUAL = Retention()
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
-    """When nights start, and what happens after an unusual one.
+    """When nights start, and what happens if one was missed or its gates cannot tell.
 
     `schedule` is a cron line in the use case's time zone. `replay_from` makes scheduled nights walk through old data,
     one date after the other from this one on. `missed_nights` says which of the nights that were missed while the

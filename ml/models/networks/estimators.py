@@ -194,7 +194,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
     """Learns classes: one output and a sigmoid for two of them, a softmax for more.
 
     The loss is cross-entropy, or the squared error of the probabilities (`loss="mse"`). `class_weight="balanced"`
-    weights both the training loss and the validation loss by the shares of the classes in train rows.
+    gives every class of the train rows the same weight, in both the training loss and the validation loss.
     """
 
     def _learn_target(self, y: NDArray[Any]) -> NDArray[np.float32]:

@@ -24,7 +24,7 @@ def draw_first_weights(network: TabularNetwork, generator: Generator) -> None:
     network.numbers.uniform_(-bound, bound, generator=generator)
     embeddings = [embedding for embedding in network.categories if isinstance(embedding, nn.Embedding)]
     for embedding in embeddings:
-        embedding.weight.normal_(generator=generator)  # overwritten below; it keeps later weights as they were
+        embedding.weight.normal_(generator=generator)  # overwritten below; drawn to leave later weights as they are
     for embedding in embeddings:
         embedding.weight.uniform_(-bound, bound, generator=generator)
         embedding.weight[:FIRST_CODE] = 0  # a value that was not in the train rows has no effect
