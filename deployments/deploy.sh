@@ -7,7 +7,7 @@ set -eu
 export RETRAIN_POOL="${1:-process}"
 file="${2:-$(dirname "$0")/prefect.yaml}"
 prefect --no-prompt work-pool create "$RETRAIN_POOL" --type "$RETRAIN_POOL" --overwrite
-prefect work-pool set-concurrency-limit "$RETRAIN_POOL" "${RUNS_AT_ONCE:-2}"  # one night, and one backfill, whose dates run inside of it
+prefect work-pool set-concurrency-limit "$RETRAIN_POOL" "${RUNS_AT_ONCE:-2}"  # one night, and one backfill with its dates
 for queue in nightly:1 backfill:2; do
     name="${queue%:*}"
     prefect work-queue inspect "$name" --pool "$RETRAIN_POOL" >/dev/null 2>&1 ||
