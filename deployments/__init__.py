@@ -1,1 +1,4 @@
-"""When and by whom: the command line, the servers, the table of deployments."""
+"""How nights are started: the command line (`cli`, `commands`), and what Prefect serves (`prefect`).
+
+Nothing here decides what a night does.
+"""

@@ -1,4 +1,7 @@
-"""The command `retrain`. Parsing imports nothing heavy, so that `--help` answers at once."""
+"""The command `retrain`: its options, its exit codes, and how an error is printed.
+
+The commands themselves are in deployments/commands and are imported when they run, so that `--help` answers at once.
+"""
 
 import argparse
 import json
@@ -15,7 +18,7 @@ from ml.errors import RetrainError, UsageError, did_you_mean, printable, unfores
 
 Command = Callable[[argparse.Namespace], int]
 INTERRUPTED = 130
-LONGEST_REASON = 200  # as in the form of a run
+LONGEST_REASON = 200  # letters; the form of a run has the same limit
 EPILOG = (
     "exit codes: 0 done (whatever was decided), 1 error, 2 usage, 3 data rejected, "
     "130 interrupted (run again to resume)"
@@ -27,14 +30,17 @@ AS_OF_HELP = (
 
 
 class Parser(argparse.ArgumentParser):
+    """A parser that raises UsageError, with the most similar option, where argparse would print and exit."""
+
     def __init__(self, **options: Any) -> None:
-        super().__init__(allow_abbrev=False, **options)  # `--js` would print the document, and an error as words
+        # `--js` must not count as `--json`: errors are printed as a document only if `--json` itself is there.
+        super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"`{self.prog}` takes what its --help says", message, f"see {self.prog} --help")
 
     def parse_known_args(self, *words: Any, **more: Any) -> Any:
-        """Nothing is unknown: the command that was given it says so."""
+        """Raises UsageError for unknown words, in the parser of the command that they were given to."""
         options, unknown = super().parse_known_args(*words, **more)
         if unknown:
             raise UsageError(
@@ -45,14 +51,14 @@ class Parser(argparse.ArgumentParser):
         return options, unknown
 
     def _nearest(self, word: str) -> str:
-        """The next step after an unknown word: the nearest option, if it was to be one."""
+        """The next step after an unknown word: the most similar option if it looks like one, otherwise the help."""
         options = [name[2:] for name in self._option_string_actions if name.startswith("--")]
         otherwise = f"see {self.prog} --help"
         return did_you_mean(word[2:], options, otherwise, before="--") if word.startswith("--") else otherwise
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code; every error leaves as one sentence, or one JSON document."""
+    """Runs one command and returns its exit code. Every error is printed as one sentence, or as one JSON document."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         _require_text(words)
@@ -64,19 +70,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except RetrainError as error:
         return _fail(error, as_json="--json" in words, debug="--debug" in words)
-    except BrokenPipeError:  # `retrain ledger flights | head`: who reads has seen enough
+    except BrokenPipeError:  # the reader has ended, as in `retrain ledger flights | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as error:  # noqa: BLE001 - the last net
+    except Exception as error:  # noqa: BLE001 - no exception may reach the terminal as a traceback
         return _fail(unforeseen(error), as_json="--json" in words, debug="--debug" in words)
     except KeyboardInterrupt as interrupt:
-        said = interrupt.args[0] if interrupt.args else "Interrupted; run the same command again to resume."
-        sys.stderr.write(f"{said}\n")
+        message = interrupt.args[0] if interrupt.args else "Interrupted; run the same command again to resume."
+        sys.stderr.write(f"{message}\n")
         return INTERRUPTED
 
 
 def _require_document(options: argparse.Namespace) -> None:
-    """Raises UsageError for --json where a command says lines for as long as it runs."""
+    """Raises UsageError for --json with a command that prints lines for as long as it runs."""
     if options.json and hasattr(options, "refuses_json"):
         raise UsageError(
             "--json is for commands that end with one document",
@@ -86,7 +92,7 @@ def _require_document(options: argparse.Namespace) -> None:
 
 
 def _require_text(words: Sequence[str]) -> None:
-    """Bytes that are no text could neither be printed nor recorded."""
+    """Raises UsageError for bytes that are not UTF-8: they could neither be printed nor recorded."""
     for word in words:
         if not word.isascii() and any("\ud800" <= letter <= "\udfff" for letter in word):
             raise UsageError("words of a command are text in UTF-8", f"{word!a} is none", "write or rename it so")
@@ -231,20 +237,22 @@ def _add_backfill(commands: Any, shared: argparse.ArgumentParser) -> None:
     backfill = _add(commands, shared, "backfill", "run many dates, each with only what was known then")
     actions = backfill.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=Parser)
     _add_plan(_add(actions, shared, "plan", "one row a date: whether it will run, and why"))
-    driven = (
+    driving = (
         _add(actions, shared, "apply", "run exactly a plan"),
         _add(actions, shared, "resume", "go on after a pause or a crash"),
         _add(actions, shared, "retry-failed", "run again what failed, and go on"),
     )
-    asked = (
+    others = (
         _add(actions, shared, "status", "what each date came to"),
         _add(actions, shared, "pause", "start no more dates for now"),
         _add(actions, shared, "cancel", "start no more dates for good"),
     )
-    for action in (*driven, *asked):
+    for action in (*driving, *others):
         action.add_argument("plan", metavar="PLAN", help="the beginning of its digest")
-    for action in driven:
-        action.add_argument("--max-active", type=_from_1, default=1, metavar="N", help="dates at once (default: 1)")
+    for action in driving:
+        action.add_argument(
+            "--max-active", type=_from_1_to_16, default=1, metavar="N", help="dates at once (default: 1)"
+        )
         action.add_argument("--fail-fast", action="store_true", help="start no date after the first that fails")
 
 
@@ -268,7 +276,7 @@ def _at_least_1(text: str) -> int:
     return int(text)
 
 
-def _from_1(text: str) -> int:
+def _from_1_to_16(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 16:
         raise argparse.ArgumentTypeError(f"it is a whole number from 1 to 16, but it is {text!r}")
     return int(text)
@@ -302,20 +310,20 @@ MODULES = dict.fromkeys(("promote", "rollback", "hold", "release", "data"), "mov
 
 
 def _command(name: str) -> Command:
-    """A command is the function of its name in the module of its name, but where several share one."""
+    """The function of this name in the command's module. Commands in MODULES share a module with others."""
     function = name.replace("-", "_")
     return getattr(import_module(f"deployments.commands.{MODULES.get(name, function)}"), function)
 
 
 class OneLine(logging.Formatter):
-    """A record is one line, whatever words from outside are in it."""
+    """Formats every record as one line, even if words from outside have line breaks."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         return printable(super().formatMessage(record))
 
 
 def _show_log(*, quiet: bool) -> None:
-    """Progress on stderr: one line a task, and one an epoch."""
+    """Shows our log on stderr; with `quiet` only warnings and errors."""
     logger = logging.getLogger("retrain")
     logger.setLevel(logging.INFO)
     handler = logging.StreamHandler(sys.stderr)
@@ -325,6 +333,7 @@ def _show_log(*, quiet: bool) -> None:
 
 
 def _fail(error: RetrainError, *, as_json: bool, debug: bool) -> int:
+    """Prints the error and returns its exit code; with `debug` the tracebacks too."""
     if debug:
         import traceback
 

@@ -1,4 +1,4 @@
-"""What every command shares on the terminal: where it works, and how it prints words, tables and documents."""
+"""What all commands share: finding use cases and the home, and printing sentences, tables and JSON documents."""
 
 import argparse
 import atexit
@@ -21,10 +21,11 @@ BEGIN = "go to the folder of one, set RETRAIN_HOME, or begin one with retrain ru
 
 
 def show_sentences_only(options: argparse.Namespace) -> None:
-    """One sentence comes at the end; Prefect would print every traceback before it. To be called first of all."""
+    """Keeps Prefect from printing tracebacks: a command reports its error in one sentence. Call it first of all."""
     if not options.debug:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-        os.environ.setdefault("PREFECT_INTERNAL_LOGGING_LEVEL", "CRITICAL")  # a line an event, of a server that is gone
+        # If the server is gone, Prefect would print a line for each event that it cannot send.
+        os.environ.setdefault("PREFECT_INTERNAL_LOGGING_LEVEL", "CRITICAL")
 
 
 def chosen_names(options: argparse.Namespace, settings: Settings) -> list[str]:
@@ -36,7 +37,7 @@ def chosen_names(options: argparse.Namespace, settings: Settings) -> list[str]:
 
 
 def chosen_or_recorded(options: argparse.Namespace, settings: Settings) -> list[str]:
-    """As `chosen_names`, with those whose file is gone: their champions go on serving."""
+    """Like `chosen_names`, with those that only have a ledger: their file is gone, but their champions still serve."""
     if options.use_case is None:
         return sorted({*use_case_files(settings.project), *recorded_names(settings)})
     require_recorded(options.use_case)
@@ -44,8 +45,10 @@ def chosen_or_recorded(options: argparse.Namespace, settings: Settings) -> list[
 
 
 def require_use_case(name: str) -> None:
-    """Raises UsageError for a use case without a file, and says so where the store knows it. To be called first of all,
-    before a home is made."""
+    """Raises UsageError for a use case without a file, and says whether the store has a ledger of it.
+
+    Call it before `home_settings`, so that no home is made for a mistyped name.
+    """
     settings = Settings.from_environment()
     if name not in use_case_files(settings.project) and name in recorded_names(settings):
         raise UsageError(
@@ -62,7 +65,7 @@ def require_recorded(name: str) -> None:
 
 
 def recorded_names(settings: Settings) -> set[str]:
-    """The use cases that have a ledger in the store; none where it does not answer."""
+    """The use cases that have a ledger in the store; none if the store does not answer."""
     try:
         return {key.split("/")[1] for key in open_store(settings.store).keys(paths.ledgers())}
     except RetrainError:
@@ -77,8 +80,11 @@ def no_file(settings: Settings, name: str) -> str:
 
 
 def home_settings(command: str = "") -> Settings:
-    """For a command that writes, which makes a home where there is none. One that is named here only changes what is
-    there: ConfigError is raised where there is nothing."""
+    """The settings for a command that writes. If there is no home, one is made.
+
+    If `command` is given, no home is made: such a command only changes what is there. Raises ConfigError if there is no
+    home to change, or if the home cannot be written.
+    """
     settings = Settings.from_environment()
     if command and not settings.has_home and settings.keeps_files_at_home:
         raise _no_home(command, where_no_home_is())
@@ -97,36 +103,36 @@ def home_settings(command: str = "") -> Settings:
 
 
 def home_to_read(command: str) -> Settings:
-    """For a command that only reads. Raises ConfigError where there is nothing to read."""
-    settings, lacking = home_if_any()
-    if lacking and settings.keeps_files_at_home:
-        raise _no_home(command, lacking)
+    """The settings for a command that only reads. Raises ConfigError if there is no home to read."""
+    settings, no_home = home_if_any()
+    if no_home and settings.keeps_files_at_home:
+        raise _no_home(command, no_home)
     return settings
 
 
 def home_if_any() -> tuple[Settings, str | None]:
-    """For a command that only reads: the settings, and where a home was looked for, if there is none.
+    """The settings for a command that only reads and, if there is no home, a sentence about where one was looked for.
 
-    Then what libraries write goes into a folder that is deleted when the command ends.
+    Without a home, libraries write into a temporary folder, which is deleted when the command ends.
     """
     settings = Settings.from_environment()
     if settings.has_home:
         prepare_environment(settings, make=False)
         return settings, None
-    lacking = where_no_home_is()
+    no_home = where_no_home_is()
     scratch = Path(tempfile.mkdtemp(prefix="retrain-"))
     atexit.register(shutil.rmtree, scratch, ignore_errors=True)
-    passing = Settings.from_environment(scratch)
-    prepare_environment(passing, make=False)
-    return passing, lacking
+    temporary = Settings.from_environment(scratch)
+    prepare_environment(temporary, make=False)
+    return temporary, no_home
 
 
-def _no_home(command: str, lacking: str) -> ConfigError:
-    return ConfigError(f"`retrain {command}` needs the home of an installation", lacking, BEGIN)
+def _no_home(command: str, where: str) -> ConfigError:
+    return ConfigError(f"`retrain {command}` needs the home of an installation", where, BEGIN)
 
 
 def asked_on_terminal(question: str) -> str:
-    """The line that is typed in. Raises UsageError where the input ends instead, as by Ctrl-D."""
+    """The line that the operator types. Raises UsageError if the input ends instead, for example by Ctrl-D."""
     try:
         return input(question)
     except EOFError:
@@ -135,11 +141,12 @@ def asked_on_terminal(question: str) -> str:
 
 
 def say(*lines: str) -> None:
-    """Prints each line as one, with what moves a terminal's cursor written out: words come from anybody."""
+    """Prints each text as one line. Control characters are written out, because texts may come from outside."""
     sys.stdout.write("".join(f"{printable(line)}\n" for line in lines))
 
 
 def show(options: argparse.Namespace, document: dict[str, Any], words: str) -> None:
+    """Prints the document if --json was given, and otherwise the words, if there are any."""
     if options.json:
         print_json(document)
     elif words:
@@ -147,22 +154,24 @@ def show(options: argparse.Namespace, document: dict[str, Any], words: str) -> N
 
 
 def print_json(document: dict[str, Any]) -> int:
+    """Prints the document and returns exit code 0."""
     sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
     return 0
 
 
 def aligned(table: list[list[str]]) -> list[str]:
-    """Rows of cells, each column as wide as its widest cell."""
+    """One line of text for each row of cells. Each column is as wide as its widest cell."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return ["  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)).rstrip() for row in table]
+    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
 
 
 def words_of(value: Any) -> str:
+    """The value as a cell of a table; `-` for None."""
     return "-" if value is None else str(value)
 
 
 def own_name() -> str:
-    """How this command is called from here: `retrain` where it is on the PATH, else its path."""
+    """What to type to call this command: `retrain` if it is on the PATH, otherwise its path."""
     here = Path(sys.argv[0])
     if shutil.which("retrain") or not here.exists():
         return "retrain"

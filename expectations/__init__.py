@@ -1,1 +1,1 @@
-"""What data must satisfy: typed rules as Great Expectations suites, and the suite files of use cases."""
+"""The rules that data must satisfy, as suites of Great Expectations (`suite`), and the suite files of use cases."""

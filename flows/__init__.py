@@ -1,1 +1,4 @@
-"""A flow is one page: the order of the stages."""
+"""The flows: one night (`retrain`), and many dates on request (`backfill`).
+
+A flow says in which order the stages run; what a stage does is in ml/pipeline.
+"""

@@ -1,4 +1,4 @@
-"""Dates of one use case, run by one operator request: each sees only what was known then."""
+"""A backfill: many dates of one use case, run on an operator's request. Each date sees only what was known then."""
 
 import contextvars
 import logging
@@ -46,7 +46,7 @@ KEEP_SECONDS = 10.0
 
 
 class BackfillRequest(BaseModel):
-    """The form of a backfill. A mistyped field is refused before any work."""
+    """The form that starts a backfill. A mistyped field is refused before any work."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -65,7 +65,7 @@ class BackfillRequest(BaseModel):
 @flow(name="backfill", flow_run_name="{request.use_case} {request.first} to {request.last}", persist_result=True,
       result_serializer="json")  # fmt: skip
 def backfill(request: BackfillRequest) -> State[dict[str, Any]]:
-    """Makes the plan or takes a kept one, runs its dates, and never moves the champion unless it was asked to."""
+    """Makes a plan, or takes a kept one, and runs its dates. The champion moves only if `promote` says so."""
     settings = Settings.from_environment()
     busy = Busy(f"{request.use_case} has one backfill at a time", "another one runs", "look at retrain backfill status")
     with in_our_words(), held_lock(driver_lock(settings, request.use_case), 0, busy):
@@ -82,10 +82,10 @@ def _planned(request: BackfillRequest) -> Plan:
 
 
 def run_dates(site: Site, plan: Plan, request: BackfillRequest) -> Progress:
-    """Runs what is open, so many at once, until nothing is or an operator pauses or cancels it.
+    """Runs the plan's open dates, up to `max_active` at once, until none is open or an operator pauses or cancels it.
 
-    Raises PrefectUnavailable once the dates that ran when Prefect's server went away have ended, unless an operator
-    asked for something since.
+    If Prefect's server goes away, no further date starts, and PrefectUnavailable is raised when the running ones have
+    ended. If an operator has asked for something since then (such as resume), the backfill goes on instead.
     """
     board, known, running = Board(site, plan), Known(), dict[Future[Attempt], tuple[date, str]]()
     interrupted, controls = None, 0
@@ -96,7 +96,7 @@ def run_dates(site: Site, plan: Plan, request: BackfillRequest) -> Progress:
                 interrupted, controls = None, progress.controls
             free = request.max_active - len(running) if may_start(progress, request) and not interrupted else 0
             active = {as_of for as_of, _ in running.values()}
-            for as_of in [each for each in progress.open_dates if each not in active][: max(free, 0)]:
+            for as_of in [as_of for as_of in progress.open_dates if as_of not in active][: max(free, 0)]:
                 attempt = start_attempt(site.store, plan, as_of)
                 future = pool.submit(in_this_context(run_date), site, plan, attempt)
                 running[future] = (as_of, run_name(plan, attempt))
@@ -112,7 +112,7 @@ def run_dates(site: Site, plan: Plan, request: BackfillRequest) -> Progress:
 
 
 def _show(board: Board, progress: Progress, running: dict[date, str]) -> None:
-    """What operators watch must not end what they wait for."""
+    """Shows the progress. If that fails, it is only logged: the backfill itself must go on."""
     try:
         board.show(progress, running)
     except (httpx.HTTPError, PrefectException) as error:
@@ -120,10 +120,12 @@ def _show(board: Board, progress: Progress, running: dict[date, str]) -> None:
 
 
 def may_start(progress: Progress, request: BackfillRequest) -> bool:
+    """Whether further dates may start."""
     return progress.state == "open" and not (request.fail_fast and progress.failed)
 
 
 def unavailable(plan: Plan, interrupted: Attempt) -> PrefectUnavailable:
+    """The error to raise after Prefect's server went away during this attempt."""
     return PrefectUnavailable(
         "Prefect's server answers until a backfill has ended",
         f"the run of {interrupted.as_of} says '{interrupted.reason}'",
@@ -132,24 +134,25 @@ def unavailable(plan: Plan, interrupted: Attempt) -> PrefectUnavailable:
 
 
 def in_this_context(function: Callable[..., Attempt]) -> Callable[..., Attempt]:
-    """In another thread Prefect finds the parent flow run in the context."""
+    """The function with a copy of this context, in which Prefect finds the parent flow run from another thread."""
     context = contextvars.copy_context()
     return lambda *args: context.run(function, *args)
 
 
 def run_name(plan: Plan, attempt: Attempt) -> str:
+    """The name of the flow run of this attempt."""
     return f"{plan.use_case} {attempt.as_of} #{attempt.number}"
 
 
 def run_date(site: Site, plan: Plan, attempt: Attempt) -> Attempt:
-    """One date as a flow run of its own; how it ended is kept before the next begins."""
+    """Runs one date as a flow run of its own, stores how it ended, and returns the ended attempt."""
     request = RetrainRequest.model_validate({"use_case": plan.use_case, "as_of": attempt.as_of, "again": _again(plan)})
     try:
         state = retrain_date.with_options(flow_run_name=run_name(plan, attempt))(request, plan, return_state=True)
         outcome, entry, reason = _outcome(state)
     except httpx.HTTPError as error:
         outcome, entry, reason = "interrupted", None, f"{type(error).__name__}: {error}"
-    except Exception as error:  # noqa: BLE001 - of Prefect's own: a date without an end would keep all others waiting
+    except Exception as error:  # noqa: BLE001 - Prefect raised it: a date without an end would keep the others waiting
         outcome, entry, reason = "failed", None, str(unforeseen(error))
     ended = replace(attempt, outcome=outcome, entry=entry, reason=reason)
     _keep_end(site, plan, ended)
@@ -158,7 +161,7 @@ def run_date(site: Site, plan: Plan, attempt: Attempt) -> Attempt:
 
 
 def _keep_end(site: Site, plan: Plan, ended: Attempt) -> None:
-    """Tries for as long as the store is away: the next date's turn and the resumption depend on it."""
+    """Stores how the attempt ended. While the store is away it tries again, because later dates wait for this."""
     while True:
         try:
             return end_attempt(site.store, plan, ended)
@@ -168,11 +171,12 @@ def _keep_end(site: Site, plan: Plan, ended: Attempt) -> None:
 
 
 def _again(plan: Plan) -> str | None:
-    """What makes a completed date another run: this plan."""
+    """The reason to run a completed date again, which is this plan; None if completed dates are not run again."""
     return f"backfill {plan.digest[:12]}" if plan.reprocess == "completed" else None
 
 
 def _outcome(state: State[Any]) -> tuple[Outcome, int | None, str]:
+    """The outcome of a date's flow run, its entry in the ledger if it has one, and the reason in words."""
     if state.is_completed():
         return "done", state.result()["entry"], state.message or ""
     reason, error = state.message or str(state.name), state.result(raise_on_failure=False)
@@ -184,14 +188,14 @@ def _outcome(state: State[Any]) -> tuple[Outcome, int | None, str]:
 
 @flow(name="retrain date", persist_result=True, result_serializer="json", validate_parameters=False)
 def retrain_date(request: RetrainRequest, plan: Plan) -> State[dict[str, Any]]:
-    """The night of one date as a part of a backfill."""
+    """The night of one date, as part of a backfill."""
     assert request.as_of is not None, request
     with in_our_words(), only_run_of(date_name(request.use_case, request.as_of), wait=True):
         return answered(request, plan)
 
 
 def concluded(progress: Progress) -> State[dict[str, Any]]:
-    """Green if every date is done, or was stopped by an operator; red, with the next step, if any failed."""
+    """The backfill's state: green if no date failed, even if an operator stopped it; else red, with the next step."""
     plan, ended = progress.plan, len(progress.attempts)
     digest = plan.digest[:12]
     data = {"plan": plan.digest, "state": progress.state, "done": progress.done, "failed": progress.failed}

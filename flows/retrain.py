@@ -1,4 +1,7 @@
-"""One night of one use case, from its snapshot to the alias."""
+"""One night of one use case: from the snapshot of its data to the alias of the champion.
+
+This module only says in which order the stages run and how a night ends; the work is in ml/pipeline.
+"""
 
 import logging
 from collections.abc import Iterator
@@ -53,7 +56,7 @@ log = logging.getLogger("retrain.flow")
 
 
 class RetrainRequest(BaseModel):
-    """The form of a run. A mistyped field is refused before any work."""
+    """The form that starts a run. A mistyped field is refused before any work."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -66,7 +69,7 @@ class RetrainRequest(BaseModel):
 
     @property
     def title(self) -> str:
-        """Of the flow run, before `name_flow_run`."""
+        """The name of the flow run until `name_flow_run` gives it one with the date."""
         return run_title(self.use_case, self.as_of, dry_run=self.dry_run)
 
 
@@ -74,12 +77,12 @@ class RetrainRequest(BaseModel):
 def retrain(request: RetrainRequest) -> State[dict[str, Any]]:
     """Snapshot, validate, clean, split, train, verify, register, evaluate, judge, record, promote or keep, report."""
     with in_our_words(), red_noted(request), only_night_of(request):
-        asked = asked_before(request.use_case)
-        return answered(request) if asked is None else resumed(asked)
+        asked_night = asked_before(request.use_case)
+        return answered(request) if asked_night is None else resumed(asked_night)
 
 
 def red_noted(request: RetrainRequest) -> AbstractContextManager[None]:
-    """Keeps what the night dies of, if it does; a dry run is no night."""
+    """If the night ends with an error, stores a note of it. Nothing is noted of a dry run, which is no night."""
     if request.dry_run:
         return nullcontext()
     settings, run_id = Settings.from_environment(), flow_run.get_id()
@@ -88,7 +91,7 @@ def red_noted(request: RetrainRequest) -> AbstractContextManager[None]:
 
 @contextmanager
 def only_night_of(request: RetrainRequest) -> Iterator[None]:
-    """The use case's lock, for as long as the night runs; what says that it runs is gone before another begins."""
+    """Holds the use case's lock while the night runs. At the end it first removes the note that the night runs."""
     with ExitStack() as stack:
         stack.enter_context(only_run_of(request.use_case, wait=request.wait, dry_run=request.dry_run))
         if not request.dry_run:
@@ -96,19 +99,19 @@ def only_night_of(request: RetrainRequest) -> Iterator[None]:
         yield
 
 
-def resumed(asked: NightEntry) -> State[dict[str, Any]]:
-    """The end of a run that was suspended with a question: nothing is judged again, whatever changed since."""
-    name_flow_run(asked.use_case, asked.as_of)
-    answer = answered_by(asked)
-    return concluded(asked, ending(asked, answer), answer)
+def resumed(night: NightEntry) -> State[dict[str, Any]]:
+    """Ends a run that was suspended with a question about this night. Nothing is judged again, whatever has changed."""
+    name_flow_run(night.use_case, night.as_of)
+    answer = answered_by(night)
+    return concluded(night, ending(night, answer), answer)
 
 
 def answered(request: RetrainRequest, plan: Plan | None = None) -> State[dict[str, Any]]:
-    """The night's state; rejected data end it red with a word of their own."""
+    """Runs the night and returns its state. If the data are rejected, the state is red and begins with DataRejected."""
     try:
         return run_night(request, plan)
     except DataRejected as error:
-        if request.dry_run:  # whose page would stand for the last night's
+        if request.dry_run:  # its page would replace that of the last night
             return Failed(message=f"Dry run, {DATA_REJECTED}: {error}", data=error)
         if plan is None:
             as_of = request.as_of or begun_as_of()
@@ -119,7 +122,7 @@ def answered(request: RetrainRequest, plan: Plan | None = None) -> State[dict[st
 
 
 def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any]]:
-    """The whole night, on its own or as a date of a backfill's plan."""
+    """Runs the whole night, alone or as one date of a backfill's plan."""
     as_of = request.as_of or begun_as_of()
     night = open_night(request.use_case, as_of, flow_run.scheduled_start_time, request.seed, request.again)
     if request.as_of is None:
@@ -139,9 +142,9 @@ def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any
     cleaned = clean_partitions(night, snapshot, checks)
     split = split_rows(night, cleaned)
     if request.dry_run:
-        found = dry_run_document(night, key, checks, split, finished)
+        document = dry_run_document(night, key, checks, split, finished)
         stages = publish_work(night.use_case, night.as_of)
-        return Completed(message="Dry run: nothing was trained or moved.", data={**found, "stages": stages})
+        return Completed(message="Dry run: nothing was trained or moved.", data={**document, "stages": stages})
     fit = train_candidate(night, key, cleaned, split, nightly=plan is None)
     upload = upload_candidate(night, key, cleaned, split, fit)
     verified = verify_candidate(night, key, upload)
@@ -149,7 +152,9 @@ def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any
     if plan and plan.promote == "if-newer":
         await_turn(night, plan)
     entry = None
-    while entry is None:  # another run may reach the ledger first: then evaluation is redone, never training
+    while (
+        entry is None
+    ):  # if another run reaches the ledger first, the candidate is judged again, but not trained again
         head, blocked = read_head(night, snapshot, finished, plan)
         evaluations = evaluate_models(night, key, cleaned, split, upload, head)
         judgement = judge_gates(night, evaluations, head, blocked)
@@ -161,29 +166,31 @@ def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any
     move_alias(night, entry)
     publish_report(night, entry, trail)
     answer = answered_by(entry, plan)
-    told = find_what_became(entry) if finished else ending(entry, answer)
-    return concluded(entry, told, answer, replayed=finished is not None)
+    end = find_what_became(entry) if finished else ending(entry, answer)
+    return concluded(entry, end, answer, replayed=finished is not None)
 
 
 def concluded(
-    entry: NightEntry, told: Ending, answer: AnyEntry | None = None, *, replayed: bool = False
+    entry: NightEntry, end: Ending, answer: AnyEntry | None = None, *, replayed: bool = False
 ) -> State[dict[str, Any]]:
-    """A green state that says what was decided, by gates or then by an operator, with the entries of the ledger and
-    what was run for it. An older red night is settled."""
+    """Ends the night with a green state that says what the gates, or then an operator, decided.
+
+    Its data name the entries of the ledger and the stages that ran. Notes of older red nights are settled.
+    """
     settle(Settings.from_environment(), entry)
     data = {
         "use_case": entry.use_case, "entry": entry.seq, "replayed": replayed, "answer": answer.seq if answer else None,
         "stages": publish_work(entry.use_case, entry.as_of),
     }  # fmt: skip
-    show_ending(told.word, told.score)
-    return Completed(message=told.message, data=data)
+    show_ending(end.word, end.score)
+    return Completed(message=end.message, data=data)
 
 
 @contextmanager
 def only_run_of(name: str, *, wait: bool, dry_run: bool = False) -> Iterator[None]:
-    """Holds a lock of this machine, of a use case or of one of its dates, and ends runs that died while holding it.
+    """Holds this machine's lock of a use case, or of one of its dates, and ends earlier runs that died holding it.
 
-    Raises Busy if another run has it and this one shall not wait.
+    `name` is the use case's, or that of the date. Raises Busy if another run holds the lock and `wait` is false.
     """
     settings = Settings.from_environment()
     use_case = load_use_case(name.split(".")[0], settings.project)

@@ -1,4 +1,4 @@
-"""Stages that fail with the data: snapshot, validation, cleaning, split."""
+"""The stages that prepare the data: snapshot, validation, cleaning, split. If one fails, look at the data first."""
 
 import logging
 
@@ -27,7 +27,7 @@ def take_snapshot(night: Night) -> Snapshot:
 
 @stage("validate partitions", timeout_seconds=3600)
 def validate_partitions(night: Night, snapshot: Snapshot) -> Checks:
-    """Judges every partition that has no verdict yet; raises DataRejected where the window cannot be used."""
+    """Checks every partition that has no verdict yet. Raises DataRejected if the window cannot be used."""
     checks = validate.validate_partitions(site_of(night), night, snapshot)
     log.info(
         "Validated %s (%d new): %s, %d quarantined, %d left out.",
@@ -39,7 +39,7 @@ def validate_partitions(night: Night, snapshot: Snapshot) -> Checks:
 
 @stage("clean partitions", timeout_seconds=3600)
 def clean_partitions(night: Night, snapshot: Snapshot, checks: Checks) -> Cleaned:
-    """Cleans every usable partition that has no cleaned rows yet, whatever rows its verdict sets aside."""
+    """Cleans every usable partition that has no cleaned rows yet; rows that the checks set aside are left out."""
     cleaned = clean.clean_partitions(site_of(night), snapshot, checks)
     count, rows = counted(cleaned.partitions, "partition"), counted(cleaned.rows, "labelled row")
     log.info("Cleaned %s (%d new): %s.", count, cleaned.work.computed, rows)
@@ -48,7 +48,7 @@ def clean_partitions(night: Night, snapshot: Snapshot, checks: Checks) -> Cleane
 
 @stage("split rows", timeout_seconds=1800)
 def split_rows(night: Night, cleaned: Cleaned) -> Split:
-    """Splits by time or key, and fits the encoder on train rows only."""
+    """Splits the rows by time or by key, and fits the encoder on train rows only."""
     parts = split.split_rows(site_of(night), night, cleaned)
     log.info(
         "Split into %s train, %s validation and %s test rows.",

@@ -1,4 +1,7 @@
-"""The flow run as Prefect shows it: its name, the end of runs whose process is gone, and a server that is away."""
+"""What the present flow run says of itself to Prefect: its name, its labels, its tags and its table of stages.
+
+It also ends earlier runs whose process is gone, and turns errors of Prefect's server into PrefectUnavailable.
+"""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -30,30 +33,31 @@ from ml.storage.records import Work
 from ml.use_case.definition import UseCase
 from tasks.lost import FLOWS, LOCK, Post, end_lost
 
-AS_OF, NEXT_NIGHT = "retrain.as_of", "retrain.next_night"  # labels of the flow run, which its page does not show
+AS_OF, NEXT_NIGHT = "retrain.as_of", "retrain.next_night"  # labels of the flow run; its page does not show them
 DRY_RUN = "dry run"
 LOST = "The process of this run ended without a word; a later run holds its lock."
-_WORK: dict[str, dict[str, Work]] = {}  # by flow run and stage: dates of a backfill run side by side
-_DATES: dict[str, date] = {}  # by flow run, of those that were begun without one
+_WORK: dict[str, dict[str, Work]] = {}  # by flow run, then by stage: a backfill runs dates side by side
+_DATES: dict[str, date] = {}  # the date of each flow run that was begun without one
 
 
 @contextmanager
 def prefect_errors() -> Iterator[None]:
-    """A server that is gone, locked or busy raises PrefectUnavailable."""
+    """Raises PrefectUnavailable if Prefect's server is gone, locked or busy."""
     try:
         yield
     except httpx.HTTPError as error:
-        said = (str(error) or type(error).__name__).splitlines()[0]
+        message = (str(error) or type(error).__name__).splitlines()[0]
         raise PrefectUnavailable(
-            "Prefect's server answers until a run has ended", said, "start it, then run the same command again"
+            "Prefect's server answers until a run has ended", message, "start it, then run the same command again"
         ) from error
 
 
 @contextmanager
 def in_our_words() -> Iterator[None]:
-    """What a task or a flow raises is ours, so that Prefect's states, events and log hold no words of a library.
+    """Turns a library's error into one of ours, so that Prefect's states, events and logs hold no words of libraries.
 
-    Prefect's own errors and time-outs, and those of the way to its server, stay what they are: it acts on them.
+    A library's message may quote data. Prefect's own errors and time-outs, and errors of the connection to its server,
+    stay as they are, because Prefect acts on them.
     """
     with ExitStack() as stack:
         try:
@@ -66,14 +70,14 @@ def in_our_words() -> Iterator[None]:
 
 
 def note_work(work: Work) -> None:
-    """Remembers what a stage of the present run cost; the last time counts."""
+    """Remembers what a stage of the present run cost. If the stage runs again, the last time counts."""
     run_id = flow_run.get_id()
     if run_id is not None:
         _WORK.setdefault(run_id, {})[work.stage] = work
 
 
 def publish_work(use_case: str, as_of: date) -> list[dict[str, Any]]:
-    """Shows what ran and what was reused as a table of the run, and returns its rows."""
+    """Shows which stages ran and what they reused as a table on the run's page, and returns its rows."""
     rows = work_rows(_WORK.pop(flow_run.get_id() or "", {}).values())
     with prefect_errors():
         create_table_artifact(rows, **stages_artifact(use_case, as_of))
@@ -81,14 +85,14 @@ def publish_work(use_case: str, as_of: date) -> list[dict[str, Any]]:
 
 
 def name_flow_run(use_case: str, as_of: date, *, dry_run: bool = False) -> None:
-    """Names a run that was begun without a date by the one it got, and lets its later attempts know that."""
+    """Names a run that was begun without a date after the date it got. A label keeps the date for later attempts."""
     if (run_id := flow_run.get_id()) is not None:
         _DATES[run_id] = as_of
     _show({"name": run_title(use_case, as_of, dry_run=dry_run)}, {AS_OF: str(as_of)})
 
 
 def show_ending(word: str, score: str = "") -> None:
-    """The word as a tag, and the score behind the name: lists of runs show both, and no message of a state."""
+    """Makes the word a tag of the run and puts the score behind its name: lists of runs show these, and no messages."""
     run = _own_run()
     if run is None:
         return
@@ -96,6 +100,7 @@ def show_ending(word: str, score: str = "") -> None:
 
 
 def _show(changes: dict[str, Any], labels: dict[str, Any] | None = None) -> None:
+    """Changes fields and labels of the present flow run, if there is one."""
     run_id = flow_run.get_id()
     if run_id is None:
         return
@@ -106,7 +111,7 @@ def _show(changes: dict[str, Any], labels: dict[str, Any] | None = None) -> None
 
 
 def _own_run() -> FlowRun | None:
-    """As Prefect has it now: what the context holds is as old as the start."""
+    """The present flow run as Prefect's server has it now. The one in the context is as old as its start."""
     run_id = flow_run.get_id()
     if run_id is None:
         return None
@@ -115,25 +120,25 @@ def _own_run() -> FlowRun | None:
 
 
 def begun_as_of() -> date | None:
-    """The date that this very run got, in an earlier attempt too: a retried, resubmitted or resumed run keeps it."""
+    """The date that this run got, now or in an earlier attempt: a retried or resumed run keeps its date."""
     if (known := _DATES.get(flow_run.get_id() or "")) is not None:
         return known
-    noted = run_label(AS_OF)
-    return date.fromisoformat(noted) if noted is not None else None
+    label = run_label(AS_OF)
+    return date.fromisoformat(label) if label is not None else None
 
 
 def run_label(name: str) -> str | None:
-    """What an earlier attempt of this very run noted."""
+    """A label that an earlier attempt of this run set; None if there is none."""
     context = FlowRunContext.get()
     labels = context.flow_run.labels if context and context.flow_run else {}
     return str(labels[name]) if name in labels else None
 
 
 def begin_flow_run(lock: str, use_case: UseCase, *, dry_run: bool = False) -> None:
-    """Ends earlier runs that noted this lock of this machine: their process was killed, for now we hold it. Then notes
-    on the present run that it holds the lock, whose run it is, and when the next night comes.
+    """Ends earlier runs that held this lock, then labels the present run.
 
-    To be called while holding the lock.
+    Call it while holding the lock: then the process of any other run that is labelled with it must have been killed.
+    The labels and tags say which lock the run holds, whose run it is, and when the next night comes.
     """
     run = _own_run()
     if run is None:
@@ -145,14 +150,14 @@ def begin_flow_run(lock: str, use_case: UseCase, *, dry_run: bool = False) -> No
             if lost.id != run.id and lost.labels.get(LOCK) == holder and is_dead(home, Signs(lock=holder), held=lock):
                 lost_run = {"id": str(lost.id), "state_type": "RUNNING"}
                 end_lost(_post(client), lost_run, LOST, force=False)
-        before = set(run.tags) - set(ALL_END_WORDS)  # of an attempt that ended otherwise than this one will, perhaps
+        before = set(run.tags) - set(ALL_END_WORDS)  # this attempt may end in another way than an earlier one
         tags = {*before, use_case.name, *([DRY_RUN] if dry_run else [])}
         client.update_flow_run(run.id, tags=tags)
         client.update_flow_run_labels(run.id, {LOCK: holder, NEXT_NIGHT: next_night(use_case, datetime.now(UTC))})
 
 
 def _running(client: SyncPrefectClient) -> list[FlowRun]:
-    """The runs of ours that Prefect takes for running."""
+    """The runs of our flows that are running according to Prefect."""
     ours = FlowFilter.model_validate({"name": {"any_": FLOWS}})
     chosen = FlowRunFilter.model_validate({"state": {"type": {"any_": ["RUNNING"]}}})
     return client.read_flow_runs(flow_filter=ours, flow_run_filter=chosen)
@@ -160,7 +165,7 @@ def _running(client: SyncPrefectClient) -> list[FlowRun]:
 
 def _post(client: SyncPrefectClient) -> Post:
     def post(path: str, body: dict[str, Any]) -> Any:
-        response = client._client.post(path, json=body)  # the public methods know no task run's end from outside
+        response = client._client.post(path, json=body)  # no public method ends a task of another run
         response.raise_for_status()
         return response.json()
 

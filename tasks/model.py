@@ -1,4 +1,4 @@
-"""Stages that fail with the model: train, upload, verify, evaluate, judge."""
+"""The stages that make and judge the model: train, upload, verify, evaluate, judge."""
 
 import logging
 from collections import Counter
@@ -15,7 +15,7 @@ from tasks.stage import stage
 log = logging.getLogger("retrain.model")
 
 
-@stage("train candidate", timeout_seconds=24 * 3600)  # waiting for its turn included
+@stage("train candidate", timeout_seconds=24 * 3600)  # this includes waiting for its turn
 def train_candidate(night: Night, run_key: str, cleaned: Cleaned, split: Split, *, nightly: bool) -> Fit:
     """Fits the use case's estimator, when it is its turn, and keeps the weights of the best validation epoch."""
     fit = train.train_candidate(site_of(night), night, run_key, cleaned, split, nightly=nightly)
@@ -28,7 +28,7 @@ def train_candidate(night: Night, run_key: str, cleaned: Cleaned, split: Split, 
 
 @stage("upload candidate", timeout_seconds=1800)
 def upload_candidate(night: Night, run_key: str, cleaned: Cleaned, split: Split, fit: Fit) -> Upload:
-    """Packages the model with its code and puts every file where it will stay, with a proof of its answers."""
+    """Packages the model with its code and puts every file at its final place, together with a proof of its answers."""
     uploaded = upload.upload_candidate(site_of(night), night, run_key, cleaned, split, fit)
     log.info("Uploaded %d files of the model, %s bytes.", len(uploaded.files), f"{uploaded.size:,}")
     return uploaded
@@ -36,7 +36,7 @@ def upload_candidate(night: Night, run_key: str, cleaned: Cleaned, split: Split,
 
 @stage("verify candidate", timeout_seconds=900)
 def verify_candidate(night: Night, run_key: str, uploaded: Upload) -> Verified:
-    """Reads the model back from where it lies, loads it in a fresh process and compares its answers exactly."""
+    """Reads the model back from the store, loads it in a fresh process and compares its answers exactly."""
     verified = upload.verify_candidate(site_of(night), run_key, uploaded)
     log.info("Verified the model's %d files and %d answers in a fresh process.", verified.files, verified.rows)
     return verified
@@ -54,8 +54,9 @@ def evaluate_models(
 
 @stage("judge gates", timeout_seconds=600)
 def judge_gates(night: Night, evaluations: Evaluations, head: AnyEntry | None, blocked: str | None) -> Judgement:
-    """Lets every gate weigh the evidence, and decides."""
-    judged = evaluate.judge_gates(site_of(night), night, evaluations, head, blocked)
-    counts = ", ".join(f"{n} {v}" for v, n in Counter(verdict.verdict for verdict in judged.verdicts).items())
-    log.info("Judged %d gates (%s): %s.", len(judged.verdicts), counts, judged.decision)
-    return judged
+    """Lets every gate weigh the evidence, and makes the decision."""
+    judgement = evaluate.judge_gates(site_of(night), night, evaluations, head, blocked)
+    counts = Counter(verdict.verdict for verdict in judgement.verdicts)
+    words = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    log.info("Judged %d gates (%s): %s.", len(judgement.verdicts), words, judgement.decision)
+    return judgement

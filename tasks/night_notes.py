@@ -1,4 +1,7 @@
-"""What is noted of a night beside the ledger while it runs and where it ends red, by the flow and by the command."""
+"""Notes about a night beside the ledger: that it runs, and what it died of if it ended red.
+
+The flow and the command write them; `status` and `doctor` read them.
+"""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -23,12 +26,12 @@ def red_end_noted(
     flow_run: str | None = None,
     no_ends: tuple[type[RetrainError], ...] = (Busy,),
 ) -> Iterator[None]:
-    """Keeps what the night died of, for `status` and `doctor`, unless the flow that ran in here has done so.
+    """If an error ends the night, notes it for `status` and `doctor`, unless a flow inside of this context has done so.
 
-    `no_ends` are errors that are no end of a night, as where another run is active; neither is a use case that nobody
-    knows. The date is asked for at the end: a night finds its own.
+    Errors in `no_ends` do not end a night: for example, another run was active. Nothing is noted of an unknown use
+    case either. `as_of` is called only after the error, because a night without a date finds its date while it runs.
     """
-    since = datetime.now(UTC) - timedelta(milliseconds=1)  # as exact as notes are
+    since = datetime.now(UTC) - timedelta(milliseconds=1)  # the times of notes are exact to a millisecond
     try:
         yield
     except no_ends:
@@ -41,7 +44,11 @@ def red_end_noted(
 
 @contextmanager
 def beginning_forgotten(settings: Settings, use_case: str) -> Iterator[None]:
-    """Takes back, at the night's end, that it runs. A process that is told to end leaves it: it says no more."""
+    """Removes the note that the night runs when it ends.
+
+    A process that is told to end leaves the note behind. So the night counts as killed, for it cannot say what became
+    of it.
+    """
     from prefect.exceptions import TerminationSignal
 
     try:
@@ -56,6 +63,7 @@ def beginning_forgotten(settings: Settings, use_case: str) -> Iterator[None]:
 
 
 def _is_known(settings: Settings, name: str) -> bool:
+    """Whether the use case has a file or a ledger. False if neither can be read."""
     with suppress(RetrainError):
         if name in use_case_files(settings.project):
             return True

@@ -1,4 +1,4 @@
-"""What an operator is asked where gates cannot tell: the run is suspended, and Resume on its page asks."""
+"""Asks an operator when the gates cannot tell: the run is suspended, and Resume on its page shows the question."""
 
 import logging
 from typing import Annotated
@@ -21,7 +21,7 @@ from tasks.site import open_site
 from tasks.stage import stage
 
 log = logging.getLogger("retrain.question")
-ASKED = "retrain.asked"  # a label of the flow run: the entry that it asked about
+ASKED = "retrain.asked"  # a label of the flow run: the number of the entry that it asked about
 ONE_LINE = StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")
 Words = Annotated[str, ONE_LINE]
 
@@ -35,7 +35,7 @@ class Answer(RunInput):
 
 
 def asked_before(use_case: str) -> NightEntry | None:
-    """The night about which this very run asked, if it is resumed or tried again since."""
+    """The night that this run asked about in an earlier attempt, if it has been resumed or tried again; else None."""
     seq = run_label(ASKED)
     entry = open_site(use_case).ledger.entry(int(seq)) if seq is not None else None
     assert entry is None or isinstance(entry, NightEntry), seq
@@ -43,9 +43,10 @@ def asked_before(use_case: str) -> NightEntry | None:
 
 
 def answered_by(entry: NightEntry, plan: Plan | None = None) -> AnyEntry | None:
-    """The entry that closed the night's question; None where none was asked, or nobody can be asked here.
+    """The entry that answers the night's question; None if there is no question, or nobody can be asked here.
 
-    Suspends a deployment's run until it is resumed, which ends this process: the resumed one comes here again.
+    The run of a deployment is suspended until it is resumed, which ends this process; the resumed run calls this again.
+    Other runs, and one whose question another run asks already, only log how to answer.
     """
     if plan is not None or not entry.asks:
         return None
@@ -55,28 +56,31 @@ def answered_by(entry: NightEntry, plan: Plan | None = None) -> AnyEntry | None:
         if deployment.get_id() is None or _is_asked_by_another(entry):
             log.warning("%s", decision_section.way_out(entry.result))
             return None
-        given = suspend_flow_run(Answer.with_initial_data(description=_question(entry)), key=_key(entry))
-    return take_answer(entry, given)
+        answer = suspend_flow_run(Answer.with_initial_data(description=_question(entry)), key=_key(entry))
+    return take_answer(entry, answer)
 
 
 @stage("look for an answer", timeout_seconds=300)
 def look_for_answer(entry: NightEntry) -> AnyEntry | None:
-    """What closed the question already."""
+    """The entry that has already answered the question; None if there is none."""
     return open_site(entry.use_case).ledger.answer_to(entry)
 
 
 @stage("take answer", timeout_seconds=300)
-def take_answer(entry: NightEntry, given: Answer) -> AnyEntry:
-    """Records the answer under the operator's name, and lets the aliases follow."""
+def take_answer(entry: NightEntry, answer: Answer) -> AnyEntry:
+    """Records the answer in the ledger under the operator's name, and then moves the aliases."""
     site = open_site(entry.use_case)
-    closed = answer_question(site, entry, promote=given.promote, name=given.name, reason=given.reason)
+    closed = answer_question(site, entry, promote=answer.promote, name=answer.name, reason=answer.reason)
     log.info("%s by %s: %s", closed.decision, closed.by, closed.reason)
     return closed
 
 
 def _key(entry: NightEntry) -> str:
-    """Of this question in this run: the same when it is resumed. A run that ended and is tried again asks anew, for
-    Prefect has forgotten its pauses and keeps what was answered to them."""
+    """The key of this question in this run. It stays the same when the run is resumed.
+
+    A run that ended and is tried again gets another key and asks again: Prefect has forgotten that it was paused, but
+    would give it the old answer.
+    """
     own = _own_id()
     with get_client(sync_client=True) as client:
         client.update_flow_run_labels(own, {ASKED: str(entry.seq)})
@@ -85,12 +89,13 @@ def _key(entry: NightEntry) -> str:
 
 
 def _is_asked_by_another(entry: NightEntry) -> bool:
-    """Another run waits for the same answer."""
+    """Whether another run waits for the same answer."""
     wanted = {"name": {"like_": f"{entry.use_case} {entry.as_of}"}, "state": {"type": {"any_": ["PAUSED"]}}}
     with get_client(sync_client=True) as client:
-        found = client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(wanted))
-    others = [run for run in found if run.id != _own_id() and run.labels.get(ASKED) == str(entry.seq)]
-    return any(run.parameters["request"]["use_case"] == entry.use_case for run in others)  # names are like others
+        paused = client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(wanted))
+    others = [run for run in paused if run.id != _own_id() and run.labels.get(ASKED) == str(entry.seq)]
+    # One use case's name may end with another's, so that `like_` finds runs of both.
+    return any(run.parameters["request"]["use_case"] == entry.use_case for run in others)
 
 
 def _own_id() -> UUID:
@@ -98,9 +103,10 @@ def _own_id() -> UUID:
 
 
 def _question(entry: NightEntry) -> str:
-    said = (
+    """The text above the form: what was measured, what was decided and why, and which version is champion."""
+    paragraphs = (
         f"{decision_section.headline(entry.result)}.",
         entry.reason,
         decision_section.champion_sentence(entry.result),
     )
-    return "\n\n".join(map(literal, said))
+    return "\n\n".join(map(literal, paragraphs))

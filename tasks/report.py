@@ -1,4 +1,4 @@
-"""The last stage: what operators and data scientists read, in Prefect and in MLflow."""
+"""The last stage publishes what operators and data scientists read, in Prefect and in MLflow."""
 
 import logging
 
@@ -51,7 +51,7 @@ def publish_to_prefect(entry: NightEntry) -> None:
 
 
 def _tell_kept(entry: NightEntry, nights: int) -> None:
-    """The event that an alert waits for, if the night is of a date that the champion has not seen."""
+    """Sends the event that an alert waits for, unless no night has been kept since the champion's own date."""
     if nights:
         name = entry.use_case
         reason = f"The champion of {name} was kept for {counted(nights, 'night')}. {entry.reason}"
@@ -60,7 +60,7 @@ def _tell_kept(entry: NightEntry, nights: int) -> None:
 
 
 def publish_rejection(use_case: str, error: DataRejected) -> None:
-    """The page of a night whose data were rejected: what was seen, and what to do."""
+    """Publishes the page of a night whose data were rejected: what was wrong, and what to do."""
     text = (
         f"# {use_case}: data rejected\n\n{literal(str(error))}\n\nNothing was trained, and the champion is as it was.\n"
     )

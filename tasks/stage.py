@@ -1,4 +1,4 @@
-"""How a stage becomes a Prefect task."""
+"""The decorator that makes a Prefect task of a stage: its name, its retries, its cost, and its errors in our words."""
 
 import functools
 import logging
@@ -19,15 +19,17 @@ from tasks.flow_run import in_our_words, note_work
 
 log = logging.getLogger("retrain.stage")
 RETRIES = 3
-OPTIONS = {"return_state", "wait_for"}  # Prefect's own
+OPTIONS = {"return_state", "wait_for"}  # keyword arguments that are Prefect's own
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 class Stage(Task[P, R]):
-    """A task within whose arguments Prefect does not look for other tasks' results: a window's have thousands of
-    parts. An argument that is itself a result is still shown as one, but for the night, which every stage takes: its
-    arrows to all of them would hide in which order they come."""
+    """A task whose arguments Prefect does not search for results of other tasks, for they may have thousands of parts.
+
+    An argument that is itself the result of a task still becomes an arrow in Prefect's picture of the run. The night is
+    an exception: every stage takes it, and so many arrows would hide the order of the stages.
+    """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         wrapped: Any = {name: opaque(unlinked(value)) for name, value in kwargs.items() if name not in OPTIONS}
@@ -37,12 +39,12 @@ class Stage(Task[P, R]):
 
 
 def unlinked(value: object) -> object:
-    """A night as an object of its own: Prefect knows a result by where it lies in memory."""
+    """A copy of a night, which Prefect does not recognise as a task's result; any other value as it is."""
     return replace(value) if isinstance(value, Night) else value
 
 
 def is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Only an unavailable store, registry or server is worth a retry; data and gates answer the same again."""
+    """Whether to retry: only if the store, the registry or a server is unavailable. Other errors would come again."""
     del task, run
     error = state.result(raise_on_failure=False)
     if isinstance(error, Unavailable):
@@ -51,7 +53,10 @@ def is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
 
 
 def stage(name: str, *, timeout_seconds: float) -> Callable[[Callable[P, R]], Task[P, R]]:
-    """A task of that name; a returned handle carries the seconds that it took, and a raised error is ours."""
+    """Makes a task of this name.
+
+    What a call cost is noted for the run's table, and in the handle if it returns one. A library's error becomes ours.
+    """
 
     def decorate(function: Callable[P, R]) -> Task[P, R]:
         @functools.wraps(function)

@@ -1,1 +1,1 @@
-"""One module a command: what it is given on the command line becomes a call, and what came of it becomes lines."""
+"""The commands, one module each: it turns options into calls of the packages below, and results into printed lines."""

@@ -1,4 +1,4 @@
-"""`retrain alerts`."""
+"""`retrain alerts`: sets alerts up, removes them, or sends one as a test. They are kept by Prefect's server."""
 
 import argparse
 import os
@@ -15,7 +15,7 @@ from ml.settings import Settings
 
 
 def alerts(options: argparse.Namespace) -> int:
-    """Sets the alerts up, or anew, or removes them, or sends one as a test."""
+    """Sets the alerts up, removes them, or sends a test alert."""
     settings, no_home = home_if_any()
     api = _api(settings, no_home)
     only_test = options.test and options.url is None
@@ -30,8 +30,8 @@ def alerts(options: argparse.Namespace) -> int:
         elif not only_test:
             set_up(client, options.url, options.kept_nights, timedelta(hours=options.silent_hours))
         tested = send_test(client, api) if options.test and not options.remove else None
-    told = [] if options.remove else [name for name in NAMES if name != TEST]
-    show(options, {"alerts": told, "prefect": api, "test": tested}, "")
+    alert_names = [] if options.remove else [name for name in NAMES if name != TEST]
+    show(options, {"alerts": alert_names, "prefect": api, "test": tested}, "")
     if not options.json:
         if not only_test:
             say("The alerts are removed." if options.remove else "Prefect calls the address when", *_words(options))
@@ -54,14 +54,17 @@ def _words(options: argparse.Namespace) -> list[str]:
 
 
 def _api(settings: Settings, no_home: str | None) -> str:
-    """The Prefect that runs the nights. Raises UsageError where there is none that stays."""
+    """The API of the Prefect server that runs the nights.
+
+    Raises UsageError if there is no server that keeps running, PrefectUnavailable if it does not answer.
+    """
     servers = running_servers(settings)
     api = servers.prefect_api if servers else os.environ.get("PREFECT_API_URL")
     if not api:
-        seen = f"there is no home here ({no_home})" if no_home else "`retrain up` does not run here"
+        value = f"there is no home here ({no_home})" if no_home else "`retrain up` does not run here"
         raise UsageError(
             "alerts are kept by the Prefect server that runs the nights",
-            f"{seen}, and PREFECT_API_URL is not set",
+            f"{value}, and PREFECT_API_URL is not set",
             "start retrain up in another terminal",
         )
     if not answers(f"{api}/health"):
@@ -70,6 +73,6 @@ def _api(settings: Settings, no_home: str | None) -> str:
 
 
 def _require_address(url: str | None) -> None:
+    """Raises UsageError for what is no address, without repeating it: an address may be a secret, as Slack's are."""
     if url is None or urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).netloc:
-        # Its value may be a secret, as Slack's are.
         raise UsageError("URL is the http or https address to call", "it is not", "write https://...")

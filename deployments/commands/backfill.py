@@ -1,4 +1,4 @@
-"""`retrain backfill`: plan, apply, status, pause, resume, cancel and retry-failed, from any terminal."""
+"""`retrain backfill`: plan, apply, status, pause, resume, cancel and retry-failed, from any terminal of the home."""
 
 import argparse
 import time
@@ -27,18 +27,18 @@ from ml.storage.locks import is_free, run_lock
 from ml.storage.store import Store, open_store
 from tasks.site import open_site
 
-DRIVER_READS_SECONDS = 5.0  # it reads every second
+DRIVER_READS_SECONDS = 5.0  # within these a running backfill has read a request: it looks every second
 
 
 def backfill(options: argparse.Namespace) -> int:
-    """Does what the action says."""
+    """Runs the function of the action; resume and retry-failed share one."""
     show_sentences_only(options)
-    actions = {"plan": _plan, "apply": _apply, "status": _status, "pause": _ask, "cancel": _ask}
+    actions = {"plan": _plan, "apply": _apply, "status": _status, "pause": _stop, "cancel": _stop}
     return actions.get(options.action, _go_on)(options)
 
 
 def _plan(options: argparse.Namespace) -> int:
-    """Prints one row a date with its reason, and keeps the plan under its digest."""
+    """Prints a row for each date, with the reason why it runs or not, and stores the plan under its digest."""
     require_use_case(options.use_case)
     home_settings()
     plan = plan_backfill(
@@ -55,7 +55,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _apply(options: argparse.Namespace) -> int:
-    """Runs exactly the plan."""
+    """Runs exactly the stored plan. Raises UsageError if the data or the code have changed since it was made."""
     settings = home_settings(f"backfill {options.action}")
     plan = read_plan(open_store(settings.store), options.plan)
     refuse_stale_plan(open_site(plan.use_case), plan)
@@ -63,7 +63,7 @@ def _apply(options: argparse.Namespace) -> int:
 
 
 def _go_on(options: argparse.Namespace) -> int:
-    """Resume and retry-failed: noted first, so that the driver that may run already obeys, then driven."""
+    """Resume and retry-failed: stores the request, and runs the backfill unless a running one takes the request."""
     settings = home_settings(f"backfill {options.action}")
     store = open_store(settings.store)
     plan = read_plan(store, options.plan)
@@ -75,7 +75,10 @@ def _go_on(options: argparse.Namespace) -> int:
 
 
 def _is_driven(settings: Settings, plan: Plan) -> bool:
-    """Whether a driver runs that reads what was asked; one that had decided to end is gone within these seconds."""
+    """Whether the backfill runs and will read the request.
+
+    One that was about to end when the request was stored is gone within DRIVER_READS_SECONDS.
+    """
     deadline = time.monotonic() + DRIVER_READS_SECONDS
     while is_driven(settings, plan.use_case):
         if time.monotonic() > deadline:
@@ -85,7 +88,7 @@ def _is_driven(settings: Settings, plan: Plan) -> bool:
 
 
 def _drive(settings: Settings, plan: Plan, options: argparse.Namespace) -> int:
-    """The backfill's flow, under `retrain up` if it runs, else here; then the state of every date."""
+    """Runs the backfill's flow, under `retrain up` if that runs and otherwise here; then prints every date's state."""
     store = open_store(settings.store)
     request = {
         "use_case": plan.use_case, "first": str(plan.first), "last": str(plan.last), "every": plan.every,
@@ -93,24 +96,25 @@ def _drive(settings: Settings, plan: Plan, options: argparse.Namespace) -> int:
         "plan": plan.digest, "max_active": options.max_active, "fail_fast": options.fail_fast,
     }  # fmt: skip
     try:
-        done = run_flow_here_or_there(settings, "backfill", request)
+        result = run_flow_here_or_there(settings, "backfill", request)
     except KeyboardInterrupt as interrupt:
         resume = f"{own_name()} backfill resume {plan.digest[:12]}"
-        said = interrupt.args or (f"Interrupted; the dates that are done stay done: {resume}",)
-        raise KeyboardInterrupt(*said) from None
+        message = interrupt.args or (f"Interrupted; the dates that are done stay done: {resume}",)
+        raise KeyboardInterrupt(*message) from None
     _print(options, store, settings, plan)
-    return 1 if done["failed"] else 0
+    return 1 if result["failed"] else 0
 
 
 def _status(options: argparse.Namespace) -> int:
+    """Prints the state of every date."""
     settings = home_to_read("backfill status")
     store = open_store(settings.store)
     _print(options, store, settings, read_plan(store, options.plan))
     return 0
 
 
-def _ask(options: argparse.Namespace) -> int:
-    """Pause and cancel: dates that run end, and none is started."""
+def _stop(options: argparse.Namespace) -> int:
+    """Pause and cancel: running dates go on to their end, and no other date is started."""
     settings = home_settings(f"backfill {options.action}")
     store = open_store(settings.store)
     plan = read_plan(store, options.plan)
@@ -122,6 +126,7 @@ def _ask(options: argparse.Namespace) -> int:
 
 
 def _document(store: Store, settings: Settings, plan: Plan) -> dict[str, Any]:
+    """The state of the backfill and of every date, as `--json` prints it."""
     progress = Progress.of(store, plan)
     driven = is_driven(settings, plan.use_case)
     state = "running" if driven and progress.state == "open" else progress.state
@@ -134,7 +139,7 @@ def _document(store: Store, settings: Settings, plan: Plan) -> dict[str, Any]:
 
 
 def _running(settings: Settings, progress: Progress) -> dict[date, str]:
-    """The dates that run on this machine now: each holds a lock of its own."""
+    """The dates that run on this machine now: the lock of such a date is held."""
     name = progress.plan.use_case
     locks = {as_of: run_lock(settings.home, date_name(name, as_of)) for as_of in progress.open_dates}
     return {as_of: "runs" for as_of, lock in locks.items() if lock.exists() and not is_free(lock)}

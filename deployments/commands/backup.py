@@ -1,4 +1,4 @@
-"""`retrain backup` and `retrain restore`: everything that cannot be made again, as one file, and back."""
+"""`retrain backup` and `retrain restore`: copies all that cannot be made again into one file, and puts it back."""
 
 import argparse
 import sys
@@ -23,42 +23,43 @@ YES = {"y", "yes"}
 
 
 def backup(options: argparse.Namespace) -> int:
-    """Writes one file, while nights go on."""
+    """Writes one file. Nights may run meanwhile."""
     settings = home_settings("backup")
     with _bar(options, "Copying") as bar:
-        made = write_backup(settings, options.file, bar)
-    show(options, _document(options.file, made), "")
+        written = write_backup(settings, options.file, bar)
+    show(options, _document(options.file, written), "")
     if not options.json:
         say(
-            f"Wrote {options.file}: {_held(made.manifest)}; {counted(len(made.members), 'object')}, "
-            f"{made.manifest.bytes / 1e6:.1f} MB.",
-            *(f"Damaged before, and copied as it is: {each}." for each in made.damaged),
-            *(f"Not in it: {each}." for each in made.manifest.left_out),
+            f"Wrote {options.file}: {_contents(written.manifest)}; {counted(len(written.members), 'object')}, "
+            f"{written.manifest.bytes / 1e6:.1f} MB.",
+            *(f"Damaged before, and copied as it is: {name}." for name in written.damaged),
+            *(f"Not in it: {thing}." for thing in written.manifest.left_out),
         )
     return 0
 
 
-def _document(file: str, made: Backup) -> dict[str, Any]:
-    manifest = made.manifest
+def _document(file: str, backup: Backup) -> dict[str, Any]:
+    manifest = backup.manifest
     return {
         "file": file,
         "made_at": manifest.made_at,
         "entries": manifest.entries,
         "databases": list(manifest.databases),
-        "objects": len(made.members),
+        "objects": len(backup.members),
         "bytes": manifest.bytes,
-        "damaged": list(made.damaged),
+        "damaged": list(backup.damaged),
         "left_out": list(manifest.left_out),
     }
 
 
-def _held(manifest: Manifest) -> str:
+def _contents(manifest: Manifest) -> str:
+    """The ledgers and databases in a backup, in words."""
     ledgers = [f"{name} up to entry {seq} of its ledger" for name, seq in manifest.entries.items()]
     return ", ".join([*ledgers, *(DATABASES[name] for name in manifest.databases)]) or "nothing was there yet"
 
 
 def restore(options: argparse.Namespace) -> int:
-    """Puts back what is gone or damaged; what is newer stays, unless --replace names it."""
+    """Puts back what is gone or damaged. What is newer than the backup stays, unless --replace names it."""
     settings, replace = home_settings(), frozenset(options.replace)
     place_of(options.file)
     with _bar(options, "Reading") as bar:
@@ -66,7 +67,7 @@ def restore(options: argparse.Namespace) -> int:
     plan = make_plan(settings, examined, replace)
     if not plan.does_nothing:
         if not options.json:
-            say(f"The backup of {examined.backup.manifest.made_at} holds {_held(examined.backup.manifest)}.")
+            say(f"The backup of {examined.backup.manifest.made_at} holds {_contents(examined.backup.manifest)}.")
             say(*_words(settings, plan))
         _confirm(options)
         _carry_out(options, settings, examined, plan, replace)
@@ -79,7 +80,10 @@ def restore(options: argparse.Namespace) -> int:
 def _carry_out(
     options: argparse.Namespace, settings: Settings, examined: Examined, plan: Plan, replace: frozenset[str]
 ) -> None:  # fmt: skip
-    """What was asked about is looked at again, under the locks."""
+    """Restores what was shown to the operator.
+
+    Under the locks it looks again, and raises Busy if something has changed since it was shown.
+    """
     with nothing_runs(settings, sorted(examined.ledgers)):
         if make_plan(settings, examined, replace) != plan:
             raise Busy("a restore does what was shown", "something has changed since", "look again: the same command")
@@ -88,6 +92,7 @@ def _carry_out(
 
 
 def _words(settings: Settings, plan: Plan) -> Iterator[str]:
+    """What the restore will do, a line for each kind of thing."""
     yield (
         f"  store {settings.store}: {counted(len(plan.missing), 'missing object')} and "
         f"{counted(len(plan.damaged), 'damaged one')} are put back; {counted(plan.kept, 'newer one')} stay"
@@ -113,8 +118,8 @@ def _project_words(plan: Plan) -> Iterator[str]:
         yield "  files of RETRAIN_PROJECT are not put back, for it is not set: set it to a folder and restore again"
 
 
-def _next_step(made: Backup) -> str:
-    alerts = any("retrain alerts" in each for each in made.manifest.left_out)
+def _next_step(backup: Backup) -> str:
+    alerts = any("retrain alerts" in thing for thing in backup.manifest.left_out)
     return "Restored. Next: retrain doctor" + (
         ", and retrain alerts URL, for it is not in a backup." if alerts else "."
     )
@@ -137,16 +142,20 @@ def _confirm(options: argparse.Namespace) -> None:
     if options.json or not sys.stdin.isatty():
         raise UsageError("a restore is confirmed", "there is no terminal to ask on", "add --yes")
     try:
-        said = input("Go on? [y/N] ")
+        answer = input("Go on? [y/N] ")
     except EOFError:
-        said = ""
-    if said.strip().lower() not in YES:
+        answer = ""
+    if answer.strip().lower() not in YES:
         raise UsageError("a restore is confirmed with y", "it was not", "nothing was done")
 
 
 @contextmanager
 def _bar(options: argparse.Namespace, what: str) -> Iterator[Callable[[int], Progress]]:
-    """A live bar on a terminal, nothing in a pipe. Given the bytes to come, it gives what to tell of those done."""
+    """Shows a progress bar on a terminal, and nothing in a pipe.
+
+    It yields a function that takes the number of bytes in all; that gives a function to call with each number of bytes
+    that were done since.
+    """
     if options.quiet or options.json or not sys.stderr.isatty():
         yield lambda _total: lambda _done: None
         return

@@ -1,4 +1,4 @@
-"""`retrain demo-data`."""
+"""`retrain demo-data`: writes the data of the example use cases."""
 
 import argparse
 
@@ -10,7 +10,7 @@ from ml.use_case.loading import load_use_case
 
 
 def demo_data(options: argparse.Namespace) -> int:
-    """Writes the data sets of all use cases, or of one, that are not there yet."""
+    """Writes the data sets that are not there yet, of all use cases or of one."""
     names = chosen_names(options, Settings.from_environment())
     settings = home_settings()
     for name in names:

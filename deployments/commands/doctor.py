@@ -1,10 +1,10 @@
-"""`retrain doctor`: what is wrong with this installation and its use cases, and, with --mend, the mending."""
+"""`retrain doctor`: finds what is wrong with the installation and its use cases; --mend repairs what is safe to."""
 
 import argparse
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib import metadata
@@ -33,13 +33,13 @@ from ml.use_case.definition import UseCase
 from ml.use_case.loading import load_use_case, use_case_files
 from tasks.lost import end_lost
 
-LITTLE_SPACE = 2 * 1024**3  # bytes: a first night of the flights needs a tenth of it
+LITTLE_SPACE = 2 * 1024**3  # bytes; a first night of the flights needs a tenth of that
 HEARTBEAT = "prefect.flow-run.heartbeat"
 Check = Callable[[], Iterator[Finding]]
 
 
 def doctor(options: argparse.Namespace) -> int:
-    """Checks everything; exit code 1 if something is left that only a person can mend."""
+    """Checks everything. The exit code is 1 if something is left that only a person can mend."""
     settings, no_home = (home_settings("doctor"), None) if options.mend else home_if_any()
     names = chosen_or_recorded(options, settings)
     rows = [_without_home(no_home)] if no_home else []
@@ -54,19 +54,19 @@ def doctor(options: argparse.Namespace) -> int:
     return 1 if left else 0
 
 
-def _without_home(lacking: str) -> dict[str, Any]:
-    """Whoever asks in a wrong folder must not be told that all is well."""
-    return {"check": "home", "state": "wrong", "seen": lacking, "mend": BEGIN}
+def _without_home(no_home: str) -> dict[str, Any]:
+    """The row that says that there is no home: in a wrong folder, nothing must say that all is well."""
+    return {"check": "home", "state": "wrong", "seen": no_home, "mend": BEGIN}
 
 
 def found_in(settings: Settings, names: list[str], *, mend: bool) -> list[dict[str, Any]]:
-    """One row a finding, or one that says all is well, a check."""
+    """The rows of all checks: one for each finding, or one that says that all is well."""
     checks = _checks(settings, names, mend=mend)
     return [row for title, check in checks.items() for row in _examined(title, check, mend=mend)]
 
 
 def _checks(settings: Settings, names: list[str], *, mend: bool = False) -> dict[str, Check]:
-    """Title to check. Each is run by itself, so that one that cannot answer hides no other."""
+    """The checks by their titles. Each is run by itself, so that one that fails does not hide the others."""
     store = open_store(settings.store)
     return {
         "versions of the libraries": _versions,
@@ -81,20 +81,21 @@ def _checks(settings: Settings, names: list[str], *, mend: bool = False) -> dict
 
 
 def _examined(title: str, check: Check, *, mend: bool) -> Iterator[dict[str, Any]]:
-    """What a check found, mended where that is asked for and safe."""
-    found = False
+    """The rows of one check. With `mend`, each finding that has a safe repair is repaired."""
+    is_well = True
     try:
         for finding in check():
-            found = True
+            is_well = False
             yield _row(title, finding, mended=_mended(finding) if mend else False)
     except RetrainError as error:
-        found = True
+        is_well = False
         yield {"check": title, "state": "unknown", "seen": str(error), "mend": error.next_step}
-    if not found:
+    if is_well:
         yield {"check": title, "state": "well", "seen": "", "mend": ""}
 
 
 def _mended(finding: Finding) -> bool:
+    """Repairs the finding, and says whether it has a repair."""
     if finding.repair is None:
         return False
     finding.repair()
@@ -116,7 +117,7 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
 
 
 def _versions() -> Iterator[Finding]:
-    """Libraries that are not within the bounds that pyproject.toml states."""
+    """Libraries whose installed version is not one that pyproject.toml allows."""
     from packaging.requirements import Requirement
 
     for line in metadata.requires("nightly-retrain") or []:
@@ -129,28 +130,28 @@ def _versions() -> Iterator[Finding]:
 
 
 def _home(home: Path) -> Iterator[Finding]:
-    """Space, and what killed processes left in the folder for passing things."""
+    """Too little disk space, and files that killed processes left in the home's `tmp`."""
     free = shutil.disk_usage(home).free
     if free < LITTLE_SPACE:
         yield Finding(seen=f"{free / 1e9:.1f} GB are free", mend="retrain gc, or a larger disk")
     if not is_free(home / "up.lock"):
-        return  # its servers keep theirs there, for as long as they run
+        return  # the servers of a running `retrain up` use files there, however old
     for path in left_behind(home):
-        seen = f"{path} was left by a killed process"
-        yield Finding(seen=seen, mend="it is deleted", repair=partial(discard, path))
+        sentence = f"{path} was left by a killed process"
+        yield Finding(seen=sentence, mend="it is deleted", repair=partial(discard, path))
 
 
 def _store(store: Store) -> Iterator[Finding]:
-    """Reachable, writable, true to its conditional create, and without what killed writers left."""
+    """A store that loses what was written or whose `create` replaces an object, and files that killed writers left."""
     key, data = f"doctor/{uuid4().hex}", b"written by retrain doctor"
     created = store.create(key, data)
     read = store.get(key)
     created_again = store.create(key, b"written over it")
-    kept = store.get(key)
+    read_again = store.get(key)
     store.delete(key)
     if not created or read != data:
         yield Finding(seen="it does not give back what was written", mend="look at the disk")
-    elif created_again or kept != data:
+    elif created_again or read_again != data:
         yield Finding(
             seen="it makes an object although there is one (it ignores If-None-Match): a ledger may lose entries",
             mend="let only one machine use it, or move to a store that honours it",
@@ -164,18 +165,19 @@ def _store(store: Store) -> Iterator[Finding]:
 
 
 def _strays(settings: Settings, store: Store) -> Iterator[Finding]:
+    """Runs in MLflow and files in the store that do not belong together."""
     yield from stray_runs(store, Registry(settings, "doctor"))
 
 
 def _use_case(settings: Settings, store: Store, name: str, *, mend: bool) -> Iterator[Finding]:
-    """Its file, its ledger, its versions, and a champion that answers.
+    """What is wrong with a use case's file, its ledger, its versions, and the answers of its champion.
 
-    What is found is mended under the locks of nights, backfills and moves, so that it is still so when it is mended.
+    With `mend`, it holds the locks of nights, backfills and moves, so that a finding is still true when it is repaired.
     """
-    today = datetime.now(UTC).date() + timedelta(days=1)  # somewhere it is tomorrow already
+    today = datetime.now(UTC).date() + timedelta(days=1)  # in some time zone it is tomorrow already
     if name not in use_case_files(settings.project):
-        seen = f"{name} has a ledger, and its file is not here: no night of it comes"
-        yield Finding(note=True, seen=seen, mend=no_file(settings, name))
+        sentence = f"{name} has a ledger, and its file is not here: no night of it comes"
+        yield Finding(note=True, seen=sentence, mend=no_file(settings, name))
     else:
         yield from _file(settings, name)
     with ExitStack() as locks:
@@ -192,13 +194,13 @@ def _file(settings: Settings, name: str) -> Iterator[Finding]:
 
 
 def _last_night(settings: Settings, name: str) -> Iterator[Finding]:
-    """What it died of, in its own words; a good night settles it, and no mending."""
+    """What the last night died of, in its own words. Only a good night settles that; there is no repair."""
     for red in red_nights(settings, name):
         yield Finding(seen=red.seen, mend=red.next_step)
 
 
 def _at_rest(settings: Settings, name: str, locks: ExitStack) -> bool:
-    """Whether no run of the use case is active; then none begins until the locks are given back."""
+    """Whether no run of the use case is active. If so, `locks` holds its locks, so that none begins."""
     locks.enter_context(one_move_at_a_time(settings.home, name))
     busy = Busy(f"{name} is at rest", "a run is active", "wait for it to end")
     try:
@@ -210,6 +212,7 @@ def _at_rest(settings: Settings, name: str, locks: ExitStack) -> bool:
 
 
 def _champion_answers(settings: Settings, store: Store, name: str) -> Iterator[Finding]:
+    """Loads the champion and lets it answer a made-up row."""
     head = Ledger(store, name).head()
     if head is None or head.champion is None:
         return
@@ -222,10 +225,10 @@ def _champion_answers(settings: Settings, store: Store, name: str) -> Iterator[F
         folder = packaging.fetch_model(store, model.folder, model.files, settings.home / "cache")
         load_model(folder).predict(packaging.synthetic_rows(model_columns(folder), model_rules(folder)))
     except Corrupt:
-        return  # said with its files
+        return  # the check of the version's files has reported it
     except RetrainError:
         raise
-    except Exception as error:  # noqa: BLE001 - of the model's own code, whatever it is: found, and nothing is decided
+    except Exception as error:  # noqa: BLE001 - the model's own code may raise anything, and each is a finding
         yield Finding(
             seen=f"champion version {model.version} gives no answer ({what_and_where(error)})",
             mend=f"retrain rollback {name} --reason WHY, or retrain promote {name} --version N --reason WHY",
@@ -233,49 +236,48 @@ def _champion_answers(settings: Settings, store: Store, name: str) -> Iterator[F
 
 
 def _up(settings: Settings) -> Iterator[Finding]:
-    """The servers and schedules of `retrain up`, where use cases have schedules."""
+    """A `retrain up` that does not run although use cases have schedules, or that does not serve all of these."""
     servers = running_servers(settings)
-    wanted = [case for case in _loadable(settings) if case.schedule]
-    if servers is None:
-        if wanted:
-            names = ", ".join(case.name for case in wanted)
-            seen = f"it does not run: no night of {names} comes"
-            yield Finding(note=True, seen=seen, mend="retrain up")
-        return
-    yield from _schedules(servers, [case.name for case in wanted])
+    names = [use_case.name for use_case in _loadable(settings) if use_case.schedule]
+    if servers is not None:
+        yield from _schedules(servers, names)
+    elif names:
+        sentence = f"it does not run: no night of {', '.join(names)} comes"
+        yield Finding(note=True, seen=sentence, mend="retrain up")
 
 
 def _loadable(settings: Settings) -> Iterator[UseCase]:
+    """All use cases but those with a broken file, which the check of the use case reports."""
     for name in use_case_files(settings.project):
-        try:
+        with suppress(ConfigError):
             yield load_use_case(name, settings.project)
-        except ConfigError:
-            continue  # said with the use case
 
 
 def _schedules(servers: Servers, names: list[str]) -> Iterator[Finding]:
-    deployed = {each["name"]: each for each in ask(f"{servers.prefect_api}/deployments/filter", {}) or []}
+    """Which of these use cases are not served, or have a paused schedule."""
+    deployments = ask(f"{servers.prefect_api}/deployments/filter", {}) or []
+    by_name = {deployment["name"]: deployment for deployment in deployments}
     for name in names:
-        deployment = deployed.get(name)
+        deployment = by_name.get(name)
         if deployment is None:
             yield Finding(seen=f"{name} is not served", mend="stop `retrain up` and start it again")
-        elif deployment["paused"] or not any(each["active"] for each in deployment["schedules"]):
+        elif deployment["paused"] or not any(schedule["active"] for schedule in deployment["schedules"]):
             yield Finding(seen=f"the schedule of {name} is paused", mend="switch it on at its deployment's page")
 
 
 def _runs(settings: Settings) -> Iterator[Finding]:
-    """Runs that Prefect takes for running, and of which nothing is heard: their machine or container has gone."""
+    """Runs that Prefect counts as running although nothing is heard of them: their machine or container is gone."""
     servers = running_servers(settings)
     api = servers.prefect_api if servers else os.environ.get("PREFECT_API_URL")
     if api is None:
         return
     before = datetime.now(UTC) - dead_runs.SILENT
-    begun = {
+    running = {
         "state": {"type": {"any_": ["RUNNING", "CANCELLING"]}},
         "start_time": {"before_": before.isoformat()},
-        "deployment_id": {"is_null_": False},  # others are executed by a command, which may say nothing
+        "deployment_id": {"is_null_": False},  # a command executes the others, and it may send no heartbeat
     }
-    for run in ask(f"{api}/flow_runs/filter", {"flows": OURS, "flow_runs": begun}) or []:
+    for run in ask(f"{api}/flow_runs/filter", {"flows": OURS, "flow_runs": running}) or []:
         if is_ours(run, use_case_files(settings.project)) and _is_silent(settings, api, run):
             yield Finding(
                 seen=f"{run['name']} is {run['state_name']} since {run['start_time'][:16]} and says nothing any more",
@@ -285,7 +287,7 @@ def _runs(settings: Settings) -> Iterator[Finding]:
 
 
 def _is_silent(settings: Settings, api: str, run: dict[str, Any]) -> bool:
-    """Whether the run is dead by its last heartbeat too; of one that never had any nothing can be said."""
+    """Whether the run's last heartbeat shows that it is dead. A run that never had one is not called dead."""
     beats = {"event": {"name": [HEARTBEAT]}, "resource": {"id": [f"prefect.flow-run.{run['id']}"]}, "order": "DESC"}
     answer = ask(f"{api}/events/filter", {"filter": beats, "limit": 1})
     if not answer or not answer["events"]:

@@ -1,4 +1,4 @@
-"""`retrain gc`: says what no retained run needs, and deletes it with --yes."""
+"""`retrain gc`: lists what no retained run needs, and deletes it with --yes."""
 
 import argparse
 
@@ -15,7 +15,7 @@ from ml.use_case.loading import load_use_case
 
 
 def gc(options: argparse.Namespace) -> int:
-    """A dry run unless --yes is given. A use case of which a run is active is left alone."""
+    """Lists the garbage, and deletes it only if --yes is given. A use case with an active run is left alone."""
     settings = home_settings("gc") if options.yes else home_to_read("gc")
     names = chosen_names(options, settings)
     store = open_store(settings.store)
@@ -30,7 +30,10 @@ def gc(options: argparse.Namespace) -> int:
 
 
 def _collected(settings: Settings, store: Store, name: str, *, delete: bool) -> list[dict[str, str | int]]:
-    """Holds the locks of nights and backfills while it looks and deletes, so that none begins in between."""
+    """The garbage of one use case, deleted if `delete` is set.
+
+    It holds the locks of nights, backfills and moves, so that none of them begins in between.
+    """
     busy = Busy(f"{name} is at rest", "a run is active", "wait for it to end")
     use_case = load_use_case(name, settings.project)
     try:
@@ -39,9 +42,9 @@ def _collected(settings: Settings, store: Store, name: str, *, delete: bool) -> 
             held_lock(driver_lock(settings, name), 0, busy),
             one_move_at_a_time(settings.home, name),
         ):
-            found = list(garbage(store, Registry(settings, name), use_case))
-            for each in found if delete else ():
-                each.delete()
+            unneeded = list(garbage(store, Registry(settings, name), use_case))
+            for thing in unneeded if delete else ():
+                thing.delete()
     except Busy:
         return [{"use_case": name, "what": "left alone, for a run is active", "bytes": 0}]
-    return [{"use_case": name, "what": each.what, "bytes": each.size} for each in found]
+    return [{"use_case": name, "what": thing.what, "bytes": thing.size} for thing in unneeded]

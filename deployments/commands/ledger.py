@@ -1,4 +1,4 @@
-"""`retrain ledger`."""
+"""`retrain ledger`: prints every decision about a use case."""
 
 import argparse
 from typing import Any
@@ -10,7 +10,7 @@ from ml.storage.store import open_store
 
 
 def ledger(options: argparse.Namespace) -> int:
-    """Every entry of a use case's ledger, oldest first."""
+    """Prints every entry of a use case's ledger, the oldest first."""
     require_recorded(options.use_case)
     settings = home_to_read("ledger")
     entries = Ledger(open_store(settings.store), options.use_case).by_digest()
@@ -24,7 +24,7 @@ def ledger(options: argparse.Namespace) -> int:
 
 
 def entry_row(entry: AnyEntry, digest: str) -> dict[str, Any]:
-    """One entry as `--json` prints it; what only nights have is null for an operator's move."""
+    """One entry as `--json` prints it. For an operator's move, the fields that only nights have are null."""
     night = entry if isinstance(entry, NightEntry) else None
     candidate = night.candidate if night else None
     result = night.result if night else {}
@@ -58,6 +58,7 @@ def entry_row(entry: AnyEntry, digest: str) -> dict[str, Any]:
 
 
 def print_entries(rows: list[dict[str, Any]]) -> None:
+    """Prints a few lines for each of the rows that `entry_row` makes."""
     for row in rows:
         night = (
             f"as of {row['as_of']}  version {words_of(row['version'])}  seed {row['seed']}  " if row["as_of"] else ""

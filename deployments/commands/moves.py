@@ -1,4 +1,7 @@
-"""An operator's moves: shown, confirmed on the terminal or by --yes, and then one entry of the ledger."""
+"""The moves of an operator: promote, rollback, hold, release and data.
+
+Each is shown, confirmed on the terminal or by --yes, and then recorded as one entry of the ledger.
+"""
 
 import argparse
 import sys
@@ -51,7 +54,7 @@ def rollback(options: argparse.Namespace) -> int:
 
 
 def hold(options: argparse.Namespace) -> int:
-    """From now on nights train and register, and move nothing."""
+    """From now on nights train and register, but promote nothing."""
     return _note(options, plan_hold)
 
 
@@ -61,7 +64,7 @@ def release(options: argparse.Namespace) -> int:
 
 
 def data(options: argparse.Namespace) -> int:
-    """Leaves a day out of every snapshot from now on, or takes it in: again, or as it is."""
+    """Leaves a day out of every snapshot from now on, takes it in again, or accepts it although a check rejects it."""
     require_use_case(options.use_case)
     settings = home_settings("data")
     use_case = load_use_case(options.use_case, settings.project)
@@ -69,18 +72,18 @@ def data(options: argparse.Namespace) -> int:
     day = str(options.day)
     if options.action == "exclude":
         return _note(options, lambda ledger, reason: plan_exclude(ledger, day, reason))
-    lost = _lost_days(open_store(settings.store), use_case)
-    return _note(options, lambda ledger, reason: plan_include(ledger, day, reason, lost))
+    lost_days = _lost_days(open_store(settings.store), use_case)
+    return _note(options, lambda ledger, reason: plan_include(ledger, day, reason, lost_days))
 
 
 def _lost_days(store: Store, use_case: UseCase) -> list[str]:
-    """Those that the last night left out since their columns lost their meaning."""
+    """The days that the last night left out because the meaning of a column had changed in them."""
     months = KeptMonths(store, use_case.name, "verdict", CheckedDays).kept.values()
     return [day for month in months for day in month.sums.lost]
 
 
 def _require_day(settings: Settings, use_case: UseCase, day: date) -> None:
-    """Raises UsageError for a use case without days, and for a day that no snapshot could have."""
+    """Raises UsageError for a use case without days, and for a day that cannot be in any snapshot."""
     if not use_case.dated:
         raise UsageError("a day is left out of a use case with days", f"{use_case.name} has none", "mend its file")
     first = date.fromisoformat(next(iter(partition_files(settings, use_case, use_case.source))))
@@ -89,9 +92,10 @@ def _require_day(settings: Settings, use_case: UseCase, day: date) -> None:
 
 
 def _move_champion(options: argparse.Namespace, plan: Callable[[Ledger, Registry, str], OperatorEntry]) -> int:
-    """The alias follows last; before it, the chosen version must be in MLflow, and its files as they were written.
+    """Makes another version champion: in the ledger, and then by the alias in MLflow.
 
-    That is looked at again after the question: while it waited, the version may have been deleted.
+    The version must be in MLflow, and its files must be as they were written. This is checked before the question and
+    again after it, because the version may be deleted while the question waits.
     """
     require_use_case(options.use_case)
     settings = home_settings(options.command)
@@ -99,23 +103,20 @@ def _move_champion(options: argparse.Namespace, plan: Callable[[Ledger, Registry
     entry = plan(ledger, registry, _reason(options))
     assert entry.champion is not None
     require_whole(ledger, registry, entry.champion)
-    seen = alias_words(ledger, registry)
-    _confirm(options, f"Champion of {entry.use_case}: {seen} -> {entry.champion.version} ({entry.reason})")
+    before = alias_words(ledger, registry)
+    _confirm(options, f"Champion of {entry.use_case}: {before} -> {entry.champion.version} ({entry.reason})")
     with one_move_at_a_time(settings.home, entry.use_case):
         require_whole(ledger, registry, entry.champion)
         carry_out(ledger, registry, entry)
-    words = f"Champion of {entry.use_case} is now version {entry.champion.version} (it was {seen})."
-    held = (
-        ""
-        if entry.held
-        else f" The next night may promote again: retrain hold {entry.use_case} --reason WHY prevents it."
-    )
-    show(options, entry_row(entry, ledger.digest(entry.seq)), words + held)
+    words = f"Champion of {entry.use_case} is now version {entry.champion.version} (it was {before})."
+    if not entry.held:
+        words += f" The next night may promote again: retrain hold {entry.use_case} --reason WHY prevents it."
+    show(options, entry_row(entry, ledger.digest(entry.seq)), words)
     return 0
 
 
 def _note(options: argparse.Namespace, plan: Plan) -> int:
-    """A move that only the ledger knows: nights read it there."""
+    """Records a move that changes nothing in MLflow; nights read it in the ledger."""
     require_use_case(options.use_case)
     settings = home_settings(options.command)
     ledger = Ledger(open_store(settings.store), options.use_case)
@@ -132,6 +133,7 @@ def _note(options: argparse.Namespace, plan: Plan) -> int:
 
 
 def _reason(options: argparse.Namespace) -> str:
+    """The reason of a move, asked for on the terminal if it was not given."""
     if options.reason is not None:
         return str(options.reason)
     if not sys.stdin.isatty():

@@ -1,4 +1,4 @@
-"""`retrain run`."""
+"""`retrain run`: runs one night and prints what came of it."""
 
 import argparse
 from contextlib import AbstractContextManager, nullcontext
@@ -26,7 +26,7 @@ from tasks.night_notes import red_end_noted
 
 
 def run(options: argparse.Namespace) -> int:
-    """One night: by the deployment while `retrain up` runs, else in this process."""
+    """Runs one night: by its deployment if `retrain up` runs, otherwise in this process."""
     show_sentences_only(options)
     require_use_case(options.use_case)
     settings = home_settings()
@@ -36,25 +36,28 @@ def run(options: argparse.Namespace) -> int:
             raise UsageError("--as-of is a day up to today", f"it is {options.as_of}", f"use {today} or earlier")
         from deployments.prefect.night import run_flow_here_or_there
 
-        done = run_flow_here_or_there(settings, "retrain", _request(options))
-    if done.get("dry_run"):
-        show(options, done, _dry_run_words(done))
+        result = run_flow_here_or_there(settings, "retrain", _request(options))
+    if result.get("dry_run"):
+        show(options, result, _dry_run_words(result))
         return 0
     ledger = Ledger(open_store(settings.store), options.use_case)
-    entry, head = ledger.entry(done["entry"]), ledger.head()
-    assert isinstance(entry, NightEntry) and head is not None, done
-    became = since(entry, ledger.entries()) if done["replayed"] else None
-    document = {**entry.result, "replayed": done["replayed"], "became": became, "stages": done["stages"]}
+    entry, head = ledger.entry(result["entry"]), ledger.head()
+    assert isinstance(entry, NightEntry) and head is not None, result
+    became = since(entry, ledger.entries()) if result["replayed"] else None
+    document = {**entry.result, "replayed": result["replayed"], "became": became, "stages": result["stages"]}
     show(options, document, "")
     if not options.json:
-        answer = ledger.entry(done["answer"]) if done["answer"] else None
+        answer = ledger.entry(result["answer"]) if result["answer"] else None
         print_summary(settings, document, version_of(head.champion), answer)
     return 0
 
 
 def _red_noted(settings: Settings, options: argparse.Namespace) -> AbstractContextManager[None]:
-    """Keeps what a night dies of before its flow begins. A mistyped command and a dry run are no nights, and those of
-    `retrain up` are noted where they run."""
+    """If a night fails before its flow begins, stores a note of the error.
+
+    Nothing is noted of a mistyped command or a dry run, which are no nights. A night of `retrain up` is noted where it
+    runs.
+    """
     if options.dry_run or running_servers(settings) is not None:
         return nullcontext()
     return red_end_noted(settings, options.use_case, lambda: options.as_of, no_ends=(Busy, UsageError))
@@ -73,19 +76,19 @@ def _request(options: argparse.Namespace) -> dict[str, Any]:
 
 def _dry_run_words(document: dict[str, Any]) -> str:
     parts = ", ".join(f"{part['rows']:,} {name}" for name, part in document["split"].items())
-    found = (
+    words = (
         f"{document['use_case']} as of {document['as_of']} would train on {document['device']}: {parts} rows; "
         f"{document['quarantined_rows']} quarantined. Nothing was trained or moved."
     )
     if document["finished_before"] is None:
-        return found
-    return f"{found} It was finished before: entry {document['finished_before']} of the ledger would be replayed."
+        return words
+    return f"{words} It was finished before: entry {document['finished_before']} of the ledger would be replayed."
 
 
 def print_summary(
     settings: Settings, document: dict[str, Any], champion_today: int | None, answer: AnyEntry | None = None
 ) -> None:  # fmt: skip
-    """The end of a run as an operator reads it."""
+    """Prints what an operator reads at the end of a run."""
     say("", decision_section.headline(document), document["question"], "", *data_section.data_sentences(document), "")
     if score_section.scored(document):
         say(*_score_lines(document), "")
@@ -94,8 +97,8 @@ def print_summary(
     now = "" if document["replayed"] else decision_section.champion_sentence(document)
     say(f"{decision_section.decision_sentence(document)} {now}".rstrip(), "")
     if answer is not None:
-        said = f"Answered: {answer.decision} by {answer.by}, {answer.reason}."
-        say(f"{said} Champion today: {words_of(champion_today)}.", "")
+        answered = f"Answered: {answer.decision} by {answer.by}, {answer.reason}."
+        say(f"{answered} Champion today: {words_of(champion_today)}.", "")
     elif document["replayed"]:
         say(f"Finished before; nothing was judged again. {document['became']}", "")
     elif way := decision_section.way_out(document):
@@ -105,7 +108,7 @@ def print_summary(
 
 
 def _stage_lines(document: dict[str, Any]) -> list[str]:
-    """What this run reused and computed, a row a stage: partitions where a stage goes by them."""
+    """A table with a row for each stage: how much it reused and computed, counted in partitions if it has such."""
     rows = [
         [
             row["stage"],
@@ -133,7 +136,7 @@ def _say_where_to_look(settings: Settings, document: dict[str, Any]) -> None:
 
 
 def _score_lines(document: dict[str, Any]) -> list[str]:
-    """A table that fits a terminal, then what each row is."""
+    """The table of scores, which fits a terminal, and a line for each of its rows that says what the row is."""
     names = score_section.score_names(document)
     rows = score_section.score_rows(document)
     head = ["on the same test rows", *(score_section.LABELS[name] for name in names)]

@@ -1,4 +1,4 @@
-"""`retrain status`."""
+"""`retrain status`: prints the state of all use cases, or of one with its last decisions."""
 
 import argparse
 import json
@@ -27,15 +27,15 @@ STATUS_COLUMNS = (
 
 
 def status(options: argparse.Namespace) -> int:
-    """All use cases, or one: schedule, champion, reference, last decision, hold, disk used."""
+    """Prints, of all use cases or of one: schedule, champion, reference, last decision, hold, and disk space used."""
     settings, no_home = home_if_any()
     names = chosen_or_recorded(options, settings)
     store = open_store(settings.store)
     rows = [_status_row(settings, store, name) for name in names]
-    kept = None if no_home and settings.keeps_files_at_home else settings.store
+    known_store = None if no_home and settings.keeps_files_at_home else settings.store
     document: dict[str, Any] = {
         "use_cases": rows,
-        "store": kept,
+        "store": known_store,
         "store_bytes": sum(store.sizes().values()),
         "no_home": no_home and f"{no_home[0].upper()}{no_home[1:]}: {BEGIN}",
     }
@@ -51,7 +51,7 @@ def status(options: argparse.Namespace) -> int:
 
 
 def _print_status(document: dict[str, Any]) -> None:
-    """The table, what is to be known of single use cases, and where all of it lies."""
+    """Prints the table, the remarks about single use cases, and where the store is."""
     rows = document["use_cases"]
     cells = [[words_of(row[name]) for name in STATUS_COLUMNS] for row in rows]
     say(*aligned([[name.replace("_", " ") for name in STATUS_COLUMNS], *cells]))
@@ -68,7 +68,7 @@ def _print_status(document: dict[str, Any]) -> None:
 
 
 def _red_words(row: dict[str, Any]) -> list[str]:
-    """What the last nights died of, with the step that leads on."""
+    """What the last red nights died of, each with the next step."""
     return [f"{red['seen']}: {red['next_step']}{'' if red['next_step'].endswith('?') else '.'}" for red in row["red"]]
 
 
@@ -78,6 +78,7 @@ def _question(use_case: str, version: int) -> str:
 
 
 def _status_row(settings: Settings, store: Store, name: str) -> dict[str, Any]:
+    """The state of one use case, as `--json` prints it."""
     entries = Ledger(store, name).entries()
     head, nights = entries[-1] if entries else None, [entry for entry in entries if isinstance(entry, NightEntry)]
     night, red = last_of(nights), list(red_nights(settings, name))
@@ -87,7 +88,7 @@ def _status_row(settings: Settings, store: Store, name: str) -> dict[str, Any]:
         "schedule": _schedule(settings, name) if known else "no file",
         "no_file": None if known else no_file(settings, name),
         "last_night": "red" if red else "good" if night else None,
-        "red": [{**json.loads(to_json(each)), "seen": each.seen} for each in red],
+        "red": [{**json.loads(to_json(red_night)), "seen": red_night.seen} for red_night in red],
         "champion": version_of(head.champion) if head else None,
         "champion_as_of": str(head.champion.as_of) if head and head.champion else None,
         "score": _score_of(nights, version_of(head.champion)) if head else None,
@@ -107,14 +108,14 @@ def _status_row(settings: Settings, store: Store, name: str) -> dict[str, Any]:
 
 
 def last_of(nights: list[NightEntry]) -> NightEntry | None:
-    """The night of the newest date; of nights without dates the last in the ledger, whatever a clock said."""
+    """The night of the newest date. Of nights without dates it is the ledger's last: a clock may have been wrong."""
     if nights and nights[-1].candidate and not nights[-1].candidate.dated:
         return nights[-1]
     return max(nights, key=lambda night: (night.as_of, night.seq), default=None)
 
 
 def _waits_until(head: AnyEntry | None) -> str | None:
-    """The champion's date where it is to come, for a clock was wrong: until then no night promotes."""
+    """The champion's date if it is in the future, which a wrong clock can cause. Until then no night promotes."""
     champion = head.champion if head else None
     later = champion is not None and champion.dated and champion.as_of > datetime.now(UTC).date() + timedelta(days=1)
     return str(champion.as_of) if champion and later else None
@@ -129,12 +130,18 @@ def _waiting(name: str, as_of: str) -> str:
 
 def _score_of(nights: list[NightEntry], version: int | None) -> str | None:
     """The version's main score in the night that made it, like `f1 0.952 [0.909, 0.988]`."""
-    made = next((night.result for night in nights if night.candidate and night.candidate.version == version), None)
-    return f"{made['metric']} {score_section.cell(made['scores']['candidate'].get(made['metric']))}" if made else None
+    of_version = (night.result for night in nights if night.candidate and night.candidate.version == version)
+    result = next(of_version, None)
+    if not result:
+        return None
+    return f"{result['metric']} {score_section.cell(result['scores']['candidate'].get(result['metric']))}"
 
 
 def _mlflow_differs(settings: Settings, ledger: Ledger) -> list[str]:
-    """Where MLflow says otherwise than the ledger. A lost database is not made anew by looking."""
+    """Sentences about where MLflow and the ledger differ.
+
+    If MLflow's database is gone, MLflow is not asked, because that would make a new database.
+    """
     from ml.operations.health import differences
     from ml.storage.databases import database_files
     from ml.storage.registry import Registry
@@ -150,6 +157,7 @@ def _mlflow_differs(settings: Settings, ledger: Ledger) -> list[str]:
 
 
 def _schedule(settings: Settings, name: str) -> str | None:
+    """The use case's cron line and time zone; None if it has no schedule."""
     try:
         use_case = load_use_case(name, settings.project)
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""`retrain up`."""
+"""`retrain up`: the options of the command; what it does is in deployments/prefect/up.py."""
 
 import argparse
 
@@ -6,7 +6,7 @@ from deployments.terminal import home_settings
 
 
 def up(options: argparse.Namespace) -> int:
-    """Servers, pages and schedules until Ctrl-C."""
+    """Runs the servers with their pages, and the schedules, until Ctrl-C."""
     settings = home_settings()
     from deployments.prefect.up import run_up, serving_of
 

@@ -1,1 +1,5 @@
-"""What speaks with Prefect from outside of flows: servers, schedules, lost and missed runs, alerts, a night by hand."""
+"""Everything that talks to Prefect from outside of a flow.
+
+That is starting the servers, serving the schedules, ending lost runs, making up for missed ones, alerts, and a night
+that an operator starts.
+"""

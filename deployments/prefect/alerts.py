@@ -1,7 +1,7 @@
-"""`retrain alerts`: a webhook and automations in Prefect, so that what goes wrong at night is told without asking.
+"""`retrain alerts`: makes a webhook and automations in Prefect, which call an address when something goes wrong.
 
-Only runs of a deployment are told of: whoever runs a command sees how it ends. Prefect's server itself calls the
-webhook, so that a killed night is told of too.
+There are alerts only for runs of a deployment, because whoever runs a command sees how it ends. Prefect's server itself
+calls the webhook, so that a killed night raises an alert too.
 """
 
 import time
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 BLOCK = "retrain-alerts"
-MADE_BY = "Made by `retrain alerts`, which also removes it."  # others' automations may have the same names
+MADE_BY = "Made by `retrain alerts`, which also removes it."  # automations of others may have the same names
 FAILED, CRASHED, REJECTED, ASKED, KEPT, SILENT, RECOVERED, RECOVERED_BACKFILL, TEST = NAMES = (
     "retrain: a run failed",
     "retrain: a run crashed",
@@ -37,16 +37,13 @@ FAILED, CRASHED, REJECTED, ASKED, KEPT, SILENT, RECOVERED, RECOVERED_BACKFILL, T
     "retrain: a backfill recovered",
     "retrain: a test",
 )
-
-
 TEST_EVENT = "retrain.alert-test"
 FAILURES, CRASHES, SUCCESSES, WAITS = {"Failed", "TimedOut"}, {"Crashed"}, {"Completed"}, {"Suspended"}
-REMINDERS = 20  # a kept champion is told of after N nights, 2 N, ...
+REMINDERS = 20  # alerts about a kept champion, which come after N nights, after 2 N, ...
 RECOVERS_WITHIN = timedelta(days=30)
 TEST_SECONDS, POLL_SECONDS = 30.0, 0.5
 
-
-# Jinja, as Prefect's server reads it. Chat services read `text`, machines the rest.
+# The body of an alert, a Jinja template of Prefect's server. Chat services read `text`, programs read the rest.
 BODY = """\
 {% set asked = flow_run.parameters.request %}
 {% set as_of = asked.as_of or flow_run.labels['retrain.as_of'] %}
@@ -68,13 +65,9 @@ BODY = """\
   "link": {{ (link or none) | tojson }}
 }
 """
-
-
 TEST_BODY = """\
 {"text": "NAME: nothing is wrong, and this is where alerts go.", "alert": "NAME"}
 """
-
-
 MESSAGE = "flow_run.state.message"
 NEXT = {
     FAILED: "'It is not tried again by itself: ' ~ (resume ~ ' tries what is left.' if resume else "
@@ -95,20 +88,20 @@ NEXT = {
 
 
 def set_up(client: "SyncPrefectClient", url: str, kept_nights: int, silent: timedelta) -> None:
-    """Makes the webhook and the automations, or makes them anew under the same names."""
+    """Makes the webhook and the automations. Those that were made before are replaced."""
     from prefect.blocks.webhook import Webhook
     from prefect.types import SecretDict
 
     webhook = Webhook(url=SecretStr(url), headers=SecretDict({"Content-Type": "application/json"}))
     block = webhook.save(BLOCK, overwrite=True)
-    assert isinstance(block, UUID)  # it is a coroutine only where a loop runs
+    assert isinstance(block, UUID)  # `save` returns a coroutine only if an event loop runs
     _remove_automations(client)
     for automation in automations(block, kept_nights, silent):
         client.create_automation(automation)
 
 
 def remove(client: "SyncPrefectClient") -> None:
-    """Deletes what `set_up` made; nothing is no error."""
+    """Deletes what `set_up` made. It is no error if there is nothing."""
     from prefect.blocks.webhook import Webhook
 
     _remove_automations(client)
@@ -121,16 +114,17 @@ def _is_set_up(client: "SyncPrefectClient") -> bool:
 
 
 def _remove_automations(client: "SyncPrefectClient") -> None:
-    for name in (*NAMES, "retrain: a night failed"):  # as it was called before
-        for each in client.read_automations_by_name(name):
-            if each.description == MADE_BY:
-                client.delete_automation(each.id)
+    for name in (*NAMES, "retrain: a night failed"):  # the last is an older name of the first
+        for automation in client.read_automations_by_name(name):
+            if automation.description == MADE_BY:
+                client.delete_automation(automation.id)
 
 
 def send_test(client: "SyncPrefectClient", api: str) -> dict[str, Any]:
-    """Lets Prefect send one alert on the way of all others; the host that it went to and what that answered.
+    """Lets Prefect send one alert as it sends all others. Returns the host that it went to and the HTTP status.
 
-    Raises UsageError where no alerts are set up, and ConfigError where the address does not take it.
+    Raises UsageError if no alerts are set up, ConfigError if the address does not accept the alert, and
+    PrefectUnavailable if Prefect does not call it in time.
     """
     automations = client.read_automations_by_name(TEST)
     if not automations or not _is_set_up(client):
@@ -139,18 +133,18 @@ def send_test(client: "SyncPrefectClient", api: str) -> dict[str, Any]:
     event = {"event": TEST_EVENT, "id": str(uuid4()), "occurred": since.isoformat(), "payload": {}}
     post: Any = client.request
     post("POST", "/events", json=[{**event, "resource": {"prefect.resource.id": TEST_EVENT}}]).raise_for_status()
-    ended = _ended_action(api, f"prefect.automation.{automations[0].id}", since)
-    status = ended["payload"].get("status_code")
+    action = _ended_action(api, f"prefect.automation.{automations[0].id}", since)
+    status = action["payload"].get("status_code")
     if status is None or not 200 <= status < 300:
-        seen = f"{host} answered {status}" if status else f"Prefect could not call {host}"
+        answer = f"{host} answered {status}" if status else f"Prefect could not call {host}"
         raise ConfigError(
-            "the address of the alerts takes what is sent", seen, "retrain alerts URL, with one that does"
+            "the address of the alerts takes what is sent", answer, "retrain alerts URL, with one that does"
         )
     return {"host": host, "status": status}
 
 
 def _host() -> str:
-    """Of the address that is set up; the rest of it may be a secret."""
+    """The host of the address that is set up. The rest of the address may be a secret."""
     from prefect.blocks.webhook import Webhook
 
     block: Any = Webhook.load(BLOCK)
@@ -158,7 +152,7 @@ def _host() -> str:
 
 
 def _ended_action(api: str, automation: str, since: datetime) -> dict[str, Any]:
-    """What Prefect says of its call. Raises PrefectUnavailable where it says nothing for TEST_SECONDS."""
+    """Prefect's event about its call of the webhook. Raises PrefectUnavailable if none comes within TEST_SECONDS."""
     names = ["prefect.automation.action.executed", "prefect.automation.action.failed"]
     chosen = {
         "event": {"name": names},
@@ -167,9 +161,9 @@ def _ended_action(api: str, automation: str, since: datetime) -> dict[str, Any]:
     }
     deadline = time.monotonic() + TEST_SECONDS
     while time.monotonic() < deadline:
-        found = ask(f"{api}/events/filter", {"filter": chosen, "limit": 1})
-        if found and found["events"]:
-            return dict(found["events"][0])
+        answer = ask(f"{api}/events/filter", {"filter": chosen, "limit": 1})
+        if answer and answer["events"]:
+            return dict(answer["events"][0])
         time.sleep(POLL_SECONDS)
     raise PrefectUnavailable(
         "Prefect calls the address of an alert at once",
@@ -179,12 +173,12 @@ def _ended_action(api: str, automation: str, since: datetime) -> dict[str, Any]:
 
 
 def automations(block: UUID, kept_nights: int, silent: timedelta) -> "list[AutomationCore]":
-    """One automation an alert."""
+    """The automations of all alerts, one each."""
     from prefect.events.schemas.automations import EventTrigger, Posture
 
     a_deployment: Any = {"prefect.resource.role": "deployment"}
     all_runs, nights, backfills = _runs_of("retrain", "backfill"), _runs_of("retrain"), _runs_of("backfill")
-    stopped = f"!{STOPPED}*"  # an operator did so, and it goes on when `up` is started again
+    stopped = f"!{STOPPED}*"  # no alert: an operator stopped `retrain up`, and these runs go on when it starts again
     per_deployment = {"related:deployment:prefect.resource.id"}
     counts = [str(kept_nights * number) for number in range(1, REMINDERS + 1)]
     failures, successes = _events(FAILURES | CRASHES), _events(SUCCESSES)
@@ -194,7 +188,7 @@ def automations(block: UUID, kept_nights: int, silent: timedelta) -> "list[Autom
         match={"prefect.resource.id": "retrain.use-case.*", KEPT_NIGHTS: counts},
         match_related=a_deployment,
     )
-    silence = EventTrigger(  # any end starts the clock, and a success restarts it
+    silence = EventTrigger(  # the clock starts at the end of any night, and starts again at each success
         after=failures | successes,
         expect=successes,
         for_each=per_deployment,
@@ -205,7 +199,7 @@ def automations(block: UUID, kept_nights: int, silent: timedelta) -> "list[Autom
     recovered = EventTrigger(
         after=failures, expect=successes, for_each=per_deployment, within=RECOVERS_WITHIN, **nights(stopped)
     )
-    recovered_backfill = EventTrigger(  # the same dates again have the same name
+    recovered_backfill = EventTrigger(  # by name: a backfill of the same dates has the same name when it runs again
         after=failures,
         expect=successes,
         for_each={*per_deployment, "prefect.resource.name"},
@@ -238,8 +232,10 @@ def automations(block: UUID, kept_nights: int, silent: timedelta) -> "list[Autom
 
 
 def _runs_of(*flows: str) -> Any:
-    """What a trigger matches: runs of these flows that a deployment started, but no dry runs; if a message is given,
-    runs that end with it, or, with ! before it, with any other."""
+    """A function that gives what a trigger matches: runs of these flows that a deployment started, except dry runs.
+
+    Its argument is a pattern: the message of the run's state must match it, or must not if the pattern begins with `!`.
+    """
 
     def matching(message: str | None = None) -> dict[str, Any]:
         run = {"prefect.resource.id": "prefect.flow-run.*", "prefect.resource.name": "!*(dry run)"}
@@ -255,12 +251,12 @@ def _runs_of(*flows: str) -> Any:
 
 
 def _events(states: Iterable[str]) -> set[str]:
-    """Prefect names the event of a state by the state's name, and not by its type."""
+    """The names of Prefect's events for states of these names (the state's name counts, not its type)."""
     return {f"prefect.flow-run.{state}" for state in states}
 
 
 def _body(name: str, reason: str) -> str:
-    """`reason` is an expression of Prefect's templates."""
+    """The template of an alert's body. `reason` is an expression in Prefect's template language."""
     return BODY.replace("REASON", reason).replace("NEXT", NEXT[name]).replace("NAME", name).replace("ATTEMPT", ATTEMPT)
 
 

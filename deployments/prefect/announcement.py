@@ -1,4 +1,4 @@
-"""Where the servers of a running `retrain up` are: said by it, found by the other commands."""
+"""Tells other commands where the servers of a running `retrain up` are, by a file in the home."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from ml.storage.locks import held_lock
 
 @dataclass(frozen=True)
 class Servers:
-    """Where a running `retrain up` can be reached, its process, and the places that its runs use."""
+    """The addresses of a running `retrain up`, the id of its process, and the store and MLflow that its runs use."""
 
     prefect_api: str
     prefect_ui: str
@@ -27,7 +27,7 @@ class Servers:
 
 @contextmanager
 def only_up(settings: Settings) -> Iterator[None]:
-    """At most one `retrain up` in a home."""
+    """Keeps a second `retrain up` out of the home. Raises Busy if one runs already."""
     busy = Busy("a home has one `retrain up`", f"another one runs in {settings.home}", "stop it, or set RETRAIN_HOME")
     with held_lock(settings.home / "up.lock", 0, busy):
         yield
@@ -35,13 +35,13 @@ def only_up(settings: Settings) -> Iterator[None]:
 
 @contextmanager
 def announce(settings: Settings, servers: Servers) -> Iterator[None]:
-    """Tells the other commands, for the time of the context, where the servers are."""
+    """Keeps the file that says where the servers are until the context ends."""
     path = _announcement(settings)
-    whole = path.with_suffix(".json.tmp")
-    whole.unlink(missing_ok=True)
-    whole.touch(mode=0o600)  # its addresses may hold passwords
-    whole.write_text(json.dumps(asdict(servers)))
-    whole.replace(path)
+    temporary = path.with_suffix(".json.tmp")
+    temporary.unlink(missing_ok=True)
+    temporary.touch(mode=0o600)  # the addresses may contain passwords
+    temporary.write_text(json.dumps(asdict(servers)))
+    temporary.replace(path)
     try:
         yield
     finally:
@@ -49,10 +49,10 @@ def announce(settings: Settings, servers: Servers) -> Iterator[None]:
 
 
 def running_servers(settings: Settings) -> Servers | None:
-    """The servers of the `retrain up` of this home, if its process is alive and Prefect answers."""
+    """The servers of this home's `retrain up`; None unless its process is alive and Prefect answers."""
     try:
         servers = Servers(**json.loads(_announcement(settings).read_text()))
-    except (FileNotFoundError, ValueError, TypeError):  # not there, or not what `announce` writes
+    except (FileNotFoundError, ValueError, TypeError):  # no file, or one that `announce` did not write
         return None
     return servers if is_alive(servers.pid) and answers(f"{servers.prefect_api}/health") else None
 
@@ -62,10 +62,11 @@ def _announcement(settings: Settings) -> Path:
 
 
 def is_alive(pid: int) -> bool:
+    """Whether a process of this id runs."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # somebody else's
+    except PermissionError:  # it is another user's process
         return True
     return True

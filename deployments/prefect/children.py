@@ -1,7 +1,7 @@
-"""Processes that live as long as the one that started them.
+"""Child processes that end when the process that started them ends, however that happens.
 
-`python -m deployments.prefect.children PID MODULE [ARGUMENT ...]` is how a child runs: MODULE, for as long
-as PID lives.
+A child is `python -m deployments.prefect.children PID MODULE [ARGUMENT ...]`: it runs MODULE as long as the process PID
+lives.
 """
 
 import logging
@@ -23,27 +23,27 @@ from ml.settings import Settings
 
 log = logging.getLogger("retrain.servers")
 
-STOP_SECONDS = 5.0  # measured: Prefect 0.2 s, MLflow 1.5 s
+STOP_SECONDS = 5.0  # a child has so long to end; measured were 0.2 s for Prefect and 1.5 s for MLflow
 ORPHAN_SECONDS = 0.5
 SHOWN_LINES, SHOWN_CHARACTERS = 10, 300
 
 
 @dataclass(frozen=True)
 class Child:
-    """A process of ours in a session of its own, so that Ctrl-C in the terminal reaches only its parent."""
+    """A child process. It has a session of its own, so that Ctrl-C in the terminal reaches only its parent."""
 
     name: str
     process: "subprocess.Popen[bytes]"
     log: Path
-    log_start: int  # bytes that earlier processes had written
+    log_start: int  # the size of the log file before this process wrote to it
     unavailable: type[Unavailable]
 
     def require_alive(self) -> None:
-        """Raises the child's error, and logs its last lines, if it has ended by itself."""
+        """If the child has ended by itself, logs its last lines and raises its error (`unavailable`)."""
         code = self.process.poll()
         if code is None:
             return
-        lines = self._said()
+        lines = self._own_lines()
         log.error("The %s said at last:", self.name)
         for line in lines[-SHOWN_LINES:]:
             log.error("%s", line)
@@ -53,13 +53,14 @@ class Child:
             f"read {self.log}",
         )
 
-    def _said(self) -> list[str]:
+    def _own_lines(self) -> list[str]:
+        """The lines that this process wrote to its log."""
         text = self.log.read_bytes()[self.log_start :].decode(errors="replace")
         return [line.rstrip() for line in text.splitlines() if line.strip()]
 
 
 def _last_words(lines: list[str]) -> str:
-    """The last line that names an error, or else the last."""
+    """The last line that names an error; if there is none, the last line."""
     errors = [line for line in lines if "Error" in line]
     return (errors or lines or ["it said nothing"])[-1].strip()[:SHOWN_CHARACTERS]
 
@@ -73,9 +74,10 @@ def child(
     unavailable: type[Unavailable],
     ending: signal.Signals = signal.SIGTERM,
 ) -> Iterator[Child]:
-    """Runs `python -m` with the command until the context ends or this process does, whatever ends it.
+    """Runs `python -m` with the command until the context ends or this process ends, however that happens.
 
-    Its output is appended to <home>/logs/, under its name. The `ending` signal is what it is asked with to stop.
+    The child's output is appended to a file in <home>/logs, named after it. The signal `ending` asks it to stop. If it
+    ends by itself, `unavailable` is the error to raise.
     """
     path = settings.home / "logs" / f"{name.lower().replace(' ', '-')}.log"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,17 +98,17 @@ def child(
 
 
 def _environment(settings: Settings, own: Mapping[str, str]) -> dict[str, str]:
-    """This process's variables, those of the home, and the child's own."""
+    """The child's environment: the variables of this process, those that name folders of the home, and its own."""
     inherited = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
     python = {
         "PYTHONSAFEPATH": "1",  # a folder `ml` or `tasks` in the working directory must not shadow ours
-        "PYTHONUNBUFFERED": "1",  # so that the last line of a log is what was said last
+        "PYTHONUNBUFFERED": "1",  # so that the log has every line that was printed, even after a kill
     }
     return {**inherited, **homes_and_telemetry(settings), **python, **own}
 
 
 def _stop(process: "subprocess.Popen[bytes]", ending: signal.Signals) -> None:
-    """Asks the child to end, and kills what is left of its session."""
+    """Asks the child to end, and then kills whatever is left of its session."""
     try:
         process.send_signal(ending)
         with suppress(subprocess.TimeoutExpired):
@@ -118,7 +120,7 @@ def _stop(process: "subprocess.Popen[bytes]", ending: signal.Signals) -> None:
 
 
 def _live_with(parent: int) -> None:
-    """Kills this process and all of its session soon after the parent has gone, even if that was killed."""
+    """Waits until the parent is gone, even by a kill; then kills this process and all others of its session."""
     while os.getppid() == parent:
         time.sleep(ORPHAN_SECONDS)
     os.killpg(0, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Prefect's API by plain requests: asking costs no import of Prefect."""
+"""Plain HTTP requests to Prefect's API, for commands that must not spend seconds on importing Prefect."""
 
 import http.client
 import json
@@ -18,18 +18,25 @@ TRIES, TRY_AGAIN_SECONDS = 5, 1.0
 
 
 def answers(url: str) -> bool:
+    """Whether a GET of this URL succeeds."""
     return _status_and_body("GET", url, None, {})[0] == http.client.OK
 
 
 def ask(url: str, query: Mapping[str, Any] | None = None, *, method: str = "POST") -> Any:
-    """The answer of Prefect's API, to what is posted or else to the URL alone; None where it has none."""
+    """The JSON answer of Prefect's API; None if it does not answer, refuses, or answers with nothing.
+
+    With a `query` it is posted (or sent by `method`); without one the URL is read.
+    """
     method, content = ("GET", None) if query is None else (method, json.dumps(query))
     status, body = _status_and_body(method, url, content, _authorization())
     return json.loads(body) if status in SUCCESS and body else None
 
 
 def insisted(url: str, query: dict[str, Any]) -> Any:
-    """The answer of Prefect's API to what may be asked twice. On sqlite one request may find the database locked."""
+    """Like `ask`, but tries again if there is no answer: on sqlite, a request may find the database locked.
+
+    Only for requests that may be sent twice. Raises PrefectUnavailable after TRIES requests.
+    """
     for _ in range(TRIES):
         answer = ask(url, query)
         if answer is not None:
@@ -41,13 +48,16 @@ def insisted(url: str, query: dict[str, Any]) -> Any:
 
 
 def _authorization() -> dict[str, str]:
-    """What a Prefect server with a password wants to see, as its own client does it."""
-    given = os.environ.get("PREFECT_API_AUTH_STRING")
-    return {"Authorization": f"Basic {b64encode(given.encode()).decode()}"} if given else {}
+    """The header for a Prefect server with a password, as Prefect's own client sends it."""
+    credentials = os.environ.get("PREFECT_API_AUTH_STRING")
+    return {"Authorization": f"Basic {b64encode(credentials.encode()).decode()}"} if credentials else {}
 
 
 def _status_and_body(method: str, url: str, content: str | None, authorization: Mapping[str, str]) -> tuple[int, bytes]:
-    """One request. The status is 0 where nobody answers. A proxy is not asked: it would look for its own loopback."""
+    """Makes one request. The status is 0 if nobody answers.
+
+    It never goes through a proxy, for which a loopback address would mean the proxy's own machine.
+    """
     try:
         parts = urlsplit(url)
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
@@ -56,5 +66,5 @@ def _status_and_body(method: str, url: str, content: str | None, authorization: 
             connection.request(method, target, content, {"Content-Type": "application/json", **authorization})
             response = connection.getresponse()
             return response.status, response.read()
-    except (OSError, ValueError, http.client.HTTPException):  # ValueError: it is no address
+    except (OSError, ValueError, http.client.HTTPException):  # ValueError: the URL is no address
         return 0, b""

@@ -1,4 +1,4 @@
-"""What Prefect still holds in this process for its server: sending it, dropping it, waiting until it is recorded."""
+"""The logs and events that Prefect still holds in this process: sends them, drops them, or waits for their record."""
 
 import logging
 import queue
@@ -19,7 +19,7 @@ NOT_ENDED = ["SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"]
 def send_what_is_held() -> None:
     """Sends the logs and events that Prefect holds in this process.
 
-    Without it the last lines are lost, and at its exit Python waits over a minute for a server that has gone.
+    Otherwise the last lines would be lost, and Python would wait over a minute at its exit for a server that is gone.
     """
     if "prefect" not in sys.modules:
         return
@@ -27,12 +27,12 @@ def send_what_is_held() -> None:
     from prefect.logging.handlers import APILogWorker
 
     for worker in (EventsWorker, APILogWorker):
-        logging.getLogger(worker.__name__).setLevel(logging.ERROR)  # it would warn of each line still to be sent
+        logging.getLogger(worker.__name__).setLevel(logging.ERROR)  # it warns of every line that is still to be sent
         worker.drain_all(timeout=SETTLE_SECONDS)
 
 
 def drop_what_is_held() -> None:
-    """Forgets what Prefect holds for a server that has gone: at its exit Python would try each event for 7 s."""
+    """Forgets what Prefect holds for a server that is gone. Otherwise Python would try each event for 7 s at exit."""
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
 
@@ -45,9 +45,10 @@ def drop_what_is_held() -> None:
 
 
 def wait_until_recorded(api: str, since: datetime) -> None:
-    """Waits while a flow run that ended since then has task runs that are recorded as unfinished.
+    """Waits until no flow run that ended after `since` has a task that is recorded as unfinished, but not for long.
 
-    Flow runs are written at once, task runs from events, a second later and again if the database was locked.
+    Prefect writes the end of a flow run at once. It writes the ends of tasks from events: a second later, or more if
+    the database is locked.
     """
     query = {
         "flow_runs": {"state": {"type": {"any_": ENDED}}, "end_time": {"after_": since.isoformat()}},

@@ -1,4 +1,4 @@
-"""What the last nights of a use case died of, as `status` and `doctor` say it: one that ended red, and a killed one."""
+"""What the last nights of a use case died of, for `status` and `doctor`: a night that ended red, and a killed one."""
 
 import os
 from collections.abc import Iterator
@@ -15,9 +15,9 @@ COMES_AGAIN = {"SCHEDULED", "PENDING"}
 
 
 def red_nights(settings: Settings, use_case: str) -> Iterator[RedNight]:
-    """Those that no good night has settled since. A night that an operator cancelled is none of them.
+    """The last red night and the last killed one, unless a good night came after them or an operator cancelled them.
 
-    Raises Unavailable where the store does not answer and the home has no note.
+    Raises Unavailable if the store does not answer and the home has no note.
     """
     red = last_red(settings, use_case)
     if red is not None:
@@ -25,12 +25,12 @@ def red_nights(settings: Settings, use_case: str) -> Iterator[RedNight]:
     left = left_behind(settings, use_case, lambda began: _state(settings, began) in OVER)
     state = _state(settings, left) if left else None
     if left is not None and state not in CANCELLED:
-        told = killed(left)
-        yield replace(told, next_step="`retrain up` runs it again by itself") if state in COMES_AGAIN else told
+        night = killed(left)
+        yield replace(night, next_step="`retrain up` runs it again by itself") if state in COMES_AGAIN else night
 
 
 def _state(settings: Settings, began: Beginning) -> str | None:
-    """The type of the run's state, where Prefect tells it."""
+    """The type of the state of the night's run; None if Prefect does not tell it."""
     servers = running_servers(settings)
     api = servers.prefect_api if servers else os.environ.get("PREFECT_API_URL")
     run = ask(f"{api}/flow_runs/{began.flow_run}") if api and began.flow_run else None

@@ -1,7 +1,7 @@
-"""Nights that came while nobody served them: which are made up for, and which are skipped.
+"""Missed nights, which were due while nobody served them: decides which of them run later and which are skipped.
 
-Prefect makes runs three nights ahead and, by itself, executes all that are late. A night here is a date: two starts on
-one date, as of a schedule that daylight saving repeats, are one night.
+Prefect makes runs for three nights ahead, and would execute all of them late. A night is a date here: if daylight
+saving repeats an hour, a schedule may start twice on one date, and both starts are one night.
 """
 
 import logging
@@ -22,13 +22,15 @@ from ml.use_case.definition import UseCase
 from ml.use_case.loading import load_use_case, use_case_files
 
 log = logging.getLogger("retrain.missed")
-
-MADE_UP = "made up for"  # the tag of the runs that we made, for Prefect had not
+MADE_UP = "made up for"  # the tag of runs that Prefect had not made, so that we made them
 
 
 @dataclass(frozen=True)
 class Start:
-    """When a night was to start, and its run, if Prefect has one; the next attempt of one that was interrupted."""
+    """When a night was due, and the id of its run if Prefect has one.
+
+    `attempt` is the number of the next attempt of a run that was interrupted; None for a run that never began.
+    """
 
     at: datetime
     run: str | None = None
@@ -37,16 +39,18 @@ class Start:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which missed nights will run, oldest first, and which late runs will not."""
+    """The missed nights that will run, the oldest first, and the late runs that will not."""
 
     kept: list[Start]
     skipped: list[Start]
 
 
 def choose(use_case: UseCase, late: Sequence[Start], done: set[date], since: datetime, now: datetime) -> Choice:
-    """`late` are runs that nobody took up since then, or that ended with `up`; `done` are dates with any other run.
+    """Chooses among the nights that were due after `since` and up to `now`.
 
-    A replayed use case takes the day after its last night whatever the time, so that one start is enough.
+    `late` are runs that nobody has begun, or that were interrupted when `up` ended; `done` are the dates that have any
+    other run. For a use case that replays old data one night is enough: it takes the day after its last night whenever
+    it runs.
     """
     nights = {local_date(at, use_case.time_zone): Start(at) for at in ticks(use_case, since, now)}
     nights = {day: start for day, start in nights.items() if day not in done}
@@ -59,16 +63,16 @@ def choose(use_case: UseCase, late: Sequence[Start], done: set[date], since: dat
 
 
 def ticks(use_case: UseCase, since: datetime, now: datetime) -> Iterator[datetime]:
-    """The schedule's starts after `since` and up to `now` that are not older than the limit, in the use case's zone."""
+    """The times at which the schedule starts a night after `since` and up to `now`, within `missed_within_days`."""
     first = max(since, now - timedelta(days=use_case.missed_within_days))
     yield from takewhile(lambda start: start <= now, starts_after(use_case, first))
 
 
 def make_up(settings: Settings, api: str, now: datetime) -> list[str]:
-    """Deals with every night that was missed until now; a sentence for each use case that missed one.
+    """Schedules or skips every night that was missed until `now`. Returns a sentence for each use case that missed one.
 
-    To be called before the deployments are served. They were last served when they last asked for work: what was late
-    then already has been decided about, or waits for its turn. A deployment that never asked has missed nothing.
+    Call it before the deployments are served. A deployment was last served when it last asked for work. Runs that were
+    late even then have been decided about, or wait for their turn. A deployment that never asked has missed nothing.
     """
     deployments = ask(f"{api}/deployments/filter", {"flows": {"name": {"any_": ["retrain"]}}})
     if deployments is None:
@@ -82,12 +86,13 @@ def make_up(settings: Settings, api: str, now: datetime) -> list[str]:
 
 
 def _make_up(settings: Settings, api: str, deployment: dict[str, Any], now: datetime) -> Iterator[str]:
+    """Schedules or skips the missed nights of one deployment, and says so in a sentence if there were any."""
     name = deployment["name"]
     if name not in use_case_files(settings.project):
         return
     try:
         use_case = load_use_case(name, settings.project)
-    except ConfigError:  # it is not served either, and said so
+    except ConfigError:  # the process that serves the schedules reports it
         return
     since = datetime.fromisoformat(deployment["last_polled"])
     late, done = _runs(api, deployment["id"], use_case, since, now)
@@ -104,13 +109,13 @@ def _make_up(settings: Settings, api: str, deployment: dict[str, Any], now: date
         message = f"Skipped: missed while `retrain up` was down; {policy}."
         state = {"type": "CANCELLED", "name": "Cancelled", "message": message}
         insisted(f"{api}/flow_runs/{start.run}/set_state", {"state": state, "force": True})
-    made = sum(start.run is None for start in choice.kept)
-    yield f"{name} missed {counted(len(choice.skipped) + len(choice.kept), 'night')}: {policy}" + (
-        f" ({counted(made, 'run')} of them new)." if made else "."
-    )
+    new_runs = sum(start.run is None for start in choice.kept)
+    missed = f"{name} missed {counted(len(choice.skipped) + len(choice.kept), 'night')}: {policy}"
+    yield f"{missed} ({counted(new_runs, 'run')} of them new)." if new_runs else f"{missed}."
 
 
 def _policy(use_case: UseCase, choice: Choice) -> str:
+    """Which nights are kept, and by which setting of the use case, in words."""
     days = ", ".join(str(local_date(start.at, use_case.time_zone)) for start in choice.kept)
     within = f" within {counted(use_case.missed_within_days, 'day')}" if use_case.missed_nights != "skip" else ""
     return f"missed_nights={use_case.missed_nights}{within} keeps {f'{days} only' if days else 'none'}"
@@ -119,8 +124,11 @@ def _policy(use_case: UseCase, choice: Choice) -> str:
 def _runs(
     api: str, deployment: str, use_case: UseCase, since: datetime, now: datetime
 ) -> tuple[list[Start], set[date]]:
-    """Scheduled runs that nobody took up since then, crashed ones that are too old to be run again at once, and the
-    dates of all others of that time and the day before."""
+    """The late runs of a deployment, and the dates that have any other run.
+
+    Late are runs due after `since` that nobody has begun, and crashed runs that are too old for `resubmit_crashed`. The
+    dates are looked for from a day before `since`.
+    """
     between = {"after_": (since - timedelta(days=1)).isoformat(), "before_": now.isoformat()}
     query = {
         "deployments": {"id": {"any_": [deployment]}},
@@ -131,7 +139,7 @@ def _runs(
     for run in insisted(f"{api}/flow_runs/filter", query):
         at = datetime.fromisoformat(run["expected_start_time"]).astimezone(UTC)
         if not run["auto_scheduled"] and MADE_UP not in run["tags"]:
-            continue  # somebody's own request
+            continue  # somebody asked for this run: it is no night of the schedule
         if run["state_type"] == "SCHEDULED" and run["run_count"] == 0 and at > since:
             late.append(Start(at, run["id"]))
         elif (
@@ -140,11 +148,12 @@ def _runs(
             late.append(Start(at, run["id"], attempt))
         else:
             done.add(local_date(at, use_case.time_zone))
-    return [each for each in late if each.attempt is None or local_date(each.at, use_case.time_zone) not in done], done
+    late = [start for start in late if start.attempt is None or local_date(start.at, use_case.time_zone) not in done]
+    return late, done
 
 
 def _create(api: str, deployment: dict[str, Any], start: Start) -> None:
-    """The run that Prefect would have made. The key lets a second `up` find it instead of making another."""
+    """Makes the run that Prefect would have made. By its key, a second `up` finds it instead of making another."""
     state = {
         "type": "SCHEDULED",
         "message": "Missed while `retrain up` was down.",

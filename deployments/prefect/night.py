@@ -1,4 +1,8 @@
-"""A run of the flow: answered by the ledger, in this process, or submitted to the deployment while `up` runs."""
+"""Runs a flow for a command.
+
+If the ledger has the answer, no flow runs. While `retrain up` runs, its deployment runs the flow and the command
+follows the log. Otherwise the flow runs in this process.
+"""
 
 import importlib
 import json
@@ -34,7 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("retrain.night")
 POLL_SECONDS = 0.5
-LATE_LOG_SECONDS = 0.5  # the last lines come behind the state
+LATE_LOG_SECONDS = 0.5  # the last lines of a run's log come after its final state
 WAITS = {
     "PAUSED": "The run waits for an operator's answer: press Resume at %s (Ctrl-C ends only the following)",
     "CRASHED": "The run crashed, and `retrain up` runs it again: %s",
@@ -42,7 +46,7 @@ WAITS = {
 
 
 class RunFailed(RetrainError):
-    """A night or a backfill ended red for a reason that is not ours to name."""
+    """A night or a backfill ended red, and not by an error of ours."""
 
 
 FLOWS = {
@@ -52,7 +56,10 @@ FLOWS = {
 
 
 def run_flow_here_or_there(settings: Settings, name: str, request: dict[str, Any]) -> dict[str, Any]:
-    """The result of the flow of this name. Raises what the flow raised."""
+    """The result of the flow of this name ("retrain" or "backfill"), which runs here or under `retrain up`.
+
+    Raises what the flow raised. Raises ConfigError if `retrain up` uses another store or another MLflow.
+    """
     servers = running_servers(settings)
     if servers is not None:
         _require_same_place(settings, servers)
@@ -64,9 +71,9 @@ def run_flow_here_or_there(settings: Settings, name: str, request: dict[str, Any
         with _api(servers.prefect_api):
             deployment = request["use_case"] if name == "retrain" else name
             return follow(settings, f"{name}/{deployment}", request, servers)
-    given = os.environ.get("PREFECT_API_URL")
-    if given:
-        _require_prefect(given)
+    elsewhere = os.environ.get("PREFECT_API_URL")
+    if elsewhere:
+        _require_prefect(elsewhere)
         try:
             return run_here(request, name)
         except PrefectUnavailable:
@@ -78,21 +85,21 @@ def run_flow_here_or_there(settings: Settings, name: str, request: dict[str, Any
 
 
 def _kept_answer(settings: Settings, servers: Servers | None, request: dict[str, Any]) -> dict[str, Any] | None:
-    """What the flow would answer, where the ledger has it or nothing is new: without Prefect's import and process.
+    """What the flow would answer, if the night is in the ledger or nothing is new. It does not need Prefect.
 
-    None where there is more to do, and where the flow is to wait, to try again, or to reject the data on its page.
+    None if there is more to do, or if the flow must wait, try again, or reject the data on its page.
     """
     name = request["use_case"]
     as_of = date.fromisoformat(request["as_of"]) if request["as_of"] else None
     try:
         with held_lock(run_lock(settings.home, name), 0, Busy(f"{name} runs once at a time", "another is", "wait")):
             opening = Opening(open_site(name))
-            found = opening.answer(as_of, request["seed"], request["again"])
+            answer = opening.answer(as_of, request["seed"], request["again"])
     except (Busy, DataRejected, Unavailable):
         return None
-    if found is None:
+    if answer is None:
         return None
-    (entry, replayed), stages = found, work_rows(opening.work)
+    (entry, replayed), stages = answer, work_rows(opening.work)
     settle(settings, entry)
     log.info("Entry %d of the ledger has the answer; nothing else was run.", entry.seq)
     if servers is not None:
@@ -103,19 +110,19 @@ def _kept_answer(settings: Settings, servers: Servers | None, request: dict[str,
 def _show_on_page(
     servers: Servers, request: dict[str, Any], entry: NightEntry, stages: list[dict[str, Any]], *, replayed: bool
 ) -> None:
-    """A run of the deployment that has ended, with its table of stages, where the use case is served."""
+    """Makes a run in Prefect that has already ended, with its table of stages, if the use case is served."""
     api, name = servers.prefect_api, entry.use_case
     deployment = ask(f"{api}/deployments/name/retrain/{name}")
     if deployment is None:
         return
-    told = find_what_became(open_site(name), entry) if replayed else ending(entry)
+    end = find_what_became(open_site(name), entry) if replayed else ending(entry)
     run = {
-        "name": shown_name(f"{name} {entry.as_of}", told.score),
-        "tags": [*deployment["tags"], told.word],
+        "name": shown_name(f"{name} {entry.as_of}", end.score),
+        "tags": [*deployment["tags"], end.word],
         "flow_id": deployment["flow_id"],
         "deployment_id": deployment["id"],
         "parameters": {"request": request},
-        "state": {"type": "COMPLETED", "name": "Completed", "message": told.message},
+        "state": {"type": "COMPLETED", "name": "Completed", "message": end.message},
     }
     shown = ask(f"{api}/flow_runs/", run)
     if shown is not None:
@@ -125,6 +132,7 @@ def _show_on_page(
 
 
 def _require_same_place(settings: Settings, servers: Servers) -> None:
+    """Raises ConfigError if `retrain up` uses another store or another MLflow than this command."""
     if (servers.store, servers.tracking_uri) != (settings.store, settings.tracking_uri):
         raise ConfigError(
             "a command has the RETRAIN_STORE and MLFLOW_TRACKING_URI of the `retrain up` that runs",
@@ -141,13 +149,14 @@ def _require_prefect(api: str) -> None:
 
 
 def _api(url: str) -> AbstractContextManager[object]:
+    """A context in which Prefect's client talks to this server."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     return temporary_settings({PREFECT_API_URL: url})
 
 
 def run_here(request: dict[str, Any], name: str = "retrain") -> dict[str, Any]:
-    """The whole flow in this process."""
+    """Runs the whole flow in this process."""
     from tasks.flow_run import prefect_errors
 
     module, flow, form = FLOWS[name]
@@ -158,7 +167,10 @@ def run_here(request: dict[str, Any], name: str = "retrain") -> dict[str, Any]:
 
 
 def _without_heartbeat() -> AbstractContextManager[object]:
-    """It adds a second to every flow. `temporary_settings` would read all settings again, for 0.07 s."""
+    """A context in which flows send no heartbeats, which would make every flow a second longer.
+
+    `temporary_settings` would do too, but takes 0.07 s because it reads all settings again.
+    """
     from prefect.context import SettingsContext, get_settings_context
 
     now = get_settings_context()
@@ -167,18 +179,19 @@ def _without_heartbeat() -> AbstractContextManager[object]:
 
 
 def follow(settings: Settings, name: str, request: dict[str, Any], servers: Servers) -> dict[str, Any]:
-    """Submits the flow to its deployment, unless the very same is active, and shows its log until it ends.
+    """Submits the flow to its deployment and shows the run's log until it ends.
 
-    A night whose process is gone is followed, for it is run again; a backfill is not.
+    If a run with the same request is active, that one is followed instead. It may be a night whose process is gone,
+    because that is run again; a backfill is not. Raises Busy if another run is active and the request does not wait.
     """
     from prefect.client.orchestration import get_client
 
     from tasks.flow_run import prefect_errors
 
     with prefect_errors(), get_client(sync_client=True) as client:
-        nightly = name.startswith("retrain/")
+        is_night = name.startswith("retrain/")
         runs = _active_runs(client, name)
-        active = [run for run in runs if nightly or not _is_dead(settings, run)]
+        active = [run for run in runs if is_night or not _is_dead(settings, run)]
         same = [run.id for run in active if run.parameters == {"request": request}]
         if active and not same and not request.get("wait", True):
             raise Busy(f"{name} runs once at a time", "another run is active", "wait for it to end")
@@ -186,7 +199,7 @@ def follow(settings: Settings, name: str, request: dict[str, Any], servers: Serv
         page = f"{servers.prefect_ui}/runs/flow-run/{run_id}"
         log.info("%s run %s", "Following the active" if same else "Submitted as", page)
         try:
-            return _result(_ended(client, run_id, page, servers.pid, nightly=nightly), request.get("plan"))
+            return _result(_ended(client, run_id, page, servers.pid, nightly=is_night), request.get("plan"))
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"The run goes on; the same command follows it again. To end it, cancel it on its page: {page}"
@@ -203,7 +216,10 @@ def _submit(name: str, request: dict[str, Any]) -> UUID:
 
 
 def _active_runs(client: "SyncPrefectClient", name: str) -> "list[FlowRun]":
-    """The deployment's runs that were submitted and have not ended. Raises UsageError if it is not served."""
+    """The deployment's runs that have begun or that somebody submitted, and that have not ended.
+
+    Raises UsageError if the deployment is not served.
+    """
     from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId, FlowRunFilter
     from prefect.exceptions import ObjectNotFound
 
@@ -216,30 +232,22 @@ def _active_runs(client: "SyncPrefectClient", name: str) -> "list[FlowRun]":
     active = {"state": {"type": {"any_": ["SCHEDULED", "PENDING", "RUNNING"]}}}
     chosen = DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id]))
     runs = client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(active), deployment_filter=chosen)
-    return [run for run in runs if not run.auto_scheduled or not _is_scheduled(run)]
+    return [run for run in runs if not (run.auto_scheduled and run.state is not None and run.state.is_scheduled())]
 
 
 def _is_dead(settings: Settings, run: "FlowRun") -> bool:
-    """One that is about to run again may still have the tag of its last lock."""
-    lock = str(
-        run.labels.get(
-            LOCK,
-        )
-    )
-    return run.state is not None and run.state.is_running() and is_dead(settings.home, Signs(lock=lock))
-
-
-def _is_scheduled(run: "FlowRun") -> bool:
-    return run.state is not None and run.state.is_scheduled()
+    """Whether a running run's process is gone. A run that waits may still have the label of its last lock."""
+    signs = Signs(lock=str(run.labels.get(LOCK)))
+    return run.state is not None and run.state.is_running() and is_dead(settings.home, signs)
 
 
 def _ended(client: "SyncPrefectClient", run_id: UUID, page: str, up: int, *, nightly: bool = True) -> "State[Any]":
-    """Waits for the final state, showing each new log line of the run once. A night that crashed may be run again.
+    """Waits for the run's final state and shows each new line of its log once. A crashed night may run again first.
 
-    Raises PrefectUnavailable when the process `up` has gone: a Prefect elsewhere would call the run running for ever.
+    Raises PrefectUnavailable if the process `up` is gone: a Prefect server elsewhere would say "running" for ever.
     """
     shown: set[UUID] = set()
-    told: set[str] = set()
+    explained_states: set[str] = set()
     while True:
         state = client.read_flow_run(run_id).state
         _show_new_lines(client, run_id, shown)
@@ -247,9 +255,9 @@ def _ended(client: "SyncPrefectClient", run_id: UUID, page: str, up: int, *, nig
             time.sleep(LATE_LOG_SECONDS)
             _show_new_lines(client, run_id, shown)
             return state
-        if state is not None and state.type.value in WAITS and state.type.value not in told:
+        if state is not None and state.type.value in WAITS and state.type.value not in explained_states:
             log.warning(WAITS[state.type.value], page)
-            told.add(state.type.value)
+            explained_states.add(state.type.value)
         if not is_alive(up):
             raise PrefectUnavailable(
                 "a run is followed while `retrain up` runs", "that has ended", "start it and this command again"
@@ -259,14 +267,14 @@ def _ended(client: "SyncPrefectClient", run_id: UUID, page: str, up: int, *, nig
 
 def _is_run_again(client: "SyncPrefectClient", run_id: UUID, state: "State[Any]") -> bool:
     """Whether `retrain up` is about to run a crashed night again."""
-    return (
-        state.is_crashed()
-        and next_attempt([each.type.value for each in client.read_flow_run_states(run_id)]) is not None
-    )
+    if not state.is_crashed():
+        return False
+    states = client.read_flow_run_states(run_id)
+    return next_attempt([past.type.value for past in states]) is not None
 
 
 def _show_new_lines(client: "SyncPrefectClient", run_id: UUID, shown: set[UUID]) -> None:
-    """Reads a page that overlaps the last one, for lines may arrive out of order."""
+    """Shows lines that are not in `shown` yet. It looks back a few lines, because lines may arrive out of order."""
     from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
     from prefect.client.schemas.sorting import LogSort
 
@@ -278,14 +286,14 @@ def _show_new_lines(client: "SyncPrefectClient", run_id: UUID, shown: set[UUID])
 
 
 def _result(state: "State[Any]", plan: str | None) -> dict[str, Any]:
-    """The flow's answer. Raises its own error, which Prefect keeps by its class and sentence.
+    """The flow's answer. Raises the flow's own error if it is one of ours, otherwise RunFailed.
 
     `plan` is the digest of the plan that a backfill runs.
     """
     if state.is_completed():
         return state.result()
     error = state.result(raise_on_failure=False)
-    if isinstance(error, dict):  # a red end with an answer: a backfill of which dates failed
+    if isinstance(error, dict):  # a backfill with failed dates ends red, but has an answer
         return error
     if isinstance(error, RetrainError):
         raise error

@@ -1,4 +1,4 @@
-"""The one table of deployments and schedules, and the process that serves them, a child of `retrain up`."""
+"""All deployments with their schedules, and the process that serves them, which is a child of `retrain up`."""
 
 import logging
 import sys
@@ -17,18 +17,18 @@ from ml.use_case.loading import load_use_case, use_case_files
 
 log = logging.getLogger("retrain.serve")
 BACKFILL = "Runs many dates of a use case, each with only what was known then. The champion stays, unless asked."
-ACTIVE_RUNS = 1  # one night at a time on one machine: two would share its cores, or its GPU
+ACTIVE_RUNS = 1  # nights at a time: two would share the machine's cores, or its GPU
 
 
 def deployments(settings: Settings) -> list[RunnerDeployment]:
-    """One deployment a use case, scheduled if it has a schedule. A broken file is named and left out."""
-    found = []
+    """One deployment for each use case, with its schedule if it has one. A broken file is logged and left out."""
+    usable = []
     for name in sorted(use_case_files(settings.project)):
         try:
-            found.append(_deployment(settings, name))
+            usable.append(_deployment(settings, name))
         except ConfigError as error:
             log.error("%s is not served. %s", name, error)
-    return found
+    return usable
 
 
 def _deployment(settings: Settings, name: str) -> RunnerDeployment:
@@ -41,20 +41,23 @@ def _deployment(settings: Settings, name: str) -> RunnerDeployment:
         schedule=schedule,
         tags=[name, "nightly" if schedule else "on request"],
     )
-    assert isinstance(deployment, RunnerDeployment)  # it is a coroutine only where a loop runs
+    assert isinstance(deployment, RunnerDeployment)  # the call returns a coroutine only if an event loop runs
     _offer_only(deployment, "RetrainRequest", [name])
     return deployment
 
 
 def _offer_only(deployment: RunnerDeployment, form: str, names: list[str]) -> None:
-    """The form offers these use cases only."""
+    """Makes the form on the deployment's page offer only these use cases."""
     schema = deepcopy(deployment._parameter_openapi_schema)
     schema.definitions[form]["properties"]["use_case"]["enum"] = names
     deployment._parameter_openapi_schema = schema
 
 
 def backfills(settings: Settings) -> list[RunnerDeployment]:
-    """The deployment whose form starts a backfill. Its runs have a limit of their own: they run their dates inside."""
+    """The deployment whose form starts a backfill.
+
+    It is served by a process of its own, so that its runs do not count towards the limit of active nights.
+    """
     deployment = backfill.to_deployment(name="backfill", description=BACKFILL, tags=["on request"])
     assert isinstance(deployment, RunnerDeployment)
     _offer_only(deployment, "BackfillRequest", sorted(use_case_files(settings.project)))
@@ -62,7 +65,7 @@ def backfills(settings: Settings) -> list[RunnerDeployment]:
 
 
 def main() -> None:
-    """Serves until the process is stopped: the nights, or with `backfills` the backfills."""
+    """Serves until the process is stopped: the nights, or backfills if the argument is `backfills`."""
     settings = Settings.from_environment()
     served = backfills(settings) if sys.argv[1:] == ["backfills"] else deployments(settings)
     serve(*served, pause_on_shutdown=False, print_starting_message=False, limit=ACTIVE_RUNS)

@@ -1,4 +1,4 @@
-"""Real Prefect and MLflow servers as children on loopback; none of them outlives the process that started it."""
+"""Starts Prefect's and MLflow's servers on loopback, as children that end with the process that started them."""
 
 import socket
 import time
@@ -17,10 +17,8 @@ from ml.storage.locks import held_lock
 
 HOST = "127.0.0.1"
 START_SECONDS = 60.0  # measured on two idle cores: Prefect 8 s with a new database and 3 s afterwards, MLflow 5 s
-
-
-# What schedules, workers and concurrency limits need, and one run does not. The recorders of events and task runs and
-# the automations stay on.
+# Services of Prefect that schedules, workers and concurrency limits need, and that a single run does not. The recorders
+# of events and task runs, and the automations, always stay on.
 SCHEDULING_SERVICES = (
     "SCHEDULER",
     "LATE_RUNS",
@@ -34,14 +32,14 @@ SCHEDULING_SERVICES = (
 
 @dataclass(frozen=True)
 class Server:
-    """A child with an address, and another that answers as soon as it is ready."""
+    """A server: its process, its address, and the address (`health`) that answers as soon as the server is ready."""
 
     child: Child
     url: str
     health: str
 
     def wait(self) -> None:
-        """Returns when the server answers; raises its error if it ends first, or is silent for START_SECONDS."""
+        """Waits until the server answers. Raises its error if it ends, or does not answer within START_SECONDS."""
         deadline = time.monotonic() + START_SECONDS
         while not answers(self.health):
             self.child.require_alive()
@@ -58,10 +56,10 @@ class Server:
 def prefect_server(
     settings: Settings, port: int = 0, *, services: bool = False, meanwhile: Callable[[], object] = lambda: None
 ) -> Iterator[str]:
-    """A Prefect server for the time of the context; yields the URL of its API. Port 0 stands for a free one.
+    """Runs a Prefect server until the context ends, and yields the URL of its API. Port 0 means any free port.
 
-    `services` adds the page and what schedules need. `meanwhile` is called while the server starts: imports take as
-    long. At the end, what this process still holds for the server is sent and recorded before it stops.
+    `services` adds the pages and the services that schedules need. `meanwhile` is called while the server starts, for
+    example to import modules. Before the server stops, this process sends it the logs and events that it still holds.
     """
     since = datetime.now(UTC)
     with ExitStack() as stack:
@@ -78,7 +76,7 @@ def prefect_server(
 
 @contextmanager
 def mlflow_server(settings: Settings, port: int = 0) -> Iterator[str]:
-    """An MLflow server for the time of the context; yields its URL, which is also its page. Port 0: a free one."""
+    """Runs an MLflow server until the context ends; yields its URL, which is also its page. Port 0 means a free one."""
     with starting_mlflow(settings, port) as server:
         server.wait()
         yield server.url
@@ -86,18 +84,19 @@ def mlflow_server(settings: Settings, port: int = 0) -> Iterator[str]:
 
 @contextmanager
 def starting_prefect(settings: Settings, port: int = 0, *, services: bool) -> Iterator[Server]:
-    """A Prefect server on the database of PREFECT_HOME, perhaps not ready yet. Its URL is the API's."""
+    """A Prefect server on the database in PREFECT_HOME, which may not be ready yet. Its `url` is that of the API."""
     port = port or free_port()
     address = f"http://{HOST}:{port}"
     environment = {
-        "PREFECT_SERVER_API_HOST": HOST,  # by variables, because the page asks these, and not the flags, for the API
+        # Variables instead of options, because Prefect's page finds the API by these variables only.
+        "PREFECT_SERVER_API_HOST": HOST,
         "PREFECT_SERVER_API_PORT": str(port),
         "PREFECT_SERVER_UI_ENABLED": str(services).lower(),
-        "PREFECT_UI_URL": address if services else "",  # what links in alerts begin with: none leads where no page is
-        # One by one, as by default, 1,000 quick task runs were recorded at 20 a second and 70 % lost at the stop.
+        "PREFECT_UI_URL": address if services else "",  # links in alerts begin with it; without pages there is no link
+        # By default task runs are recorded one by one, 20 in a second: of 1,000 quick ones 70 % were lost at the stop.
         "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "500",
         "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
-        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{address},http://localhost:{port}",  # by default any web site
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{address},http://localhost:{port}",  # by default any web site may ask
         **({} if services else {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in SCHEDULING_SERVICES}),
     }
     command = ["prefect", "server", "start"]
@@ -107,12 +106,12 @@ def starting_prefect(settings: Settings, port: int = 0, *, services: bool) -> It
 
 @contextmanager
 def starting_mlflow(settings: Settings, port: int = 0) -> Iterator[Server]:
-    """An MLflow server on the tracking store, perhaps not ready yet. It reads artifacts where the runs say they are."""
+    """An MLflow server on the tracking store, which may not be ready yet. Its page reads artifacts from the store."""
     port = port or free_port()
     address = f"http://{HOST}:{port}"
     environment = {
-        "MLFLOW_BACKEND_STORE_URI": settings.tracking_uri,  # not an argument: it may hold a password
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # five more processes, for evaluations by language models
+        "MLFLOW_BACKEND_STORE_URI": settings.tracking_uri,  # no option, for it may hold a password
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # it would start five more processes that we do not use
     }
     root = f"{settings.store}/{paths.mlflow_root()}"
     command = ["mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
@@ -123,7 +122,10 @@ def starting_mlflow(settings: Settings, port: int = 0) -> Iterator[Server]:
 
 @contextmanager
 def one_start_at_a_time(settings: Settings) -> Iterator[None]:
-    """Two servers that migrate one new database at the same time: the second dies of a duplicate column."""
+    """Lets one process at a time start a server in this home, for up to START_SECONDS.
+
+    If two servers migrated a new database at the same time, the second would die of a duplicate column.
+    """
     busy = PrefectUnavailable(
         f"a Prefect server starts within {START_SECONDS:.0f} s",
         f"another process is still starting one in {settings.home}",
@@ -134,13 +136,14 @@ def one_start_at_a_time(settings: Settings) -> Iterator[None]:
 
 
 def free_port() -> int:
+    """A port on loopback that nobody uses now."""
     with socket.socket() as listener:
         listener.bind((HOST, 0))
         return int(listener.getsockname()[1])
 
 
 def require_free_port(port: int, option: str) -> None:
-    """Raises UsageError, which names the option, for a port that cannot be opened."""
+    """Raises UsageError for a port that cannot be opened; the error names the option that sets it."""
     try:
         with socket.socket() as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

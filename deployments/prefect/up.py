@@ -1,4 +1,4 @@
-"""`retrain up`: the Prefect server, the MLflow server and the served schedules, one process tree on loopback."""
+"""`retrain up`: starts Prefect's server, MLflow's server and the schedules as one tree of processes, and watches it."""
 
 import os
 import signal
@@ -35,12 +35,12 @@ from tasks.lost import EXECUTED, end_lost
 
 WATCH_SECONDS = 0.2
 STOPPED = "`retrain up` stopped while this run was active."
-LOOKS_BETWEEN_CRASHES = 25  # every five seconds
+LOOKS_BETWEEN_CRASHES = 25  # so crashed runs are looked for every five seconds
 SERVING = {
     "schedule server": ["deployments.prefect.serve"],
     "backfill server": ["deployments.prefect.serve", "backfills"],
 }
-# Of deployments only: other runs are executed by their own process, which may be alive.
+# Only runs of deployments: any other run is executed by a command's process, which may be alive.
 LOST_RUNS = {
     "flows": OURS,
     "flow_runs": {
@@ -52,15 +52,16 @@ ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def serving_of(work_pool: str | None) -> Mapping[str, list[str]]:
-    """What executes runs: the use cases of this installation, served; or a worker for a pool of Prefect elsewhere.
+    """The commands of the processes that execute runs, by their names.
 
-    Raises UsageError for a pool without PREFECT_API_URL.
+    Without a pool, they serve the use cases of this installation. With one, it is a worker for that pool of a Prefect
+    server elsewhere. Raises UsageError for a pool without PREFECT_API_URL.
     """
     if work_pool is None:
         return SERVING
     if _given_prefect() is None:
         raise UsageError("--work-pool is a pool of the server at PREFECT_API_URL", "that is not set", "set it")
-    # Without --limit: with it the worker dies of a run that is scheduled again before it has let go of it (seen).
+    # No --limit: with it the worker died when a run was scheduled again before the worker had let go of it.
     worker = ["prefect", "worker", "start", "--pool", work_pool, "--no-create-pool-if-not-found"]
     return {"worker": [*worker, "--install-policy", "never"]}
 
@@ -78,15 +79,15 @@ def run_up(
     serving: Mapping[str, list[str]] = SERVING,
     say: Callable[[str], None] = _say,
 ) -> int:
-    """Runs everything until Ctrl-C or SIGTERM, the normal end, and returns the exit code.
+    """Runs everything until Ctrl-C or SIGTERM, which are its normal end, and returns the exit code.
 
-    Where PREFECT_API_URL or MLFLOW_TRACKING_URI names a server, it is used and none is started. Raises UsageError for
-    a taken port, Busy for a second `up` in this home, and the error of a child that ends by itself.
+    If PREFECT_API_URL or MLFLOW_TRACKING_URI names a server, that server is used and none is started. Raises UsageError
+    for a port that is taken, Busy for a second `up` in this home, and the error of a child that ends by itself.
     """
     with only_up(settings), ended_by_signals(), suppress(KeyboardInterrupt), ExitStack() as children:
         since = datetime.now(UTC)
         started, servers = _start_servers(settings, prefect_port, mlflow_port, children)
-        if _given_prefect() is None:  # the server is ours alone, and so are its runs
+        if _given_prefect() is None:  # the server is ours alone, and so are all its runs
             _end_lost_runs(servers.prefect_api)
             children.callback(_end_lost_runs, servers.prefect_api, ask)
         missed = make_up(settings, servers.prefect_api, since)
@@ -105,25 +106,25 @@ def run_up(
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """The first ending signal interrupts; those after it are ignored, so that the children are stopped in peace."""
+    """Raises KeyboardInterrupt at the first ending signal and ignores later ones, so that the children are stopped."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
-        for each in ENDING_SIGNALS:
-            signal.signal(each, signal.SIG_IGN)
+        for ending in ENDING_SIGNALS:
+            signal.signal(ending, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    before = {each: signal.signal(each, interrupt) for each in ENDING_SIGNALS}
+    before = {ending: signal.signal(ending, interrupt) for ending in ENDING_SIGNALS}
     try:
         yield
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for ending, handler in before.items():
+            signal.signal(ending, handler)
 
 
 def _start_servers(
     settings: Settings, prefect_port: int, mlflow_port: int, children: ExitStack
 ) -> tuple[list[Server], Servers]:
-    """Starts the servers that are not given, side by side, and waits for them."""
+    """Starts the servers that the environment does not name, at the same time, and waits until they answer."""
     api, page = _given_prefect(), _given_mlflow(settings)
     if api is None:
         require_free_port(prefect_port, "--prefect-port")
@@ -144,6 +145,7 @@ def _start_servers(
 
 
 def _given_prefect() -> str | None:
+    """The API of the Prefect server that PREFECT_API_URL names, if it is set."""
     return os.environ.get("PREFECT_API_URL") or None
 
 
@@ -155,7 +157,10 @@ def _given_mlflow(settings: Settings) -> str | None:
 def _start_serving(
     settings: Settings, serving: Mapping[str, list[str]], servers: Servers, children: ExitStack
 ) -> list[Child]:
-    """The last to be started, so that they are the first to be stopped. Asked with SIGTERM, they leave tracebacks."""
+    """Starts the processes that execute runs. They come last, so that they are stopped first.
+
+    They are stopped by SIGINT, because at SIGTERM they would leave tracebacks in their logs.
+    """
     for path in left_behind(settings.home):
         discard(path)
     environment = {"PREFECT_API_URL": servers.prefect_api}
@@ -166,17 +171,17 @@ def _start_serving(
 
 
 def _end_lost_runs(api: str, request: Callable[..., Any] = insisted) -> None:
-    """Ends what was active when the server, which is ours alone, stopped."""
+    """Ends the runs that were active when the server stopped. Call it only for a server that is ours alone."""
     for run in request(f"{api}/flow_runs/filter", LOST_RUNS) or []:
         end_lost(posting(api, request), run, STOPPED)
 
 
 def _wait_until_served(servers: Servers, served: Sequence[Child], since: datetime) -> None:
-    """Returns when each child's deployments have asked for work, so that every command finds its own."""
+    """Waits until the deployments of each child have asked for work: then every command finds its deployment."""
     deadline = time.monotonic() + START_SECONDS
     while _served(servers.prefect_api, since) < len(served):
-        for each in served:
-            each.require_alive()
+        for process in served:
+            process.require_alive()
         if time.monotonic() > deadline:
             raise PrefectUnavailable(
                 f"the schedules are served within {START_SECONDS:.0f} s",
@@ -187,21 +192,23 @@ def _wait_until_served(servers: Servers, served: Sequence[Child], since: datetim
 
 
 def _served(api: str, since: datetime) -> float:
-    """How many flows have a deployment that asked for work. An API that does not tell, for want of a password, is
-    believed."""
+    """How many flows have a deployment that has asked for work since then.
+
+    Infinity if the API does not tell, because a password is missing: then nothing is waited for.
+    """
     deployments = ask(f"{api}/deployments/filter", {"sort": "UPDATED_DESC"})
     if deployments is None:
         return float("inf")
-    asked = [each for each in deployments if each["last_polled"]]
-    return len({each["flow_id"] for each in asked if datetime.fromisoformat(each["last_polled"]) >= since})
+    last_asked = ((deployment["flow_id"], deployment["last_polled"]) for deployment in deployments)
+    return len({flow for flow, at in last_asked if at and datetime.fromisoformat(at) >= since})
 
 
 def _watch(children: Sequence[Child], api: str, settings: Settings) -> None:
-    """Watches for ever; raises the error of the first child that ends by itself."""
+    """Watches for ever, and ends lost runs. Raises the error of the first child that ends by itself."""
     lost = Lost(settings.home, set(use_case_files(settings.project)))
     for look in count():
-        for each in children:
-            each.require_alive()
+        for process in children:
+            process.require_alive()
         if look % LOOKS_BETWEEN_CRASHES == 0:
             lost.end(api)
             resubmit_crashed(api, lost.use_cases)

@@ -1,4 +1,4 @@
-"""The runs that Prefect makes ahead of time get names that say whose night they are: its own say nothing."""
+"""Gives the runs that Prefect makes ahead of time names that say whose night they are. Its own names say nothing."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,7 +11,7 @@ from ml.settings import Settings
 from ml.use_case.definition import UseCase
 from ml.use_case.loading import load_use_case, use_case_files
 
-SOON = timedelta(minutes=1)  # a run that is about to start names itself
+SOON = timedelta(minutes=1)  # a run that starts sooner is left alone, for it names itself
 
 
 def name_upcoming(settings: Settings, api: str) -> None:
@@ -30,11 +30,11 @@ def name_upcoming(settings: Settings, api: str) -> None:
 def _rename(settings: Settings, api: str, run: dict[str, Any], name: str) -> None:
     try:
         title = _title(load_use_case(name, settings.project), datetime.fromisoformat(run["expected_start_time"]))
-    except ConfigError:  # it is not served either, and said so
+    except ConfigError:  # the process that serves the schedules reports it
         return
     ask(f"{api}/flow_runs/{run['id']}", {"name": title}, method="PATCH")
 
 
 def _title(use_case: UseCase, start: datetime) -> str:
-    """A replayed use case takes the day after its last night, which is not known yet."""
+    """The name of a night that is due at `start`; without a date if old data are replayed, which is not known yet."""
     return run_title(use_case.name, None if use_case.replay_from else local_date(start, use_case.time_zone))

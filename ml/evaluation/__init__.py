@@ -1,5 +1,5 @@
-"""Whether a candidate is good enough: predictors' answers on the same rows, evidence, verdicts, the decision.
+"""Decides whether a candidate is good enough: answers on the same rows become evidence, verdicts and a decision.
 
-The front doors are `judging.judge_all` (evidence), `gates` (one class a rule) and `decision.decide`. A new gate is one
-class in `gates` and one line in the public face.
+The front doors are `judging.judge_all` (evidence), `gates` (one class for each kind of gate) and `decision.decide`. A
+new gate is one class in `gates` and one line in the public face.
 """

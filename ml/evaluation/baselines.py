@@ -1,4 +1,7 @@
-"""What a model must beat: the best constant and the best threshold on one column, both chosen on train rows."""
+"""The baselines that a model must beat: the best constant answer and the best threshold on one column.
+
+Both are chosen on train rows alone.
+"""
 
 from dataclasses import dataclass
 
@@ -17,20 +20,24 @@ CUTS_AT_ONCE = 65_536
 
 @dataclass(frozen=True)
 class Constant:
-    """One answer for every row; for classes with the train shares as probabilities."""
+    """One answer for every row. For classes, the probabilities are the classes' shares of train rows (`shares`)."""
 
     answer: float
     shares: tuple[float, ...]
     description: str
 
     def answers(self, rows: pd.DataFrame) -> Answers:
+        """The same answer for each of the rows."""
         chosen = np.full(len(rows), self.answer)
         return Answers(chosen, np.tile(self.shares, (len(rows), 1)) if self.shares else None)
 
 
 @dataclass(frozen=True)
 class OneColumnRule:
-    """`column > threshold` (missing counts as not above): one answer on each side, with each side's train shares."""
+    """One answer where `column > threshold` (`above`), another elsewhere and for missing values (`below`).
+
+    For classes, `shares` has the probabilities on each side: the classes' shares of the train rows there.
+    """
 
     column: str
     threshold: float
@@ -40,13 +47,14 @@ class OneColumnRule:
     description: str
 
     def answers(self, rows: pd.DataFrame) -> Answers:
+        """The rule's answers to the rows, which need only its one column."""
         side = (rows[self.column].to_numpy(np.float64) > self.threshold).astype(int)
         chosen = np.array([self.below, self.above])[side]
         return Answers(chosen, np.array(self.shares)[side] if self.shares else None)
 
 
 def best_constant(use_case: Recipe, labels: Floats) -> Constant:
-    """The constant with the best metric on train labels; for values the mean, for MAE the median."""
+    """The constant with the best metric on train labels (rows,). For a regression the mean, or the median for MAE."""
     if use_case.target.kind == "regression":
         value = float(np.median(labels) if use_case.metric == "mae" else labels.mean())
         return Constant(value, (), f"always {value:,.0f} {use_case.target.unit}".rstrip())
@@ -60,26 +68,31 @@ def best_constant(use_case: Recipe, labels: Floats) -> Constant:
 
 
 def rule_columns(use_case: Reading) -> list[str]:
-    """The columns that a rule may be about: all numeric features; none for more than two classes."""
-    names = [c.name for c in use_case.features if c.type in {"number", "integer"} and not c.is_category]
+    """The columns that a rule may use: all numeric features, and none if there are more than two classes."""
+    features = use_case.features
+    names = [column.name for column in features if column.type in {"number", "integer"} and not column.is_category]
     return [] if use_case.target.kind == "multiclass" else names
 
 
 def best_rule(use_case: Recipe, train: pd.DataFrame) -> OneColumnRule | None:
-    """The best threshold over all columns that a rule may be about, looked at one by one; None where there is none."""
+    """The best threshold on any one of the columns that a rule may use; None if there is no such column."""
     names = rule_columns(use_case)
     if not names:
         return None
     labels = train[LABEL].to_numpy(np.float64)
-    find = _best_cut_of_values if use_case.target.kind == "regression" else _best_cut_of_classes
-    found = [(*find(use_case.metric, train[name].to_numpy(np.float64), labels), name) for name in names]
-    _, threshold, rising, name = max(found, key=lambda cut: cut[0])
+    best_cut = _best_cut_of_values if use_case.target.kind == "regression" else _best_cut_of_classes
+    cuts = [(*best_cut(use_case.metric, train[name].to_numpy(np.float64), labels), name) for name in names]
+    _, threshold, rising, name = max(cuts, key=lambda cut: cut[0])
     return _rule(use_case, name, threshold, rising, train[name].to_numpy(np.float64) > threshold, labels)
 
 
 def _rule(
     use_case: Reading, name: str, threshold: float, rising: bool, above: NDArray[np.bool_], labels: Floats
 ) -> OneColumnRule:
+    """The rule with this threshold; `above` (rows,) says which train rows lie above it.
+
+    `rising` means that the second class is answered above the threshold. It does not matter for a regression.
+    """
     low, high = (float(labels[side].mean()) if side.any() else 0.0 for side in (~above, above))
     cut = _cut_words(use_case, name, threshold)
     if use_case.target.kind == "regression":
@@ -92,13 +105,16 @@ def _rule(
 
 
 def _cut_words(use_case: Reading, name: str, threshold: float) -> str:
-    """A cut lies between two rows' values, or just under the lowest: of a sensitive column it is not told."""
+    """The threshold in words. It would reveal the values of single rows, so it is not shown for a sensitive column."""
     sensitive = any(column.sensitive for column in use_case.columns if column.name == name)
     return "a threshold that is not shown" if sensitive else f"{threshold:.6g}"
 
 
 def _cuts(column: Floats) -> tuple[NDArray[np.int_], Floats, NDArray[np.int_]]:
-    """Row order by value, the sorted values, and the positions after which a cut may fall; missing sorts lowest."""
+    """The rows' order by value, the sorted values, and the positions after which a cut may lie.
+
+    Missing values are sorted below all others, as minus infinity.
+    """
     filled = np.where(np.isfinite(column), column, -np.inf)
     order = np.argsort(filled, kind="stable")
     ordered = filled[order]
@@ -107,12 +123,13 @@ def _cuts(column: Floats) -> tuple[NDArray[np.int_], Floats, NDArray[np.int_]]:
 
 
 def _middle(ordered: Floats, end: int) -> float:
+    """The threshold between the sorted values at `end` and after it; 1 below the latter if the former is missing."""
     low, high = ordered[end], ordered[end + 1]
     return float((low + high) / 2) if np.isfinite(low) else float(high) - 1.0
 
 
 def _best_cut_of_classes(metric: str, column: Floats, labels: Floats) -> tuple[float, float, bool]:
-    """Score, threshold, and whether the second class lies above it."""
+    """The best score, its threshold, and whether the rule answers the second class above the threshold."""
     order, ordered, ends = _cuts(column)
     if not len(ends):
         return -np.inf, 0.0, True
@@ -127,13 +144,14 @@ def _best_cut_of_classes(metric: str, column: Floats, labels: Floats) -> tuple[f
 
 
 def _scores(metric: str, rising: Floats) -> Floats:
-    """(2, cuts) from the cells (label, side, cuts): with the second class above the cut, and below it."""
-    cells = np.moveaxis(rising, -1, 0)
-    return np.nan_to_num(np.stack([class_metric(metric, each, binary=True) for each in (cells, cells[:, :, ::-1])]))
+    """Scores (2, cuts) from counts (label, side, cuts): first with the second class above the cut, then below it."""
+    matrices = np.moveaxis(rising, -1, 0)
+    directions = (matrices, matrices[:, :, ::-1])
+    return np.nan_to_num(np.stack([class_metric(metric, direction, binary=True) for direction in directions]))
 
 
 def _best_cut_of_values(metric: str, column: Floats, labels: Floats) -> tuple[float, float, bool]:
-    """Least squares, whatever the metric: score is minus the squared error that is left."""
+    """The best score, its threshold, and True. The score is minus the squared error that is left, for every metric."""
     del metric
     order, ordered, ends = _cuts(column)
     if not len(ends):

@@ -1,4 +1,7 @@
-"""From verdicts to a decision: pure, and nothing moves unless every gate allows it."""
+"""Makes the decision from the gates' verdicts. Nothing is promoted unless every gate allows it.
+
+Everything here is a pure function: it reads and writes nothing.
+"""
 
 from collections.abc import Sequence
 from datetime import date
@@ -7,8 +10,8 @@ from ml.evaluation.gates import ALLOWING
 from ml.evaluation.handles import Verdict
 from ml.storage.records import Champion, DecisionName
 
-# The words for the end of a night. They begin the message of its run's state and are a tag of the run. The state itself
-# has one of Prefect's own names: its pages leave out runs whose state is called otherwise.
+# One word for each way a night can end. The message of the run's state begins with it, and it is a tag of the run. It
+# is not the name of the state, because Prefect's pages leave out runs whose state has a name that is not Prefect's own.
 END_WORDS = {
     "FIRST": "Promoted",
     "PROMOTE": "Promoted",
@@ -18,16 +21,16 @@ END_WORDS = {
 }
 DATA_REJECTED = "DataRejected"
 ALL_END_WORDS = (*dict.fromkeys(END_WORDS.values()), DATA_REJECTED)
-KEPT_EVENT, KEPT_NIGHTS = "retrain.kept-champion", "retrain.kept-nights"  # an event, and its label that counts
+KEPT_EVENT, KEPT_NIGHTS = "retrain.kept-champion", "retrain.kept-nights"  # an event, and its label with the count
 
 
 def decide(
     verdicts: Sequence[Verdict], champion: Champion | None, as_of: date | None, blocked: str | None = None
 ) -> tuple[DecisionName, str]:
-    """FIRST, PROMOTE, KEEP or REJECT, with the reason as a sentence; `blocked` says why nothing may move now.
+    """FIRST, PROMOTE, KEEP or REJECT, with the reason as a sentence.
 
-    `as_of` is None for data without dates: of such nights the later one in the ledger is the newer, whatever a clock
-    said of the one before.
+    `blocked` is the reason why nothing may be promoted now, if there is one. `as_of` is None for data without dates;
+    then the candidate always counts as newer than the champion, because its entry in the ledger comes later.
     """
     stays: DecisionName = "REJECT" if champion is None else "KEEP"
     if blocked is not None:
@@ -45,7 +48,7 @@ def decide(
 
 
 def is_open(verdicts: Sequence[Verdict], champion: Champion | None, as_of: date | None, blocked: str | None) -> bool:
-    """Nothing keeps the candidate from promotion but that gates cannot tell."""
+    """Whether only gates that cannot tell (INCONCLUSIVE) keep the candidate from being promoted."""
     blocking = {verdict.verdict for verdict in verdicts} - ALLOWING
     return blocked is None and blocking == {"INCONCLUSIVE"} and (champion is None or not _is_past(champion, as_of))
 
@@ -61,13 +64,17 @@ def _every(verdicts: Sequence[Verdict]) -> str:
 def comparability(
     champion: Champion, first_test_day: str | None, target_digest: str, split_digest: str, who: str
 ) -> str | None:
-    """Why a registered version cannot be compared on tonight's test rows; None if it can."""
+    """Why a registered version cannot be compared on tonight's test rows; None if it can.
+
+    It cannot if it learnt another target, or may have been trained on rows that are test rows tonight. `who` is what
+    the sentence calls it.
+    """
     if champion.target_digest != target_digest:
         return f"the {who} (version {champion.version}) learnt another target definition"
     if first_test_day is None:
         same = champion.fit_until is None and champion.split_digest == split_digest
         return None if same else f"the {who} (version {champion.version}) was trained under another split of the rows"
     if champion.fit_until is None or champion.fit_until >= first_test_day:
-        seen = champion.fit_until or "an unknown day"
-        return f"the {who} (version {champion.version}) has seen data up to {seen}; the test begins {first_test_day}"
+        last = champion.fit_until or "an unknown day"
+        return f"the {who} (version {champion.version}) has seen data up to {last}; the test begins {first_test_day}"
     return None

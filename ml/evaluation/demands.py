@@ -1,4 +1,4 @@
-"""What a use case may say about its gates, one row a demand."""
+"""What a use case may say about its gates. Each row of the table is one demand."""
 
 import numpy as np
 
@@ -15,7 +15,7 @@ RANGES = {**dict.fromkeys(CLASS_METRICS, (0, 1)), "r2": (-np.inf, 1), "rmse": (0
 
 
 def has_no_rule(recipe: Recipe) -> bool:
-    """Whether there is no threshold on one column to be better than."""
+    """Whether no one-column rule exists for a candidate to beat: there are several classes, or no numeric feature."""
     numbers = [column for column in recipe.features if column.type in NUMBERS and not column.is_category]
     return recipe.target.kind == "multiclass" or not numbers
 

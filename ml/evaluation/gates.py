@@ -1,7 +1,7 @@
-"""Gates: rules over evidence that say, each with a sentence, whether a candidate may become champion.
+"""Gates: each weighs the evidence and says, with a sentence, whether a candidate may become champion.
 
-Pure functions of the evidence; a gate that cannot judge blocks. The interval is the 90 % percentile interval of the
-paired bootstrap over resampling units.
+A gate is a pure function of the evidence, and one that cannot judge blocks the candidate. Every interval is the 90 %
+percentile interval of the paired bootstrap over resampling units.
 """
 
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from ml.metrics.scores import LOWER_IS_BETTER, METRICS, Floats
 
 MIN_UNITS = 20
 MAX_UNDEFINED = 0.001
-DETECTABLE = 2.49  # standard errors: z(0.95) + z(0.80), a one-sided 5 % test with power 0.8
+DETECTABLE = 2.49  # in standard errors: z(0.95) + z(0.80), for a one-sided 5 % test with power 0.8
 LEVELS = (5.0, 95.0)
 ALLOWING: frozenset[VerdictName] = frozenset({"PASS", "NOT_APPLICABLE"})
 
@@ -25,8 +25,8 @@ ALLOWING: frozenset[VerdictName] = frozenset({"PASS", "NOT_APPLICABLE"})
 class Evidence:
     """What gates may look at: the candidate paired with each other predictor on the same test rows.
 
-    `absent` says why a predictor has no pair: `not_applicable` where the registry answered that there is none,
-    `not_comparable` with the reason where it exists but cannot be compared.
+    A predictor without a pair has its reason in one of two places: in `not_applicable` if the registry has no such
+    version, in `not_comparable` if it exists and cannot be compared. `unit` is the name of a resampling unit.
     """
 
     unit: str
@@ -38,7 +38,10 @@ class Evidence:
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """`metric` of the candidate, judged by a rule; `why` gives the reason of its figure."""
+    """A rule on the candidate's `metric`; `why` gives the reason for its figure.
+
+    A new gate defines `_weigh`, or inherits from Comparison and defines `_decide`.
+    """
 
     metric: str
     why: str
@@ -46,6 +49,7 @@ class Gate:
 
     @property
     def name(self) -> str:
+        """What reports call the gate, like `MinMetric f1`."""
         return f"{type(self).__name__} {self.metric}"
 
     def judge(self, evidence: Evidence) -> Verdict:
@@ -67,6 +71,7 @@ class Gate:
         return self._weigh(pair, evidence)
 
     def _weigh(self, pair: Pair, evidence: Evidence) -> Verdict:
+        """The verdict on a pair that has this metric and enough units."""
         raise NotImplementedError
 
     def _verdict(self, verdict: VerdictName, reason: str, **figures: float | int | str | None) -> Verdict:
@@ -75,7 +80,10 @@ class Gate:
 
 @dataclass(frozen=True, kw_only=True)
 class MinMetric(Gate):
-    """The point estimate reaches a floor that was written before any candidate was scored on test."""
+    """The candidate's point estimate must reach a floor, which was written before any candidate was scored on test.
+
+    For an error, such as RMSE, `floor` is the highest value that is allowed.
+    """
 
     floor: float
 
@@ -97,7 +105,7 @@ class MinMetric(Gate):
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison(Gate):
-    """The difference to the opponent, whose interval decides."""
+    """A gate on the difference between candidate and opponent. The interval of the difference decides."""
 
     def _weigh(self, pair: Pair, evidence: Evidence) -> Verdict:
         difference = Difference.of(pair, self.metric, evidence.seed)
@@ -120,16 +128,18 @@ class Comparison(Gate):
         )
 
     def _decide(self, d: "Difference") -> tuple[VerdictName, str]:
+        """The verdict on a difference with an interval, and its reason without `why`."""
         raise NotImplementedError
 
     @property
     def _limits(self) -> dict[str, float]:
+        """The gate's own figures, which its verdict repeats."""
         return {}
 
 
 @dataclass(frozen=True, kw_only=True)
 class NotWorse(Comparison):
-    """The whole interval lies above -`max_drop`: points of a score, or a fraction of the opponent's error."""
+    """The whole interval must lie above -`max_drop`, in points of a score or as a fraction of the opponent's error."""
 
     max_drop: Annotated[float, Field(gt=0, lt=1)]
 
@@ -138,41 +148,46 @@ class NotWorse(Comparison):
         return {"max_drop": self.max_drop}
 
     def _decide(self, d: "Difference") -> tuple[VerdictName, str]:
-        seen = f"{self.metric} differs from the {self.opponent}'s by {d.in_words(self.metric)}"
-        allowed = f"a loss of {_amount(self.metric, self.max_drop)} is allowed"
+        difference = f"{self.metric} differs from the {self.opponent}'s by {d.in_words(self.metric)}"
+        words = f"{difference}; a loss of {_amount(self.metric, self.max_drop)} is allowed"
         if d.low > -self.max_drop:
-            return "PASS", f"{seen}; {allowed}"
+            return "PASS", words
         if d.high < -self.max_drop:
-            return "FAIL", f"{seen}; {allowed}"
+            return "FAIL", words
         if d.detectable > self.max_drop:
             smallest = _amount(self.metric, d.detectable)
-            return "INCONCLUSIVE", f"{seen}; {allowed}, but this test set cannot show a loss under {smallest}"
-        return "INCONCLUSIVE", f"{seen}; {allowed}, and the interval leaves it open"
+            return "INCONCLUSIVE", f"{words}, but this test set cannot show a loss under {smallest}"
+        return "INCONCLUSIVE", f"{words}, and the interval leaves it open"
 
 
 @dataclass(frozen=True, kw_only=True)
 class NotWorseThanChampion(NotWorse):
+    """Not worse than the champion."""
+
     opponent: ClassVar[str] = "champion"
 
 
 @dataclass(frozen=True, kw_only=True)
 class NotWorseThanReference(NotWorse):
-    """Against the last version that was first or proved better, so that small losses cannot add up night by night."""
+    """Not worse than the reference: the last version that was the first one or was proved better.
+
+    So small losses, each too small to be noticed, cannot add up night after night.
+    """
 
     opponent: ClassVar[str] = "reference"
 
 
 @dataclass(frozen=True, kw_only=True)
 class BetterThan(Comparison):
-    """The whole interval lies above zero."""
+    """The whole interval must lie above zero."""
 
     def _decide(self, d: "Difference") -> tuple[VerdictName, str]:
-        seen = f"{self.metric} differs from the {OPPONENT_WORDS[self.opponent]}'s by {d.in_words(self.metric)}"
+        difference = f"{self.metric} differs from the {OPPONENT_WORDS[self.opponent]}'s by {d.in_words(self.metric)}"
         if d.low > 0:
-            return "PASS", f"{seen}: better"
+            return "PASS", f"{difference}: better"
         if d.high <= 0:
-            return "FAIL", f"{seen}: not better"
-        return "INCONCLUSIVE", f"{seen}: it is not sure that it is better"
+            return "FAIL", f"{difference}: not better"
+        return "INCONCLUSIVE", f"{difference}: it is not sure that it is better"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +209,11 @@ OPPONENT_WORDS = {"constant": "best constant", "rule": "best one-column rule"}
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Candidate minus opponent, larger is better, with its interval and the smallest loss that could be seen."""
+    """Candidate minus opponent, where larger is better, with its interval.
+
+    `undefined` is the share of resamples in which there is no difference. `detectable` is the smallest loss that this
+    test set can show.
+    """
 
     value: float
     low: float
@@ -204,6 +223,7 @@ class Difference:
 
     @classmethod
     def of(cls, pair: Pair, metric: str, seed: int) -> "Difference":
+        """The difference of a pair in this metric; NaN where it is undefined."""
         value = float(pair.difference(metric, pair.totals())[0])
         draws = pair.difference(metric, pair.resampled(seed))
         defined = draws[np.isfinite(draws)]
@@ -222,7 +242,7 @@ class Difference:
 
 
 def metric_interval(pair: Pair, metric: str, side: Side, seed: int) -> Interval:
-    """The metric of one side with its interval."""
+    """The metric of one side with its interval; no interval if there are too few units."""
     value = float(pair.metric(metric, side, pair.totals())[0])
     if not np.isfinite(value):
         return Interval(value=None, reason=why_undefined(pair, metric, side))
@@ -235,19 +255,19 @@ def metric_interval(pair: Pair, metric: str, side: Side, seed: int) -> Interval:
 
 
 def why_undefined(pair: Pair, metric: str, side: Side) -> str:
-    """The cause of a metric without a value."""
+    """Why one side's metric has no value."""
     totals = pair.totals()
     if pair.kind == "regression":
         return "all labels are equal" if metric == "r2" else "an error is too large to be squared and summed"
     cells = totals.reshape(pair.classes, pair.classes, pair.classes).sum(axis=2 if side == "other" else 1)
-    judged = [1] if pair.kind == "binary" else range(pair.classes)
-    rows = cells.sum(axis=1)[judged]  # by label
+    judged_classes = [1] if pair.kind == "binary" else range(pair.classes)
+    rows = cells.sum(axis=1)[judged_classes]  # by label
     which = "the second class" if pair.kind == "binary" else "a class"
     return f"{which} has no rows" if not rows.all() and metric != "precision" else f"{which} is never the answer"
 
 
 def why_no_difference(pair: Pair, metric: str, opponent: str) -> str:
-    """The cause of a difference without a value."""
+    """Why the difference of two sides has no value."""
     sides: dict[str, Side] = {"the candidate": "candidate", OPPONENT_WORDS.get(opponent, f"the {opponent}"): "other"}
     for who, side in sides.items():
         if not np.isfinite(pair.metric(metric, side, pair.totals())).all():
@@ -256,7 +276,7 @@ def why_no_difference(pair: Pair, metric: str, opponent: str) -> str:
 
 
 def in_words(interval: Interval) -> str:
-    """`0.738 [0.721, 0.755]`, or why there is no value."""
+    """The interval like `0.738 [0.721, 0.755]`, or why it has no value."""
     if interval.value is None:
         return f"undefined ({interval.reason})"
     if interval.low is None or interval.high is None:
@@ -265,6 +285,7 @@ def in_words(interval: Interval) -> str:
 
 
 def short(value: float) -> str:
+    """Three decimals, or none from 1,000 on."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3f}"
 
 

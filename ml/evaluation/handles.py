@@ -1,4 +1,4 @@
-"""What the judging stages hand on."""
+"""What the judging stages hand to later stages."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +10,7 @@ VerdictName = Literal["PASS", "FAIL", "INCONCLUSIVE", "NOT_JUDGED", "NOT_APPLICA
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A point estimate with its 90 % percentile interval; None, with a reason, where it is undefined."""
+    """A point estimate with its 90 % percentile interval. What is undefined is None, and `reason` says why."""
 
     value: float | None
     low: float | None = None
@@ -20,7 +20,10 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelScores:
-    """One predictor's scores on the test digest: candidate, champion, reference, best constant or one-column rule."""
+    """One predictor's scores on the test rows. `who` is candidate, champion, reference, constant or rule.
+
+    `confusion` counts rows by label (outer) and prediction (inner); it is None for a regression.
+    """
 
     who: str
     description: str
@@ -30,6 +33,12 @@ class ModelScores:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluations(Handle):
+    """The scores of all predictors on one set of test rows, and the stored evidence that gates weigh.
+
+    There are `rows` test rows and `units` resampling units, each of which is a `unit` (day, row, or the group's name).
+    `not_comparable` says why a registered version was not scored.
+    """
+
     test_digest: str
     rows: int
     units: int
@@ -42,6 +51,8 @@ class Evaluations(Handle):
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
+    """What one gate says, with its reason as a sentence and the figures that it weighed."""
+
     gate: str
     verdict: VerdictName
     reason: str
@@ -50,6 +61,13 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement(Handle):
+    """All verdicts and the decision that follows from them.
+
+    `blocked` is the reason why nothing may be promoted, `asks` whether an operator is to decide. `proved_better` makes
+    a promoted candidate the new reference. `against_rule` compares the candidate with the best one-column rule, for
+    the report only.
+    """
+
     verdicts: tuple[Verdict, ...]
     decision: DecisionName
     reason: str

@@ -1,4 +1,4 @@
-"""Candidate, champion, reference and baselines scored on the same rows, as evidence for the gates."""
+"""Scores candidate, champion, reference and baselines on the same test rows, as evidence for the gates."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,40 +21,46 @@ Predict = Callable[[pd.DataFrame], pd.DataFrame]
 
 
 class Baseline(Protocol):
-    @property
-    def description(self) -> str: ...
+    """A predictor without a model."""
 
-    def answers(self, rows: pd.DataFrame) -> Answers: ...
+    @property
+    def description(self) -> str:
+        """What it answers, in words."""
+
+    def answers(self, rows: pd.DataFrame) -> Answers:
+        """Its answers to the rows, in their order."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """All that one evaluation found."""
+    """The result of one evaluation: every predictor's scores, and the evidence for the gates."""
 
     models: dict[str, ModelScores]
     evidence: Evidence
 
 
 class NoAnswer(ValueError):
-    """A model has no answer to rows that today's rules accept."""
+    """A model gives no usable answer to a row that today's rules accept."""
 
 
 def baselines(use_case: Recipe, train: pd.DataFrame) -> dict[str, Baseline]:
-    """From the label of train rows, and the columns that a rule may be about."""
-    found: dict[str, Baseline] = {"constant": best_constant(use_case, train[LABEL].to_numpy(np.float64))}
+    """The best constant and, if there is one, the best one-column rule on train rows (label and numeric features)."""
+    constant: dict[str, Baseline] = {"constant": best_constant(use_case, train[LABEL].to_numpy(np.float64))}
     rule = best_rule(use_case, train)
-    return found if rule is None else {**found, "rule": rule}
+    return constant if rule is None else {**constant, "rule": rule}
 
 
 def model_answers(use_case: Reading, predict: Predict, rows: pd.DataFrame) -> Answers:
-    """A packaged model's answers on raw rows. Raises NoAnswer where it refuses some of them, or answers otherwise than
-    a model of this use case does."""
+    """A packaged model's answers to raw rows.
+
+    Raises NoAnswer if it refuses a row, or if its answers are not those of a model for this use case.
+    """
     out = predict(rows.drop(columns=[LABEL, DAY]))
     classes, kind = use_case.target.classes, use_case.target.kind
     shares = {"binary": ["probability"], "multiclass": [f"probability_{name}" for name in classes]}.get(kind, [])
-    lacking = [name for name in ("prediction", *shares, "broken_rule") if name not in out]
-    if lacking:
-        raise NoAnswer(f"its answers have no {', '.join(lacking)}")
+    missing_columns = [name for name in ("prediction", *shares, "broken_rule") if name not in out]
+    if missing_columns:
+        raise NoAnswer(f"its answers have no {', '.join(missing_columns)}")
     if len(out) != len(rows):
         raise NoAnswer(f"it gives {len(out)} answers to {len(rows)} rows")
     refused = int(out["broken_rule"].notna().sum())
@@ -62,16 +68,17 @@ def model_answers(use_case: Reading, predict: Predict, rows: pd.DataFrame) -> An
         raise NoAnswer(f"it refuses {refused} of {len(out)} test rows by its own rules")
     numbers = out[shares or ["prediction"]].to_numpy(np.float64)
     chosen = pd.Index(classes).get_indexer(pd.Index(out["prediction"])).astype(np.float64)
-    lost = ~np.isfinite(numbers).all(axis=1) | ((chosen < 0) if classes else False)
-    if lost.any():
-        raise NoAnswer(f"what it says to {int(lost.sum())} of {len(out)} test rows is no number or no declared class")
+    unusable = ~np.isfinite(numbers).all(axis=1) | ((chosen < 0) if classes else False)
+    if unusable.any():
+        count = int(unusable.sum())
+        raise NoAnswer(f"what it says to {count} of {len(out)} test rows is no number or no declared class")
     if kind == "regression":
         return Answers(numbers[:, 0])
     return Answers(chosen, np.column_stack([1 - numbers[:, 0], numbers[:, 0]]) if kind == "binary" else numbers)
 
 
 def answer_table(test: pd.DataFrame, answers: Answers) -> pd.DataFrame:
-    """Label, answer and probabilities of each test row: what plots are drawn from."""
+    """The label, the answer and the probabilities of each test row. Plots are drawn from this table."""
     table = pd.DataFrame({"label": test[LABEL].to_numpy(np.float64), "answer": answers.chosen})
     probability = answers.probability if answers.probability is not None else np.empty((len(test), 0))
     return table.assign(**{f"probability_{i}": column for i, column in enumerate(probability.T)})
@@ -84,7 +91,10 @@ def judge_all(
     answers: dict[str, Answers],
     descriptions: Mapping[str, str],
 ) -> Judged:
-    """Scores and pairs of everyone in `answers` ("candidate" among them) on the same test rows."""
+    """Scores every predictor in `answers` on the same test rows, and pairs the candidate with each of the others.
+
+    `answers` and `descriptions` are by the predictor's name; "candidate" is one of them.
+    """
     seed = judging_seed(test_digest)
     y = test[LABEL].to_numpy(np.float64)
     units, unit = resampling_units(use_case, test)
@@ -99,13 +109,20 @@ def judge_all(
 
 
 def judging_seed(test_digest: str) -> int:
-    """The seed of every random draw in judging. It follows from the test rows alone, so that equal answers on equal
-    rows get equal intervals, whatever the code, the seed of the fit or the reason for judging again."""
+    """The seed of every random draw in judging.
+
+    It follows from the test rows alone. So equal answers to equal rows get equal intervals, even if the code or the
+    seed of the fit has changed, or the night is run again.
+    """
     return int(test_digest[:15], 16)
 
 
 def resampling_units(use_case: Table, test: pd.DataFrame) -> tuple[Any, str]:
-    """Each row's unit (null where the row has none), or None for the row itself; and the unit's name."""
+    """The resampling unit of each row, and what a unit is called.
+
+    The units are days for dated rows, and groups if the use case has them (null for a row without one). Otherwise they
+    are None, which makes every row a unit.
+    """
     if use_case.dated:
         return test[DAY].to_numpy(object), "day"
     if use_case.group:
@@ -116,6 +133,7 @@ def resampling_units(use_case: Table, test: pd.DataFrame) -> tuple[Any, str]:
 def _scores(
     use_case: Reading, who: str, y: Any, answers: Answers, pair: Pair, description: str, seed: int
 ) -> ModelScores:
+    """One predictor's scores: metrics with intervals, and scores of its probabilities without."""
     kind = use_case.target.kind
     scores = {name: metric_interval(pair, name, "other", seed) for name in METRICS[kind]}
     points = probability_scores(kind, y, answers.probability)

@@ -1,7 +1,8 @@
-"""Scores of a model on a test set, and the evidence that gates weigh: sufficient statistics a resampling unit.
+"""Pairs of predictors on the same rows, and the resampling that gives intervals of their scores.
 
-The paired bootstrap draws units with replacement (Efron and Tibshirani 1993, chapter 13). Units with equal statistics
-are counted once, so that ten thousand resamples are one multinomial draw over the distinct ones.
+A pair keeps, for every resampling unit, the few sums (sufficient statistics) from which all metrics follow. The paired
+bootstrap draws units with replacement (Efron and Tibshirani 1993, chapter 13). Units with equal statistics are kept
+once, with their count, so that ten thousand resamples can be one multinomial draw.
 """
 
 import functools
@@ -22,11 +23,12 @@ Side = Literal["candidate", "other"]
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Sufficient statistics of candidate and another predictor on the same rows.
+    """Sufficient statistics of the candidate and another predictor on the same rows.
 
-    `statistics` (distinct units, m) with `counts` (distinct units,). For K classes m = K^3: rows by (label, other,
-    candidate). For regression m = 7: n, sums of y - y[0] and of its square, squared and absolute errors of other and
-    candidate.
+    `statistics` is (distinct units, m), and `counts` (distinct units,) says how often each of them occurs. For K
+    classes m is K^3: the number of rows by (label, other's answer, candidate's answer). For a regression m is 7: the
+    number of rows; the sums of y - y[0] and of its square; the sums of squared errors of the other and of the
+    candidate; the sums of absolute errors of the two.
     """
 
     kind: TaskKind
@@ -36,13 +38,15 @@ class Pair:
 
     @property
     def units(self) -> int:
+        """How many resampling units there are, equal ones counted each."""
         return sum(self.counts)
 
     def totals(self) -> Floats:
+        """(1, m) sums over all units."""
         return np.array(self.counts, np.float64)[None] @ np.array(self.statistics, np.float64)
 
     def resampled(self, seed: int) -> Floats:
-        """(RESAMPLES, m) totals of resampled units."""
+        """(RESAMPLES, m) sums over the units of each resample."""
         return _resampled(self, seed)
 
     def metric(self, name: str, side: Side, totals: Floats) -> Floats:
@@ -54,7 +58,7 @@ class Pair:
         return class_metric(name, matrix, binary=self.kind == "binary")
 
     def difference(self, name: str, totals: Floats) -> Floats:
-        """(draws,) candidate minus other, larger is better; for errors a fraction of the other's."""
+        """(draws,) by how much the candidate is better than the other; for an error as a fraction of the other's."""
         candidate, other = self.metric(name, "candidate", totals), self.metric(name, "other", totals)
         if name in LOWER_IS_BETTER:
             with np.errstate(divide="ignore", invalid="ignore"):
@@ -64,54 +68,57 @@ class Pair:
 
 @functools.lru_cache(maxsize=8)
 def _resampled(pair: Pair, seed: int) -> Floats:
-    """Draws once for all metrics: of few distinct units how often each, of many which."""
+    """(RESAMPLES, m) sums, drawn once and used for all metrics.
+
+    If there are few distinct units, it draws how often each of them occurs; otherwise it draws single units.
+    """
     generator = np.random.default_rng(seed)
     statistics, counts = np.array(pair.statistics, np.float64), np.array(pair.counts)
     if len(counts) <= FEW_DISTINCT:
         return generator.multinomial(pair.units, counts / pair.units, size=RESAMPLES) @ statistics
-    each = statistics[np.repeat(np.arange(len(counts)), counts)]
-    return np.concatenate([_drawn(generator, each, len(block)) for block in _draw_blocks(pair.units)])
+    of_units = statistics[np.repeat(np.arange(len(counts)), counts)]
+    return np.concatenate([_drawn(generator, of_units, len(block)) for block in _draw_blocks(pair.units)])
 
 
-def _drawn(generator: np.random.Generator, each: Floats, draws: int) -> Floats:
-    """(draws, m) sums of as many units as there are, drawn with replacement."""
-    units = len(each)
+def _drawn(generator: np.random.Generator, of_units: Floats, draws: int) -> Floats:
+    """(draws, m) sums over as many units as `of_units` (units, m) has, drawn with replacement."""
+    units = len(of_units)
     chosen = generator.integers(0, units, size=(draws, units)) + np.arange(draws)[:, None] * units
     times = np.bincount(chosen.ravel(), minlength=draws * units).reshape(draws, units)
-    return times @ each
+    return times @ of_units
 
 
 def _draw_blocks(units: int) -> list[NDArray[np.int_]]:
-    """All resamples, in blocks that need at most some 80 MB."""
+    """The numbers of all resamples, in blocks that each need about 80 MB at most."""
     return np.array_split(np.arange(RESAMPLES), max(1, RESAMPLES * units // 10_000_000))
 
 
 def make_pair(
     kind: TaskKind, classes: int, y: Floats, candidate: Answers, other: Answers, units: NDArray[np.object_] | None
 ) -> Pair:
-    """Evidence from answers on the same rows; `units` names each row's resampling unit, None makes each row one.
+    """The pair of two predictors' answers to the same rows with labels `y` (rows,).
 
-    A row without a unit is a unit of its own. Raises ValueError for an answer that is no number or no class.
+    `units` (rows,) has the resampling unit of each row; a row whose unit is null is a unit of its own. If `units` is
+    None, every row is a unit. Raises ValueError for an answer that is no number or no class.
     """
     for answers in (candidate, other):
         _refuse_no_answers(classes, y, answers)
     if kind == "regression":
-        level = y - y[:1].sum()  # the spread is the same, and that of equal labels is 0 to the last bit
-        each = np.column_stack([np.ones_like(y), level, level * level] + _errors(y, other) + _errors(y, candidate))[
-            :, [0, 1, 2, 3, 5, 4, 6]
-        ]
+        level = y - y[:1].sum()  # minus the first label: the variance stays, and that of equal labels is exactly 0
+        sums = [np.ones_like(y), level, level * level] + _errors(y, other) + _errors(y, candidate)
+        statistics = np.column_stack(sums)[:, [0, 1, 2, 3, 5, 4, 6]]
     else:
         cell = (y * classes + other.chosen) * classes + candidate.chosen
-        each = np.eye(classes**3)[cell.astype(int)]
+        statistics = np.eye(classes**3)[cell.astype(int)]
     if units is not None:
-        each = pd.DataFrame(each).groupby(_unit_numbers(units)).sum().to_numpy()
-    distinct, counts = np.unique(each, axis=0, return_counts=True)
+        statistics = pd.DataFrame(statistics).groupby(_unit_numbers(units)).sum().to_numpy()
+    distinct, counts = np.unique(statistics, axis=0, return_counts=True)
     rows = tuple(tuple(float(value) for value in row) for row in distinct)
     return Pair(kind=kind, classes=classes, statistics=rows, counts=tuple(int(count) for count in counts))
 
 
 def _unit_numbers(units: NDArray[np.object_]) -> NDArray[np.int_]:
-    """(rows,) a number for each unit; pandas itself would leave out the rows that have none."""
+    """(rows,) the number of each row's unit. Rows without a unit get numbers of their own: pandas would drop them."""
     numbers, names = pd.factorize(units)
     alone = numbers < 0
     return np.where(alone, len(names) + np.cumsum(alone), numbers)
@@ -120,10 +127,11 @@ def _unit_numbers(units: NDArray[np.object_]) -> NDArray[np.int_]:
 def _refuse_no_answers(classes: int, y: Floats, answers: Answers) -> None:
     if len(answers.chosen) != len(y):
         raise ValueError(f"each of {len(y)} rows needs an answer, but there are {len(answers.chosen)}")
-    whole = np.isfinite(answers.chosen) if not classes else np.isin(answers.chosen, np.arange(classes))
-    if not whole.all():
-        raise ValueError(f"an answer is a number or a class, but {int((~whole).sum())} of {len(y)} are none")
+    usable = np.isfinite(answers.chosen) if not classes else np.isin(answers.chosen, np.arange(classes))
+    if not usable.all():
+        raise ValueError(f"an answer is a number or a class, but {int((~usable).sum())} of {len(y)} are none")
 
 
 def _errors(y: Floats, answers: Answers) -> list[Floats]:
+    """The squared and the absolute error of each row."""
     return [np.square(y - answers.chosen), np.abs(y - answers.chosen)]

@@ -1,4 +1,4 @@
-"""What a use case may say about its model, one row a demand."""
+"""What a use case may say about its model. Each row of the tables is one demand."""
 
 from sklearn.base import is_classifier, is_regressor
 
@@ -9,6 +9,7 @@ from ml.models.recipe import Recipe
 
 
 def unmeasured(metric: str, recipe: Recipe) -> Broken:
+    """Says which metrics the target has if this is none of them; False if it is one."""
     known = METRICS[recipe.target.kind]
     return metric not in known and f"it is {metric!r} where {recipe.target.kind} has {', '.join(known)}"
 

@@ -1,4 +1,4 @@
-"""What the training stages hand on."""
+"""What the training stages hand to later stages."""
 
 from dataclasses import dataclass
 
@@ -7,9 +7,9 @@ from ml.storage.records import FileRef, Handle
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """One epoch's mean training loss, validation loss (log loss or RMSE) and validation score (F1 or R2).
+    """One epoch's mean training loss, its validation loss (log loss or RMSE) and its validation score (F1 or R2).
 
-    A class weight weighs both losses.
+    If the estimator has a class weight, both losses are weighted by it. The score is None where it is undefined.
     """
 
     epoch: int
@@ -20,8 +20,11 @@ class Epoch:
 
 @dataclass(frozen=True, kw_only=True)
 class Fit(Handle):
-    """`device` is where the fit ended; `notes` says what else than planned was done, for want of memory or of
-    numbers, and whether the loss rose."""
+    """A finished fit: the stored weights of the best epoch, and the history of all epochs.
+
+    `device` is where the fit ended. `notes` are sentences about what did not go as planned: memory ran out, a loss was
+    no number, or a loss rose.
+    """
 
     weights: FileRef
     best_epoch: int
@@ -34,12 +37,13 @@ class Fit(Handle):
 
     @property
     def best(self) -> Epoch:
+        """The epoch whose weights were kept."""
         return self.epochs[self.best_epoch - 1]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Upload(Handle):
-    """A packaged model where it will stay: every file of it, and the answers it must give."""
+    """A packaged model at its final place in the store: all its files, and the answers that it must give (`proof`)."""
 
     run_id: str
     folder: str
@@ -56,5 +60,7 @@ class Upload(Handle):
 
 @dataclass(frozen=True, kw_only=True)
 class Verified(Handle):
+    """How many files of the packaged model were verified, and on how many rows a fresh process gave equal answers."""
+
     files: int
     rows: int

@@ -1,4 +1,8 @@
-"""A candidate as files: the model's data and its own copy of `ml/serving`, in MLflow's format; and their proof."""
+"""Packages a candidate as files, and proves that they answer as the trained model did.
+
+The files are in MLflow's format: the model's data and a copy of `ml/serving`, so that loading them needs nothing of
+this project.
+"""
 
 import re
 import shutil
@@ -28,16 +32,16 @@ if TYPE_CHECKING:
 
 SERVING = Path(ml.serving.__file__).parent
 PROOF_ROWS = 256
-ENDING = re.compile(r"\w+( of [\w.]+)? at [\w.<> -]+:\d+")  # what `ml.models.proof_process` says of an exception
+ENDING = re.compile(r"\w+( of [\w.]+)? at [\w.<> -]+:\d+")  # how `ml.models.proof_process` names an exception
 
 
 def serving_name(source: Path = SERVING) -> str:
-    """The package name of a copy of the serving code: it holds the code's digest."""
+    """The name of the package that a copy of the serving code becomes. It contains the digest of the code."""
     return f"{SERVING_PREFIX}{digest_sources(source, sorted(source.rglob('*.py')))[:16]}"
 
 
 def write_model(model: "PackagedModel", folder: Path, source: Path = SERVING) -> None:
-    """An MLflow model folder that needs nothing of this project to be loaded."""
+    """Writes an MLflow model folder. Loading it needs nothing of this project."""
     with tempfile.TemporaryDirectory() as scratch:
         code = Path(scratch) / serving_name(source)
         shutil.copytree(source, code, ignore=shutil.ignore_patterns("__pycache__"))
@@ -53,7 +57,7 @@ def write_model(model: "PackagedModel", folder: Path, source: Path = SERVING) ->
 
 
 def synthetic_rows(columns: tuple[Column, ...], rules: tuple[Rule, ...]) -> pd.DataFrame:
-    """One made-up row: declared examples, or what rules on one column allow; nothing from data."""
+    """One made-up row, with nothing from data: each column's declared example, or a value that its own rules allow."""
     of_column = {column.name: [rule for rule in rules if rule.columns == (column.name,)] for column in columns}
     return pd.DataFrame({column.name: [_synthetic(column, of_column[column.name])] for column in columns})
 
@@ -70,7 +74,7 @@ def _synthetic(column: Column, rules: list[Rule]) -> object:
 
 
 def _middle(limits: list[Between]) -> float:
-    """Between the limits; near 0 where one side is open."""
+    """A number between the limits. It is near 0 if one side has no limit."""
     high = min((rule.maximum for rule in limits if rule.maximum is not None), default=None)
     low = max((rule.minimum for rule in limits if rule.minimum is not None), default=None)
     if low is None:
@@ -79,14 +83,17 @@ def _middle(limits: list[Between]) -> float:
 
 
 def travelling(use_case: Reading, rules: Iterable[Rule]) -> tuple[Rule, ...]:
-    """The rules inside a model: it judges a row alone, by the columns that it is given; uniqueness is a partition's."""
-    given = {column.name for column in use_case.features}
+    """The rules that go into the model: those that it can check on one row, with the features alone.
+
+    Rules on whole partitions, unique keys and rules on other columns stay outside.
+    """
+    features = {column.name for column in use_case.features}
     of_row = (rule for rule in rules if rule.scope == "row" and not isinstance(rule, UniqueKey))
-    return tuple(rule for rule in of_row if set(rule.columns) <= given)
+    return tuple(rule for rule in of_row if set(rule.columns) <= features)
 
 
 def refuse_broken_example(use_case: Table, rules: Iterable[Rule]) -> None:
-    """Raises ConfigError where the made-up row breaks a rule that travels with the model: it would have no answer."""
+    """Raises ConfigError if the made-up row breaks a rule inside the model, which would then refuse to answer it."""
     inside = travelling(use_case, rules)
     row = conform(synthetic_rows(use_case.features, inside), use_case.features)
     broken = [rule for rule in inside if rule.severity == "error" and rule.unexpected(row)[0]]
@@ -100,57 +107,60 @@ def refuse_broken_example(use_case: Table, rules: Iterable[Rule]) -> None:
 
 
 def upload_folder(store: Store, folder: Path, key: str) -> tuple[FileRef, ...]:
-    """Puts every file below `folder` under `key`."""
+    """Puts every file below `folder` into the store, under `key`."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return tuple(put_file(store, f"{key}/{path.relative_to(folder).as_posix()}", path.read_bytes()) for path in files)
 
 
 def fetch_model(store: Store, folder_key: str, files: tuple[FileRef, ...], cache: Path) -> Path:
-    """The model's files in a folder of their own on this disk, each verified by its digest. Raises Corrupt."""
+    """Copies the model's files to a folder of this disk's cache and returns it. Raises Corrupt for a wrong digest."""
     cached = DiskStore(cache)
     for file in files:
         data = get_file(store, file)
         if cached.get(file.key) != data:
-            cached.put(file.key, data)  # whole or not at all: another process may be loading the same model
+            cached.put(file.key, data)  # `put` replaces a whole file: another process may be loading the same model
     return cache / folder_key
 
 
 def make_proof(store: Store, key: str, model: "PackagedModel", rows: pd.DataFrame) -> FileRef:
-    """Raw rows with the answers that the model gave in the process that trained it."""
+    """Stores up to PROOF_ROWS raw rows together with the answers that the model gives in this process."""
     raw = rows[[column.name for column in model.columns]].head(PROOF_ROWS).reset_index(drop=True)
     answers = model.predict(raw).add_prefix("answer__")
     return put_file(store, key, to_parquet(pd.concat([raw, answers], axis=1)))
 
 
 def prove(store: Store, folder: Path, proof: FileRef) -> int:
-    """Compares the model's answers in a fresh process exactly; returns the rows compared. Raises Corrupt."""
+    """Compares the stored answers with those of a fresh process, and returns how many rows were compared.
+
+    Raises Corrupt unless all answers are exactly equal.
+    """
     frame = from_parquet(get_file(store, proof))
-    asked = [name for name in frame.columns if not name.startswith("answer__")]
-    seen = answers_of_a_fresh_process(folder, frame[asked]).add_prefix("answer__")
-    if not seen.equals(frame[[name for name in frame.columns if name not in asked]]):
+    inputs = [name for name in frame.columns if not name.startswith("answer__")]
+    answers = answers_of_a_fresh_process(folder, frame[inputs]).add_prefix("answer__")
+    if not answers.equals(frame[[name for name in frame.columns if name not in inputs]]):
         raise Corrupt("a model gives the same answers in a fresh process", "they differ", "run again on this machine")
     return len(frame)
 
 
 def answers_of_a_fresh_process(folder: Path, rows: pd.DataFrame) -> pd.DataFrame:
-    """What the model in the folder says to the rows where nothing of this process is imported. Raises Corrupt."""
+    """The model's answers to the rows, from a new process that imports nothing of ours. Raises Corrupt if it fails."""
     with tempfile.TemporaryDirectory() as scratch:
-        asked, answered = Path(scratch) / "rows.parquet", Path(scratch) / "answers.parquet"
-        rows.to_parquet(asked)
+        rows_file, answers_file = Path(scratch) / "rows.parquet", Path(scratch) / "answers.parquet"
+        rows.to_parquet(rows_file)
         script = Path(__file__).parent / "proof_process.py"
-        done = subprocess.run(
-            [sys.executable, "-P", str(script), str(folder), str(asked), str(answered)],
+        process = subprocess.run(
+            [sys.executable, "-P", str(script), str(folder), str(rows_file), str(answers_file)],
             cwd=scratch, capture_output=True, text=True, check=False,
         )  # fmt: skip
-        if done.returncode:
-            raise Corrupt(
-                "a registered model loads and answers in a fresh process", _ending(done), "run it again on this machine"
-            )
-        return pd.read_parquet(answered)
+        if process.returncode:
+            rule = "a registered model loads and answers in a fresh process"
+            raise Corrupt(rule, _ending(process), "run it again on this machine")
+        return pd.read_parquet(answers_file)
 
 
-def _ending(done: "subprocess.CompletedProcess[str]") -> str:
-    if done.returncode < 0:
-        return f"signal {-done.returncode} ended that"
-    last = (done.stderr.strip() or "it said nothing").splitlines()[-1]
+def _ending(process: "subprocess.CompletedProcess[str]") -> str:
+    """How the process ended. Other words than `proof_process` writes are not repeated: they may quote the rows."""
+    if process.returncode < 0:
+        return f"signal {-process.returncode} ended that"
+    last = (process.stderr.strip() or "it said nothing").splitlines()[-1]
     return last if ENDING.fullmatch(last) else "it ended with words that are not told"

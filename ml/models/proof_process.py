@@ -1,6 +1,7 @@
-"""Run as a script in a fresh process: loads an MLflow model folder and writes its answers to the given rows.
+"""A script for a fresh process: it loads an MLflow model folder and writes the model's answers to the given rows.
 
-What is raised ends it with the kind and the place on the last line: the words of a library may quote the rows.
+If anything raises, the last line on stderr names the kind of the exception and its place, and not its message: a
+library's message may quote the rows.
 """
 
 import sys
@@ -14,7 +15,7 @@ if __name__ == "__main__":
         import pandas as pd
 
         mlflow.pyfunc.load_model(folder).predict(pd.read_parquet(rows)).to_parquet(answers)
-    except Exception as error:  # noqa: BLE001 - whatever it is: the process ends with it
+    except Exception as error:  # noqa: BLE001 - any exception ends this process
         place = traceback.extract_tb(error.__traceback__)[-1]
         name = f" of {error.name}" if isinstance(error, ImportError) and error.name else ""
         sys.exit(f"{type(error).__name__}{name} at {Path(place.filename).name}:{place.lineno}")

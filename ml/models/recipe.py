@@ -8,7 +8,7 @@ from ml.models.networks.estimators import NetworkEstimator
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Dataset):
-    """A dataset and what learns from it: the unfitted `model`, and the `metric` that its threshold serves."""
+    """A dataset and what learns from it: the unfitted `model`, and the `metric` that its threshold is chosen for."""
 
     model: NetworkEstimator
     metric: str

@@ -1,4 +1,7 @@
-"""A candidate from cleaned rows: encode, fit, and what validation chooses after the fit (calibration, threshold)."""
+"""Makes a candidate from cleaned rows: encoding, the fit, and what validation rows choose after it.
+
+Validation rows choose the calibration and the threshold. Nothing here sees a test row.
+"""
 
 import logging
 import time
@@ -27,12 +30,12 @@ from ml.storage.records import Night
 from ml.storage.store import Store
 
 log = logging.getLogger("retrain.training")
-CHECKPOINT_SECONDS = 5.0  # putting one takes 1 to 12 ms on disk, as long as the epoch of a small use case
+CHECKPOINT_SECONDS = 5.0  # writing one takes 1 to 12 ms on disk, as long as an epoch of a small use case
 Floats = NDArray[np.float64]
 
 
 def encode(use_case: Reading, encoder: Encoder, frames: Iterable[pd.DataFrame]) -> tuple[NDArray[np.float32], Floats]:
-    """X (rows, width) and the labels that the network learns (rows,): logarithms where the target says so."""
+    """X (rows, width) and the labels that the network learns (rows,), which are logarithms if `target.log` is set."""
     parts = [(encoder.transform(frame), frame[LABEL].to_numpy(np.float64)) for frame in frames]
     y = np.concatenate([labels for _, labels in parts])
     return np.concatenate([rows for rows, _ in parts]), np.log(y) if use_case.target.log else y
@@ -47,9 +50,9 @@ def fit_candidate(
     on_epoch: OnEpoch,
     checkpoints: Checkpoints | None = None,
 ) -> NetworkEstimator:
-    """The use case's estimator, fitted on train rows with the best validation epoch's weights.
+    """Fits the use case's estimator on train rows; it keeps the weights of the epoch with the best validation loss.
 
-    Raises ConfigError where no epoch ends with numbers.
+    Raises ConfigError if the loss is no number after the first epoch.
     """
     estimator = clone(use_case.model).set_params(seed=night.seed, device=night.device)
     try:
@@ -61,23 +64,26 @@ def fit_candidate(
             checkpoints=checkpoints,
         )
     except Diverged:
-        seen = f"with learning_rate {estimator.learning_rate:g} it is none after the first epoch"
-        raise ConfigError(f"the loss of {use_case.name}'s model must stay a number", seen, "lower it") from None
+        value = f"with learning_rate {estimator.learning_rate:g} it is none after the first epoch"
+        raise ConfigError(f"the loss of {use_case.name}'s model must stay a number", value, "lower it") from None
 
 
 class StoredCheckpoints:
-    """One object of the store, replaced after an epoch if the last one is CHECKPOINT_SECONDS old.
+    """Keeps the checkpoint of a fit as one object in the store.
 
-    A fit goes on without a checkpoint that the store was not there to take.
+    It is replaced after an epoch if the last one was saved at least CHECKPOINT_SECONDS ago. If the store is
+    unavailable, the fit goes on without a new checkpoint.
     """
 
     def __init__(self, store: Store, key: str) -> None:
         self.store, self.key, self.saved_at = store, key, time.monotonic()
 
     def load(self) -> bytes | None:
+        """The checkpoint that was saved last; None if there is none."""
         return self.store.get(self.key)
 
     def save(self, checkpoint: bytes) -> None:
+        """Replaces the checkpoint, unless the last one is younger than CHECKPOINT_SECONDS."""
         if time.monotonic() - self.saved_at < CHECKPOINT_SECONDS:
             return
         try:
@@ -91,16 +97,16 @@ def package(
     use_case: Recipe, rules: tuple[Rule, ...], encoder: Encoder, network: TabularNetwork, night: Night,
     fit: Fit, validation: tuple[NDArray[np.float32], Floats],
 ) -> PackagedModel:  # fmt: skip
-    """The model that takes raw rows, with what validation chooses on its own CPU outputs.
+    """The packaged model, which takes raw rows. Its outputs on validation rows choose calibration and threshold.
 
-    Raises ConfigError where one of them is no number.
+    These outputs are computed on the CPU, as served answers are. Raises ConfigError if one of them is no number.
     """
     outputs = forward_in_blocks(network, validation[0], night.threads)
     if not np.isfinite(outputs).all():
-        lost = int((~np.isfinite(outputs).all(axis=1)).sum())
+        count = int((~np.isfinite(outputs).all(axis=1)).sum())
         raise ConfigError(
             f"the model of {use_case.name} must answer with numbers",
-            f"what it says to {lost} of {len(outputs)} validation rows is none",
+            f"what it says to {count} of {len(outputs)} validation rows is none",
             "lower its learning_rate",
         )
     return PackagedModel(
@@ -116,13 +122,17 @@ def package(
 
 
 def architecture(use_case: Recipe) -> Architecture:
+    """The shape of the network, which a packaged model needs to load its weights."""
     model, classes = use_case.model, len(use_case.target.classes)
     outputs = classes if use_case.target.kind == "multiclass" else 1
     return Architecture(hidden=tuple(model.hidden), activation=model.activation, outputs=outputs)
 
 
 def choose_output(use_case: Recipe, outputs: Floats, y: Floats, fit: Fit) -> Output:
-    """Scale, calibration and threshold, from the fit and from outputs (rows, outputs) on validation rows."""
+    """How outputs become answers: the scale of a regression, or the calibration and the threshold of a binary target.
+
+    `outputs` (rows, outputs) and `y` (rows,) are of validation rows.
+    """
     target = use_case.target
     if target.kind == "regression":
         return Output(kind=target.kind, mean=fit.target_mean, std=fit.target_std, log=target.log)
@@ -134,10 +144,10 @@ def choose_output(use_case: Recipe, outputs: Floats, y: Floats, fit: Fit) -> Out
 
 
 def calibrate(logits: Floats, y: Floats) -> tuple[float, float]:
-    """Slope and offset that make sigmoid(slope * logit + offset) a probability, from validation rows.
+    """Slope and offset that make sigmoid(slope * logit + offset) a probability; `logits` and `y` (rows,) of validation.
 
-    Platt (1999), with his smoothed targets: a few well separated rows must not make the model certain. A slope that
-    would not keep the order of the rows is refused for the identity.
+    This is Platt (1999) with his smoothed targets, so that a few well separated rows do not make the model certain.
+    A slope of 0 or less would change the order of the rows; then the logits stay as they are (slope 1, offset 0).
     """
     positives, negatives = float(y.sum()), float(len(y) - y.sum())
     smoothed = np.where(y == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
@@ -148,10 +158,11 @@ def calibrate(logits: Floats, y: Floats) -> tuple[float, float]:
 
 
 def best_threshold(metric: str, y: Floats, probability: Floats) -> float:
-    """The threshold with the best metric; between two probabilities their midpoint, of equals the nearest to 0.5.
+    """The threshold with the best metric on validation rows; `y` and `probability` are (rows,).
 
-    Recall is 1 wherever all positives are found, and precision may be for a single row: of the thresholds with the best
-    of either, the one with the largest F1 is taken. For accuracy the threshold may lie above all probabilities.
+    Thresholds lie midway between two neighbouring probabilities. Of equally good ones the nearest to 0.5 is taken. Many
+    thresholds can have a recall of 1, and a single row can have a precision of 1. So, for these two metrics, the
+    largest F1 decides between equals. For accuracy the threshold may lie above all probabilities.
     """
     cuts, position = np.unique(probability, return_inverse=True)
     chosen, hits = (np.bincount(position, weights)[::-1].cumsum()[::-1] for weights in (np.ones_like(y), y))
@@ -159,7 +170,7 @@ def best_threshold(metric: str, y: Floats, probability: Floats) -> float:
     if metric == "accuracy":
         chosen, hits = np.append(chosen, 0.0), np.append(hits, 0.0)
         middles = np.append(middles, max((cuts[-1] + 1) / 2, np.nextafter(cuts[-1], 2)))
-    # Each score is one division of whole numbers, or none: equal scores are equal floats.
+    # Each score is at most one division of whole numbers, so that equal scores are equal floats.
     f1 = 2 * hits / (y.sum() + chosen)
     if metric == "f1":
         score = f1
@@ -174,7 +185,10 @@ def best_threshold(metric: str, y: Floats, probability: Floats) -> float:
 
 
 def _between(lower: Floats, upper: Floats) -> Floats:
-    """Midpoints above `lower`: that of two neighbouring floats may round to the lower one, whose rows would be positive
-    with a threshold at their own probability."""
+    """Midpoints that are larger than `lower`.
+
+    The midpoint of two neighbouring floats may round down to the lower one. As a threshold it would make the rows of
+    the lower one positive, so the upper one is taken instead.
+    """
     middles = (lower + upper) / 2
     return np.where(middles > lower, middles, upper)

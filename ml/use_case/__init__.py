@@ -1,1 +1,5 @@
-"""The use case: what it may say (`declaration`), what it is (`definition`), finding and loading it (`loading`)."""
+"""The use case as one object.
+
+`definition` holds the class UseCase, `declaration` refuses what a file may not say, and `loading` finds use cases by
+name and loads them.
+"""

@@ -1,7 +1,7 @@
-"""How declarations are judged: the first thing that one may not say is a ConfigError that names its place and field.
+"""Checks the declarations in a use case's file: the first mistake raises a ConfigError that names its place and field.
 
-Types and bounds stand beside the fields, as hints that pydantic judges strictly. What fields must be together stands in
-the tables of the packages that own them.
+The type and the bounds of a field are type hints, which pydantic checks strictly. Demands on several fields together
+are rows of tables; each table stands in the package that owns the fields.
 """
 
 import functools
@@ -18,7 +18,7 @@ from ml.errors import ConfigError
 T = TypeVar("T")
 W = TypeVar("W")
 
-SOURCES = ("Source", "FileSource", "DatabaseSource")  # pydantic names which of them a value is not
+SOURCES = ("Source", "FileSource", "DatabaseSource")  # pydantic puts these names into the place of an error
 NEXT_STEPS: dict[tuple[str, type], str] = {
     ("tuple_type", str): "write it with brackets and a comma, like ('id',)",
     ("tuple_type", list): "write it with ( ) instead of [ ]",
@@ -30,16 +30,16 @@ UNIONS = {"calendar": "write one of them, BusinessDays(weekdays=..., holidays=..
 
 
 def refuse(table: Demands[T, W], part: T, whole: W, place: str) -> None:
-    """Raises ConfigError for the first demand on a part of a use case that it does not meet."""
+    """Raises ConfigError for the first demand of the table that this part of the use case does not meet."""
     for field, must, is_broken, next_step in table:
         broken = is_broken(part, whole)
         if broken:
-            seen = broken if isinstance(broken, str) else f"it is {_short(getattr(part, field))}"
-            raise ConfigError(f"{field} of {place} must {must}", seen, next_step)
+            value = broken if isinstance(broken, str) else f"it is {_short(getattr(part, field))}"
+            raise ConfigError(f"{field} of {place} must {must}", value, next_step)
 
 
 def refuse_types(part: Any, place: str) -> None:
-    """Raises ConfigError for the first field whose value is not of its type, or out of its bounds."""
+    """Raises ConfigError for the first field whose value has the wrong type or is out of its bounds."""
     names, hints = _hints(part.__class__)
     try:
         hints.validate_python(tuple(getattr(part, name) for name in names))
@@ -54,13 +54,13 @@ def refuse_types(part: Any, place: str) -> None:
 
 
 def _is_of_union(index: int | str) -> bool:
-    """Whether pydantic only names which of several types a value is not."""
+    """Whether this step of an error's place names one of several allowed types, and no position in the value."""
     return index in SOURCES or "[" in str(index)
 
 
 @functools.cache
 def _hints(kind: type) -> tuple[tuple[str, ...], TypeAdapter[Any]]:
-    """Names of a part's fields, and what judges all of their values as one tuple."""
+    """The names of a part's fields, and the adapter that checks all their values together as one tuple."""
     hinted: Any = cast(Any, kind).__init__ if is_estimator(kind) else kind
     names = set(inspect.signature(kind).parameters)
     hints = {name: hint for name, hint in get_type_hints(hinted, include_extras=True).items() if name in names}

@@ -39,13 +39,16 @@ class UseCase(Recipe, Operation):
 
     @functools.cached_property
     def digest(self) -> str:
-        """Digest of all that decides a result: functions count by their source, the estimator by its parameters."""
+        """Digest of every field that can change a result: functions by their source, the model by its parameters.
+
+        The fields of Operation are left out, for they only say when and how nights are run.
+        """
         operational = {field.name for field in fields(Operation)}
         return digest_value({name: value for name, value in plain_fields(self).items() if name not in operational})
 
 
 def _refuse_impossible(use_case: UseCase) -> None:
-    """Raises ConfigError for the first field of the use case, or of a part of it, that could only fail in a night."""
+    """Raises ConfigError for the first field that would otherwise fail only during a night."""
     refuse_types(use_case, f"the use case {use_case.name}")
     for place, part, _ in _parts(use_case):
         refuse_types(part, place)
@@ -59,7 +62,7 @@ def _refuse_impossible(use_case: UseCase) -> None:
 
 
 def _parts(use_case: UseCase) -> Iterator[tuple[str, Any, Demands[Any, Any]]]:
-    """Everything that a use case is made of: its name in sentences, itself, and what it must be."""
+    """Every part of the use case: what error messages call it, the part itself, and the table of demands on it."""
     name = use_case.name
     yield f"the source of {name}", use_case.source, SOURCE
     yield from ((f"column {column.name} of {name}", column, COLUMN) for column in use_case.columns)

@@ -1,4 +1,7 @@
-"""The examples' real data, written once below RETRAIN_HOME/data. The core never needs the packages it comes from."""
+"""Writes the real data of the example use cases, once, below RETRAIN_HOME/data.
+
+Only this needs the packages that the data come from; nothing else in the project imports them.
+"""
 
 import logging
 import shutil
@@ -13,7 +16,10 @@ log = logging.getLogger("retrain.demo")
 
 
 def write_demo_data(settings: Settings, use_case: UseCase) -> None:
-    """Writes the example's data if it brings any and it is not there yet, whole or not at all."""
+    """Writes the demo data of a use case that has any, unless its folder exists. The folder appears only when complete.
+
+    Raises ConfigError if the package that the data come from is not installed.
+    """
     folder = settings.data / use_case.name
     if use_case.demo is None or folder.exists():
         return

@@ -1,4 +1,7 @@
-"""Use cases by name: finding their files and loading them."""
+"""Finds use cases by name and loads their files.
+
+A file that cannot be used raises one ConfigError, which names the line and the next step.
+"""
 
 import ast
 import inspect
@@ -20,9 +23,10 @@ UNKNOWN_FIELD = re.compile(r"(\w+)(?:\.__init__)?\(\) got an unexpected keyword 
 
 
 def use_case_files(project: Path | None) -> dict[str, Path]:
-    """Every known use case by name, the project's own in place of ours; nothing is imported.
+    """The file of every known use case by its name. Nothing is imported.
 
-    Raises ConfigError for a folder that cannot be read.
+    If the project has a use case of the same name as one of ours, the project's counts. Raises ConfigError for a folder
+    that cannot be read.
     """
     folders = [Path(__file__).parents[1] / "use_cases", *([project / "use_cases"] if project else [])]
     files = (path for folder in folders for path in _python_files(folder))
@@ -41,7 +45,7 @@ def _python_files(folder: Path) -> list[Path]:
 
 
 def require_known(name: str, project: Path | None) -> Path:
-    """The use case's file. Raises UsageError with the known names and the nearest one."""
+    """The use case's file. Raises UsageError for an unknown name, with the known names and the most similar one."""
     files = use_case_files(project)
     if name in files:
         return files[name]
@@ -60,14 +64,14 @@ def _where_to_add(project: Path | None) -> str:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A use case, and the sources that it was made of."""
+    """A use case, and the source files that it was made of."""
 
     use_case: UseCase
     own: OwnModules
 
     @property
     def sources(self) -> str:
-        """Digest of its file with every module of its own, as they run."""
+        """Digest of its file and of all modules of its own, of the very bytes that run."""
         return digest_of_sources(self.own.main.source, self.own.digests)
 
 
@@ -76,29 +80,33 @@ _LOADING = threading.RLock()
 
 
 def load_use_case(name: str, project: Path | None) -> UseCase:
-    """The USE_CASE object of the file. Raises UsageError for an unknown name, ConfigError for an unusable file."""
+    """The file's USE_CASE object. Raises UsageError for an unknown name, ConfigError for a file that cannot be used."""
     return load(name, project).use_case
 
 
 def load(name: str, project: Path | None) -> Loaded:
-    """The use case as its file and modules are now; the same object as long as none of them changes."""
+    """The use case as its file and modules are now. The object stays the same until one of them changes.
+
+    Raises UsageError for an unknown name, ConfigError for a file that cannot be used.
+    """
     path = require_known(name, project)
-    with _LOADING:  # every stage of a night asks for it, and dates of a backfill side by side
-        kept = _LOADED.get(path)
-        if kept is None or not kept.own.is_as_read():
-            kept = _LOADED[path] = _loaded(name, path, project)
-        return kept
+    with _LOADING:  # threads call this at the same time: the dates of a backfill run side by side
+        loaded = _LOADED.get(path)
+        if loaded is None or not loaded.own.is_as_read():
+            loaded = _LOADED[path] = _loaded(name, path, project)
+        return loaded
 
 
 def _loaded(name: str, path: Path, project: Path | None) -> Loaded:
+    """Runs the file. Raises ConfigError unless it defines a use case of this name."""
     own = OwnModules(name, path, _bytes_of(path), project)
     use_case = getattr(_module(own, path), "USE_CASE", None)
     if not isinstance(use_case, UseCase):
-        seen = "it has none" if use_case is None else f"that is of type {type(use_case).__name__}"
-        raise ConfigError(f"{path.name} must define USE_CASE, a UseCase", seen, "define it")
+        value = "it has none" if use_case is None else f"that is of type {type(use_case).__name__}"
+        raise ConfigError(f"{path.name} must define USE_CASE, a UseCase", value, "define it")
     if use_case.name != name:
-        seen = f"it is {use_case.name!r}"
-        raise ConfigError(f"name of USE_CASE in {path.name} must be that of its file", seen, f"write {name!r}")
+        value = f"it is {use_case.name!r}"
+        raise ConfigError(f"name of USE_CASE in {path.name} must be that of its file", value, f"write {name!r}")
     return Loaded(use_case, own)
 
 
@@ -106,26 +114,27 @@ def _bytes_of(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        seen = f"the system says '{error.strerror}'"
-        raise ConfigError(f"{path.name} must be a file that can be read", seen, "mend it") from error
+        value = f"the system says '{error.strerror}'"
+        raise ConfigError(f"{path.name} must be a file that can be read", value, "mend it") from error
 
 
 def _module(own: OwnModules, path: Path) -> ModuleType:
+    """The file as a module. Whatever it raises becomes a ConfigError with its line."""
     try:
         return own.run()
     except ConfigError:
         raise
-    except (Exception, SystemExit) as error:  # what the file does of its own
+    except (Exception, SystemExit) as error:  # the file's own code may raise anything
         _refuse_old_place(error, path)
         _refuse_unknown_field(error, path)
-        says = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        message = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ConfigError(
-            f"{path.name} must be importable", f"{says}{_line_of(error, path)}", "mend the file"
+            f"{path.name} must be importable", f"{message}{_line_of(error, path)}", "mend the file"
         ) from error
 
 
 def _refuse_old_place(error: BaseException, path: Path) -> None:
-    """Raises ConfigError, with the line to write, where a module of ours was imported that is no longer there."""
+    """Raises ConfigError, with the line to write, if the file imports something of ours from where it no longer is."""
     if not isinstance(error, ImportError) or (error.name or "").partition(".")[0] != "ml":
         return
     public = [name for name in _names_asked_for(error) if name in ml.FACE]
@@ -137,12 +146,12 @@ def _refuse_old_place(error: BaseException, path: Path) -> None:
 
 
 def _names_asked_for(error: ImportError) -> list[str]:
-    """Those of the import statement that failed."""
+    """The names in the import statement that failed."""
     frames = traceback.extract_tb(error.__traceback__)
-    last = next(each for each in reversed(frames) if not _is_import_machinery(each.filename))
-    statements = ast.walk(ast.parse(Path(last.filename).read_bytes()))
-    found = [each for each in statements if isinstance(each, ast.ImportFrom) and each.lineno == last.lineno]
-    return [name.name for statement in found for name in statement.names]
+    last = next(frame for frame in reversed(frames) if not _is_import_machinery(frame.filename))
+    nodes = ast.walk(ast.parse(Path(last.filename).read_bytes()))
+    imports = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.lineno == last.lineno]
+    return [alias.name for statement in imports for alias in statement.names]
 
 
 def _is_import_machinery(file: str) -> bool:
@@ -150,34 +159,34 @@ def _is_import_machinery(file: str) -> bool:
 
 
 def _refuse_unknown_field(error: BaseException, path: Path) -> None:
-    """Raises ConfigError, with the nearest field, where the error is that of a mistyped one."""
-    typed = UNKNOWN_FIELD.match(str(error)) if isinstance(error, TypeError) else None
-    owner = _known_where_it_happened(error, typed[1]) if typed else None
-    if typed is None or owner is None:
+    """Raises ConfigError, with the most similar field, if the error comes from a mistyped field."""
+    unknown = UNKNOWN_FIELD.match(str(error)) if isinstance(error, TypeError) else None
+    owner = _known_where_it_happened(error, unknown[1]) if unknown else None
+    if unknown is None or owner is None:
         return
     try:
         fields = list(inspect.signature(owner).parameters)
     except (TypeError, ValueError):
         return
-    if not fields or typed[2] in fields:  # another thing of the same name
+    if not fields or unknown[2] in fields:  # then the error is about something else of the same name
         return
     raise ConfigError(
-        f"a field of {typed[1]} in {path.name} must be one that it has",
-        f"{typed[2]!r} is none{_line_of(error, path)}",
-        did_you_mean(typed[2], fields, f"write one of {', '.join(fields)}"),
+        f"a field of {unknown[1]} in {path.name} must be one that it has",
+        f"{unknown[2]!r} is none{_line_of(error, path)}",
+        did_you_mean(unknown[2], fields, f"write one of {', '.join(fields)}"),
     ) from error
 
 
 def _known_where_it_happened(error: BaseException, name: str) -> Callable[..., Any] | None:
-    """What has this name there, or a class that inherits from it: that may be a function which the file calls."""
+    """The class or function of this name in the module that raised the error, or else a class that inherits from it."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    classes = [each for each in frame.f_globals.values() if isinstance(each, type)]
-    heirs = (each for each in classes if name in [base.__name__ for base in each.__mro__])
-    found = frame.f_globals.get(name) or next(heirs, None)
-    return found if callable(found) else None
+    classes = [value for value in frame.f_globals.values() if isinstance(value, type)]
+    heirs = (cls for cls in classes if name in [base.__name__ for base in cls.__mro__])
+    owner = frame.f_globals.get(name) or next(heirs, None)
+    return owner if callable(owner) else None
 
 
 def _line_of(error: BaseException, path: Path) -> str:
-    """Where in the file it happened; a SyntaxError says so itself."""
+    """The line of the file that raised the error, in brackets; empty for a SyntaxError, which names its line itself."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     return f" (line {lines[-1]})" if lines else ""

@@ -1,4 +1,4 @@
-"""What a use case says about how its nights are run. None of it decides a result."""
+"""What a use case says about when and how its nights are run. None of these fields can change a result."""
 
 import re
 from dataclasses import dataclass
@@ -13,8 +13,11 @@ from ml.declarations import Demands
 
 @dataclass(frozen=True, kw_only=True)
 class Retention:
-    """What `retrain gc` leaves: the newest `versions` beside all that ever served; resumable stages and partition
-    states for `state_days` after they were written; quarantined rows for `quarantine_days`."""
+    """What `retrain gc` keeps.
+
+    It keeps all versions that ever were champion and the newest `versions` of the others. Stages to resume from and
+    states of partitions are kept for `state_days` days after they were written, quarantined rows for `quarantine_days`.
+    """
 
     versions: PositiveInt = 10
     state_days: PositiveInt = 30
@@ -26,9 +29,13 @@ KEEP_THE_USUAL = Retention()
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
-    """`replay_from` makes scheduled nights walk through old data, from that date on. `missed_nights` says which of the
-    nights are made up for that came while the machine was down, `missed_within_days` how old they may be.
-    `on_inconclusive` says whether the champion just stays where gates cannot tell, or an operator is asked."""
+    """When nights start, and what happens if one was missed or its gates cannot tell.
+
+    `schedule` is a cron line in the use case's time zone. `replay_from` makes scheduled nights walk through old data,
+    one date after the other from this one on. `missed_nights` says which of the nights that were missed while the
+    machine was down run later; only those of the last `missed_within_days` days can. `on_inconclusive` says what
+    happens if the gates cannot tell: the champion stays, or an operator is asked.
+    """
 
     schedule: str | None = None
     replay_from: date | None = None
@@ -39,7 +46,10 @@ class Operation:
 
 
 def _is_cron(line: str) -> bool:
-    """What both cronsim and Prefect's croniter read: neither seconds nor the last weekday of a month."""
+    """Whether cronsim and Prefect's croniter both understand the line.
+
+    Seconds, and the last or nearest weekday of a month, are refused because only one of the two knows them.
+    """
     try:
         CronSim(line, datetime(2024, 1, 1))
     except CronSimError:

@@ -1,8 +1,9 @@
-"""A use case's own modules: what its file imports that is neither Python's, nor installed, nor ours.
+"""A use case's own modules: all modules that its file imports and that are not Python's, installed or ours.
 
-Which they are is read from the sources, also from inside functions, before anything calls them. Each runs from the very
-bytes that were read, under a name that only this use case uses: two use cases with modules of one name, or a module
-that was mended while the process runs, never share code. A module that no import statement names is refused.
+They are found by reading the import statements in the sources, those inside functions too, before anything runs. Each
+module runs from the very bytes that were read, under a name that only this use case uses. So two use cases may have
+modules of the same name, and a module that is edited while the process runs is loaded anew. A module that no import
+statement names is refused: its code would not be part of the run's key.
 """
 
 import ast
@@ -36,16 +37,16 @@ from ml.errors import ConfigError
 
 SUFFIXES = (*EXTENSION_SUFFIXES, *SOURCE_SUFFIXES, *BYTECODE_SUFFIXES)
 OURS = Path(__file__).resolve().parents[2]
-OUR_PACKAGES = ("ml", "expectations", "tasks", "flows", "deployments")  # a run's key has their digest
+OUR_PACKAGES = ("ml", "expectations", "tasks", "flows", "deployments")  # their digest is part of a run's key anyway
 INSTALLED = {"site-packages", "dist-packages"}
 PYTHONS = tuple({os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")})
-BY_PATH = {"spec_from_file_location", "SourceFileLoader", "run_path"}  # what runs a file without importing it by name
-_ADDED: set[str] = set()  # folders that use cases' files added to sys.path
+BY_PATH = {"spec_from_file_location", "SourceFileLoader", "run_path"}  # they run a file without importing it by name
+_ADDED: set[str] = set()  # the folders that files of use cases have added to sys.path
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a module lies: its file, None for a folder without one; and of a package, where its modules are."""
+    """Where a module lies: its file (None for a folder without `__init__`), and the folders of a package's modules."""
 
     file: str | None
     folders: tuple[str, ...] = ()
@@ -53,7 +54,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Module:
-    """An own module as it was read."""
+    """An own module, with the bytes of its file when it was read."""
 
     name: str
     place: Place
@@ -66,24 +67,27 @@ class Module:
 
     @property
     def package(self) -> str:
-        """What its relative imports begin at."""
+        """The package that its relative imports start from."""
         return self.name if self.place.folders else self.name.rpartition(".")[0]
 
 
 class AsRead(SourceFileLoader):
-    """Runs the bytes that were read: the file may hold others a moment later."""
+    """Runs the bytes that were read, because the file may have changed since."""
 
     def __init__(self, fullname: str, path: Path, source: bytes) -> None:
         super().__init__(fullname, str(path))
         self.source = source
 
     def get_code(self, fullname: str) -> CodeType:
-        """Raises SyntaxError, ValueError. Nothing compiled is kept beside the file."""
+        """The compiled source; no compiled file is written. Raises SyntaxError or ValueError if that cannot be done."""
         return self.source_to_code(self.source, self.get_filename(fullname))
 
 
 class OwnModules:
-    """The modules of one use case's file: what was read of them, and what runs."""
+    """The own modules of one use case's file: `read` has their sources, `running` the modules that were loaded.
+
+    `named` holds every module name that an import statement mentions, `places` where Python finds each of them.
+    """
 
     def __init__(self, use_case: str, file: Path, source: bytes, project: Path | None) -> None:
         self.prefix = f"retrain_use_case_{use_case}"
@@ -94,17 +98,20 @@ class OwnModules:
         self.named: set[str] = set()
         self.read: dict[str, Module] = {}
         self.running: dict[str, ModuleType] = {}
-        self.path: tuple[str, ...] | None = None  # where modules are looked for, once the file has run
+        self.path: tuple[str, ...] | None = None  # sys.path after the file ran; None until then
         self.places: dict[str, Place | None] = {}
         self.lock = threading.RLock()
 
     @property
     def digests(self) -> dict[str, str]:
-        """Digest of every own module, by its name."""
+        """The digest of every own module, by the module's name."""
         return {name: digest_bytes(self.read[name].source) for name in sorted(self.read)}
 
     def run(self) -> ModuleType:
-        """The use case's file as a module, and all that it may import later read. Raises what the file raises."""
+        """Runs the use case's file and returns it as a module. Afterwards all that it may import later has been read.
+
+        Raises what the file raises.
+        """
         spec = importlib.util.spec_from_file_location(
             self.prefix, self.file, loader=AsRead(self.prefix, self.file, self.main.source)
         )
@@ -116,7 +123,7 @@ class OwnModules:
         return module
 
     def is_as_read(self) -> bool:
-        """Whether every file still holds the bytes that were read, and no name has come to mean another file."""
+        """Whether every file still holds the bytes that were read, and every name still leads to the same file."""
         try:
             same = all(module.file.read_bytes() == module.source for module in (self.main, *self.read.values()))
         except OSError:
@@ -124,6 +131,7 @@ class OwnModules:
         return same and self._places() == self.places
 
     def _read_all(self) -> None:
+        """Reads every own module that is named, then those that these name, until no new name comes up."""
         waiting = set(self.named)
         while waiting:
             before = set(self.named)
@@ -137,7 +145,7 @@ class OwnModules:
         return {name: self._place(name, listing) for name in self.named}
 
     def _read(self, name: str) -> Module | None:
-        """The own module of this name, read once; None if there is none, or it is a folder without a file."""
+        """The own module of this name, read from disk once; None if there is none or it is a folder without a file."""
         if name not in self.read:
             place = self._own_place(name)
             if place is None or place.file is None:
@@ -154,14 +162,14 @@ class OwnModules:
         return place if place is not None and _is_own(name, place) else None
 
     def _place(self, name: str, listing: Callable[[str], frozenset[str]]) -> Place | None:
-        """Where Python would find the module, or else beside the use case's file or in its project."""
+        """Where Python would find the module; if nowhere, its place beside the use case's file or in the project."""
         parent, _, tail = name.rpartition(".")
         if parent:
             above = self._place(parent, listing)
             return _look(tail, above.folders, listing) if above else None
         if tail in sys.stdlib_module_names:
             return None
-        if name == self.main.package:  # of relative imports
+        if name == self.main.package:  # that relative imports start from
             return Place(None, (str(self.file.parent),))
         path = self.path if self.path is not None else sys.path
         return _look(tail, path, listing) or _found_otherwise(tail) or _look(tail, self.last_folders, listing)
@@ -169,23 +177,23 @@ class OwnModules:
     def _import(
         self, package: str, name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0
     ) -> ModuleType:
-        """What an import statement of an own module does, in place of Python's `__import__`."""
+        """Replaces Python's `__import__` for the import statements of own modules."""
         full = importlib.util.resolve_name("." * level + name, package) if level else name
         if not any(self._own_place(above) for above in _with_those_above(full)):
-            found = builtins.__import__(name, globals, locals, fromlist, level)
-            if not full.startswith(self.prefix):  # as pickle looks up a class
+            imported = builtins.__import__(name, globals, locals, fromlist, level)
+            if not full.startswith(self.prefix):  # pickle looks up classes by names with the prefix
                 _refuse_unreadable(full)
-            return self._importlib() if found is importlib else found
+            return self._importlib() if imported is importlib else imported
         module = self._load(full)
         if not fromlist:
             return self._load(full.partition(".")[0])
-        for each in fromlist if hasattr(module, "__path__") else ():
-            if each != "*" and not hasattr(module, each) and self._own_place(f"{full}.{each}"):
-                self._load(f"{full}.{each}")
+        for attribute in fromlist if hasattr(module, "__path__") else ():
+            if attribute != "*" and not hasattr(module, attribute) and self._own_place(f"{full}.{attribute}"):
+                self._load(f"{full}.{attribute}")
         return module
 
     def _importlib(self) -> ModuleType:
-        """Python's, whose `import_module` knows the own modules."""
+        """A copy of Python's `importlib` with an `import_module` that knows the own modules."""
         own = ModuleType("importlib")
         vars(own).update(vars(importlib))
         vars(own)["import_module"] = self._import_module
@@ -197,7 +205,10 @@ class OwnModules:
         return self._load(full)
 
     def _load(self, name: str) -> ModuleType:
-        """The module of this name after those above it: own ones as they were read, others as Python has them."""
+        """The module of this name; the packages above it are loaded first.
+
+        Own modules run from the bytes that were read, all others are imported by Python.
+        """
         parent, _, tail = name.rpartition(".")
         above = self._load(parent) if parent else None
         with self.lock:
@@ -212,6 +223,7 @@ class OwnModules:
         return module
 
     def _run_own(self, name: str, place: Place) -> ModuleType:
+        """Runs an own module. Raises ConfigError if no import statement names it."""
         if name not in self.named:
             raise ConfigError(
                 "every own module of a use case stands in an import statement, so that its code is part of the keys",
@@ -232,10 +244,11 @@ class OwnModules:
         return self._executed(spec, read.package, name)
 
     def _executed(self, spec: Any, package: str, name: str | None = None) -> ModuleType:
+        """Runs the module of this spec, with our `_import` for its import statements."""
         module = importlib.util.module_from_spec(spec)
         own_import = functools.partial(self._import, package)
         vars(module)["__builtins__"] = {**vars(builtins), "__import__": own_import}
-        sys.modules[spec.name] = module  # where dataclasses look up what their hints name
+        sys.modules[spec.name] = module  # dataclasses look up the names in their hints there
         if name is not None:
             self.running[name] = module
         try:
@@ -249,7 +262,7 @@ class OwnModules:
 
 @contextmanager
 def _path_of_its_own() -> Iterator[None]:
-    """While a use case's file runs, sys.path is without what the files of others added to it."""
+    """Hides, while a use case's file runs, the folders that files of other use cases have added to sys.path."""
     before = list(sys.path)
     sys.path[:] = base = [folder for folder in before if folder not in _ADDED]
     base = list(base)
@@ -261,27 +274,29 @@ def _path_of_its_own() -> Iterator[None]:
 
 
 def names_in(module: Module) -> set[str]:
-    """Every module that the source may mean by its import statements, functions' too, with the packages above each.
+    """The names of all modules that the import statements may mean, those in functions too, and of the packages above.
 
-    Raises SyntaxError, ValueError; ConfigError for code that runs a file by its path, which no statement names.
+    Raises SyntaxError or ValueError for a source that cannot be parsed, and ConfigError for code that runs a file by
+    its path instead of importing it.
     """
     if module.file.suffix not in SOURCE_SUFFIXES:
         return set()
-    found: set[str] = set()
+    names: set[str] = set()
     for node in ast.walk(ast.parse(module.source, str(module.file))):
         _refuse_by_path(module, node)
-        found.update(name for named in _named(node, module.package) for name in _with_those_above(named))
-    return found
+        names.update(name for named in _named(node, module.package) for name in _with_those_above(named))
+    return names
 
 
 def _named(node: ast.AST, package: str) -> list[str]:
+    """The modules that a statement, or a call of `import_module`, may import; none for any other node."""
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     if isinstance(node, ast.ImportFrom):
         base = _absolute("." * node.level + (node.module or ""), package)
         return [base, *(f"{base}.{alias.name}" for alias in node.names if alias.name != "*")] if base else []
     if isinstance(node, ast.Call) and _name_of(node.func) in {"import_module", "__import__"} and node.args:
-        texts = [each.value for each in node.args if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+        texts = [arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
         return [_absolute(texts[0], texts[1] if len(texts) > 1 else package)] if texts else []
     return []
 
@@ -289,7 +304,7 @@ def _named(node: ast.AST, package: str) -> list[str]:
 def _absolute(name: str, package: str) -> str:
     try:
         return importlib.util.resolve_name(name, package)
-    except ImportError:  # which Python raises when the line runs
+    except ImportError:  # Python raises it again when the line runs
         return ""
 
 
@@ -307,6 +322,7 @@ def _refuse_by_path(module: Module, node: ast.AST) -> None:
 
 
 def _with_those_above(name: str) -> list[str]:
+    """The name of a module and of all packages above it: `a.b.c` gives a, a.b and a.b.c."""
     parts = name.split(".")
     return [".".join(parts[: number + 1]) for number in range(len(parts))] if name else []
 
@@ -319,7 +335,10 @@ def _names_in(folder: str) -> frozenset[str]:
 
 
 def _look(tail: str, folders: Sequence[str], listing: Callable[[str], frozenset[str]]) -> Place | None:
-    """As Python looks: in each folder a package, then a file; folders without a file only where neither is found."""
+    """Searches as Python does: each folder for a package, then for a file.
+
+    A folder without `__init__` counts only if no folder has either.
+    """
     bare = []
     for folder in folders:
         names, inside = listing(folder), f"{folder or '.'}/{tail}"
@@ -336,7 +355,7 @@ def _look(tail: str, folders: Sequence[str], listing: Callable[[str], frozenset[
 
 
 def _found_otherwise(name: str) -> Place | None:
-    """By what installed packages added to Python's import: editable installs do."""
+    """Asks the finders that installed packages have added to Python's import, as editable installs do."""
     for finder in sys.meta_path:
         if finder in (BuiltinImporter, FrozenImporter, PathFinder):
             continue
@@ -353,7 +372,7 @@ def _is_own(name: str, place: Place) -> bool:
 
 
 def _is_own_file(file: str, depth: int) -> bool:
-    """`depth` folders below one in which modules are looked for."""
+    """Whether a file is the user's own. It lies `depth` folders below the folder in which modules are looked for."""
     path, real = Path(file), os.path.realpath(file)
     if INSTALLED & {*path.parts} or any(real.startswith(f"{folder}{os.sep}") for folder in PYTHONS):
         return False
@@ -365,14 +384,16 @@ def _is_own_file(file: str, depth: int) -> bool:
 
 @functools.lru_cache(maxsize=64)
 def _installed_in(folder: str) -> frozenset[str]:
-    """Top files and folders that distributions below this folder brought: `pip install --target` leaves such ones."""
+    """The files and folders directly below this folder that were installed there, as `pip install --target` does."""
     distributions = [PathDistribution(path) for path in Path(folder).glob("*.dist-info")]
-    return frozenset(file.parts[0] for each in distributions for file in each.files or ())
+    return frozenset(file.parts[0] for distribution in distributions for file in distribution.files or ())
 
 
 def _refuse_unreadable(name: str) -> None:
-    """Raises ConfigError where Python took a module from elsewhere than a file that can be read, or in the name of one
-    of Python's own: its code would not be part of the keys."""
+    """Raises ConfigError if Python imported a user's module whose code is not part of the keys.
+
+    That is one inside an archive, or one with the name of one of Python's own modules.
+    """
     top = name.partition(".")[0]
     spec = getattr(sys.modules.get(top), "__spec__", None)
     origin = spec.origin if spec is not None and spec.has_location else None
@@ -387,6 +408,6 @@ def _refuse_unreadable(name: str) -> None:
 
 
 def digest_of_sources(source: bytes, own: Mapping[str, str]) -> str:
-    """Digest of a use case's file together with its own modules; of the file alone where it has none."""
+    """Digest of a use case's file and of the digests of its own modules; of the file alone if it has none."""
     file = digest_bytes(source)
     return digest_bytes("\n".join([file, *(f"{name} {own[name]}" for name in sorted(own))]).encode()) if own else file

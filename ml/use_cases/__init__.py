@@ -1,1 +1,1 @@
-"""One file a use case; each defines USE_CASE."""
+"""The example use cases, one in each file. Each file defines USE_CASE and imports only from `ml` itself."""

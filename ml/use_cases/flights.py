@@ -116,7 +116,7 @@ USE_CASE = UseCase(
         NotWorseThanReference(metric="f1", max_drop=0.02, why="small losses may not add up to more than this"),
     ),
     min_rows=300,
-    schedule="0 9 * * *",  # by then yesterday's last flight to the west coast has landed
+    schedule="0 9 * * *",  # by 9:00 yesterday's last flight to the west coast has landed
     replay_from=date(2013, 10, 1),
     demo=write_demo_data,
 )

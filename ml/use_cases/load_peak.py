@@ -23,18 +23,19 @@ from ml import (
 )
 
 HOMES = tuple(f"home_{number}" for number in range(1, 18))
-# The 80 % quantile of all homes' loads from August 2016 to January 2017, found once: a limit that moved with the window
-# would call the same hour a peak in one model and not in the next.
+# The 80 % quantile of all homes' loads from August 2016 to January 2017. It is a constant: a limit computed from each
+# window would call the same hour a peak for one model and none for the next.
 PEAK_KWH = 1.872
-# Its forecasts are left out: they equal what was measured 6, 12 and 24 hours later, which nobody can know.
+# The set's weather forecasts are left out: they are what was measured 6, 12 and 24 hours later, which nobody can know.
 WEATHER = {
     "Outdoor Drybulb Temperature [C]": "temperature",
     "Relative Humidity [%]": "humidity",
     "Diffuse Solar Radiation [W/m2]": "diffuse_radiation",
     "Direct Solar Radiation [W/m2]": "direct_radiation",
 }
-# Hours before the row's; the last is the predicted hour on the day before. Lags are columns of the raw row, because a
-# row is read alone: the hours before midnight lie in another partition, and who asks the model sends a single hour.
+# How many hours earlier each load was measured; 23 hours before the row is the predicted hour on the day before. These
+# loads are columns of the raw row, because a row is read alone: the hours before midnight are in another partition, and
+# a caller who asks the model sends a single hour.
 LAGS = {"load_1h_ago": 1, "load_2h_ago": 2, "load_23h_ago": 23}
 
 
@@ -103,7 +104,8 @@ USE_CASE = UseCase(
         NotWorseThanChampion(metric="f1", max_drop=0.02, why="28 days show a difference of 0.02 and little less"),
         NotWorseThanReference(metric="f1", max_drop=0.03, why="small losses may not add up to more than this"),
     ),
-    # as_of is a day, not an hour: the last label of D - 1 is measured at 01:00 on D, so a run as of D leaves D - 1 out.
+    # The label of the last hour of day D - 1 is measured at 01:00 on day D. A run as of D uses what was known when D
+    # began, so it must leave D - 1 out.
     label_delay_days=1,
     window_days=365,
     test_days=28,

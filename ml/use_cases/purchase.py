@@ -2,7 +2,8 @@
 
 Data: 5,822 customers of a Dutch insurer, the social figures of their post code and their other policies (Caravan of the
 R package ISLR, supplied by Sentient Machine Research for the CoIL Challenge 2000). The moment of prediction is before a
-mailing. Caveat: customers of one post code share its 43 figures, so that test rows are kin of train rows.
+mailing. Caveat: customers of one post code share its 43 figures, so test rows resemble train rows more than new
+customers will.
 """
 
 from pathlib import Path
@@ -19,17 +20,18 @@ from ml import (
     UseCase,
 )
 
-# Codes without an order: 41 types of customer, in 10 groups.
+# Codes without an order, with the number of codes: 41 types of customer, which form 10 groups.
 CATEGORIES = {"mostype": 41, "moshoofd": 10}
-# Steps: house count, household size, age, purchasing power.
+# Ordered steps, with the highest step: number of houses, size of household, age, purchasing power.
 STEPS = {"maanthui": 10, "mgemomv": 6, "mgemleef": 6, "mkoopkla": 8}
-# Tenths of the post code's people: religion, family, schooling, work, class, home, car, health insurance, income.
+# Shares of the post code's people, in tenths: religion, family, schooling, work, class, home, car, health insurance and
+# income.
 SHARES = """
     mgodrk mgodpr mgodov mgodge mrelge mrelsa mrelov mfalleen mfgekind mfwekind moplhoog moplmidd mopllaag
     mberhoog mberzelf mberboer mbermidd mberarbg mberarbo mska mskb1 mskb2 mskc mskd mhhuur mhkoop maut1 maut2
     maut0 mzfonds mzpart minkm30 mink3045 mink4575 mink7512 mink123m minkgem
 """.split()
-# Twenty-one kinds of policy: p + kind is what the customer pays for it in steps, a + kind how many there are.
+# Twenty-one kinds of policy. Column p + kind is what the customer pays for it, in steps; a + kind is their number.
 POLICIES = """
     wapart wabedr waland persaut besaut motsco vraaut aanhang tractor werkt brom leven persong gezong waoreg
     brand zeilpl plezier fiets inboed bystand

@@ -1,7 +1,7 @@
-"""The training loop: gradient descent epoch by epoch, resumed after a kill, and in the memory that there is.
+"""The training loop: gradient descent, epoch by epoch.
 
-All that the next epoch depends on is a `Progress`. As bytes it is the checkpoint, and the point from which an epoch
-that ran out of memory begins again.
+A `Progress` holds everything that the next epoch depends on. Its bytes serve twice: as the checkpoint from which a
+killed fit resumes, and as the starting point to which the loop goes back if memory runs out during an epoch.
 """
 
 from __future__ import annotations
@@ -31,15 +31,18 @@ if TYPE_CHECKING:
 log = logging.getLogger("retrain.training")
 CHECKPOINT_FORMAT = 1
 DIGEST_LENGTH = 64
-EXPLODED = 10.0  # times the loss of one answer for all rows; first epochs of working fits stay under 3
-SMALL_LOSS = 1e-3  # where nearly all labels are equal
-FEW_EPOCHS = 3  # two that rise may be noise
-JUDGED_ROWS = 8192  # at once; one layer of 1,000 units takes 33 MB for them
+EXPLODED = 10.0  # a train loss so many times that of one answer for all rows; working fits stay under 3
+SMALL_LOSS = 1e-3  # the loss of one answer for all rows counts as at least this: nearly all labels may be equal
+FEW_EPOCHS = 3  # a curve of fewer epochs that only rises may be noise
+JUDGED_ROWS = 8192  # rows that are judged at once; one layer of 1,000 units takes 33 MB for them
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def divergence(epochs: list[Epoch], constant_loss: float) -> list[str]:
-    """What shows that descent went up: a train loss far above that of one answer for all, or a curve that only rose."""
+    """Sentences that say how the loss rose; none if it did not.
+
+    Either the train loss was far above that of one answer for all rows, or a curve rose in every epoch.
+    """
     curves = {"train": [e.train_loss for e in epochs], "validation": [e.validation_loss for e in epochs]}
     highest, lower = max(curves["train"], default=0.0), "a lower learning_rate may help."
     if highest > EXPLODED * max(constant_loss, SMALL_LOSS):
@@ -52,20 +55,22 @@ def divergence(epochs: list[Epoch], constant_loss: float) -> list[str]:
 
 
 class Checkpoints(Protocol):
-    """The place of one fit's last checkpoint."""
+    """Where the last checkpoint of one fit is kept."""
 
     def load(self) -> bytes | None:
-        """What was saved last, None if nothing was."""
+        """The checkpoint that was saved last; None if there is none."""
 
-    def save(self, checkpoint: bytes) -> None: ...
+    def save(self, checkpoint: bytes) -> None:
+        """Replaces the last checkpoint. It may skip one that follows the last too soon."""
 
 
 @dataclass
 class Progress:
-    """How far a fit has come between two epochs.
+    """The state of a fit between two epochs.
 
-    `generator` draws batches and noise, on the CPU whatever the `device`. `rows_at_once` bounds the rows that go
-    through the network together; None as long as memory did not run out. `notes` says where it did, by epoch.
+    `generator` draws batches and noise; it is on the CPU whatever the `device` is. `rows_at_once` limits how many rows
+    go through the network together; it is None until memory runs out. `notes` maps the number of an epoch to a sentence
+    about what went wrong in it.
     """
 
     network: TabularNetwork
@@ -79,19 +84,21 @@ class Progress:
     notes: dict[int, str] = field(default_factory=dict)
 
     def record(self, epoch: Epoch) -> None:
+        """Adds a finished epoch, and keeps the weights if its validation loss is the best so far."""
         self.epochs.append(epoch)
-        best = min(self.epochs, key=lambda each: each.validation_loss)  # the first of equals
+        best = min(self.epochs, key=lambda past: past.validation_loss)  # the first of equals
         if best is epoch:
             weights = self.network.state_dict()
             self.best_weights = {name: weight.detach().cpu().clone() for name, weight in weights.items()}
             self.best_epoch = epoch.epoch
 
     def best_network(self) -> TabularNetwork:
+        """The network with the weights of the best epoch, on the CPU."""
         self.network.load_state_dict(self.best_weights)
         return self.network.to("cpu").eval()
 
     def tensors(self) -> bytes:
-        """Weights, best weights, and the states of optimiser and generator, as safetensors."""
+        """The weights, the best weights and the states of optimizer and generator, as bytes in safetensors' format."""
         moments = self.optimizer.state_dict()["state"]
         flat = {f"{index}/{name}": value for index, values in moments.items() for name, value in values.items()}
         groups = {"weights": self.network.state_dict(), "best": self.best_weights, "optimizer": flat}
@@ -99,7 +106,7 @@ class Progress:
         return save({**named, "generator": self.generator.get_state()})
 
     def restore(self, tensors: bytes) -> None:
-        """Inverse of `tensors`, on whichever device the network is; gradients are dropped."""
+        """Inverse of `tensors`. The network stays on its device; gradients are dropped."""
         groups: dict[str, dict[str, Tensor]] = defaultdict(dict)
         for key, value in load(tensors).items():
             group, _, name = key.partition("/")
@@ -119,20 +126,21 @@ class Progress:
         self.optimizer.zero_grad(set_to_none=True)
 
     def facts(self) -> bytes:
-        """What is no tensor, as one line of JSON."""
+        """The fields that are no tensors, as one line of JSON."""
         facts = {name: getattr(self, name) for name in ("best_epoch", "device", "rows_at_once", "notes")}
         return canonical_json({**facts, "epochs": [vars(epoch) for epoch in self.epochs]})
 
-    def restore_facts(self, facts: bytes) -> None:
-        found = json.loads(facts)
-        self.best_epoch, self.device, self.rows_at_once = found["best_epoch"], found["device"], found["rows_at_once"]
-        self.notes = {int(number): note for number, note in found["notes"].items()}
-        self.epochs = [Epoch(**epoch) for epoch in found["epochs"]]
+    def restore_facts(self, line: bytes) -> None:
+        """Inverse of `facts`."""
+        facts = json.loads(line)
+        self.best_epoch, self.device, self.rows_at_once = facts["best_epoch"], facts["device"], facts["rows_at_once"]
+        self.notes = {int(number): note for number, note in facts["notes"].items()}
+        self.epochs = [Epoch(**epoch) for epoch in facts["epochs"]]
 
 
 @dataclass(frozen=True)
 class Placed:
-    """The rows where they are computed, and the loss there: mean over (n, outputs), (n,)."""
+    """What is on the device during an epoch: train rows and labels, the rows that are judged, and the loss function."""
 
     rows: Tensor
     labels: Tensor
@@ -141,9 +149,9 @@ class Placed:
 
 
 class Descent:
-    """One fit: the estimator's options, its rows, and how far it has come.
+    """One fit: the estimator's options, its rows and its progress.
 
-    Starts where `checkpoints` left this very fit, from the first weights if there is none.
+    It starts from the checkpoint of this very fit, or from the first weights if there is none.
     """
 
     def __init__(
@@ -158,9 +166,10 @@ class Descent:
         self._start = self.progress.tensors()
 
     def run(self, on_epoch: OnEpoch | None) -> Progress:
+        """Trains until the last epoch, until `patience` has run out, or until an epoch ends without numbers."""
         while not self._is_over():
             epoch = self._epoch_in_memory()
-            if epoch is None:  # what follows would be no number either
+            if epoch is None:  # later epochs would have no numbers either
                 break
             self.progress.record(epoch)
             if on_epoch is not None:
@@ -172,19 +181,21 @@ class Descent:
         return self.progress
 
     def _is_over(self) -> bool:
+        """Whether all epochs are done, or `patience` epochs have passed since the best one."""
         done, patience = len(self.progress.epochs), self.estimator.patience
         waited = done - self.progress.best_epoch
         return done >= self.estimator.epochs or (patience is not None and done > 0 and waited >= patience)
 
     @cached_property
     def _identity(self) -> bytes:
-        """Digest of all that decides a fit: a checkpoint of another one must not be used."""
+        """Digest of everything that decides the fit, so that the checkpoint of another fit is never used."""
         arrays = [array.tobytes() for part in (self.train, self.held_out or ()) for array in part]
         options = repr(sorted(self.estimator.get_params().items()))
         kind, sizes = type(self.estimator).__name__, self.estimator.category_sizes_
         return digest_value([CHECKPOINT_FORMAT, kind, options, sizes, *map(digest_bytes, arrays)]).encode()
 
     def _sealed(self, checkpoint: bytes) -> bytes:
+        """The checkpoint after a digest of itself and of this fit's identity."""
         return digest_bytes(self._identity + checkpoint).encode() + checkpoint
 
     def _save(self) -> None:
@@ -205,14 +216,14 @@ class Descent:
         log.info("Resumed after epoch %d of %d.", len(self.progress.epochs), self.estimator.epochs)
 
     def _epoch_in_memory(self) -> Epoch | None:
-        """The next epoch, with fewer rows at once where memory runs out."""
+        """Runs the next epoch. If memory runs out, it runs again with fewer rows at once, and at last on the CPU."""
         while True:
             try:
                 return self._epoch()
             except torch.OutOfMemoryError:
                 if not self._can_take_less:
                     raise
-            self._take_less()  # not in the except block, whose traceback holds the tensors that must go
+            self._take_less()  # outside of the except block, whose traceback keeps the tensors to be freed alive
 
     @property
     def _rows_at_once(self) -> int:
@@ -221,7 +232,7 @@ class Descent:
 
     @property
     def _can_halve(self) -> bool:
-        """Where not even the rows found a place, smaller steps do not help."""
+        """Whether fewer rows at once can help. They cannot if not even the data fitted into memory."""
         return self._placed is not None and self._rows_at_once > 1
 
     @property
@@ -229,7 +240,7 @@ class Descent:
         return self._can_halve or self.progress.device != "cpu"
 
     def _take_less(self) -> None:
-        """Halves the rows at once, after a single one leaves the device for the CPU; frees what the epoch held."""
+        """Halves the rows at once, or moves to the CPU if that cannot help; then frees what the epoch held."""
         if self._can_halve:
             self.progress.rows_at_once = self._rows_at_once // 2
             self._note_memory(f"{self.progress.rows_at_once:,} rows go through the network at once")
@@ -248,17 +259,17 @@ class Descent:
         log.warning("%s", note)
 
     def _note_curve(self, ended_early: bool) -> None:
-        """Says of a fit that ran away what the kept weights do not show."""
+        """Notes that training ended early or that a loss rose: the weights that are kept do not show it."""
         number = len(self.progress.epochs) + 1
         early = f"In epoch {number} the loss or the outputs were no numbers: training ended before it."
-        found = [early] if ended_early and self.progress.epochs else []
-        found += divergence(self.progress.epochs, self.estimator.constant_loss(self.train[1]))
-        for place, note in enumerate(found):
+        notes = [early] if ended_early and self.progress.epochs else []
+        notes += divergence(self.progress.epochs, self.estimator.constant_loss(self.train[1]))
+        for place, note in enumerate(notes):
             self.progress.notes[self.estimator.epochs + 1 + place] = note
             log.warning("%s", note)
 
     def _place(self) -> Placed:
-        """Moves network and rows to the device, and begins the epoch from its start."""
+        """Moves the network and the rows to the device, and sets the progress back to the start of the epoch."""
         device = self.progress.device
         self.progress.network.to(device)
         rows, labels = (torch.tensor(array, device=device) for array in self.train)
@@ -267,7 +278,7 @@ class Descent:
         return Placed(rows, labels, judged, self.estimator.loss_function(device))
 
     def _epoch(self) -> Epoch | None:
-        """The epoch's losses and score; None where the network's answers have run away."""
+        """Trains one epoch and returns its losses and score; None if a weight, a loss or an output is no number."""
         placed = self._placed = self._placed or self._place()
         self.progress.network.train()
         total = torch.zeros((), device=self.progress.device)
@@ -283,7 +294,10 @@ class Descent:
         return torch.split(order, self.estimator.batch_size or rows)
 
     def _step(self, placed: Placed, batch: Tensor) -> Tensor:
-        """One step by the gradient of the batch's mean loss, summed over its parts; returns the sum of the losses."""
+        """Makes one step and returns the sum of the batch's losses.
+
+        The batch goes through the network in parts; their gradients add up to that of the batch's mean loss.
+        """
         self.progress.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.progress.device)
         for rows, labels in self._parts(placed, batch):
@@ -294,7 +308,7 @@ class Descent:
         return total
 
     def _parts(self, placed: Placed, batch: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        noise = self._noise(len(batch))  # drawn for the whole batch: parts must not change it
+        noise = self._noise(len(batch))  # drawn for the whole batch, so that it is the same in any number of parts
         size = self.progress.rows_at_once or len(batch)
         for start in range(0, len(batch), size):
             part = batch[start : start + size].to(self.progress.device)
@@ -304,7 +318,7 @@ class Descent:
             yield rows, placed.labels[part]
 
     def _noise(self, rows: int) -> Tensor | None:
-        """(rows, width): Gaussian for numbers, 0 for category codes; None without noise."""
+        """(rows, width): Gaussian noise in the columns of numbers, 0 in those of category codes; None without noise."""
         width = self.train[0].shape[1]
         numbers = width - len(self.estimator.category_sizes_)
         if not self.estimator.noise_std:
@@ -314,6 +328,7 @@ class Descent:
         return noise
 
     def _judged_outputs(self, placed: Placed) -> NDArray[np.float64]:
+        """(rows, outputs) of the network on the rows that are judged: validation rows, or else train rows."""
         size = min(JUDGED_ROWS, self.progress.rows_at_once or JUDGED_ROWS)
         self.progress.network.eval()
         with torch.inference_mode():

@@ -1,6 +1,6 @@
 """Linear and logistic regression and the multilayer perceptron, trained by the loop of `ml.models.networks.descent`.
 
-An unfitted estimator is a model's configuration; `fit` alone computes. torch is imported when first used.
+An unfitted estimator is only a model's configuration: constructing one computes nothing and does not import torch.
 """
 
 from __future__ import annotations
@@ -28,17 +28,18 @@ Rows = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 class Diverged(ValueError):
-    """Not even the first epoch of a fit ended with numbers."""
+    """The loss or the outputs were no numbers in the very first epoch of a fit."""
 
 
 class NetworkEstimator(BaseEstimator):
-    """A tabular network: `hidden` layers, or a linear model with none.
+    """A network for tabular rows. `hidden` has the size of each hidden layer; without any it is a linear model.
 
     `batch_size=None` is full-batch descent, 1 is stochastic descent. `noise_std` adds Gaussian noise to the
-    standardised numbers of each batch. `patience` stops after so many epochs without a better validation loss. The
-    weights kept are those of the best validation epoch. Adam is Kingma and Ba (2015) as in torch.
+    standardised numbers of each batch. `patience` ends the fit after so many epochs without a better validation loss.
+    The weights of the epoch with the best validation loss are kept. Adam is that of Kingma and Ba (2015), as in torch.
 
-    A fit ends on `device_`, the CPU where memory of `device` was too small; `notes_` says what that changed.
+    After a fit, `device_` is where it ended: the CPU if the memory of `device` was too small. `notes_` says what did
+    not go as planned.
     """
 
     network_: TabularNetwork
@@ -85,19 +86,21 @@ class NetworkEstimator(BaseEstimator):
     ) -> NetworkEstimator:
         """Learns from X (n, numbers + categories) and y (n,).
 
-        The trailing `len(category_sizes)` columns hold category codes. Without `validation` (a pair X, y) the training
-        loss chooses the epoch. A fit that was killed goes on after the last epoch of its `checkpoints`, and ends with
-        the same weights. Raises ValueError for NaN, infinities, fewer than two classes or one that only validation
-        has, and where not even the first epoch ends with numbers.
+        The last `len(category_sizes)` columns of X hold category codes. `validation` is a pair of X and y whose loss
+        chooses the epoch; without it the training loss does. With `checkpoints`, a fit that was killed goes on after
+        the last saved epoch and ends with the same weights.
+
+        Raises ValueError for NaN and infinities, for fewer than two classes, for a class that only validation rows
+        have, and Diverged (a ValueError) if the first epoch ends without numbers.
         """
         rows, labels = check_X_y(X, y, dtype=np.float32)
         self.n_features_in_ = rows.shape[1]
         self.category_sizes_ = category_sizes
-        learnt = self._learn_target(np.asarray(labels))
+        targets = self._learn_target(np.asarray(labels))
         held_out = None
         if validation is not None:
             held_out = check_array(validation[0], dtype=np.float32), self._encode(np.asarray(validation[1]))
-        self._descend((rows, learnt), held_out, on_epoch, checkpoints)
+        self._descend((rows, targets), held_out, on_epoch, checkpoints)
         return self
 
     def _descend(
@@ -115,6 +118,7 @@ class NetworkEstimator(BaseEstimator):
         self.device_, self.notes_ = progress.device, tuple(progress.notes.values())
 
     def new_network(self) -> TabularNetwork:
+        """A network with first weights, which follow from the seed."""
         from torch import Generator
 
         from ml.models.networks.first_weights import draw_first_weights
@@ -131,6 +135,7 @@ class NetworkEstimator(BaseEstimator):
         return network
 
     def new_optimizer(self, network: TabularNetwork) -> optim.Optimizer:
+        """The optimizer of the network's weights, before its first step."""
         from torch import optim
 
         kinds: dict[str, type[optim.Optimizer]] = {"sgd": optim.SGD, "adam": optim.Adam, "adamw": optim.AdamW}
@@ -138,6 +143,7 @@ class NetworkEstimator(BaseEstimator):
         return kinds[self.optimizer](network.parameters(), **options)
 
     def _raw_outputs(self, X: ArrayLike) -> NDArray[np.float64]:
+        """(n, outputs) of the fitted network. Raises ValueError for X of another width than in the fit."""
         from ml.serving.kinds.network import forward_in_blocks
 
         check_is_fitted(self, "network_")
@@ -150,37 +156,45 @@ class NetworkEstimator(BaseEstimator):
         return forward_in_blocks(self.network_, rows, threads=1)
 
     def _learn_target(self, y: NDArray[Any]) -> NDArray[np.float32]:
+        """Learns from y (n,) of train rows how to encode labels, and returns these encoded (n,)."""
         raise NotImplementedError
 
     def _encode(self, y: NDArray[Any]) -> NDArray[np.float32]:
+        """(n,) labels as the network learns them."""
         raise NotImplementedError
 
     def _outputs(self) -> int:
+        """How many numbers the network gives for a row."""
         raise NotImplementedError
 
     def loss_function(self, device: str) -> Loss:
-        """The mean over (n, outputs) and (n,) that is descended."""
+        """The loss that training lowers: the mean over outputs (n, outputs) and labels (n,)."""
         raise NotImplementedError
 
     def constant_loss(self, labels: NDArray[np.float32]) -> float:
-        """The loss of one answer for all rows: what descent begins near, and must get under."""
+        """The loss of the best single answer to all rows. A fit starts near it and must get below it."""
         import torch
 
         answer = torch.tensor(self._constant_outputs(labels), dtype=torch.float32)
         return float(self.loss_function("cpu")(answer.repeat(len(labels), 1), torch.tensor(labels)))
 
     def _constant_outputs(self, labels: NDArray[np.float32]) -> list[float]:
+        """The outputs of one row for the best single answer to all rows."""
         raise NotImplementedError
 
     def judge(self, y: NDArray[np.float32], outputs: NDArray[np.float64]) -> tuple[float, float | None]:
-        """Loss that chooses the epoch, and the score that the curve shows beside it."""
+        """The loss that chooses the epoch, and the score that is shown beside it (None where it is undefined).
+
+        `y` (n,) are encoded labels, `outputs` is (n, outputs).
+        """
         raise NotImplementedError
 
 
 class NetworkClassifier(ClassifierMixin, NetworkEstimator):
-    """Sigmoid with one output for two classes, softmax for more; cross-entropy, or MSE of the probabilities.
+    """Learns classes: one output and a sigmoid for two of them, a softmax for more.
 
-    A `class_weight` of train rows weighs both the loss that is descended and the one that chooses the epoch.
+    The loss is cross-entropy, or the squared error of the probabilities (`loss="mse"`). `class_weight="balanced"`
+    gives every class of the train rows the same weight, in both the training loss and the validation loss.
     """
 
     def _learn_target(self, y: NDArray[Any]) -> NDArray[np.float32]:
@@ -218,15 +232,15 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
 
         def cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:
             if binary:
-                each = functional.binary_cross_entropy_with_logits(outputs[:, 0], labels, reduction="none")
+                losses = functional.binary_cross_entropy_with_logits(outputs[:, 0], labels, reduction="none")
             else:
-                each = functional.cross_entropy(outputs, labels.long(), reduction="none")
-            return (each * weight[labels.long()]).mean()
+                losses = functional.cross_entropy(outputs, labels.long(), reduction="none")
+            return (losses * weight[labels.long()]).mean()
 
         def mean_squared_error(outputs: Tensor, labels: Tensor) -> Tensor:
             p = torch.cat([-outputs, outputs], dim=1).mul(0.5).softmax(1) if binary else outputs.softmax(1)
-            each = (p - functional.one_hot(labels.long(), len(weight))).square().sum(dim=1)
-            return (each * weight[labels.long()]).mean()
+            losses = (p - functional.one_hot(labels.long(), len(weight))).square().sum(dim=1)
+            return (losses * weight[labels.long()]).mean()
 
         return mean_squared_error if self.loss == "mse" else cross_entropy
 
@@ -244,18 +258,18 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         return log_loss, float(f1_score(codes, chosen, average=average, zero_division=0))
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """(n, classes)"""
+        """The probabilities (n, classes)."""
         outputs = self._raw_outputs(X)
         return probabilities(Output(kind=self._kind), outputs)
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """(n,) class labels"""
+        """The most probable class of each row (n,)."""
         probability = self.predict_proba(X)
         return self.classes_[probability.argmax(axis=1)]
 
 
 class NetworkRegressor(RegressorMixin, NetworkEstimator):
-    """MSE on the standardised target."""
+    """Learns numbers: the loss is the squared error of the standardised target."""
 
     def _learn_target(self, y: NDArray[Any]) -> NDArray[np.float32]:
         if self.class_weight is not None:
@@ -286,15 +300,15 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):
         return error, float(r2_score(y, outputs[:, 0])) if len(y) > 1 else None
 
     def predict(self, X: ArrayLike) -> NDArray[np.float64]:
-        """(n,) in the unit of y"""
+        """The predicted values (n,), in the unit of y."""
         return self._raw_outputs(X)[:, 0] * self.std_ + self.mean_
 
 
 def logistic_regression(**changes: Any) -> NetworkClassifier:
-    """A classifier without hidden layers."""
+    """A classifier without hidden layers; `changes` are other fields of NetworkClassifier."""
     return NetworkClassifier(**{"hidden": (), **changes})
 
 
 def linear_regression(**changes: Any) -> NetworkRegressor:
-    """A regressor without hidden layers."""
+    """A regressor without hidden layers; `changes` are other fields of NetworkRegressor."""
     return NetworkRegressor(**{"hidden": (), **changes})
