@@ -476,11 +476,8 @@ def _holds_rows(field: str, position: int, names: list[str], declared: Declared)
     row: each with as many fields as the row needs there, of the types that are declared for their columns.
     """
     first, *middle, last = [line.split(declared.form.separator) for line in re.split(r"\r\n|\r|\n", field)]
-    if [len(first), len(last), *map(len, middle)] != [
-        len(names) - position,
-        position + 1,
-        *([len(names)] * len(middle)),
-    ]:
+    expected = [len(names) - position, position + 1, *([len(names)] * len(middle))]
+    if [len(first), len(last), *map(len, middle)] != expected:
         return False
     types = {column.name: column for column in declared.columns if column.type != "text"}
     ends = [*zip(names[position + 1 :], first[1:], strict=True), *zip(names[:position], last[:-1], strict=True)]
