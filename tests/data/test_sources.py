@@ -1208,9 +1208,7 @@ def queries(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The days that each query for rows was to find."""
     asked: list[list[str]] = []
     rows = database_source._Query._rows
-    monkeypatch.setattr(
-        database_source._Query, "_rows", lambda query, days: asked.append([*days]) or rows(query, days)
-    )
+    monkeypatch.setattr(database_source._Query, "_rows", lambda query, days: asked.append([*days]) or rows(query, days))
     return asked
 
 
