@@ -19,8 +19,8 @@ Broken: TypeAlias = bool | str
 # Demands on a part. A check gets the part and the whole that it belongs to.
 Demands: TypeAlias = tuple[tuple[str, str, Callable[[T, W], Broken], str], ...]
 
-# The fields that digests have always held, whatever their value, by class. A field that came later is left out if it has
-# its default, so that models that were judged before it came stay comparable.
+# The fields that digests have always held, whatever their value, by class. A field that came later is left out if it
+# has its default, so that models that were judged before it came stay comparable.
 ALWAYS = {
     "UseCase": "name question source columns target key model gates metric group side_tables derive time_column "
     "time_zone known_at_column window_days label_delay_days test_days validation_days seed outlier_std rare_below "

@@ -118,9 +118,9 @@ def _refuse_other_rows(use_case: Table, numbers: NDArray[np.float64], rows: int)
         "repeats": int((times[times > 1] - 1).sum()),
         f"adds, under another {ROW},": int((~known).sum()),
     }
-    seen = " and ".join(f"{what} {count:,}" for what, count in counts.items() if count)
-    if seen:
-        raise UnusablePartition(f"derive of {use_case.name} {seen} of {rows:,} rows ({KEEP_ROWS})")
+    faults = " and ".join(f"{what} {count:,}" for what, count in counts.items() if count)
+    if faults:
+        raise UnusablePartition(f"derive of {use_case.name} {faults} of {rows:,} rows ({KEEP_ROWS})")
 
 
 def _refuse_swapped_numbers(use_case: Table, rows: pd.DataFrame, result: pd.DataFrame) -> None:

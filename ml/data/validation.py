@@ -400,10 +400,10 @@ def rejection(rules: Sequence[Rule], facts: pd.DataFrame, counts: Sequence[RuleC
     broken = [r for r in rules if r.severity == "error" and r.unexpected(facts)[0]]
     if not broken:
         return None
-    seen = ", ".join(f"{rule.sentence} (it is {facts[rule.columns[0]][0]:.3g})" for rule in broken)
+    sentences = ", ".join(f"{rule.sentence} (it is {facts[rule.columns[0]][0]:.3g})" for rule in broken)
     worst = sorted((count for count in counts if count.unexpected), key=lambda count: -count.unexpected)[:MOST_RULES]
     rows = "; ".join(f"{count.unexpected} rows break '{count.rule[:LONGEST_RULE]}'" for count in worst)
-    return f"the rule is that {seen}" + (f", and {rows}" if rows else "")
+    return f"the rule is that {sentences}" + (f", and {rows}" if rows else "")
 
 
 def _count(rule: Rule, evaluated: int, unexpected: int) -> RuleCount:
