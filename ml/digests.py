@@ -109,10 +109,10 @@ class KeptDigests:
     def of(
         self, name: str, decided: str, stats: Mapping[str, os.stat_result], make: Callable[[FileDigests], Any]
     ) -> Any:
-        """What `make` returns for the files of the month `name`, in JSON's types; it is called only if something
-        changed.
+        """What `make` returns for the files of the month `name`. It is called only if something changed.
 
-        `decided`: a text of all else that decides the result. `stats`: the stats of the month's files, by path.
+        The result must have JSON's types. `decided`: a text of all else that decides the result. `stats`: the stats of
+        the month's files, by path.
         """
         stamp = _stamp(decided, stats)
         kept = self.kept.get(name)

@@ -37,11 +37,11 @@ class Settings:
 
     @classmethod
     def from_environment(cls, home: Path | None = None) -> "Settings":
-        """Reads RETRAIN_HOME, _STORE, _PROJECT, _THREADS, _BATCH_MB and MLFLOW_TRACKING_URI; an empty one counts as
-        unset.
+        """Reads RETRAIN_HOME, _STORE, _PROJECT, _THREADS, _BATCH_MB and MLFLOW_TRACKING_URI.
 
-        `home` replaces RETRAIN_HOME. No folder is made: the home may not be there yet. Raises ConfigError for a path or
-        a number that cannot be used, and if the store is on this disk while MLflow is elsewhere.
+        An empty variable counts as unset. `home` replaces RETRAIN_HOME. No folder is made: the home may not be there
+        yet. Raises ConfigError for a path or a number that cannot be used, and if the store is on this disk while
+        MLflow is elsewhere.
         """
         home = home or _home()
         store = _absolute(os.environ.get("RETRAIN_STORE") or str(home / "store"))
@@ -72,8 +72,10 @@ class Settings:
 
 
 def _home() -> Path:
-    """RETRAIN_HOME; without it, the nearest `.retrain` in the working directory or in a folder above it; if there is
-    none, the one that the working directory would get."""
+    """RETRAIN_HOME if it is set, else the nearest `.retrain` in the working directory or a folder above it.
+
+    If there is none, it is the one that the working directory would get.
+    """
     given = os.environ.get("RETRAIN_HOME")
     if given:
         home = Path(_plain("RETRAIN_HOME", given)).absolute()
@@ -122,8 +124,7 @@ def _absolute(store: str) -> str:
 
 
 def _plain(name: str, path: str) -> str:
-    """The path, if libraries that treat it as an address or print it read it as it is written; else raises
-    ConfigError."""
+    """The path as it is. Raises ConfigError for a path that libraries would misread or cannot open."""
     odd = sorted({letter for letter in path if letter in ODD or not letter.isprintable()})
     if odd:
         raise ConfigError(

@@ -50,8 +50,10 @@ class CleanedReader:
         return read_manifest(self.store, self.cleaned.manifest)
 
     def rows(self, partition: CleanedPartition) -> pd.DataFrame:
-        """A partition's rows without those in quarantine, as they are stored: texts are categoricals, numbers may be
-        float32."""
+        """A partition's rows without those in quarantine, as they are stored.
+
+        Texts are categoricals, and numbers may be float32.
+        """
         data = self._bytes(partition.cleaned.file, lambda: self._cleaned(partition.day))
         if partition.quarantine is None:
             return from_arrow(data)
@@ -112,8 +114,7 @@ class CleanedReader:
         return [partition for name, ends in months.items() for partition in self.of_month(name, *ends)]
 
     def months_of_part(self, as_of: date, part: Part) -> dict[str, tuple[str, str]]:
-        """The months that may have days of the part, each with the first and last day of the part that could lie in
-        it."""
+        """The months that may have days of the part, each with the first and last day of the part that it may have."""
         counted = self.counted(as_of)
         first, last = days_of_part(self.use_case, as_of, part, counted) if self.use_case.dated else (ALL, ALL)
         return {

@@ -55,6 +55,7 @@ def to_arrow(cleaned: pd.DataFrame) -> bytes:
 
 
 def _stored(column: pd.Series) -> pa.Array:
+    """The column in the type in which it is stored."""
     if column.dtype == np.float64:
         values = column.to_numpy()
         with np.errstate(over="ignore"):
@@ -84,8 +85,10 @@ def from_arrow(data: bytes, set_aside: pd.Series | None = None) -> pd.DataFrame:
 
 
 def to_parquet(frame: pd.DataFrame) -> bytes:
+    """The frame as a Parquet file, without its index."""
     return frame.to_parquet(index=False)
 
 
 def from_parquet(data: bytes) -> pd.DataFrame:
+    """Inverse of `to_parquet`."""
     return pd.read_parquet(io.BytesIO(data))

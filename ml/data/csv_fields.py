@@ -213,6 +213,7 @@ class _CheckedText(io.RawIOBase):
         return part
 
     def _in_utf_8(self, data: bytes) -> bytes:
+        """The bytes, from the declared encoding. Raises BrokenCsv if they are not in it."""
         try:
             text = self.decoder.decode(data, final=self.ended)
         except UnicodeDecodeError as error:
@@ -221,6 +222,7 @@ class _CheckedText(io.RawIOBase):
         return text.encode("utf-8", "surrogatepass")
 
     def _encoding_words(self, data: bytes) -> str:
+        """The next step: declare an encoding, with the likely one as the example."""
         likely = "utf-16" if data.startswith(BOMS_OF_UTF_16) or b"\0" in data[:CHUNK] else "cp1252"
         return f"declare the encoding of its source, like encoding={likely!r}"
 
@@ -229,6 +231,7 @@ class _CheckedText(io.RawIOBase):
         return self.lines + _lines(part[:position]) + 1
 
     def _require_end(self, part: bytes) -> None:
+        """Raises BrokenCsv if this is the last part and the file is empty or not whole."""
         if self.ended and self.quotes.is_open:
             raise BrokenCsv("a quote is opened and never closed, or the file is cut")
         if self.ended and not self.size and not part:

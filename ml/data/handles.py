@@ -15,8 +15,10 @@ PARTS: tuple[Part, ...] = ("train", "validation", "test")
 
 @dataclass(frozen=True, kw_only=True)
 class Partition:
-    """One partition of a source: the rows of a day, or of `all`. `file` is its name in the source, `digest` that of its
-    bytes when the snapshot was taken."""
+    """One partition of a source: the rows of a day, or of `all`.
+
+    `file`: its name in the source. `digest`: that of its bytes when the snapshot was taken.
+    """
 
     day: str
     file: str
@@ -166,8 +168,10 @@ class Undeclared:
 
 @dataclass(frozen=True, kw_only=True)
 class Move:
-    """A share of a day's rows that was larger than on any day before (`usual`); `kind` and `name` are those of a
-    Signal."""
+    """A share of a day's rows that was larger than on any day before. `usual` is the largest share until then.
+
+    `kind` and `name` are those of a Signal (ml/data/meaning.py).
+    """
 
     day: str
     kind: str

@@ -64,8 +64,10 @@ def complete_by_day(settings: Settings, use_case: Table, rows: pd.DataFrame) -> 
 
 
 def _refuse_other_columns_a_day(use_case: Table, parts: Mapping[str, pd.DataFrame]) -> None:
-    """Raises UnusablePartition if derive returned a column on some days only: together, the others would silently lack
-    it."""
+    """Raises UnusablePartition if derive returned a column on some days only.
+
+    In one table of all days, the rows of the other days would silently lack it.
+    """
     joined = {name for table in use_case.side_tables for name in table.take}
     names = {day: {*part.columns} - joined for day, part in parts.items()}
     all_names: set[str] = set().union(*names.values())

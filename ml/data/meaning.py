@@ -98,8 +98,10 @@ def sample_of(positions: NDArray[np.signedinteger[Any]], hashes: NDArray[np.uint
 
 @dataclass(frozen=True)
 class Known:
-    """A usable day with which later days are compared: its share of rows for each signal, its sample for each
-    column."""
+    """A usable day with which later days are compared.
+
+    `shares`: the share of its rows by signal. `samples`: the sample of its categories by column.
+    """
 
     day: str
     shares: Mapping[Signal, float]
@@ -152,6 +154,7 @@ class Reference:
         return new / sum(rows.values())
 
     def can_judge(self, signal: Signal) -> bool:
+        """Whether there are enough days to judge the signal, and it was not usual for most rows."""
         days = self.days_with.get(signal.name, 0) if signal.kind == "unseen" else self.days
         return days >= FEWEST_DAYS and self.usual.get(signal, 0.0) <= MOST_USUAL
 

@@ -132,8 +132,10 @@ def _rows(folder: Path, partition: Partition, declared: Declared) -> pd.DataFram
 
 
 def _refuse_other_days(use_case: Reading, rows: pd.DataFrame, day: str) -> None:
-    """Raises UnusablePartition if a row is not of the day that its file is named by: a later one would let in the
-    future."""
+    """Raises UnusablePartition if a row is of another day than its file's name says.
+
+    A row of a later day would let the future in.
+    """
     if use_case.time_column is None or not len(rows):
         return
     days = days_of(rows[use_case.time_column])

@@ -221,8 +221,7 @@ def _read_parquet(data: bytes) -> pa.Table:
 
 
 def index_columns(schema: pa.Schema, rows: int) -> dict[str, range]:
-    """The columns that a file has in pandas' notes alone, by name: evenly spaced integers, one for each of the
-    `rows`."""
+    """The columns that a file of so many rows has in pandas' notes alone: evenly spaced integers, by name."""
     noted = _named_ranges((schema.metadata or {}).get(b"pandas", b""))
     return {name: numbers for name, numbers in noted if name not in schema.names and len(numbers) == rows}
 
@@ -453,8 +452,10 @@ def _refuse_swallowed(file: str, table: pa.Table, declared: Declared) -> None:
 
 
 def _has_line_ends(fields: pa.ChunkedArray) -> bool:
-    """Whether some field may hold a line end. It is quick, as it looks at the bytes of all fields at once; a slice also
-    has the bytes of rows outside of it."""
+    """Whether some field may hold a line end.
+
+    This is quick, because it looks at the bytes of all fields at once. In a slice these include rows outside of it.
+    """
     held = [np.frombuffer(chunk.buffers()[2] or b"", np.uint8) for chunk in fields.chunks]
     return any(bool((part == end).any()) for part in held for end in NEWLINES)
 
@@ -505,8 +506,7 @@ def refuse_other_columns(use_case: Reading, rows: pd.DataFrame, columns: tuple[C
 
 
 def _first_wrong(use_case: Reading, column: Column, series: pd.Series) -> str:
-    """The first value because of which the type is wrong, and its row in the day's file; empty if no value alone is
-    wrong.
+    """The first value that makes the type wrong, and its row in the day's file; empty if no single value does.
 
     The value is not quoted if any column is sensitive: in a row whose fields are shifted, it may be that column's.
     """

@@ -165,8 +165,10 @@ def _kind(present: pd.Series) -> str:
 
 
 def _is_exact(left: pd.Series, right: pd.Series) -> bool:
-    """Whether numbers can be compared without rounding: they have one type, or are whole and small enough for
-    float64."""
+    """Whether numbers can be compared without rounding.
+
+    They can if both sides have one type or are integers, or if all are whole and small enough for float64.
+    """
     if left.dtype == right.dtype or (types.is_integer_dtype(left) and types.is_integer_dtype(right)):
         return True
     numbers = [side.to_numpy(np.float64) for side in (left, right)]

@@ -263,8 +263,10 @@ def read_manifest(store: Store, key: str) -> Manifest:
 
 
 def changed_days(before: Manifest | None, now: Manifest) -> tuple[str, ...]:
-    """The days that both manifests have with different bytes, of the source or of a side table; empty without a
-    manifest before."""
+    """The days that both manifests have with different bytes, of the source or of a side table.
+
+    It is empty if there is no manifest before.
+    """
     if before is None:
         return ()
     both = before.months.keys() & now.months.keys()

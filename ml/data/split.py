@@ -71,6 +71,7 @@ def _hashes(keys: pd.DataFrame) -> NDArray[np.uint64]:
 
 
 def _parts(places: NDArray[np.float64]) -> NDArray[np.object_]:
+    """(rows,) the part of each row, from its place between 0 and 1."""
     return np.select([places < TEST_SHARE, places < TEST_SHARE + VALIDATION_SHARE], ["test", "validation"], "train")
 
 
@@ -84,8 +85,10 @@ def undated_parts(use_case: Dataset, rows: pd.DataFrame) -> NDArray[np.object_]:
 
 
 def _own_places(use_case: Dataset, rows: pd.DataFrame) -> NDArray[np.float64]:
-    """(rows,) the place by the row's key, or by its content if it has no key: otherwise all rows without a key would
-    lie in one part."""
+    """(rows,) float64: the place of each row by its key, or by its content if it has no key.
+
+    Without the content, all rows without a key would lie in the same part.
+    """
     keys = _typed(use_case, rows, *use_case.key)
     lacking = keys.isna().all(axis=1).to_numpy(bool)
     places = _places(use_case, keys)
@@ -123,8 +126,7 @@ def rows_of(use_case: Dataset, as_of: date, part: Part, day: str, rows: pd.DataF
 
 
 def split_digest(use_case: Dataset) -> str:
-    """A digest of all that decides the part of a row without time: in two runs with equal digests a row has the same
-    part."""
+    """A digest of all that decides the part of a row without time. Runs with equal digests split rows alike."""
     keys = [_declared(use_case, name) for name in use_case.key]
     decided: list[Any] = [use_case.seed, list(use_case.key), [c.type for c in keys], TEST_SHARE, VALIDATION_SHARE]
     if not use_case.dated and all(column.nullable for column in keys):
@@ -135,8 +137,7 @@ def split_digest(use_case: Dataset) -> str:
 
 
 def share_of_known_groups(use_case: Table, train: Iterable[pd.DataFrame], test: Iterable[pd.DataFrame]) -> float | None:
-    """The share of test rows whose group has train rows too; None without a group, or without time (no group is
-    cut)."""
+    """The share of test rows whose group has train rows too; None if no group is cut, or none is declared."""
     if use_case.group is None or not use_case.dated:
         return None
     train_groups: set[Any] = set()

@@ -206,6 +206,7 @@ def _number_feature(use_case: Limits, column: Column, moments: Moments) -> Numbe
 
 
 def _common(counts: Counts, rare_below: int) -> tuple[str, ...]:
+    """The values that are not rare, sorted."""
     return tuple(sorted(text for text, count in counts.items() if count >= rare_below))
 
 

@@ -209,8 +209,10 @@ class Scan:
         return {day: sample.text for day, sample in samples.items() if sample.rows}
 
     def _never_repeats(self, column: str) -> bool:
-        """Whether a number column quickly proves that no value repeats: it only rises, or it holds whole numbers that
-        lie densely enough to count each."""
+        """Whether a quick look proves that no value of a number column repeats.
+
+        It does if the numbers only rise, or if they are whole and lie densely enough to count each of them.
+        """
         values = self.rows[column]
         if values.dtype != np.float64 or self.missing(column) is not None:
             return False
@@ -244,8 +246,7 @@ def within_partition(rule: Rule) -> Rule:
 
 
 def check_batch(use_case: Dataset, rules: Sequence[Rule], batch: Batch) -> BatchVerdict:
-    """Judges every row rule once over all rows, attributes the broken rows to partitions, then judges each
-    partition."""
+    """The verdict on every partition of the batch. Each row rule is judged once, over the rows of all partitions."""
     of_row, scan = [rule for rule in rules if rule.scope == "row"], Scan(batch)
     masks = [scan.unexpected(rule) for rule in of_row]
     broken = _first_broken(of_row, masks, len(batch.rows))
@@ -287,8 +288,10 @@ def _counts(use_case: Reading, scan: Scan) -> dict[str, dict[str, Any]]:
 
 
 def _counted_nulls(use_case: Reading) -> list[str]:
-    """The columns whose nulls are counted: all, except for labels that become known later. A day that has none yet lost
-    nothing."""
+    """The columns whose nulls are counted: all but labels that become known later.
+
+    A day that has no labels yet has lost nothing.
+    """
     later = use_case.target.column if use_case.known_at_column is not None else None
     return [column.name for column in use_case.columns if column.name != later]
 
@@ -300,8 +303,7 @@ def _worst(counts: Sequence[tuple[Rule, RuleCount]]) -> list[Rule]:
 
 
 def _spellings(use_case: Reading, broken: Sequence[Rule], rows: pd.DataFrame) -> str:
-    """For broken rules that list the allowed values: the commonest other value, and the allowed one that is most like
-    it.
+    """For each broken rule that lists allowed values: the commonest other value, and the allowed one most like it.
 
     Nothing is quoted if any column is sensitive: in a row whose fields are shifted, the value may be that column's.
     """
@@ -407,6 +409,7 @@ def rejection(rules: Sequence[Rule], facts: pd.DataFrame, counts: Sequence[RuleC
 
 
 def _count(rule: Rule, evaluated: int, unexpected: int) -> RuleCount:
+    """How often the rule was evaluated and broken, in the form that is stored."""
     return RuleCount(
         rule=rule.sentence, scope=rule.scope, severity=rule.severity, evaluated=evaluated, unexpected=unexpected
     )

@@ -111,6 +111,7 @@ class WindowSums:
         return totals
 
     def _is_same(self, name: str, ends: tuple[str, str], before: PartSum) -> bool:
+        """Whether last night's sum has the month as it is tonight."""
         return name in before.months and before.months[name].key == self._month_key(name, ends)
 
     def _month_key(self, name: str, ends: tuple[str, str]) -> str:
@@ -120,6 +121,10 @@ class WindowSums:
         return content_key(self.spec, month.sums.digest, *ends, "" if settled else str(self.as_of))
 
     def _summed(self, name: str, ends: tuple[str, str], portions: Sequence[Portion]) -> SummedMonth:
+        """The whole portions of a month.
+
+        If some are not whole, the key is empty, so the month is looked at every night.
+        """
         whole = [portion for portion in portions if portion.whole]
         days = [portion.partition.day for portion in whole if portion.partition.rows]
         key = self._month_key(name, ends) if len(whole) == len(portions) else ""
@@ -130,6 +135,7 @@ class WindowSums:
         return [self._portion(partition, part) for partition in self.reader.of_month(name, *ends)]
 
     def _portion(self, partition: CleanedPartition, part: Part) -> Portion:
+        """The partition's rows in the part. Unless it is whole, its key says which rows were chosen, and until when."""
         whole = partition.day != ALL and self.as_of >= partition.cleaned.whole_from
         chosen = () if whole else (part, self.split, self._known_by)
         return Portion(content_key(self.spec, *partition.digests, *chosen), partition, part, whole)

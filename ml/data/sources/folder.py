@@ -258,8 +258,10 @@ def _parts(folder: Path) -> tuple[tuple[str, ...], list[str]]:
 
 
 def refuse_unfinished(folder: str, names: set[str]) -> None:
-    """Raises UnusableEntry if the folder is being written: Spark and Hadoop keep _temporary in it while they write, and
-    put _SUCCESS into it when it is whole."""
+    """Raises UnusableEntry if the folder is still being written.
+
+    Spark and Hadoop keep _temporary in a folder while they write it, and put _SUCCESS into it when it is whole.
+    """
     if "_temporary" in names and "_SUCCESS" not in names:
         raise UnusableEntry(f"{folder} is not written to its end (it has _temporary and no _SUCCESS)")
 
@@ -271,8 +273,7 @@ def refuse_odd_name(folder: str, name: str) -> None:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether the name marks something that is no data: a writer's own file like _SUCCESS, or one that is not yet
-    whole."""
+    """Whether the name marks something that is not data, like _SUCCESS, or a file that is not yet whole."""
     return name.startswith((".", "_"))
 
 
@@ -294,8 +295,7 @@ def _is_day(text: str) -> bool:
 
 
 def digest_of(digests: FileDigests, files: DayFiles, stats: Mapping[str, os.stat_result]) -> str:
-    """The digest of a day's files: the SHA-256 of a single file; for a folder, a digest of its files' names and
-    digests.
+    """The digest of a day's files: the SHA-256 of a single file, or a digest of all names and digests in a folder.
 
     Raises UnusableEntry if a file cannot be read, and will not be at the next try.
     """
