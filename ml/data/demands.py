@@ -96,7 +96,7 @@ def _no_different_days(calendar: Calendar) -> Broken:
     return twice(map(str, calendar)) if calendar else "there is none"
 
 
-def _parts_both(source: Any) -> bool:
+def _one_sign_for_both(source: Any) -> bool:
     """Whether one sign is declared both for thousands and for fractions."""
     return getattr(source, "thousands", "") == getattr(source, "decimal", ".")
 
@@ -197,7 +197,7 @@ SOURCE: Demands[Any, Dataset] = (
     (
         "thousands",
         "be left out, or one sign that neither is a digit nor parts fractions",
-        lambda s, _: not THOUSANDS.fullmatch(getattr(s, "thousands", "")) or _parts_both(s),
+        lambda s, _: not THOUSANDS.fullmatch(getattr(s, "thousands", "")) or _one_sign_for_both(s),
         "write another, or remove it",
     ),
     (

@@ -126,7 +126,7 @@ def _manifest(
     months, missing, size = {}, list[str](), 0
     left_out = dict[str, str]()
     for name, (first, last) in due.items():
-        files = {table: {**of.get(name, {}), **of.get(ALL, {})} for table, of in by_month.items()}
+        files = {table: {**months_of.get(name, {}), **months_of.get(ALL, {})} for table, months_of in by_month.items()}
         month = DueMonth(first, last, {day: excluded[day] for day in sorted(excluded) if first <= day <= last}, files)
         left_out |= month.excluded
         stats = month.stats()
@@ -163,7 +163,7 @@ class DueMonth:
     @property
     def decided(self) -> str:
         """A text of all that decides what `look` returns, except for the files' bytes."""
-        names = [f"{table} {' '.join(files.name for files in of.values())}" for table, of in self.files.items()]
+        names = [f"{table} {' '.join(files.name for files in days.values())}" for table, days in self.files.items()]
         return "\n".join([self.first, self.last, *self.excluded, *names])
 
     @property
@@ -175,7 +175,7 @@ class DueMonth:
 
     def stats(self) -> dict[str, os.stat_result]:
         """The size and times of every file, by path."""
-        paths = [path for of in self.files.values() for files in of.values() for path in files.paths]
+        paths = [path for days in self.files.values() for files in days.values() for path in files.paths]
         with reading_from(Path(paths[0]).parent if paths else Path()):
             return {path: os.stat(path) for path in paths}  # noqa: PTH116 - thousands a night
 
@@ -185,15 +185,15 @@ class DueMonth:
         due = self.days
         whole = [day for day in due if day in source and all(day in side or ALL in side for side in sides)]
         used = {*whole, ALL}.difference(self.excluded)
-        by_day, unusable = self._digests(used, stats, digests)
+        known, unusable = self._digests(used, stats, digests)
         lost = {*unusable} if ALL not in unusable else {*due}
         tables = {
             name: tuple(
-                Partition(day=day, file=files.name, digest=by_day[name, day])
-                for day, files in of.items()
-                if (name, day) in by_day and day not in lost
+                Partition(day=day, file=files.name, digest=known[name, day])
+                for day, files in days.items()
+                if (name, day) in known and day not in lost
             )
-            for name, of in self.files.items()
+            for name, days in self.files.items()
         }
         month = Month(partitions=tables.pop(""), side_tables=tables)
         missing = sorted({*due}.difference({*whole} - lost, self.excluded))
@@ -208,17 +208,17 @@ class DueMonth:
 
         Such a reason is not kept for later.
         """
-        by_day, unusable = dict[tuple[str, str], str](), dict[str, str]()
-        for name, of in self.files.items():
-            for day, files in of.items():
+        known, unusable = dict[tuple[str, str], str](), dict[str, str]()
+        for name, days in self.files.items():
+            for day, files in days.items():
                 if day not in used:
                     continue
                 try:
-                    by_day[name, day] = digest_of(digests, files, stats)
+                    known[name, day] = digest_of(digests, files, stats)
                 except UnusableEntry as error:
                     unusable[day] = f"side table {name}: {error}" if name else str(error)
                     digests.settled = False
-        return by_day, unusable
+        return known, unusable
 
 
 def _refuse_dated(settings: Settings, use_case: Table, tables: dict[str, Listing]) -> None:

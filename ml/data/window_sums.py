@@ -137,12 +137,9 @@ class WindowSums:
     def _portion(self, partition: CleanedPartition, part: Part) -> Portion:
         """The partition's rows in the part. Unless it is whole, its key says which rows were chosen, and until when."""
         whole = partition.day != ALL and self.as_of >= partition.cleaned.whole_from
-        chosen = () if whole else (part, self.split, self._known_by)
+        known_by = str(self.as_of) if self.use_case.known_at_column else ""
+        chosen = () if whole else (part, self.split, known_by)
         return Portion(content_key(self.spec, *partition.digests, *chosen), partition, part, whole)
-
-    @property
-    def _known_by(self) -> str:
-        return str(self.as_of) if self.use_case.known_at_column else ""
 
     def _total(self, whole: PartSum, partial: Sequence[Portion]) -> PartTotal:
         """The sum of the whole days, plus the portions that differ from night to night."""

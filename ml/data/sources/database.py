@@ -222,7 +222,9 @@ class _Query:
         days, left_out = self._days()
         before = folder.source["days"] if isinstance(folder.source, dict) and "days" in folder.source else {}
         now, unusable, dropped = dict[str, Any](), dict[str, str](), dict[str, str]()
-        states = {day: [of.rows, str(of.changed), state_code_digest("brought")] for day, of in days.items()}
+        states = {
+            day: [summary.rows, str(summary.changed), state_code_digest("brought")] for day, summary in days.items()
+        }
         stale = {day for day in days if not self._is_as_before(before.get(_file(day)), states[day], folder, day)}
         together = {batch[0]: batch for batch in _together(days, stale)}
         for day in sorted(days):
@@ -246,9 +248,9 @@ class _Query:
         is_counted = self.changed is not None and known is not None and known["seen"] == state
         return is_counted and _file(day) in folder.intact
 
-    def _write(self, day: str, of: _Day, folder: BroughtFolder) -> dict[str, str]:
+    def _write(self, day: str, summary: _Day, folder: BroughtFolder) -> dict[str, str]:
         """Brings a day; returns the columns that were dropped, each with what its type is."""
-        data, dropped = self._parquet(day, of)
+        data, dropped = self._parquet(day, summary)
         folder.write(_file(day), data)
         return dropped
 
@@ -341,22 +343,23 @@ class _Query:
         options = {"stream_results": True, "yield_per": ROWS_AT_ONCE}
         return self.connection.execute(statement, execution_options=options)
 
-    def _parquet(self, day: str, of: _Day) -> tuple[bytes, dict[str, str]]:
+    def _parquet(self, day: str, summary: _Day) -> tuple[bytes, dict[str, str]]:
         """A day's rows as Parquet, and the columns that were dropped.
 
         A database gives rows in no order; they are sorted, so that equal rows give equal bytes. Raises UnusableEntry if
         the rows of the day cannot be found by their times, SourceUnavailable if they changed meanwhile.
         """
         names, kinds, by_day = self.held
-        if len(by_day.get(day, ())) != of.rows:
-            names, kinds, by_day = self._rows({day: of})
+        if len(by_day.get(day, ())) != summary.rows:
+            names, kinds, by_day = self._rows({day: summary})
         rows = by_day.get(day, [])
-        if len(rows) != of.rows:
-            self._refuse_other_rows(day, of, len(rows))
+        if len(rows) != summary.rows:
+            self._refuse_other_rows(day, summary, len(rows))
         arrays, dropped = dict[str, pa.Array](), dict[str, str]()
         for position, name in enumerate(names):
             try:
-                arrays[name] = self._array(name, [row[position] for row in rows])
+                values = [row[position] for row in rows]
+                arrays[name] = array_of(as_times(values, self.units[name]) if name in self.units else values)
             except OddColumn as odd:
                 dropped[name] = kinds[position] or str(odd)
         table = pa.table(arrays)
@@ -373,7 +376,10 @@ class _Query:
         from sqlalchemy import bindparam, literal_column, select
         from sqlalchemy.types import NullType
 
-        ends = {"first": min(day.first for day in days.values()), "last": max(day.last for day in days.values())}
+        ends = {
+            "first": min(summary.first for summary in days.values()),
+            "last": max(summary.last for summary in days.values()),
+        }
         first, last = (bindparam(name, value, NullType()) for name, value in ends.items())
         statement: Any = (
             select(literal_column("*")).select_from(self.table).where((self.at >= first) & (self.at <= last))
@@ -389,20 +395,16 @@ class _Query:
                 by_day.setdefault(str(day), []).append(row)
         return _Rows(names, kinds, by_day)
 
-    def _refuse_other_rows(self, day: str, of: _Day, rows: int) -> None:
-        if isinstance(of.first, str):
+    def _refuse_other_rows(self, day: str, summary: _Day, rows: int) -> None:
+        if isinstance(summary.first, str):
             raise UnusableEntry(
-                f"{of.rows} rows of {self.place} are of {day} and {rows} of them are found by their "
+                f"{summary.rows} rows of {self.place} are of {day} and {rows} of them are found by their "
                 f"{self.source.time_column} (cast it to a timestamp in the query)"
             )
         raise SourceUnavailable(
-            f"{self.place} must give the same rows twice", f"it counts {of.rows} rows of {day} and gives {rows}",
+            f"{self.place} must give the same rows twice", f"it counts {summary.rows} rows of {day} and gives {rows}",
             "run it again when nobody writes to them",
         )  # fmt: skip
-
-    def _array(self, name: str, values: list[Any]) -> pa.Array:
-        """The values in the exact type in which they came; those of a declared timestamp as times."""
-        return array_of(as_times(values, self.units[name]) if name in self.units else values)
 
 
 def _as_written(name: str, names: list[str]) -> str:
