@@ -1,4 +1,4 @@
-"""Reads a CSV's bytes as a table of its fields, and refuses a file that has not the shape that its header promises.
+"""Reads a CSV's bytes as a table of its fields, and refuses a file without the shape that its header promises.
 
 Every record must have as many fields as the header has names, quotes must stand where RFC 4180 allows them, the text
 must be in the declared encoding, and the last record must have its end. Fields get no type here: each stays as it is

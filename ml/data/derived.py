@@ -1,4 +1,4 @@
-"""Runs a use case's `derive` on source rows, and refuses a result that has not every row exactly once.
+"""Runs a use case's `derive` on source rows, and refuses a result without every row exactly once.
 
 Every row gets a number before and is put back in its place by that number, never by position. So a derive may sort,
 group or merge.

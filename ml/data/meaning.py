@@ -24,7 +24,7 @@ from ml.data.handles import Move, PartitionCheck
 SAMPLE = 64  # how many categories are kept per column and day
 ALL_HASHES = 2**32 - 1  # the bound of a sample that has every category
 FEWEST_CATEGORIES = 16  # a comparison of samples needs as many categories, unless both samples have every category
-FEWEST_DAYS = 7  # a day is judged if at least as many days before it have a value in the column
+FEWEST_DAYS = 7  # a day is judged if it is compared with at least as many days (for categories: days with a value)
 FEWEST_ROWS = 10  # a day with fewer rows is not judged: by chance alone, all of them may be new or null
 FEWEST_DAYS_TO_COUNT = 3  # unseen rows of a day are counted if at least as many days before it have a value
 MOST_USUAL = 0.5  # where more was usual nothing is judged: a column of identifiers has no vocabulary to lose

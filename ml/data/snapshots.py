@@ -1,7 +1,8 @@
 """The manifest of a run: which partitions of the source and of its side tables it uses, each with its digest.
 
 A row of day d is used if and only if d < as_of - label_delay_days. `ml.data.calendars` says which days should be there.
-A survey is refused for a date in the future, for a window without data, and if too many or the newest days are missing.
+A survey is refused for a date in the future, for a window without data, and if the newest due day is missing. Whether
+too many other days are missing is judged with the verdicts (`ml.data.validation.snapshot_rules`).
 """
 
 import functools
@@ -9,7 +10,7 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -55,8 +56,8 @@ def take_manifest(
 def survey(settings: Settings, use_case: Dataset, as_of: date, excluded: Mapping[str, str]) -> Survey:
     """Looks at the window that ends before `as_of`, without the excluded days (day to reason).
 
-    Raises UsageError for a date in the future, DataRejected for an empty window, a missing newest day or too many
-    missing days.
+    Raises UsageError for a date in the future, DataRejected for a window without data or without the newest due day,
+    and ConfigError for a calendar that has ended.
     """
     if as_of < FIRST_DAY:
         raise UsageError(f"as_of is a day from {FIRST_DAY} on", f"it is {as_of}", "use a later one")
@@ -170,8 +171,7 @@ class DueMonth:
     def days(self) -> list[str]:
         if self.first == ALL:
             return [ALL]
-        first, last = date.fromisoformat(self.first), date.fromisoformat(self.last)
-        return [str(first + timedelta(days=number)) for number in range((last - first).days + 1)]
+        return days_between(date.fromisoformat(self.first), date.fromisoformat(self.last))
 
     def stats(self) -> dict[str, os.stat_result]:
         """The size and times of every file, by path."""
