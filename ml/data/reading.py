@@ -147,6 +147,7 @@ def read_with_columns_as_written(
 
 
 def _bytes_of(path: Path) -> bytes:
+    """The file's bytes. Raises UnusablePartition if it is no file, SourceUnavailable if the disk does not answer."""
     if not path.is_file():
         seen = "it is a folder" if path.is_dir() else "there is no such file"
         raise UnusablePartition(f"{path.name} cannot be read ({seen})")
@@ -263,6 +264,7 @@ def of_values(values: pa.ChunkedArray, column: Column | None, declared: Declared
 
 
 def _is_exact_in_pandas(values: pa.ChunkedArray) -> bool:
+    """Whether pandas' own types hold the values without rounding."""
     kind = values.type
     whole = pa.types.is_integer(kind) and not values.null_count
     texts = pa.types.is_string(kind) or pa.types.is_large_string(kind)
@@ -274,6 +276,7 @@ def _as_arrow(values: pa.ChunkedArray) -> pd.Series:
 
 
 def _as_pandas(values: pa.ChunkedArray) -> pd.Series:
+    """The values in pandas' own type, or in Arrow's if pandas has none for them."""
     try:
         return values.to_pandas()
     except (pa.ArrowException, ValueError, OverflowError, KeyError):  # a year or time zone that Python does not know
@@ -306,10 +309,12 @@ def _present(fields: pa.ChunkedArray, missing: list[str]) -> pa.ChunkedArray:
 
 
 def _texts(fields: pa.ChunkedArray, missing: list[str]) -> pd.Series:
+    """The fields as texts, with nulls in place of those in `missing`."""
     return pd.Series(_present(fields, missing).cast(pa.large_string()), dtype="str")
 
 
 def _times(fields: pa.ChunkedArray, column: Column, declared: Declared) -> pd.Series:
+    """The fields as times, or as texts if one of them is no time."""
     present = _present(pc.ascii_trim_whitespace(fields), [*MISSING, "NaT"])
     counted = numbers_of(fields, declared.form) if column.unit else None
     texts = pd.Series(present.cast(pa.large_string()), dtype="str")
@@ -364,6 +369,7 @@ def _truths(fields: pa.ChunkedArray) -> pd.Series | None:
 
 
 def _all(mask: pa.ChunkedArray) -> bool:
+    """Whether the mask is true everywhere; also if it is empty."""
     return bool(pc.all(mask, min_count=0).as_py())
 
 

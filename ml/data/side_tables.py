@@ -43,7 +43,8 @@ def join(rows: pd.DataFrame, table: SideTable, side: pd.DataFrame) -> tuple[pd.D
     cannot be compared or stand twice in the table.
     """
     try:
-        return _joined(rows.reset_index(drop=True), table, side.reset_index(drop=True), rows.index)
+        joined, counts = _joined(rows.reset_index(drop=True), table, side.reset_index(drop=True))
+        return joined.set_axis(rows.index), counts
     except UnusablePartition:
         raise
     except UNREADABLE as error:  # values of a type that we do not know; the message may quote them
@@ -53,9 +54,8 @@ def join(rows: pd.DataFrame, table: SideTable, side: pd.DataFrame) -> tuple[pd.D
         ) from None
 
 
-def _joined(
-    rows: pd.DataFrame, table: SideTable, side: pd.DataFrame, index: pd.Index
-) -> tuple[pd.DataFrame, JoinCounts]:
+def _joined(rows: pd.DataFrame, table: SideTable, side: pd.DataFrame) -> tuple[pd.DataFrame, JoinCounts]:
+    """The same for rows of both sides that are numbered from 0."""
     _refuse_columns(rows, table, side)
     left, right = _keys(rows, table, side)
     positions = _positions(len(rows), left, _without_repeats(table, side, right))
@@ -66,7 +66,7 @@ def _joined(
         unmatched=len(left) - int((positions >= 0).sum()),
         side_null_keys=len(side) - len(right),
     )
-    return pd.concat([rows.set_axis(index), taken.set_axis(index)], axis=1), counts
+    return pd.concat([rows, taken.set_axis(rows.index)], axis=1), counts
 
 
 def _nullable(taken: pd.DataFrame) -> pd.DataFrame:

@@ -146,6 +146,7 @@ def _manifest(
 
 
 def _by_month(table: dict[str, DayFiles]) -> dict[str, dict[str, DayFiles]]:
+    """The files of a table's days, by month and then by day."""
     months: dict[str, dict[str, DayFiles]] = {}
     for day, files in table.items():
         months.setdefault(month_of(day), {})[day] = files
@@ -278,5 +279,6 @@ def changed_days(before: Manifest | None, now: Manifest) -> tuple[str, ...]:
 
 
 def _by_day(month: Month) -> dict[tuple[str, str], str]:
+    """The digest of every partition, by table (the source is "") and day."""
     tables = {"": month.partitions, **month.side_tables}
     return {(name, partition.day): partition.digest for name, table in tables.items() for partition in table}

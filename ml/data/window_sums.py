@@ -21,7 +21,7 @@ from ml.storage.json_form import parsed, to_json
 from ml.storage.kept import Kept, KeptMonth, content_key, seal, unseal
 
 log = logging.getLogger("retrain.windows")
-READ_AT_ONCE = 64
+READ_AT_ONCE = 64  # days
 
 # `results` holds the keys of the statistics that were summed; `sums` holds the first and the last day that have rows.
 SummedMonth = KeptMonth[tuple[str, ...]]
@@ -47,6 +47,7 @@ class PartSum:
 
     @property
     def size(self) -> int:
+        """How many days are in the sum."""
         return sum(len(_keys(month)) for month in self.months.values())
 
 
@@ -99,10 +100,11 @@ class WindowSums:
             computed = self.computed
             months = self.reader.months_of_part(self.as_of, part)
             before = kept[part] if part in kept and kept[part].spec == self.spec else nothing
-            same = {name: before.months[name] for name in months if self._is_same(name, months[name], before)}
-            fresh = {name: self._portions(name, part) for name in months if name not in same}
-            now = {name: same.get(name) or self._summed(name, months[name], fresh[name]) for name in months}
-            sums[part] = PartSum(now, self._slid(before, now, fresh) or self._summed_up(part, now), self.spec)
+            unchanged = {name: before.months[name] for name in months if self._is_same(name, months[name], before)}
+            fresh = {name: self._portions(name, part) for name in months if name not in unchanged}
+            tonight = {name: unchanged.get(name) or self._summed(name, months[name], fresh[name]) for name in months}
+            total = self._slid(before, tonight, fresh) or self._summed_up(part, tonight)
+            sums[part] = PartSum(tonight, total, self.spec)
             partial = [p for portions in fresh.values() for p in portions if not p.whole]
             totals[part] = self._total(sums[part], partial)
             self.reused += sums[part].size + len(partial) - (self.computed - computed)
@@ -149,17 +151,19 @@ class WindowSums:
             days += [portion.partition.day] if statistics.rows else []
         return PartTotal(total, tuple(days))
 
-    def _slid(self, before: PartSum, now: dict[str, SummedMonth], fresh: dict[str, list[Portion]]) -> Statistics | None:
+    def _slid(
+        self, before: PartSum, tonight: dict[str, SummedMonth], fresh: dict[str, list[Portion]]
+    ) -> Statistics | None:
         """Last night's sum, plus the days that came, less the days that left.
 
         It is None if a sum from scratch reads fewer days, or if the statistics of a day that left cannot be read.
         """
-        changed = {name: month for name, month in before.months.items() if name in fresh or name not in now}
+        changed = {name: month for name, month in before.months.items() if name in fresh or name not in tonight}
         old_keys = {key for month in changed.values() for key in _keys(month)}
         whole = [portion for portions in fresh.values() for portion in portions if portion.whole]
         came = [portion for portion in whole if portion.key not in old_keys]
         gone = old_keys - {portion.key for portion in whole}
-        if len(gone) + len(came) >= max(1, sum(len(_keys(month)) for month in now.values())):
+        if len(gone) + len(came) >= max(1, sum(len(_keys(month)) for month in tonight.values())):
             return None
         days_gone = self.statistics.find(sorted(gone))
         if len(days_gone) < len(gone):
@@ -172,10 +176,10 @@ class WindowSums:
             total -= day.statistics
         return total
 
-    def _summed_up(self, part: Part, now: dict[str, SummedMonth]) -> Statistics:
+    def _summed_up(self, part: Part, tonight: dict[str, SummedMonth]) -> Statistics:
         """The sum from scratch."""
         total = Statistics.none(self.use_case)
-        for statistics in self._read([p for name in now for p in self._portions(name, part) if p.whole]):
+        for statistics in self._read([p for name in tonight for p in self._portions(name, part) if p.whole]):
             total += statistics
         return total
 
