@@ -1,7 +1,8 @@
 """What declarations (a use case and its parts) have in common: how they enter digests, and how demands are written.
 
-They enter digests as plain values, a later field only where it is set. What fields must be together stands in a
-table of each package: field, what it must be, whether it is broken, next step.
+They enter digests as plain values. A field that the project added later enters only if it is set, so that old digests
+stay as they are. Demands on the fields stand in tables, one or more per package, with rows of: field, what it must be,
+when it is broken, next step.
 """
 
 import dataclasses
@@ -13,13 +14,13 @@ from typing import Any, TypeAlias, TypeVar
 
 T = TypeVar("T")
 W = TypeVar("W")
-# A text says what was seen; True says that the field's own value is what is wrong.
+# What a check answers: False if all is well; a text that says what is wrong; True if the field's own value says it.
 Broken: TypeAlias = bool | str
-# Demands on a part (the first of two arguments) that belongs to a whole (the second).
+# Demands on a part. A check gets the part and the whole that it belongs to.
 Demands: TypeAlias = tuple[tuple[str, str, Callable[[T, W], Broken], str], ...]
 
-# What digests have always held, whatever its value. A field that came later is left out where it has its default, so
-# that models which were judged before it came stay comparable.
+# The fields that digests have always held, whatever their value, by class. A field that came later is left out if it
+# has its default, so that models that were judged before it came stay comparable.
 ALWAYS = {
     "UseCase": "name question source columns target key model gates metric group side_tables derive time_column "
     "time_zone known_at_column window_days label_delay_days test_days validation_days seed outlier_std rare_below "
@@ -41,7 +42,7 @@ ALWAYS = {
 
 
 def plain(value: Any) -> Any:
-    """A JSON form of any field of a use case: an estimator by its parameters, a function by its source."""
+    """The JSON form of any field of a use case: an estimator by its parameters, a function by its source text."""
     if is_estimator(type(value)):
         return {"estimator": type(value).__name__, **plain_fields(value)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -56,7 +57,7 @@ def plain(value: Any) -> Any:
 
 
 def plain_fields(value: Any) -> dict[str, Any]:
-    """The fields of a declaration as plain values, without later ones that have their default."""
+    """The fields of a declaration as plain values, without those that came later and have their default."""
     defaults = _defaults(type(value))
     fields = {name: plain(getattr(value, name)) for name in defaults}
     later = {name for name in fields if not _stood_always(type(value), name)}
@@ -64,26 +65,26 @@ def plain_fields(value: Any) -> dict[str, Any]:
 
 
 def later_fields(value: Any) -> dict[str, Any]:
-    """What a declaration says by fields that came later: each may decide how it is used."""
+    """The fields of a declaration that came later and are set, as plain values. Each may decide how it is used."""
     return {name: field for name, field in plain_fields(value).items() if not _stood_always(type(value), name)}
 
 
 def is_estimator(kind: type) -> bool:
-    """Whether its configuration is what its __init__ takes, as in scikit-learn."""
+    """Whether the class is configured by the parameters of its __init__, as in scikit-learn."""
     return hasattr(kind, "get_params")
 
 
 def _defaults(kind: type) -> dict[str, Any]:
-    """Every field or parameter with its default; None where it has none."""
+    """The default of every field or parameter; None for a field that has none."""
     if not dataclasses.is_dataclass(kind):
-        return {name: each.default for name, each in inspect.signature(kind).parameters.items()}
+        return {name: parameter.default for name, parameter in inspect.signature(kind).parameters.items()}
     made = {f.name: f.default_factory() for f in dataclasses.fields(kind) if callable(f.default_factory)}
     stated = {f.name: None if f.default is dataclasses.MISSING else f.default for f in dataclasses.fields(kind)}
     return stated | made
 
 
 def _stood_always(kind: type, name: str) -> bool:
-    """A field of a company's own class stands in every digest."""
+    """Whether a field stands in every digest: those in ALWAYS do, and all fields of a company's own class."""
     for owner in kind.__mro__:
         if name in ALWAYS.get(owner.__name__, "").split():
             return True
@@ -93,19 +94,19 @@ def _stood_always(kind: type, name: str) -> bool:
 
 
 def _parameters(kind: type) -> list[str]:
-    """Those of an estimator's own __init__."""
+    """The parameters of an estimator's own __init__; none if it only inherits one."""
     own = vars(kind).get("__init__") if is_estimator(kind) else None
     return list(inspect.signature(own).parameters) if own else []
 
 
 def twice(names: Iterable[str]) -> Broken:
-    """The first name that is there more than once, in words."""
+    """The first name that is there more than once, in words; False if none is."""
     repeated = [name for name, count in Counter(names).items() if count > 1]
     return bool(repeated) and f"{repeated[0]!r} is there twice"
 
 
 def cannot_be_called(function: Callable[..., object] | None) -> Broken:
-    """Whether a call with one argument is none that the function takes."""
+    """Why the function cannot be called with one argument; False if it can, or if there is no function."""
     try:
         return function is not None and not inspect.signature(function).bind(None)
     except (TypeError, ValueError) as error:
@@ -113,4 +114,5 @@ def cannot_be_called(function: Callable[..., object] | None) -> Broken:
 
 
 def default_of(kind: type, field: str) -> object:
+    """The default of a dataclass's field."""
     return {f.name: f.default for f in dataclasses.fields(kind)}[field]

@@ -1,7 +1,7 @@
-"""Which days have data where a business rests on some: what a use case's `calendar` says of days.
+"""Which days must have data, by a use case's `calendar`: a business may be closed on some days.
 
-A due day must have data, and is missing without. A day counts for `test_days` and `validation_days` if it is due or has
-data all the same. What is due by the rhythm follows from the days that are there and from nothing else.
+A day that is due must have data; without data it is missing. `test_days` and `validation_days` count the days that are
+due, and other days that have data. The calendar "rhythm" decides from the days that have data, and from nothing else.
 """
 
 from collections.abc import Sequence, Set
@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
-WEEKS, WEEKS_WITH_DATA = 5, 4  # a weekday is due that had data in so many of the weeks before
+WEEKS, WEEKS_WITH_DATA = 5, 4  # by the rhythm, a weekday is due if it had data in 4 of the 5 weeks before
 
 
 @dataclass(frozen=True, kw_only=True)
 class BusinessDays:
-    """Due are these weekdays, but for holidays."""
+    """These weekdays are due, except on holidays."""
 
     weekdays: tuple[Weekday, ...] = ("mon", "tue", "wed", "thu", "fri")
     holidays: tuple[date, ...] = ()
@@ -28,13 +28,15 @@ Calendar: TypeAlias = Literal["daily", "weekdays", "rhythm"] | BusinessDays | tu
 
 
 def days_between(first: date, last: date) -> list[str]:
-    """Every day from one to another."""
+    """Every day from `first` to `last`, both included, in ISO 8601."""
     return [str(first + timedelta(days=number)) for number in range((last - first).days + 1)]
 
 
 def due_days(calendar: Calendar, days: Sequence[str], present: Set[str]) -> list[str]:
-    """Those that must have data, of days one after the other. `present`: those that have data, and those that an
-    operator excluded, which says nothing against the rhythm."""
+    """Those of `days` that must have data. The days must follow each other without a gap.
+
+    `present`: the days that have data, and the days that an operator excluded: they do not break the rhythm.
+    """
     if calendar == "daily" or not days:
         return list(days)
     if calendar == "rhythm":
@@ -47,13 +49,16 @@ def due_days(calendar: Calendar, days: Sequence[str], present: Set[str]) -> list
 
 
 def _due_by_rhythm(has_data: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """(days,) whether the weekday had data in four of the five weeks before. Of fewer known weeks it needs all, up to
-    four; in the first week nothing is due."""
-    since = np.arange(len(has_data)) - int(np.argmax(has_data))
-    known = np.clip(since // 7, 0, WEEKS)
+    """(days,) bool: whether the day is due, because its weekday had data in four of the five weeks before.
+
+    If fewer than five weeks are known, the weekday needs data in all of them, up to four. In the first week no day is
+    due.
+    """
+    days_since_first = np.arange(len(has_data)) - int(np.argmax(has_data))
+    known = np.clip(days_since_first // 7, 0, WEEKS)
     weeks = (np.concatenate([np.zeros(7 * n, bool), has_data])[: len(has_data)] for n in range(1, WEEKS + 1))
-    seen = np.sum([*weeks], axis=0)
-    due: NDArray[np.bool_] = (known > 0) & (seen >= np.minimum(known, WEEKS_WITH_DATA))
+    weeks_with_data = np.sum([*weeks], axis=0)
+    due: NDArray[np.bool_] = (known > 0) & (weeks_with_data >= np.minimum(known, WEEKS_WITH_DATA))
     return due
 
 
@@ -64,7 +69,7 @@ def _busdays(calendar: Calendar) -> np.busdaycalendar:
 
 
 def due_in_gap(calendar: Calendar, before: str, after: str) -> int:
-    """How many days between two were due; by the rhythm, which nobody knows there, every one."""
+    """How many days strictly between two were due. The rhythm is not known in a gap, so by it every day counts."""
     begin, end = np.datetime64(before) + 1, np.datetime64(after)
     if isinstance(calendar, tuple):
         return sum(before < str(day) < after for day in calendar)
@@ -74,12 +79,12 @@ def due_in_gap(calendar: Calendar, before: str, after: str) -> int:
 
 
 def weekday_of(day: str) -> str:
-    """Saturday of 2013-09-28."""
+    """The weekday of a day, like Saturday for 2013-09-28."""
     return f"{date.fromisoformat(day):%A}"
 
 
 def suggestion(calendar: Calendar, missing: Sequence[str]) -> str:
-    """What a calendar could say of missing days, as a clause that follows another; nothing where none fits."""
+    """The declaration by which the missing days would not be due, as a clause of a next step; empty if none fits."""
     if calendar == "daily":
         weekends = sum(date.fromisoformat(day).weekday() >= 5 for day in missing)
         if 2 * weekends > len(missing):

@@ -1,4 +1,7 @@
-"""Cleaned rows as they are read: verified by digest, and made again from the source where they are gone or damaged."""
+"""Reads cleaned rows. Every file is verified by its digest; one that is lost or damaged is made again from its source.
+
+Rows are refused (DataRejected) if their file is damaged and the source has changed since.
+"""
 
 import functools
 import logging
@@ -31,7 +34,10 @@ log = logging.getLogger("retrain.data")
 
 @dataclass(frozen=True)
 class CleanedReader:
-    """Reads a snapshot's cleaned rows. Raises DataRejected where some are damaged and their source changed since."""
+    """Reads a snapshot's cleaned rows.
+
+    Reading raises DataRejected if a file is lost or damaged and its source has changed since.
+    """
 
     settings: Settings
     store: Store
@@ -44,7 +50,10 @@ class CleanedReader:
         return read_manifest(self.store, self.cleaned.manifest)
 
     def rows(self, partition: CleanedPartition) -> pd.DataFrame:
-        """A partition's accepted rows as they are stored: texts as categoricals, numbers maybe float32."""
+        """A partition's rows without those in quarantine, as they are stored.
+
+        Texts are categoricals, and numbers may be float32.
+        """
         data = self._bytes(partition.cleaned.file, lambda: self._cleaned(partition.day))
         if partition.quarantine is None:
             return from_arrow(data)
@@ -52,6 +61,7 @@ class CleanedReader:
         return from_arrow(data, from_parquet(quarantine)[ROW_NUMBER])
 
     def _bytes(self, file: FileRef, make: Callable[[], bytes]) -> bytes:
+        """The file's bytes; `make` gives them again if the stored ones are lost or damaged."""
         try:
             return get_file(self.store, file)
         except Corrupt as error:
@@ -74,16 +84,16 @@ class CleanedReader:
         return to_parquet(check_batch(self.use_case, self.rules, batch).quarantine[day])
 
     def part_rows(self, as_of: date, part: Part, partition: CleanedPartition) -> pd.DataFrame:
-        """Those of the partition's rows that belong to the part on that date."""
+        """The partition's rows that belong to the part on that date."""
         return rows_of(self.use_case, as_of, part, partition.day, self.rows(partition))
 
     def part_frames(self, as_of: date, part: Part) -> Iterator[pd.DataFrame]:
-        """The part's rows as they are stored, a frame a partition, in date order."""
+        """The part's rows as they are stored: one frame per partition, in date order."""
         for partition in self.of_part(as_of, part):
             yield self.part_rows(as_of, part, partition)
 
     def raw_rows(self, as_of: date, part: Part) -> pd.DataFrame:
-        """The part's rows as a model takes them, with their label and day."""
+        """The part's rows as a model takes them, with their label and day as two more columns."""
         columns = tuple(column for column in self.use_case.columns if column.name != self.use_case.target.column)
         frames = []
         for partition in self.of_part(as_of, part):
@@ -92,15 +102,19 @@ class CleanedReader:
         return pd.concat(frames, ignore_index=True)
 
     def labelled_columns(self, as_of: date, part: Part, names: list[str]) -> pd.DataFrame:
-        """Only these columns of the part's rows and their label, as they are stored: a day is read at a time."""
+        """The part's rows with these columns and the label alone, as they are stored.
+
+        One partition is read at a time.
+        """
         return pd.concat([rows[[*names, LABEL]] for rows in self.part_frames(as_of, part)], ignore_index=True)
 
     def of_part(self, as_of: date, part: Part) -> list[CleanedPartition]:
+        """The partitions of the days of a part, in date order."""
         months = self.months_of_part(as_of, part)
         return [partition for name, ends in months.items() for partition in self.of_month(name, *ends)]
 
     def months_of_part(self, as_of: date, part: Part) -> dict[str, tuple[str, str]]:
-        """The months with days of the part, each with the first and last day that it could have of them."""
+        """The months that may have days of the part, each with the first and last day of the part that it may have."""
         counted = self.counted(as_of)
         first, last = days_of_part(self.use_case, as_of, part, counted) if self.use_case.dated else (ALL, ALL)
         return {
@@ -111,8 +125,10 @@ class CleanedReader:
 
     @cached_property
     def counted(self) -> Callable[[date], list[str] | None]:
-        """The days that `test_days` and `validation_days` count on a date: those that are due, and those that have data
-        all the same; None where every day counts."""
+        """A function of as_of that gives the days which `test_days` and `validation_days` count.
+
+        These are the days that are due, and other days that have data. The function gives None if every day counts.
+        """
         return functools.cache(self._counted)
 
     def _counted(self, as_of: date) -> list[str] | None:
@@ -122,4 +138,5 @@ class CleanedReader:
         return sorted(with_data.union(due_of_manifest(self.use_case, self.manifest, as_of)))
 
     def of_month(self, name: str, first: str, last: str) -> list[CleanedPartition]:
+        """The month's partitions from the first day to the last."""
         return [partition for partition in self.cleaned.of_month(name) if first <= partition.day <= last]

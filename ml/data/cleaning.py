@@ -1,7 +1,8 @@
-"""A partition's cleaned rows: every unique labelled row, with its number, its label, declared columns and types.
+"""A partition's cleaned rows: every unique row that has a label, with its row number and the declared columns.
 
-Which of them a verdict sets aside is not said here, so that other rules clean nothing again. What needs the statistics
-of a window (imputation, outliers, scaling, categories) is fitted in `ml.data.statistics` and applied inside the model.
+Cleaned rows do not depend on the rules: rows that a verdict sets aside are left out later, when rows are read. So a
+changed rule cleans nothing again. What needs the statistics of a window (imputation, outliers, scaling, categories) is
+fitted in `ml.data.statistics` and applied inside the model.
 """
 
 import io
@@ -19,15 +20,20 @@ ROW_NUMBER = "row_number__"
 
 
 def clean(use_case: Reading, unique: pd.DataFrame) -> pd.DataFrame:
-    """Rows with a label, that label as float64 in `label__`, and their row number in `row_number__`."""
+    """The rows that have a label, with the label as float64 in `label__` and the row number in `row_number__`.
+
+    `unique`: the rows without exact duplicates; the row number counts these. The target's own column is left out.
+    """
     labels = use_case.target.labels(unique[use_case.target.column])
     numbered = unique.drop(columns=use_case.target.column).assign(**{LABEL: labels, ROW_NUMBER: np.arange(len(unique))})
     return numbered[np.isfinite(labels)].reset_index(drop=True)
 
 
 def whole_from(use_case: Reading, cleaned: pd.DataFrame) -> date:
-    """The first as_of by which all rows are known; the calendar's last day where a row does not say when, or says a day
-    like 9999-12-31, which means the same."""
+    """The first as_of at which all rows are known; date.min without `known_at_column`.
+
+    It is date.max if some row does not say when it becomes known, or says a day like 9999-12-31, which means the same.
+    """
     if use_case.known_at_column is None or not len(cleaned):
         return date.min
     known_at = cleaned[use_case.known_at_column]
@@ -37,9 +43,9 @@ def whole_from(use_case: Reading, cleaned: pd.DataFrame) -> date:
 
 
 def to_arrow(cleaned: pd.DataFrame) -> bytes:
-    """Rows as an uncompressed Arrow file, which can be mapped into memory: no parsing, columns in their order.
+    """Rows as an uncompressed Arrow file, which is read without parsing. Columns keep their order.
 
-    Numbers are float32 where that loses nothing, else float64; texts are int32 codes with their dictionary.
+    Numbers are float32 if that loses nothing, else float64; texts are int32 codes with their dictionary.
     """
     table = pa.table({str(name): _stored(column) for name, column in cleaned.items()})
     sink = io.BytesIO()
@@ -49,6 +55,7 @@ def to_arrow(cleaned: pd.DataFrame) -> bytes:
 
 
 def _stored(column: pd.Series) -> pa.Array:
+    """The column in the type in which it is stored."""
     if column.dtype == np.float64:
         values = column.to_numpy()
         with np.errstate(over="ignore"):
@@ -62,21 +69,26 @@ def _stored(column: pd.Series) -> pa.Array:
 
 
 def coded(texts: pd.Series) -> pa.DictionaryArray:
-    """int32 codes in the order in which texts first appear, whatever the pieces that the column lies in."""
+    """The texts as int32 codes, numbered in the order in which texts first appear, however the column is chunked."""
     whole = pa.array(texts, pa.large_string())
     return (whole.combine_chunks() if isinstance(whole, pa.ChunkedArray) else whole).dictionary_encode()
 
 
 def from_arrow(data: bytes, set_aside: pd.Series | None = None) -> pd.DataFrame:
-    """The rows of `to_arrow` as stored, texts as categoricals, without the row numbers that are set aside."""
+    """The rows as `to_arrow` stored them, with texts as categoricals and without the column of row numbers.
+
+    `set_aside`: the row numbers of rows that are left out.
+    """
     rows = pa.ipc.open_file(pa.py_buffer(data)).read_all().to_pandas()
     kept = rows if set_aside is None else rows[~rows[ROW_NUMBER].isin(set_aside)].reset_index(drop=True)
     return kept.drop(columns=ROW_NUMBER)
 
 
 def to_parquet(frame: pd.DataFrame) -> bytes:
+    """The frame as a Parquet file, without its index."""
     return frame.to_parquet(index=False)
 
 
 def from_parquet(data: bytes) -> pd.DataFrame:
+    """Inverse of `to_parquet`."""
     return pd.read_parquet(io.BytesIO(data))

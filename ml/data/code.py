@@ -1,4 +1,7 @@
-"""Which of our code and libraries decide what is kept of a partition."""
+"""Which modules and libraries decide each kind of result that is kept of a partition.
+
+Their digest is part of the result's key, so a change in one of them makes those results again, and no others.
+"""
 
 import functools
 from importlib import metadata
@@ -55,7 +58,7 @@ STATE_MODULES = {
 
 @functools.cache
 def state_code_digest(kind: str) -> str:
-    """Digest of the code and libraries that decide a partition's states of that kind."""
+    """Digest of the modules and libraries that decide the results of this kind, a key of STATE_MODULES."""
     files = [ROOT / "ml" / name for name in STATE_MODULES[kind]]
     versions = [metadata.version(name) for name in ("pandas", "pyarrow", "numpy")]
     return digest_value([kind, digest_sources(ROOT, files), versions])

@@ -1,7 +1,8 @@
-"""A CSV's bytes as a table of its fields, proved to have the shape that its header promises.
+"""Reads a CSV's bytes as a table of its fields, and refuses a file without the shape that its header promises.
 
-Each record has as many fields as the header has names, quotes stand where RFC 4180 allows them, the text is of the
-declared encoding, and the last record has its end. Nothing is typed here: every field stays as it is written.
+Every record must have as many fields as the header has names, quotes must stand where RFC 4180 allows them, the text
+must be in the declared encoding, and the last record must have its end. Fields get no type here: each stays as it is
+written.
 """
 
 import codecs
@@ -24,7 +25,7 @@ QUOTE, NEWLINES = ord('"'), (ord("\n"), ord("\r"))
 BOM = codecs.BOM_UTF8
 BOMS_OF_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
-OTHERS = {  # what else a file may be, by its first bytes
+OTHERS = {  # files that are no CSV, by their first bytes: what they are, and what to do
     b"\x1f\x8b": ("it is packed by gzip", "name it .csv.gz"),
     b"PAR1": ("it is Parquet", "name it .parquet"),
     b"PK\x03\x04": ("it is an archive or an Excel file", "save it as CSV"),
@@ -37,13 +38,13 @@ OTHERS = {  # what else a file may be, by its first bytes
     b'{"': ("it is JSON", "save it as CSV or Parquet"),
     b"[{": ("it is JSON", "save it as CSV or Parquet"),
 }
-CHUNK = 1 << 20
-LONGEST_RECORD = 1 << 26
+CHUNK = 1 << 20  # bytes that are read at once
+LONGEST_RECORD = 1 << 26  # bytes
 CUT = "its last line has no end, so nobody can tell whether the file is whole"
 
 
 class BrokenCsv(ValueError):
-    """Bytes that are no CSV of the declared form: what was seen, and what to do."""
+    """The bytes are no CSV of the declared form: `seen` says what is wrong, `next_step` what to do."""
 
     def __init__(self, seen: str, next_step: str = "write it again") -> None:
         super().__init__(f"{seen}; {next_step}")
@@ -51,18 +52,21 @@ class BrokenCsv(ValueError):
 
 
 def read_fields(data: bytes, name: str, form: CsvForm) -> pa.Table:
-    """The fields of a file in memory, one text column a name. Raises BrokenCsv, or gzip's own errors."""
+    """The fields of a file in memory: one column of texts per name. Raises BrokenCsv, or gzip's own errors."""
     with open_fields(io.BytesIO(data), name, form) as (names, batches):
         parts = list(batches)
     return pa.Table.from_batches(parts, _schema(names))
 
 
 class open_fields:  # noqa: N801 - it is used as the function `open` is
-    """The header's names of a file, and its rows batch by batch."""
+    """Opens a file; gives the names in its header, and its rows batch by batch.
+
+    Raises BrokenCsv, or gzip's own errors.
+    """
 
     def __init__(self, raw: BinaryIO, name: str, form: CsvForm, block_size: int = LONGEST_RECORD) -> None:
         unpacked = gzip.GzipFile(fileobj=raw) if name.endswith(".gz") else raw
-        self.text = _ProvedText(unpacked, form)
+        self.text = _CheckedText(unpacked, form)
         self.form, self.block_size = form, block_size
 
     def __enter__(self) -> tuple[list[str], Iterator[pa.RecordBatch]]:
@@ -74,10 +78,10 @@ class open_fields:  # noqa: N801 - it is used as the function `open` is
         self.text.close()
 
     def _batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
-        odd: list[pyarrow.csv.InvalidRow] = []
+        invalid_rows: list[pyarrow.csv.InvalidRow] = []
 
-        def refused(row: pyarrow.csv.InvalidRow) -> str:
-            odd.append(row)
+        def refuse(row: pyarrow.csv.InvalidRow) -> str:
+            invalid_rows.append(row)
             return "error"
 
         texts = {f"f{number}": pa.string() for number in range(len(names))}
@@ -89,27 +93,28 @@ class open_fields:  # noqa: N801 - it is used as the function `open` is
                     delimiter=self.form.separator,
                     newlines_in_values=True,
                     ignore_empty_lines=len(names) > 1,
-                    invalid_row_handler=refused,
+                    invalid_row_handler=refuse,
                 ),
                 pyarrow.csv.ConvertOptions(
                     column_types=texts, null_values=[""], strings_can_be_null=len(names) == 1,
                     quoted_strings_can_be_null=False,
                 ),
             )  # fmt: skip
-            above = 1  # the header is a row to Arrow
+            header_rows = 1  # to Arrow, the header is the first row
             for batch in reader:
-                if batch.column(0).null_count:  # only a blank line of one column is null
+                if batch.column(0).null_count:  # with one column, a blank line is null and nothing else is
                     raise BrokenCsv(
                         "a line is blank, and with one column nobody can tell whether that is a row",
                         'remove it, or write "" for a missing value',
                     )
-                yield pa.record_batch(batch.columns, schema=_schema(names)).slice(above)
-                above = 0
+                yield pa.record_batch(batch.columns, schema=_schema(names)).slice(header_rows)
+                header_rows = 0
         except pa.ArrowInvalid as error:
-            raise (_other_count(odd[0], names, self.form) if odd else self._unreadable(error)) from None
+            reason = _wrong_field_count(invalid_rows[0], names, self.form) if invalid_rows else self._unreadable(error)
+            raise reason from None
 
     def _unreadable(self, error: Exception) -> BrokenCsv:
-        """Arrow's own words are left out: they may quote a row."""
+        """What is wrong, without Arrow's own words: they may quote a row."""
         if "straddling" in str(error):
             return BrokenCsv(f"a row is longer than {self.block_size:,} bytes", "shorten it")
         return BrokenCsv("a row cannot be told from the next one")
@@ -120,11 +125,11 @@ def _schema(names: list[str]) -> pa.Schema:
 
 
 def likely_separator(names: list[str]) -> str | None:
-    """The sign that parts the names where a header reads as one column."""
+    """The sign that separates the names of a header that reads as one column; None if there is none."""
     return next((sign for sign in DELIMITERS if sign in names[0]), None) if len(names) == 1 else None
 
 
-def _other_count(row: "pyarrow.csv.InvalidRow", names: list[str], form: CsvForm) -> BrokenCsv:
+def _wrong_field_count(row: "pyarrow.csv.InvalidRow", names: list[str], form: CsvForm) -> BrokenCsv:
     seen = f"row {row.number - 1} has {row.actual_columns} fields where the header has {row.expected_columns} names"
     if row.actual_columns == row.expected_columns + 1 and row.text.endswith(form.separator):
         return BrokenCsv(seen, f"remove the {form.separator!r} at its end")
@@ -142,14 +147,17 @@ def _refuse_names(names: list[str]) -> None:
 
 
 def refuse_twice(names: list[str]) -> None:
-    """Raises BrokenCsv where two columns have one name: nobody knows which one is meant."""
+    """Raises BrokenCsv if two columns have the same name: nobody knows which one is meant."""
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise BrokenCsv(f"the name {printable(twice[0])[:100]!r} is there twice", "rename or remove one of the columns")
 
 
-class _ProvedText(io.RawIOBase):
-    """The text in UTF-8, of which each part is proved before it is given away."""
+class _CheckedText(io.RawIOBase):
+    """A stream of the text in UTF-8. Every part is checked before it is handed on; a wrong one raises BrokenCsv.
+
+    `ahead` holds what is checked and not yet read, `lines` counts line ends and `size` bytes, all in checked text.
+    """
 
     def __init__(self, raw: BinaryIO | gzip.GzipFile, form: CsvForm) -> None:
         self.raw, self.form = raw, form
@@ -158,9 +166,9 @@ class _ProvedText(io.RawIOBase):
         self.ahead, self.lines, self.ended, self.size = b"", 0, False, 0
 
     def header(self) -> list[str]:
-        """The names in the first record that is not blank; they stay there to be read."""
-        self.ahead = self._proved()
-        text = io.StringIO(self.ahead.decode(errors="ignore"), newline="")  # the end may be half a letter
+        """The names in the first record that is not blank. That record is still there to be read."""
+        self.ahead = self._checked()
+        text = io.StringIO(self.ahead.decode(errors="ignore"), newline="")  # the part may end within a letter
         try:
             names = next((row for row in csv.reader(text, delimiter=self.form.separator, strict=True) if row), None)
         except csv.Error as error:
@@ -176,27 +184,27 @@ class _ProvedText(io.RawIOBase):
 
     def readinto(self, buffer: "bytearray | memoryview") -> int:  # type: ignore[override]
         while not self.ahead and not self.ended:
-            self.ahead = self._proved()
+            self.ahead = self._checked()
         part, self.ahead = self.ahead[: len(buffer)], self.ahead[len(buffer) :]
         buffer[: len(part)] = part
         return len(part)
 
-    def _proved(self) -> bytes:
-        """The next part in UTF-8."""
+    def _checked(self) -> bytes:
+        """The next part, in UTF-8."""
         data = self.raw.read(CHUNK)
         self.ended = not data
-        for sign, (seen, next_step) in OTHERS.items():
-            if not self.size and data.startswith(sign):
+        for first_bytes, (seen, next_step) in OTHERS.items():
+            if not self.size and data.startswith(first_bytes):
                 raise BrokenCsv(seen, next_step)
         part = self._in_utf_8(data)
         if not self.size:
             part = part.removeprefix(BOM)
         if b"\0" in part:
             raise BrokenCsv(f"line {self._line(part, part.index(0))} has a null byte", self._encoding_words(part))
-        wrong = self.quotes.first_wrong(np.frombuffer(part, np.uint8))
-        if wrong is not None:
+        wrong_quote = self.quotes.first_wrong(np.frombuffer(part, np.uint8))
+        if wrong_quote is not None:
             raise BrokenCsv(
-                f"a quote in line {self._line(part, wrong)} neither opens nor closes a field",
+                f"a quote in line {self._line(part, wrong_quote)} neither opens nor closes a field",
                 "quote the field, and write a quote inside it twice",
             )
         self._require_end(part)
@@ -205,6 +213,7 @@ class _ProvedText(io.RawIOBase):
         return part
 
     def _in_utf_8(self, data: bytes) -> bytes:
+        """The bytes, from the declared encoding. Raises BrokenCsv if they are not in it."""
         try:
             text = self.decoder.decode(data, final=self.ended)
         except UnicodeDecodeError as error:
@@ -213,13 +222,16 @@ class _ProvedText(io.RawIOBase):
         return text.encode("utf-8", "surrogatepass")
 
     def _encoding_words(self, data: bytes) -> str:
+        """The next step: declare an encoding, with the likely one as the example."""
         likely = "utf-16" if data.startswith(BOMS_OF_UTF_16) or b"\0" in data[:CHUNK] else "cp1252"
         return f"declare the encoding of its source, like encoding={likely!r}"
 
-    def _line(self, part: bytes, place: int) -> int:
-        return self.lines + _lines(part[:place]) + 1
+    def _line(self, part: bytes, position: int) -> int:
+        """The number of the line in which a byte of the part stands."""
+        return self.lines + _lines(part[:position]) + 1
 
     def _require_end(self, part: bytes) -> None:
+        """Raises BrokenCsv if this is the last part and the file is empty or not whole."""
         if self.ended and self.quotes.is_open:
             raise BrokenCsv("a quote is opened and never closed, or the file is cut")
         if self.ended and not self.size and not part:
@@ -229,16 +241,16 @@ class _ProvedText(io.RawIOBase):
 
 
 def _lines(part: bytes) -> int:
-    """Line ends in a text, which has one kind of them."""
+    """How many line ends the text has. It has one kind of them."""
     return max(part.count(b"\n"), part.count(b"\r"))
 
 
 class _Quotes:
-    """Whether quotes stand where RFC 4180 allows them, part by part.
+    """Whether quotes stand where RFC 4180 allows them; it is asked part by part.
 
-    Every quote turns "inside a quoted field" on or off. One that turns it on stands at the beginning of a field, or
-    behind another quote, which is then a quote in the text; one that turns it off stands at a field's end or before
-    another.
+    Quotes open and close a quoted field in turn. A quote that opens must stand at the beginning of a field, or behind
+    another quote: the two then mean one quote within the text. A quote that closes must stand at the end of a field, or
+    before another quote.
     """
 
     def __init__(self, separator: int) -> None:
@@ -246,7 +258,10 @@ class _Quotes:
         self.is_open, self.last = False, NEWLINES[0]
 
     def first_wrong(self, part: NDArray[np.uint8]) -> int | None:
-        """The place of the first quote that stands elsewhere; 0 also for one at the end of the part before."""
+        """The position of the first quote that stands elsewhere; None if there is none.
+
+        It is 0 too if that quote is the last byte of the part before, whose neighbour only shows now.
+        """
         if not len(part):
             return None
         if self.last == QUOTE and not self.is_open and part[0] not in self.ends:
@@ -255,7 +270,7 @@ class _Quotes:
         opening, closing = quotes[int(self.is_open) :: 2], quotes[int(not self.is_open) :: 2]
         before = np.where(opening > 0, part[opening - 1], self.last)
         inner = closing[closing < len(part) - 1]
-        wrong = [*opening[~np.isin(before, self.ends)][:1], *inner[~np.isin(part[inner + 1], self.ends)][:1]]
+        first_wrong = [*opening[~np.isin(before, self.ends)][:1], *inner[~np.isin(part[inner + 1], self.ends)][:1]]
         self.is_open ^= bool(len(quotes) % 2)
         self.last = int(part[-1])
-        return int(min(wrong)) if wrong else None
+        return int(min(first_wrong)) if first_wrong else None

@@ -1,6 +1,7 @@
 """What a use case says about its data: where rows come from, what they mean, which days are used, what is too odd.
 
-A UseCase is a Dataset, so that functions of this package take the part that they need: a Reading, a Table, or all.
+A UseCase is a Dataset. The functions of this package take the part that they need: a Reading, a Table, UsedDays,
+Limits, or the whole Dataset. Which values are allowed together stands in `ml.data.demands`.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,16 +26,17 @@ from ml.serving.rules import LARGEST, LAST_YEAR, Between, Finite, InSet, InYears
 Days = Annotated[int, Field(ge=1, le=36_500)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
-ROW = "row__"  # the column by which `derive` tells rows apart
+ROW = "row__"  # the column with the row numbers that `derive` must return
 NUMBERS = {"number", "integer"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What is predicted, by constants that no window changes.
+    """What is predicted. It is defined by constants, which no window of days changes.
 
-    Binary: the second of `classes` holds where the column is over `above`, or equals `positive`. Multiclass: the column
-    holds a class name. Regression: the column's value in `unit`; `log=True` learns its logarithm.
+    Binary: a row is of the second of `classes` if the column is over `above`, or equals `positive`. Multiclass: the
+    column holds the name of a class. Regression: the column holds the value, in `unit`; `log=True` learns its
+    logarithm.
     """
 
     column: str
@@ -46,7 +48,7 @@ class Target:
     unit: str = ""
 
     def labels(self, series: pd.Series) -> NDArray[np.float64]:
-        """(rows,) float64: class index or value; NaN where the row has no label."""
+        """(rows,) float64: the index of the class, or the value; NaN if the row has no label."""
         if self.kind == "regression":
             return series.to_numpy(np.float64)
         if self.kind == "multiclass":
@@ -62,7 +64,10 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class SideTable:
-    """A table joined to the rows on `on`, `take` being added to them; a dated one is joined day by day."""
+    """A table that is joined to the rows on the columns `on` and gives them the columns `take`.
+
+    A table with days is joined day by day.
+    """
 
     name: str
     source: Source | FileSource | DatabaseSource
@@ -72,10 +77,10 @@ class SideTable:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What decides how the bytes of a partition become rows and labels, but for the rules.
+    """All that decides how the bytes of a partition become rows and labels, except for the rules.
 
-    `derive` turns a partition's source rows into rows with more columns: each has a number in `row__`, and must come
-    back with it once.
+    `derive` turns a partition's source rows into rows with more columns. Each row has a number in the column `row__`,
+    and must come back once with that number.
     """
 
     source: Source | FileSource | DatabaseSource
@@ -93,23 +98,27 @@ class Reading:
 
     @property
     def features(self) -> tuple[Column, ...]:
-        """The columns of a raw row that the model is given."""
+        """The columns of a raw row that the model gets."""
         return tuple(column for column in self.columns if column.feature)
 
     @property
     def reading_digest(self) -> str:
-        """Digest of all of it; of columns their types alone."""
+        """Digest of all fields of a Reading.
+
+        Columns count with their name and type, and with fields that came later.
+        """
         types = [[c.name, c.type, *_unit_of_time(c), *_later(c)] for c in self.columns]
         others = [field.name for field in fields(Reading) if field.name != "columns"]
         return digest_value([types, {name: plain(getattr(self, name)) for name in others}])
 
     @property
     def statistics_digest(self) -> str:
-        """Digest of what decides which statistics are taken of rows."""
+        """Digest of what decides which statistics are computed from rows."""
         taken = [[c.name, c.type, c.is_category, list(c.parts)] for c in self.features]
         return digest_value([taken, self.target.kind])
 
     def today(self) -> date:
+        """The date of this moment in the use case's time zone."""
         return datetime.now(ZoneInfo(self.time_zone)).date()
 
 
@@ -117,8 +126,8 @@ class Reading:
 class Table(Reading):
     """Rows that can be told apart.
 
-    `key` names the columns that tell rows apart; where it is empty, equal rows are different ones. `group` names what
-    rows depend on together: without time, a group lies in one part of the split.
+    `key` names the columns that tell rows apart. If it is empty, equal rows count as different rows. `group` names the
+    column whose rows depend on each other: without time, a group lies in one part of the split.
     """
 
     name: str
@@ -127,14 +136,17 @@ class Table(Reading):
 
     @property
     def column_rules(self) -> tuple[Rule, ...]:
-        """The row rules that the declared columns and the key imply."""
+        """The row rules that follow from the declared columns and the key."""
         rules = [rule for column in self.columns for rule in _rules_of(column, self.target)]
         unique = (UniqueKey(key=self.key),) if self.key else ()
         return (*rules, *self._time_rules, *unique)
 
     @property
     def _time_rules(self) -> Iterator[Rule]:
-        """A time of known_at_column in the far future means that the row is not known yet."""
+        """Times must lie in years that the project works with.
+
+        In `known_at_column` the far future is allowed: it means that the row is not known yet.
+        """
         for column in self.columns:
             if column.type == "timestamp":
                 last = date.max.year if column.name == self.known_at_column else LAST_YEAR
@@ -145,9 +157,9 @@ class Table(Reading):
 class UsedDays:
     """Which days are used: `window_days` back from the last due day (as_of - label_delay_days - 1).
 
-    The last `test_days` are test, the `validation_days` before are validation; up to `max_missing_days` may be missing
-    or unusable. `calendar` says which days have data (`ml.data.calendars`): only those are due, and test and validation
-    count them. Without time, `seed` decides which part a row belongs to.
+    The last `test_days` are test, the `validation_days` before them are validation. Up to `max_missing_days` due days
+    may be missing or unusable. `calendar` says which days are due (`ml.data.calendars`); test and validation count
+    these. Without time, `seed` decides which part a row belongs to.
     """
 
     window_days: Days = 365
@@ -161,10 +173,13 @@ class UsedDays:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What is too odd or too little. A day has at least `min_rows` after at most `max_quarantined_fraction` were set
-    aside, and at most `max_unseen_fraction` of a column's categories are ones that no day before had
-    (`ml.data.meaning`; 1 judges none); a number is clipped at `outlier_std` standard deviations; a category seen on
-    fewer than `rare_below` train rows is unknown."""
+    """What is too odd or too little.
+
+    A day needs at least `min_rows` rows, after at most a share of `max_quarantined_fraction` was set aside. At most a
+    share of `max_unseen_fraction` of its rows may have a category that no earlier day had (`ml.data.meaning`); 1 turns
+    this off. The model clips a number at `outlier_std` standard deviations, and treats a category with fewer than
+    `rare_below` train rows as unknown.
+    """
 
     outlier_std: PositiveFloat = 8.0
     rare_below: NonNegativeInt = 10
@@ -175,10 +190,11 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset(Table, UsedDays, Limits):
-    """All that the stages of data need to know."""
+    """All that the stages of data need to know about a use case."""
 
 
 def _rules_of(column: Column, target: Target) -> list[Rule]:
+    """The row rules that follow from one column."""
     rules: list[Rule] = []
     if not column.nullable and column.name != target.column:
         rules.append(NotNull(column=column.name))
@@ -192,21 +208,28 @@ def _rules_of(column: Column, target: Target) -> list[Rule]:
 
 
 def _is_bounded(column: Column) -> bool:
-    """Whether its limits alone refuse what is not finite."""
+    """Whether the column's limits already refuse values that are not finite."""
     limits = (column.minimum, column.maximum)
     return all(limit is not None and abs(limit) <= LARGEST for limit in limits)
 
 
 def _values_of(column: Column, target: Target) -> tuple[str, ...]:
-    """What a text may be. A label of no declared class is not a missing one: it breaks the rule."""
+    """The values that a text may have.
+
+    A label that is none of the declared classes breaks this rule: it is not missing.
+    """
     return target.classes if column.name == target.column and target.kind == "multiclass" else column.values
 
 
 def _unit_of_time(column: Column) -> list[str]:
-    """It decides how numbers are read as times; of a number it is a word for people."""
+    """The unit of a timestamp, which decides how numbers become times.
+
+    The unit of a number is a word for people only.
+    """
     return [column.unit] if column.unit and column.type == "timestamp" else []
 
 
 def _later(column: Column) -> list[dict[str, object]]:
+    """The column's fields that came later and are set, as a list of one or none."""
     later = later_fields(column)
     return [later] if later else []

@@ -1,4 +1,4 @@
-"""The kinds of sources that a use case can name."""
+"""The kinds of sources that a use case can declare. Nothing is read here."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -10,9 +10,10 @@ Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 @dataclass(frozen=True, kw_only=True)
 class CsvForm:
-    """How the CSV files of a source are written: what parts fields, fractions and thousands, and the text's encoding.
+    """How the CSV files of a source are written.
 
-    The names of encodings are Python's, like "cp1252" or "utf-16".
+    `separator` stands between fields, `decimal` before fractions, and `thousands` between groups of digits. `encoding`
+    is one of Python's names, like "cp1252" or "utf-16".
     """
 
     separator: str = ","
@@ -23,8 +24,10 @@ class CsvForm:
 
 @dataclass(frozen=True, kw_only=True)
 class Source(CsvForm):
-    """A folder of partitions: `YYYY-MM-DD.parquet` (or .csv, .csv.gz) a day, or a folder of such files a day, named
-    like `day=2013-09-30` or `2013-09-30.parquet`; or, without days, `all.parquet` or the one table that is there.
+    """A folder with the rows of each day.
+
+    A day is a file `YYYY-MM-DD.parquet` (or .csv, .csv.gz), or a folder of such files, named like `day=2013-09-30` or
+    `2013-09-30.parquet`. A source without days has one file: `all.parquet`, or the only table that is there.
 
     `folder` is absolute, below RETRAIN_HOME/data, or `s3://bucket/prefix` with the standard AWS variables.
     """
@@ -34,7 +37,7 @@ class Source(CsvForm):
 
 @dataclass(frozen=True, kw_only=True)
 class FileSource(CsvForm):
-    """One Parquet or CSV (.csv.gz) file of all days, told apart by `time_column`.
+    """One Parquet or CSV (.csv.gz) file with the rows of all days; `time_column` says which day a row belongs to.
 
     `file` is absolute or below RETRAIN_HOME/data.
     """
@@ -45,10 +48,10 @@ class FileSource(CsvForm):
 
 @dataclass(frozen=True, kw_only=True)
 class DatabaseSource:
-    """The rows of a query, read a day at a time by `time_column`, which holds times, dates or texts in ISO 8601.
+    """The rows of a query, read one day at a time by `time_column`, which holds times, dates or texts in ISO 8601.
 
-    `database` names the environment variable with the address, as SQLAlchemy writes it. A day is read again where the
-    number of its rows or the last `changed_column` changed; without one, every night.
+    `database` names the environment variable with the database's address, in SQLAlchemy's form. A day is read again if
+    the number of its rows or its largest `changed_column` changed; without a `changed_column`, every night.
     """
 
     database: str

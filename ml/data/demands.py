@@ -1,4 +1,8 @@
-"""What a use case may say about its data, one row a demand."""
+"""What a use case may say about its data: one row per demand.
+
+Each table belongs to one part of the declaration. A row says: field, what it must be, when it is broken, next step. The
+checks get the part first and the whole Dataset second.
+"""
 
 import difflib
 import inspect
@@ -28,6 +32,7 @@ THOUSANDS = re.compile(r"(?![0-9+-])[ -~]?", re.ASCII)
 
 
 def undeclared(names: Iterable[str | None], dataset: Dataset) -> Broken:
+    """Which of these names are no declared column, in words; None is not a name."""
     declared = {column.name for column in dataset.columns}
     absent = [name for name in names if name is not None and name not in declared]
     near = difflib.get_close_matches(absent[0], declared, n=1) if absent else []
@@ -36,6 +41,7 @@ def undeclared(names: Iterable[str | None], dataset: Dataset) -> Broken:
 
 
 def is_not_of_type(name: str | None, accepted: set[str], dataset: Dataset) -> Broken:
+    """Which other type a declared column has, in words; False if its type is accepted or it is not declared."""
     kinds = [column.type for column in dataset.columns if column.name == name]
     return bool(kinds) and kinds[0] not in accepted and f"column {name} is of type {kinds[0]}"
 
@@ -60,7 +66,7 @@ def _is_encoding(name: str) -> bool:
 
 
 def _is_asynchronous(function: Callable[..., object] | None) -> bool:
-    """Whether a call gives something that makes rows later."""
+    """Whether a call returns something that only makes rows later: a coroutine or a generator."""
     kinds = (inspect.iscoroutinefunction, inspect.isasyncgenfunction, inspect.isgeneratorfunction)
     return any(is_kind(function) for is_kind in kinds)
 
@@ -70,11 +76,12 @@ def _is_no_plain_path(path: str) -> bool:
 
 
 def _is_dated_only(field: str) -> Callable[[Dataset, Dataset], Broken]:
+    """A check whether this field, which only means something with days, is set in a use case without time."""
     return lambda dataset, _: not dataset.dated and getattr(dataset, field) != default_of(type(dataset), field)
 
 
 def _days_with_data(dataset: Dataset) -> int:
-    """Of a window, by the weekdays that the calendar names, if it names some."""
+    """How many days of a window have data: fewer than `window_days` if the calendar names weekdays."""
     calendar, days = dataset.calendar, dataset.window_days
     if calendar == "weekdays" or isinstance(calendar, BusinessDays):
         weekdays = (len(calendar.weekdays) or 7) if isinstance(calendar, BusinessDays) else 5
@@ -83,14 +90,14 @@ def _days_with_data(dataset: Dataset) -> int:
 
 
 def _no_different_days(calendar: Calendar) -> Broken:
-    """Whether a list of dates is empty or has one twice."""
+    """Whether a calendar that is a list of dates is empty, or has a date twice."""
     if not isinstance(calendar, tuple):
         return False
     return twice(map(str, calendar)) if calendar else "there is none"
 
 
-def _parts_both(source: Any) -> bool:
-    """Whether one sign parts thousands and fractions alike."""
+def _one_sign_for_both(source: Any) -> bool:
+    """Whether one sign is declared both for thousands and for fractions."""
     return getattr(source, "thousands", "") == getattr(source, "decimal", ".")
 
 
@@ -104,12 +111,13 @@ def _is_no_example(column: Column) -> bool:
 
 
 def _later_joined(table: SideTable, dataset: Dataset) -> set[str]:
-    """Names that tables after this one are joined on."""
+    """The columns that tables after this one are joined on. They need not be declared."""
     later = dataset.side_tables[dataset.side_tables.index(table) + 1 :]
     return {name for other in later for name in other.on}
 
 
 def _outside(value: float | None, column: Column) -> bool:
+    """Whether a threshold lies where no value of the column, or all of them, could be over it."""
     low = -np.inf if column.minimum is None else column.minimum
     high = np.inf if column.maximum is None else column.maximum
     return value is not None and not low <= value < high
@@ -122,7 +130,6 @@ def _positive_or_above(target: Target) -> Broken:
 
 
 # The tables
-
 
 DATASET: Demands[Dataset, Dataset] = (
     ("name", SAFE, lambda u, _: not SAFE_NAME.fullmatch(u.name), "rename it and its file"),
@@ -190,7 +197,7 @@ SOURCE: Demands[Any, Dataset] = (
     (
         "thousands",
         "be left out, or one sign that neither is a digit nor parts fractions",
-        lambda s, _: not THOUSANDS.fullmatch(getattr(s, "thousands", "")) or _parts_both(s),
+        lambda s, _: not THOUSANDS.fullmatch(getattr(s, "thousands", "")) or _one_sign_for_both(s),
         "write another, or remove it",
     ),
     (

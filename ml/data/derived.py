@@ -1,6 +1,7 @@
-"""What a use case's `derive` makes of source rows: every row once, known by its number.
+"""Runs a use case's `derive` on source rows, and refuses a result without every row exactly once.
 
-Rows are put back by that number and never by position, so that a derive may sort, group or merge.
+Every row gets a number before and is put back in its place by that number, never by position. So a derive may sort,
+group or merge.
 """
 
 import sysconfig
@@ -24,9 +25,10 @@ KEEP_ROWS = (
 
 
 def derived(use_case: Table, rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows as `derive` returns them, in the order in which they came; nothing that it does changes `rows`.
+    """The rows as `derive` returns them, in the order of `rows`, which stay unchanged.
 
-    Raises UnusablePartition where it fails, or where rows are left out, repeated, added or can no longer be told apart.
+    Raises UnusablePartition if derive fails, or if it leaves out, repeats or adds rows, or rows can no longer be told
+    apart; ConfigError if it fails because of something else than the rows.
     """
     if use_case.derive is None:
         return rows
@@ -35,20 +37,20 @@ def derived(use_case: Table, rows: pd.DataFrame) -> pd.DataFrame:
     _refuse_other_shape(use_case, result)
     numbers = _row_numbers(result[ROW])
     _refuse_other_rows(use_case, numbers, len(rows))
-    found = result.drop(columns=ROW).iloc[np.argsort(numbers)].set_axis(rows.index)
-    _refuse_swapped_numbers(use_case, rows, found)
-    return found
+    in_order = result.drop(columns=ROW).iloc[np.argsort(numbers)].set_axis(rows.index)
+    _refuse_swapped_numbers(use_case, rows, in_order)
+    return in_order
 
 
 def _returned(use_case: Table, rows: pd.DataFrame, numbered: pd.DataFrame) -> Any:
-    """What derive returns, whatever it is. Where it fails, the rows' columns are looked at before it is blamed."""
+    """What derive returns, whatever it is. If it fails, the rows' columns are checked first: they may be the cause."""
     assert use_case.derive is not None
     try:
         return use_case.derive(numbered)
     except (RetrainError, MemoryError):
         raise
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - a company's own code; its message may quote the row
-        if isinstance(error, OSError) or is_passing(error):  # no verdict on the day
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a company's own code; its message may quote a row
+        if isinstance(error, OSError) or is_passing(error):  # this says nothing about the day's rows
             raise ConfigError(
                 f"derive of {use_case.name} must run on the rows alone", _failure(error), "mend it, then run it again"
             ) from None
@@ -58,7 +60,7 @@ def _returned(use_case: Table, rows: pd.DataFrame, numbered: pd.DataFrame) -> An
 
 
 def _blame_columns(use_case: Reading, rows: pd.DataFrame, error: BaseException) -> None:
-    """Raises UnusablePartition where a declared column is of another type, or is the one that derive looked for."""
+    """Raises UnusablePartition if a declared column is not of its type, or is missing and derive looked for it."""
     refuse_other_columns(use_case, rows, tuple(column for column in use_case.columns if column.name in rows.columns))
     wanted = error.args[:1] if isinstance(error, KeyError) else [getattr(error, "name", None)]
     names = tuple(column.name for column in use_case.columns)
@@ -66,7 +68,10 @@ def _blame_columns(use_case: Reading, rows: pd.DataFrame, error: BaseException) 
 
 
 def _failure(error: BaseException) -> str:
-    """The kind of the error and the line of the company's code that met it; not the message, which may quote a row."""
+    """The kind of the error and the line of the company's code where it happened.
+
+    The message may quote a row: it is not used.
+    """
     libraries = (sysconfig.get_path("purelib"), sysconfig.get_path("stdlib"))
     frames = traceback.extract_tb(error.__traceback__)[1:]
     own = [frame for frame in frames if not frame.filename.startswith((*libraries, "<"))]
@@ -75,6 +80,7 @@ def _failure(error: BaseException) -> str:
 
 
 def _refuse_other_shape(use_case: Table, result: Any) -> None:
+    """Raises UnusablePartition if the result is no frame with the row numbers and with each column once."""
     who = f"derive of {use_case.name}"
     if not isinstance(result, pd.DataFrame):
         if hasattr(result, "close"):
@@ -90,13 +96,13 @@ def _refuse_other_shape(use_case: Table, result: Any) -> None:
 
 
 def _kind_of(result: Any) -> str:
-    """`a coroutine`, `a polars.DataFrame`."""
+    """The type of the result in words, like `a coroutine` or `a polars.DataFrame`."""
     library = type(result).__module__.partition(".")[0]
     return f"a {type(result).__name__}" if library == "builtins" else f"a {library}.{type(result).__name__}"
 
 
 def _row_numbers(column: pd.Series) -> NDArray[np.float64]:
-    """(rows,) each row's number; NaN where there is none."""
+    """(rows,) float64: the number of each row; NaN if it has none."""
     try:
         return pd.to_numeric(column, errors="coerce").to_numpy(np.float64, na_value=np.nan)
     except (TypeError, ValueError):
@@ -104,6 +110,7 @@ def _row_numbers(column: pd.Series) -> NDArray[np.float64]:
 
 
 def _refuse_other_rows(use_case: Table, numbers: NDArray[np.float64], rows: int) -> None:
+    """Raises UnusablePartition unless every number from 0 to `rows` - 1 is there once, and no other."""
     known = (numbers >= 0) & (numbers < rows) & (numbers % 1 == 0)
     times = np.bincount(numbers[known].astype(np.int64), minlength=rows)
     counts = {
@@ -111,25 +118,26 @@ def _refuse_other_rows(use_case: Table, numbers: NDArray[np.float64], rows: int)
         "repeats": int((times[times > 1] - 1).sum()),
         f"adds, under another {ROW},": int((~known).sum()),
     }
-    seen = " and ".join(f"{what} {count:,}" for what, count in counts.items() if count)
-    if seen:
-        raise UnusablePartition(f"derive of {use_case.name} {seen} of {rows:,} rows ({KEEP_ROWS})")
+    faults = " and ".join(f"{what} {count:,}" for what, count in counts.items() if count)
+    if faults:
+        raise UnusablePartition(f"derive of {use_case.name} {faults} of {rows:,} rows ({KEEP_ROWS})")
 
 
-def _refuse_swapped_numbers(use_case: Table, rows: pd.DataFrame, found: pd.DataFrame) -> None:
-    """Numbers that were written anew, as `range` gives them, are each there once and yet name other rows.
+def _refuse_swapped_numbers(use_case: Table, rows: pd.DataFrame, result: pd.DataFrame) -> None:
+    """Raises UnusablePartition if derive numbered the rows anew: each number is there once, but names another row.
 
-    It shows where a column that names rows has the values it had, but in other rows.
+    That shows in a column that tells rows apart: it has the same values as before, but in other rows.
     """
     key = [name for name in use_case.key if name in rows.columns]  # a file to score may have none
     for name in key or [column.name for column in use_case.columns if column.name in rows.columns]:
-        if name in found.columns and _is_permuted(rows[name], found[name]):
+        if name in result.columns and _is_permuted(rows[name], result[name]):
             raise UnusablePartition(
                 f"derive of {use_case.name} gives rows another {ROW} than they had, as {name} shows ({KEEP_ROWS})"
             )
 
 
 def _is_permuted(before: pd.Series, after: pd.Series) -> bool:
+    """Whether both have the same values, in another order."""
     if before.equals(after):
         return False
     try:
@@ -142,7 +150,7 @@ def _is_permuted(before: pd.Series, after: pd.Series) -> bool:
 def is_rewritten(use_case: Table, rows: pd.DataFrame, column: Column) -> bool:
     """Whether derive reads this column of the rows and returns it with other values.
 
-    One that it makes without reading it is no question: it comes out again as it was made before.
+    A column that derive makes without reading it does not count: it is made again with the same values.
     """
     if use_case.derive is None or column.name not in rows.columns:
         return False
@@ -158,11 +166,11 @@ def _derived_or_none(use_case: Table, rows: pd.DataFrame) -> pd.DataFrame | None
         return None
 
 
-def _is_unchanged(use_case: Reading, found: pd.DataFrame | None, rows: pd.DataFrame, column: Column) -> bool:
-    """Also where derive cannot run on these rows, or returns them without the column."""
-    if found is None or column.name not in found.columns:
+def _is_unchanged(use_case: Reading, result: pd.DataFrame | None, rows: pd.DataFrame, column: Column) -> bool:
+    """Whether derive's result has the column as it was; also if there is no result, or it lacks the column."""
+    if result is None or column.name not in result.columns:
         return True
-    if wrong_type(column, rows[column.name]) or wrong_type(column, found[column.name]):
-        return bool(found[column.name].equals(rows[column.name]))
-    after, before = (conform(table, (column,), use_case.time_zone) for table in (found, rows))
+    if wrong_type(column, rows[column.name]) or wrong_type(column, result[column.name]):
+        return bool(result[column.name].equals(rows[column.name]))
+    after, before = (conform(table, (column,), use_case.time_zone) for table in (result, rows))
     return bool(after.equals(before))

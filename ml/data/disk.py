@@ -1,4 +1,4 @@
-"""A disk that is read: one that does not answer says nothing about data."""
+"""Errors of a disk while something is read. They may pass by themselves, and say nothing about the data."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from ml.errors import SourceUnavailable
 
 @contextmanager
 def reading_from(place: Path) -> Iterator[None]:
-    """A disk that does not answer is no verdict on data."""
+    """Turns an error of the disk at this place into SourceUnavailable, which is tried again."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What the data stages hand on: small frozen handles, never rows."""
+"""What the stages of data hand on to each other: small frozen handles. None of them holds rows."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -15,7 +15,10 @@ PARTS: tuple[Part, ...] = ("train", "validation", "test")
 
 @dataclass(frozen=True, kw_only=True)
 class Partition:
-    """One source partition as it was seen: the rows of a day, or `all`."""
+    """One partition of a source: the rows of a day, or of `all`.
+
+    `file`: its name in the source. `digest`: that of its bytes when the snapshot was taken.
+    """
 
     day: str
     file: str
@@ -24,7 +27,7 @@ class Partition:
 
 @dataclass(frozen=True, kw_only=True)
 class Month:
-    """A snapshot's partitions of one month, and those of each side table that they are joined to."""
+    """A snapshot's partitions of one month, and the partitions of each side table that they are joined to."""
 
     partitions: tuple[Partition, ...]
     side_tables: dict[str, tuple[Partition, ...]]
@@ -32,11 +35,12 @@ class Month:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The snapshot's own content; its digest is the snapshot's. `size`: how many partitions; `excluded`: days that
-    operators left out, and why; `accepted`: days whose new vocabulary operators accepted, and why.
+    """All that a snapshot uses. The manifest's digest is the digest of the snapshot.
 
-    `months`: by name (2013-09, or `all`) and in order, each as the JSON of its Month. A night reads only those that it
-    has not met before: what it costs does not grow with the window.
+    `months`: the JSON of each Month by its name (2013-09, or `all`), in order. A night parses only months that it has
+    not met before, so its cost does not grow with the window. `size`: how many partitions there are. `excluded`: days
+    that operators left out, with the reasons. `accepted`: days whose new vocabulary operators accepted, with the
+    reasons.
     """
 
     months: dict[str, str]
@@ -45,17 +49,19 @@ class Manifest:
     accepted: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def month(self, name: str) -> Month:
+        """The month of this name. Raises KeyError if the snapshot has no such month."""
         month: Month = parsed(Month, self.months[name])
         return month
 
     @property
     def partitions(self) -> tuple[Partition, ...]:
+        """The source's partitions of all months, in date order."""
         return tuple(partition for name in self.months for partition in self.month(name).partitions)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LeftOut:
-    """Something of a source that no partition has: how many rows, columns or other things, and why."""
+    """Something that a source has and no partition uses: `count` rows, columns or other things (`what`), and why."""
 
     source: str
     what: str
@@ -69,8 +75,12 @@ class LeftOut:
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot(Handle):
-    """`unusable`: of the missing days those that the source has in a form that cannot be read, each with the reason.
-    `left_out`: what no partition has."""
+    """What a run uses: the digest and the key of its manifest, and what is to be said of its days.
+
+    `missing_days`: due days that the manifest lacks. `unusable`: those of them that the source has in a form that
+    cannot be read, each with the reason. `changed_days`: days whose bytes differ from those of the snapshot before.
+    `left_out`: what the sources have and no partition uses.
+    """
 
     digest: str
     manifest: str
@@ -86,7 +96,7 @@ class Snapshot(Handle):
 
 @dataclass(frozen=True, kw_only=True)
 class RuleCount:
-    """How often one rule was evaluated, and broken."""
+    """How often one rule was evaluated, and how often it was broken (`unexpected`)."""
 
     rule: str
     scope: str
@@ -97,8 +107,11 @@ class RuleCount:
 
 @dataclass(frozen=True, kw_only=True)
 class JoinCounts:
-    """How a partition's rows met one side table: rows without a key, and with a key that the table lacks; and how many
-    rows of the table have no key."""
+    """How a partition's rows met one side table.
+
+    `null_keys`: rows without a key. `unmatched`: rows whose key the table lacks. `side_null_keys`: rows of the table
+    without a key.
+    """
 
     rows: int
     null_keys: int
@@ -108,11 +121,15 @@ class JoinCounts:
 
 @dataclass(frozen=True, kw_only=True)
 class PartitionCheck:
-    """The verdict on one partition, a pure function of its bytes and the rules; `broken` has the broken rules only.
+    """The verdict on one partition, which follows from its bytes, the rules and our code alone.
 
-    `unknown_columns` names the first of the `undeclared` columns; `cure` says which declaration would let a rejected
-    partition pass. What ml/data/meaning.py compares with other days, without rows that are exact duplicates: `nulls` by
-    column and `unmatched` rows by side table, where there are any, and a sample of each column's `categories`.
+    `rejected`: why it cannot be used; None if it can. `broken`: the rules that some rows break, and no others.
+    `undeclared`: how many columns nobody declared; `unknown_columns` names the first of them. `cure`: the declaration
+    that would let a rejected partition pass.
+
+    ml/data/meaning.py compares three fields with other days: `nulls` by column and `unmatched` by side table, both
+    without zeros, and a sample of each column's `categories`. Exact duplicates are not counted in `nulls` and
+    `categories`.
     """
 
     day: str
@@ -132,14 +149,17 @@ class PartitionCheck:
 
     @property
     def labelled(self) -> int:
-        """Rows to learn from: no duplicates, not set aside, with a label."""
+        """How many rows are learnt from: those with a label that are neither duplicates nor in quarantine."""
         return self.rows - self.duplicates - self.quarantined - self.unlabelled
 
 
 @dataclass(frozen=True, kw_only=True)
 class Undeclared:
-    """Columns that nobody declared: on how many days there were any, the most on one day, and the names that were
-    there on most days, with how many."""
+    """Columns that nobody declared.
+
+    `days`: on how many days there were any. `most`: how many there were at most on one day. `names`: on how many days
+    each of the most frequent ones was there.
+    """
 
     days: int = 0
     most: int = 0
@@ -148,7 +168,10 @@ class Undeclared:
 
 @dataclass(frozen=True, kw_only=True)
 class Move:
-    """A share of a day's rows that went further than on any day before; `kind` and `name` are a Signal's."""
+    """A share of a day's rows that was larger than on any day before. `usual` is the largest share until then.
+
+    `kind` and `name` are those of a Signal (ml/data/meaning.py).
+    """
 
     day: str
     kind: str
@@ -159,8 +182,10 @@ class Move:
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """Sums over the partitions that may be used; `broken` counts those that may not, too. `unmatched`: by side table,
-    the rows that met nothing in it."""
+    """Sums over the partitions that may be used; `broken` alone also counts the partitions that may not be used.
+
+    `quarantined_days`: rows in quarantine by day. `unmatched`: by side table, the rows that it does not match.
+    """
 
     rows: int
     duplicates: int
@@ -175,11 +200,11 @@ class Counts:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckedDays(Counts):
-    """What the verdicts on a month's partitions come to, summed over those that may be used.
+    """Sums over the verdicts on a month's partitions.
 
-    `digest` says which rows may be used. `compared` is the key of what decides the comparison with the days before. It
-    gives the days that `lost` their meaning, which `rejected` has too, and the shares of `unseen` rows by day and
-    column.
+    `digest`: says which rows may be used. `rejected`: why partitions cannot be used, by day. `compared`: the key of all
+    that decides the comparison with the days before. That comparison gives `lost`, the days that lost their meaning
+    (they are in `rejected` too), and `unseen`, the shares of unseen rows by day and column.
     """
 
     digest: str
@@ -195,7 +220,11 @@ CheckedMonth = KeptMonth[CheckedDays]  # its results are PartitionChecks
 
 @dataclass(frozen=True, kw_only=True)
 class Checks(Handle, Counts):
-    """`cleaned_days`: those whose rows were cleaned as they were judged, because they were there."""
+    """The verdicts on all partitions of a snapshot.
+
+    `left_out`: why days are not used. `cleaned_days`: days that were cleaned together with their verdict, because their
+    rows were in memory then.
+    """
 
     digest: str
     months: dict[str, CheckedMonth]
@@ -206,7 +235,10 @@ class Checks(Handle, Counts):
 
 @dataclass(frozen=True, kw_only=True)
 class CleanedRows:
-    """A partition's unique labelled rows, a pure function of its bytes; from the date `whole_from` on all are known."""
+    """A partition's unique labelled rows, which follow from its bytes alone.
+
+    From `whole_from` on, all of them are known.
+    """
 
     file: FileRef
     whole_from: date
@@ -214,7 +246,10 @@ class CleanedRows:
 
 @dataclass(frozen=True, kw_only=True)
 class CleanedPartition:
-    """A usable partition: its cleaned rows, and which of them its verdict set aside."""
+    """A usable partition: its cleaned rows, and the quarantine with those of them that its verdict set aside.
+
+    `rows`: how many rows remain.
+    """
 
     day: str
     cleaned: CleanedRows
@@ -223,13 +258,13 @@ class CleanedPartition:
 
     @property
     def digests(self) -> tuple[str, str, str]:
-        """What decides which rows it gives."""
+        """The day, and the digests of the files that decide which rows are read."""
         return self.day, self.cleaned.file.digest, self.quarantine.digest if self.quarantine else ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CleanedDays:
-    """What a month's usable partitions come to; from the date `whole_from` on all rows are known."""
+    """Sums over a month's usable partitions. From the date `whole_from` on, all of their rows are known."""
 
     digest: str
     partitions: int
@@ -242,7 +277,7 @@ CleanedMonth = KeptMonth[CleanedDays]  # its results are CleanedPartitions, by t
 
 @dataclass(frozen=True, kw_only=True)
 class Cleaned(Handle):
-    """Every usable partition of the snapshot with this manifest."""
+    """All usable partitions of the snapshot with this manifest, by month. `rows`: how many rows they have."""
 
     manifest: str
     digest: str
@@ -254,13 +289,17 @@ class Cleaned(Handle):
         return sum(month.sums.partitions for month in self.months.values())
 
     def of_month(self, name: str) -> tuple[CleanedPartition, ...]:
+        """The month's partitions in date order."""
         return tuple(self.months[name].by_key(CleanedPartition).values())
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitRows:
-    """Rows and share of the positive class (two classes) of one part; of test rows by day, also the share whose group
-    has train rows too."""
+    """One part of the split.
+
+    `positive_share`: of rows of the positive class; None unless there are two classes. `group_in_train`: the share of
+    test rows whose group has train rows too; None for other parts, and where no group is cut.
+    """
 
     rows: int
     positive_share: float | None
@@ -271,7 +310,10 @@ class SplitRows:
 
 @dataclass(frozen=True, kw_only=True)
 class Split(Handle):
-    """The three parts and the encoder that was fitted on train rows."""
+    """The three parts, and the encoder that was fitted on train rows.
+
+    `fit_until`: the last day that a model of this run may have seen; None without time.
+    """
 
     digest: str
     encoder: FileRef

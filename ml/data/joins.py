@@ -1,4 +1,4 @@
-"""Source rows as raw rows: derived, then joined to side tables, each row keeping its place."""
+"""Makes raw rows of source rows: `derive` completes them, then side tables are joined. Every row keeps its place."""
 
 import functools
 from collections.abc import Iterable, Mapping
@@ -21,14 +21,18 @@ from ml.settings import Settings
 
 @dataclass(frozen=True)
 class Joined:
-    """Raw rows in the order of their source rows, and how they met each side table."""
+    """Raw rows in the order of their source rows, and how they met each side table, by its name."""
 
     rows: pd.DataFrame
     joins: dict[str, JoinCounts]
 
 
 def complete(use_case: Table, rows: pd.DataFrame, sides: Mapping[str, pd.DataFrame]) -> Joined:
-    """One partition's source rows as raw rows. Raises UnusablePartition where derive or a side table cannot be used."""
+    """One partition's source rows as raw rows.
+
+    `sides`: the rows of each side table by name; one that is not there is not joined. Raises UnusablePartition if
+    derive or a side table cannot be used.
+    """
     whole = derived(use_case, rows.reset_index(drop=True))
     counts = {}
     for table in use_case.side_tables:
@@ -38,10 +42,10 @@ def complete(use_case: Table, rows: pd.DataFrame, sides: Mapping[str, pd.DataFra
 
 
 def complete_by_day(settings: Settings, use_case: Table, rows: pd.DataFrame) -> Joined:
-    """Source rows of any days as raw rows, for scoring, in the same order.
+    """Source rows of any days as raw rows, in the same order. This is how rows are made for scoring.
 
-    A row without its time is joined to undated tables only. Raises UnusablePartition where a column is missing or of
-    another type, and for a day without a side table.
+    A row without a time is joined to undated tables only. Raises UnusablePartition if a column is missing or is not of
+    its type, or if a side table lacks a day.
     """
     sides = {table.name: partition_files(settings, use_case, table.source) for table in use_case.side_tables}
     declared = {table.name: Declared.of(use_case, table.source) for table in use_case.side_tables}
@@ -54,26 +58,29 @@ def complete_by_day(settings: Settings, use_case: Table, rows: pd.DataFrame) -> 
     _refuse_other_columns_a_day(use_case, {day: part.rows for day, part in parts.items()})
     whole = stacked([part.rows for part in parts.values()], "the rows").sort_index() if parts else numbered
     taken = [name for table in use_case.side_tables for name in table.take if name not in whole]
-    if not len(rows):  # of no rows nothing is derived
+    if not len(rows):  # without rows, derive has not run
         taken = [column.name for column in use_case.columns if column.name not in whole]
     return Joined(whole.assign(**dict.fromkeys(taken, np.nan)).set_axis(rows.index), _summed(parts.values()))
 
 
 def _refuse_other_columns_a_day(use_case: Table, parts: Mapping[str, pd.DataFrame]) -> None:
-    """Days put together would lack, without a word, what derive returned on some of them only."""
+    """Raises UnusablePartition if derive returned a column on some days only.
+
+    In one table of all days, the rows of the other days would silently lack it.
+    """
     joined = {name for table in use_case.side_tables for name in table.take}
     names = {day: {*part.columns} - joined for day, part in parts.items()}
-    every: set[str] = set().union(*names.values())
-    for day, own in names.items():
-        if own != every:
-            lacking = ", ".join(sorted(map(str, every - own)))
+    all_names: set[str] = set().union(*names.values())
+    for day, own_names in names.items():
+        if own_names != all_names:
+            lacking = ", ".join(sorted(map(str, all_names - own_names)))
             raise UnusablePartition(
                 f"derive of {use_case.name} returns no {lacking} for {day} (return it for every row)"
             )
 
 
 def _summed(parts: Iterable[Joined]) -> dict[str, JoinCounts]:
-    """Over days; of a side table's own rows without a key, the most that a day met."""
+    """The counts summed over days. A side table's own rows without a key are not summed: the largest number counts."""
     total: dict[str, JoinCounts] = {}
     for part in parts:
         for name, counts in part.joins.items():
@@ -88,10 +95,10 @@ def _summed(parts: Iterable[Joined]) -> dict[str, JoinCounts]:
 
 
 def _days(use_case: Reading, rows: pd.DataFrame) -> pd.Series:
-    """(rows,) the partition of each row; `all` where it has no time."""
+    """(rows,) the day of each row; `all` if it has no time."""
     if not use_case.dated:
         return pd.Series(ALL, index=rows.index)
-    (column,) = (each for each in use_case.columns if each.name == use_case.time_column)
+    (column,) = (declared for declared in use_case.columns if declared.name == use_case.time_column)
     refuse_other_columns(use_case, rows, (column,))
     return days_of(typed(column, rows[column.name], use_case.time_zone)).fillna(ALL)
 
@@ -101,6 +108,7 @@ def _read_files(files: DayFiles, declared: Declared) -> pd.DataFrame:
 
 
 def _files_of_day(sides: dict[str, dict[str, DayFiles]], day: str) -> dict[str, DayFiles]:
+    """The files that each side table has for the day, or for all days. Raises UnusablePartition if one has none."""
     absent = [name for name, files in sides.items() if day not in files and ALL not in files]
     if absent and day != ALL:
         raise UnusablePartition(f"{', '.join(absent)} has no {day}")

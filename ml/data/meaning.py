@@ -1,9 +1,12 @@
-"""Whether a day's columns still mean what they meant: its counts, compared with those of the days before it.
+"""Whether a day's columns still mean what they meant: a day's counts are compared with those of the days before it.
 
-What is counted of a partition is a function of its bytes alone. The comparison belongs to the snapshot. A day is
-compared with the usable days before it in its own month and in the month before, so that a night compares few days
-again, however long its window is. The first days of a window have too few before them, and are compared with those
-around them: else an odd day would pass once the days before it have left the window.
+Three things are counted per day: rows without a value, rows with a category that no earlier day had, and rows that a
+side table does not match. The counts of a partition follow from its bytes alone; the comparison belongs to the
+snapshot. A day that lost its meaning is rejected; one that only moved gets a sentence in the report.
+
+A day is compared with the usable days before it, in its own month and in the month before, so that a night compares
+only few days again, however long its window is. The first days of a window have too few days before them. They are
+compared with the days around them: otherwise an odd day would pass as soon as the days before it have left the window.
 """
 
 import functools
@@ -18,19 +21,22 @@ from numpy.typing import NDArray
 
 from ml.data.handles import Move, PartitionCheck
 
-SAMPLE = 64  # categories that are kept of a column and day
-FEWEST_CATEGORIES = 16  # that two samples can compare, where one of them does not have all
-ALL_HASHES = 2**32 - 1
-FEWEST_DAYS = 7  # before the day, with a value in the column
-FEWEST_ROWS = 10  # of the day: of fewer, chance alone may make all of them new, or null
-FEWEST_DAYS_TO_COUNT = 3  # before a day whose own share of unseen rows tells what is usual
-MOST_USUAL = 0.5  # a column of which earlier days lost this share has no vocabulary to lose: an identifier
-NOTABLE = 0.1  # over what was usual: worth a sentence in the report
-MOST_REASONS = 3
+SAMPLE = 64  # how many categories are kept per column and day
+ALL_HASHES = 2**32 - 1  # the bound of a sample that has every category
+FEWEST_CATEGORIES = 16  # a comparison of samples needs as many categories, unless both samples have every category
+FEWEST_DAYS = 7  # a day is judged if it is compared with at least as many days (for categories: days with a value)
+FEWEST_ROWS = 10  # a day with fewer rows is not judged: by chance alone, all of them may be new or null
+FEWEST_DAYS_TO_COUNT = 3  # unseen rows of a day are counted if at least as many days before it have a value
+MOST_USUAL = 0.5  # where more was usual nothing is judged: a column of identifiers has no vocabulary to lose
+NOTABLE = 0.1  # a share that exceeds the usual one by more is worth a sentence in the report
+MOST_REASONS = 3  # how many reasons a rejection names
 
 
 class Signal(NamedTuple):
-    """What is counted: rows without a value, rows with an unseen category, or rows that a side table does not match."""
+    """What is counted: rows without a value, rows with an unseen category, or rows that a side table does not match.
+
+    `name` is the column's, or that of the side table.
+    """
 
     kind: Literal["null", "unseen", "unmatched"]
     name: str
@@ -38,10 +44,11 @@ class Signal(NamedTuple):
 
 @dataclass(frozen=True)
 class Sample:
-    """Rows by the hash of their category, of the `SAMPLE` categories whose hashes are the smallest.
+    """A sample of a column's categories on one day: those `SAMPLE` categories whose hashes are the smallest.
 
-    A category whose hash is at most `bound` is in the sample if any row has it. So samples of several days tell exactly
-    which of the categories up to their smallest bound are new, whatever the number of categories.
+    `rows` says how many rows have each of them, by the category's hash. If any row has a category whose hash is at most
+    `bound`, that category is in the sample. So the samples of several days tell exactly which categories are new among
+    those up to the smallest bound, however many categories there are.
     """
 
     rows: Mapping[int, int]
@@ -49,46 +56,52 @@ class Sample:
 
     @classmethod
     def of(cls, hashes: NDArray[np.uint32], counts: NDArray[np.int64]) -> "Sample":
-        """Of every category's hash, and how many rows have it."""
-        unique, place = np.unique(hashes, return_inverse=True)
-        rows = np.bincount(place, counts, len(unique)).astype(np.int64)
+        """The sample of a column, from the hash of every category and the number of rows that have it."""
+        unique, positions = np.unique(hashes, return_inverse=True)
+        rows = np.bincount(positions, counts, len(unique)).astype(np.int64)
         kept = dict(zip(unique[:SAMPLE].tolist(), rows[:SAMPLE].tolist(), strict=True))
         return cls(kept, ALL_HASHES if len(unique) <= SAMPLE else max(kept))
 
     @property
     def text(self) -> str:
-        """As it is kept: one short text, since a window keeps one for every column and day."""
+        """The form in which a sample is stored: one short text, because a window has a sample per column and day."""
         words = [f"{hashed:x}:{count}" for hashed, count in self.rows.items()]
         return " ".join([*words, *(["+"] if self.bound < ALL_HASHES else [])])
 
 
 @functools.lru_cache(maxsize=4096)
 def parse_sample(text: str) -> Sample:
-    """Inverse of `Sample.text`; it is shared, so nobody changes it."""
-    words, cut = text.removesuffix("+").split(), text.endswith("+")
-    pairs = (word.split(":") for word in words)
+    """Inverse of `Sample.text`. The result is cached and shared, so it must not be changed."""
+    pairs = (word.split(":") for word in text.removesuffix("+").split())
     rows = {int(hashed, 16): int(count) for hashed, count in pairs}
-    return Sample(rows, max(rows) if cut else ALL_HASHES)
+    has_more = text.endswith("+")
+    return Sample(rows, max(rows) if has_more else ALL_HASHES)
 
 
 def hashes_of(texts: Sequence[str]) -> NDArray[np.uint32]:
-    """(texts,) the same for a text in every process and on every machine."""
+    """(texts,) uint32: the hash of each text. A text has the same hash in every process and on every machine."""
     if not len(texts):
         return np.empty(0, np.uint32)
-    found = pd.util.hash_array(np.array(texts, dtype=object), categorize=False)
-    return (found >> np.uint64(32)).astype(np.uint32)
+    wide = pd.util.hash_array(np.array(texts, dtype=object), categorize=False)
+    return (wide >> np.uint64(32)).astype(np.uint32)
 
 
 def sample_of(positions: NDArray[np.signedinteger[Any]], hashes: NDArray[np.uint32]) -> Sample:
-    """Of rows by the position of their category among the hashed ones; a row without one has another position."""
+    """The sample of a day's rows: `positions` (rows,) says which of the `hashes` (categories,) each row has.
+
+    A row without a category has a position outside of `hashes`.
+    """
     present = positions[(positions >= 0) & (positions < len(hashes))]
-    found, counts = np.unique(present, return_counts=True)
-    return Sample.of(hashes[found], counts)
+    categories, counts = np.unique(present, return_counts=True)
+    return Sample.of(hashes[categories], counts)
 
 
 @dataclass(frozen=True)
 class Known:
-    """A usable day that later ones are compared with."""
+    """A usable day with which later days are compared.
+
+    `shares`: the share of its rows by signal. `samples`: the sample of its categories by column.
+    """
 
     day: str
     shares: Mapping[Signal, float]
@@ -97,7 +110,11 @@ class Known:
 
 @dataclass
 class Reference:
-    """The usable days that a day is compared with: how many there are, what they had, and what was usual."""
+    """The usable days with which a day is compared.
+
+    It holds how many days there are and, per column, on how many of them it had a value (`days_with`), the hashes of
+    their categories and the smallest bound of their samples. `usual` is the largest share that a signal had on any day.
+    """
 
     first_day: str = ""
     days: int = 0
@@ -123,7 +140,10 @@ class Reference:
             self.usual[signal] = max(self.usual.get(signal, 0.0), share)
 
     def unseen(self, name: str, sample: Sample) -> float | None:
-        """The share of the rows with a category whose category no other day had; None where too few days had any."""
+        """The share of rows whose category none of these days had, among the rows that have a category.
+
+        It is None if too few of these days have a value in the column, or the samples share too few categories.
+        """
         if self.days_with.get(name, 0) < FEWEST_DAYS_TO_COUNT:
             return None
         bound = min(sample.bound, self.bounds[name])
@@ -134,13 +154,18 @@ class Reference:
         return new / sum(rows.values())
 
     def can_judge(self, signal: Signal) -> bool:
+        """Whether there are enough days to judge the signal, and it was not usual for most rows."""
         days = self.days_with.get(signal.name, 0) if signal.kind == "unseen" else self.days
         return days >= FEWEST_DAYS and self.usual.get(signal, 0.0) <= MOST_USUAL
 
 
 @dataclass(frozen=True)
 class Compared:
-    """What a month's days came to: those that lost their meaning and why, what moved, and shares of unseen rows."""
+    """What the comparison of a month's days says.
+
+    `lost`: why a day lost its meaning, by day. `moves`: what moved without being lost. `unseen`: the share of unseen
+    rows, by day and column.
+    """
 
     lost: dict[str, str]
     moves: tuple[Move, ...]
@@ -148,22 +173,26 @@ class Compared:
 
 
 def odd_at_start(checks: Iterable[PartitionCheck], accepted: Mapping[str, str], limit: float) -> dict[str, str]:
-    """Which of a window's first days lost their meaning, and why; of the checks of its first months."""
+    """Which of a window's first days lost their meaning, and why, by day.
+
+    `checks`: those of the window's first months. `accepted` and `limit` are as for `compare`.
+    """
     usable = [check for check in checks if check.rejected is None][: 2 * FEWEST_DAYS + 1]
-    plain = [known_of(check, {}) for check in usable]
+    samples_alone = [known_of(check, {}) for check in usable]
     known = [
-        known_of(check, {} if check.day in accepted else _unseen(check, Reference.of(_without(plain, place))))
-        for place, check in enumerate(usable)
+        known_of(check, {} if check.day in accepted else _unseen(check, _others(samples_alone, position)))
+        for position, check in enumerate(usable)
     ]
     lost = dict[str, str]()
-    for place, check in enumerate(usable[:FEWEST_DAYS]):
+    for position, check in enumerate(usable[:FEWEST_DAYS]):
         if check.day not in accepted:
-            lost |= _lost(check, known[place], Reference.of(_without(known, place)), limit)
+            lost |= _lost(check, known[position], _others(known, position), limit)
     return lost
 
 
-def _without(known: Sequence[Known], place: int) -> list[Known]:
-    return [*known[:place], *known[place + 1 :]]
+def _others(known: Sequence[Known], position: int) -> Reference:
+    """All days but the one at this position."""
+    return Reference.of([*known[:position], *known[position + 1 :]])
 
 
 def compare(
@@ -173,41 +202,47 @@ def compare(
     limit: float,
     odd: Mapping[str, str] = MappingProxyType({}),
 ) -> Compared:
-    """Every usable day of a month against the usable ones before it. `limit`: the use case's `max_unseen_fraction`;
-    `odd`: days that are lost already.
+    """Compares every usable day of a month with the usable days before it.
 
-    An accepted day is not judged; it is part of what later days are compared with, and its categories count as seen.
+    `before`: the usable days of the month before. `limit`: the use case's `max_unseen_fraction`. `odd`: days that
+    `odd_at_start` found lost already, each with its reason. `accepted`: days whose changes an operator accepted, each
+    with the operator's reason. An accepted day is not judged; later days are compared with it too, and its categories
+    count as seen.
     """
     reference = Reference.of(before)
     lost, moves, unseen = dict[str, str](), list[Move](), dict[str, dict[str, float]]()
     for check in checks:
         if check.rejected is not None:
             continue
-        own = _unseen(check, reference) if check.day not in accepted else {}
-        known = known_of(check, own)
+        shares = _unseen(check, reference) if check.day not in accepted else {}
+        known = known_of(check, shares)
         if check.day not in accepted:
             lost |= {check.day: odd[check.day]} if check.day in odd else _lost(check, known, reference, limit)
         if check.day not in lost:
             moves += _moves(check, known, reference)
-            unseen |= {check.day: own} if own else {}
+            unseen |= {check.day: shares} if shares else {}
             reference.add(known)
     return Compared(lost, tuple(moves), unseen)
 
 
 def _lost(check: PartitionCheck, known: Known, reference: Reference, limit: float) -> dict[str, str]:
-    """The day and why it lost its meaning; nothing where it did not."""
+    """The day and why it lost its meaning; empty if it did not."""
     reasons = _reasons(check, known, reference, limit)
     return {check.day: "; ".join(reasons[:MOST_REASONS])} if reasons else {}
 
 
 def _unseen(check: PartitionCheck, reference: Reference) -> dict[str, float]:
+    """The day's share of unseen rows, for each column that has any."""
     shares = {name: reference.unseen(name, parse_sample(text)) for name, text in check.categories.items()}
     return {name: round(share, 4) for name, share in shares.items() if share}
 
 
 def known_of(check: PartitionCheck, unseen: Mapping[str, float]) -> Known:
-    """A usable day as later ones are compared with it; `unseen`: its shares of unseen rows."""
-    rows, delivered = max(1, rows_of(check)), max(1, check.rows)  # what is joined still has its exact duplicates
+    """A usable day in the form in which later days are compared with it.
+
+    `unseen`: its shares of unseen rows by column.
+    """
+    rows, delivered = max(1, rows_of(check)), max(1, check.rows)  # matches are counted before duplicates are dropped
     shares = {Signal("null", name): count / rows for name, count in check.nulls.items()}
     shares |= {Signal("unmatched", name): count / delivered for name, count in check.unmatched.items()}
     shares |= {Signal("unseen", name): share for name, share in unseen.items()}
@@ -215,12 +250,15 @@ def known_of(check: PartitionCheck, unseen: Mapping[str, float]) -> Known:
 
 
 def rows_of(check: PartitionCheck) -> int:
-    """Rows that were counted: exact duplicates are not."""
+    """The number of rows that were counted, which leaves out exact duplicates."""
     return check.rows - check.duplicates
 
 
 def _reasons(check: PartitionCheck, known: Known, reference: Reference, limit: float) -> list[str]:
-    """Why the day lost its meaning; a lost side table, which empties columns, first."""
+    """Why the day lost its meaning.
+
+    A side table that was lost comes first, because it explains columns that are empty.
+    """
     if rows_of(check) < FEWEST_ROWS:
         return []
     lost = [
@@ -234,7 +272,7 @@ def _reasons(check: PartitionCheck, known: Known, reference: Reference, limit: f
 
 
 def _is_lost(signal: Signal, share: float, usual: float, limit: float) -> bool:
-    """Nulls and missing matches are believed as long as any row has a value or a match."""
+    """Whether the share means a loss. For nulls and missing matches it does only if no row has a value or a match."""
     return share > limit + (1 - limit) * usual if signal.kind == "unseen" else share == 1
 
 
@@ -250,7 +288,7 @@ def _reason(signal: Signal, share: float, reference: Reference) -> str:
 
 
 def _moves(check: PartitionCheck, known: Known, reference: Reference) -> list[Move]:
-    """What moved further than it ever did before, without being lost."""
+    """What moved further than on any day before. A day that is lost is not asked for its moves."""
     if rows_of(check) < FEWEST_ROWS:
         return []
     judged = {signal: share for signal, share in known.shares.items() if reference.can_judge(signal)}

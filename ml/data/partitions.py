@@ -1,4 +1,7 @@
-"""A partition's rows: read from the bytes that the snapshot names, joined and completed by derive."""
+"""Reads a partition's rows: from the very bytes that the snapshot names, completed by derive and joined.
+
+Bytes that are no longer those of the snapshot are refused, and so are rows of another day.
+"""
 
 import functools
 from dataclasses import dataclass, field
@@ -20,27 +23,30 @@ from ml.settings import Settings
 
 
 def kept_digests(settings: Settings, use_case: str) -> Path:
-    """Where the digests of files are kept that need not be hashed again."""
+    """The file that keeps the digests of a use case's files, so that they need not be hashed again."""
     return settings.home / "cache" / f"digests-{use_case}.json"
 
 
 def inputs_by_day(use_case: Reading, month: Month) -> dict[str, tuple[str, ...]]:
-    """What a partition's rows come from, by day: digest and ending of its own file, and of each side table's."""
+    """What the rows of each partition come from, by day: digest and ending of its own file and of each side table's."""
     sides = [{p.day: _content(p) for p in month.side_tables[table.name]} for table in use_case.side_tables]
     return {
-        p.day: (_content(p), *(side[p.day] if p.day in side else side[ALL] for side in sides)) for p in month.partitions
+        own.day: (_content(own), *(side[own.day] if own.day in side else side[ALL] for side in sides))
+        for own in month.partitions
     }
 
 
 def _content(partition: Partition) -> str:
-    """The same bytes under another ending are read otherwise."""
+    """Digest and ending of the file: with another ending, the same bytes are read in another way."""
     return "".join((partition.digest, *Path(partition.file).suffixes))
 
 
 @dataclass(frozen=True)
 class PartitionRows:
-    """A partition's raw rows with declared columns and types, the columns that nobody declared, and how the rows met
-    each side table."""
+    """A partition's raw rows, with the declared columns in their types.
+
+    `unknown_columns`: the columns that nobody declared, in words. `joins`: how the rows met each side table, by name.
+    """
 
     rows: pd.DataFrame
     unknown_columns: tuple[str, ...] = ()
@@ -48,15 +54,15 @@ class PartitionRows:
 
     @property
     def unmatched(self) -> dict[str, int]:
-        """How many rows no row of a side table matches, for want of a key or of a row with it."""
+        """How many rows each side table does not match, because they have no key or the table lacks it."""
         return {name: counts.unmatched + counts.null_keys for name, counts in self.joins.items()}
 
 
 def read_partition(settings: Settings, use_case: Table, manifest: Manifest, day: str) -> PartitionRows:
     """The partition's rows, derived and joined.
 
-    Raises UnusablePartition where the file cannot be read, a column is missing or of another type, or a row is of
-    another day; DataRejected where the bytes are no longer those of the manifest.
+    Raises UnusablePartition if the file cannot be read, a column is missing or is not of its type, or a row is of
+    another day; DataRejected if the bytes are no longer those of the manifest.
     """
     month = manifest.month(month_of(day))
     source = source_rows(settings, use_case, manifest, day)
@@ -65,13 +71,16 @@ def read_partition(settings: Settings, use_case: Table, manifest: Manifest, day:
     refuse_other_columns(use_case, whole.rows, use_case.columns)
     typed = conform(whole.rows, use_case.columns, use_case.time_zone)
     _refuse_other_days(use_case, typed, day)
-    on = {name for table in use_case.side_tables for name in table.on}
-    unknown = set(source.columns) - {column.name for column in use_case.columns} - on
+    joined_on = {name for table in use_case.side_tables for name in table.on}
+    unknown = set(source.columns) - {column.name for column in use_case.columns} - joined_on
     return PartitionRows(typed, tuple(sorted(_undeclared(use_case, source, name) for name in unknown)), whole.joins)
 
 
 def _undeclared(use_case: Reading, rows: pd.DataFrame, name: Any) -> str:
-    """The column's name; for `derive`, with the type that it is given, which the values of the day decide."""
+    """The column's name.
+
+    If there is a `derive`, with the type in which it gets the column: the day's values decide it.
+    """
     words = printable(str(name))
     if use_case.derive is None or rows[name].isna().all():
         return words
@@ -89,15 +98,15 @@ def _read(
     settings: Settings, use_case: Table, source: AnySource, partitions: tuple[Partition, ...], day: str
 ) -> pd.DataFrame:
     """The rows of a day, or of all days, from the very bytes that stand in the manifest."""
-    seen = {partition.day: partition for partition in partitions}
-    partition = seen.get(day) or seen[ALL]
+    by_day = {partition.day: partition for partition in partitions}
+    partition = by_day.get(day) or by_day[ALL]
     folder = source_folder(settings, source, use_case.time_zone, use_case.columns)
     read = _table_of_all_days if partition.day == ALL and use_case.dated else _rows
     try:
         return read(folder, partition, Declared.of(use_case, source))
     except _OtherBytes:
         for kept in (kept_digests(settings, use_case.name), folder.with_name(f"{folder.name}.json")):
-            kept.unlink(missing_ok=True)  # a disk may have changed them and no time
+            kept.unlink(missing_ok=True)  # a disk may have changed bytes, and no file's times
         ours = folder.is_relative_to(settings.home / "cache")
         what = f"the copy of {partition.day} of {source_words(settings, source)}" if ours else partition.file
         raise DataRejected(
@@ -111,7 +120,7 @@ class _OtherBytes(Exception):
 
 @functools.lru_cache(maxsize=8)
 def _table_of_all_days(folder: Path, partition: Partition, declared: Declared) -> pd.DataFrame:
-    """A table that every day of a window joins, read once."""
+    """A side table that all days of a window are joined to. It is cached, so that it is read once."""
     return _rows(folder, partition, declared)
 
 
@@ -123,7 +132,10 @@ def _rows(folder: Path, partition: Partition, declared: Declared) -> pd.DataFram
 
 
 def _refuse_other_days(use_case: Reading, rows: pd.DataFrame, day: str) -> None:
-    """The name of a file says which day its rows are of; a row of a later day would let the future in."""
+    """Raises UnusablePartition if a row is of another day than its file's name says.
+
+    A row of a later day would let the future in.
+    """
     if use_case.time_column is None or not len(rows):
         return
     days = days_of(rows[use_case.time_column])

@@ -1,8 +1,9 @@
-"""A file's bytes as a table: by its name's ending, each declared column in a form that holds its values exactly.
+"""Reads a file's bytes as a table. The ending of its name says how; each declared column keeps its values exactly.
 
 Nights, side tables, files to score and the day files of a FileSource are all read here. A CSV is first proved to have
-the shape that its header promises (ml/csv_fields.py). A column whose values are not of the declared type stays as it
-is written, so that `derive` may mend it; `refuse_other_columns` names it where nothing did.
+the shape that its header promises (ml/data/csv_fields.py). A file that can be read in two ways is refused. A column
+whose values are not of the declared type stays as it is written, so that `derive` may mend it; if nothing mends it,
+`refuse_other_columns` refuses it by name.
 """
 
 import bisect
@@ -32,15 +33,15 @@ from ml.data.disk import reading_from
 from ml.errors import is_passing, printable
 from ml.serving.columns import EXACT, NOT_COUNTED, TOO_WIDE, Column, WrongType, cast_texts, typed, wrong_type
 
-MISSING = ["", "NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null", "None", "<NA>", "n/a"]  # where no text is declared
-NEAR = 0.75  # how alike two names are (difflib) of which one may be the other, mistyped
+MISSING = ["", "NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null", "None", "<NA>", "n/a"]  # unless text is declared
+NEAR = 0.75  # from this likeness on (difflib), one name may be the other one mistyped
 TRUE, FALSE = ["True", "true", "TRUE"], ["False", "false", "FALSE"]
 NUMBERS = {"number", "integer"}
 FIELDS = b"retrain.fields"  # marks a Parquet file of ours whose texts are the fields of a CSV, not yet typed
 
 
 class UnusablePartition(ValueError):
-    """A partition that cannot be read as declared; its message is the reason."""
+    """A partition cannot be read as declared; the message is the reason."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,16 @@ class Declared:
 
     @classmethod
     def of(cls, use_case: Reading, source: Source | FileSource | DatabaseSource) -> "Declared":
+        """What the use case says of this source, which is its own or that of a side table."""
         form = source if isinstance(source, CsvForm) else CsvForm()
         return cls(use_case.columns, use_case.time_zone, form)
 
 
 def together(tables: list[pd.DataFrame], name: str) -> pd.DataFrame:
-    """A day's parts as one table. Raises UnusablePartition where there is none, or they have different columns."""
+    """A day's parts as one table.
+
+    Raises UnusablePartition if there is no part, or if parts differ in columns or types.
+    """
     if not tables:
         raise UnusablePartition(f"{name} has no file")
     for number, table in enumerate(tables[1:], start=2):
@@ -75,8 +80,11 @@ def together(tables: list[pd.DataFrame], name: str) -> pd.DataFrame:
 
 
 def stacked(tables: list[pd.DataFrame], name: str) -> pd.DataFrame:
-    """Tables one below the other. Raises UnusablePartition where integers would be rounded, because pandas makes floats
-    of integers in one table and fractions, or missing values, in another."""
+    """The tables one below the other, with their row numbers.
+
+    pandas makes floats of a column with integers in one table and fractions or missing values in another. Raises
+    UnusablePartition if that would round an integer.
+    """
     whole = pd.concat(tables)
     for column in whole.columns:
         if whole[column].dtype.kind == "f" and any(is_wide(table[column]) for table in tables if column in table):
@@ -88,13 +96,15 @@ def stacked(tables: list[pd.DataFrame], name: str) -> pd.DataFrame:
 
 
 def is_wide(series: pd.Series) -> bool:
-    """Whether it has integers that float64 does not tell apart."""
+    """Whether the column holds integers that are too large for float64 to tell apart."""
     return series.dtype.kind in "iu" and bool(((series > EXACT) | (series < -EXACT)).any())
 
 
 def _refuse_other_types(tables: list[pd.DataFrame], name: str) -> None:
-    """Raises UnusablePartition for a column that is numbers in one part and texts in another: put together, 007 of a
-    CSV would be a number in some rows and a text in others."""
+    """Raises UnusablePartition if a column is numbers in one part and texts in another.
+
+    Otherwise 007 in a CSV would be a number in some rows and a text in others.
+    """
     for column in tables[0].columns:
         present = [table[column] for table in tables if table[column].notna().any()]
         kinds = [isinstance(series.dtype, pd.StringDtype) for series in present]
@@ -106,7 +116,7 @@ def _refuse_other_types(tables: list[pd.DataFrame], name: str) -> None:
             )
 
 
-# What libraries say of a whole file, or of a place in it. All else may quote a row.
+# Messages of libraries about a whole file, or about a place in it. Any other message may quote a row.
 FREE_OF_VALUES = re.compile(
     r"'[\w-]+' codec can't decode bytes? (0x[0-9a-f]+ )?in position \d+(-\d+)?: [a-z ]+"
     r"|Compressed file ended before the end-of-stream marker was reached"
@@ -116,22 +126,28 @@ FREE_OF_VALUES = re.compile(
 
 
 def read_table(path: Path, declared: Declared) -> pd.DataFrame:
-    """A Parquet or CSV file. Raises UnusablePartition if it is not what it is named, SourceUnavailable if the disk does
-    not give it."""
+    """The rows of a Parquet or CSV file.
+
+    Raises UnusablePartition if the file is not what its name says, SourceUnavailable if the disk does not answer.
+    """
     return parse_table(path.name, _bytes_of(path), declared)
 
 
 def read_with_columns_as_written(
     path: Path, declared: Declared, names: tuple[str, ...]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A file as `read_table` reads it, and those of its columns that have these names as they stand in it: the fields
-    of a CSV as text, the values of a Parquet file in their own type."""
+    """The rows as `read_table` reads them, and the columns of these names as they are written in the file.
+
+    The second frame holds the fields of a CSV as text, and the values of a Parquet file in their own type. It leaves
+    out names that the file lacks.
+    """
     table = _table_of(path.name, _bytes_of(path), declared)
     written = {name: _as_arrow(table[name]) for name in names if name in table.column_names}
     return _typed_rows(path.name, table, declared), pd.DataFrame(written, index=pd.RangeIndex(len(table)))
 
 
 def _bytes_of(path: Path) -> bytes:
+    """The file's bytes. Raises UnusablePartition if it is no file, SourceUnavailable if the disk does not answer."""
     if not path.is_file():
         seen = "it is a folder" if path.is_dir() else "there is no such file"
         raise UnusablePartition(f"{path.name} cannot be read ({seen})")
@@ -140,12 +156,12 @@ def _bytes_of(path: Path) -> bytes:
 
 
 def parse_table(name: str, data: bytes, declared: Declared) -> pd.DataFrame:
-    """The rows of a file by its name's ending. Raises UnusablePartition if they cannot be read."""
+    """The rows of a file; the ending of its name says how to read them. Raises UnusablePartition if that fails."""
     return _typed_rows(name, _table_of(name, data, declared), declared)
 
 
 def _table_of(name: str, data: bytes, declared: Declared) -> pa.Table:
-    """What the file holds, nothing typed yet."""
+    """What the file holds, before any column gets its declared type."""
     try:
         return _read_parquet(data) if name.endswith(".parquet") else read_fields(data, name, declared.form)
     except BrokenCsv as error:
@@ -156,20 +172,21 @@ def _table_of(name: str, data: bytes, declared: Declared) -> pa.Table:
         raise UnusablePartition(f"{name} cannot be read ({short(error)})") from error
 
 
-def _typed_rows(name: str, table: pa.Table, declared: Declared) -> pd.DataFrame:
-    are_fields = not name.endswith(".parquet") or FIELDS in (table.schema.metadata or {})
+def _typed_rows(file: str, table: pa.Table, declared: Declared) -> pd.DataFrame:
+    """The rows with their columns in the declared types, where the values allow it."""
+    are_fields = not file.endswith(".parquet") or FIELDS in (table.schema.metadata or {})
     names = table.column_names
-    _refuse_near_names(name, names, declared.columns)
+    _refuse_near_names(file, names, declared.columns)
     if are_fields:
-        _refuse_swallowed(name, table, declared)
+        _refuse_swallowed(file, table, declared)
     to_series = of_fields if are_fields else of_values
     types = {column.name: column for column in declared.columns}
-    series = {each: to_series(table[each], types.get(each), declared) for each in names}
+    series = {name: to_series(table[name], types.get(name), declared) for name in names}
     return pd.DataFrame(series, index=pd.RangeIndex(len(table)))
 
 
 def short(error: Exception) -> str:
-    """The first line of the error's message where it cannot hold a value of a row, else the error's kind."""
+    """The first line of the error's message if it is proved to hold no value of a row, else the kind of the error."""
     if isinstance(error, BadGzipFile):
         return "it is no gzip file, or other bytes follow its end"
     first = (str(error) or type(error).__name__).splitlines()[0]
@@ -177,7 +194,7 @@ def short(error: Exception) -> str:
 
 
 def _named(names: list[str]) -> str:
-    """At most five names; a table may have thousands."""
+    """At most five of the names, in words; a table may have thousands."""
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return ", ".join(printable(name)[:100] for name in names[:5]) + more
 
@@ -186,13 +203,15 @@ def _named(names: list[str]) -> str:
 
 
 def open_parquet(source: Any, **options: Any) -> pq.ParquetFile:
-    """Pages that have a checksum are verified by it. INT96 is read in microseconds, because nanoseconds end in the year
-    2262 and then begin again."""
+    """Opens a Parquet file or its bytes. Pages that have a checksum are verified.
+
+    INT96 times are read in microseconds: in nanoseconds they would wrap around after the year 2262.
+    """
     return pq.ParquetFile(source, coerce_int96_timestamp_unit="us", page_checksum_verification=True, **options)
 
 
 def _read_parquet(data: bytes) -> pa.Table:
-    """All columns as Arrow has them; an index of pandas is a column like others."""
+    """All columns in Arrow's types; an index of pandas becomes a column like others."""
     with open_parquet(pa.BufferReader(data)) as file:
         refuse_twice(file.schema_arrow.names)
         table = file.read()
@@ -203,15 +222,15 @@ def _read_parquet(data: bytes) -> pa.Table:
 
 
 def index_columns(schema: pa.Schema, rows: int) -> dict[str, range]:
-    """What a file of so many rows has in pandas' notes alone, by name."""
+    """The columns that a file of so many rows has in pandas' notes alone: evenly spaced integers, by name."""
     noted = _named_ranges((schema.metadata or {}).get(b"pandas", b""))
     return {name: numbers for name, numbers in noted if name not in schema.names and len(numbers) == rows}
 
 
 def _refuse_other_encodings(table: pa.Table) -> None:
-    """Texts of a Parquet file are in UTF-8; writers that wrote other bytes were not stopped."""
+    """Raises BrokenCsv if a text is not in UTF-8. Parquet demands UTF-8, but some writers do not check it."""
     for name, column in zip(table.column_names, table.columns, strict=True):
-        kind = column.type  # of a dictionary Arrow looks at the texts itself
+        kind = column.type  # Arrow itself checks the texts of a dictionary
         if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
             try:
                 column.validate(full=True)
@@ -220,8 +239,10 @@ def _refuse_other_encodings(table: pa.Table) -> None:
 
 
 def _named_ranges(noted: bytes) -> Iterator[tuple[str, range]]:
-    """Indexes of evenly spaced integers, which pandas writes into its notes alone; whatever else they say is not read,
-    for it may be false."""
+    """The indexes of evenly spaced integers, which pandas writes into its notes and nowhere else.
+
+    Nothing else in the notes is used, because it may be false.
+    """
     try:
         indexes = json.loads(noted)["index_columns"]
         for index in indexes:
@@ -232,7 +253,7 @@ def _named_ranges(noted: bytes) -> Iterator[tuple[str, range]]:
 
 
 def of_values(values: pa.ChunkedArray, column: Column | None, declared: Declared) -> pd.Series:
-    """A column of a Parquet file; of a declared one, the type that was declared where that is exact."""
+    """A column of a Parquet file. A declared one gets its declared type if that holds all of its values exactly."""
     series = _as_pandas(values) if column is None or _is_exact_in_pandas(values) else _as_arrow(values)
     if column is None or (column.type in NUMBERS and series.dtype.kind in "iuf"):
         return series
@@ -243,6 +264,7 @@ def of_values(values: pa.ChunkedArray, column: Column | None, declared: Declared
 
 
 def _is_exact_in_pandas(values: pa.ChunkedArray) -> bool:
+    """Whether pandas' own types hold the values without rounding."""
     kind = values.type
     whole = pa.types.is_integer(kind) and not values.null_count
     texts = pa.types.is_string(kind) or pa.types.is_large_string(kind)
@@ -254,9 +276,10 @@ def _as_arrow(values: pa.ChunkedArray) -> pd.Series:
 
 
 def _as_pandas(values: pa.ChunkedArray) -> pd.Series:
+    """The values in pandas' own type, or in Arrow's if pandas has none for them."""
     try:
         return values.to_pandas()
-    except (pa.ArrowException, ValueError, OverflowError, KeyError):  # years and time zones that Python does not know
+    except (pa.ArrowException, ValueError, OverflowError, KeyError):  # a year or time zone that Python does not know
         return _as_arrow(values)
 
 
@@ -264,8 +287,11 @@ def _as_pandas(values: pa.ChunkedArray) -> pd.Series:
 
 
 def of_fields(fields: pa.ChunkedArray, column: Column | None, declared: Declared) -> pd.Series:
-    """A column of a CSV. In a declared text only the empty field is missing, so that NA and null stay words; what
-    nobody declared is a number where all of it could be one."""
+    """A column of a CSV.
+
+    In a declared text only an empty field is missing, so NA and null stay words. A column that nobody declared becomes
+    numbers, or else booleans, if all of its fields can be read so.
+    """
     if column is not None and column.type == "text":
         return _texts(fields, [""])
     if column is not None and column.type == "timestamp":
@@ -277,16 +303,18 @@ def of_fields(fields: pa.ChunkedArray, column: Column | None, declared: Declared
 
 
 def _present(fields: pa.ChunkedArray, missing: list[str]) -> pa.ChunkedArray:
-    """The fields without what stands for a missing one, which becomes null."""
+    """The fields, with null in place of each text in `missing`."""
     absent = pc.is_in(fields, pa.array(missing))
     return pc.if_else(absent, pa.scalar(None, pa.string()), fields) if pc.any(absent).as_py() else fields
 
 
 def _texts(fields: pa.ChunkedArray, missing: list[str]) -> pd.Series:
+    """The fields as texts, with nulls in place of those in `missing`."""
     return pd.Series(_present(fields, missing).cast(pa.large_string()), dtype="str")
 
 
 def _times(fields: pa.ChunkedArray, column: Column, declared: Declared) -> pd.Series:
+    """The fields as times, or as texts if one of them is no time."""
     present = _present(pc.ascii_trim_whitespace(fields), [*MISSING, "NaT"])
     counted = numbers_of(fields, declared.form) if column.unit else None
     texts = pd.Series(present.cast(pa.large_string()), dtype="str")
@@ -297,8 +325,10 @@ def _times(fields: pa.ChunkedArray, column: Column, declared: Declared) -> pd.Se
 
 
 def numbers_of(fields: pa.ChunkedArray, form: CsvForm) -> pd.Series | None:
-    """int64 where all are whole and none is missing, else float64, each rounded once; None where some are no numbers,
-    or integers that float64 does not hold."""
+    """The fields as numbers: int64 if all are whole and none is missing, else float64, each rounded once.
+
+    It is None if a field is not a number, or is an integer that float64 cannot hold.
+    """
     present = _in_points(_present(pc.ascii_trim_whitespace(fields), MISSING), form)
     numbers = None if present is None else cast_texts(present, pa.float64())
     if present is None or numbers is None:
@@ -312,9 +342,9 @@ def numbers_of(fields: pa.ChunkedArray, form: CsvForm) -> pd.Series | None:
 
 
 def _in_points(fields: pa.ChunkedArray, form: CsvForm) -> pa.ChunkedArray | None:
-    """The numbers as computers write them; None where one has other signs than the declared ones."""
+    """The numbers in the form that computers write; None if one of them is not written in the declared form."""
     if form.thousands:
-        sign, point = (f"\\x{ord(each):02x}" for each in (form.thousands, form.decimal))
+        sign, point = (f"\\x{ord(letter):02x}" for letter in (form.thousands, form.decimal))
         groups = rf"^[+-]?(\d+|\d{{1,3}}({sign}\d{{3}})+)({point}\d*)?([eE][+-]?\d+)?$"
         if not _all(pc.match_substring_regex(fields, groups)):
             return None
@@ -327,7 +357,7 @@ def _in_points(fields: pa.ChunkedArray, form: CsvForm) -> pa.ChunkedArray | None
 
 
 def _truths(fields: pa.ChunkedArray) -> pd.Series | None:
-    """Booleans, or None where some field is no word for one."""
+    """The fields as booleans, or as 1.0 and 0.0 if some are missing; None if a field is no word for true or false."""
     present = _present(fields, MISSING).drop_null()
     if not len(present) or not _all(pc.is_in(present, pa.array([*TRUE, *FALSE]))):
         return None
@@ -339,16 +369,20 @@ def _truths(fields: pa.ChunkedArray) -> pd.Series | None:
 
 
 def _all(mask: pa.ChunkedArray) -> bool:
+    """Whether the mask is true everywhere; also if it is empty."""
     return bool(pc.all(mask, min_count=0).as_py())
 
 
 def _first_too_wide(texts: pa.ChunkedArray, numbers: pa.ChunkedArray) -> int | None:
-    """The place of the first integer that float64 does not hold. A number with an exponent is a rounded one already."""
-    found = numbers.to_numpy()
-    for place in map(int, np.flatnonzero(np.abs(found) >= EXACT)):
-        text = texts[place].as_py()
-        if re.fullmatch(r"[+-]?[\d.]+", text) and (np.isinf(found[place]) or Decimal(text) != Decimal(found[place])):
-            return place
+    """The position of the first integer that float64 cannot hold.
+
+    A number with an exponent counts as rounded already.
+    """
+    values = numbers.to_numpy()
+    for position in map(int, np.flatnonzero(np.abs(values) >= EXACT)):
+        text, value = texts[position].as_py(), values[position]
+        if re.fullmatch(r"[+-]?[\d.]+", text) and (np.isinf(value) or Decimal(text) != Decimal(value)):
+            return position
     return None
 
 
@@ -356,13 +390,13 @@ def _first_too_wide(texts: pa.ChunkedArray, numbers: pa.ChunkedArray) -> int | N
 
 
 def _plain_name(name: str) -> str:
-    """A name as people see it: without blanks, signs of no width, and the difference of large and small letters."""
-    seen = (sign for sign in unicodedata.normalize("NFKC", name) if unicodedata.category(sign)[0] not in "ZC")
-    return "".join(seen).casefold()
+    """A name as people see it: blanks, invisible signs and the case of letters do not count."""
+    visible = (sign for sign in unicodedata.normalize("NFKC", name) if unicodedata.category(sign)[0] not in "ZC")
+    return "".join(visible).casefold()
 
 
 def _refuse_near_names(file: str, names: list[str], columns: tuple[Column, ...]) -> None:
-    """Raises UnusablePartition where a declared column has a twin that people cannot tell from it."""
+    """Raises UnusablePartition if another column has a name that people cannot tell from that of a declared one."""
     declared = {_plain_name(column.name): column.name for column in columns if column.name in names}
     for name in names:
         twin = declared.get(_plain_name(name))
@@ -374,8 +408,10 @@ def _refuse_near_names(file: str, names: list[str], columns: tuple[Column, ...])
 
 
 def refuse_missing(rows: pd.DataFrame, names: tuple[str, ...], others: Collection[str] = ()) -> None:
-    """Raises UnusablePartition where a column is not there, with a name that could stand for it. The `others` are
-    names that stand for something else."""
+    """Raises UnusablePartition if a column of these names is missing. The message names a column that may be meant.
+
+    `others`: names of further columns, which are not taken for the missing one.
+    """
     missing = [name for name in names if name not in rows.columns]
     if missing:
         why = _nearest_words(rows, missing[0], {*names, *others}) or _delimiter_words(rows)
@@ -383,9 +419,9 @@ def refuse_missing(rows: pd.DataFrame, names: tuple[str, ...], others: Collectio
 
 
 def _nearest_words(rows: pd.DataFrame, name: str, taken: Collection[str]) -> str:
-    """The name that differs only in what people do not see, or else the one that is spelt most like it."""
-    free = [str(each) for each in rows.columns if str(each) not in taken]
-    same = [each for each in free if _plain_name(each) == _plain_name(name)]
+    """The column whose name differs only in what people do not see, or else the one that is spelt most like it."""
+    free = [column for column in map(str, rows.columns) if column not in taken]
+    same = [column for column in free if _plain_name(column) == _plain_name(name)]
     if same:
         return f" (there is {same[0]!a}; rename it to {name!r})"
     near = difflib.get_close_matches(name, free, n=1, cutoff=NEAR)
@@ -393,13 +429,13 @@ def _nearest_words(rows: pd.DataFrame, name: str, taken: Collection[str]) -> str
 
 
 def _delimiter_words(rows: pd.DataFrame) -> str:
-    """The likely cause where a CSV's header reads as one column."""
-    found = likely_separator([*map(str, rows.columns)])
-    if found is None:
+    """The likely cause if a CSV's header reads as one column; empty if it does not."""
+    separator = likely_separator([*map(str, rows.columns)])
+    if separator is None:
         return ""
     return (
-        f" (the header reads as one column: likely separated by {DELIMITERS[found]}; declare separator={found!r} of "
-        "its source)"
+        f" (the header reads as one column: likely separated by {DELIMITERS[separator]}; declare "
+        f"separator={separator!r} of its source)"
     )
 
 
@@ -407,14 +443,14 @@ def _delimiter_words(rows: pd.DataFrame) -> str:
 
 
 def _refuse_swallowed(file: str, table: pa.Table, declared: Declared) -> None:
-    """Raises UnusablePartition for a header that is repeated among the rows, and for a quoted field that holds rows."""
+    """Raises UnusablePartition if the header is repeated among the rows, or if a quoted field holds further rows."""
     _refuse_repeated_header(file, table)
-    for at, name in enumerate(table.column_names):
-        if not _has_line_ends(table.column(at)):
+    for position, (name, column) in enumerate(zip(table.column_names, table.columns, strict=True)):
+        if not _has_line_ends(column):
             continue
-        lines = pc.match_substring_regex(table.column(at), "[\r\n]")
-        for row in np.flatnonzero(lines.to_numpy()):
-            if _holds_rows(table.column(at)[int(row)].as_py(), at, table.column_names, declared):
+        has_lines = pc.match_substring_regex(column, "[\r\n]")
+        for row in np.flatnonzero(has_lines.to_numpy()):
+            if _holds_rows(column[int(row)].as_py(), position, table.column_names, declared):
                 raise UnusablePartition(
                     f"{file} cannot be read (column {printable(name)} of row {row + 1} holds what looks like further "
                     "rows, which a quote too many has swallowed; write a quote inside a quoted field twice)"
@@ -422,7 +458,10 @@ def _refuse_swallowed(file: str, table: pa.Table, declared: Declared) -> None:
 
 
 def _has_line_ends(fields: pa.ChunkedArray) -> bool:
-    """Seen from the bytes of all fields at once, which is fast; a slice may have bytes that it does not show."""
+    """Whether some field may hold a line end.
+
+    This is quick, because it looks at the bytes of all fields at once. In a slice these include rows outside of it.
+    """
     held = [np.frombuffer(chunk.buffers()[2] or b"", np.uint8) for chunk in fields.chunks]
     return any(bool((part == end).any()) for part in held for end in NEWLINES)
 
@@ -437,14 +476,18 @@ def _refuse_repeated_header(file: str, table: pa.Table) -> None:
             )
 
 
-def _holds_rows(field: str, at: int, names: list[str], declared: Declared) -> bool:
-    """Whether it is the end of a row, maybe whole rows, and the beginning of one: as many fields as are missing, each
-    of the type that is declared for its place."""
+def _holds_rows(field: str, position: int, names: list[str], declared: Declared) -> bool:
+    """Whether a field with several lines, in the column at `position`, holds rows that a quote has swallowed.
+
+    Its first line must then be the end of a row, its last line the beginning of one, and every line between a whole
+    row: each with as many fields as the row needs there, of the types that are declared for their columns.
+    """
     first, *middle, last = [line.split(declared.form.separator) for line in re.split(r"\r\n|\r|\n", field)]
-    if [len(first), len(last), *map(len, middle)] != [len(names) - at, at + 1, *([len(names)] * len(middle))]:
+    expected = [len(names) - position, position + 1, *([len(names)] * len(middle))]
+    if [len(first), len(last), *map(len, middle)] != expected:
         return False
     types = {column.name: column for column in declared.columns if column.type != "text"}
-    ends = [*zip(names[at + 1 :], first[1:], strict=True), *zip(names[:at], last[:-1], strict=True)]
+    ends = [*zip(names[position + 1 :], first[1:], strict=True), *zip(names[:position], last[:-1], strict=True)]
     fields = [*ends, *(pair for line in middle for pair in zip(names, line, strict=True))]
     judged = [(types[name], text) for name, text in fields if name in types]
     if not judged:
@@ -458,52 +501,51 @@ def _holds_rows(field: str, at: int, names: list[str], declared: Declared) -> bo
 
 
 def refuse_other_columns(use_case: Reading, rows: pd.DataFrame, columns: tuple[Column, ...]) -> None:
-    """Raises UnusablePartition where one of these columns is missing or of another type."""
+    """Raises UnusablePartition if one of these columns is missing or is not of its declared type."""
     refuse_missing(rows, tuple(column.name for column in columns))
     for column in columns:
-        seen = wrong_type(column, rows[column.name])
-        if seen:
-            with suppress(TypeError, ValueError, ArithmeticError, NotImplementedError):  # of a dtype that has no texts
-                seen += _first_wrong(use_case, column, rows[column.name])
-            raise UnusablePartition(f"column {column.name} must be {column.type}, but it is {seen}")
+        other_type = wrong_type(column, rows[column.name])
+        if other_type:
+            with suppress(TypeError, ValueError, ArithmeticError, NotImplementedError):  # a dtype without texts
+                other_type += _first_wrong(use_case, column, rows[column.name])
+            raise UnusablePartition(f"column {column.name} must be {column.type}, but it is {other_type}")
 
 
 def _first_wrong(use_case: Reading, column: Column, series: pd.Series) -> str:
-    """Where the type is wrong for the sake of some values: the first, and its row in the day's file.
+    """The first value that makes the type wrong, and its row in the day's file; empty if no single value does.
 
-    It is not quoted where any column is sensitive: in a row that is shifted it may be that one's.
+    The value is not quoted if any column is sensitive: in a row whose fields are shifted, it may be that column's.
     """
     numbered = series if pd.api.types.is_integer_dtype(series.index.dtype) else series.reset_index(drop=True)
     present = numbered.dropna()
-    place = _place_of_wrong(use_case, column, present)
-    if place is None:
+    position = _position_of_wrong(use_case, column, present)
+    if position is None:
         return ""
-    row = f"row {present.index[place] + 1}"
-    value = repr(str(present.iloc[place])[:40]).replace(": ", ":")  # which ends a part of an error's sentence
-    first = (
-        f"the first in {row}" if any(each.sensitive for each in use_case.columns) else f"the first, {value}, in {row}"
-    )
-    return f" ({first}{_why(column, present.iloc[place])})"
+    row, value = f"row {present.index[position] + 1}", present.iloc[position]
+    quoted = repr(str(value)[:40]).replace(": ", ":")  # ": " separates the parts of an error
+    is_secret = any(declared.sensitive for declared in use_case.columns)
+    first = f"the first in {row}" if is_secret else f"the first, {quoted}, in {row}"
+    return f" ({first}{_why(column, value)})"
 
 
-def _place_of_wrong(use_case: Reading, column: Column, present: pd.Series) -> int | None:
-    """The place of the first value that is none of the column's type as it is written; None where each could be one."""
+def _position_of_wrong(use_case: Reading, column: Column, present: pd.Series) -> int | None:
+    """The position of the first value that cannot be of the column's type as it is written; None if every value can."""
     if column.type == "text":
-        return next((place for place, value in enumerate(present) if not isinstance(value, str)), None)
+        return next((position for position, value in enumerate(present) if not isinstance(value, str)), None)
     is_text = isinstance(present.dtype, pd.StringDtype)
     declared = Declared.of(use_case, use_case.source) if is_text else Declared(use_case.columns, "UTC", CsvForm())
     texts = pa.array(present.astype("str"), pa.string())
 
-    def is_wrong_up_to(place: int) -> bool:
-        fields = pa.chunked_array([texts[: place + 1]])
+    def is_wrong_up_to(position: int) -> bool:
+        fields = pa.chunked_array([texts[: position + 1]])
         return wrong_type(column, of_fields(fields, column, declared)) is not None
 
-    place = bisect.bisect_left(range(len(texts)), True, key=is_wrong_up_to)
-    return place if place < len(texts) else None
+    position = bisect.bisect_left(range(len(texts)), True, key=is_wrong_up_to)
+    return position if position < len(texts) else None
 
 
 def _why(column: Column, value: object) -> str:
-    """What else there is to say of a value that looks like one of the type."""
+    """Why a value that looks right is refused: a number without a unit as a time, or an integer that is too large."""
     digits = re.fullmatch(r"[+-]?\d+", str(value)) is not None
     if digits and column.type == "timestamp":
         return f"; {NOT_COUNTED}"

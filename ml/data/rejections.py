@@ -1,4 +1,4 @@
-"""What is said of a partition that cannot be used: why, and what lets the next night go on."""
+"""What is said of a partition that cannot be used: why, and how the next night can go on."""
 
 import re
 import traceback
@@ -13,32 +13,38 @@ from ml.data.reading import short
 from ml.data.validation import MOST_NAMES
 from ml.serving.columns import Column
 
-GIVEN = re.compile("(.+) as (a number|a time|text)", re.DOTALL)  # an undeclared column, as ml/snapshots.py names it
+GIVEN = re.compile("(.+) as (a number|a time|text)", re.DOTALL)  # as partitions.py words an undeclared column
 
 
 def why_unforeseen(error: Exception) -> str:
-    """Why a partition cannot be used whose bytes make code fail that is not ours, in a way that nobody foresaw."""
+    """Why a partition cannot be used if its bytes make a library fail in a way that nobody foresaw.
+
+    The error's message is quoted only if it cannot hold a value of a row.
+    """
     column = _column_of(error)
     kind, words = type(error).__name__, short(error)
-    seen = f" ({words})" if words != kind else ""
-    return f"reading it ends in {kind}" + (f" in column {column}" if column else "") + seen
+    quoted = f" ({words})" if words != kind else ""
+    return f"reading it ends in {kind}" + (f" in column {column}" if column else "") + quoted
 
 
 def _column_of(error: Exception) -> str | None:
-    """The declared column that was looked at when it happened, where our code looked at one."""
+    """The declared column that our code was working on when the error happened; None if there was none."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     columns = [value.name for frame in frames for value in frame.f_locals.values() if isinstance(value, Column)]
     return columns[-1] if columns else None
 
 
 def cure_of(check: PartitionCheck, *, lost: bool) -> str:
-    """The declaration that would let a rejected partition pass."""
+    """The declaration that would let a rejected partition pass. `lost`: whether its columns lost their meaning."""
     return "set label_delay_days, if its labels come later," if lost and not check.labelled else check.cure
 
 
 def way_out(use_case: Table, as_of: date, day: str, file: str, cure: str, *, lost: bool) -> str:
-    """The next step of a night with a rejected partition. `cure`: the declaration that would let it pass; `lost`: its
-    columns lost their meaning, which an operator may accept."""
+    """The next step of a night that ended because of a rejected partition, in words.
+
+    `cure`: the declaration that would let the partition pass; empty if none would. `lost`: its columns lost their
+    meaning, which an operator may accept.
+    """
     name = use_case.name
     again = f"retrain run {name} --as-of {as_of}"
     if not use_case.dated:
@@ -50,7 +56,7 @@ def way_out(use_case: Table, as_of: date, day: str, file: str, cure: str, *, los
 
 
 def _delivery(use_case: Reading, day: str, file: str) -> str:
-    """What its owner delivers, in the words of the use case: our own copies of a day are nobody else's files."""
+    """What the owner of the data must deliver, in the words of the use case. The owner does not know our own copies."""
     if isinstance(use_case.source, FileSource):
         return f"the rows of {day} in {use_case.source.file}"
     if isinstance(use_case.source, DatabaseSource):
@@ -59,20 +65,23 @@ def _delivery(use_case: Reading, day: str, file: str) -> str:
 
 
 def undeclared(parts: Iterable[Undeclared]) -> Undeclared:
-    """Of several days or months together: the names that derive was given in two types, then those of most days."""
+    """The undeclared columns of several days or months together.
+
+    At most `MOST_NAMES` names are kept: first those that derive got in two types, then those of most days.
+    """
     days, most, names = 0, 0, Counter[str]()
     for part in parts:
         days, most = days + part.days, max(most, part.most)
         names.update(part.names)
-    two = {name for of_column in of_two_types(names) for name in of_column}
-    kept = sorted(names.items(), key=lambda each: (each[0] not in two, -each[1], each[0]))[:MOST_NAMES]
-    return Undeclared(days=days, most=most, names=dict(kept))
+    two_types = {name for of_column in of_two_types(names) for name in of_column}
+    ordered = sorted(names, key=lambda name: (name not in two_types, -names[name], name))
+    return Undeclared(days=days, most=most, names={name: names[name] for name in ordered[:MOST_NAMES]})
 
 
 def of_two_types(names: Iterable[str]) -> list[list[str]]:
-    """Of undeclared columns with the type that derive was given, those with several, which values of days decided."""
-    found: dict[str, list[str]] = {}
+    """The undeclared columns that derive got in several types on different days: for each, its names with the types."""
+    by_column: dict[str, list[str]] = {}
     for name in names:
         if typed := GIVEN.fullmatch(name):
-            found.setdefault(typed[1], []).append(name)
-    return [sorted(of_column) for of_column in found.values() if len(of_column) > 1]
+            by_column.setdefault(typed[1], []).append(name)
+    return [sorted(of_column) for of_column in by_column.values() if len(of_column) > 1]

@@ -1,7 +1,8 @@
-"""Whether `derive` computes a row from that row alone, tried on a partition that it has just been given whole.
+"""Refuses a `derive` that computes a row from other rows. It is tried on parts of a partition and on the whole of it.
 
-A night gives derive a day, `retrain score` a file, a service one row. A mean over the rows, a rank, the row before or
-a random number is another one each time, so the model would learn one thing and be asked another, without a word.
+A night gives derive the rows of a day, `retrain score` those of a file, a service a single row. A mean over the rows, a
+rank, the row before or a random number is different each time. The model would then learn from other values than it is
+asked about, and nobody would notice.
 """
 
 from collections.abc import Iterator
@@ -18,35 +19,38 @@ from ml.data.sources.folder import ALL
 from ml.errors import ConfigError
 from ml.serving.columns import WrongType, typed
 
-PARTS = 8  # two rows that depend on each other are in different parts 7 times of 8
-ROUNDING, ROUNDING_OF_SHORT = 1e-9, 1e-4  # of a float64 and of shorter floats: a part is summed in another order
+PARTS = 8  # two rows that depend on each other lie in different parts in 7 of 8 cases
+ROUNDING, ROUNDING_OF_SHORT = 1e-9, 1e-4  # for float64 and for shorter floats: a part may be summed in another order
 NEXT_STEP = (
     "compute what depends on other rows in the source's query, or in a side table, so that a row to score has it too"
 )
 
 
 def refuse_other_values(use_case: Table, rows: pd.DataFrame, day: str) -> None:
-    """Raises ConfigError where derive gives a row other values in a part of the partition than in the whole of it.
+    """Raises ConfigError if derive gives a row other values in a part of the partition than in the whole of it.
 
-    The columns compared are those that scoring needs: the model's features, and what side tables are joined on.
-    Raises UnusablePartition where derive cannot be run on the whole partition either.
+    It compares the columns that scoring needs: the model's features, and the columns that side tables are joined on.
+    Raises UnusablePartition if derive cannot run on the whole partition either.
     """
     if use_case.derive is None or not len(rows):
         return
     rows = rows.reset_index(drop=True)
     whole = derived(use_case, rows)
     one, *parts = _parts(len(rows))
-    for places in ([one], parts):
-        of_parts = [_of_part(use_case, rows.iloc[part], _words_of(len(rows), day)) for part in places]
+    for positions in ([one], parts):
+        of_parts = [_of_part(use_case, rows.iloc[part], _words_of(len(rows), day)) for part in positions]
         _refuse_differing(use_case, rows, whole, of_parts, day)
 
 
 def _parts(rows: int) -> Iterator[NDArray[np.intp]]:
-    """Places of rows: one row, then every row once, in parts and in another order. The same for every run."""
+    """Positions of rows: first a single row, then all rows in parts, in reverse order.
+
+    They are the same in every run.
+    """
     numbers = pd.util.hash_array(np.arange(rows))
     yield np.array([numbers.argmin()])
-    part = numbers % PARTS
-    yield from (np.flatnonzero(part == number)[::-1] for number in range(PARTS) if (part == number).any())
+    part_of_row = numbers % PARTS
+    yield from (np.flatnonzero(part_of_row == part)[::-1] for part in range(PARTS) if (part_of_row == part).any())
 
 
 def _words_of(rows: int, day: str) -> str:
@@ -54,7 +58,10 @@ def _words_of(rows: int, day: str) -> str:
 
 
 def _of_part(use_case: Table, part: pd.DataFrame, of_all: str) -> pd.DataFrame:
-    """What derive gives for these rows, under the numbers that they have among all."""
+    """What derive gives for these rows, with the row numbers that they have among all rows.
+
+    Raises ConfigError if it fails on them.
+    """
     try:
         return derived(use_case, part.reset_index(drop=True)).set_axis(part.index)
     except UnusablePartition as error:
@@ -70,6 +77,7 @@ def _rule(use_case: Table) -> str:
 def _refuse_differing(
     use_case: Table, rows: pd.DataFrame, whole: pd.DataFrame, parts: list[pd.DataFrame], day: str
 ) -> None:
+    """Raises ConfigError if a compared column has other values in the parts than in the whole."""
     for name in _compared(use_case):
         differing = _differing(use_case, name, whole, parts)
         if differing:
@@ -79,12 +87,13 @@ def _refuse_differing(
 
 
 def _compared(use_case: Reading) -> list[str]:
+    """The columns that scoring needs."""
     names = [column.name for column in use_case.features]
     return list(dict.fromkeys([*names, *(name for table in use_case.side_tables for name in table.on)]))
 
 
 def _of_chance(use_case: Table, rows: pd.DataFrame, name: str) -> str | None:
-    """What to say where derive does not even give the same rows the same values twice."""
+    """What to say if derive gives the same rows other values when it runs again; None if it does not."""
     first, second = derived(use_case, rows), derived(use_case, rows)
     if not _differing(use_case, name, first, [second]):
         return None
@@ -92,25 +101,25 @@ def _of_chance(use_case: Table, rows: pd.DataFrame, name: str) -> str | None:
 
 
 def _differing(use_case: Reading, name: str, whole: pd.DataFrame, parts: list[pd.DataFrame]) -> int:
-    """How many rows of the parts have other values than among all; rows are known by their index."""
+    """How many rows of the parts have other values than in the whole. The index says which rows are the same."""
     if any((name in whole) != (name in part) for part in parts):
         return sum(map(len, parts))
     if name not in whole:
         return 0
-    of_parts = pd.concat([part[name] for part in parts])
-    among_all = whole[name].loc[of_parts.index]
-    if among_all.equals(of_parts):
+    in_parts = pd.concat([part[name] for part in parts])
+    in_whole = whole[name].loc[in_parts.index]
+    if in_whole.equals(in_parts):
         return 0
-    left, right = _typed(use_case, among_all), _typed(use_case, of_parts)
-    if left is None or right is None:  # a type that is wrong on all rows is refused when the partition is read
-        return 0 if left is None else len(of_parts)
-    gone = left.isna().to_numpy(bool), right.isna().to_numpy(bool)
-    return int(((gone[0] != gone[1]) | (_is_other(use_case, whole[name], left, right) & ~gone[0])).sum())
+    left, right = _typed(use_case, in_whole), _typed(use_case, in_parts)
+    if left is None or right is None:  # a type that is wrong in the whole is refused when the partition is read
+        return 0 if left is None else len(in_parts)
+    left_null, right_null = left.isna().to_numpy(bool), right.isna().to_numpy(bool)
+    return int(((left_null != right_null) | (_is_other(use_case, whole[name], left, right) & ~left_null)).sum())
 
 
 def _typed(use_case: Reading, series: pd.Series) -> pd.Series | None:
-    """A declared column as a night reads it; None where it is of another type."""
-    column = next((each for each in use_case.columns if each.name == series.name), None)
+    """The column as a night reads it; None if it is not of its declared type."""
+    column = next((declared for declared in use_case.columns if declared.name == series.name), None)
     try:
         return series if column is None else typed(column, series, use_case.time_zone)
     except WrongType:
@@ -118,7 +127,7 @@ def _typed(use_case: Reading, series: pd.Series) -> pd.Series | None:
 
 
 def _is_other(use_case: Reading, whole: pd.Series, left: pd.Series, right: pd.Series) -> NDArray[np.bool_]:
-    """(rows,) whether the values differ, wherever neither is null."""
+    """(rows,) bool: whether the values differ; it means something only where neither is null."""
     if left.dtype == right.dtype == "float64":
         numbers, others = left.to_numpy(), right.to_numpy()
         with np.errstate(invalid="ignore"):  # the difference of two infinities
@@ -130,7 +139,10 @@ def _is_other(use_case: Reading, whole: pd.Series, left: pd.Series, right: pd.Se
 
 
 def _rounding(use_case: Reading, whole: pd.Series, numbers: NDArray[np.float64]) -> Any:
-    """How far equal floats may lie apart. A small difference of two large ones has the rounding of those."""
+    """(rows,) how far apart two floats may lie and still count as equal.
+
+    It grows with the column's usual size too, because a small difference of two large numbers is rounded as they are.
+    """
     integers = {column.name for column in use_case.columns if column.type == "integer"}
     if whole.name in integers or whole.dtype.kind in "iub":
         return 0.0

@@ -1,7 +1,7 @@
-"""A side table joined to rows, which keep their order and number.
+"""Joins a side table to rows, which keep their order and their number.
 
-A row without a key, on either side, meets nothing. Keys that are written in two types, or stand twice in the side
-table with other values, are refused by name: they would match by chance, or not at all.
+A row without a key, on either side, matches nothing. Keys that have another type on each side, and keys that stand
+twice in the side table with different values, are refused by name: they would match by chance, or not at all.
 """
 
 from dataclasses import dataclass
@@ -18,64 +18,68 @@ from ml.data.handles import JoinCounts
 from ml.data.reading import UnusablePartition, is_wide, refuse_missing
 from ml.serving.columns import EXACT
 
-OBJECTS = {
+OBJECTS = {  # how values of a column without a type are compared, by what pandas calls them
     "string": "text",
     "integer": "number",
     "floating": "number",
     "mixed-integer-float": "number",
     "boolean": "boolean",
-}  # what pandas calls the values of a column without a type, by the kind that they can be compared as
+}
 UNREADABLE = (TypeError, ValueError, KeyError, ArithmeticError, NotImplementedError, pa.ArrowException)
 
 
 @dataclass(frozen=True)
 class Key:
-    """One column of a key: its present values as they are compared, and of which kind they are."""
+    """One column of a key: its values without nulls, in the form that is compared, and what kind of values they are."""
 
     kind: str
     values: pd.Series
 
 
 def join(rows: pd.DataFrame, table: SideTable, side: pd.DataFrame) -> tuple[pd.DataFrame, JoinCounts]:
-    """The rows with the columns that the table gives, and how many met a row of it.
+    """The rows with the columns that the table gives (null where it matches nothing), and how many rows it matches.
 
-    Raises UnusablePartition where a column is missing or there already, or keys cannot be compared or stand twice.
+    Raises UnusablePartition if a column is missing, if the rows have one of the table's columns already, or if keys
+    cannot be compared or stand twice in the table.
     """
     try:
-        return _joined(rows.reset_index(drop=True), table, side.reset_index(drop=True), rows.index)
+        joined, counts = _joined(rows.reset_index(drop=True), table, side.reset_index(drop=True))
+        return joined.set_axis(rows.index), counts
     except UnusablePartition:
         raise
-    except UNREADABLE as error:  # of values that no type of ours has; the message may quote them
+    except UNREADABLE as error:  # values of a type that we do not know; the message may quote them
         raise UnusablePartition(
             f"{table.name} cannot be joined on {', '.join(table.on)} ({type(error).__name__}; write texts, numbers or "
             "timestamps)"
         ) from None
 
 
-def _joined(
-    rows: pd.DataFrame, table: SideTable, side: pd.DataFrame, index: pd.Index
-) -> tuple[pd.DataFrame, JoinCounts]:
+def _joined(rows: pd.DataFrame, table: SideTable, side: pd.DataFrame) -> tuple[pd.DataFrame, JoinCounts]:
+    """The same for rows of both sides that are numbered from 0."""
     _refuse_columns(rows, table, side)
     left, right = _keys(rows, table, side)
-    places = _places(len(rows), left, _without_repeats(table, side, right))
-    taken = _nullable(side[[*table.take]]).reindex(places)
+    positions = _positions(len(rows), left, _without_repeats(table, side, right))
+    taken = _nullable(side[[*table.take]]).reindex(positions)
     counts = JoinCounts(
         rows=len(rows),
         null_keys=len(rows) - len(left),
-        unmatched=len(left) - int((places >= 0).sum()),
+        unmatched=len(left) - int((positions >= 0).sum()),
         side_null_keys=len(side) - len(right),
     )
-    return pd.concat([rows.set_axis(index), taken.set_axis(index)], axis=1), counts
+    return pd.concat([rows, taken.set_axis(rows.index)], axis=1), counts
 
 
 def _nullable(taken: pd.DataFrame) -> pd.DataFrame:
-    """Integers that float64 does not hold in a type that has nulls: else a row without a match would make floats of
-    them, and round them."""
+    """The columns, with integers too large for float64 in a type that has nulls.
+
+    Otherwise a row without a match would make pandas turn them into floats, which rounds them.
+    """
     wide = [name for name in taken.columns if is_wide(taken[name]) and isinstance(taken[name].dtype, np.dtype)]
     return taken.astype({name: "UInt64" if taken[name].dtype.kind == "u" else "Int64" for name in wide})
 
 
 def _refuse_columns(rows: pd.DataFrame, table: SideTable, side: pd.DataFrame) -> None:
+    """Raises UnusablePartition if a column is missing on a side, or the rows have one that the table would add."""
     refuse_missing(rows, table.on)
     absent = [name for name in (*table.on, *table.take) if name not in side.columns]
     if absent:
@@ -86,20 +90,20 @@ def _refuse_columns(rows: pd.DataFrame, table: SideTable, side: pd.DataFrame) ->
 
 
 def _keys(rows: pd.DataFrame, table: SideTable, side: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The keys of both sides in types that can be compared, without rows in which a column of them is null."""
+    """The keys of both sides in types that can be compared, without rows in which a part of the key is null."""
     pairs = [_comparable(table, name, rows[name], side[name]) for name in table.on]
-    left, right = ([pair[place] for pair in pairs] for place in (0, 1))
-    return _whole(left), _whole(right)
+    return _whole([left for left, _ in pairs]), _whole([right for _, right in pairs])
 
 
 def _whole(columns: list[pd.Series]) -> pd.DataFrame:
-    """(rows with every column present, columns) under the rows' numbers."""
-    present = reduce(lambda first, second: first.intersection(second, sort=False), (each.index for each in columns))
-    return pd.DataFrame({position: each.loc[present] for position, each in enumerate(columns)}, index=present)
+    """The rows in which every one of these columns is present, under their row numbers."""
+    indexes = (column.index for column in columns)
+    present = reduce(lambda first, second: first.intersection(second, sort=False), indexes)
+    return pd.DataFrame({position: column.loc[present] for position, column in enumerate(columns)}, index=present)
 
 
 def _comparable(table: SideTable, name: str, rows: pd.Series, side: pd.Series) -> tuple[pd.Series, pd.Series]:
-    """The present values of both sides in one type. Raises UnusablePartition where they are of two kinds."""
+    """The values of both sides, without nulls, in one type. Raises UnusablePartition if they are of two kinds."""
     left, right = _key(rows), _key(side)
     if left.values.empty or right.values.empty:
         return left.values, right.values
@@ -117,6 +121,7 @@ def _comparable(table: SideTable, name: str, rows: pd.Series, side: pd.Series) -
 
 
 def _key(series: pd.Series) -> Key:
+    """The column as a part of a key: without nulls and blanks, times in UTC, each kind in one form."""
     present = series[series.notna()]
     if isinstance(present.dtype, pd.CategoricalDtype):
         present = present.astype(present.cat.categories.dtype)
@@ -136,14 +141,14 @@ def _key(series: pd.Series) -> Key:
 
 
 def _is_blank(present: pd.Series) -> pd.Series:
-    """(rows,) bool: an empty text, which is how CSV writes null, or one of blanks."""
+    """(rows,) bool: whether the value is an empty text, which is how a CSV writes null, or has blanks only."""
     if isinstance(present.dtype, pd.StringDtype):
         return (present.str.strip() == "").astype(bool)
     return pd.Series([isinstance(value, str) and not value.strip() for value in present], present.index, dtype=bool)
 
 
 def _kind(present: pd.Series) -> str:
-    """What the values are, in words; a kind that is not known here is compared with its like only."""
+    """What the values are, in words. A kind that is not known here can only be compared with itself."""
     dtype = present.dtype
     if types.is_object_dtype(dtype):
         inferred = types.infer_dtype(present)
@@ -160,7 +165,10 @@ def _kind(present: pd.Series) -> str:
 
 
 def _is_exact(left: pd.Series, right: pd.Series) -> bool:
-    """Whether equal numbers are equal as they are held: of one width, or whole ones that float64 tells apart."""
+    """Whether numbers can be compared without rounding.
+
+    They can if both sides have one type or are integers, or if all are whole and small enough for float64.
+    """
     if left.dtype == right.dtype or (types.is_integer_dtype(left) and types.is_integer_dtype(right)):
         return True
     numbers = [side.to_numpy(np.float64) for side in (left, right)]
@@ -168,7 +176,7 @@ def _is_exact(left: pd.Series, right: pd.Series) -> bool:
 
 
 def _shared_dtype(left: Key, right: Key) -> object:
-    """A type that holds the values of both exactly."""
+    """A type that holds the values of both sides exactly."""
     if left.kind == "timestamp" or left.kind == "timestamp with a zone":
         return np.promote_types(left.values.dtype, right.values.dtype)
     if left.kind != "number":
@@ -178,29 +186,29 @@ def _shared_dtype(left: Key, right: Key) -> object:
 
 
 def _without_repeats(table: SideTable, side: pd.DataFrame, keys: pd.DataFrame) -> pd.DataFrame:
-    """The side's keys, each once. Raises UnusablePartition where rows of one key give different values."""
+    """The side table's keys, each once. Raises UnusablePartition if rows with the same key give different values."""
     repeated = keys.duplicated(keep=False)
     if not repeated.any():
         return keys
     rows = side.loc[keys.index[repeated], [*table.take]]
     same = pd.concat([keys[repeated], rows.set_axis(range(-len(table.take), 0), axis=1)], axis=1).duplicated()
-    left = keys.drop(index=same.index[same])
-    clashing = left.duplicated(keep=False)
+    unique = keys.drop(index=same.index[same])
+    clashing = unique.duplicated(keep=False)
     if clashing.any():
-        first = left.index[clashing][0]
-        others = left.index[(left == left.loc[first]).all(axis=1)]
+        first_key = unique.loc[unique.index[clashing][0]]
+        others = unique.index[(unique == first_key).all(axis=1)]
         raise UnusablePartition(
             f"{table.name} cannot be joined on {', '.join(table.on)}, which {int(clashing.sum()):,} of its rows share "
             f"with another one (the first are its rows {others[0] + 1} and {others[1] + 1}; leave one of each)"
         )
-    return left
+    return unique
 
 
-def _places(rows: int, left: pd.DataFrame, right: pd.DataFrame) -> NDArray[np.int64]:
-    """(rows,) the position of each row's match in the side table, -1 where it has none."""
-    places = np.full(rows, -1)
+def _positions(rows: int, left: pd.DataFrame, right: pd.DataFrame) -> NDArray[np.int64]:
+    """(rows,) int64: the position of each row's match in the side table; -1 if it has none."""
+    positions = np.full(rows, -1)
     if len(left) and len(right):
-        numbered = [side.assign(**{name: side.index}) for side, name in ((left, "row"), (right, "place"))]
-        found = numbered[0].merge(numbered[1], on=list(left.columns), how="inner")
-        places[found["row"]] = found["place"]
-    return places
+        rows_by_key, matches_by_key = left.assign(row=left.index), right.assign(match=right.index)
+        pairs = rows_by_key.merge(matches_by_key, on=list(left.columns), how="inner")
+        positions[pairs["row"]] = pairs["match"]
+    return positions

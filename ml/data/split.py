@@ -1,7 +1,8 @@
-"""Train, validation and test: by day where there is time, else by a hash of the row's group, or of its key.
+"""Splits rows into train, validation and test: by day if they have a time, else by a hash of the row's group or key.
 
-A table without a key gives each row one: its content (label included, so that equal rows are equal in everything) and
-how many equal rows came before it. So neither added rows nor another order move a row; a corrected row is another one.
+A row without group and key is told apart by its content, the label included, and by how many equal rows come before it.
+So neither added rows nor another order of rows move a row to another part. A corrected row counts as a new one.
+A part without rows, or without one of the classes, is refused.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,12 +23,15 @@ from ml.digests import digest_value
 from ml.errors import DataRejected
 from ml.serving.columns import Column, conform
 
-TEST_SHARE, VALIDATION_SHARE = 0.2, 0.08  # 80 / 20, and a tenth of the 80
+TEST_SHARE, VALIDATION_SHARE = 0.2, 0.08  # a fifth of all rows, and a tenth of the others
 
 
 def days_of_part(use_case: UsedDays, as_of: date, part: Part, counted: Sequence[str] | None = None) -> tuple[str, str]:
-    """First and last day of a part: test is the last `test_days` up to the last due day, validation the days before
-    those, train the rest. `counted`: the days that count, of a calendar of which not every day does."""
+    """The first and the last day of a part, in ISO 8601.
+
+    Test is the last `test_days` up to the last due day, validation the `validation_days` before those, train the rest.
+    `counted`: the days that count, in order; None if the calendar counts every day.
+    """
     validation, test = _first_days(use_case, as_of, counted)
     before = timedelta(days=1)
     first, end = {
@@ -39,7 +43,7 @@ def days_of_part(use_case: UsedDays, as_of: date, part: Part, counted: Sequence[
 
 
 def _first_days(use_case: UsedDays, as_of: date, counted: Sequence[str] | None) -> tuple[date, date]:
-    """The first day of validation and that of test; where too few days count, nothing is left to train on."""
+    """The first day of validation and the first day of test. If too few days count, none is left for train."""
     held_out = use_case.validation_days + use_case.test_days
     if counted is None:
         end = last_due_day(use_case, as_of) + timedelta(days=1)
@@ -49,12 +53,15 @@ def _first_days(use_case: UsedDays, as_of: date, counted: Sequence[str] | None) 
 
 
 def parts_of_rows(use_case: UsedDays, keys: pd.DataFrame) -> NDArray[np.object_]:
-    """(rows,) the part of each row, a pure function of its key and the use case's seed: added rows move no other."""
+    """(rows,) the part of each row.
+
+    It follows from the row's key and the use case's seed alone: added rows move no other.
+    """
     return _parts(_places(use_case, keys))
 
 
 def _places(use_case: UsedDays, keys: pd.DataFrame) -> NDArray[np.float64]:
-    """(rows,) a number from 0 to 1 that follows from the row's key and the use case's seed alone."""
+    """(rows,) float64: a number from 0 to 1 that follows from the row's key and the use case's seed alone."""
     seeded = keys.assign(seed__=str(use_case.seed))  # pandas' own `hash_key` leaves the hashes of numbers as they are
     return _hashes(seeded) / 2.0**64
 
@@ -64,11 +71,12 @@ def _hashes(keys: pd.DataFrame) -> NDArray[np.uint64]:
 
 
 def _parts(places: NDArray[np.float64]) -> NDArray[np.object_]:
+    """(rows,) the part of each row, from its place between 0 and 1."""
     return np.select([places < TEST_SHARE, places < TEST_SHARE + VALIDATION_SHARE], ["test", "validation"], "train")
 
 
 def undated_parts(use_case: Dataset, rows: pd.DataFrame) -> NDArray[np.object_]:
-    """(rows,) the part of each row without time: that of its group, and of itself where it has none."""
+    """(rows,) the part of each row without time: that of its group, or its own if it has no group."""
     places = _own_places(use_case, rows)
     if use_case.group is not None:
         groups = groups_of(use_case, rows)
@@ -77,7 +85,10 @@ def undated_parts(use_case: Dataset, rows: pd.DataFrame) -> NDArray[np.object_]:
 
 
 def _own_places(use_case: Dataset, rows: pd.DataFrame) -> NDArray[np.float64]:
-    """(rows,) by the row's key; by its content where it has none, for else all of those were in one part."""
+    """(rows,) float64: the place of each row by its key, or by its content if it has no key.
+
+    Without the content, all rows without a key would lie in the same part.
+    """
     keys = _typed(use_case, rows, *use_case.key)
     lacking = keys.isna().all(axis=1).to_numpy(bool)
     places = _places(use_case, keys)
@@ -87,7 +98,7 @@ def _own_places(use_case: Dataset, rows: pd.DataFrame) -> NDArray[np.float64]:
 
 
 def _content_keys(use_case: Reading, rows: pd.DataFrame) -> pd.DataFrame:
-    """Content and number of equal rows before: what tells rows apart that have no key."""
+    """What tells rows without a key apart: a hash of their content, and the number of equal rows before them."""
     names = [column.name for column in use_case.columns if column.name != use_case.target.column]
     content = _typed(use_case, rows, *names).assign(**{LABEL: rows[LABEL].astype("float64")})
     numbers = content.select_dtypes("float64") + 0.0  # -0.0 is 0.0
@@ -96,7 +107,7 @@ def _content_keys(use_case: Reading, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _typed(use_case: Reading, rows: pd.DataFrame, *names: str) -> pd.DataFrame:
-    """These columns as they are declared: a hash follows the type, and that of stored texts would be another one."""
+    """These columns in their declared types. A hash depends on the type, and texts are stored as categoricals."""
     return conform(rows, tuple(_declared(use_case, name) for name in names))
 
 
@@ -105,7 +116,7 @@ def _declared(use_case: Reading, name: str) -> Column:
 
 
 def rows_of(use_case: Dataset, as_of: date, part: Part, day: str, rows: pd.DataFrame) -> pd.DataFrame:
-    """Those of a partition's rows that belong to one of its parts and were known before as_of."""
+    """The partition's rows that were known before as_of and, if they have no day, belong to the part."""
     chosen = np.full(len(rows), True)
     if day == ALL:
         chosen &= undated_parts(use_case, rows) == part
@@ -115,7 +126,7 @@ def rows_of(use_case: Dataset, as_of: date, part: Part, day: str, rows: pd.DataF
 
 
 def split_digest(use_case: Dataset) -> str:
-    """What two runs must share for rows without time to be in the same part."""
+    """A digest of all that decides the part of a row without time. Runs with equal digests split rows alike."""
     keys = [_declared(use_case, name) for name in use_case.key]
     decided: list[Any] = [use_case.seed, list(use_case.key), [c.type for c in keys], TEST_SHARE, VALIDATION_SHARE]
     if not use_case.dated and all(column.nullable for column in keys):
@@ -126,30 +137,33 @@ def split_digest(use_case: Dataset) -> str:
 
 
 def share_of_known_groups(use_case: Table, train: Iterable[pd.DataFrame], test: Iterable[pd.DataFrame]) -> float | None:
-    """The share of test rows whose group has train rows too; None where no days divide a group."""
+    """The share of test rows whose group has train rows too; None if no group is cut, or none is declared."""
     if use_case.group is None or not use_case.dated:
         return None
-    known: set[Any] = set()
+    train_groups: set[Any] = set()
     for rows in train:
-        known.update(groups_of(use_case, rows).dropna().unique())
-    found = [groups_of(use_case, rows).isin(known) for rows in test]
-    return float(np.concatenate(found).mean()) if found else None
+        train_groups.update(groups_of(use_case, rows).dropna().unique())
+    in_train = [groups_of(use_case, rows).isin(train_groups) for rows in test]
+    return float(np.concatenate(in_train).mean()) if in_train else None
 
 
 def groups_of(use_case: Table, rows: pd.DataFrame) -> pd.Series:
-    """(rows,) each row's group; null where it has none, which a blank text says too."""
+    """(rows,) each row's group; null if it has none. A blank text counts as none."""
     assert use_case.group is not None
     groups = _typed(use_case, rows, use_case.group)[use_case.group]
     return groups.mask(groups.str.strip() == "") if isinstance(groups.dtype, pd.StringDtype) else groups
 
 
 def fit_until(use_case: Dataset, as_of: date, counted: Sequence[str] | None = None) -> str | None:
-    """The last day that a model of this run may have seen: the day before the first test day."""
+    """The last day that a model of this run may have seen, the day before the first test day; None without time."""
     return days_of_part(use_case, as_of, "validation", counted)[1] if use_case.dated else None
 
 
 def describe(use_case: Table, part: Part, total: Statistics, days: Sequence[str]) -> SplitRows:
-    """A part of `total` rows on those days. Raises DataRejected if it is empty or, of classes, lacks one."""
+    """What the report says of a part, from its statistics and the days that have rows.
+
+    Raises DataRejected if the part has no rows, or lacks one of the classes.
+    """
     if not total.rows:
         more = "widen the window or choose a later --as-of" if use_case.dated else _more_rows(use_case)
         raise DataRejected(f"{part} needs rows", "it has none", more)

@@ -1,7 +1,8 @@
-"""Statistics of a partition's rows, their exact sums over a window, and the encoder that train rows' sums fit.
+"""Statistics of a partition's rows, their exact sums over a window, and the encoder that is fitted from train's sums.
 
-A day's sums are whole numbers on the grid of all floats, so that adding a day and taking one off are exact: a window
-that slid to tonight and one that is summed from scratch agree bit for bit, in any order.
+A day's sums are whole numbers of steps on a grid that holds every float. Adding a day and subtracting one are therefore
+exact: last night's window, moved on to tonight, equals a window that is summed from scratch bit for bit, in any order
+of its days.
 """
 
 from dataclasses import dataclass
@@ -17,15 +18,18 @@ from ml.errors import DataRejected
 from ml.serving.columns import Column
 from ml.serving.features import CategoryFeature, Encoder, NumberFeature, category_counts, on_all_cores
 
-ROUNDING = 1e-12  # of the mean; a column of one value leaves less
-GRID = 2**1074  # steps of the grid in 1; every finite float64 lies on it
+ROUNDING = 1e-12  # a spread below this share of the mean is what rounding leaves of equal values
+GRID = 2**1074  # the grid has as many steps between 0 and 1; every finite float64 lies on it
 Counts: TypeAlias = dict[str, int]
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Of the values present: how many, their sum in steps of 1 / GRID and their squares' in 1 / GRID**2; and how many
-    were missing."""
+    """Exact sums over the values of a number.
+
+    `count`: how many values are finite. `missing`: how many are not. `total`: the sum of the finite values, in steps of
+    1 / GRID. `squares`: the sum of their squares, in steps of 1 / GRID**2.
+    """
 
     count: int = 0
     missing: int = 0
@@ -34,9 +38,10 @@ class Moments:
 
     @classmethod
     def of(cls, values: NDArray[np.float64]) -> "Moments":
-        """Sums of deviations from the day's mean are rounded, to 1e-15 of the spread; all else is exact.
+        """The sums of one day's values, (rows,) float64.
 
-        Raises DataRejected where squares leave float64.
+        The sums of deviations from the day's mean are rounded, to 1e-15 of the spread; all else is exact. Raises
+        DataRejected if squares do not fit into float64.
         """
         finite = np.isfinite(values)
         present = values if finite.all() else values[finite]
@@ -65,7 +70,7 @@ class Moments:
 
     @property
     def mean(self) -> float:
-        return self.total / (self.count * GRID) if self.count else 0.0  # of whole numbers: rounded once
+        return self.total / (self.count * GRID) if self.count else 0.0  # a division of whole numbers is rounded once
 
     @property
     def deviations(self) -> float:
@@ -74,20 +79,24 @@ class Moments:
 
     @property
     def std(self) -> float:
-        """The spread; 1 where there is none but what rounding leaves of equal values."""
+        """The standard deviation; 1.0 if all values are equal, apart from what rounding leaves."""
         std = (max(self.deviations, 0.0) / self.count) ** 0.5 if self.count else 0.0
         return std if std > ROUNDING * abs(self.mean) else 1.0
 
 
 def _steps(value: float) -> int:
-    """The value in steps of the grid."""
+    """The value as a number of steps of the grid."""
     numerator, denominator = value.as_integer_ratio()
     return numerator * (GRID // denominator)
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Exact sums over rows: how many there are, of each class, moments by number, and texts by category."""
+    """Exact sums over rows.
+
+    `rows`: how many there are. `labels`: rows by class code; empty for a regression. `moments`: by number column.
+    `texts`: rows by value, for each category column or part of a timestamp.
+    """
 
     rows: int
     labels: Counts
@@ -96,12 +105,13 @@ class Statistics:
 
     @classmethod
     def none(cls, use_case: Reading) -> "Statistics":
-        """Those of no row."""
+        """The statistics of no rows."""
         names = [_name(column, part) for column, part in categories(use_case)]
         return cls(0, {}, {column.name: Moments() for column in numbers(use_case)}, {name: {} for name in names})
 
     @classmethod
     def of(cls, use_case: Reading, rows: pd.DataFrame) -> "Statistics":
+        """The statistics of cleaned rows."""
         columns, texts = numbers(use_case), categories(use_case)
         moments = on_all_cores(lambda c: Moments.of(rows[c.name].to_numpy(np.float64)), columns, len(rows))
         counts = on_all_cores(lambda text: category_counts(rows[text[0].name], text[1]), texts, len(rows))
@@ -130,35 +140,40 @@ class Statistics:
 
 
 def _label_counts(use_case: Reading, labels: pd.Series) -> Counts:
-    """Rows a class; of values none, for each would be its own."""
+    """Rows per class; empty for a regression, which has no classes."""
     if use_case.target.kind == "regression":
         return {}
-    found = np.bincount(labels.to_numpy(np.int64))
-    return {str(code): int(count) for code, count in enumerate(found) if count}
+    by_code = np.bincount(labels.to_numpy(np.int64))
+    return {str(code): int(count) for code, count in enumerate(by_code) if count}
 
 
 def _sum(counts: Counts, others: Counts, sign: int) -> Counts:
-    found = dict(counts)
+    """The counts plus (`sign` is 1) or less (-1) the others, without zeros."""
+    total = dict(counts)
     for text, count in others.items():
-        found[text] = found.get(text, 0) + sign * count
-        if not found[text]:
-            del found[text]
-    return found
+        total[text] = total.get(text, 0) + sign * count
+        if not total[text]:
+            del total[text]
+    return total
 
 
 @dataclass(frozen=True)
 class DayStatistics:
-    """One partition's rows: their exact sums, and the extremes of every number, which cannot be taken off again."""
+    """Statistics of one partition's rows, and the smallest and largest value of every number.
+
+    Extremes are not part of the sums over a window, because they cannot be subtracted again.
+    """
 
     statistics: Statistics
     extremes: dict[str, tuple[float, float]]
 
     @classmethod
     def of(cls, use_case: Reading, rows: pd.DataFrame) -> "DayStatistics":
-        found = {c.name: _extremes(rows[c.name].to_numpy(np.float64)) for c in numbers(use_case)}
-        return cls(Statistics.of(use_case, rows), {name: both for name, both in found.items() if both})
+        extremes = {c.name: _extremes(rows[c.name].to_numpy(np.float64)) for c in numbers(use_case)}
+        return cls(Statistics.of(use_case, rows), {name: both for name, both in extremes.items() if both})
 
     def merge(self, other: "DayStatistics") -> "DayStatistics":
+        """The statistics of the rows of both."""
         names = {**self.extremes, **other.extremes}
         both = {name: [e[name] for e in (self.extremes, other.extremes) if name in e] for name in names}
         extremes = {name: (min(low for low, _ in e), max(high for _, high in e)) for name, e in both.items()}
@@ -166,7 +181,7 @@ class DayStatistics:
 
 
 def _extremes(values: NDArray[np.float64]) -> tuple[float, float] | None:
-    """The smallest and the largest finite value."""
+    """The smallest and the largest finite value; None if there is none."""
     low, high = np.fmin.reduce(values, initial=np.nan), np.fmax.reduce(values, initial=np.nan)
     if np.isinf(low) or np.isinf(high):
         return _extremes(values[np.isfinite(values)])
@@ -174,7 +189,7 @@ def _extremes(values: NDArray[np.float64]) -> tuple[float, float] | None:
 
 
 def fit_encoder(use_case: Dataset, train: Statistics) -> Encoder:
-    """Constants of every feature from train rows' statistics."""
+    """The encoder, whose constants for every feature come from the statistics of train rows."""
     return Encoder(
         tuple(_number_feature(use_case, column, train.moments[column.name]) for column in numbers(use_case)),
         tuple(
@@ -191,17 +206,21 @@ def _number_feature(use_case: Limits, column: Column, moments: Moments) -> Numbe
 
 
 def _common(counts: Counts, rare_below: int) -> tuple[str, ...]:
+    """The values that are not rare, sorted."""
     return tuple(sorted(text for text, count in counts.items() if count >= rare_below))
 
 
 def _name(column: Column, part: str | None) -> str:
+    """The key of a category in `Statistics.texts`."""
     return f"{column.name} {part or 'text'}"
 
 
 def numbers(use_case: Reading) -> list[Column]:
+    """The features that are learnt as numbers."""
     return [c for c in use_case.features if c.type in {"number", "integer"} and not c.is_category]
 
 
 def categories(use_case: Reading) -> list[tuple[Column, str | None]]:
+    """The features that are learnt as categories: a column with None, or a timestamp with one of its parts."""
     plain: list[tuple[Column, str | None]] = [(column, None) for column in use_case.features if column.is_category]
     return plain + [(column, part) for column in use_case.features for part in column.parts]

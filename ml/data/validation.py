@@ -1,6 +1,7 @@
-"""The verdict on partitions: which rules their rows break, which rows are set aside, whether they may be used.
+"""The verdict on partitions: which rules their rows break, which rows are set aside, and whether they may be used.
 
-One scan finds the facts and attributes them to rows; in `expectations.suite` Great Expectations judges the facts.
+One scan over the rows counts for every rule how many rows break it, and which ones. Great Expectations then judges
+these counts in `expectations.suite`. A rule about numbers that meets a column of texts, or the reverse, is refused.
 """
 
 import difflib
@@ -26,10 +27,10 @@ from ml.serving.rules import Between, Finite, InSet, Mask, Matches, NotNull, Rul
 PARTITION = "partition__"
 PARTITION_FACTS = {"read", "rows", "duplicates", "quarantined", "quarantined_fraction", "unlabelled", "unknown_columns"}
 SNAPSHOT_FACTS = {"rows", "left_out_days"}
-MOST_NAMES = 20  # of undeclared columns, that are kept of a partition
-LONGEST = 80  # letters of a name or a value that somebody else wrote
+MOST_NAMES = 20  # how many undeclared columns a partition's verdict names
+LONGEST = 80  # at most so many letters of a name or value that somebody else wrote are quoted
 LONGEST_RULE, LONGEST_REASON = 200, 600
-MOST_RULES = 3  # that a rejection names
+MOST_RULES = 3  # how many rules a rejection names
 CURES: dict[type[Rule], str] = {
     NotNull: "declare nullable=True",
     Between: "widen the limits",
@@ -40,8 +41,11 @@ CURES: dict[type[Rule], str] = {
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of several partitions, exact duplicates dropped, one partition after the other; `unmatched`: how many rows
-    of a partition no row of a side table matches."""
+    """The rows of several partitions, one partition after the other, without exact duplicates.
+
+    All else is by day: `places` says where a partition's rows lie, `duplicates` how many of them were dropped, and
+    `unmatched` how many rows each side table does not match (which counts duplicates too).
+    """
 
     rows: pd.DataFrame
     places: dict[str, slice]
@@ -51,6 +55,7 @@ class Batch:
 
     @classmethod
     def of(cls, key: tuple[str, ...], partitions: dict[str, PartitionRows]) -> "Batch":
+        """The batch of these partitions, by day. `key`: the columns that tell rows apart."""
         unique = {day: drop_duplicates(read.rows, key) for day, read in partitions.items()}
         ends = np.cumsum([len(rows) for rows in unique.values()])
         places = {
@@ -69,7 +74,7 @@ class Batch:
         return self.rows[self.places[day]]
 
     def counts(self, mask: Mask | None) -> dict[str, int]:
-        """How many rows of each partition the mask marks."""
+        """How many rows of each partition the mask (rows,) marks; None marks no row."""
         if mask is None:
             return dict.fromkeys(self.places, 0)
         before = np.concatenate([[0], np.cumsum(mask)])
@@ -78,7 +83,10 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Fact:
-    """What one rule met in a batch: rows, those that lack a value and so are not judged, and those that break it."""
+    """What one rule met in a batch.
+
+    `rows`: all rows. `missing`: rows that lack a value, which are not judged. `unexpected`: rows that break the rule.
+    """
 
     rule: Rule
     rows: int
@@ -88,7 +96,11 @@ class Fact:
 
 @dataclass(frozen=True)
 class BatchVerdict:
-    """A check for every partition of a batch, the rows set aside with the rule each broke, and a fact a row rule."""
+    """The verdict on a batch.
+
+    `checks`: by day, one for every partition. `quarantine`: by day, the rows that are set aside, each with its row
+    number and the rule that it broke. `facts`: one for each row rule, in the order of the rules.
+    """
 
     checks: dict[str, PartitionCheck]
     quarantine: dict[str, pd.DataFrame]
@@ -96,10 +108,10 @@ class BatchVerdict:
 
 
 def drop_duplicates(rows: pd.DataFrame, key: tuple[str, ...]) -> pd.DataFrame:
-    """One row of each set of exactly equal ones, numbered anew: what row numbers in a quarantine count.
+    """The rows without exact duplicates, numbered from 0. The row numbers of a quarantine count these rows.
 
-    Equal rows have equal keys, so that only rows that share theirs are compared. Without a key, nobody says that equal
-    rows are the same: all stay.
+    Equal rows have equal keys, so only rows that share a key are compared. Without a key nobody says that equal rows
+    are the same row, so all of them stay.
     """
     if not key:
         return rows.reset_index(drop=True)
@@ -109,7 +121,7 @@ def drop_duplicates(rows: pd.DataFrame, key: tuple[str, ...]) -> pd.DataFrame:
 
 
 def partition_rules(use_case: Limits) -> tuple[Rule, ...]:
-    """Rules over the facts of a partition that a use case's own fields imply."""
+    """The rules about a partition as a whole that follow from the use case's own fields."""
     return (
         Between(scope="partition", column="rows", minimum=use_case.min_rows),
         Between(scope="partition", column="quarantined_fraction", maximum=use_case.max_quarantined_fraction),
@@ -117,7 +129,7 @@ def partition_rules(use_case: Limits) -> tuple[Rule, ...]:
 
 
 def snapshot_rules(use_case: UsedDays) -> tuple[Rule, ...]:
-    """Rules over the facts of all partitions together."""
+    """The rules about all partitions together that follow from the use case's own fields."""
     return (
         Between(scope="snapshot", column="left_out_days", maximum=use_case.max_missing_days),
         Between(scope="snapshot", column="rows", minimum=1),
@@ -125,9 +137,10 @@ def snapshot_rules(use_case: UsedDays) -> tuple[Rule, ...]:
 
 
 class Scan:
-    """Looks at each column of a batch once, whatever the number of rules that read it.
+    """Looks at each column of a batch once, however many rules read it.
 
-    A rule that its columns' extremes, distinct texts or order prove is not looked for row by row.
+    If the extremes, the distinct texts or the order of a column prove that no row breaks a rule, its rows are not
+    visited one by one.
     """
 
     def __init__(self, batch: Batch) -> None:
@@ -138,14 +151,16 @@ class Scan:
         self.never_repeats = functools.cache(self._never_repeats)
 
     def fact(self, rule: Rule, mask: Mask | None) -> Fact:
-        lacking = [self.missing(name) for name in rule.columns]
-        masks = [lack for lack in lacking if lack is not None]
+        """The fact of a rule whose broken rows are marked by the mask."""
+        masks = [lacking for lacking in map(self.missing, rule.columns) if lacking is not None]
         missing = int(np.logical_or.reduce(masks).sum()) if masks else 0
         return Fact(rule=rule, rows=len(self.rows), missing=missing, unexpected=0 if mask is None else int(mask.sum()))
 
     def unexpected(self, rule: Rule) -> Mask | None:
-        """(rows,) True where the row breaks the rule; None where none does. Raises ConfigError for a column of another
-        type than the rule can read."""
+        """(rows,) True where the row breaks the rule; None if no row does.
+
+        Raises ConfigError if the rule cannot read the column's type.
+        """
         if isinstance(rule, NotNull):
             return self.missing(rule.column)
         if isinstance(rule, Between | Finite):
@@ -160,11 +175,15 @@ class Scan:
         return _some(self.rows[column].isna().to_numpy(bool))
 
     def _extremes(self, column: str) -> tuple[float, float]:
+        """The smallest and the largest value; both NaN if there is none."""
         values = self.rows[column].to_numpy(np.float64)
         return float(np.fmin.reduce(values, initial=np.nan)), float(np.fmax.reduce(values, initial=np.nan))
 
     def _distinct(self, column: str) -> tuple[NDArray[np.int32], pd.DataFrame]:
-        """(rows,) each text's position among the distinct ones, which come second; a missing one's is behind them."""
+        """(rows,) the position of each text in the frame of distinct texts, and that frame.
+
+        The position of a missing text is one past the last.
+        """
         codes = coded(self.rows[column])
         texts = pd.DataFrame({column: codes.dictionary.to_pandas()})
         return codes.indices.fill_null(len(texts)).to_numpy(), texts
@@ -182,7 +201,7 @@ class Scan:
         return np.append(broken, False)[positions] if broken.any() else None
 
     def categories(self, column: Column) -> dict[str, str]:
-        """A sample of the column's categories for each partition that has any, as it is kept."""
+        """By day, the stored form of a sample of the column's categories, for each partition that has any."""
         name = column.name
         positions, texts = self.distinct(name) if column.type == "text" else distinct_texts(self.rows[name], None)
         hashes = hashes_of(texts[name].tolist() if isinstance(texts, pd.DataFrame) else texts)
@@ -190,7 +209,10 @@ class Scan:
         return {day: sample.text for day, sample in samples.items() if sample.rows}
 
     def _never_repeats(self, column: str) -> bool:
-        """True where a number proves it at once: it only rises, or its whole values lie densely."""
+        """Whether a quick look proves that no value of a number column repeats.
+
+        It does if the numbers only rise, or if they are whole and lie densely enough to count each of them.
+        """
         values = self.rows[column]
         if values.dtype != np.float64 or self.missing(column) is not None:
             return False
@@ -203,12 +225,13 @@ class Scan:
         return int(np.bincount((numbers - low).astype(np.int64)).max()) == 1
 
     def _clashes(self, rule: UniqueKey) -> Mask | None:
-        """A key is unique within a partition."""
+        """(rows,) True where the row shares its key with another row of its partition."""
         masks = [rule.unexpected(self.rows[place]) for place in self.batch.places.values()]
         return _some(np.concatenate(masks))
 
 
 def _some(mask: Mask) -> Mask | None:
+    """The mask; None if it marks no row."""
     return mask if mask.any() else None
 
 
@@ -218,12 +241,12 @@ def _require(rule: Rule, readable: bool, what: str, seen: object) -> None:
 
 
 def within_partition(rule: Rule) -> Rule:
-    """The rule as it is judged on a batch: a key is unique within a partition."""
+    """The rule in the form that is judged on a batch: a key is unique within a partition, not within the batch."""
     return UniqueKey(key=(PARTITION, *rule.key), severity=rule.severity) if isinstance(rule, UniqueKey) else rule
 
 
 def check_batch(use_case: Dataset, rules: Sequence[Rule], batch: Batch) -> BatchVerdict:
-    """Judges every rule once over all rows, attributes what it finds to partitions, and then judges each partition."""
+    """The verdict on every partition of the batch. Each row rule is judged once, over the rows of all partitions."""
     of_row, scan = [rule for rule in rules if rule.scope == "row"], Scan(batch)
     masks = [scan.unexpected(rule) for rule in of_row]
     broken = _first_broken(of_row, masks, len(batch.rows))
@@ -232,15 +255,17 @@ def check_batch(use_case: Dataset, rules: Sequence[Rule], batch: Batch) -> Batch
     refused = [(rule, rule.unexpected(facts)) for rule in rules if rule.scope == "partition"]
     checks, quarantine = {}, {}
     for position, (day, place) in enumerate(batch.places.items()):
-        own = facts.iloc[[position]].reset_index(drop=True)
-        found = [(rule, _count(rule, place.stop - place.start, counted[day])) for rule, counted in by_day]
-        more = [_count(rule, 1, int(mask[position])) for rule, mask in refused]
-        every = [count for count in (*(count for _, count in found), *more) if count.unexpected]
-        checks[day] = replace(_check(batch, day, own, every), **{name: of[day] for name, of in counts.items()})
-        if reason := rejection([rule for rule, mask in refused if mask[position]], own, [count for _, count in found]):
-            worst = _worst(found)
+        own_facts = facts.iloc[[position]].reset_index(drop=True)
+        of_rows = [(rule, _count(rule, place.stop - place.start, counted[day])) for rule, counted in by_day]
+        row_counts = [count for _, count in of_rows]
+        partition_counts = [_count(rule, 1, int(mask[position])) for rule, mask in refused]
+        broken_rules = [count for count in (*row_counts, *partition_counts) if count.unexpected]
+        compared = {name: of[day] for name, of in counts.items()}
+        checks[day] = replace(_check(batch, day, own_facts, broken_rules), **compared)
+        if reason := rejection([rule for rule, mask in refused if mask[position]], own_facts, row_counts):
+            worst = _worst(of_rows)
             reason += _spellings(use_case, worst, batch.rows[place])
-            checks[day] = replace(checks[day], rejected=reason, cure=_cure(use_case, own, worst))
+            checks[day] = replace(checks[day], rejected=reason, cure=_cure(use_case, own_facts, worst))
         aside = np.flatnonzero(broken[place] >= 0)
         if len(aside):
             sentences = [of_row[rule].sentence for rule in broken[place][aside]]
@@ -249,7 +274,7 @@ def check_batch(use_case: Dataset, rules: Sequence[Rule], batch: Batch) -> Batch
 
 
 def _counts(use_case: Reading, scan: Scan) -> dict[str, dict[str, Any]]:
-    """What ml/data/meaning.py compares, by the field of PartitionCheck and by day."""
+    """What ml/data/meaning.py compares with other days: by field of PartitionCheck, then by day."""
     nulls = {name: scan.batch.counts(scan.missing(name)) for name in _counted_nulls(use_case)}
     categories = {column.name: scan.categories(column) for column in use_case.columns if column.is_category}
     days = scan.batch.places
@@ -263,49 +288,55 @@ def _counts(use_case: Reading, scan: Scan) -> dict[str, dict[str, Any]]:
 
 
 def _counted_nulls(use_case: Reading) -> list[str]:
-    """Every column, but for labels that come to be known later: that a day has none yet is no loss."""
+    """The columns whose nulls are counted: all but labels that become known later.
+
+    A day that has no labels yet has lost nothing.
+    """
     later = use_case.target.column if use_case.known_at_column is not None else None
     return [column.name for column in use_case.columns if column.name != later]
 
 
-def _worst(found: Sequence[tuple[Rule, RuleCount]]) -> list[Rule]:
-    """The rules of severity error that most rows break."""
-    broken = [(rule, count) for rule, count in found if count.unexpected and rule.severity == "error"]
-    return [rule for rule, _ in sorted(broken, key=lambda each: -each[1].unexpected)[:MOST_RULES]]
+def _worst(counts: Sequence[tuple[Rule, RuleCount]]) -> list[Rule]:
+    """The rules of severity error that most rows break, the worst first."""
+    broken = [(count.unexpected, rule) for rule, count in counts if count.unexpected and rule.severity == "error"]
+    return [rule for _, rule in sorted(broken, key=lambda pair: -pair[0])[:MOST_RULES]]
 
 
 def _spellings(use_case: Reading, broken: Sequence[Rule], rows: pd.DataFrame) -> str:
-    """What stands where a rule names the values that may be: the commonest other one, and the nearest that may be.
+    """For each broken rule that lists allowed values: the commonest other value, and the allowed one most like it.
 
-    It is not quoted where any column is sensitive: in a row that is shifted it may be that one's.
+    Nothing is quoted if any column is sensitive: in a row whose fields are shifted, the value may be that column's.
     """
     if any(column.sensitive for column in use_case.columns):
         return ""
-    said = []
+    clauses = []
     for rule in broken:
         if isinstance(rule, InSet):
             commonest = str(rows[rule.column][rule.unexpected(rows)].value_counts().index[0])
             near = _nearest(commonest, rule.values)
-            said.append(
+            clauses.append(
                 f"{rule.column} is {quoted(commonest)}"
                 + (f", where {near!r} is the nearest that may be" if near else "")
             )
-    return f" ({'; '.join(said)})" if said else ""
+    return f" ({'; '.join(clauses)})" if clauses else ""
 
 
 def quoted(value: object) -> str:
-    """A value that somebody else wrote, as a part of an error's sentence, which a colon with a space would end."""
+    """A value that somebody else wrote, quoted for an error's sentence.
+
+    It loses ': ', which separates an error's parts.
+    """
     return repr(str(value)[:LONGEST]).replace(": ", ":")
 
 
 def _nearest(value: str, known: Sequence[str]) -> str | None:
-    by_letters = {each.strip().casefold(): each for each in known}
-    found = difflib.get_close_matches(value.strip().casefold(), by_letters, n=1)
-    return by_letters[found[0]] if found else None
+    by_letters = {name.strip().casefold(): name for name in known}
+    matches = difflib.get_close_matches(value.strip().casefold(), by_letters, n=1)
+    return by_letters[matches[0]] if matches else None
 
 
 def _cure(use_case: Limits, facts: pd.DataFrame, broken: Sequence[Rule]) -> str:
-    """Which declaration would let the partition pass, if its rows are right."""
+    """The declaration that would let the partition pass, if its rows are right."""
     if facts["read"][0] < use_case.min_rows:
         return "lower min_rows"
     if not facts["quarantined"][0]:
@@ -315,7 +346,7 @@ def _cure(use_case: Limits, facts: pd.DataFrame, broken: Sequence[Rule]) -> str:
 
 
 def _first_broken(rules: Sequence[Rule], masks: Sequence[Mask | None], rows: int) -> NDArray[np.int_]:
-    """(rows,) position of the first rule of severity error that the row breaks, -1 for none."""
+    """(rows,) the position of the first rule of severity error that the row breaks; -1 if it breaks none."""
     broken = np.full(rows, -1)
     for position, (rule, mask) in enumerate(zip(rules, masks, strict=True)):
         if rule.severity == "error" and mask is not None:
@@ -324,7 +355,7 @@ def _first_broken(rules: Sequence[Rule], masks: Sequence[Mask | None], rows: int
 
 
 def _facts(use_case: Reading, batch: Batch, broken: NDArray[np.int_]) -> pd.DataFrame:
-    """What partition rules speak of, a row a day."""
+    """The facts that partition rules read: one row per day, one column per fact."""
     aside = broken >= 0
     no_label = np.isnan(use_case.target.labels(batch.rows[use_case.target.column])) & ~aside
     columns = {
@@ -334,10 +365,10 @@ def _facts(use_case: Reading, batch: Batch, broken: NDArray[np.int_]) -> pd.Data
         "duplicates": batch.duplicates,
         "unknown_columns": {day: len(names) for day, names in batch.unknown_columns.items()},
     }
-    found = pd.DataFrame(columns, index=list(batch.places), dtype="float64")
-    return found.assign(
-        rows=found["read"] - found["quarantined"],
-        quarantined_fraction=found["quarantined"] / found["read"].clip(lower=1),
+    facts = pd.DataFrame(columns, index=list(batch.places), dtype="float64")
+    return facts.assign(
+        rows=facts["read"] - facts["quarantined"],
+        quarantined_fraction=facts["quarantined"] / facts["read"].clip(lower=1),
     )
 
 
@@ -358,7 +389,7 @@ def _check(batch: Batch, day: str, facts: pd.DataFrame, broken: Sequence[RuleCou
 
 
 def rejected_check(day: str, reason: str) -> PartitionCheck:
-    """The verdict on a partition that could not even be read as declared."""
+    """The verdict on a partition that could not be read as declared."""
     return PartitionCheck(
         day=day, rows=0, duplicates=0, quarantined=0, unlabelled=0, unknown_columns=(), broken=(),
         rejected=reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}...",
@@ -367,17 +398,18 @@ def rejected_check(day: str, reason: str) -> PartitionCheck:
 
 
 def rejection(rules: Sequence[Rule], facts: pd.DataFrame, counts: Sequence[RuleCount]) -> str | None:
-    """Why facts break a rule of severity error, with the row rules that did most of it; None if they do not."""
+    """Why the facts break a rule of severity error, and the row rules that most rows break; None if they break none."""
     broken = [r for r in rules if r.severity == "error" and r.unexpected(facts)[0]]
     if not broken:
         return None
-    seen = ", ".join(f"{rule.sentence} (it is {facts[rule.columns[0]][0]:.3g})" for rule in broken)
+    sentences = ", ".join(f"{rule.sentence} (it is {facts[rule.columns[0]][0]:.3g})" for rule in broken)
     worst = sorted((count for count in counts if count.unexpected), key=lambda count: -count.unexpected)[:MOST_RULES]
     rows = "; ".join(f"{count.unexpected} rows break '{count.rule[:LONGEST_RULE]}'" for count in worst)
-    return f"the rule is that {seen}" + (f", and {rows}" if rows else "")
+    return f"the rule is that {sentences}" + (f", and {rows}" if rows else "")
 
 
 def _count(rule: Rule, evaluated: int, unexpected: int) -> RuleCount:
+    """How often the rule was evaluated and broken, in the form that is stored."""
     return RuleCount(
         rule=rule.sentence, scope=rule.scope, severity=rule.severity, evaluated=evaluated, unexpected=unexpected
     )

@@ -1,4 +1,4 @@
-"""Which days a night needs, and the refusal of a window that lacks them."""
+"""The window of a night: its first, last and newest due day. A window that lacks the days it needs is refused."""
 
 from collections.abc import Mapping, Sequence, Set
 from datetime import date, timedelta
@@ -13,14 +13,14 @@ from ml.errors import ConfigError, DataRejected
 from ml.settings import Settings
 
 WRITE_DAYS = "write a file a day"
-
-
-GAP_PER_STRAY = 30  # so many days of nothing for each day that is taken for a stray one: a month for one day
+GAP_PER_STRAY = 30  # the gap behind stray days has at least as many days per stray day: a month for one day
 
 
 def newest_day(settings: Settings, use_case: Table) -> date:
-    """The last day of the source up to today: one in the future is a mistaken time. Raises DataRejected for a source
-    without days."""
+    """The newest day of the source up to today; a day in the future comes from a mistaken time.
+
+    Raises DataRejected for a source without days.
+    """
     days = partition_files(settings, use_case, use_case.source)
     _refuse_undated(settings, use_case, days)
     today = str(use_case.today())
@@ -28,16 +28,17 @@ def newest_day(settings: Settings, use_case: Table) -> date:
 
 
 def last_due_day(use_case: UsedDays, as_of: date) -> date:
+    """The last day whose rows may be used on this date: labels arrive `label_delay_days` later."""
     return as_of - timedelta(days=use_case.label_delay_days + 1)
 
 
 def unusable_days(tables: dict[str, Listing]) -> dict[str, str]:
-    """Why a day cannot be used, where some table has it in a form that cannot be read."""
-    found: dict[str, str] = {}
+    """The days that the source or a side table has in a form that cannot be read, each with the reason."""
+    unusable: dict[str, str] = {}
     for name, table in tables.items():
-        words = f"side table {name}: " if name else ""
-        found = {day: f"{words}{why}" for day, why in table.unusable.items()} | found
-    return found
+        table_words = f"side table {name}: " if name else ""
+        unusable = {day: f"{table_words}{why}" for day, why in table.unusable.items()} | unusable
+    return unusable
 
 
 def refuse_unusable_newest(day: str, unusable: Mapping[str, str]) -> NoReturn:
@@ -47,7 +48,7 @@ def refuse_unusable_newest(day: str, unusable: Mapping[str, str]) -> NoReturn:
 
 
 def _refuse_undated(settings: Settings, use_case: Table, files: dict[str, DayFiles]) -> None:
-    """Raises DataRejected where a use case with days has one file for all."""
+    """Raises DataRejected if the use case has days, but its source has one file for all of them."""
     if ALL not in files:
         return
     place = source_words(settings, use_case.source)
@@ -59,7 +60,7 @@ def _refuse_undated(settings: Settings, use_case: Table, files: dict[str, DayFil
 
 
 class Window(NamedTuple):
-    """Its first and its last day, the newest due one, and the stray days before the first."""
+    """The first and the last day, the newest due day (None if no day is due), and the stray days before the first."""
 
     first: date
     last: date
@@ -74,17 +75,22 @@ def window_of(
     tables: dict[str, Listing],
     excluded: Mapping[str, str],
 ) -> Window:
+    """The window that ends before `as_of`.
+
+    Raises DataRejected if `as_of` lies before all data or if the newest due day is missing or cannot be used, and
+    ConfigError if the calendar is a list of dates that has ended.
+    """
     _refuse_undated(settings, use_case, tables[""].days)
     last = last_due_day(use_case, as_of)
     files, place = tables[""].days, source_words(settings, use_case.source)
-    known = sorted({*files, *tables[""].unusable} - {ALL})
-    strays = stray_days([day for day in known if day <= str(last)], use_case.max_missing_days, use_case.calendar)
-    first = date.fromisoformat(known[len(strays)])
+    known_days = sorted({*files, *tables[""].unusable} - {ALL})
+    strays = stray_days([day for day in known_days if day <= str(last)], use_case.max_missing_days, use_case.calendar)
+    first = date.fromisoformat(known_days[len(strays)])
     if last < first:
         raise DataRejected(
             f"as_of must come after the first data ({first})",
             f"it is {as_of}",
-            f"use {_as_of_to_train(use_case, known[len(strays) :])}, which leaves rows to train on",
+            f"use {_as_of_to_train(use_case, known_days[len(strays) :])}, which leaves rows to train on",
         )
     sides = {name: table.days for name, table in tables.items() if name}
     whole = {day for day in files if all(day in side or ALL in side for side in sides.values())}
@@ -95,13 +101,16 @@ def window_of(
             refuse_unusable_newest(newest, unusable)
         lacking = [name for name, side in sides.items() if newest not in side and ALL not in side]
         _refuse_missing_newest(use_case, newest, [] if newest in files else [place], lacking, whole)
-    last = date.fromisoformat(max(newest or str(first), *(day for day in known if day <= str(last))))
+    last = date.fromisoformat(max(newest or str(first), *(day for day in known_days if day <= str(last))))
     begin = last - timedelta(days=use_case.window_days - 1)
     return Window(max(first, begin), last, newest, _strays_left_out(place, strays, first) if begin < first else ())
 
 
 def _newest_due(use_case: Dataset, first: date, last: date, present: Set[str]) -> str | None:
-    """The newest due day between two; None where none is. Raises ConfigError for a list of dates that has ended."""
+    """The newest due day from `first` to `last`; None if none is due.
+
+    Raises ConfigError if the calendar is a list of dates that has ended.
+    """
     calendar = use_case.calendar
     if isinstance(calendar, tuple) and max(calendar) < last:
         raise ConfigError(
@@ -115,20 +124,21 @@ def _newest_due(use_case: Dataset, first: date, last: date, present: Set[str]) -
 
 
 def stray_days(days: list[str], max_missing_days: int, calendar: Calendar = "daily") -> list[str]:
-    """Days far before all others, which mistaken times have made: 1970-01-01 where the data begin in 2024.
+    """The days far before all others, which mistaken times have made: 1970-01-01 while the data begin in 2024.
 
-    They lie before a gap of more due days than may be missing, which are 30 times as many as they.
+    `days` are in order. Stray days lie before a gap that has more due days than may be missing, and at least 30 times
+    as many due days as there are stray days.
     """
     gaps = zip(days, days[1:], strict=False)
-    for place, (day, following) in reversed([*enumerate(gaps, start=1)]):
+    for days_before, (day, following) in reversed([*enumerate(gaps, start=1)]):
         missing = due_in_gap(calendar, day, following)
-        if missing > max_missing_days and missing >= GAP_PER_STRAY * place:
-            return days[:place]
+        if missing > max_missing_days and missing >= GAP_PER_STRAY * days_before:
+            return days[:days_before]
     return []
 
 
 def _strays_left_out(place: str, strays: list[str], first: date) -> tuple[LeftOut, ...]:
-    """That the window begins after them is said where it decides the window."""
+    """What the report says of stray days: that they lie far before the others, which begin on `first`."""
     if not strays:
         return ()
     why = f"{'lies' if len(strays) == 1 else 'lie'} far before the others, which begin on {first}: {short_list(strays)}"
@@ -136,25 +146,28 @@ def _strays_left_out(place: str, strays: list[str], first: date) -> tuple[LeftOu
 
 
 def _as_of_with(use_case: UsedDays, day: date, days_after: int = 0) -> date:
-    """The as_of whose last due day lies so many days after the day."""
+    """The as_of whose last due day lies `days_after` days after `day`."""
     return day + timedelta(days=use_case.label_delay_days + 1 + days_after)
 
 
-def _as_of_to_train(use_case: UsedDays, known: Sequence[str]) -> str:
-    """From which as_of on there are days to train on, in words; `known`: the days with data."""
+def _as_of_to_train(use_case: UsedDays, days_with_data: Sequence[str]) -> str:
+    """From which as_of on there are days to train on, in words."""
     held_out = use_case.test_days + use_case.validation_days
     if use_case.calendar == "daily":
-        return f"{_as_of_with(use_case, date.fromisoformat(known[0]), held_out)} or later"
-    if len(known) > held_out:
-        return f"{_as_of_with(use_case, date.fromisoformat(known[held_out]))} or later"
+        return f"{_as_of_with(use_case, date.fromisoformat(days_with_data[0]), held_out)} or later"
+    if len(days_with_data) > held_out:
+        return f"{_as_of_with(use_case, date.fromisoformat(days_with_data[held_out]))} or later"
     return f"a later one, when more than {held_out} days have data"
 
 
 def _refuse_missing_newest(
     use_case: Dataset, newest: str, source: list[str], sides: list[str], whole: set[str]
 ) -> NoReturn:
-    """Raises DataRejected, which names what lacks the day, and every way on: the newest as_of that the data allow, a
-    night without the day, and a calendar that does not expect it."""
+    """Raises DataRejected.
+
+    It names what lacks the day, and every way to go on: deliver the day, use the newest as_of that the data allow, run
+    without the day, or declare a calendar that does not expect it.
+    """
     before = max((day for day in whole if day < newest), default=None)
     possible = f", or run with --as-of {_as_of_with(use_case, date.fromisoformat(before))}" if before else ""
     absent = ", ".join([*source, *(f"side table {name}" for name in sides)])

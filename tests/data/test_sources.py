@@ -1207,10 +1207,8 @@ def test_use_cases_that_differ_in_what_decides_no_day_share_a_copy(
 def queries(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The days that each query for rows was to find."""
     asked: list[list[str]] = []
-    found = database_source._Query._found
-    monkeypatch.setattr(
-        database_source._Query, "_found", lambda query, days: asked.append([*days]) or found(query, days)
-    )
+    rows = database_source._Query._rows
+    monkeypatch.setattr(database_source._Query, "_rows", lambda query, days: asked.append([*days]) or rows(query, days))
     return asked
 
 
@@ -1235,7 +1233,7 @@ def test_a_day_whose_rows_one_query_for_many_does_not_find_is_asked_for_by_itsel
     place: Settings, database: Any, queries: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Databases put texts into an order of their own."""
-    asked = database_source._Query._found
+    asked = database_source._Query._rows
     alone: list[str] = []
 
     def without_one(query: Any, days: Any) -> Any:
@@ -1243,7 +1241,7 @@ def test_a_day_whose_rows_one_query_for_many_does_not_find_is_asked_for_by_itsel
         alone.extend(days if len(days) == 1 else [])
         return names, kinds, {day: found[1:] if len(days) > 1 else found for day, found in rows.items()}
 
-    monkeypatch.setattr(database_source._Query, "_found", without_one)
+    monkeypatch.setattr(database_source._Query, "_rows", without_one)
     assert_same(place, of_database())
     assert alone == [str(day) for day in DAYS]
 

@@ -1,4 +1,4 @@
-"""Where rows come from, one module a kind of source.
+"""Where rows come from: one module per kind of source.
 
-The front door is `bringing.listing`: every source as days of files on this disk.
+The front door is `bringing.listing`. It shows every source, whatever its kind, as days with files on this disk.
 """

@@ -1,7 +1,7 @@
-"""Sources that are no folder on this disk, brought into one: objects in S3, one file of all days, a database.
+"""Copies sources that are no folder on this disk into one: objects in S3, one file of all days, or a database.
 
-It lies in RETRAIN_HOME/cache/sources. Only what changed at the source, or is no longer here as it was brought, is
-fetched again.
+The folder lies in RETRAIN_HOME/cache/sources. Something is fetched again only if it changed at the source, or if its
+copy is no longer as it was written. A source without any data is refused.
 """
 
 from ml.data.dataset import Reading
@@ -21,8 +21,10 @@ from ml.storage.locks import held_lock
 def bring(
     settings: Settings, source: AnySource, columns: tuple[Column, ...], time_zone: str = "UTC"
 ) -> BroughtFolder | None:
-    """The source's folder, with what it holds now; None for one that is read where it lies. Raises SourceUnavailable,
-    DataRejected or ConfigError."""
+    """Brings the source into its folder, which then has what the source has now; None if it is read where it lies.
+
+    Raises SourceUnavailable if the source does not answer, DataRejected or ConfigError if it is not as declared.
+    """
     if isinstance(source, Source) and not source.folder.startswith("s3://"):
         return None
     path = source_folder(settings, source, time_zone, columns)
@@ -41,17 +43,18 @@ def bring(
 
 
 def listing(settings: Settings, use_case: Reading, source: AnySource) -> Listing:
-    """What the source has now, and what of it belongs to no day. Raises DataRejected where it has nothing."""
+    """What the source has now, and what of it belongs to no day. Raises DataRejected if it has nothing."""
     place = source_words(settings, source)
     brought = bring(settings, source, use_case.columns, use_case.time_zone)
     if brought is None:
         _refuse_missing_folder(settings, source)
-    found = listed(source_folder(settings, source, use_case.time_zone, use_case.columns), place)
+    listing_now = listed(source_folder(settings, source, use_case.time_zone, use_case.columns), place)
     if brought is not None:
-        days = {day: files for day, files in found.days.items() if day not in brought.unusable}
-        found = Listing(days, found.unusable | brought.unusable, (*brought.left_out, *found.left_out))
-    refuse_empty(found, place)
-    return found
+        days = {day: files for day, files in listing_now.days.items() if day not in brought.unusable}
+        unusable, left_out = listing_now.unusable | brought.unusable, (*brought.left_out, *listing_now.left_out)
+        listing_now = Listing(days, unusable, left_out)
+    refuse_empty(listing_now, place)
+    return listing_now
 
 
 def _refuse_missing_folder(settings: Settings, source: AnySource) -> None:
@@ -63,5 +66,5 @@ def _refuse_missing_folder(settings: Settings, source: AnySource) -> None:
 
 
 def partition_files(settings: Settings, use_case: Reading, source: AnySource) -> dict[str, DayFiles]:
-    """Day (or `all`) to its files, in date order, as the source has them now."""
+    """The files of each day (or of `all`), in date order, as the source has them now."""
     return listing(settings, use_case, source).days

@@ -1,4 +1,8 @@
-"""A folder below RETRAIN_HOME/cache/sources into which a source is brought, proved to be as it was written."""
+"""The folder below RETRAIN_HOME/cache/sources that holds the copy of a source.
+
+It notes the digest of every file that it writes, so it knows which files are still as they were written. If the disk
+gives back other bytes than were written, it refuses to go on.
+"""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -11,30 +15,35 @@ from ml.days import FIRST_DAY, LAST_DAY
 from ml.digests import KeptDigests, canonical_json, digest_bytes, sealed, unsealed, write_whole
 from ml.errors import SourceUnavailable
 
-BROUGHT = ".brought.json"
+BROUGHT = ".brought.json"  # notes what the folder holds
 
 
 def rows_left_out(source: str, count: int, why: str, why_of_one: str) -> tuple[LeftOut, ...]:
-    """Nothing where no row is left out."""
+    """What the report says of `count` rows that are left out; empty if there are none."""
     return (LeftOut(source=source, what="row", count=count, why=why_of_one if count == 1 else why),) if count else ()
 
 
 def rows_without_time(source: str, count: int, time_column: str) -> tuple[LeftOut, ...]:
+    """What the report says of rows without a time; empty if there are none."""
     return rows_left_out(
         source, count, f"have no {time_column} and belong to no day", f"has no {time_column} and belongs to no day"
     )
 
 
 def rows_of_no_day(source: str, count: int, time_column: str) -> tuple[LeftOut, ...]:
-    """Of a source that does not tell rows without a time from those with one of a year that cannot be."""
+    """The same for a source that does not tell rows without a time from rows whose year cannot be right."""
     return rows_without_time(source, count, f"{time_column} from {FIRST_DAY} to {LAST_DAY}")
 
 
 class BroughtFolder:
-    """What was brought: what the source was then, what of it was left out, and which files are still as they were
-    written.
+    """The copy of a source, as it was brought the last time.
 
-    A file's digest is that of the bytes that were to be written: what a disk made of them does not count.
+    `source`: a JSON value that says what the source was then; None if nothing was brought. `noted`: the digest of every
+    file by name. `intact`: the files that are still as they were written. `is_whole`: whether all of them are, and no
+    other file is there. `left_out` and `unusable`: what no file has, and the days that cannot be used, with the
+    reasons.
+
+    The digest of a file that is written is that of the bytes in memory, not that of what the disk made of them.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,22 +51,25 @@ class BroughtFolder:
         self.path, self.digests = path, KeptDigests(path.with_name(f"{path.name}.json"))
         brought = self._read()
         self.source, self.noted = brought["source"], brought["files"]
-        self.left_out = tuple(LeftOut(**each) for each in brought.get("left_out", ()))
+        self.left_out = tuple(LeftOut(**item) for item in brought.get("left_out", ()))
         self.unusable: dict[str, str] = brought.get("unusable", {})
-        seen = self._seen()
-        self.intact = {name for name, digest in self.noted.items() if seen.get(name) == digest}
-        self.is_whole = self.intact == self.noted.keys() == seen.keys()
+        on_disk = self._on_disk()
+        self.intact = {name for name, digest in self.noted.items() if on_disk.get(name) == digest}
+        self.is_whole = self.intact == self.noted.keys() == on_disk.keys()
         self.written: dict[str, str] = {}
 
     def write(self, name: str, data: bytes) -> None:
-        """A file whole or not at all. One that has these bytes keeps its times, and so its kept digest."""
+        """Writes a file whole or not at all.
+
+        A file that has these bytes already is left alone and keeps its times, so that it is not hashed again.
+        """
         self.written[name] = digest_bytes(data)
         if name not in self.intact or self.noted[name] != self.written[name]:
             self._clear_way(name)
             write_whole(self.path / name, data)
 
     def _clear_way(self, name: str) -> None:
-        """A day may have been a folder before and be a file now, or the other way round."""
+        """Removes what is in the way: a day may have been a folder before and be a file now, or the other way round."""
         parent = (self.path / name).parent
         if parent.is_file():
             parent.unlink()
@@ -73,14 +85,17 @@ class BroughtFolder:
         left_out: tuple[LeftOut, ...] = (),
         unusable: Mapping[str, str] | None = None,
     ) -> None:
-        """Notes that it now holds these files of such a source, and nothing else."""
+        """Notes that the folder now holds the files of these names and nothing else; other files are removed.
+
+        Raises SourceUnavailable if the disk gives back other bytes than were written.
+        """
         self._remove_others(set(names))
-        seen = self._seen()
-        self._refuse_damaged(seen)
+        on_disk = self._on_disk()
+        self._refuse_damaged(on_disk)
         noted = {
             "source": source,
-            "files": seen,
-            "left_out": [asdict(each) for each in left_out],
+            "files": on_disk,
+            "left_out": [asdict(item) for item in left_out],
             "unusable": dict(unusable or {}),
         }
         write_whole(self.path / BROUGHT, sealed(canonical_json(noted)))
@@ -93,8 +108,8 @@ class BroughtFolder:
         for folder in [path for path in self.path.iterdir() if path.is_dir() and not any(path.iterdir())]:
             folder.rmdir()
 
-    def _refuse_damaged(self, seen: Mapping[str, str]) -> None:
-        damaged = [name for name, digest in self.written.items() if seen.get(name) != digest]
+    def _refuse_damaged(self, on_disk: Mapping[str, str]) -> None:
+        damaged = [name for name, digest in self.written.items() if on_disk.get(name) != digest]
         if damaged:
             raise SourceUnavailable(
                 "the disk must give back what was written to it",
@@ -103,12 +118,12 @@ class BroughtFolder:
             )
 
     def digest_of(self, path: Path) -> str:
-        """Of a file elsewhere; it is hashed where it may have changed since the last time."""
+        """The digest of a file elsewhere, which is hashed again only if it may have changed since the last time."""
         stats = {str(path): path.stat()}
         return str(self.digests.of("source", "", stats, lambda files: files.of(str(path), stats[str(path)])))
 
     def _read(self) -> Any:
-        """Nothing where it was never brought, or not to its end, or what was noted is damaged."""
+        """What was noted; an empty note if the source was never brought whole, or if the note is damaged."""
         try:
             noted = unsealed((self.path / BROUGHT).read_bytes())
         except OSError:
@@ -116,14 +131,14 @@ class BroughtFolder:
         return {"source": None, "files": {}} if noted is None else json.loads(noted)
 
     def _files(self) -> dict[str, Path]:
-        found = (path for path in self.path.rglob("*") if path.is_file() and path.name != BROUGHT)
-        return {path.relative_to(self.path).as_posix(): path for path in sorted(found)}
+        paths = (path for path in self.path.rglob("*") if path.is_file() and path.name != BROUGHT)
+        return {path.relative_to(self.path).as_posix(): path for path in sorted(paths)}
 
-    def _seen(self) -> dict[str, str]:
-        """Digest by name."""
+    def _on_disk(self) -> dict[str, str]:
+        """The digest of every file that the folder holds now, by name."""
         files = self._files()
         stats = {str(path): path.stat() for path in files.values()}
-        found = self.digests.of(
+        by_path = self.digests.of(
             "days", "", stats, lambda digests: {path: digests.of(path, stat) for path, stat in stats.items()}
         )
-        return {name: found[str(path)] for name, path in files.items()}
+        return {name: by_path[str(path)] for name, path in files.items()}

@@ -1,8 +1,9 @@
-"""The rows of a database's query, brought as a file a day.
+"""Brings the rows of a database's query as one Parquet file per day.
 
-Which day a row is of is decided here, from the value that the database gave, and nowhere else: a database that is asked
-for "from midnight on" compares in its own way, SQLite for one as texts. Values are written in the exact type in which
-they came; only a declared timestamp that came as a text or as a declared number becomes a time.
+The day of a row is decided here, from the value that the database gave, and never by the database: asked for times
+"from midnight on", each database compares in its own way, and SQLite compares texts. Values are written in the exact
+type in which they came; only declared timestamps that came as texts or as numbers with a unit become times. An address
+that cannot be used, a query that fails, and a time column that holds no times are refused.
 """
 
 import io
@@ -29,11 +30,16 @@ from ml.errors import ConfigError, DataRejected, SourceUnavailable, did_you_mean
 from ml.serving.columns import Column
 
 ROWS_AT_ONCE = 10_000
-SEE_ONE_STATE = {"postgresql", "mysql", "mariadb"}  # within a transaction, where they are told to; SQLite always does
+# These show one state of the data during a transaction if they are told to; SQLite always does.
+SEE_ONE_STATE = {"postgresql", "mysql", "mariadb"}
 
 
 def bring_rows(source: DatabaseSource, columns: tuple[Column, ...], time_zone: str, folder: BroughtFolder) -> None:
-    """A day at a time; one whose rows and last change are counted as before is not read again."""
+    """Brings one day at a time. A day is not read again if the number of its rows and its last change are as before.
+
+    Raises ConfigError for an address or a query that cannot be used, DataRejected for values that cannot be read, and
+    SourceUnavailable if the database does not answer.
+    """
     from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
     address = os.environ.get(source.database)
@@ -58,8 +64,7 @@ def bring_rows(source: DatabaseSource, columns: tuple[Column, ...], time_zone: s
 
 
 def _engine(address: str, source: DatabaseSource) -> Any:
-    """Raises ConfigError for an address that cannot be read, one of a file that is not there, and one whose driver is
-    not installed."""
+    """Raises ConfigError if the address cannot be read, its file is not there, or its driver is not installed."""
     from sqlalchemy import create_engine, make_url
     from sqlalchemy.exc import NoSuchModuleError
 
@@ -86,7 +91,7 @@ def _engine(address: str, source: DatabaseSource) -> Any:
 
 
 def _require_file(url: Any, source: DatabaseSource) -> None:
-    """SQLite would make an empty database of a mistyped path. Raises ConfigError."""
+    """Raises ConfigError if SQLite's file is not there: for a mistyped path, SQLite would make an empty database."""
     name = (url.database or "").removeprefix("file:")
     if url.get_backend_name() != "sqlite" or name in {"", ":memory:"} or url.query.get("mode") == "memory":
         return
@@ -96,6 +101,7 @@ def _require_file(url: Any, source: DatabaseSource) -> None:
 
 
 def _in_words(error: Any, source: DatabaseSource) -> ConfigError | DataRejected | SourceUnavailable:
+    """The database's error as one of ours. Its message is quoted only if it cannot hold a value."""
     kind = type(error).__name__
     if kind == "DataError" or str(error.orig).startswith("Could not decode to UTF-8"):  # messages that quote the value
         return DataRejected(
@@ -111,13 +117,16 @@ def _in_words(error: Any, source: DatabaseSource) -> ConfigError | DataRejected 
 
 
 def _is_away(error: BaseException | None) -> bool:
-    """By the kinds that drivers share (PEP 249), where sqlite's also stands for a query that is no SQL."""
+    """Whether the error says that the database is away.
+
+    Drivers share these kinds of errors (PEP 249), but SQLite uses one of them also for a query that is no SQL.
+    """
     wrong_query = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR
     return type(error).__name__ in {"OperationalError", "InterfaceError"} and not wrong_query
 
 
 def _hold_any_time(connection: Any) -> None:
-    """Lets psycopg give the first or the last time that Python knows for one beyond it, such as infinity."""
+    """Makes psycopg return the first or last time that Python knows in place of one beyond it, such as infinity."""
     driver = connection.connection.driver_connection
     if type(driver).__module__.partition(".")[0] != "psycopg":
         return
@@ -144,7 +153,10 @@ def _hold_any_time(connection: Any) -> None:
 
 @dataclass
 class _Day:
-    """What the query has of a day: how many rows, their last change, and their first and last time as it gave them."""
+    """What the query has of one day.
+
+    `changed`: the last change of its rows. `first` and `last`: the smallest and largest time as the database gave them.
+    """
 
     rows: int
     changed: Any
@@ -158,12 +170,12 @@ class _Day:
         self.first, self.last = min(self.first, value), max(self.last, value)
 
 
-class _Found(NamedTuple):
-    """The names of the query's columns, what the database calls their types, and rows by day."""
+class _Rows(NamedTuple):
+    """The names of the query's columns, the database's names of their types (`kinds`), and the rows by day."""
 
     names: list[str]
     kinds: list[str]
-    rows: dict[str, list[Any]]
+    by_day: dict[str, list[Any]]
 
 
 def _file(day: str) -> str:
@@ -171,17 +183,17 @@ def _file(day: str) -> str:
 
 
 def _together(days: Mapping[str, _Day], stale: set[str]) -> list[list[str]]:
-    """The stale days in batches that one query reads: neighbours with few rows, whose times are of one type.
+    """The stale days in batches, each read by one query: neighbours with few rows, whose times are of one type.
 
-    A query a day would read the whole table for each where its time column has no index.
+    With one query per day, a time column without an index would make the database read the whole table for every day.
     """
     batches, before = list[list[str]](), ""
     for day in sorted(days):
         if day in stale:
-            last = batches[-1] if batches else []
-            is_neighbour = last[-1:] == [before] and type(days[before].first) is type(days[day].first)
-            if is_neighbour and sum(days[each].rows for each in [*last, day]) <= ROWS_AT_ONCE:
-                last.append(day)
+            batch = batches[-1] if batches else []
+            is_neighbour = batch[-1:] == [before] and type(days[before].first) is type(days[day].first)
+            if is_neighbour and sum(days[member].rows for member in [*batch, day]) <= ROWS_AT_ONCE:
+                batch.append(day)
             else:
                 batches.append([day])
         before = day
@@ -197,52 +209,60 @@ class _Query:
         self.connection, self.source, self.time_zone = connection, source, time_zone
         self.place = f"the query on {source.database}"
         query = source.query.strip().rstrip(";").replace(":", r"\:")  # it has no parameters
-        self.table = text(f"({query}\n) AS source_rows")  # a comment at its end ends with its line
+        self.table = text(f"({query}\n) AS source_rows")  # the line end closes a comment at the query's end
         self.at: Any = column(source.time_column)
-        self.declared = {each.name for each in columns}
+        self.declared = {declared.name for declared in columns}
         self.changed: Any = column(source.changed_column) if source.changed_column else None
         self.units = units_of_times(source, columns)
-        self.held = _Found([], [], {})
+        self.held = _Rows([], [], {})
 
     def bring(self, folder: BroughtFolder) -> None:
+        """Writes the days that changed into the folder, and notes what the query has of each day."""
         self._refuse_names()
         days, left_out = self._days()
         before = folder.source["days"] if isinstance(folder.source, dict) and "days" in folder.source else {}
         now, unusable, dropped = dict[str, Any](), dict[str, str](), dict[str, str]()
-        seen = {day: [each.rows, str(each.changed), state_code_digest("brought")] for day, each in days.items()}
-        stale = {day for day in days if not self._is_as_before(before.get(_file(day)), seen[day], folder, day)}
+        states = {
+            day: [summary.rows, str(summary.changed), state_code_digest("brought")] for day, summary in days.items()
+        }
+        stale = {day for day in days if not self._is_as_before(before.get(_file(day)), states[day], folder, day)}
         together = {batch[0]: batch for batch in _together(days, stale)}
         for day in sorted(days):
             if day in together:
-                self.held = self._found({each: days[each] for each in together[day]})
+                self.held = self._rows({member: days[member] for member in together[day]})
             try:
-                odd = self._write(day, days[day], folder) if day in stale else before[_file(day)]["dropped"]
+                dropped_now = self._write(day, days[day], folder) if day in stale else before[_file(day)]["dropped"]
             except UnusableEntry as error:
                 unusable[day] = str(error)
                 continue
-            now[_file(day)] = {"seen": seen[day], "dropped": odd}
-            dropped |= {column: kind for column, kind in odd.items() if column not in self.declared}
-            unusable |= self._lacking(day, odd)
+            now[_file(day)] = {"seen": states[day], "dropped": dropped_now}
+            dropped |= {column: kind for column, kind in dropped_now.items() if column not in self.declared}
+            unusable |= self._lacking(day, dropped_now)
         folder.keep({"days": now}, now, (*left_out, *self._columns_left_out(dropped)), unusable)
 
-    def _is_as_before(self, known: dict[str, Any] | None, seen: list[Any], folder: BroughtFolder, day: str) -> bool:
-        """Without a column that says when a row changed, equal counts say nothing."""
-        is_counted = self.changed is not None and known is not None and known["seen"] == seen
+    def _is_as_before(self, known: dict[str, Any] | None, state: list[Any], folder: BroughtFolder, day: str) -> bool:
+        """Whether the day is as it was brought.
+
+        Without a column that says when a row changed, equal counts prove nothing.
+        """
+        is_counted = self.changed is not None and known is not None and known["seen"] == state
         return is_counted and _file(day) in folder.intact
 
-    def _write(self, day: str, seen: _Day, folder: BroughtFolder) -> dict[str, str]:
-        """Brings a day; returns the columns that were dropped."""
-        data, odd = self._parquet(day, seen)
+    def _write(self, day: str, summary: _Day, folder: BroughtFolder) -> dict[str, str]:
+        """Brings a day; returns the columns that were dropped, each with what its type is."""
+        data, dropped = self._parquet(day, summary)
         folder.write(_file(day), data)
-        return odd
+        return dropped
 
     def _lacking(self, day: str, dropped: dict[str, str]) -> dict[str, str]:
-        """Why the day cannot be used, where a column was dropped that this use case declares: another one that shares
-        the copy may not."""
-        odd = {name: kind for name, kind in dropped.items() if name in self.declared}
-        name, kind = next(iter(odd.items()), ("", ""))
-        why = f"column {printable(name)} of {self.place} is {kind} (cast it in the query)"
-        return {day: why} if odd else {}
+        """The day and why it cannot be used, if a column was dropped that this use case declares; else empty.
+
+        Another use case that shares the copy may not declare that column, and can use the day.
+        """
+        for name, kind in dropped.items():
+            if name in self.declared:
+                return {day: f"column {printable(name)} of {self.place} is {kind} (cast it in the query)"}
+        return {}
 
     def _columns_left_out(self, dropped: dict[str, str]) -> tuple[LeftOut, ...]:
         if not dropped:
@@ -252,7 +272,7 @@ class _Query:
         return (LeftOut(source=self.place, what="column", count=len(dropped), why=why),)
 
     def _refuse_names(self) -> None:
-        """Raises DataRejected where the query names a column twice, or lacks one that the source names."""
+        """Raises DataRejected if the query names a column twice, or lacks a column that the source names."""
         from sqlalchemy import literal_column, select, text
 
         nothing: Any = select(literal_column("*")).select_from(self.table).where(text("1 = 0"))
@@ -272,7 +292,7 @@ class _Query:
                 )
 
     def _days(self) -> tuple[dict[str, _Day], tuple[LeftOut, ...]]:
-        """What it has of each day, from one look at all of its times; and which rows are of no day."""
+        """What the query has of each day, from one query over all of its times; and how many rows belong to no day."""
         from sqlalchemy import func, select
 
         changed: list[Any] = [] if self.changed is None else [func.max(self.changed)]
@@ -307,7 +327,7 @@ class _Query:
             ) from None  # fmt: skip
 
     def _days_of(self, values: list[Any]) -> list[str | None]:
-        """The day of each time. Raises DataRejected for what is no time."""
+        """The day of each time. Raises DataRejected if a value is no time."""
         try:
             return days_of_values(values, self.units[self.source.time_column], self.time_zone)
         except NoTime as error:
@@ -323,68 +343,71 @@ class _Query:
         options = {"stream_results": True, "yield_per": ROWS_AT_ONCE}
         return self.connection.execute(statement, execution_options=options)
 
-    def _parquet(self, day: str, seen: _Day) -> tuple[bytes, dict[str, str]]:
-        """A day's rows as Parquet, in an order of their own because a database gives none, so that equal rows give
-        equal bytes; and the columns that were dropped. Raises UnusableEntry."""
+    def _parquet(self, day: str, summary: _Day) -> tuple[bytes, dict[str, str]]:
+        """A day's rows as Parquet, and the columns that were dropped.
+
+        A database gives rows in no order; they are sorted, so that equal rows give equal bytes. Raises UnusableEntry if
+        the rows of the day cannot be found by their times, SourceUnavailable if they changed meanwhile.
+        """
         names, kinds, by_day = self.held
-        if len(by_day.get(day, ())) != seen.rows:
-            names, kinds, by_day = self._found({day: seen})
+        if len(by_day.get(day, ())) != summary.rows:
+            names, kinds, by_day = self._rows({day: summary})
         rows = by_day.get(day, [])
-        if len(rows) != seen.rows:
-            self._refuse_other_rows(day, seen, len(rows))
+        if len(rows) != summary.rows:
+            self._refuse_other_rows(day, summary, len(rows))
         arrays, dropped = dict[str, pa.Array](), dict[str, str]()
-        for place, name in enumerate(names):
+        for position, name in enumerate(names):
             try:
-                arrays[name] = self._array(name, [row[place] for row in rows])
+                values = [row[position] for row in rows]
+                arrays[name] = array_of(as_times(values, self.units[name]) if name in self.units else values)
             except OddColumn as odd:
-                dropped[name] = kinds[place] or str(odd)
+                dropped[name] = kinds[position] or str(odd)
         table = pa.table(arrays)
         sink = io.BytesIO()
         pq.write_table(table.sort_by([(name, "ascending") for name in table.column_names]), sink)
         return sink.getvalue(), dropped
 
-    def _found(self, days: dict[str, _Day]) -> "_Found":
+    def _rows(self, days: dict[str, _Day]) -> "_Rows":
         """The rows of these days.
 
-        They are asked for by the first and the last time as the database itself gave them. Rows of other days may
-        come with them: texts of one day need not stand together.
+        The query asks for all rows between the first and the last time, in the form in which the database itself gave
+        these. Rows of other days may come too, and are dropped: in the order of texts, one day may lie within another.
         """
         from sqlalchemy import bindparam, literal_column, select
         from sqlalchemy.types import NullType
 
-        ends = {"first": min(day.first for day in days.values()), "last": max(day.last for day in days.values())}
+        ends = {
+            "first": min(summary.first for summary in days.values()),
+            "last": max(summary.last for summary in days.values()),
+        }
         first, last = (bindparam(name, value, NullType()) for name, value in ends.items())
         statement: Any = (
             select(literal_column("*")).select_from(self.table).where((self.at >= first) & (self.at <= last))
         )
         with self._opened(statement) as result:
             names = list(result.keys())
-            kinds = [str(getattr(each, "type_display", "") or "") for each in result.cursor.description]
-            place = names.index(self.source.time_column)
-            found = result.all()
-        rows = dict[str, list[Any]]()
-        for day, row in zip(self._days_of([row[place] for row in found]), found, strict=True):
+            kinds = [str(getattr(column, "type_display", "") or "") for column in result.cursor.description]
+            time_position = names.index(self.source.time_column)
+            rows = result.all()
+        by_day = dict[str, list[Any]]()
+        for day, row in zip(self._days_of([row[time_position] for row in rows]), rows, strict=True):
             if day in days:
-                rows.setdefault(str(day), []).append(row)
-        return _Found(names, kinds, rows)
+                by_day.setdefault(str(day), []).append(row)
+        return _Rows(names, kinds, by_day)
 
-    def _refuse_other_rows(self, day: str, seen: _Day, rows: int) -> None:
-        if isinstance(seen.first, str):
+    def _refuse_other_rows(self, day: str, summary: _Day, rows: int) -> None:
+        if isinstance(summary.first, str):
             raise UnusableEntry(
-                f"{seen.rows} rows of {self.place} are of {day} and {rows} of them are found by their "
+                f"{summary.rows} rows of {self.place} are of {day} and {rows} of them are found by their "
                 f"{self.source.time_column} (cast it to a timestamp in the query)"
             )
         raise SourceUnavailable(
-            f"{self.place} must give the same rows twice", f"it counts {seen.rows} rows of {day} and gives {rows}",
+            f"{self.place} must give the same rows twice", f"it counts {summary.rows} rows of {day} and gives {rows}",
             "run it again when nobody writes to them",
         )  # fmt: skip
 
-    def _array(self, name: str, values: list[Any]) -> pa.Array:
-        """The values in the exact type in which they came; those of a declared timestamp as times."""
-        return array_of(as_times(values, self.units[name]) if name in self.units else values)
-
 
 def _as_written(name: str, names: list[str]) -> str:
-    """SQLite gives the second of two columns the name amount:1."""
+    """The name as the query has it: of two columns named amount, SQLite calls the second one amount:1."""
     first, _, number = name.rpartition(":")
     return first if number.isdigit() and first in names else name

@@ -1,4 +1,7 @@
-"""Values as a database's driver gives them: which time each means, and the exact Arrow type of a column of them."""
+"""Values as a database's driver gives them: the time that a value means, and the exact Arrow type of a column.
+
+A column whose values fit no single plain type is refused (OddColumn), and so is a time that is none (NoTime).
+"""
 
 import re
 from contextlib import suppress
@@ -17,16 +20,16 @@ ISO = re.compile(
 )
 MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1, "ns": 1}  # by a column's declared unit
 PLAIN = {bool, int, float, Decimal, str, bytes, datetime, date, time}
-TOGETHER = ({int, float}, {Decimal, int}, {Decimal, float})  # kinds of numbers that may stand in one column
-OUTSIDE = "outside"
+TOGETHER = ({int, float}, {Decimal, int}, {Decimal, float})  # pairs of types that may stand in one column
+OUTSIDE = "outside"  # stands for a time whose year Python does not know
 
 
 class OddColumn(ValueError):
-    """Values that no one plain type holds; the message names their types."""
+    """No single plain type holds the values; the message names their types."""
 
 
 def array_of(values: list[Any]) -> pa.Array:
-    """The values in the exact type in which they came. Raises OddColumn."""
+    """The values in the exact type in which they came. Raises OddColumn if they have no single plain type."""
     values = [_plain(value) for value in values]
     kinds = {type(value) for value in values if value is not None}
     zoned = {value.tzinfo is not None for value in values if isinstance(value, datetime)}
@@ -43,12 +46,12 @@ def array_of(values: list[Any]) -> pa.Array:
 
 
 def _arrow_type(kinds: set[type], zoned: set[bool]) -> pa.DataType | None:
-    """What pyarrow would take from the first value; None where it looks at all."""
+    """The type of times, for which pyarrow would only look at the first value; None if pyarrow looks at all values."""
     return pa.timestamp("us", "UTC" if zoned == {True} else None) if kinds == {datetime} else None
 
 
 def _plain(value: Any) -> Any:
-    """The value as one of the plain kinds, where it is one in another dress."""
+    """The value in a plain type if there is one for it: NaN becomes null, and a UUID a text."""
     if isinstance(value, Decimal) and not value.is_finite():
         return None if value.is_nan() else float(value)
     if isinstance(value, UUID):
@@ -59,7 +62,7 @@ def _plain(value: Any) -> Any:
 
 
 class NoTime(ValueError):
-    """A value that is no time; `kind` is its type."""
+    """A value is no time; `kind` is its type."""
 
     def __init__(self, kind: type) -> None:
         super().__init__(kind.__name__)
@@ -67,11 +70,13 @@ class NoTime(ValueError):
 
 
 def days_of_values(values: list[Any], unit: str, time_zone: str) -> list[str | None]:
-    """The day of each time, like 2024-01-31, as a night finds it; None where there is no time, or one of a year that no
-    file is named by. Raises NoTime."""
+    """The day of each time, like 2024-01-31, by the same rules as a night's.
+
+    It is None if there is no time, or if its year is one that names no file. Raises NoTime if a value is no time.
+    """
     moments = [None if value is None else _time_of(value, unit) for value in values]
     zoned = [None if moment is None or moment.tzinfo is None else moment for moment in moments]
-    plain = [moment if each is None else None for moment, each in zip(moments, zoned, strict=True)]
+    plain = [None if moment is None or moment.tzinfo is not None else moment for moment in moments]
     days = (days_of(_typed(times, zone, time_zone)) for times, zone in ((plain, None), (zoned, "UTC")))
     without_zone, with_zone = days
     return [None if pd.isna(day) else day for day in without_zone.fillna(with_zone)]
@@ -85,13 +90,13 @@ def _time_of(value: Any, unit: str) -> datetime | None:
 
 
 def _typed(times: list[datetime | None], zone: str | None, time_zone: str) -> pd.Series:
-    """The times as a night reads them."""
+    """The times in the form in which a night reads them."""
     array = pd.arrays.ArrowExtensionArray(pa.array(times, pa.timestamp("us", zone)))
     return typed(Column(name="time", type="timestamp"), pd.Series(array), time_zone)
 
 
 def as_times(values: list[Any], unit: str) -> list[Any]:
-    """Texts, days and declared numbers as times; all as they are where one of them is none."""
+    """Texts, days and numbers with a unit as times; if one of the values is no time, all of them as they are."""
     moments = [None if value is None else moment_of(value, unit) for value in values]
     are_times = all(
         isinstance(moment, datetime) or value is None for value, moment in zip(values, moments, strict=True)
@@ -100,8 +105,10 @@ def as_times(values: list[Any], unit: str) -> list[Any]:
 
 
 def moment_of(value: Any, unit: str) -> datetime | str | None:
-    """The time that a database's value means; "outside" for one of a year that Python does not know, None for what is
-    no time."""
+    """The time that a database's value means; OUTSIDE if Python does not know its year, None if it is no time.
+
+    `unit`: what a number counts since 1970; empty if numbers are no times.
+    """
     if isinstance(value, datetime):
         return value
     if isinstance(value, date):

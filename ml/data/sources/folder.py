@@ -1,7 +1,8 @@
-"""Where rows come from: every kind of source as a folder with a file, or a folder of files, a day.
+"""Reads a source as a folder that has one file, or one folder of files, for each day.
 
-A folder on disk is read where it lies. Anything else (objects in S3, one file of all days, a database) is brought into
-a folder below RETRAIN_HOME/cache first (ml/data/sources/bringing.py); all that follows sees days of files.
+A folder on disk is read where it lies. Anything else (objects in S3, one file of all days, a database) is first brought
+into a folder below RETRAIN_HOME/cache (ml/data/sources/bringing.py), so that all other code sees days with files.
+A folder that can be read in two ways, such as a day with two files, is refused.
 """
 
 import errno
@@ -28,13 +29,13 @@ DAY_FILE = re.compile(r"(\d{4}-\d{2}-\d{2}|all)\.(parquet|csv|csv\.gz)", re.ASCI
 HIVE = re.compile(r"[A-Za-z_]\w*=(\d{4}-\d{2}-\d{2})", re.ASCII)
 KINDS = (".parquet", ".csv", ".csv.gz")
 MOST_NAMES = 5
-# What the system says of an entry that will be the same at the next try; anything else may pass by itself.
+# Errors of the system that will be the same at the next try; any other may pass by itself.
 LASTING = {errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG}
 AnySource = Source | FileSource | DatabaseSource
 
 
 class DayFiles(NamedTuple):
-    """The files of one day: one, or those of a folder in the order of their names."""
+    """The files of one day: a single one, or those of the day's folder in the order of their names."""
 
     name: str
     paths: tuple[str, ...]
@@ -42,8 +43,11 @@ class DayFiles(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """What a source has now: each day (or `all`) with its files in date order, the days that it has in a form that
-    cannot be read with the reason, and what belongs to no day."""
+    """What a source has now.
+
+    `days`: the files of each day (or of `all`), in date order. `unusable`: the days that cannot be read, with the
+    reasons. `left_out`: what belongs to no day.
+    """
 
     days: dict[str, DayFiles]
     unusable: dict[str, str]
@@ -51,21 +55,21 @@ class Listing(NamedTuple):
 
 
 class UnusableEntry(ValueError):
-    """An entry that is named by a day and cannot be read; its message is the reason."""
+    """An entry is named by a day and cannot be read; the message is the reason."""
 
 
 def source_folder(
     settings: Settings, source: AnySource, time_zone: str = "UTC", columns: tuple[Column, ...] = ()
 ) -> Path:
-    """Where the source's days lie on this disk.
+    """The folder on this disk that has the source's days, or will have them.
 
-    A copy of ours depends on what the source says, on the time zone, and on which columns are times in which unit: use
-    cases that declare these otherwise have copies of their own.
+    What is in a copy depends on the source's declaration, the time zone, and the units of columns with times. So use
+    cases that declare these differently get copies of their own.
     """
     decided = asdict(source)
     if isinstance(source, Source):
         if not source.folder.startswith("s3://"):
-            return settings.data / source.folder  # an absolute folder stays itself
+            return settings.data / source.folder  # an absolute folder stays as it is
     else:
         units = units_of_times(source, columns)
         decided |= {"time_zone": time_zone} if time_zone != "UTC" else {}
@@ -74,15 +78,17 @@ def source_folder(
 
 
 def units_of_times(source: FileSource | DatabaseSource, columns: tuple[Column, ...]) -> dict[str, str]:
-    """Declared unit by column, of those that are brought as times: of a file its time column alone, of a database every
-    declared timestamp."""
+    """The declared unit of each column that is brought as times, by name; empty if it has none.
+
+    Of a file that is the time column alone, of a database every declared timestamp.
+    """
     units = {column.name: column.unit for column in columns if column.type == "timestamp"}
     own = {source.time_column: units.get(source.time_column, "")}
     return own if isinstance(source, FileSource) else own | units
 
 
 def source_words(settings: Settings, source: AnySource) -> str:
-    """The source's name in sentences: what its owner knows, and not where a copy of it lies."""
+    """The source's name in sentences: the one that its owner knows, not the place of our copy."""
     if isinstance(source, DatabaseSource):
         return f"the query on {source.database}"
     if isinstance(source, FileSource):
@@ -94,9 +100,10 @@ def source_words(settings: Settings, source: AnySource) -> str:
 
 
 def listed(folder: Path, place: str) -> Listing:
-    """What the folder has; `place` is the source's name in sentences.
+    """What the folder has. `place`: the source's name in sentences.
 
-    Raises DataRejected where a name is no day or a day is there twice, and where several files have no day.
+    Raises DataRejected if a file's name looks like a day and is none, if a day is there twice, or if no file is named
+    by a day and there are several.
     """
     entries = {entry.name: entry for entry in _entries(folder) if not is_hidden(entry.name)}
     names = names_by_day(entries, place)
@@ -111,22 +118,22 @@ def listed(folder: Path, place: str) -> Listing:
 
 
 def names_by_day(names: Iterable[str], place: str) -> dict[str, str]:
-    """Day (or `all`) to the name of its file or folder, in date order, among all that a source's folder has.
+    """The name of each day's (or `all`'s) file or folder, in date order, out of all names in a source's folder.
 
-    Where none is named by a day, the one table that is there is `all`, whatever its name.
+    If none is named by a day, the only table that is there is `all`, whatever its name. Raises what `listed` raises.
     """
-    found, undated = dict[str, str](), list[str]()
+    by_day, undated = dict[str, str](), list[str]()
     for name in names:
         match = DAY_FILE.fullmatch(name) or HIVE.fullmatch(name)
         if match is None:
             undated += [name] if name.endswith(KINDS) else []
         elif match[1] == ALL or _is_day(match[1]):
-            _refuse_ambiguous(found, match[1], name, place)
-            found[match[1]] = name
+            _refuse_ambiguous(by_day, match[1], name, place)
+            by_day[match[1]] = name
         elif not _is_stray(match[1]):
             raise DataRejected("a partition's file is named by its day", f"{place}/{name} names none", "rename it")
-    if found or not undated:
-        return dict(sorted(found.items()))
+    if by_day or not undated:
+        return dict(sorted(by_day.items()))
     if len(undated) > 1:
         raise DataRejected(
             "a source without days is one file",
@@ -137,7 +144,7 @@ def names_by_day(names: Iterable[str], place: str) -> dict[str, str]:
 
 
 def _is_stray(day: str) -> bool:
-    """Whether it is a day of the calendar with which nobody reckons, as a mistaken time makes it."""
+    """Whether it is a date outside of the years that the project works with, which only a mistaken time makes."""
     try:
         return not FIRST_DAY <= date.fromisoformat(day) <= LAST_DAY
     except ValueError:
@@ -145,7 +152,7 @@ def _is_stray(day: str) -> bool:
 
 
 def not_read(place: str, names: list[str]) -> tuple[LeftOut, ...]:
-    """What a source has beside its days, said once. Nothing where there is nothing."""
+    """What the report says of names in a source that are not read; empty if there are none."""
     if not names:
         return ()
     strays = [name for name in names if (m := DAY_FILE.fullmatch(name) or HIVE.fullmatch(name)) and _is_stray(m[1])]
@@ -165,13 +172,13 @@ def _items(place: str, names: list[str], why: str, why_of_one: str) -> tuple[Lef
 
 
 def short_list(names: list[str]) -> str:
-    """The first names; that there are more is said."""
+    """The first names, in words, and how many more there are."""
     shown = ", ".join(map(printable, names[:MOST_NAMES]))
     return shown + (f" and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else "")
 
 
 def refuse_empty(listing: Listing, place: str) -> None:
-    """Raises DataRejected where a source has nothing that can be read."""
+    """Raises DataRejected if a source has no day that can be read."""
     if listing.days:
         return
     if listing.unusable:
@@ -180,7 +187,7 @@ def refuse_empty(listing: Listing, place: str) -> None:
         raise DataRejected(
             "a source has a day that can be used", f"{place} has {days} and none that can; {day}, as {why}", "mend it"
         )
-    seen = "; ".join(each.sentence.removesuffix(".") for each in listing.left_out).replace(": ", " - ")
+    seen = "; ".join(item.sentence.removesuffix(".") for item in listing.left_out).replace(": ", " - ")
     raise DataRejected(
         "a source has files like 2013-09-30.parquet or all.parquet, folders like day=2013-09-30, or rows with a time",
         f"{place} has none" + (f" ({seen})" if seen else ""),
@@ -189,6 +196,7 @@ def refuse_empty(listing: Listing, place: str) -> None:
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """The folder's entries in the order of their names; none if there is no such folder."""
     with reading_from(folder):
         try:
             with os.scandir(folder) as entries:
@@ -198,7 +206,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _files(entry: os.DirEntry[str]) -> tuple[DayFiles, list[str]]:
-    """The files of an entry that is named by a day, and what else its folder has. Raises UnusableEntry."""
+    """The files of an entry that is named by a day, and the names of what else its folder has. Raises UnusableEntry."""
     if entry.is_dir():
         parts, others = _parts(Path(entry.path))
         return DayFiles(entry.name, parts, is_folder=True), others
@@ -209,7 +217,7 @@ def _files(entry: os.DirEntry[str]) -> tuple[DayFiles, list[str]]:
 
 
 def _lasting_reason(name: str, error: Exception) -> str:
-    """Why an entry cannot be used. Raises SourceUnavailable for what may pass by itself."""
+    """Why an entry cannot be used. Raises SourceUnavailable if that may pass by itself."""
     if isinstance(error, UnusableEntry):
         return str(error)
     cause = error.__cause__ if isinstance(error, SourceUnavailable) else error
@@ -221,21 +229,24 @@ def _lasting_reason(name: str, error: Exception) -> str:
 
 
 def _require_file(entry: os.DirEntry[str]) -> None:
-    if entry.is_file():  # reading a pipe would wait for ever
+    """Raises UnusableEntry unless the entry is a file: reading a pipe, for one, would wait for ever."""
+    if entry.is_file():
         return
     seen = "a link that leads nowhere" if entry.is_symlink() else "neither a file nor a folder"
     raise UnusableEntry(f"{entry.name} is {seen}")
 
 
 def _parts(folder: Path) -> tuple[tuple[str, ...], list[str]]:
-    """The files of a day's folder, and the names of what else it shows. Raises UnusableEntry where a part could not be
-    read, or is not yet written."""
+    """The files of a day's folder, and the names of what else is in it and not hidden.
+
+    Raises UnusableEntry if a part cannot be read, or the folder is not yet written to its end.
+    """
     entries = _entries(folder)
     names = {entry.name for entry in entries}
     refuse_unfinished(folder.name, names)
     shown = [entry for entry in entries if not is_hidden(entry.name)]
     for entry in shown:
-        if entry.is_dir():  # the values in its name may be in no column
+        if entry.is_dir():  # a name like hour=03 may hold values that no column has
             raise UnusableEntry(f"a day's folder has files only, and {folder.name}/{entry.name} is a folder")
         if entry.name.endswith(KINDS):
             _require_file(entry)
@@ -247,28 +258,32 @@ def _parts(folder: Path) -> tuple[tuple[str, ...], list[str]]:
 
 
 def refuse_unfinished(folder: str, names: set[str]) -> None:
-    """Spark and Hadoop keep _temporary while they write a folder, and put _SUCCESS into a whole one."""
+    """Raises UnusableEntry if the folder is still being written.
+
+    Spark and Hadoop keep _temporary in a folder while they write it, and put _SUCCESS into it when it is whole.
+    """
     if "_temporary" in names and "_SUCCESS" not in names:
         raise UnusableEntry(f"{folder} is not written to its end (it has _temporary and no _SUCCESS)")
 
 
 def refuse_odd_name(folder: str, name: str) -> None:
-    """A name that is no text, or moves a terminal's cursor, is an accident."""
+    """Raises UnusableEntry for a name that cannot be printed: it is an accident, and may move a terminal's cursor."""
     if not name.isprintable():
         raise UnusableEntry(f"{folder} has a file whose name cannot be printed ({printable(name)})")
 
 
 def is_hidden(name: str) -> bool:
-    """Whether writers of tables mean it for themselves, like _SUCCESS and what is not yet whole."""
+    """Whether the name marks something that is not data, like _SUCCESS, or a file that is not yet whole."""
     return name.startswith((".", "_"))
 
 
-def _refuse_ambiguous(found: dict[str, str], day: str, name: str, place: str) -> None:
-    if day in found:
-        seen = f"{found[day]} and {name} are both in {place}"
+def _refuse_ambiguous(by_day: dict[str, str], day: str, name: str, place: str) -> None:
+    """Raises DataRejected if the day is there already, or if there are both days and `all`."""
+    if day in by_day:
+        seen = f"{by_day[day]} and {name} are both in {place}"
         raise DataRejected("a source has one file a day", seen, "remove one of them")
-    if found and (day == ALL or ALL in found):
-        seen = f"{place} has {name} and {next(iter(found.values()))}"
+    if by_day and (day == ALL or ALL in by_day):
+        seen = f"{place} has {name} and {next(iter(by_day.values()))}"
         raise DataRejected("a source has a file a day, or one for all", seen, "remove one kind")
 
 
@@ -280,13 +295,15 @@ def _is_day(text: str) -> bool:
 
 
 def digest_of(digests: FileDigests, files: DayFiles, stats: Mapping[str, os.stat_result]) -> str:
-    """Of one file its SHA-256; of several that of their names and digests. Raises UnusableEntry for one that may not be
-    read."""
+    """The digest of a day's files: the SHA-256 of a single file, or a digest of all names and digests in a folder.
+
+    Raises UnusableEntry if a file cannot be read, and will not be at the next try.
+    """
     try:
-        found = [digests.of(path, stats[path]) for path in files.paths]
+        of_parts = [digests.of(path, stats[path]) for path in files.paths]
     except OSError as error:
         raise UnusableEntry(_lasting_reason(files.name, error)) from error
-    return _digest_of_parts(files.paths, found) if files.is_folder else found[0]
+    return _digest_of_parts(files.paths, of_parts) if files.is_folder else of_parts[0]
 
 
 def _digest_of_parts(paths: Iterable[str], digests: Iterable[str]) -> str:
@@ -294,7 +311,7 @@ def _digest_of_parts(paths: Iterable[str], digests: Iterable[str]) -> str:
 
 
 def read_bytes(folder: Path, name: str, digest: str) -> list[tuple[str, bytes]] | None:
-    """Name and bytes of a day's files; None where they are not those of the digest."""
+    """The name and the bytes of each of a day's files; None if they no longer have this digest."""
     place = folder / name
     try:
         paths = _parts(place)[0] if place.is_dir() else (str(place),) if place.exists() else ()

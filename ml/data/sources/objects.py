@@ -1,4 +1,4 @@
-"""Objects in S3, brought as the files of a folder."""
+"""Brings objects in S3 as the files of a folder. An object whose name no file can have makes its day unusable."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,13 +18,14 @@ from ml.data.sources.folder import (
 from ml.errors import ConfigError, SourceUnavailable, StoreUnavailable
 from ml.storage.store import S3Store, open_store
 
-LONGEST_NAME = 200  # in bytes; a file system takes 255, of which a file that is being written needs some
+LONGEST_NAME = 200  # bytes; file systems take 255, some of which the name of a file that is being written needs
 
 
 def bring_objects(source: Source, folder: BroughtFolder) -> None:
-    """An object is fetched again only where its ETag changed, which follows from its bytes.
+    """Brings the objects. One is fetched again only if its ETag changed, which follows from its bytes.
 
-    What is noted is the ETag that came with the bytes: since the list was made, the object may have become another.
+    The ETag that is noted is the one that came with the bytes, not the one in the list: the object may have been
+    replaced in between. Raises ConfigError or SourceUnavailable if the place cannot be used, DataRejected as `listed`.
     """
     with _of_a_source():
         store = open_store(source.folder)
@@ -34,7 +35,7 @@ def bring_objects(source: Source, folder: BroughtFolder) -> None:
 
 @contextmanager
 def _of_a_source() -> Iterator[None]:
-    """What is wrong with the place is the source's, not the store's of this installation."""
+    """Turns errors of the store into errors of the source: what is wrong is the source's place, not our own store."""
     try:
         yield
     except (ConfigError, StoreUnavailable) as error:
@@ -58,7 +59,7 @@ def _bring(source: Source, store: S3Store, folder: BroughtFolder) -> None:
         for key in keys:
             if etags[key] == before.get(key) and key in folder.intact:
                 now[key] = etags[key]
-            elif fetched := store.fetch(key):  # else it went between the list and now
+            elif fetched := store.fetch(key):  # else it was deleted after the list was made
                 data, now[key] = fetched
                 folder.write(key, data)
     ignored += [name or "/" for name in entries.keys() - days.values() if not (name and is_hidden(name))]
@@ -66,21 +67,26 @@ def _bring(source: Source, store: S3Store, folder: BroughtFolder) -> None:
 
 
 def _is_folder_mark(key: str) -> bool:
-    """Consoles make an empty object for a folder, and one for the source's own."""
+    """Whether the key stands for a folder.
+
+    Consoles make such empty objects, and one with no name for the source's folder.
+    """
     return not key or key.endswith("/")
 
 
 def _by_entry(keys: dict[str, str]) -> dict[str, list[str]]:
-    """The keys below each name that stands before the first /, as they would lie in a folder."""
-    found: dict[str, list[str]] = {}
+    """The keys by what stands before their first /, which would be a file or a folder on a disk."""
+    entries: dict[str, list[str]] = {}
     for key in sorted(keys):
-        found.setdefault(key.partition("/")[0], []).append(key)
-    return found
+        entries.setdefault(key.partition("/")[0], []).append(key)
+    return entries
 
 
 def _parts(name: str, keys: list[str]) -> tuple[list[str], list[str]]:
-    """The keys of a day's files, and what else lies in its folder. Raises UnusableEntry where no folder could hold
-    them, or a part would be missing."""
+    """The keys of a day's files, and the keys of what else lies in its folder.
+
+    Raises UnusableEntry if no folder could hold the objects, or if the day is not yet written to its end.
+    """
     if keys == [name]:
         if HIVE.fullmatch(name):
             raise UnusableEntry(f"{name} must be a folder and is an object")
