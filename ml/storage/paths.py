@@ -1,20 +1,23 @@
-"""Every artifact's key in the store, spelled once. Keys are relative, with `/` between their parts."""
+"""Every artifact's key in the store, spelled once. A key is a relative path with `/` between its parts.
+
+A key that could leave the store is refused.
+"""
 
 from ml.errors import UsageError
 
-SERVING_PREFIX = "retrain_serving_"  # of the package inside each model of ours; its serving code's digest follows
+SERVING_PREFIX = "retrain_serving_"  # how the code package in each of our models is called; its digest follows
 FOLDERS = {
     "snapshots", "partitions", "stages", "mlflow", "ledger", "published", "aliases", "backfills", "attempts", "doctor",
     "replaced", "installation", "nights",
 }  # fmt: skip
-NOTES = "aliases", "published"  # what was noted of ledger entries: each object has the name of its entry
-MADE_AGAIN = "partitions", "stages", "doctor", "nights"  # what follows from data and ledger: nights make it again
+NOTES = "aliases", "published"  # notes on ledger entries: each object is named after its entry
+MADE_AGAIN = "partitions", "stages", "doctor", "nights"  # follow from data and ledger: nights can make them again
 REPLACING = "replacing"
-LONGEST_PART = 255  # bytes that a file's name may have
+LONGEST_PART = 255  # bytes; file systems allow no longer names
 
 
 def safe_key(key: str) -> str:
-    """The key itself. Raises UsageError for one that could leave the store."""
+    """The key itself. Raises UsageError if it could leave the store, or if it is no plain printable ASCII."""
     parts = key.split("/")
     plain = key.isascii() and key.isprintable() and "\\" not in key
     if not plain or any(part in {"", ".", ".."} or len(part) > LONGEST_PART for part in parts):
@@ -23,8 +26,8 @@ def safe_key(key: str) -> str:
 
 
 def is_ours(key: str) -> bool:
-    """Whether we write to places of this name: others may keep objects beside ours, and files of their own runs below
-    the root of MLflow."""
+    """Whether we write objects under such a key. Others may keep objects beside ours in the same bucket, and files of
+    their own MLflow runs in our MLflow folder."""
     first, *more = key.split("/")
     return first in FOLDERS and (first != mlflow_root() or more[1:3] == ["artifacts", "model"])
 
@@ -74,7 +77,7 @@ def mlflow_root() -> str:
 
 
 def store_id() -> str:
-    """What tells this store from any other, so that installations which share an MLflow know what is theirs there."""
+    """The store's random identifier. Installations that share one MLflow know by it which entries there are theirs."""
     return "installation/id"
 
 
@@ -103,7 +106,7 @@ def ledger_entry(use_case: str, seq: int) -> str:
 
 
 def replacing(use_case: str) -> str:
-    """Stands beside the entries while a restore replaces them."""
+    """A mark that lies beside the ledger's entries while a restore replaces them."""
     return f"{ledger_folder(use_case)}/{REPLACING}"
 
 
