@@ -2,8 +2,8 @@
 
 Keys come from `ml.storage.paths`; a key that could leave the store is refused. Both kinds of stores write atomically: a
 reader sees a whole object or none. When a write has returned, the object survives a loss of power. An error that may
-pass by itself is raised as StoreUnavailable, and the tasks try again. An error that only a person can mend (credentials,
-rights, a missing bucket) is raised as ConfigError.
+pass by itself is raised as StoreUnavailable, and the tasks try again. An error that only a person can mend
+(credentials, rights, a missing bucket) is raised as ConfigError.
 """
 
 import errno
@@ -166,8 +166,8 @@ class DiskStore:
             return True
 
     def _sync_folders(self, path: Path) -> None:
-        """Makes the file's name survive a loss of power, and the names of its folders, which may be new. It takes 0.4 of
-        the 0.9 ms of a write."""
+        """Makes the file's name survive a loss of power, and the names of its folders, which may be new. It takes 0.4
+        of the 0.9 ms of a write."""
         for folder in path.relative_to(self.root).parents:
             handle = os.open(self.root / folder, os.O_RDONLY)
             try:
@@ -481,16 +481,16 @@ class S3Store:
         return f"{self.prefix}{safe_key(key)}"
 
     def _require(self, answered_by_s3: bool) -> None:
-        """Raises StoreUnavailable if the answer is none of S3's. At a wrong address, anything may answer 200, and what it
-        did not store must not count as stored."""
+        """Raises StoreUnavailable if the answer is none of S3's. At a wrong address, anything may answer 200, and what
+        it did not store must not count as stored."""
         if not answered_by_s3:
             raise StoreUnavailable(
                 f"the store {self.uri} must be an S3 server", "what answers is none", "check AWS_ENDPOINT_URL"
             )
 
     def _tried(self, work: Callable[[], R]) -> R:
-        """The result of `work`, which is tried three times if bytes were lost on their way. boto3 itself tries again only
-        if no answer began."""
+        """The result of `work`, which is tried three times if bytes were lost on their way. boto3 itself tries again
+        only if no answer began."""
         with self._s3_errors():
             for attempt in range(ATTEMPTS - 1):
                 try:
