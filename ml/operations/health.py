@@ -72,8 +72,8 @@ def differences(ledger: Ledger, registry: Registry) -> list[str]:
     taken = registry.taken_by()
     if taken is not None:
         return [f"{_taken_words(ledger.use_case, taken)}: rename that model in MLflow, or the use case"]
-    findings = (*_lost_versions(ledger, registry, ledger.entries()), *_alias(ledger, registry))
-    return [_difference(finding, f"retrain doctor {ledger.use_case} --mend") for finding in findings]
+    differing = (*_lost_versions(ledger, registry, ledger.entries()), *_alias(ledger, registry))
+    return [_difference(finding, f"retrain doctor {ledger.use_case} --mend") for finding in differing]
 
 
 def _difference(finding: Finding, command: str) -> str:
