@@ -1,6 +1,6 @@
 """The result of a night as one document of JSON values, which `--json` prints and the ledger keeps.
 
-Its fields are read by other programs and from old ledgers: they are added to, and never renamed. Lists that grow with
+Other programs read its fields, and old ledgers keep them for ever, so a field must not be renamed. Lists that grow with
 the window are cut to the newest or worst, with their full number beside them.
 """
 
