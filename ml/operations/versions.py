@@ -108,9 +108,8 @@ def version_tags(
 
 def lost_words(registry: Registry, model: Champion) -> str:
     """Says that MLflow does not have the version, and whether it has another one under the same number."""
-    identity = f"(run {model.run_id[:8]}, model {digest_of_files(model.files)[:8]})"
     other = _other_models(registry, [model.version])
-    return f"the ledger's version {model.version} is no longer in MLflow {identity}{other}"
+    return f"the ledger's version {model.version} is no longer in MLflow {_identity_words(model)}{other}"
 
 
 def all_lost_words(registry: Registry, lost: list[NightEntry]) -> str:
@@ -120,12 +119,13 @@ def all_lost_words(registry: Registry, lost: list[NightEntry]) -> str:
         return lost_words(registry, models[0])
     more = f" and {len(models) - NAMED} more" if len(models) > NAMED else ""
     numbers = [model.version for model in models]
-    named = ", ".join(map(_named, models[:NAMED]))
+    named = ", ".join(f"{model.version} {_identity_words(model)}" for model in models[:NAMED])
     return f"the ledger's versions {named}{more} are no longer in MLflow{_other_models(registry, numbers)}"
 
 
-def _named(model: Champion) -> str:
-    return f"{model.version} (run {model.run_id[:8]}, model {digest_of_files(model.files)[:8]})"
+def _identity_words(model: Champion) -> str:
+    """What identifies the version whatever its number, in short."""
+    return f"(run {model.run_id[:8]}, model {digest_of_files(model.files)[:8]})"
 
 
 def _other_models(registry: Registry, numbers: list[int]) -> str:

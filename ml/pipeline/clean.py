@@ -83,7 +83,12 @@ class Cleaning(Fold[CleanedRows, CleanedDays]):
         return keep_cleaned(self.site, self.results, key, drop_duplicates(rows, self.site.use_case.key))
 
     def summed(self, key: str, results: dict[str, CleanedRows]) -> CleanedMonth:
-        partitions = {own: _partition(self.checks_by_key[own], cleaned) for own, cleaned in results.items()}
+        partitions = {}
+        for own_key, cleaned in results.items():
+            check = self.checks_by_key[own_key]
+            partitions[own_key] = CleanedPartition(
+                day=check.day, cleaned=cleaned, quarantine=check.quarantine, rows=check.labelled
+            )
         sums = CleanedDays(
             digest=digest_value([partition.digests for partition in partitions.values()]),
             partitions=len(partitions),
@@ -123,7 +128,3 @@ class RowsAtHand:
             if key not in kept:
                 keep_cleaned(self.site, self.results, key, frames[day])
                 self.days.append(day)
-
-
-def _partition(check: PartitionCheck, cleaned: CleanedRows) -> CleanedPartition:
-    return CleanedPartition(day=check.day, cleaned=cleaned, quarantine=check.quarantine, rows=check.labelled)

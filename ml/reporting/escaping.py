@@ -11,12 +11,8 @@ from ml.errors import printable
 
 # Characters that may mean something in Markdown or HTML.
 MARKS = re.compile(r"[\\`*\[\]<>|~&]|(?<!\w)_|_(?!\w)|^[#+=-]|(?<=^\d)[.)]")
-ENTITIES = {
-    "<": "&lt;",
-    ">": "&gt;",
-    "&": "&amp;",
-    "|": "&#124;",
-}  # a backslash before | would still end a table's cell
+# These are replaced; every other mark gets a backslash, with which a | would still end the cell of a table.
+ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;", "|": "&#124;"}
 LINKS = {"://": "&#58;//", "www.": "www&#46;", "@": "&#64;"}  # bare addresses would become links
 
 

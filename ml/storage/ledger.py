@@ -265,11 +265,10 @@ def open_questions(entries: Sequence[AnyEntry]) -> list[NightEntry]:
 def _closing(entries: Iterable[AnyEntry], night: NightEntry) -> AnyEntry | None:
     """The first later entry that answers the night's question or chooses the champion."""
     later = (entry for entry in entries if entry.seq > night.seq)
-    return next((entry for entry in later if entry.moves_champion or _answers(entry, night)), None)
-
-
-def _answers(entry: AnyEntry, night: NightEntry) -> bool:
-    return isinstance(entry, OperatorEntry) and entry.answers == night.seq
+    for entry in later:
+        if entry.moves_champion or (isinstance(entry, OperatorEntry) and entry.answers == night.seq):
+            return entry
+    return None
 
 
 def _opened(key: str, data: bytes | None) -> tuple[str, AnyEntry]:

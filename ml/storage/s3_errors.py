@@ -83,12 +83,12 @@ def in_words(error: Exception, uri: str) -> ConfigError | StoreUnavailable:
         "endpoint": f"{endpoint.scheme}://{endpoint.netloc}",
     }
     if name in REFUSALS:
-        seen, next_step = REFUSALS[name]
-        return ConfigError(f"the store {uri} must be open to us", f"{seen.format(**about)} ({name})", next_step)
+        problem, next_step = REFUSALS[name]
+        return ConfigError(f"the store {uri} must be open to us", f"{problem.format(**about)} ({name})", next_step)
     words = (OUTAGES | BROKEN).get(name) or (UNREADABLE if name.isdigit() else None)
-    seen = f"{words.format(**about)} ({name})" if words else first_line(error)
+    problem = f"{words.format(**about)} ({name})" if words else first_line(error)
     return StoreUnavailable(
-        f"the store {uri} must answer", seen, "check the network and the S3 server, and run it again"
+        f"the store {uri} must answer", problem, "check the network and the S3 server, and run it again"
     )
 
 

@@ -133,8 +133,8 @@ def get_file(store: Store, file: FileRef) -> bytes:
     """The file's bytes. Raises Corrupt if it is gone or its bytes are not those that were written."""
     data = store.get(file.key)
     if data is None or digest_bytes(data) != file.digest:
-        seen = "it is gone" if data is None else f"its SHA-256 is {digest_bytes(data)[:12]}"
-        raise Corrupt(f"{file.key} must have SHA-256 {file.digest[:12]}", seen, "run the night again to rebuild it")
+        problem = "it is gone" if data is None else f"its SHA-256 is {digest_bytes(data)[:12]}"
+        raise Corrupt(f"{file.key} must have SHA-256 {file.digest[:12]}", problem, "run the night again to rebuild it")
     return data
 
 
@@ -285,14 +285,14 @@ def _disk_errors(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        seen = f"{error.strerror or error}" + (f" at {error.filename}" if error.filename else "")
+        problem = f"{error.strerror or error}" + (f" at {error.filename}" if error.filename else "")
         if isinstance(error, PermissionError | NotADirectoryError | FileExistsError) or error.errno == errno.EROFS:
             raise ConfigError(
-                f"the store {root} must be a folder that we may read and write", seen, "give access"
+                f"the store {root} must be a folder that we may read and write", problem, "give access"
             ) from error
         full = error.errno in {errno.ENOSPC, errno.EDQUOT}
         raise StoreUnavailable(
-            f"the store {root} must be readable and writable", seen, "free some space" if full else "check the disk"
+            f"the store {root} must be readable and writable", problem, "free some space" if full else "check the disk"
         ) from error
 
 
