@@ -371,6 +371,7 @@ class Progress:
 
     @property
     def done(self) -> int:
+        """How many dates succeeded."""
         return sum(attempt.outcome == "done" for attempt in self.attempts.values())
 
     @property

@@ -41,7 +41,7 @@ STORE, DATABASES, PROJECT = "store/", "databases/", "project/"
 LIBRARIES = ("mlflow", "prefect")
 CUT_ATTEMPTS = 5  # how often a moment without new entries is tried for
 BLOCK_BYTES = 2**20
-Progress = Callable[[int], object]  # is told of so many more bytes
+Progress = Callable[[int], object]  # takes the number of bytes that were just read or written
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,6 +76,7 @@ class Plan:
 
     @property
     def does_nothing(self) -> bool:
+        """Whether everything is there and stays as it is."""
         outcomes = [*self.databases.values(), *self.project.values()]
         return not (self.put or self.replaced or self.relocated or "restored" in outcomes)
 
@@ -88,6 +89,7 @@ class _Reading:
     ledgers: dict[str, dict[str, bytes]] = field(default_factory=dict)
 
     def add(self, name: str, data: bytes | BinaryIO, progress: Progress) -> None:
+        """Takes the next member, of which only entries of ledgers are kept in memory."""
         size, digest = _measured(data)
         self.members[name] = [size, digest]
         progress(size)

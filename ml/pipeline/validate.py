@@ -67,7 +67,7 @@ def _partitions_in_words(number: int, manifest: Manifest) -> str:
 
 
 class Validation(Fold[PartitionCheck, CheckedDays]):
-    """The verdict on every partition."""
+    """The verdict on every partition of the window. `rows_at_hand` cleans the usable ones at once."""
 
     def __init__(self, site: Site, manifest: Manifest) -> None:
         rules = [rule_to_dict(rule) for rule in site.rules if rule.scope != "snapshot"]

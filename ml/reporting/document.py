@@ -92,7 +92,7 @@ def result_document(
 
 
 def _left_out(checks: Checks) -> Document:
-    """The newest days that were left out, each with its reason, and how many there are."""
+    """The newest days that were left out, each with its reason, and the number of all of them."""
     newest = sorted(checks.left_out.items())[-MOST_KEPT:]
     return {"left_out": {day: why[:LONGEST_WORDS] for day, why in newest}, "left_out_days": len(checks.left_out)}
 

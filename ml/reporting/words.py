@@ -1,4 +1,4 @@
-"""Numbers and names in words, as every sentence of a report writes them."""
+"""How the sentences of a report write numbers, lists and days."""
 
 from collections.abc import Sequence
 

@@ -127,6 +127,7 @@ def is_same(one: Champion | None, other: Champion | None) -> bool:
 
 
 def version_of(model: Champion | None) -> int | None:
+    """The ledger's number of the version; None if there is none."""
     return None if model is None else model.version
 
 
@@ -152,7 +153,7 @@ class Ledger:
         return entries
 
     def nights(self) -> list[NightEntry]:
-        """The decisions of nights, oldest first."""
+        """The entries of nights, oldest first."""
         return [entry for entry in self.entries() if isinstance(entry, NightEntry)]
 
     def head(self) -> AnyEntry | None:
@@ -161,10 +162,11 @@ class Ledger:
         return self._read(keys[-1]) if keys else None
 
     def entry(self, seq: int) -> AnyEntry:
+        """The entry with this number. Raises Corrupt if it is damaged or not there."""
         return self._read(paths.ledger_entry(self.use_case, seq))
 
     def last_night(self) -> NightEntry | None:
-        """The newest decision of a night."""
+        """The newest entry of a night; None if there is none."""
         return next((entry for entry in self._newest_first() if isinstance(entry, NightEntry)), None)
 
     def finished(self, run_key: str) -> NightEntry | None:

@@ -148,7 +148,7 @@ class Registry:
             self.client.restore_run(run.info.run_id)
 
     def deleted_experiment(self) -> str | None:
-        """Our experiment, if somebody deleted it and MLflow can still restore it."""
+        """The identifier of our experiment if somebody deleted it and MLflow can still restore it; else None."""
         with self._errors():
             _, experiment = self._find_experiment()
         return experiment.experiment_id if experiment and experiment.lifecycle_stage == DELETED else None
