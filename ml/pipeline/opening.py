@@ -79,7 +79,8 @@ def default_as_of(site: Site, scheduled: datetime | None) -> date:
 def take_snapshot(site: Site, night: Night) -> Snapshot:
     """Finds the partitions that this night may see and writes them into a manifest.
 
-    The manifest's key follows from its contents. Raises DataRejected if the window lacks too many days.
+    The manifest's key follows from its contents. Raises UsageError for a date in the future, DataRejected for a
+    window that is empty or lacks its newest day or too many others.
     """
     head = site.ledger.head()
     surveyed = survey(site.settings, site.use_case, night.as_of, head.excluded if head else {})
@@ -138,7 +139,7 @@ def find_finished(site: Site, run_key: str, plan: Plan | None) -> tuple[NightEnt
     to follow the ledger, or if the entry is blocked.
     """
     entry = site.ledger.finished(run_key)
-    hand_moved = None  # says that somebody moved the alias by hand
+    hand_moved = None  # a sentence if somebody moved the alias by hand, or MLflow lost the champion
     if (entry is not None and entry.blocked) or not is_followed(site.ledger):
         hand_moved = roll_alias_forward(site.ledger, site.registry)
     if hand_moved:

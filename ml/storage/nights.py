@@ -130,7 +130,7 @@ def settle(settings: Settings, entry: NightEntry) -> None:
 def last_red(settings: Settings, use_case: str) -> RedNight | None:
     """The last red night, if no good night has settled it since.
 
-    Raises StoreUnavailable if the store does not answer and the home has no note.
+    If the store does not answer and the home has no note, raises what the store raised.
     """
     red = _red(settings, use_case, strict=True)
     return None if red is None or _is_settled(settings, red) else red

@@ -91,6 +91,7 @@ class Champion:
 
     @property
     def dated(self) -> bool:
+        """Whether the version is of a use case with dates."""
         return self.fit_until is not None
 
     def dated_before(self, as_of: date) -> bool:
