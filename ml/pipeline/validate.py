@@ -140,13 +140,18 @@ def _batches(site: Site, manifest: Manifest, days: list[str]) -> Iterator[tuple[
     for day in days:
         try:
             read[day] = read_as_declared(site, manifest, day)
-            bytes_read += int(read[day].rows.memory_usage().sum())
+            bytes_read += _size(read[day].rows)
         except UnusablePartition as error:
             unreadable.append(rejected_check(day, str(error)))
         if bytes_read >= site.settings.batch_bytes:
             yield Batch.of(site.use_case.key, read), unreadable
             read, unreadable, bytes_read = {}, [], 0
     yield Batch.of(site.use_case.key, read) if read else None, unreadable
+
+
+def _size(rows: pd.DataFrame) -> int:
+    """The bytes that the rows take in memory."""
+    return int(rows.memory_usage().sum())
 
 
 def _confirm(site: Site, verdict: BatchVerdict) -> None:
