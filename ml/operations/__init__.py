@@ -1,4 +1,5 @@
-"""What operators do to a use case beside its nights: move the champion, backfill, score, repair, back up, tidy.
+"""What operators do with a use case beside its nights: move the champion, backfill, score, repair, back up, tidy.
 
-One module a subject, and most have a pair of functions: one that plans or looks, one that carries out.
+Each module has one subject. Most have one function that plans or looks, and another one that carries out what an
+operator has confirmed. Nothing here runs a night.
 """

@@ -1,4 +1,7 @@
-"""MLflow's aliases follow the ledger: rolled forward after a crash, and reported where somebody else moved them."""
+"""MLflow's aliases follow the ledger. After a crash they are set again; an alias that somebody else moved is reported.
+
+An alias is never taken for the truth: the ledger alone says which version is champion.
+"""
 
 from ml.errors import ConfigError
 from ml.operations.usable import way_back
@@ -11,28 +14,29 @@ NONE = "none"
 
 
 def is_followed(ledger: Ledger) -> bool:
-    """Whether the alias was seen to follow the newest entry that names the champion anew, or none ever did."""
+    """Whether the alias was seen to follow the newest entry that chose the champion. True if no entry ever did."""
     move = ledger.last_move()
     return move is None or ledger.alias_confirmed(move)
 
 
 def roll_alias_forward(ledger: Ledger, registry: Registry) -> str | None:
-    """Makes the alias follow the ledger after a crash between the two.
+    """Makes the alias follow the ledger if a run was killed after it wrote the ledger and before it set the alias.
 
-    Returns a sentence, and changes nothing, where somebody else moved the alias, or where MLflow lost the champion.
+    Returns None if the alias follows. If somebody else moved the alias, or MLflow has lost the champion, it changes
+    nothing and returns a sentence that says so.
     """
     move = ledger.last_move()
     champion, before = (move.champion, move.champion_before) if move else (None, None)
-    seen, expected = registry.alias(CHAMPION), registry.number_of(champion) if champion else None
+    alias, expected = registry.alias(CHAMPION), registry.number_of(champion) if champion else None
     if champion and expected is None:
         lost = lost_words(registry, champion)
         return f"{lost[0].upper()}{lost[1:]}. Nothing is promoted meanwhile: {way_back(ledger, registry, champion)}."
-    if seen == expected:
+    if alias == expected:
         if move:
             ledger.confirm_alias(move)
         return None
-    follows = isinstance(move, OperatorEntry) or seen == (registry.number_of(before) if before else None)
-    if move and follows and not ledger.alias_confirmed(move):
+    untouched = isinstance(move, OperatorEntry) or alias == (registry.number_of(before) if before else None)
+    if move and untouched and not ledger.alias_confirmed(move):
         follow_ledger(ledger, registry, move)
         return None
     return (
@@ -48,11 +52,12 @@ def _words(version: str) -> str:
 
 
 def ledger_words(model: Champion | None) -> str:
+    """The version's number in the ledger; `none` if there is no version."""
     return NONE if model is None else str(model.version)
 
 
 def alias_words(ledger: Ledger, registry: Registry) -> str:
-    """Whom the alias champion names: by the ledger's number where a night recorded it, else by MLflow's."""
+    """Which version the alias champion names, by the ledger's number, or by MLflow's if no night recorded it."""
     number = registry.alias(CHAMPION)
     model = recorded_as(ledger, registry, number)
     if number is None or model is not None:
@@ -61,11 +66,12 @@ def alias_words(ledger: Ledger, registry: Registry) -> str:
 
 
 def follow_ledger(ledger: Ledger, registry: Registry, move: AnyEntry) -> None:
-    """Sets both aliases to what the entry says, champion last, then notes that they were seen there.
+    """Sets the aliases reference and champion as the entry says, then notes that they follow it.
 
-    Looks again afterwards: a newer move may have been made meanwhile, and this write must not be the last.
+    Afterwards it looks for a newer move, and follows that: otherwise this call could overwrite what that move set. A
+    reference that MLflow has lost is skipped. Raises ConfigError if MLflow has lost the champion.
     """
-    if move.reference and registry.number_of(move.reference) is not None:  # a lost one must not hold the champion back
+    if move.reference and registry.number_of(move.reference) is not None:
         point(ledger, registry, REFERENCE, move.reference)
     if move.champion:
         point(ledger, registry, CHAMPION, move.champion)
@@ -77,7 +83,7 @@ def follow_ledger(ledger: Ledger, registry: Registry, move: AnyEntry) -> None:
 
 
 def point(ledger: Ledger, registry: Registry, alias: str, model: Champion) -> None:
-    """Lets the alias name the ledger's version, whatever number it has in MLflow. Raises ConfigError if it has none."""
+    """Lets the alias name the ledger's version under its number in MLflow. Raises ConfigError if MLflow lost it."""
     number = registry.number_of(model)
     if number is None:
         raise ConfigError(
@@ -89,16 +95,17 @@ def point(ledger: Ledger, registry: Registry, alias: str, model: Champion) -> No
 
 
 def register_lost(ledger: Ledger, registry: Registry) -> None:
-    """Registers again, from the store, every version that MLflow lost, and lets the aliases follow the ledger.
+    """Registers every version that MLflow lost again, from the store, and lets the aliases follow the ledger.
 
-    An alias that somebody has set on a version that is none of the ledger's stays: a person must say which holds.
+    If the alias champion names a version that no night recorded, somebody has set it, and it stays: a person must say
+    which version is to serve.
     """
-    lost, seen = lost_versions(ledger, registry), registry.alias(CHAMPION)
-    followed = seen is None or recorded_as(ledger, registry, seen) is not None
+    lost, alias = lost_versions(ledger, registry), registry.alias(CHAMPION)
+    may_move = alias is None or recorded_as(ledger, registry, alias) is not None
     for night in lost:
         register_again(registry, night)
     move, identities = ledger.last_move(), {night.candidate.identity for night in lost if night.candidate}
-    if move and move.champion and move.champion.identity in identities and followed:
+    if move and move.champion and move.champion.identity in identities and may_move:
         follow_ledger(ledger, registry, move)
     elif move and move.reference and move.reference.identity in identities:
         point(ledger, registry, REFERENCE, move.reference)

@@ -1,16 +1,16 @@
-"""One file that holds what an installation cannot make again: ledgers, models, MLflow's and Prefect's databases.
+"""A backup: one file with what an installation cannot make again (ledgers, models, MLflow's and Prefect's databases).
 
-The file is a tar: `manifest.json` first, then the members in the order in which a restore puts them back, and at last
-`index.json` with the size and SHA-256 of each: a file without a matching index is not whole. It is not compressed, for
-models and figures do not shrink.
+The file is a tar. `manifest.json` comes first, then the members in the order in which a restore puts them back, and
+last `index.json` with the size and SHA-256 of each member. A file whose index does not match is refused. The file is
+not compressed, because models and figures do not shrink. Secrets and the data of use cases are not copied.
 
-**The order of copying.** Nights go on meanwhile, so one moment is chosen, and all that is copied is true of it:
+**The order of copying.** Nights go on while a backup is written. It chooses one moment, and copies what is true then:
 
-1. The keys of the ledgers are listed, then the notes of what followed an entry (alias seen, report published), then the
-   databases are copied, then the ledgers are listed again. If an entry came in between, this is repeated. So no alias
-   in the copied MLflow is of a decision that the copied ledger lacks, and nothing is noted as done that the copied
+1. It lists the keys of the ledgers, then the notes on entries (alias confirmed, report published), copies the
+   databases, and lists the ledgers again. If an entry came in between, it does all of this again. So the copied MLflow
+   has no alias for a decision that the copied ledger lacks, and no note says that something was done that the copied
    MLflow does not show. A night between its decision and its alias looks like a night that was killed there.
-2. Only then the other objects are listed and read. A night writes an object before the entry that names it, so every
+2. Only then it lists and reads the other objects. A night writes an object before the entry that names it, so every
    object that a copied entry names is there. What nights wrote since is copied too, and does no harm.
 """
 
@@ -39,14 +39,18 @@ FORMAT = 1
 MANIFEST, INDEX = "manifest.json", "index.json"
 STORE, DATABASES, PROJECT = "store/", "databases/", "project/"
 LIBRARIES = ("mlflow", "prefect")
-CUT_ATTEMPTS = 5
+CUT_ATTEMPTS = 5  # how often a moment without new entries is tried for
 BLOCK_BYTES = 2**20
-Progress = Callable[[int], object]
+Progress = Callable[[int], object]  # takes the number of bytes that were just read or written
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a backup says of itself: when and where it was made, up to which ledger entries, and what it lacks."""
+    """What a backup says of itself.
+
+    `entries` is use case to the number of its ledger's entries, `libraries` the versions that wrote the databases,
+    `left_out` what the backup lacks in words, `bytes` the size of all members.
+    """
 
     format: int
     made_at: str
@@ -60,7 +64,10 @@ class Manifest:
 
 @dataclass(frozen=True, kw_only=True)
 class Backup:
-    """A whole backup: its manifest, size and SHA-256 of every member, and what was damaged when it was copied."""
+    """A backup without damage to the file itself.
+
+    `members` is name to [size, SHA-256]. `damaged` says in words what was damaged already when it was copied.
+    """
 
     manifest: Manifest
     members: dict[str, list[Any]]
@@ -69,7 +76,11 @@ class Backup:
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """The moment of which everything in a backup is true: the ledgers' keys, what was noted of them, the databases."""
+    """The moment that a backup shows: the keys of ledgers and of notes on them, and the copies of the databases by
+    name.
+
+    `with_secrets` names the databases whose secrets were left out.
+    """
 
     ledgers: list[str]
     notes: list[str]
@@ -79,7 +90,7 @@ class Cut:
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One piece of a backup: its name, its bytes or the file that has them, and its size."""
+    """One member of a backup. `read` returns its bytes, or a file with them, or None if it was deleted meanwhile."""
 
     name: str
     size: int
@@ -88,24 +99,24 @@ class Member:
 
 @dataclass
 class Archive:
-    """Writes members and remembers their digests."""
+    """Writes members into the tar and remembers size and SHA-256 of each in `index`."""
 
     tar: tarfile.TarFile
     progress: Progress
     index: dict[str, list[Any]] = field(default_factory=dict)
 
     def add(self, member: Member) -> None:
-        """An object that was deleted since it was listed is left out."""
-        found = member.read()
-        if found is None:
+        """Writes the member, unless it was deleted since it was listed."""
+        content = member.read()
+        if content is None:
             return
-        if isinstance(found, Path):
-            self.index[member.name] = [found.stat().st_size, digest_file(found)]
-            with found.open("rb") as file:
-                self._write(member.name, found.stat().st_size, file)
+        if isinstance(content, Path):
+            self.index[member.name] = [content.stat().st_size, digest_file(content)]
+            with content.open("rb") as file:
+                self._write(member.name, content.stat().st_size, file)
         else:
-            self.index[member.name] = [len(found), digest_bytes(found)]
-            self._write(member.name, len(found), io.BytesIO(found))
+            self.index[member.name] = [len(content), digest_bytes(content)]
+            self._write(member.name, len(content), io.BytesIO(content))
         self.progress(member.size)
 
     def _write(self, name: str, size: int, data: BinaryIO | io.BytesIO) -> None:
@@ -114,12 +125,16 @@ class Archive:
         self.tar.addfile(entry, data)
 
     def write_json(self, name: str, value: Any) -> None:
+        """Writes a member that is not in the index: the manifest, or the index itself."""
         data = canonical_json(value)
         self._write(name, len(data), io.BytesIO(data))
 
 
 def place_of(target: str) -> tuple[Store, str]:
-    """Where a backup lies: the store of its folder, and its name there. Raises UsageError where none can be."""
+    """The store of the folder in which a backup lies, and its name there. `target` is a path or s3://bucket/file.
+
+    Raises UsageError if no backup can lie there.
+    """
     folder, _, name = target.rpartition("/")
     if target.startswith("s3://"):
         if folder in {"s3:/", "s3:"} or not name:
@@ -132,7 +147,7 @@ def place_of(target: str) -> tuple[Store, str]:
 
 
 def refuse_inside(settings: Settings, place: Store) -> None:
-    """Raises UsageError for a backup that would be lost together with what it is a copy of."""
+    """Raises UsageError if the backup would lie inside the home or the store, and so be lost together with them."""
     for kept in (str(settings.home), open_store(settings.store).uri):
         if _is_inside(place.uri, kept):
             raise UsageError("a backup lies outside of what it is a copy of", f"it is in {kept}", "name another place")
@@ -145,8 +160,12 @@ def _is_inside(place: str, kept: str) -> bool:
 
 
 def write_backup(settings: Settings, target: str, progress: Callable[[int], Progress]) -> Backup:
-    """Writes everything into a new file, which is there whole or not at all. `progress` is given the bytes to come, and
-    gives what is to be told of those that are done."""
+    """Writes a backup into the new file `target`. If this fails, there is no file.
+
+    `progress` is called once with the number of bytes to come, and returns what is called with the bytes just written.
+    Raises UsageError for a place where no backup can lie, or if there is nothing to copy; Busy if nights write faster
+    than the databases can be copied.
+    """
     place, name = place_of(target)
     refuse_inside(settings, place)
     store = open_store(settings.store)
@@ -177,12 +196,15 @@ def write_backup(settings: Settings, target: str, progress: Callable[[int], Prog
 
 
 def _file_of(sink: Sink) -> Any:
-    """tarfile asks for no more than `write`, and says so to no type checker."""
+    """The sink, without its type: tarfile needs nothing but `write`, but its type hints ask for a whole file."""
     return sink
 
 
 def take_cut(store: Store, settings: Settings, scratch: Path) -> Cut:
-    """Raises Busy where decisions come faster than the databases can be copied."""
+    """Chooses the moment of a backup and copies the databases into the folder `scratch`.
+
+    Raises Busy if new entries came during every attempt, Corrupt if a restore of a ledger was cut off.
+    """
     files = {name: file for name, file in database_files(settings).items() if not is_lost(name, file)}
     for _ in range(CUT_ATTEMPTS):
         ledgers = store.keys(paths.ledgers())
@@ -191,11 +213,11 @@ def take_cut(store: Store, settings: Settings, scratch: Path) -> Cut:
         copies = {name: scratch / f"{name}.db" for name in files}
         for copy in copies.values():
             copy.unlink(missing_ok=True)
-        secret = [name for name, file in files.items() if copy_database(name, file, copies[name])]
+        with_secrets = [name for name, file in files.items() if copy_database(name, file, copies[name])]
         if store.keys(paths.ledgers()) == ledgers:
-            known = {key.removeprefix(paths.ledgers()) for key in ledgers}
-            of_cut = [key for key in notes if key[key.index("/") :] in known]
-            return Cut(ledgers=ledgers, notes=of_cut, databases=copies, with_secrets=secret)
+            entries = {key.removeprefix(paths.ledgers()) for key in ledgers}
+            notes_on_entries = [key for key in notes if key[key.index("/") :] in entries]
+            return Cut(ledgers=ledgers, notes=notes_on_entries, databases=copies, with_secrets=with_secrets)
     raise Busy("a backup is of one moment", f"decisions came during {CUT_ATTEMPTS} copies", "try it again later")
 
 
@@ -205,14 +227,17 @@ def _entries_by_use_case(cut: Cut) -> dict[str, int]:
 
 
 def _members(store: Store, settings: Settings, cut: Cut) -> Iterator[Member]:
-    """In the order in which they are put back: a ledger after what it names, and its newest entry first, so that a
-    restore that was cut off leaves a ledger without a beginning, which nobody takes for a whole one."""
+    """The members in the order in which a restore puts them back.
+
+    A ledger comes after everything that it names, and its newest entry comes first. A restore that is cut off therefore
+    leaves a ledger that lacks its beginning, which every command refuses.
+    """
     if settings.project is not None:
         for path in project_files(settings):
             name = f"{PROJECT}{path.relative_to(settings.project).as_posix()}"
             yield Member(name=name, size=path.stat().st_size, read=lambda path=path: path)  # type: ignore[misc]
     sizes = store.sizes()
-    first_folders = paths.FOLDERS - {*paths.MADE_AGAIN, *paths.NOTES, paths.ledgers()}  # and nothing of others
+    first_folders = paths.FOLDERS - {*paths.MADE_AGAIN, *paths.NOTES, paths.ledgers()}  # only folders of ours
     first = sorted(key for key in sizes if key.split("/")[0] in first_folders)
     for key in (*first, *cut.notes, *reversed(cut.ledgers)):
         yield Member(name=f"{STORE}{key}", size=sizes.get(key, 0), read=lambda key=key: store.get(key))  # type: ignore[misc]
@@ -221,20 +246,21 @@ def _members(store: Store, settings: Settings, cut: Cut) -> Iterator[Member]:
 
 
 def project_files(settings: Settings) -> list[Path]:
-    """The Python files of RETRAIN_PROJECT and its suites; neither data nor hidden files, which may hold secrets."""
+    """The Python files of RETRAIN_PROJECT, and its suites. Data and hidden files, which may hold secrets, are left
+    out."""
     assert settings.project is not None
-    found = []
+    kept: list[Path] = []
     for folder, names, files in os.walk(settings.project):
         here = Path(folder)
         names[:] = [name for name in names if not _is_foreign(settings, here / name)]
         suite = here == settings.project / "expectations"
-        kept = [here / name for name in files if name.endswith(".py") or (suite and name.endswith(".json"))]
-        found += [path for path in kept if path.name[0] != "." and path.name.isascii()]
-    return sorted(found)
+        sources = [name for name in files if name.endswith(".py") or (suite and name.endswith(".json"))]
+        kept += [here / name for name in sources if name[0] != "." and name.isascii()]
+    return sorted(kept)
 
 
 def _is_foreign(settings: Settings, folder: Path) -> bool:
-    """Hidden folders, caches of Python, virtual environments, and the home."""
+    """Whether the folder is hidden, a cache of Python, a virtual environment, or the home."""
     return (
         folder.name[0] == "."
         or folder.name == "__pycache__"
@@ -244,9 +270,9 @@ def _is_foreign(settings: Settings, folder: Path) -> bool:
 
 
 def _left_out(settings: Settings, cut: Cut) -> Iterator[str]:
-    """What a backup never holds, and what this one lacks, each with what to copy instead."""
-    again = ", ".join(f"{name}/" for name in paths.MADE_AGAIN)
-    yield f"caches, and of the store {again}: nights make them again"
+    """Sentences on what no backup holds and what this one lacks, each with what to do instead."""
+    made_again = ", ".join(f"{name}/" for name in paths.MADE_AGAIN)
+    yield f"caches, and of the store {made_again}: nights make them again"
     yield "the data that use cases read, those below RETRAIN_HOME/data too: copy them where they come from"
     yield "variables of the environment and other secrets"
     if "mlflow" not in database_files(settings):
@@ -264,32 +290,32 @@ def _left_out(settings: Settings, cut: Cut) -> Iterator[str]:
 
 
 def _damaged(store: Store, index: dict[str, list[Any]], cut: Cut) -> Iterator[str]:
-    """Ledgers, and files of models that have served, that are not in the copy as they were written."""
-    known = set(cut.ledgers)
+    """Says which ledgers, and which files of models that have served, were damaged when they were copied."""
+    copied = set(cut.ledgers)
     for name in _entries_by_use_case(cut):
         try:
-            entries = [each for each in Ledger(store, name).entries() if paths.ledger_entry(name, each.seq) in known]
+            all_entries = Ledger(store, name).entries()
+            entries = [entry for entry in all_entries if paths.ledger_entry(name, entry.seq) in copied]
         except Corrupt as error:
             yield f"{error.rule}, but {error.value}"
             continue
         for file in served_files(entries):
-            seen = index.get(f"{STORE}{file.key}")
-            if seen is None or seen[1] != file.digest:
-                yield f"{file.key} of {name} is {'gone' if seen is None else 'changed'}"
+            size_and_digest = index.get(f"{STORE}{file.key}")
+            if size_and_digest is None or size_and_digest[1] != file.digest:
+                yield f"{file.key} of {name} is {'gone' if size_and_digest is None else 'changed'}"
 
 
 def served_files(entries: list[AnyEntry]) -> Iterator[FileRef]:
     """The files of every champion and reference that the entries name, each once."""
-    files = {
-        file.key: file for each in entries for model in (each.champion, each.reference) if model for file in model.files
-    }
+    served = [model for entry in entries for model in (entry.champion, entry.reference) if model]
+    files = {file.key: file for model in served for file in model.files}
     yield from files.values()
 
 
 def read_members(target: str) -> Iterator[tuple[str, bytes | BinaryIO]]:
-    """Every member of the file by name, in order: databases as streams, all others as bytes.
+    """Every member of the file with its name, in order: databases as streams, all others as bytes.
 
-    Raises Corrupt for a file that is no whole backup, ConfigError for one of a newer format.
+    Raises Corrupt if the file is no tar or is cut off, UsageError if there is none.
     """
     place, name = place_of(target)
     try:
@@ -303,19 +329,23 @@ def read_members(target: str) -> Iterator[tuple[str, bytes | BinaryIO]]:
         raise not_whole(target, f"{error}"[:100]) from error
 
 
-def not_whole(target: str, seen: str) -> Corrupt:
-    return Corrupt("FILE is a whole backup of `retrain backup`", f"{target}: {seen}", "choose another backup")
+def not_whole(target: str, reason: str) -> Corrupt:
+    """The error for a file that is no undamaged backup."""
+    return Corrupt("FILE is a whole backup of `retrain backup`", f"{target}: {reason}", "choose another backup")
 
 
 def parse_manifest(target: str, data: bytes) -> Manifest:
-    """Raises ConfigError for a format that is newer than this code."""
+    """The manifest of the backup `target`. Raises Corrupt if it is none, ConfigError for a format newer than this
+    code."""
     try:
-        said = json.loads(data)
-        made_by = int(said["format"])
+        fields = json.loads(data)
+        its_format = int(fields["format"])
     except (ValueError, KeyError, TypeError) as error:
         raise not_whole(target, "it does not begin with a manifest") from error
-    if made_by > FORMAT:
+    if its_format > FORMAT:
         raise ConfigError(
-            f"this retrain reads backups of format {FORMAT}", f"{target} is of format {made_by}", "use a newer retrain"
+            f"this retrain reads backups of format {FORMAT}",
+            f"{target} is of format {its_format}",
+            "use a newer retrain",
         )
-    return Manifest(**{**said, "databases": tuple(said["databases"]), "left_out": tuple(said["left_out"])})
+    return Manifest(**{**fields, "databases": tuple(fields["databases"]), "left_out": tuple(fields["left_out"])})

@@ -1,4 +1,4 @@
-"""What operators see of a backfill: a row a date."""
+"""What operators see of a backfill: a table with one row for each date."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -12,8 +12,12 @@ from ml.storage.ledger import Ledger, NightEntry
 def board_rows(
     ledger: Ledger, progress: Progress, running: Mapping[date, str], known: dict[int, NightEntry]
 ) -> list[dict[str, str]]:
-    """Date, state or stage, decision, version, what the use case's metric says of candidate and champion, and verdicts
-    counted: a page is narrow. What is `known` is not read."""
+    """One row for each date of the plan: stage, decision, version, scores, counted verdicts, and the reason if it
+    failed or does not run.
+
+    `running` is date to the stage that it is in. `known` are nights by entry number, which are not read again; nights
+    that are read are added to it.
+    """
     return [_board_row(ledger, progress, row.as_of, row.reason, running, known) for row in progress.plan.rows]
 
 
@@ -32,12 +36,12 @@ def _board_row(
     attempt = progress.attempts.get(as_of)
     planned = as_of in progress.plan.dates
     waits = progress.state if progress.state in {"paused", "cancelled"} else "waits"
-    stands = attempt.outcome if attempt else running.get(as_of, waits if planned else "not run")
+    stage = attempt.outcome if attempt else running.get(as_of, waits if planned else "not run")
     night = _night(ledger, attempt.entry, known) if attempt and attempt.entry else None
-    verdicts = Counter(v["verdict"] for v in night.result["verdicts"]) if night else Counter[str]()
+    verdicts = Counter(verdict["verdict"] for verdict in night.result["verdicts"]) if night else Counter[str]()
     return {
         "as_of": str(as_of),
-        "stage": str(stands),
+        "stage": str(stage),
         "decision": night.decision if night else "",
         "version": str(night.candidate.version) if night and night.candidate else "",
         **_scores(night),
@@ -47,7 +51,7 @@ def _board_row(
 
 
 def _scores(night: NightEntry | None) -> dict[str, str]:
-    """The scores by the use case's metric on the date's test rows, each with its interval."""
+    """The use case's metric, and its value and interval for candidate and champion on the date's test rows."""
     if night is None:
         return {"metric": "", "candidate": "", "champion": ""}
     metric, scores = night.result["metric"], night.result["scores"]

@@ -1,6 +1,7 @@
-"""What may be wrong with one use case's models, ledger and files, and how each is mended. Finds; mends only if asked.
+"""What is wrong with one use case's models, ledger and files, and how to mend it. It mends only what it is asked to.
 
-What a killed run leaves is no damage while it can be resumed: it is named, and mended only where no run is active.
+What a killed run leaves behind is no damage, because the run can be resumed. It is reported, and mended only if no run
+of the use case is active.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,9 +26,10 @@ OLD_SECONDS = 2 * 86_400.0  # no run takes so long, on this machine or another
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that is not as it should be: what was seen, how to mend it, and the mending itself where it is safe.
+    """One thing that is not as it should be.
 
-    A note is no fault: it may be as somebody wants it.
+    `seen` says what, `mend` how to mend it; `repair` mends it, and is None if a person must decide. A `note` is no
+    fault: somebody may want it so.
     """
 
     seen: str
@@ -37,7 +39,8 @@ class Finding:
 
 
 def findings(store: Store, registry: Registry, name: str, *, active: bool, today: date) -> Iterator[Finding]:
-    """Everything found about a use case; `active` says that a run of it is going on."""
+    """Everything that is wrong with a use case. `active` says that a run of it is going on, `today` is its date
+    today."""
     ledger = Ledger(store, name)
     try:
         entries = ledger.entries()
@@ -65,14 +68,17 @@ def findings(store: Store, registry: Registry, name: str, *, active: bool, today
 
 
 def differences(ledger: Ledger, registry: Registry) -> list[str]:
-    """Where MLflow says otherwise than the ledger, and what to do, a sentence each."""
+    """One sentence for each difference between MLflow and the ledger, with what to do."""
     taken = registry.taken_by()
     if taken is not None:
         return [f"{_taken_words(ledger.use_case, taken)}: rename that model in MLflow, or the use case"]
-    found = (*_lost_versions(ledger, registry, ledger.entries()), *_alias(ledger, registry))
-    mend = f"retrain doctor {ledger.use_case} --mend"
-    steps = [mend if each.repair else "" if each.note else each.mend for each in found]
-    return [f"{each.seen}: {step}" if step else f"{each.seen}." for each, step in zip(found, steps, strict=True)]
+    differing = (*_lost_versions(ledger, registry, ledger.entries()), *_alias(ledger, registry))
+    return [_difference(finding, f"retrain doctor {ledger.use_case} --mend") for finding in differing]
+
+
+def _difference(finding: Finding, command: str) -> str:
+    next_step = command if finding.repair else "" if finding.note else finding.mend
+    return f"{finding.seen}: {next_step}" if next_step else f"{finding.seen}."
 
 
 def _taken_words(name: str, taken: str) -> str:
@@ -80,11 +86,13 @@ def _taken_words(name: str, taken: str) -> str:
 
 
 def _lost_versions(ledger: Ledger, registry: Registry, entries: list[AnyEntry]) -> Iterator[Finding]:
-    """Versions that MLflow lost, and those that it has under another number. One that never served may have been
-    deleted on purpose."""
+    """Versions that MLflow lost, and versions that it has under another number.
+
+    Lost versions are only a note if none of them ever served: somebody may have deleted them on purpose.
+    """
     lost = lost_versions(ledger, registry)
     if lost:
-        served = {model.identity for each in entries for model in (each.champion, each.reference) if model}
+        served = {model.identity for entry in entries for model in (entry.champion, entry.reference) if model}
         yield Finding(
             seen=all_lost_words(registry, lost),
             mend="registered again from the store, and the alias follows the ledger",
@@ -97,38 +105,39 @@ def _lost_versions(ledger: Ledger, registry: Registry, entries: list[AnyEntry]) 
 
 
 def _alias(ledger: Ledger, registry: Registry) -> Iterator[Finding]:
-    move, seen = ledger.last_move(), registry.alias(CHAMPION)
+    """An alias champion that does not follow the ledger, because a run was killed or somebody moved it."""
+    move, number = ledger.last_move(), registry.alias(CHAMPION)
     champion = move.champion if move else None
     expected = registry.number_of(champion) if champion else None
-    if seen == expected or (champion and expected is None):  # a lost champion is said with the versions
+    if number == expected or (champion and expected is None):  # `_lost_versions` reports a lost champion
         return
-    seen_words = alias_words(ledger, registry)
-    told = f"the ledger says champion {ledger_words(champion)}, MLflow's alias says {seen_words}"
+    alias = alias_words(ledger, registry)
+    difference = f"the ledger says champion {ledger_words(champion)}, MLflow's alias says {alias}"
     if move and not ledger.alias_confirmed(move):
         yield Finding(
-            seen=f"{told}: a run died between the two, or is just there",
+            seen=f"{difference}: a run died between the two, or is just there",
             mend="the alias follows the ledger",
             repair=partial(roll_alias_forward, ledger, registry),
         )
         return
-    other = recorded_as(ledger, registry, seen)
+    other = recorded_as(ledger, registry, number)
     usable = usable_versions(ledger, registry)
-    holds = [model.version for model in (champion, other) if model and model in usable.values()]
-    commands = " or ".join(f"retrain promote {ledger.use_case} --version {version} --reason WHY" for version in holds)
-    mend = f"say which holds: {commands}" if holds else way_out(ledger, registry)
-    yield Finding(seen=f"{told}: it was moved by hand", mend=mend)
+    choices = [model.version for model in (champion, other) if model and model in usable.values()]
+    commands = " or ".join(f"retrain promote {ledger.use_case} --version {version} --reason WHY" for version in choices)
+    mend = f"say which holds: {commands}" if choices else way_out(ledger, registry)
+    yield Finding(seen=f"{difference}: it was moved by hand", mend=mend)
 
 
 def _served_models(ledger: Ledger, registry: Registry, entries: list[AnyEntry]) -> Iterator[Finding]:
-    """Champion and reference must be in MLflow, and lie in the store as they were registered."""
+    """A champion or reference whose files in the store are gone or changed."""
     for who, model in _serving(entries).items():
-        broken = why_unusable(ledger.store, registry, model)
-        if broken and not is_lost(ledger.store, registry, model):  # which is said with the versions
-            yield Finding(seen=f"{who} {broken}", mend=way_back(ledger, registry, model))
+        reason = why_unusable(ledger.store, registry, model)
+        if reason and not is_lost(ledger.store, registry, model):  # `_lost_versions` reports a lost one
+            yield Finding(seen=f"{who} {reason}", mend=way_back(ledger, registry, model))
 
 
 def _serving(entries: list[AnyEntry]) -> dict[str, Champion]:
-    """Who serves, each version once."""
+    """Champion and reference, as one if they are the same version."""
     head = entries[-1] if entries else None
     if head is None or head.champion is None or head.reference is None:
         return {}
@@ -138,10 +147,11 @@ def _serving(entries: list[AnyEntry]) -> dict[str, Champion]:
 
 
 def _unrecorded_versions(store: Store, registry: Registry, entries: list[AnyEntry]) -> Iterator[Finding]:
-    """Versions that no night recorded: a run died between registering and recording, and was never run again.
+    """Versions that no night recorded: the run was killed between registering and recording, and never run again.
 
-    Young ones may be of a run on another machine; those that somebody else registered are their own affair. Known by
-    its run alone: a tag that somebody changed in MLflow must not cost a champion its files.
+    Young versions are left out, because a run on another machine may be about to record them; and so are versions that
+    somebody else registered. A version is recognized by its run alone, and not by its tags, which somebody may have
+    changed in MLflow: that must not cost a champion its files.
     """
     nights = [entry for entry in entries if isinstance(entry, NightEntry)]
     recorded = {night.candidate.run_id for night in nights if night.candidate}
@@ -155,6 +165,7 @@ def _unrecorded_versions(store: Store, registry: Registry, entries: list[AnyEntr
 
 
 def _stuck_runs(registry: Registry) -> Iterator[Finding]:
+    """Runs that MLflow takes for running although no run of the use case is active."""
     for run_id in registry.running():
         yield Finding(
             seen=f"MLflow's run {run_id} is running, and nobody runs it",
@@ -164,7 +175,7 @@ def _stuck_runs(registry: Registry) -> Iterator[Finding]:
 
 
 def _future_champion(name: str, entries: list[AnyEntry], today: date) -> Iterator[Finding]:
-    """A champion of a date that has not come: a clock was wrong once, and no night may follow it until then."""
+    """A champion whose date has not come yet, because a clock was wrong. Until that date no night can promote."""
     champion = entries[-1].champion if entries else None
     if champion and champion.dated and champion.as_of > today:
         yield Finding(
@@ -175,18 +186,18 @@ def _future_champion(name: str, entries: list[AnyEntry], today: date) -> Iterato
 
 
 def stray_runs(store: Store, registry: Registry) -> Iterator[Finding]:
-    """Old files of runs that neither MLflow nor any ledger of this store knows: their runs were deleted.
+    """Old files of runs that neither MLflow nor any ledger of this store knows, because the runs were deleted.
 
-    Only of runs that hold a model of ours: others may keep the files of their experiments in the same place. Listed
-    before it is asked who knows them, so that a run that begins meanwhile is no stray.
+    Only runs with a model of ours count: others may keep the files of their experiments in the same folder. The files
+    are listed before MLflow and the ledgers are asked, so that a run that begins meanwhile does not count.
     """
-    found = {key.split("/")[1] for key in store.sizes(paths.mlflow_root(), OLD_SECONDS)}
-    if not found:
+    stored = {key.split("/")[1] for key in store.sizes(paths.mlflow_root(), OLD_SECONDS)}
+    if not stored:
         return
     use_cases = {key.split("/")[1] for key in store.keys(paths.ledgers())}
     nights = [night for name in use_cases for night in Ledger(store, name).nights()]
     known = registry.every_run_id() | {night.candidate.run_id for night in nights if night.candidate}
-    for run_id in sorted(found - known):
+    for run_id in sorted(stored - known):
         if _has_our_model(store, run_id):
             yield Finding(
                 seen=f"the store has files of run {run_id}, which MLflow does not know",
@@ -196,7 +207,8 @@ def stray_runs(store: Store, registry: Registry) -> Iterator[Finding]:
 
 
 def _has_our_model(store: Store, run_id: str) -> bool:
-    """Whether the folder holds our serving code, or the model's description that names it and was written first."""
-    described = store.get(f"{paths.model_folder(run_id)}/MLmodel") or b""
+    """Whether the run's folder has our serving code, or a model's description, written earlier, that names that
+    code."""
+    description = store.get(f"{paths.model_folder(run_id)}/MLmodel") or b""
     code = f"{paths.model_folder(run_id)}/code"
-    return SERVING_PREFIX.encode() in described or any(f"/{SERVING_PREFIX}" in key for key in store.keys(code))
+    return SERVING_PREFIX.encode() in description or any(f"/{SERVING_PREFIX}" in key for key in store.keys(code))

@@ -1,4 +1,8 @@
-"""What an operator may do by name: choose the champion, hold it, leave a day out. Each is one entry of the ledger."""
+"""An operator's moves: choose the champion, hold it, release it, exclude a day or include it, answer a question.
+
+Every move is one entry of the ledger with a reason. The functions `plan_...` make the entry and refuse with UsageError
+what makes no sense; `carry_out` adds it.
+"""
 
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
@@ -21,18 +25,22 @@ from ml.storage.records import Champion
 from ml.storage.registry import Registry
 
 LONGEST_REASON = 1_000  # letters
-MOST_LISTED = 10
+MOST_LISTED = 10  # days in one message
 
 
 def plan_promote(ledger: Ledger, version: int, reason: str) -> OperatorEntry:
-    """The entry that makes a registered version champion and reference, whatever the gates said of it."""
+    """The entry that makes a recorded version champion and reference, whatever the gates said of it."""
     return _choose(ledger, "OPERATOR_PROMOTE", _recorded(ledger, version), reason)
 
 
 def plan_rollback(
     ledger: Ledger, version: int | None, reason: str, lost: Callable[[Champion], object] = lambda _: None
 ) -> OperatorEntry:
-    """The entry that makes an earlier champion champion again; by default the last before that is not `lost`."""
+    """The entry that makes an earlier champion champion again.
+
+    If `version` is None, it is the latest earlier champion for which `lost` is false. `lost` says that a version cannot
+    serve.
+    """
     head = _head(ledger)
     if head.champion is None:
         raise UsageError("a rollback leaves a champion", f"{ledger.use_case} has none", "look at the ledger")
@@ -53,7 +61,7 @@ def plan_rollback(
 
 
 def plan_hold(ledger: Ledger, reason: str) -> OperatorEntry:
-    """The entry after which nights train and register, and move nothing."""
+    """The entry after which nights train and register, but promote nothing."""
     head = _head(ledger)
     if head.held is not None:
         raise UsageError(
@@ -81,9 +89,10 @@ def plan_exclude(ledger: Ledger, day: str, reason: str) -> OperatorEntry:
 
 
 def plan_include(ledger: Ledger, day: str, reason: str, lost: Collection[str] = ()) -> OperatorEntry:
-    """The entry after which an excluded day is used again; or, of a day that is not excluded, its change is accepted.
+    """The entry after which an excluded day is used again; or after which a day's change of meaning is accepted.
 
-    `lost`: the days that the last night left out since their columns lost their meaning.
+    `lost` are the days that the last night left out because a column lost its meaning. Raises UsageError for a day that
+    is neither excluded nor one of these.
     """
     head = ledger.head()
     excluded, accepted = (dict(head.excluded), dict(head.accepted)) if head else ({}, {})
@@ -101,13 +110,15 @@ def plan_include(ledger: Ledger, day: str, reason: str, lost: Collection[str] = 
 
 
 def _listed(days: Iterable[str]) -> str:
-    newest = sorted(days)
-    more = f" and {len(newest) - MOST_LISTED} earlier" if len(newest) > MOST_LISTED else ""
-    return (", ".join(newest[-MOST_LISTED:]) or "none") + more
+    """The newest days in order, and how many earlier ones there are."""
+    in_order = sorted(days)
+    more = f" and {len(in_order) - MOST_LISTED} earlier" if len(in_order) > MOST_LISTED else ""
+    return (", ".join(in_order[-MOST_LISTED:]) or "none") + more
 
 
 def carry_out(ledger: Ledger, registry: Registry | None, entry: OperatorEntry) -> None:
-    """Appends the entry and lets the aliases follow it. Raises Busy, naming what was done, if another was first."""
+    """Adds the entry to the ledger and lets the aliases follow it. Raises Busy, with what was done instead, if another
+    entry was added first."""
     if not ledger.append(entry):
         first = ledger.entry(entry.seq)
         raise Busy(
@@ -120,35 +131,36 @@ def carry_out(ledger: Ledger, registry: Registry | None, entry: OperatorEntry) -
 
 
 def require_whole(ledger: Ledger, registry: Registry, model: Champion) -> None:
-    """Raises UsageError for a version that MLflow no longer has, or whose files changed since."""
-    broken = why_unusable(ledger.store, registry, model)
-    if broken is not None:
+    """Raises UsageError for a version that MLflow no longer has, or whose files are gone or changed."""
+    reason = why_unusable(ledger.store, registry, model)
+    if reason is not None:
         rule = "a champion is in MLflow, and its files are as they were registered"
-        raise UsageError(rule, broken, way_back(ledger, registry, model))
+        raise UsageError(rule, reason, way_back(ledger, registry, model))
 
 
 def answer(
     ledger: Ledger, registry: Registry | None, night: NightEntry, *, promote: bool, name: str, reason: str
 ) -> AnyEntry:  # fmt: skip
-    """The entry that closes the night's question: this answer, unless the champion was chosen otherwise before.
+    """Adds the answer to the night's question, and lets the aliases follow. Returns the entry that closes the question.
 
-    A promoted candidate becomes reference only where there is none: it was not proved better.
+    That is an earlier entry if the question was answered, or the champion chosen, before. A promoted candidate becomes
+    the reference only if there is none, because it was not proved better.
     """
     while True:
-        head = ledger.head()  # read first: what closed the question since then takes the place of the answer
-        closed = ledger.answer_to(night)
-        if closed is not None:
+        head = ledger.head()  # read before `answer_to`: an entry that comes after this read makes `append` fail
+        closing = ledger.answer_to(night)
+        if closing is not None:
             break
-        said = _answer(head, night, promote=promote, name=name, reason=reason)
-        if ledger.append(said):
-            closed = said
+        entry = _answer_entry(head, night, promote=promote, name=name, reason=reason)
+        if ledger.append(entry):
+            closing = entry
             break
-    if registry is not None and closed.moves_champion:
-        follow_ledger(ledger, registry, closed)
-    return closed
+    if registry is not None and closing.moves_champion:
+        follow_ledger(ledger, registry, closing)
+    return closing
 
 
-def _answer(
+def _answer_entry(
     head: AnyEntry | None, night: NightEntry, *, promote: bool, name: str, reason: str
 ) -> OperatorEntry:  # fmt: skip
     chosen = {"champion": night.candidate, "reference": (head and head.reference) or night.candidate} if promote else {}
@@ -160,22 +172,26 @@ def _answer(
 
 
 def _recorded(ledger: Ledger, version: int) -> Champion:
-    found = ledger.candidate(version)
-    if found is None:
+    """The version with this number. Raises UsageError if no night recorded it."""
+    model = ledger.candidate(version)
+    if model is None:
         known = [str(version_of(night.candidate)) for night in ledger.nights() if night.candidate]
         raise UsageError(
             f"--version names a version that a night recorded ({', '.join(known) or 'there is none'})",
             f"it is {version}",
             f"look at retrain ledger {ledger.use_case}",
         )
-    return found
+    return model
 
 
 def _before(ledger: Ledger, present: Champion, lost: Callable[[Champion], object]) -> Champion:
-    """Who served before the present champion first did: a second rollback goes further back, and never forth. One that
-    cannot serve is passed over."""
-    first = next(each for each in ledger.entries() if each.moves_champion and is_same(each.champion, present))
-    before = first.champion_before
+    """The champion before the present one first became champion, so that a second rollback goes further back.
+
+    A version that is `lost` is skipped. Raises UsageError if none is left.
+    """
+    moves = [entry for entry in ledger.entries() if entry.moves_champion]
+    first_move = next(entry for entry in moves if is_same(entry.champion, present))
+    before = first_move.champion_before
     if before is None:
         raise UsageError(
             "a rollback goes back to an earlier champion that can serve",
@@ -186,6 +202,7 @@ def _before(ledger: Ledger, present: Champion, lost: Callable[[Champion], object
 
 
 def _head(ledger: Ledger) -> AnyEntry:
+    """The newest entry. Raises UsageError if there is none."""
     head = ledger.head()
     if head is None:
         name = ledger.use_case
@@ -198,12 +215,15 @@ def _choose(ledger: Ledger, name: MoveName, chosen: Champion, reason: str) -> Op
 
 
 def _entry(ledger: Ledger, name: MoveName, reason: str, about: str = "", **changes: Any) -> OperatorEntry:
-    """The next entry after the head: all that is true stays so but for the changes."""
+    """The entry after the head with these changes; everything else stays true. Raises UsageError for a bad reason.
+
+    `about` stands before the reason.
+    """
     if not reason.strip():
         raise UsageError("a move has a reason", "it is empty", "say why with --reason")
     if len(reason) > LONGEST_REASON:
         raise UsageError(
             f"a reason has at most {LONGEST_REASON:,} letters", f"it has {len(reason):,}", "say it shorter"
         )
-    said = {"decision": name, "reason": f"{about}{reason}"}
-    return OperatorEntry(**{**next_after(ledger.head(), ledger.use_case), **said, **changes})
+    decided = {"decision": name, "reason": f"{about}{reason}"}
+    return OperatorEntry(**{**next_after(ledger.head(), ledger.use_case), **decided, **changes})

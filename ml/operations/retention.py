@@ -1,5 +1,7 @@
-"""What no retained run needs: versions that never served, results of stages and partitions long done, old quarantine.
-Finds; deletes only if asked, and never what is in use."""
+"""What may be deleted: versions that never served, and old results of stages and partitions, old quarantines included.
+
+Nothing is deleted until somebody calls what is found here, and nothing that is in use is found.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ DAY_SECONDS = 86_400.0
 
 @dataclass(frozen=True, kw_only=True)
 class Garbage:
-    """One thing that may go: what it is, its bytes, and the deletion."""
+    """One thing that may be deleted: what it is in words, its size in bytes, and the deletion."""
 
     what: str
     size: int
@@ -26,20 +28,22 @@ class Garbage:
 
 
 def garbage(store: Store, registry: Registry, use_case: UseCase) -> Iterator[Garbage]:
-    """Everything of a use case that its retention lets go, in the order in which it is safe to delete."""
+    """Everything of a use case that its retention allows to delete, in an order in which deleting is safe."""
     yield from _versions(store, registry, use_case)
     yield from _stages(store, use_case)
     yield from _partitions(store, use_case)
 
 
 def _versions(store: Store, registry: Registry, use_case: UseCase) -> Iterator[Garbage]:
-    """Recorded versions that are neither among the newest, nor named by an alias, nor ever served, nor asked about. The
-    ledger keeps what they scored."""
+    """Recorded versions that are not among the newest, have no alias, never served, and are in no open question.
+
+    Their scores stay in the ledger.
+    """
     recorded, served = _recorded_and_served(store, use_case)
-    known = [version for version in registry.versions() if version.ours]
-    kept = served | {version.identity for version in known[-use_case.retention.versions :]}
+    ours = [version for version in registry.versions() if version.ours]
+    kept = served | {version.identity for version in ours[-use_case.retention.versions :]}
     aliased = registry.aliased()
-    for version in known:
+    for version in ours:
         if version.identity in recorded - kept and version.number not in aliased:
             yield Garbage(
                 what=f"version {version.number}, which never served",
@@ -49,6 +53,8 @@ def _versions(store: Store, registry: Registry, use_case: UseCase) -> Iterator[G
 
 
 def _recorded_and_served(store: Store, use_case: UseCase) -> tuple[set[Identity], set[Identity]]:
+    """The versions that nights recorded; and those that were champion or reference, or that an open question is
+    about."""
     entries = Ledger(store, use_case.name).entries()
     recorded = {entry.candidate for entry in entries if isinstance(entry, NightEntry)}
     served = {model for entry in entries for model in (entry.champion, entry.reference)}
@@ -57,24 +63,26 @@ def _recorded_and_served(store: Store, use_case: UseCase) -> tuple[set[Identity]
 
 
 def _delete_unless_served(store: Store, registry: Registry, use_case: UseCase, version: Version) -> None:
-    """An operator may have promoted it since it was listed."""
+    """Deletes the version, unless an operator has promoted it since it was listed."""
     _, served = _recorded_and_served(store, use_case)
     if version.identity not in served:
         delete_version(store, registry, version)
 
 
 def delete_version(store: Store, registry: Registry, version: Version) -> None:
-    """The version's files, unless another version has them too, perhaps of somebody else's model, and then the version:
-    killed between, it is found again."""
+    """Deletes the version's files and then the version, so that it is found again if this is cut off between the two.
+
+    The files stay if another version uses them too, which may be of somebody else's model.
+    """
     if registry.needs_files(version.run_id) == 1:
         delete_all(store, paths.run_artifacts(version.run_id))
         if version.mlflow_run != version.run_id:
-            store.delete(paths.run_folder(version.mlflow_run))  # a link to the other
+            store.delete(paths.run_folder(version.mlflow_run))  # a link to the folder of `run_id`
     registry.delete_version(version.number)
 
 
 def delete_all(store: Store, folder: str) -> None:
-    """Every object below the folder."""
+    """Deletes every object below the folder."""
     _delete(store, store.keys(folder))
 
 
@@ -84,7 +92,7 @@ def _delete(store: Store, keys: list[str]) -> None:
 
 
 def _stages(store: Store, use_case: UseCase) -> Iterator[Garbage]:
-    """Handles and files that a night could be resumed from."""
+    """Old results and files of stages, from which a night that was cut off could be resumed."""
     old = store.sizes(paths.stages(use_case.name), use_case.retention.state_days * DAY_SECONDS)
     if old:
         yield Garbage(
@@ -95,23 +103,24 @@ def _stages(store: Store, use_case: UseCase) -> Iterator[Garbage]:
 
 
 def _partitions(store: Store, use_case: UseCase) -> Iterator[Garbage]:
-    """Results of partitions that no month names: other bytes, other rules, or days that left the window.
+    """Old results of partitions that no month's object names, because their bytes, the rules or the window changed.
 
-    Rows that were set aside are kept longer; those of a day in the window are in use, for they say what to leave out.
+    Quarantined rows are kept longer than other results. Those of a day in the window are named, and so stay: they say
+    which rows a reader leaves out.
     """
-    folder, kept = paths.partitions(use_case.name), use_case.retention
+    folder, retention = paths.partitions(use_case.name), use_case.retention
     keys = store.keys(folder)
     months = [key for key in keys if key.count("/") == folder.count("/") + 1]
-    said = [words_of(data) for data in store.get_many(months)]
-    if None in said:  # nobody can say what the damaged one names; the next night writes it anew
+    texts = [words_of(data) for data in store.get_many(months)]
+    if None in texts:  # one is damaged, so it is not known what it names; the next night writes it anew
         return
-    named = "".join(filter(None, said))
-    for what, days, ours in (
-        ("results of partitions", kept.state_days, lambda key: not key.endswith("/quarantine.parquet")),
-        ("quarantines", kept.quarantine_days, lambda key: key.endswith("/quarantine.parquet")),
+    named = "".join(filter(None, texts))
+    for what, days, is_one in (
+        ("results of partitions", retention.state_days, lambda key: not key.endswith("/quarantine.parquet")),
+        ("quarantines", retention.quarantine_days, lambda key: key.endswith("/quarantine.parquet")),
     ):
-        old = store.sizes(folder, days * DAY_SECONDS)
-        unused = {k: size for k, size in old.items() if k not in months and ours(k) and k.split("/")[2] not in named}
+        old = {key: size for key, size in store.sizes(folder, days * DAY_SECONDS).items() if is_one(key)}
+        unused = {key: size for key, size in old.items() if key not in months and key.split("/")[2] not in named}
         if months and unused:
             yield Garbage(
                 what=f"{len(unused)} files of {what} that no window used for {days} days",

@@ -10,7 +10,7 @@ from ml.use_case.definition import UseCase
 
 
 def starts_after(use_case: UseCase, first: datetime) -> Iterator[datetime]:
-    """Every start of a night after that time, without end; none where there is no schedule."""
+    """Every start of a night after that time, without end. Yields nothing if the use case has no schedule."""
     if use_case.schedule is not None:
         yield from CronSim(use_case.schedule, first.astimezone(ZoneInfo(use_case.time_zone)))
 

@@ -1,4 +1,7 @@
-"""A registered model applied to the rows of a file."""
+"""A registered model applied to the rows of a file, and what a packaged model says about itself.
+
+A file that could be read in two ways, or whose columns do not fit the model, is refused.
+"""
 
 import json
 from dataclasses import dataclass
@@ -22,9 +25,12 @@ from ml.use_case.definition import UseCase
 
 @dataclass(frozen=True)
 class Scored:
-    """One answer a row in the file's order; the key columns that the file has, as they stand in it; the columns that
-    the model ignored, how rows met each side table, and how many rows have a value of a category that the model has
-    not learnt."""
+    """What a model answered to a file.
+
+    `answers` has one row for each row of the file, in its order. `keys` are the key columns that the file has, as they
+    stand in it. `joins` says how many rows met each side table. `not_learnt` is column to the number of rows with a
+    category that the model has not learned.
+    """
 
     answers: pd.DataFrame
     keys: pd.DataFrame
@@ -34,10 +40,11 @@ class Scored:
 
 
 def score_file(settings: Settings, use_case: UseCase, model_folder: Path, file: Path) -> Scored:
-    """What a model answers to the rows of a file.
+    """The model's answers to the rows of a file.
 
-    The file holds raw rows, or rows of the source, which are then derived and joined as a night does it. Raises
-    DataRejected where it cannot be read, can be read as either, or a column is missing or of another type.
+    The file has raw rows, with all columns that the model takes, or rows of the use case's source; these are derived
+    and joined as a night does it. Raises DataRejected if the file cannot be read, if its rows may be either, or if a
+    column is missing or of another type.
     """
     columns = model_columns(model_folder)
     try:
@@ -57,13 +64,16 @@ def score_file(settings: Settings, use_case: UseCase, model_folder: Path, file: 
 
 
 def _not_learnt(model_folder: Path, typed: pd.DataFrame) -> dict[str, int]:
-    """Rows a category: a value that is spelt otherwise gets an answer too, as any that is unknown or rare."""
+    """How many rows have an unknown category, by column. The model answers them like any rare category, so a misspelled
+    value would otherwise not be noticed."""
     features = [CategoryFeature(**with_tuples(fields)) for fields in _contents(model_folder)["categories"]]
-    counts = {each.column: int((each.transform(typed) == UNKNOWN).sum()) for each in features if each.part is None}
+    whole_columns = [feature for feature in features if feature.part is None]
+    counts = {feature.column: int((feature.transform(typed) == UNKNOWN).sum()) for feature in whole_columns}
     return {name: count for name, count in counts.items() if count}
 
 
 def _raw_rows(settings: Settings, use_case: UseCase, rows: pd.DataFrame, columns: tuple[Column, ...]) -> Joined:
+    """The rows with all columns that the model takes. Raises DataRejected if they may be read in two ways."""
     if not {column.name for column in columns} <= set(rows.columns):
         return complete_by_day(settings, use_case, rows)
     for column in columns:
@@ -87,11 +97,12 @@ def model_rules(model_folder: Path) -> tuple[Rule, ...]:
 
 
 def model_threshold(model_folder: Path) -> float | None:
-    """The probability from which on a model of two classes says the second; others have none."""
+    """The probability from which a model of two classes answers the second class; None for any other model."""
     output = _contents(model_folder)["output"]
     return float(output["threshold"]) if output["kind"] == "binary" else None
 
 
 def _contents(model_folder: Path) -> dict[str, Any]:
+    """The model's description of itself."""
     contents: dict[str, Any] = json.loads((model_folder / "data" / "model" / "model.json").read_text(encoding="utf-8"))
     return contents

@@ -1,4 +1,7 @@
-"""Cleans every usable partition of a snapshot that has no cleaned rows yet."""
+"""The stage that cleans: every usable partition of a snapshot gets cleaned rows, unless it has them already.
+
+Which partitions are usable was decided by validation (`ml.pipeline.validate`). Nothing here judges a row.
+"""
 
 from collections.abc import Collection, Mapping
 from datetime import date
@@ -30,12 +33,16 @@ from ml.storage.store import put_file
 
 
 def clean_partitions(site: Site, snapshot: Snapshot, checks: Checks) -> Cleaned:
-    """Cleans every usable partition that has no cleaned rows yet, whatever rows its verdict sets aside."""
+    """Cleans every usable partition that has no cleaned rows yet.
+
+    All rows of a partition are cleaned, also those that its verdict put into quarantine. A reader leaves these out.
+    """
     fold = Cleaning(site, read_manifest(site.store, snapshot.manifest), checks)
     months = fold.months()
     fold.kept.save(months)
     count = sum(month.sums.partitions for month in months.values())
-    new = fold.new + len({check.day for check in fold.used.values()} & {*checks.cleaned_days})
+    cleaned_by_validation = {check.day for check in fold.checks_by_key.values()} & {*checks.cleaned_days}
+    new = fold.new + len(cleaned_by_validation)
     return Cleaned(
         work=Work(stage="", reused=count - new, computed=new),
         manifest=snapshot.manifest,
@@ -50,19 +57,20 @@ class Cleaning(Fold[CleanedRows, CleanedDays]):
 
     def __init__(self, site: Site, manifest: Manifest, checks: Checks) -> None:
         super().__init__(site, manifest, "cleaned", CleanedRows, CleanedDays, decided_by(site, "cleaned"))
-        self.checks, self.used = checks, dict[str, PartitionCheck]()  # by the key of the partition's cleaned rows
+        self.checks = checks
+        self.checks_by_key: dict[str, PartitionCheck] = {}  # of usable partitions, by the key of their cleaned rows
 
     def month_key(self, name: str) -> str:
         partitions = digest_bytes(self.manifest.months[name].encode())
         return content_key(self.decided, partitions, self.checks.months[name].sums.digest)
 
     def days(self, name: str) -> dict[str, str]:
-        """Of the usable ones."""
+        """Day to content key of the month's usable partitions."""
         month, keys = self.checks.months[name], self.keys_of(name)
         checks = month.by_key(PartitionCheck).values()
-        used = {keys[check.day]: check for check in checks if check.day not in month.sums.rejected}
-        self.used |= used
-        return {check.day: key for key, check in used.items()}
+        usable = {keys[check.day]: check for check in checks if check.day not in month.sums.rejected}
+        self.checks_by_key |= usable
+        return {check.day: key for key, check in usable.items()}
 
     def known(self, names: Collection[str]) -> dict[str, CleanedRows]:
         return {key: partition.cleaned for key, partition in self.kept.results(names, CleanedPartition).items()}
@@ -75,7 +83,12 @@ class Cleaning(Fold[CleanedRows, CleanedDays]):
         return keep_cleaned(self.site, self.results, key, drop_duplicates(rows, self.site.use_case.key))
 
     def summed(self, key: str, results: dict[str, CleanedRows]) -> CleanedMonth:
-        partitions = {own: _partition(self.used[own], cleaned) for own, cleaned in results.items()}
+        partitions = {}
+        for own_key, cleaned in results.items():
+            check = self.checks_by_key[own_key]
+            partitions[own_key] = CleanedPartition(
+                day=check.day, cleaned=cleaned, quarantine=check.quarantine, rows=check.labelled
+            )
         sums = CleanedDays(
             digest=digest_value([partition.digests for partition in partitions.values()]),
             partitions=len(partitions),
@@ -86,7 +99,7 @@ class Cleaning(Fold[CleanedRows, CleanedDays]):
 
 
 def keep_cleaned(site: Site, results: Kept[CleanedRows], key: str, unique: pd.DataFrame) -> CleanedRows:
-    """Cleans a partition's unique rows, and keeps them."""
+    """Cleans a partition's rows, which must be without duplicates, and keeps the result under the content key."""
     cleaned = clean(site.use_case, unique)
     file = put_file(site.store, paths.cleaned_rows(site.use_case.name, key), to_arrow(cleaned))
     result = CleanedRows(file=file, whole_from=whole_from(site.use_case, cleaned))
@@ -95,9 +108,9 @@ def keep_cleaned(site: Site, results: Kept[CleanedRows], key: str, unique: pd.Da
 
 
 class RowsAtHand:
-    """Cleans partitions whose rows are there because they were just judged: reading them twice costs more than judging.
+    """Cleans partitions while validation still has their rows in memory: reading them again costs more than judging.
 
-    `days` are those that it cleaned. What it keeps, the cleaning stage finds; what it did not see, that stage reads.
+    The cleaning stage finds what was kept here, and reads only the other partitions. `days` are those cleaned here.
     """
 
     def __init__(self, site: Site, manifest: Manifest) -> None:
@@ -106,18 +119,12 @@ class RowsAtHand:
         self.days: list[str] = []
 
     def clean(self, frames: Mapping[str, pd.DataFrame]) -> None:
-        """Keeps the cleaned rows of those of these days that have none yet."""
+        """Cleans those of these days that have no cleaned rows yet. `frames` is day to rows without duplicates."""
         months = {month_of(day) for day in frames}
-        keys = {day: key for name in months for day, key in self._keys(name).items() if day in frames}
+        keys_by_month = (keys_of(self.site, self.manifest, month, self.decided) for month in months)
+        keys = {day: key for keys in keys_by_month for day, key in keys.items() if day in frames}
         kept = self.results.find(list(keys.values()))
         for day, key in keys.items():
             if key not in kept:
                 keep_cleaned(self.site, self.results, key, frames[day])
                 self.days.append(day)
-
-    def _keys(self, month: str) -> dict[str, str]:
-        return keys_of(self.site, self.manifest, month, self.decided)
-
-
-def _partition(check: PartitionCheck, cleaned: CleanedRows) -> CleanedPartition:
-    return CleanedPartition(day=check.day, cleaned=cleaned, quarantine=check.quarantine, rows=check.labelled)

@@ -1,4 +1,8 @@
-"""Scores every predictor on the same test rows, lets the gates weigh them, and decides."""
+"""The stage that judges: every predictor is scored on the same test rows, the gates weigh the scores, and one decides.
+
+The predictors are the candidate, the champion, the reference and two simple baselines. An opponent that cannot be
+compared is named with the reason. A candidate that does not answer every test row is refused with ConfigError.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -33,19 +37,20 @@ RULE_OF_THUMB = "a model that a rule of thumb equals must say so"
 def evaluate_models(
     site: Site, night: Night, run_key: str, cleaned: Cleaned, split: Split, upload: Upload, head: AnyEntry | None
 ) -> Evaluations:
-    """Scores candidate, champion, reference and baselines on the same test rows."""
+    """Scores candidate, champion, reference and baselines on the same test rows.
+
+    The result is kept under a key that includes who the opponents are and whether their files are undamaged.
+    """
     champion, reference = (head.champion, head.reference) if head else (None, None)
     opponents = {"champion": champion, "reference": reference}
-    names = [model.identity if model else None for model in opponents.values()]
+    identities = [model.identity if model else None for model in opponents.values()]
     lost = {who: _lost_files(site, model) for who, model in opponents.items()}
-    key = digest_value([run_key, upload.digest, split.test_digest, names, lost])
-    return resume(
-        site,
-        Evaluations,
-        "evaluate",
-        key,
-        lambda: _evaluate(site, night, key, cleaned, split, upload, opponents),
-    )
+    key = digest_value([run_key, upload.digest, split.test_digest, identities, lost])
+
+    def make() -> Evaluations:
+        return _evaluate(site, night, key, cleaned, split, upload, opponents)
+
+    return resume(site, Evaluations, "evaluate", key, make)
 
 
 def _evaluate(
@@ -53,15 +58,16 @@ def _evaluate(
     opponents: dict[str, Champion | None],
 ) -> Evaluations:  # fmt: skip
     reader = site.reader(cleaned)
-    found = baselines(site.use_case, reader.labelled_columns(night.as_of, "train", rule_columns(site.use_case)))
+    train = reader.labelled_columns(night.as_of, "train", rule_columns(site.use_case))
+    simple_rules = baselines(site.use_case, train)
     test = reader.raw_rows(night.as_of, "test")
-    answers = {who: baseline.answers(test) for who, baseline in found.items()}
+    answers = {who: rule.answers(test) for who, rule in simple_rules.items()}
     answers["candidate"] = _candidates_answers(site, upload, test)
-    described = {who: baseline.description for who, baseline in found.items()} | {"candidate": "tonight's model"}
-    absent, incomparable = _compare_opponents(site, split, opponents, test, answers, described)
-    judged = judge_all(site.use_case, test, split.test_digest, answers, described)
+    descriptions = {who: rule.description for who, rule in simple_rules.items()} | {"candidate": "tonight's model"}
+    absent, incomparable = _compare_opponents(site, split, opponents, test, answers, descriptions)
+    judged = judge_all(site.use_case, test, split.test_digest, answers, descriptions)
     evidence = replace(judged.evidence, not_applicable=absent, not_comparable=incomparable)
-    shown = to_parquet(answer_table(test, answers["candidate"]))
+    table = to_parquet(answer_table(test, answers["candidate"]))
     return Evaluations(
         test_digest=split.test_digest,
         rows=len(test),
@@ -72,12 +78,13 @@ def _evaluate(
         evidence=put_file(
             site.store, paths.stage_file(night.use_case, "evaluate", key, "evidence.json"), to_json(evidence)
         ),
-        answers=put_file(site.store, paths.stage_file(night.use_case, "evaluate", key, "answers.parquet"), shown),
+        answers=put_file(site.store, paths.stage_file(night.use_case, "evaluate", key, "answers.parquet"), table),
     )
 
 
 def _candidates_answers(site: Site, upload: Upload, test: pd.DataFrame) -> Answers:
-    """Raises ConfigError where there is none to some row: no gate may judge the others alone."""
+    """The candidate's answers to the test rows. Raises ConfigError if a row gets none: no gate may judge on the
+    rest."""
     try:
         return _answers(site, fetch(site, upload.folder, upload.files), test)
     except NoAnswer as error:
@@ -87,26 +94,29 @@ def _candidates_answers(site: Site, upload: Upload, test: pd.DataFrame) -> Answe
 
 
 def _answers(site: Site, model_folder: Path, test: pd.DataFrame) -> Answers:
-    """The packaged model's answers to the test rows. Raises NoAnswer where it has none, for good.
+    """The packaged model's answers to the test rows. Raises NoAnswer if it can never answer them.
 
-    Its files lie verified on this disk, so what it raises is of its own code and of these rows, and would be raised
-    again. What it says is left out: it may quote rows.
+    The model's files lie on this disk and were verified. So an exception comes from the model's code and these rows,
+    and would come again. Only its kind and place are told, because its text may quote rows.
     """
     try:
         return model_answers(site.use_case, registry.load_model(model_folder).predict, test)
-    except (NoAnswer, MemoryError, OSError):  # of this machine, and passing: the last two
+    except (NoAnswer, MemoryError, OSError):  # the last two are this machine's and may pass
         raise
     except Exception as error:
-        if "DefaultCPUAllocator" in str(error):  # torch's own kind of it is a RuntimeError
+        if "DefaultCPUAllocator" in str(error):  # torch raises a RuntimeError if memory is lacking
             raise MemoryError from None
         raise NoAnswer(f"it raises {what_and_where(error)}") from error
 
 
 def _compare_opponents(
     site: Site, split: Split, opponents: dict[str, Champion | None], test: pd.DataFrame,
-    answers: dict[str, Answers], described: dict[str, str],
+    answers: dict[str, Answers], descriptions: dict[str, str],
 ) -> tuple[dict[str, str], dict[str, str]]:  # fmt: skip
-    """Adds the answers of every comparable opponent; returns why the others have none: absent, not comparable."""
+    """Adds answers and description of every opponent that can be compared.
+
+    Returns two dictionaries of opponent to reason: those that do not exist, and those that cannot be compared.
+    """
     absent, incomparable = {}, {}
     for who, model in opponents.items():
         if model is None:
@@ -118,7 +128,7 @@ def _compare_opponents(
         try:
             if reason is None:
                 answers[who] = _opponents_answers(site, model, test)
-                described[who] = f"version {model.version}"
+                descriptions[who] = f"version {model.version}"
         except NoAnswer as error:
             reason = f"the {who} (version {model.version}) cannot be compared: {error}"
         if reason is not None:
@@ -127,63 +137,65 @@ def _compare_opponents(
 
 
 def _opponents_answers(site: Site, model: Champion, test: pd.DataFrame) -> Answers:
-    """Raises NoAnswer where the model cannot answer tonight's rows, for good. A store that is away raises as ever."""
+    """The answers of a registered version. Raises NoAnswer if it can never answer tonight's rows, StoreUnavailable if
+    its files cannot be read now."""
     lost = _lost_files(site, model)
     if lost is not None:
         raise NoAnswer(lost)
     folder = fetch(site, model.folder, model.files)
     try:
-        taken = model_columns(folder)
+        columns = model_columns(folder)
     except (KeyError, TypeError, ValueError) as error:
         raise NoAnswer(f"its description cannot be read ({what_and_where(error)})") from error
-    lacking = _lacks(site, taken, test)
-    if lacking is not None:
-        raise NoAnswer(lacking)
+    reason = _why_columns_differ(site, columns, test)
+    if reason is not None:
+        raise NoAnswer(reason)
     return _answers(site, folder, test)
 
 
 def _lost_files(site: Site, model: Champion | None) -> str | None:
-    """Says it where files of a registered version are gone from the store, or other ones than were registered."""
-    broken = [file.key for file in model.files if not is_whole(site.store, file)] if model else []
-    return f"{broken[0]} is gone or changed ({len(broken)} of its files)" if broken else None
+    """Which files of a registered version are gone from the store or changed, in words; None if all are undamaged."""
+    damaged = [file.key for file in model.files if not is_whole(site.store, file)] if model else []
+    return f"{damaged[0]} is gone or changed ({len(damaged)} of its files)" if damaged else None
 
 
-def _lacks(site: Site, taken: tuple[Column, ...], test: pd.DataFrame) -> str | None:
-    """Why a model cannot be asked: a column that it was trained on is no longer declared, or has another type."""
-    gone = [column.name for column in taken if column.name not in test.columns]
+def _why_columns_differ(site: Site, columns: tuple[Column, ...], test: pd.DataFrame) -> str | None:
+    """Which of the model's columns is no longer declared or has another type now, in words; None if all fit."""
+    gone = [column.name for column in columns if column.name not in test.columns]
     if gone:
         return f"it needs {', '.join(gone)}, which is no longer declared"
-    today = {column.name: column.type for column in site.use_case.columns}
-    other = [column for column in taken if today.get(column.name, column.type) != column.type]
-    if other:
-        return f"it takes {other[0].name} as {other[0].type}, and that is {today[other[0].name]} now"
+    types = {column.name: column.type for column in site.use_case.columns}
+    retyped = [column for column in columns if types.get(column.name, column.type) != column.type]
+    if retyped:
+        return f"it takes {retyped[0].name} as {retyped[0].type}, and that is {types[retyped[0].name]} now"
     return None
 
 
 def judge_gates(
     site: Site, night: Night, evaluations: Evaluations, head: AnyEntry | None, blocked: str | None
 ) -> Judgement:
-    """Lets every gate weigh the evidence, and decides."""
+    """Lets every gate weigh the evidence, and decides. `blocked` says why nothing may be promoted now, if so."""
     evidence = from_json(Evidence, get_file(site.store, evaluations.evidence))
     verdicts = tuple(gate.judge(evidence) for gate in site.use_case.gates)
     champion = head.champion if head else None
     as_of = night.as_of if site.use_case.dated else None
     decision, reason = decide(verdicts, champion, as_of, blocked)
+    all_allow = all(verdict.verdict in ALLOWING for verdict in verdicts)
+    rule_of_thumb = BetterThanRule(metric=site.use_case.metric, why=RULE_OF_THUMB)
     asks = site.use_case.on_inconclusive == "ask" and is_open(verdicts, champion, as_of, blocked)
     return Judgement(
         verdicts=verdicts,
         decision=decision,
         reason=f"{reason} An operator is asked." if asks else reason,
         proved_better=_proved_better(site, evidence),
-        blocked=blocked if all(verdict.verdict in ALLOWING for verdict in verdicts) else None,
+        blocked=blocked if all_allow else None,
         asks=asks,
-        against_rule=BetterThanRule(metric=site.use_case.metric, why=RULE_OF_THUMB).judge(evidence)
-        if "rule" in evidence.pairs
-        else None,
+        against_rule=rule_of_thumb.judge(evidence) if "rule" in evidence.pairs else None,
     )
 
 
 def _proved_better(site: Site, evidence: Evidence) -> bool:
-    """The candidate beats the champion with its whole interval, so that it becomes the reference too."""
+    """Whether the whole interval of the difference says that the candidate is better than the champion. A candidate
+    that is promoted then becomes the reference too."""
     pair = evidence.pairs.get("champion")
     return pair is not None and Difference.of(pair, site.use_case.metric, evidence.seed).low > 0

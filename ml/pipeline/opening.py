@@ -1,7 +1,7 @@
-"""The first steps of a night as plain functions: what is to be run, on which data, and whether the ledger answers.
+"""The first steps of a night: what is to be run, on which data, and whether the ledger already has the answer.
 
-Nothing here needs torch, MLflow or Great Expectations where nothing is new: the flow runs
-these steps as tasks, and `retrain run` asks them before it starts or submits anything.
+The flow runs these steps as tasks, and `retrain run` calls them before it starts or submits anything. If nothing is
+new, they import neither torch nor MLflow nor Great Expectations, so the answer comes at once.
 """
 
 import logging
@@ -40,7 +40,10 @@ R = TypeVar("R")
 def open_night(
     site: Site, as_of: date | None, scheduled: datetime | None, seed: int | None, again: str | None
 ) -> Night:
-    """What is to be run: the date, the seed, and the digests of all that decides the result."""
+    """What is to be run: the date, the seed, and the digests of everything else that decides the result.
+
+    `as_of`, `seed` and `again` are the operator's choices. Raises ConfigError for a use case that cannot be run.
+    """
     refuse_broken_example(site.use_case, site.rules)
     write_demo_data(site.settings, site.use_case)
     if site.ledger.head() is None:
@@ -60,20 +63,28 @@ def open_night(
 
 
 def default_as_of(site: Site, scheduled: datetime | None) -> date:
-    """The scheduled start's date in the use case's time zone, or today; replaying, the day after the last finished."""
+    """The date of a night for which nobody chose one: that of the scheduled start in the use case's time zone, or
+    today.
+
+    A use case that replays the past (`replay_from`) goes on with the day after its newest date in the ledger.
+    """
     use_case = site.use_case
     if use_case.replay_from is None:
         return local_date(scheduled, use_case.time_zone) if scheduled else use_case.today()
-    head = max((entry.as_of for entry in site.ledger.nights()), default=None)
+    newest_date = max((entry.as_of for entry in site.ledger.nights()), default=None)
     last_possible = newest_day(site.settings, use_case) + timedelta(days=use_case.label_delay_days + 1)
-    return min(head + timedelta(days=1), last_possible) if head else use_case.replay_from
+    return min(newest_date + timedelta(days=1), last_possible) if newest_date else use_case.replay_from
 
 
 def take_snapshot(site: Site, night: Night) -> Snapshot:
-    """Writes the manifest of the partitions that this night may see."""
+    """Finds the partitions that this night may see and writes them into a manifest.
+
+    The manifest's key follows from its contents. Raises UsageError for a date in the future, DataRejected for a
+    window that is empty or lacks its newest day or too many others.
+    """
     head = site.ledger.head()
-    found = survey(site.settings, site.use_case, night.as_of, head.excluded if head else {})
-    manifest = replace(found.manifest, accepted=_accepted(found.manifest, head.accepted if head else {}))
+    surveyed = survey(site.settings, site.use_case, night.as_of, head.excluded if head else {})
+    manifest = replace(surveyed.manifest, accepted=_accepted(surveyed.manifest, head.accepted if head else {}))
     data = to_json(manifest)
     key = paths.manifest(night.use_case, digest_bytes(data))
     kept = site.store.get(key)
@@ -89,26 +100,25 @@ def take_snapshot(site: Site, night: Night) -> Snapshot:
         partitions=manifest.size,
         first_day=first,
         last_day=last,
-        missing_days=found.missing,
+        missing_days=surveyed.missing,
         excluded=manifest.excluded,
         changed_days=changed_days(_last_manifest(site), manifest),
-        unusable=found.unusable,
-        left_out=found.left_out,
+        unusable=surveyed.unusable,
+        left_out=surveyed.left_out,
     )
 
 
 def judged_on_other_data(site: Site, night: Night, snapshot: Snapshot) -> NightEntry | None:
-    """The last entry of this date, where it was of another snapshot."""
+    """The newest entry of this date if it was made from another snapshot; else None."""
     nights = site.ledger.nights()
     last = next((entry for entry in reversed(nights) if entry.as_of == night.as_of), None)
     return last if last and last.manifest != snapshot.manifest else None
 
 
 def _accepted(manifest: Manifest, accepted: Mapping[str, str]) -> dict[str, str]:
-    """Those of the days that the manifest has."""
-    days = {
-        part.day for name in {*map(month_of, accepted)} & {*manifest.months} for part in manifest.month(name).partitions
-    }
+    """The accepted days that the manifest has, each with the operator's reason."""
+    months = {*map(month_of, accepted)} & {*manifest.months}
+    days = {partition.day for name in months for partition in manifest.month(name).partitions}
     return {day: accepted[day] for day in sorted(days & accepted.keys())}
 
 
@@ -122,13 +132,14 @@ def _last_manifest(site: Site) -> Manifest | None:
 
 
 def find_finished(site: Site, run_key: str, plan: Plan | None) -> tuple[NightEntry | None, bool]:
-    """The entry of this very run, if it was judged before; and whether everything after it was done too.
+    """The entry of this run if it was judged before, and whether everything after the decision was done too.
 
-    A run that passed every gate and was only held back, by a hold, a backfill or a hand, is judged again when nothing
-    holds it back any more. MLflow is asked only where it was not yet seen to follow the ledger, or a hand may hold.
+    If every gate allowed the promotion and only a hold, a backfill or a moved alias prevented it (`blocked`), the run
+    is judged again once nothing prevents it: then there is no entry. MLflow is asked only if its alias was not yet seen
+    to follow the ledger, or if the entry is blocked.
     """
     entry = site.ledger.finished(run_key)
-    hand_moved = None
+    hand_moved = None  # a sentence if somebody moved the alias by hand, or MLflow lost the champion
     if (entry is not None and entry.blocked) or not is_followed(site.ledger):
         hand_moved = roll_alias_forward(site.ledger, site.registry)
     if hand_moved:
@@ -139,33 +150,39 @@ def find_finished(site: Site, run_key: str, plan: Plan | None) -> tuple[NightEnt
 
 
 def _is_done(site: Site, entry: NightEntry) -> bool:
-    """Published, and its model's files as they were written: of a damaged one the night makes the same bytes again."""
+    """Whether the night was published and its model's files are undamaged. A night with damaged files runs again and
+    writes the same bytes."""
     assert entry.candidate is not None, entry.seq
-    broken = [file.key for file in entry.candidate.files if not is_whole(site.store, file)]
-    if broken:
-        log.warning("%s is gone or changed; the night makes it again.", ", ".join(broken))
-    return not broken and site.ledger.is_published(entry)
+    damaged = [file.key for file in entry.candidate.files if not is_whole(site.store, file)]
+    if damaged:
+        log.warning("%s is gone or changed; the night makes it again.", ", ".join(damaged))
+    return not damaged and site.ledger.is_published(entry)
 
 
 def find_what_became(site: Site, entry: NightEntry) -> Ending:
-    """How a night that was decided before stands now."""
+    """What has become of a night that was decided before."""
     return ending(entry, replayed_in=site.ledger.entries())
 
 
 def of_backfill(plan: Plan | None) -> str | None:
+    """Why a backfill that never promotes keeps the champion, as a sentence; None for any other run."""
     if plan is None or plan.promote == "if-newer":
         return None
     return f"Backfill {plan.digest[:12]} records verdicts and moves no champion."
 
 
 def held(head: AnyEntry | None) -> str | None:
+    """Why an operator's hold keeps the champion, as a sentence; None if there is no hold."""
     if head is None or head.held is None:
         return None
     return f"{head.use_case} is held ({head.held}): nothing moves until retrain release {head.use_case} --reason WHY."
 
 
 def skip_if_nothing_new(site: Site, night: Night, run_key: str, snapshot: Snapshot) -> NightEntry | None:
-    """Records NOTHING_NEW and returns its entry, if the last finished run learnt from the very same; else None."""
+    """Records NOTHING_NEW and returns its entry if this night would learn just what the last one did; else None.
+
+    None also if another run added to the ledger first, or the last night's decision may still change.
+    """
     last, head = site.ledger.last_night(), site.ledger.head()
     if last is None or not _is_settled(last) or last.learning_key != _learning_key(site, night, snapshot):
         return None
@@ -184,21 +201,24 @@ def skip_if_nothing_new(site: Site, night: Night, run_key: str, snapshot: Snapsh
 
 
 def _is_settled(entry: NightEntry) -> bool:
-    """Judged by its gates alone. A KEEP for its date or for a moved alias is worth another night with the same data."""
+    """Whether a night with the same data would decide the same. A candidate that every gate allowed and that was not
+    promoted, because of its date or a moved alias, may be promoted by another night."""
     return entry.decision not in {"KEEP", "REJECT"} or any(
         verdict["verdict"] not in ALLOWING for verdict in entry.result["verdicts"]
     )
 
 
 def _learning_key(site: Site, night: Night, snapshot: Snapshot) -> str:
-    """With the date where a column says which rows were known by then."""
-    known = str(night.as_of) if site.use_case.known_at_column else ""
-    return learning_key(night, snapshot.digest + known)
+    """If a column says when a row became known, the key includes as_of, because other rows may be known on that
+    date."""
+    date_of_knowledge = str(night.as_of) if site.use_case.known_at_column else ""
+    return learning_key(night, snapshot.digest + date_of_knowledge)
 
 
 def entry_after(
     site: Site, head: AnyEntry | None, night: Night, run_key: str, snapshot: Snapshot, **decided: Any
 ) -> NightEntry:
+    """The night's entry after the head. `decided` are the fields of NightEntry that the night changes."""
     return NightEntry(
         as_of=night.as_of,
         run_key=run_key,
@@ -210,38 +230,38 @@ def entry_after(
 
 
 def append_once(site: Site, entry: NightEntry) -> NightEntry | None:
-    """The entry once it is in the ledger; the one that is there if this very run was recorded before; None if another
-    run took its place.
+    """Adds the entry and returns it. If this run was recorded before, returns that entry and adds none.
 
-    Looked for first: the head that was read may be this run's own entry, recorded by its twin on another machine.
+    Returns None if another run took the entry's number: then the night is to be judged under the new head.
     """
-    finished = _recorded(site, entry)
+    finished = _recorded(site, entry)  # perhaps by the same run on another machine
     if finished is None and site.ledger.append(entry):
         log.info("Recorded %s as entry %d of the ledger.", entry.decision, entry.seq)
         return entry
-    finished = finished or _recorded(site, entry)  # by an attempt whose answer was lost
+    finished = finished or _recorded(site, entry)  # perhaps by an attempt whose answer was lost
     if finished is None:
         log.warning("Another run added to the ledger first; this one looks again at the new head.")
     return finished
 
 
 def _recorded(site: Site, entry: NightEntry) -> NightEntry | None:
-    """This very run's entry, unless it was only held back then and is not now."""
+    """The entry of this run if there is one; None if that one is blocked and the new one is not."""
     finished = site.ledger.finished(entry.run_key)
     return None if finished is None or (finished.blocked and not entry.blocked) else finished
 
 
 @dataclass
 class Opening:
-    """A night's first steps one after the other, each with what it cost."""
+    """Runs the first steps of a night one after the other. `work` says what each of them cost."""
 
     site: Site
     work: list[Work] = field(default_factory=list)
 
     def answer(self, as_of: date | None, seed: int | None, again: str | None) -> tuple[NightEntry, bool] | None:
-        """The entry that answers this run, and whether it was there before; None where there is more to do.
+        """The entry that answers this run, and whether it was there before; None if the flow must run.
 
-        To be called while holding the use case's lock. Records NOTHING_NEW as the flow does, and leaves it questions.
+        Call it while holding the use case's lock. It records NOTHING_NEW just as the flow does. A night that asked an
+        operator is left to the flow.
         """
         site = self.site
         if site.ledger.last_night() is None:

@@ -1,4 +1,8 @@
-"""What validation and cleaning share: results of a window's partitions, kept by partition and folded by month."""
+"""What validation and cleaning share: one kept result for every partition of a window, summed by month.
+
+A result is computed only if none is kept under its content key. What validation and cleaning compute stands in their
+own modules.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
@@ -23,10 +27,12 @@ S = TypeVar("S")
 
 
 class Fold(ABC, Generic[R, S]):
-    """The results of one kind of every partition of a window, and what they come to by month.
+    """The results of one kind (verdicts, cleaned rows) for every partition of a window, with their sums by month.
 
-    A month whose key is as it was is taken whole. Of any other, the results that are kept are taken and the rest are
-    made, while no other run of this machine works on that month. `new` counts those that were made.
+    A month whose key did not change is taken as it was kept. For any other month, kept results are used and the missing
+    ones are made, while no other run of this machine works on the month. `new` counts the results that were made.
+
+    `decided` is a digest of the code, rules and declarations that decide a result (`decided_by`).
     """
 
     def __init__(self, site: Site, manifest: Manifest, kind: str, result: type[R], sums: type[S], decided: str) -> None:
@@ -36,88 +42,96 @@ class Fold(ABC, Generic[R, S]):
         self.new = 0
 
     def months(self) -> dict[str, KeptMonth[S]]:
-        """Every month of the window, in order."""
+        """Every month of the window by name, in order."""
         keys = {name: self.month_key(name) for name in self.manifest.months}
-        same = self.kept.same(keys)
-        days = {name: self.days(name) for name in keys if name not in same}
-        results = self._found_or_made(days)
+        unchanged = self.kept.same(keys)
+        days = {name: self.days(name) for name in keys if name not in unchanged}
+        results = self._find_or_make(days)
         return {
-            name: same.get(name) or self.summed(keys[name], {key: results[key] for key in days[name].values()})
+            name: unchanged.get(name) or self.summed(keys[name], {key: results[key] for key in days[name].values()})
             for name in keys
         }
 
-    def _found_or_made(self, days: dict[str, dict[str, str]]) -> dict[str, R]:
-        wanted = [key for of_month in days.values() for key in of_month.values()]
-        found = self.results.find(wanted, self.known(days))
-        lacking = [name for name, of_month in days.items() if not found.keys() >= {*of_month.values()}]
-        with closing(in_turns(self.site.settings.home, self.site.use_case.name, lacking)) as names:
+    def _find_or_make(self, days: dict[str, dict[str, str]]) -> dict[str, R]:
+        """The results by content key. `days` is month to day to content key."""
+        wanted_keys = [key for keys in days.values() for key in keys.values()]
+        results = self.results.find(wanted_keys, self.known(days))
+        incomplete_months = [name for name, keys in days.items() if not results.keys() >= {*keys.values()}]
+        with closing(in_turns(self.site.settings.home, self.site.use_case.name, incomplete_months)) as names:
             for name in names:
-                open_keys = [key for key in days[name].values() if key not in found]
-                found |= self.results.find(open_keys)  # another run may have made them meanwhile
-                own = {day: key for day, key in days[name].items() if key not in found}
-                found |= self.make(own)
-                self.new += len(own)
-        return found
+                missing_keys = [key for key in days[name].values() if key not in results]
+                results |= self.results.find(missing_keys)  # another run may have made them meanwhile
+                missing_days = {day: key for day, key in days[name].items() if key not in results}
+                results |= self.make(missing_days)
+                self.new += len(missing_days)
+        return results
 
     def keys_of(self, name: str) -> dict[str, str]:
-        """Day to content key of every partition of a month."""
+        """Day to content key of every partition of the month."""
         return keys_of(self.site, self.manifest, name, self.decided)
 
     def known(self, names: Collection[str]) -> dict[str, R]:
-        """The results that the kept months have, by key."""
+        """The results of these months, by content key, that the object of all months has."""
         return self.kept.results(names, self.result)
 
     @abstractmethod
     def month_key(self, name: str) -> str:
-        """Follows from all that decides what a month comes to."""
+        """The key of the month: a digest of everything that decides its results and sums."""
 
     @abstractmethod
     def days(self, name: str) -> dict[str, str]:
-        """Day to content key of those partitions of a month that have a result."""
+        """Day to content key of those partitions of the month that are to have a result."""
 
     @abstractmethod
     def make(self, days: dict[str, str]) -> dict[str, R]:
-        """Makes and keeps the results of these partitions of a month; by key."""
+        """Makes and keeps the results of these days of a month. `days` is day to content key; results are by key."""
 
     @abstractmethod
     def summed(self, key: str, results: dict[str, R]) -> KeptMonth[S]:
-        """What the results of a month come to."""
+        """The month with this key from its results by content key."""
 
 
 def decided_by(site: Site, kind: str, *more: str) -> str:
-    """Digest of all that decides how a partition's bytes become a result of a kind."""
+    """A digest of everything that decides how the bytes of a partition become a result of this kind.
+
+    That is our code, the use case's declarations, its `derive`, and `more` digests that the kind depends on.
+    """
     decided = [kind, state_code_digest(kind), site.use_case.reading_digest, *more]
     if not site.use_case.key:
         decided.append("equal rows are different ones")
-    if site.use_case.derive is not None:  # its own source would miss the functions, constants and modules that it uses
+    if site.use_case.derive is not None:  # which may call any function or module of the use case
         decided.append(site.sources)
     return digest_value(decided)
 
 
 def kept_of_partitions(site: Site, kind: str, result: type[R]) -> Kept[R]:
-    """What is kept of single partitions, by content key."""
+    """The kept results of single partitions, by content key."""
     return Kept(site.store, result, partial(paths.partition_result, site.use_case.name, kind))
 
 
 def keys_of(site: Site, manifest: Manifest, month: str, decided: str) -> dict[str, str]:
-    """Day to content key of every partition of a month."""
+    """Day to content key of every partition of the month. The key follows from `decided` and the bytes that are
+    read."""
     inputs = inputs_by_day(site.use_case, manifest.month(month))
     return {day: content_key(decided, day, *digests) for day, digests in inputs.items()}
 
 
 def read_as_declared(site: Site, manifest: Manifest, day: str) -> PartitionRows:
-    """The partition as it is read. Raises UnusablePartition as `as_verdict` says."""
+    """The rows of a partition, read as the use case declares. Raises what `as_verdict` raises."""
     return as_verdict(day, partial(read_partition, site.settings, site.use_case, manifest, day))
 
 
 def as_verdict(day: str, read: Callable[[], R]) -> R:
-    """What is read of a partition. Raises UnusablePartition for whatever bytes make a library or the use case's own
-    code fail: one odd file costs its day, not the night."""
+    """What `read` returns for the partition of that day.
+
+    Raises UnusablePartition if a library or the use case's own code fails on its bytes, so that one odd file costs its
+    day and not the night. Raises SourceUnavailable for a failure of this machine that may pass.
+    """
     try:
         return read()
     except (UnusablePartition, RetrainError):
         raise
-    except Exception as error:  # pyarrow and pandas raise exceptions of any kind for bytes that are odd
+    except Exception as error:  # pyarrow and pandas raise exceptions of any kind for odd bytes
         if is_passing(error):
             raise SourceUnavailable(
                 "a partition is read by a machine that has memory and a disk", f"{day} ends in {type(error).__name__}",

@@ -1,4 +1,7 @@
-"""A backfill's plan: made for the world as it is, refused where that has changed since, and run in its order."""
+"""A backfill's plan for a site: make it, refuse it if the world has changed since, and let its dates take turns.
+
+What a plan is, and what it depends on, stands in `ml.operations.backfill`.
+"""
 
 import time
 from datetime import date
@@ -20,14 +23,17 @@ from ml.operations.backfill import (
 from ml.pipeline.site import Site
 from ml.storage.records import Night
 
-TURN_SECONDS = 5.0
+TURN_SECONDS = 5.0  # how often a date that waits for its turn looks
 
 
 def plan_backfill(
     site: Site, first: date, last: date, every: str, reprocess: Reprocess, promote: Promote,
     *, newest_first: bool, driving: bool = False,
 ) -> Plan:  # fmt: skip
-    """Makes a plan and keeps it under its digest."""
+    """Makes a plan and keeps it under its digest. Raises UsageError for dates or options that make no plan.
+
+    `driving` says that the caller itself drives the use case's backfill, so that no other one runs.
+    """
     plan = make_plan(
         _world(site, driving=driving), dates_between(first, last, every), every, _code(site),
         reprocess=reprocess, promote=promote, newest_first=newest_first,
@@ -37,14 +43,17 @@ def plan_backfill(
 
 
 def refuse_stale_plan(site: Site, plan: Plan, *, driving: bool = False) -> None:
-    """Raises UsageError if the world is no longer the one that the plan was made for, or if it has no dates."""
+    """Raises UsageError if the plan would be made otherwise now, or if it has no dates to run."""
     refuse_changed_world(plan, _world(site, driving=driving), _code(site))
     if not plan.dates:
         raise UsageError("a backfill has dates to run", f"plan {plan.digest[:12]} has none", "read its reasons")
 
 
 def await_turn(site: Site, night: Night, plan: Plan) -> None:
-    """Returns when every earlier date of the plan has ended: promotions go in their order."""
+    """Returns when every earlier date of the plan has ended, because promotions go in the order of dates.
+
+    Raises UsageError if the backfill is cancelled meanwhile, PrefectUnavailable if an earlier date was interrupted.
+    """
     known = Known()
     while not (progress := Progress.of(site.store, plan, known)).is_turn_of(night.as_of):
         if progress.state == "cancelled":
@@ -61,4 +70,5 @@ def _world(site: Site, *, driving: bool) -> World:
 
 
 def _code(site: Site) -> str:
+    """A digest of the use case and of all code that runs it."""
     return digest_value([site.digest, site.code])

@@ -1,4 +1,4 @@
-"""What data scientists read of a night: report, curves and figures in its MLflow run."""
+"""The stage that publishes: report, curves and figures go into the night's MLflow run, for data scientists to read."""
 
 from ml.data.cleaning import from_parquet
 from ml.pipeline.site import Site
@@ -13,7 +13,7 @@ from ml.storage.store import get_file, put_file
 
 
 def publish_to_mlflow(site: Site, night: Night, entry: NightEntry, trail: Trail) -> int:
-    """Puts report, curves and figures into the MLflow run; how many figures."""
+    """Puts report, curves and figures into the MLflow run. Returns the number of figures."""
     run_id = trail.upload.run_id
     answers = from_parquet(get_file(site.store, trail.evaluations.answers))
     figures = night_figures(site.use_case, trail.fit.epochs, trail.fit.best_epoch, answers)

@@ -1,4 +1,7 @@
-"""The candidate's version, the decision in the ledger, and aliases that follow it."""
+"""The stages that record: the candidate's version in MLflow, the decision in the ledger, then MLflow's aliases.
+
+The ledger comes before the aliases. A night that is killed between them is finished by the next run.
+"""
 
 from ml.data.handles import Snapshot, Split
 from ml.data.split import split_digest
@@ -20,7 +23,10 @@ from ml.storage.records import Champion, Night
 def read_head(
     site: Site, snapshot: Snapshot, finished: NightEntry | None, plan: Plan | None
 ) -> tuple[AnyEntry | None, str | None]:
-    """The ledger's head, or that a finished run was judged under; and why nothing may be promoted now, if so."""
+    """The head of the ledger to judge under, and why nothing may be promoted now, as a sentence; None if it may.
+
+    A run that was finished before gets the head that it was judged under, and no reason.
+    """
     if finished is not None:
         return site.ledger.entry(finished.judged_against) if finished.judged_against else None, None
     hand_moved = roll_alias_forward(site.ledger, site.registry)
@@ -30,18 +36,19 @@ def read_head(
 
 
 def _excluded_since(head: AnyEntry | None, snapshot: Snapshot) -> str | None:
-    """A day that an operator excluded after the night read it."""
+    """Which days an operator excluded after this night read them, as a sentence; None if there are none."""
     excluded = head.excluded if head else {}
-    since = [day for day in excluded if snapshot.first_day <= day <= snapshot.last_day and day not in snapshot.excluded]
-    if not since:
+    in_window = [day for day in excluded if snapshot.first_day <= day <= snapshot.last_day]
+    excluded_since = [day for day in in_window if day not in snapshot.excluded]
+    if not excluded_since:
         return None
-    return f"It learnt from {', '.join(sorted(since))}, excluded since it began: run it again without."
+    return f"It learnt from {', '.join(sorted(excluded_since))}, excluded since it began: run it again without."
 
 
 def register_candidate(
     site: Site, night: Night, run_key: str, snapshot: Snapshot, split: Split, upload: Upload
 ) -> Champion:
-    """Makes the one version of this run key, kept or not."""
+    """Registers the candidate as the one version of this run key, whether it will be promoted or not."""
     digests = {
         "snapshot": snapshot.digest,
         "test": split.test_digest,
@@ -66,7 +73,10 @@ def register_candidate(
 def record_decision(
     site: Site, night: Night, run_key: str, candidate: Champion, trail: Trail, head: AnyEntry | None
 ) -> NightEntry | None:
-    """Adds the decision to the ledger; None if another run did so since the champion was read."""
+    """Adds the decision to the ledger. Returns None if another run added an entry after `head`: then judge again.
+
+    A promoted candidate becomes the reference too if there was no champion, or if it was proved better.
+    """
     judgement, before = trail.judgement, head.champion if head else None
     moves = judgement.decision in {"FIRST", "PROMOTE"}
     champion = candidate if moves else before
@@ -85,18 +95,19 @@ def record_decision(
 
 
 def move_alias(site: Site, entry: NightEntry) -> int | None:
-    """Makes MLflow say what the ledger says: aliases, tags, and a description of the version.
+    """Makes MLflow say what the ledger says: aliases, and the tags and description of the candidate's version.
 
-    Returns the version that the champion's alias was moved to, if it was.
+    Returns the version that the champion's alias was moved to; None if it was not moved.
     """
-    moved_to = _follow(site) if entry.moves_champion else None
-    if entry.candidate is not None:
-        _describe(site, entry, entry.candidate)
+    moved_to = _follow_last_move(site) if entry.moves_champion else None
+    version = site.registry.number_of(entry.candidate) if entry.candidate else None
+    if version is not None:  # if MLflow has lost it, `retrain doctor` says so
+        describe_version(site.registry, entry, version)
     return moved_to
 
 
-def _follow(site: Site) -> int | None:
-    """To the ledger's last move: a newer one than this night's, if another run moved on meanwhile."""
+def _follow_last_move(site: Site) -> int | None:
+    """Lets the aliases follow the last move of the ledger, which may be of a newer night than this one."""
     move = site.ledger.last_move()
     if move is None or move.champion is None:
         return None
@@ -104,15 +115,11 @@ def _follow(site: Site) -> int | None:
     return move.champion.version
 
 
-def _describe(site: Site, entry: NightEntry, candidate: Champion) -> None:
-    version = site.registry.number_of(candidate)
-    if version is None:
-        return  # deleted since, or lost: `retrain doctor` says it
-    describe_version(site.registry, entry, version)
-
-
 def answer_question(site: Site, entry: NightEntry, *, promote: bool, name: str, reason: str) -> AnyEntry:
-    """Records what an operator answered where gates could not tell, and lets the aliases follow."""
+    """Records an operator's answer to the night's question, and lets the aliases follow.
+
+    Raises UsageError if a candidate that is to be promoted is not in MLflow or has damaged files.
+    """
     assert entry.candidate is not None, entry.seq
     with one_move_at_a_time(site.settings.home, entry.use_case):
         if promote:

@@ -1,4 +1,7 @@
-"""Where a use case's stages work, and how they resume. What knows Great Expectations is passed in."""
+"""The site of a use case: its settings, store, definition and rules, which every stage takes; and how stages resume.
+
+Great Expectations is not imported here: the functions that use it are passed in.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,14 +27,17 @@ from ml.use_case.definition import UseCase
 from ml.use_case.loading import load
 
 H = TypeVar("H", bound=Handle)
-LoadSuite = Callable[[str, Path | None], tuple[Rule, ...]]  # of a use case's name and the company's folder
-Confirm = Callable[[Sequence[Fact]], None]  # raises ConfigError where Great Expectations counts otherwise
+LoadSuite = Callable[[str, Path | None], tuple[Rule, ...]]  # takes the use case's name and RETRAIN_PROJECT's folder
+Confirm = Callable[[Sequence[Fact]], None]  # raises ConfigError if Great Expectations counts otherwise
 
 
 @dataclass(frozen=True)
 class Site:
-    """Where a use case's stages work: its settings, store, definition and rules; the digest of the sources that the
-    definition was made of; and what confirms the counts of broken rules."""
+    """Everything that the stages of one use case need.
+
+    `sources` is the digest of the files that define the use case. `confirm` lets Great Expectations check counts of
+    broken rules.
+    """
 
     settings: Settings
     store: Store
@@ -49,31 +55,33 @@ class Site:
         return Registry(self.settings, self.use_case.name)
 
     def reader(self, cleaned: Cleaned) -> CleanedReader:
+        """Reads the cleaned rows, without those in quarantine."""
         return CleanedReader(self.settings, self.store, self.use_case, self.rules, cleaned)
 
     @property
     def digest(self) -> str:
-        """Digest of the resolved use case: its object and every rule, a suite file's too."""
+        """A digest of the use case and of all its rules, those of its suite file too."""
         return digest_value([self.use_case.digest, [rule_to_dict(rule) for rule in self.rules]])
 
     @property
     def code(self) -> str:
-        """Digest of all sources that a run executes."""
+        """A digest of all code that a run executes."""
         return code_digest(self.sources)
 
 
 def open_site(use_case_name: str, load_suite: LoadSuite, confirm: Confirm) -> Site:
-    """Raises UsageError for an unknown use case, ConfigError for an unreadable one or its suite."""
+    """The site of a use case. Raises UsageError for an unknown use case, ConfigError if it or its suite is wrong."""
     settings = Settings.from_environment()
     loaded = load(use_case_name, settings.project)
     use_case = loaded.use_case
-    own = load_suite(use_case_name, settings.project)
-    rules = (*use_case.column_rules, *partition_rules(use_case), *snapshot_rules(use_case), *own)
+    suite = load_suite(use_case_name, settings.project)
+    rules = (*use_case.column_rules, *partition_rules(use_case), *snapshot_rules(use_case), *suite)
     _check_columns(use_case, rules)
     return Site(settings, open_store(settings.store), use_case, rules, loaded.sources, confirm)
 
 
 def _check_columns(use_case: UseCase, rules: tuple[Rule, ...]) -> None:
+    """Raises ConfigError if a rule reads a column or fact that its scope does not have."""
     known = {
         "row": {column.name for column in use_case.columns},
         "partition": PARTITION_FACTS,
@@ -90,7 +98,7 @@ def _check_columns(use_case: UseCase, rules: tuple[Rule, ...]) -> None:
 
 
 def require_unchanged(site: Site, night: Night) -> Site:
-    """The site itself. Raises ConfigError if the use case, its suite or our sources changed since the night began."""
+    """Returns the site. Raises ConfigError if the use case, its suite or our code changed since the night began."""
     if (site.digest, site.code) != (night.use_case_digest, night.code_digest):
         raise ConfigError(
             "a use case stays as it is during a night",
@@ -101,11 +109,11 @@ def require_unchanged(site: Site, night: Night) -> Site:
 
 
 def kept_results(site: Site, kind: type[H], name: str) -> Kept[H]:
-    """What a stage kept, by content key."""
+    """The kept results of the stage `name`."""
     return Kept(site.store, kind, partial(paths.stage, site.use_case.name, name))
 
 
 def resume(site: Site, kind: type[H], name: str, key: str, make: Callable[[], H]) -> H:
-    """The stage's kept handle, or a new one; its work says which."""
+    """The kept result of the stage `name` under this key, or a new one. Its `work` says which it is."""
     handle, kept = kept_results(site, kind, name).resume_or_make(key, make)
     return with_work(handle, Work(stage=name, reused=int(kept), computed=int(not kept)))

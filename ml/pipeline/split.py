@@ -1,4 +1,5 @@
-"""Splits the cleaned rows, and fits the encoder to those of train alone."""
+"""The stage that splits: which cleaned rows are train, validation and test; and the encoder, fitted to train rows
+only."""
 
 import logging
 from dataclasses import replace
@@ -18,13 +19,16 @@ log = logging.getLogger("retrain.data")
 
 
 def split_rows(site: Site, night: Night, cleaned: Cleaned) -> Split:
-    """Splits by time or key, and fits the encoder on train rows only."""
+    """Splits by day, or by key in a use case without days, and fits the encoder to the train rows only.
+
+    The statistics of the window are summed from those of its months, and only new months are counted.
+    """
     key = digest_value([cleaned.digest, str(night.as_of), night.use_case_digest, night.code_digest])
     sums = WindowSums(site.reader(cleaned), night.as_of)
     if (counted := sums.reader.counted(night.as_of)) is not None:
-        key = digest_value([key, counted])  # which follows from the manifest too
+        key = digest_value([key, counted])
     split = resume(site, Split, "split", key, lambda: _make_split(site, night, sums, key))
-    if sums.taken_otherwise and sums.computed and not cleaned.work.computed:  # else it was said of the partitions
+    if sums.taken_otherwise and sums.computed and not cleaned.work.computed:  # else validation has said why
         log.warning("The statistics of the window are taken again: what is learnt, or the code that counts, changed.")
     reused = cleaned.partitions if split.work.reused else sums.reused
     return with_work(split, Work(stage="", reused=reused, computed=sums.computed))
@@ -32,19 +36,19 @@ def split_rows(site: Site, night: Night, cleaned: Cleaned) -> Split:
 
 def _make_split(site: Site, night: Night, sums: WindowSums, key: str) -> Split:
     use_case, totals = site.use_case, sums.totals()
-    described = {part: describe(use_case, part, total.statistics, total.days) for part, total in totals.items()}
-    train, test_rows = (sums.reader.part_frames(night.as_of, part) for part in ("train", "test"))
-    known = share_of_known_groups(use_case, train, test_rows)
+    parts = {part: describe(use_case, part, total.statistics, total.days) for part, total in totals.items()}
+    train_rows, test_rows = (sums.reader.part_frames(night.as_of, part) for part in ("train", "test"))
+    group_in_train = share_of_known_groups(use_case, train_rows, test_rows)
     encoder = fit_encoder(use_case, totals["train"].statistics)
     file = put_file(site.store, paths.stage_file(use_case.name, "split", key, "encoder.json"), to_json(encoder))
     known_at = str(night.as_of) if use_case.known_at_column else None
-    test = [partition.digests for partition in sums.reader.of_part(night.as_of, "test")]
+    test_partitions = [partition.digests for partition in sums.reader.of_part(night.as_of, "test")]
     return Split(
         digest=digest_value([key, file.digest]),
         encoder=file,
         fit_until=fit_until(use_case, night.as_of, sums.reader.counted(night.as_of)),
-        test_digest=digest_value([test, split_digest(use_case), known_at]),
-        train=described["train"],
-        validation=described["validation"],
-        test=replace(described["test"], group_in_train=known),
+        test_digest=digest_value([test_partitions, split_digest(use_case), known_at]),
+        train=parts["train"],
+        validation=parts["validation"],
+        test=replace(parts["test"], group_in_train=group_in_train),
     )

@@ -1,4 +1,7 @@
-"""Fits the use case's estimator. What needs torch is imported when it is first used: an idle night needs none of it."""
+"""The stage that trains: the use case's estimator is fitted, and the weights of its best epoch are kept.
+
+Torch is imported inside the functions that use it, because a night with nothing new needs none of it.
+"""
 
 import logging
 from contextlib import nullcontext
@@ -20,11 +23,15 @@ log = logging.getLogger("retrain.model")
 
 
 def train_candidate(site: Site, night: Night, run_key: str, cleaned: Cleaned, split: Split, *, nightly: bool) -> Fit:
-    """Fits the use case's estimator, when it is its turn, and keeps the weights of the best validation epoch."""
+    """Fits the use case's estimator and keeps the weights of the best validation epoch.
+
+    One model at a time is fitted on this machine, and a night (`nightly`) goes before a backfill's dates. A fit that
+    was killed goes on from its checkpoint.
+    """
     kept = kept_results(site, Fit, "train").whole(run_key)
-    with nullcontext() if kept else fit_turn(site.settings.home, nightly=nightly):  # a twin may have been before it
+    with nullcontext() if kept else fit_turn(site.settings.home, nightly=nightly):
         fit = resume(site, Fit, "train", run_key, lambda: _fit(site, night, run_key, cleaned, split))
-    site.store.delete(paths.checkpoint(night.use_case, run_key))  # by now the handle is kept
+    site.store.delete(paths.checkpoint(night.use_case, run_key))  # no longer needed: the result is kept
     return fit
 
 
@@ -42,11 +49,14 @@ def _fit(site: Site, night: Night, run_key: str, cleaned: Cleaned, split: Split)
         for part in ("train", "validation")
     )
     total = site.use_case.model.epochs
-    log.info("Training on %s with %d thread(s): %s rows, %d inputs.", night.device, night.threads, *_shape(train[0]))
+
+    def tell(epoch: Epoch) -> None:
+        log.info("%s", _progress(epoch, total))
+
+    rows, inputs = train[0].shape
+    log.info("Training on %s with %d thread(s): %s rows, %d inputs.", night.device, night.threads, f"{rows:,}", inputs)
     checkpoints = StoredCheckpoints(site.store, paths.checkpoint(night.use_case, run_key))
-    fitted = fit_candidate(
-        site.use_case, night, encoder, train, validation, lambda e: log.info("%s", _progress(e, total)), checkpoints
-    )
+    fitted = fit_candidate(site.use_case, night, encoder, train, validation, tell, checkpoints)
     weights = save({name: weight.contiguous() for name, weight in fitted.network_.state_dict().items()})
     key = paths.stage_file(night.use_case, "train", run_key, "weights.safetensors")
     return Fit(
@@ -61,11 +71,6 @@ def _fit(site: Site, night: Night, run_key: str, cleaned: Cleaned, split: Split)
     )
 
 
-def _shape(x: object) -> tuple[str, int]:
-    rows, width = x.shape  # type: ignore[attr-defined]
-    return f"{rows:,}", width
-
-
 def _progress(epoch: Epoch, total: int) -> str:
     score = "undefined" if epoch.validation_score is None else f"{epoch.validation_score:.3f}"
     return (
@@ -75,7 +80,10 @@ def _progress(epoch: Epoch, total: int) -> str:
 
 
 def require_same_code_and_machine(site: Site, night: Night) -> None:
-    """Raises ConfigError where what was imported last, or what torch says itself, is not what the night began with."""
+    """Raises ConfigError if our code, the device or the CPU's instructions are not those that the night began with.
+
+    Call it after torch was imported, so that torch itself says which device there is.
+    """
     require_same_code()
     machine = this_machine(site.settings.home)
     if (machine.device, lock_digest(machine.instructions)) != (night.device, night.lock_digest):
@@ -85,4 +93,5 @@ def require_same_code_and_machine(site: Site, night: Night) -> None:
 
 
 def encoder_of(site: Site, split: Split) -> Encoder:
+    """The encoder that was fitted to the train rows. Raises Corrupt if its file is damaged."""
     return from_json(Encoder, get_file(site.store, split.encoder))

@@ -1,4 +1,4 @@
-"""Packages the candidate, puts its files where they will stay, and proves that they answer there as they did here."""
+"""The stages that package the candidate, put its files into their place, and prove that they answer there as here."""
 
 import tempfile
 from pathlib import Path
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
 
 def upload_candidate(site: Site, night: Night, run_key: str, cleaned: Cleaned, split: Split, fit: Fit) -> Upload:
-    """Packages the model with its code and puts every file where it will stay, with a proof of its answers."""
+    """Packages the model with its code and puts every file into the folder of its MLflow run. Also keeps a proof
+    for `verify_candidate`: validation rows with the model's answers."""
     place = without_passwords(site.settings.tracking_uri)
-    key = digest_value([run_key, place])  # a run belongs to the MLflow that it was made in
+    key = digest_value([run_key, place])  # another MLflow needs a run of its own
     return resume(site, Upload, "upload", key, lambda: _upload(site, night, run_key, cleaned, split, fit))
 
 
@@ -32,7 +33,7 @@ def _upload(site: Site, night: Night, run_key: str, cleaned: Cleaned, split: Spl
     model, held_out = _package(site, night, cleaned, split, fit)
     name = f"{night.use_case} {night.as_of}"
     tags = {"use_case": night.use_case, "as_of": str(night.as_of)}
-    finished = site.ledger.finished(run_key)  # its files are damaged: they are made again where the ledger says
+    finished = site.ledger.finished(run_key)  # if it was, its files are made again in their old folder
     known = finished.candidate.run_id if finished and finished.candidate else None
     run_id = site.registry.run_id(run_key, name, tags, known)
     with tempfile.TemporaryDirectory() as scratch:
@@ -53,7 +54,7 @@ def _upload(site: Site, night: Night, run_key: str, cleaned: Cleaned, split: Spl
 def _package(
     site: Site, night: Night, cleaned: Cleaned, split: Split, fit: Fit
 ) -> tuple["PackagedModel", pd.DataFrame]:
-    """The packaged model and the validation rows."""
+    """The packaged model, and the raw validation rows that set its threshold."""
     from safetensors.torch import load
 
     from ml.models.training import architecture, encode, package
@@ -70,7 +71,8 @@ def _package(
 
 
 def verify_candidate(site: Site, run_key: str, upload: Upload) -> Verified:
-    """Reads the model back from where it lies, loads it in a fresh process and compares its answers exactly."""
+    """Reads the model back from its place, loads it in a fresh process, and compares its answers with the proof bit by
+    bit. Raises Corrupt if a file is damaged or an answer differs."""
 
     def verify() -> Verified:
         rows = packaging.prove(site.store, fetch(site, upload.folder, upload.files), upload.proof)
@@ -80,5 +82,5 @@ def verify_candidate(site: Site, run_key: str, upload: Upload) -> Verified:
 
 
 def fetch(site: Site, folder: str, files: tuple[FileRef, ...]) -> Path:
-    """The model's folder on this disk, its files as they were written."""
+    """A folder on this disk with the model's files. Raises Corrupt if one of them is damaged."""
     return packaging.fetch_model(site.store, folder, files, site.settings.home / "cache")

@@ -1,4 +1,9 @@
-"""Judges every partition of a snapshot that has no verdict yet, and whether the window can be used."""
+"""The stage that validates: every partition of a snapshot gets a verdict, unless it has one already; then the window.
+
+A verdict says whether a partition is usable and which of its rows go into quarantine. Days are then compared with the
+days before them, and days on which a column lost its meaning are rejected too. A window whose newest partition is
+rejected, or that breaks a rule for the whole snapshot, is refused with DataRejected.
+"""
 
 import logging
 from collections import Counter
@@ -36,33 +41,33 @@ from ml.storage.records import Night, Work
 from ml.storage.store import put_file
 
 log = logging.getLogger("retrain.data")
-MOVED_DAYS = 7  # the newest ones, whose moves are worth telling tonight
-LONGEST_REASON = 400
+MOVED_DAYS = 7  # how many of the newest days the report tells moves of
+LONGEST_REASON = 400  # letters
 
 
 def validate_partitions(site: Site, night: Night, snapshot: Snapshot) -> Checks:
-    """Judges every partition that has no verdict yet; raises DataRejected where the window cannot be used."""
+    """Judges every partition that has no verdict yet. Raises DataRejected if the window cannot be used."""
     manifest = read_manifest(site.store, snapshot.manifest)
     fold = Validation(site, manifest)
     months = _compared(site, manifest, fold.months())
     if fold.kept.decided_otherwise(fold.decided) and fold.new:
-        words = _of(fold.new, manifest)
-        log.warning("%s is read again: its rules, declarations or the code that reads it changed.", words)
+        partitions = _partitions_in_words(fold.new, manifest)
+        log.warning("%s is read again: its rules, declarations or the code that reads it changed.", partitions)
     fold.kept.save(months)
     result = _summary(site, night, manifest, snapshot, months)
     work = Work(stage="", reused=manifest.size - fold.new, computed=fold.new)
     return replace(result, work=work, cleaned_days=tuple(fold.rows_at_hand.days))
 
 
-def _of(number: int, manifest: Manifest) -> str:
-    """How much of the window."""
+def _partitions_in_words(number: int, manifest: Manifest) -> str:
+    """`12 of 300 partitions`, as the subject of a sentence."""
     if manifest.size == 1:
         return "The one partition"
     return f"{'Each' if number == manifest.size else number} of {manifest.size} partitions"
 
 
 class Validation(Fold[PartitionCheck, CheckedDays]):
-    """The verdict on every partition."""
+    """The verdict on every partition of the window. `rows_at_hand` cleans the usable ones at once."""
 
     def __init__(self, site: Site, manifest: Manifest) -> None:
         rules = [rule_to_dict(rule) for rule in site.rules if rule.scope != "snapshot"]
@@ -78,20 +83,21 @@ class Validation(Fold[PartitionCheck, CheckedDays]):
         return self.keys_of(name)
 
     def make(self, days: dict[str, str]) -> dict[str, PartitionCheck]:
-        """In batches of a bounded size. The rows of usable partitions are cleaned while they are there."""
-        made: dict[str, PartitionCheck] = {}
+        """Judges these days in batches of bounded size. Usable partitions are cleaned while their rows are in
+        memory."""
+        verdicts: dict[str, PartitionCheck] = {}
         _try_derive(self.site, self.manifest, list(days))
         for batch, unreadable in _batches(self.site, self.manifest, list(days)):
-            checks = [*unreadable, *(self._judged(batch, days) if batch is not None else ())]
+            checks = [*unreadable, *(self._judge(batch, days) if batch is not None else ())]
             for check in checks:
                 self.results.keep(days[check.day], check)
-                made[days[check.day]] = check
+                verdicts[days[check.day]] = check
             if batch is not None:
                 self.rows_at_hand.clean({check.day: batch.of_day(check.day) for check in checks if not check.rejected})
-        return made
+        return verdicts
 
-    def _judged(self, batch: Batch, days: dict[str, str]) -> Iterator[PartitionCheck]:
-        """The verdicts on a batch, once Great Expectations has confirmed its facts. Keeps the rows set aside."""
+    def _judge(self, batch: Batch, days: dict[str, str]) -> Iterator[PartitionCheck]:
+        """The verdicts on a batch, after Great Expectations has confirmed the counts. Keeps the quarantined rows."""
         verdict = check_batch(self.site.use_case, self.site.rules, batch)
         _confirm(self.site, verdict)
         for day, check in verdict.checks.items():
@@ -103,14 +109,17 @@ class Validation(Fold[PartitionCheck, CheckedDays]):
                 yield check
 
     def summed(self, key: str, results: dict[str, PartitionCheck]) -> CheckedMonth:
-        """Not yet compared with the days before."""
+        """The month before its days are compared with earlier days, which `_compared` does."""
         sums = _summed(list(results.values()), Compared({}, (), {}), compared="")
         return KeptMonth.of(key, PartitionCheck, results, sums)
 
 
 def _try_derive(site: Site, manifest: Manifest, days: list[str]) -> None:
-    """Raises ConfigError where derive computes a row from other rows. It is tried on the newest of a month's new
-    partitions before any of their verdicts is kept; one that cannot be read gets its own verdict later."""
+    """Raises ConfigError if the use case's `derive` computes a row from other rows.
+
+    It is tried on the newest of these days that can be read, before any verdict is kept. The days that cannot be read
+    get their verdicts later.
+    """
     if site.use_case.derive is None:
         return
     for day in sorted(days, reverse=True):
@@ -121,37 +130,43 @@ def _try_derive(site: Site, manifest: Manifest, days: list[str]) -> None:
 
 
 def _batches(site: Site, manifest: Manifest, days: list[str]) -> Iterator[tuple[Batch | None, list[PartitionCheck]]]:
-    """Rows of as many days as make a batch, and verdicts on days among them that cannot be read as declared."""
+    """Batches of the rows of several days, each with the verdicts on days that could not be read as declared.
+
+    The last batch is None if no day was left that could be read.
+    """
     read: dict[str, PartitionRows] = {}
     unreadable: list[PartitionCheck] = []
-    taken, room = 0, site.settings.batch_bytes
+    bytes_read = 0
     for day in days:
         try:
             read[day] = read_as_declared(site, manifest, day)
-            taken += _size(read[day].rows)
+            bytes_read += _size(read[day].rows)
         except UnusablePartition as error:
             unreadable.append(rejected_check(day, str(error)))
-        if taken >= room:
+        if bytes_read >= site.settings.batch_bytes:
             yield Batch.of(site.use_case.key, read), unreadable
-            read, unreadable, taken = {}, [], 0
+            read, unreadable, bytes_read = {}, [], 0
     yield Batch.of(site.use_case.key, read) if read else None, unreadable
 
 
 def _size(rows: pd.DataFrame) -> int:
+    """The bytes that the rows take in memory."""
     return int(rows.memory_usage().sum())
 
 
 def _confirm(site: Site, verdict: BatchVerdict) -> None:
-    """Lets Great Expectations count too."""
+    """Lets Great Expectations count the broken rules too. Raises ConfigError if it counts otherwise."""
     if verdict.facts and verdict.facts[0].rows:
         site.confirm([replace(fact, rule=within_partition(fact.rule)) for fact in verdict.facts])
 
 
-def _summed(checks: list[PartitionCheck], found: Compared, *, compared: str) -> CheckedDays:
-    rejected = {check.day: check.rejected for check in checks if check.rejected is not None} | found.lost
+def _summed(checks: list[PartitionCheck], comparison: Compared, *, compared: str) -> CheckedDays:
+    """The sums of a month from its verdicts and the comparison with earlier days. `compared` is the comparison's
+    key."""
+    rejected = {check.day: check.rejected for check in checks if check.rejected is not None} | comparison.lost
     used = [check for check in checks if check.day not in rejected]
     return CheckedDays(
-        digest=digest_value([[c.day, c.quarantine.digest if c.quarantine else None] for c in used]),
+        digest=digest_value([[check.day, check.quarantine and check.quarantine.digest] for check in used]),
         partitions=len(checks),
         rejected={check.day: rejected[check.day] for check in checks if check.day in rejected},
         **_sums(used),
@@ -162,37 +177,37 @@ def _summed(checks: list[PartitionCheck], found: Compared, *, compared: str) -> 
         ),
         broken=_broken(count for check in used for count in check.broken),
         quarantined_days={check.day: check.quarantined for check in used if check.quarantined},
-        moves=found.moves,
+        moves=comparison.moves,
         compared=compared,
-        lost=found.lost,
-        unseen=found.unseen,
+        lost=comparison.lost,
+        unseen=comparison.unseen,
     )
 
 
 def _compared(site: Site, manifest: Manifest, months: dict[str, CheckedMonth]) -> dict[str, CheckedMonth]:
-    """Every month after its days were compared with those before them, those of the month before included.
+    """The months after every day was compared with the days before it, those of the month before included.
 
-    A month is compared again where its own verdicts or what the month before came to are others than before.
+    A month is compared again only if its own verdicts, or the results of the month before, have changed.
     """
     if not site.use_case.dated:
         return months
-    done: dict[str, CheckedMonth] = {}
+    compared_months: dict[str, CheckedMonth] = {}
     before: CheckedMonth | None = None
-    limit, first = site.use_case.max_unseen_fraction, list(months.values())[:2]
-    odd = odd_at_start([check for month in first for check in _checks(month)], manifest.accepted, limit)
+    limit, first_months = site.use_case.max_unseen_fraction, list(months.values())[:2]
+    all_odd_days = odd_at_start([check for month in first_months for check in _checks(month)], manifest.accepted, limit)
     for name, month in months.items():
-        own_odd, accepted = (_of_month(days, name) for days in (odd, manifest.accepted))
-        came_to = digest_value([before.key, before.sums.lost, before.sums.unseen]) if before else ""
-        key = digest_value([month.key, came_to, limit, sorted(accepted), own_odd])
+        odd_days, accepted = (_days_in_month(days, name) for days in (all_odd_days, manifest.accepted))
+        digest_before = digest_value([before.key, before.sums.lost, before.sums.unseen]) if before else ""
+        key = digest_value([month.key, digest_before, limit, sorted(accepted), odd_days])
         if month.sums.compared != key:
             checks = _checks(month)
-            found = compare(checks, _known_days(before) if before else [], accepted, limit, own_odd)
-            month = replace(month, sums=_summed(checks, found, compared=key))
-        done[name] = before = month
-    return done
+            comparison = compare(checks, _known_days(before) if before else [], accepted, limit, odd_days)
+            month = replace(month, sums=_summed(checks, comparison, compared=key))
+        compared_months[name] = before = month
+    return compared_months
 
 
-def _of_month(days: Mapping[str, str], name: str) -> dict[str, str]:
+def _days_in_month(days: Mapping[str, str], name: str) -> dict[str, str]:
     return {day: words for day, words in days.items() if month_of(day) == name}
 
 
@@ -201,14 +216,15 @@ def _checks(month: CheckedMonth) -> list[PartitionCheck]:
 
 
 def _known_days(month: CheckedMonth) -> list[Known]:
-    """A month's usable days, as those of the next are compared with them."""
-    used = (check for check in _checks(month) if check.day not in month.sums.rejected)
-    return [known_of(check, month.sums.unseen.get(check.day, {})) for check in used]
+    """The usable days of a month, in the form in which the days of the next month are compared with them."""
+    usable = (check for check in _checks(month) if check.day not in month.sums.rejected)
+    return [known_of(check, month.sums.unseen.get(check.day, {})) for check in usable]
 
 
 def _summary(
     site: Site, night: Night, manifest: Manifest, snapshot: Snapshot, by_name: dict[str, CheckedMonth]
 ) -> Checks:  # fmt: skip
+    """The whole window. Raises DataRejected if its newest partition or the window itself cannot be used."""
     months = [month.sums for month in by_name.values()]
     due = _due_partitions(site, night, manifest)
     rejected = {
@@ -227,11 +243,7 @@ def _summary(
             _way_out(site, night, manifest, by_name, newest),
         )
     _refuse_window(site, night, manifest, by_name, sums["rows"], left_out)
-    told = (
-        {str(date.fromisoformat(snapshot.last_day) - timedelta(days=n)) for n in range(MOVED_DAYS)}
-        if (site.use_case.dated)
-        else set()
-    )
+    newest_days = _newest_days(snapshot) if site.use_case.dated else set()
     return Checks(
         digest=digest_value([month.digest for month in months]),
         months=by_name,
@@ -240,13 +252,18 @@ def _summary(
         undeclared=undeclared(month.undeclared for month in months),
         broken=_broken(count for month in months for count in month.broken),
         quarantined_days={day: count for month in months for day, count in month.quarantined_days.items()},
-        moves=tuple(move for month in months for move in month.moves if move.day in told),
+        moves=tuple(move for month in months for move in month.moves if move.day in newest_days),
         rules=len(site.rules),
     )
 
 
+def _newest_days(snapshot: Snapshot) -> set[str]:
+    last_day = date.fromisoformat(snapshot.last_day)
+    return {str(last_day - timedelta(days=number)) for number in range(MOVED_DAYS)}
+
+
 def _due_partitions(site: Site, night: Night, manifest: Manifest) -> set[str]:
-    """The partitions that the calendar expects."""
+    """The days of partitions that the calendar expects."""
     days = {partition.day for partition in manifest.partitions}
     if site.use_case.calendar == "daily":
         return days
@@ -254,22 +271,23 @@ def _due_partitions(site: Site, night: Night, manifest: Manifest) -> set[str]:
 
 
 def _is_without_rows(month: CheckedMonth, day: str) -> bool:
-    """Whether the day could be read and is empty: on a day that is not due, no data."""
+    """Whether the partition could be read and is empty. If its day is not due, that counts as no data, and no fault."""
     check = next(check for check in _checks(month) if check.day == day)
     return check.rows == 0 and bool(check.broken)
 
 
 def _way_out(site: Site, night: Night, manifest: Manifest, months: dict[str, CheckedMonth], day: str) -> str:
-    """What lets a night with this rejected day go on."""
-    month = manifest.month(month_of(day))
-    file = next(partition.file for partition in month.partitions if partition.day == day)
-    lost = day in months[month_of(day)].sums.lost
-    check = next(check for check in _checks(months[month_of(day)]) if check.day == day)
+    """What an operator can do so that a night with this rejected day goes on."""
+    month = months[month_of(day)]
+    file = next(part.file for part in manifest.month(month_of(day)).partitions if part.day == day)
+    lost = day in month.sums.lost
+    check = next(check for check in _checks(month) if check.day == day)
     return way_out(site.use_case, night.as_of, day, file, cure_of(check, lost=lost), lost=lost)
 
 
 def _sums(checked: Iterable[PartitionCheck | CheckedDays]) -> dict[str, Any]:
-    """What partitions and months count alike."""
+    """The totals that partitions and months have alike: rows and those that were duplicate, quarantined, unlabelled, or
+    not matched by a side table."""
     parts = list(checked)
     names = ("rows", "duplicates", "quarantined", "unlabelled")
     unmatched = sum((Counter(part.unmatched) for part in parts), Counter[str]())
@@ -279,14 +297,15 @@ def _sums(checked: Iterable[PartitionCheck | CheckedDays]) -> dict[str, Any]:
 def _refuse_window(
     site: Site, night: Night, manifest: Manifest, months: dict[str, CheckedMonth], rows: int, left_out: dict[str, str]
 ) -> None:
+    """Raises DataRejected if the window breaks a rule for the whole snapshot. `left_out` is day to reason."""
     facts = pd.DataFrame({"left_out_days": [float(len(left_out))], "rows": [float(rows)]})
     reason = rejection([rule for rule in site.rules if rule.scope == "snapshot"], facts, [])
     if reason is not None:
         newest = sorted(left_out.items(), reverse=True)
         days = "; ".join(f"{day}, {why[:LONGEST_REASON]}" for day, why in newest[:MOST_DAYS])
         more = f"; and {len(newest) - MOST_DAYS} more" if len(newest) > MOST_DAYS else ""
-        refused = {day for month in months.values() for day in month.sums.rejected}
-        rejected = next((day for day, _ in newest if day in refused), None)
+        rejected_days = {day for month in months.values() for day in month.sums.rejected}
+        rejected = next((day for day, _ in newest if day in rejected_days), None)
         raise DataRejected(
             f"the window up to {last_due_day(site.use_case, night.as_of)} must be usable",
             f"{reason} ({days}{more})",
@@ -298,14 +317,14 @@ def _refuse_window(
 
 
 def _broken(counts: Iterable[RuleCount]) -> tuple[RuleCount, ...]:
-    """Every rule that some row or partition broke, summed over partitions, worst first."""
+    """Every rule that a row or partition broke, summed over partitions, the most often broken first."""
     totals: dict[tuple[str, str, str], tuple[int, int]] = {}
     for count in counts:
         rule = (count.rule, count.scope, count.severity)
         evaluated, unexpected = totals.get(rule, (0, 0))
         totals[rule] = evaluated + count.evaluated, unexpected + count.unexpected
-    found = [
+    broken_rules = [
         RuleCount(rule=rule, scope=scope, severity=severity, evaluated=evaluated, unexpected=unexpected)
         for (rule, scope, severity), (evaluated, unexpected) in totals.items()
     ]
-    return tuple(sorted(found, key=lambda count: (-count.unexpected, count.rule)))
+    return tuple(sorted(broken_rules, key=lambda count: (-count.unexpected, count.rule)))

@@ -1,4 +1,4 @@
-"""What a stage cost, and how much of it had been done before."""
+"""Measures what a stage costs in time and memory, and how much of it had been done before."""
 
 import resource
 import time
@@ -11,7 +11,10 @@ R = TypeVar("R")
 
 
 def worked(stage: str, function: Callable[[], R]) -> tuple[R, Work]:
-    """The function's result, which carries its work if it is a handle, and the work."""
+    """Runs the function as the stage `stage`. Returns its result and the work.
+
+    If the result is a Handle, it says how much was reused, and the returned handle carries the work too.
+    """
     start = time.perf_counter()
     result = function()
     seconds = round(time.perf_counter() - start, 3)
@@ -24,5 +27,5 @@ def worked(stage: str, function: Callable[[], R]) -> tuple[R, Work]:
 
 
 def _peak_mb() -> int:
-    """The largest resident memory of this process so far."""
+    """The most resident memory of this process so far, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

@@ -1,4 +1,5 @@
-"""What a night says of itself: the document of its result, its page, its figures, the words of its end.
+"""How a night is reported: the document of its result, its page, its figures, and the words about how it ended.
 
-The front door is `report.result_document`; `trail.Trail` is what it is written from.
+The front door is `document.result_document`, which is written from a `trail.Trail`. All pages and sentences are written
+from that document. Nothing here decides or stores anything.
 """

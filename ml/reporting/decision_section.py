@@ -1,19 +1,17 @@
-"""What a report says about the decision: its headline, its verdicts, who serves now and the way out."""
+"""What a report says about the decision: its headline, the verdicts, who is champion, and what an operator can do."""
 
 from ml.evaluation.gates import ALLOWING
 from ml.reporting.document import Document
 
-TRAINING_VIEW = "workflowType=machine_learning"  # without it, MLflow's pages begin with traces of language models
+TRAINING_VIEW = "workflowType=machine_learning"  # otherwise MLflow's pages begin with traces of language models
 
-
+# For a night that has just ended, and for one that is read about later.
 HEADLINES = {
     "FIRST": "is the first champion",
     "PROMOTE": "is the new champion",
     "KEEP": "was not promoted; the champion stays",
     "REJECT": "was not promoted; there is no champion yet",
 }
-
-
 HEADLINES_THEN = {
     "FIRST": "became the first champion",
     "PROMOTE": "became the new champion",
@@ -23,7 +21,7 @@ HEADLINES_THEN = {
 
 
 def headline(document: Document) -> str:
-    """The night in one sentence, in the past where it was finished before."""
+    """The night in one sentence, in the past tense if `replayed` says that it was finished before."""
     name, decision = document["use_case"], document["decision"]
     if decision == "NOTHING_NEW":
         return f"{name} as of {document['as_of']}: nothing new to learn"
@@ -32,7 +30,10 @@ def headline(document: Document) -> str:
 
 
 def decision_sentence(document: Document) -> str:
-    """What was decided and why. Beside the gates' own sentences it only names the gates that kept the candidate."""
+    """What was decided and why, for a place that shows the gates' own sentences too.
+
+    A reason that begins with the sentence of a gate is therefore cut to the names of the gates that blocked.
+    """
     blocking = [f"{v['gate']} says {v['verdict']}" for v in document["verdicts"] if v["verdict"] not in ALLOWING]
     quoted = blocking and document["reason"].startswith(blocking[0])
     why = f"{', '.join(blocking)}." if quoted else document["reason"]
@@ -40,11 +41,12 @@ def decision_sentence(document: Document) -> str:
 
 
 def version_page(document: Document) -> str:
-    """The page of the night's version below MLflow's address, in its view of trained models."""
+    """The path of the version's page, to be appended to MLflow's address."""
     return f"#/models/{document['use_case']}/versions/{document['version']}?{TRAINING_VIEW}"
 
 
 def champion_sentence(document: Document) -> str:
+    """Who is champion, right after the night."""
     before, after = document["champion_before"], document["champion_after"]
     if after is None:
         return "There is no champion."
@@ -54,7 +56,7 @@ def champion_sentence(document: Document) -> str:
 
 
 def champion_then(document: Document) -> str:
-    """The same on a page, which is read when the champion may be another one."""
+    """Who was champion after the night, for a page that is read later."""
     before, after = document["champion_before"], document["champion_after"]
     if after is None:
         return "This night left no champion."
@@ -64,9 +66,13 @@ def champion_then(document: Document) -> str:
 
 
 def way_out(document: Document) -> str:
-    """How an operator promotes a candidate that gates could not judge: asked to, or as no later night can either."""
-    left = document["not_comparable"] and document["decision"] == "KEEP"
-    if document["version"] is None or not (left or document["asks"]):
+    """The command by which an operator promotes a candidate that the gates could not judge; "" for any other night.
+
+    That is a night that asked an operator, or one that kept a champion with which no candidate can be compared any
+    more.
+    """
+    not_judged = document["not_comparable"] and document["decision"] == "KEEP"
+    if document["version"] is None or not (not_judged or document["asks"]):
         return ""
     return (
         f"If version {document['version']} is to serve all the same: "
@@ -75,4 +81,5 @@ def way_out(document: Document) -> str:
 
 
 def verdict_list(document: Document) -> list[str]:
+    """The verdicts as lines of a Markdown list."""
     return [f"- **{v['verdict']}** {v['gate']}: {v['reason']}" for v in document["verdicts"]]

@@ -1,4 +1,8 @@
-"""The result of a night as one document in JSON types: what `--json` prints and the ledger keeps."""
+"""The result of a night as one document of JSON values, which `--json` prints and the ledger keeps.
+
+Other programs read its fields, and old ledgers keep them for ever, so a field must not be renamed. Lists that grow with
+the window are cut to the newest or worst, with their full number beside them.
+"""
 
 from collections.abc import Iterable
 from typing import Any
@@ -13,13 +17,9 @@ from ml.use_case.definition import UseCase
 
 Document = dict[str, Any]
 
-
-LONGEST_WORDS, LONGEST_RULE = 400, 200
-
-
+LONGEST_WORDS, LONGEST_RULE = 400, 200  # letters of a reason and of a rule
 STAGE_COLUMNS = ("stage", "reused", "computed", "seconds", "peak_mb")
-
-
+# Every predictor that is scored, as the document and as sentences call it.
 WHO = {
     "candidate": "candidate",
     "champion": "champion",
@@ -33,7 +33,7 @@ def result_document(
     use_case: UseCase, night: Night, run_key: str, trail: Trail,
     version: int, before: Champion | None, after: Champion | None,
 ) -> Document:  # fmt: skip
-    """What `--json` prints and the ledger keeps of a judged night: plain JSON values only."""
+    """The document of a night that was judged. `before` and `after` are the champions before and after it."""
     checks, split, fit, evaluations = trail.checks, trail.split, trail.fit, trail.evaluations
     return {
         **_head(use_case, night, run_key, trail.snapshot, checks.rows, before, after),
@@ -50,19 +50,19 @@ def result_document(
                 "names": dict(checks.undeclared.names),
             },
             "moves": [
-                {"day": m.day, "kind": m.kind, "name": m.name, "share": m.share, "usual": m.usual}
-                for m in sorted(checks.moves, key=lambda move: (move.day, move.share), reverse=True)[:MOST_KEPT]
+                {"day": move.day, "kind": move.kind, "name": move.name, "share": move.share, "usual": move.usual}
+                for move in sorted(checks.moves, key=lambda move: (move.day, move.share), reverse=True)[:MOST_KEPT]
             ],
             "quarantined_days": dict(sorted(checks.quarantined_days.items())[-MOST_KEPT:]),
             "rules": checks.rules,
             "broken_rules": [
                 {
-                    "rule": c.rule[:LONGEST_RULE],
-                    "scope": c.scope,
-                    "severity": c.severity,
-                    "unexpected": c.unexpected,
+                    "rule": count.rule[:LONGEST_RULE],
+                    "scope": count.scope,
+                    "severity": count.severity,
+                    "unexpected": count.unexpected,
                 }
-                for c in checks.broken[:MOST_KEPT]
+                for count in checks.broken[:MOST_KEPT]
             ],
             "more_broken_rules": max(0, len(checks.broken) - MOST_KEPT),
         },
@@ -92,20 +92,20 @@ def result_document(
 
 
 def _left_out(checks: Checks) -> Document:
-    """The newest days that were left out, each with its reason, and how many there are."""
+    """The newest days that were left out, each with its reason, and the number of all of them."""
     newest = sorted(checks.left_out.items())[-MOST_KEPT:]
     return {"left_out": {day: why[:LONGEST_WORDS] for day, why in newest}, "left_out_days": len(checks.left_out)}
 
 
 def work_rows(work: Iterable[Work]) -> list[Document]:
-    """What ran and what was reused, a row a stage, and the most memory that the process held until its end."""
-    return [{name: getattr(each, name) for name in STAGE_COLUMNS} for each in work]
+    """One row for each stage: what it reused and computed, its seconds, and the memory of the process until its end."""
+    return [{name: getattr(of_stage, name) for name in STAGE_COLUMNS} for of_stage in work]
 
 
 def nothing_new_document(
     use_case: UseCase, night: Night, run_key: str, snapshot: Snapshot, reason: str, champion: Champion | None
 ) -> Document:
-    """The same document for a night that had nothing to learn."""
+    """The document of a night that had nothing new to learn."""
     work = snapshot.work
     return {
         **_head(use_case, night, run_key, snapshot, None, champion, champion),
@@ -127,7 +127,7 @@ def nothing_new_document(
 
 
 def dry_run_document(night: Night, run_key: str, checks: Checks, split: Split, finished: NightEntry | None) -> Document:
-    """What a dry run found: what would be trained on what, and whether it was before."""
+    """The document of a dry run: what would be trained on which rows, and which entry has it if it was done before."""
     return {
         "dry_run": True,
         "use_case": night.use_case,
@@ -145,6 +145,7 @@ def _head(
     use_case: UseCase, night: Night, run_key: str, snapshot: Snapshot, rows: int | None,
     before: Champion | None, after: Champion | None,
 ) -> Document:  # fmt: skip
+    """The fields that the document of every night has."""
     return {
         "use_case": night.use_case,
         "question": use_case.question,
@@ -164,8 +165,8 @@ def _head(
             "changed_days": list(snapshot.changed_days[-MOST_KEPT:]),
             "changed": len(snapshot.changed_days),
             "left_out": [
-                {"source": each.source, "what": each.what, "count": each.count, "why": each.why}
-                for each in snapshot.left_out
+                {"source": part.source, "what": part.what, "count": part.count, "why": part.why}
+                for part in snapshot.left_out
             ],
         },
         "champion_before": before.version if before else None,

@@ -1,6 +1,7 @@
-"""Words from outside on pages that render Markdown and HTML, as Prefect's and MLflow's do: shown letter by letter.
+"""Escaping: pages of Prefect and MLflow render Markdown and HTML, and words from outside must be shown as they are.
 
-A column, a class, a reason or a file may be called anything, also `<img src=x onerror=...>` or `[here](http://...)`.
+A column, a class, a reason or a file may be called anything, for example `<img src=x onerror=...>` or
+`[here](http://...)`.
 """
 
 import re
@@ -8,25 +9,28 @@ from typing import Any
 
 from ml.errors import printable
 
+# Characters that may mean something in Markdown or HTML.
 MARKS = re.compile(r"[\\`*\[\]<>|~&]|(?<!\w)_|_(?!\w)|^[#+=-]|(?<=^\d)[.)]")
-ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;", "|": "&#124;"}  # a backslash does not keep a table's cell together
-LINKS = {"://": "&#58;//", "www.": "www&#46;", "@": "&#64;"}  # bare addresses become links too
+# These are replaced; every other mark gets a backslash, with which a | would still end the cell of a table.
+ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;", "|": "&#124;"}
+LINKS = {"://": "&#58;//", "www.": "www&#46;", "@": "&#64;"}  # bare addresses would become links
 
 
 def literal(text: str) -> str:
-    """The text so that Markdown shows it letter by letter, in one line."""
-    marked = MARKS.sub(lambda found: ENTITIES.get(found[0], f"\\{found[0]}"), printable(text))
+    """The text, escaped so that Markdown shows every letter of it in one line."""
+    escaped = MARKS.sub(lambda mark: ENTITIES.get(mark[0], f"\\{mark[0]}"), printable(text))
     for plain, hidden in LINKS.items():
-        marked = marked.replace(plain, hidden)
-    return marked
+        escaped = escaped.replace(plain, hidden)
+    return escaped
 
 
 def on_a_page(value: Any) -> Any:
-    """The value with every text in it, names of fields too, as `literal`; our own plain names stay what they are."""
+    """The value with every text in it escaped, also the names of fields. Our own field names are plain and stay
+    equal."""
     if isinstance(value, str):
         return literal(value)
     if isinstance(value, dict):
-        return {on_a_page(name): on_a_page(each) for name, each in value.items()}
+        return {on_a_page(name): on_a_page(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [on_a_page(each) for each in value]
+        return [on_a_page(item) for item in value]
     return value

@@ -1,4 +1,4 @@
-"""Figures of a night, readable without the code."""
+"""The figures of a night as PNG files, meant for readers who do not know the code."""
 
 import io
 from typing import Any
@@ -13,7 +13,8 @@ from ml.use_case.definition import UseCase
 def night_figures(
     use_case: UseCase, epochs: tuple[Epoch, ...], best_epoch: int, answers: pd.DataFrame
 ) -> dict[str, bytes]:
-    """File name to PNG. `answers` has label, answer and probability_<class index> a test row."""
+    """The figures by file name. `answers` has a row for each test row, with the columns label, answer and, for classes,
+    probability_<class index>."""
     figures = {"learning_curve.png": _learning_curve(use_case, epochs, best_epoch)}
     if use_case.target.kind == "regression":
         return {**figures, "predicted_and_true.png": _predicted_and_true(use_case, answers)}
@@ -25,11 +26,12 @@ def night_figures(
 
 
 def _new(width: float = 7.0, height: float = 4.5) -> tuple[Any, Any]:
+    """A new figure of that size in inches, and its axes."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    matplotlib.rcParams["text.parse_math"] = False  # a class may be called $a_b, which is no formula
+    matplotlib.rcParams["text.parse_math"] = False  # otherwise a class called $a_b$ would be drawn as a formula
     figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -45,10 +47,10 @@ def _png(figure: Any) -> bytes:
 
 def _learning_curve(use_case: UseCase, epochs: tuple[Epoch, ...], best_epoch: int) -> bytes:
     figure, axes = _new()
-    number = [epoch.epoch for epoch in epochs]
+    numbers = [epoch.epoch for epoch in epochs]
     kind = "RMSE" if use_case.target.kind == "regression" else "log loss"
-    axes.plot(number, [epoch.train_loss for epoch in epochs], color="0.6", label="train loss")
-    axes.plot(number, [epoch.validation_loss for epoch in epochs], color="C0", label=f"validation {kind}")
+    axes.plot(numbers, [epoch.train_loss for epoch in epochs], color="0.6", label="train loss")
+    axes.plot(numbers, [epoch.validation_loss for epoch in epochs], color="C0", label=f"validation {kind}")
     axes.axvline(best_epoch, color="C0", linestyle=":", label=f"best epoch ({best_epoch}), kept")
     axes.set(xlabel="epoch", ylabel="loss", title=f"{use_case.name}: learning curve")
     axes.xaxis.get_major_locator().set_params(integer=True)
@@ -57,10 +59,10 @@ def _learning_curve(use_case: UseCase, epochs: tuple[Epoch, ...], best_epoch: in
     if len(scores) == len(epochs):
         right = axes.twinx()
         name = "R2" if use_case.target.kind == "regression" else "F1 at threshold 0.5"
-        right.plot(number, scores, color="C1", label=f"validation {name} (right)")
+        right.plot(numbers, scores, color="C1", label=f"validation {name} (right)")
         right.set(ylabel=name, ylim=(min(0.0, *scores), 1.0))
-        more = right.get_legend_handles_labels()
-        handles, labels = handles + more[0], labels + more[1]
+        right_handles, right_labels = right.get_legend_handles_labels()
+        handles, labels = handles + right_handles, labels + right_labels
     figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=2)
     return _png(figure)
 
@@ -88,10 +90,10 @@ def _precision_recall(use_case: UseCase, answers: pd.DataFrame) -> bytes:
     figure, axes = _new()
     precision, recall, _ = precision_recall_curve(answers.label, answers.probability_1)
     axes.plot(recall, precision, color="C0", label="model, all thresholds")
-    hit = int(((answers.label == 1) & (answers.answer == 1)).sum())
-    chosen, actual = int((answers.answer == 1).sum()), int((answers.label == 1).sum())
-    if chosen:
-        axes.plot([hit / actual], [hit / chosen], "o", color="C1", label="at the threshold in use")
+    hits = int(((answers.label == 1) & (answers.answer == 1)).sum())
+    predicted, actual = int((answers.answer == 1).sum()), int((answers.label == 1).sum())
+    if predicted:
+        axes.plot([hits / actual], [hits / predicted], "o", color="C1", label="at the threshold in use")
     axes.axhline(actual / len(answers), color="0.6", linestyle=":", label="no skill (share of the class)")
     positive = use_case.target.classes[1]
     axes.set(
@@ -107,9 +109,11 @@ def _calibration(use_case: UseCase, answers: pd.DataFrame) -> bytes:
     from sklearn.calibration import calibration_curve
 
     figure, axes = _new()
-    seen, said = calibration_curve(answers.label, answers.probability_1, n_bins=10, strategy="quantile")
+    actual_share, mean_probability = calibration_curve(
+        answers.label, answers.probability_1, n_bins=10, strategy="quantile"
+    )
     axes.plot([0, 1], [0, 1], color="0.6", linestyle=":", label="perfect")
-    axes.plot(said, seen, "o-", color="C0", label="model, ten groups of equal size")
+    axes.plot(mean_probability, actual_share, "o-", color="C0", label="model, ten groups of equal size")
     positive = use_case.target.classes[1]
     axes.set(xlabel=f"probability of '{positive}' that the model gave", ylabel="share that it was")
     axes.set(title=f"{use_case.name}: calibration on test rows", xlim=(0, 1), ylim=(0, 1))

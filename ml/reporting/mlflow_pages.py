@@ -1,6 +1,6 @@
-"""What MLflow's pages say of a night: its run's scores and report, its version's description and tags.
+"""What MLflow's pages say about a night: scores and report of its run, description and tags of its version.
 
-They tell what was decided in that night, which nothing that comes later changes. Who serves now, the alias says.
+They say what that night decided, and are not changed later. Which version serves now, the alias champion says.
 """
 
 from ml.reporting import score_section
@@ -21,14 +21,14 @@ def describe_version(registry: Registry, night: NightEntry, number: int) -> None
 
 
 def description(night: NightEntry) -> str:
-    """The night's decision, and the version's scores as a table: MLflow's page of a version has none of its own."""
+    """The night's decision and the version's scores as Markdown: MLflow's page of a version shows no scores itself."""
     decided = literal(f"The night as of {night.as_of} decided {night.decision}. {night.reason}")
     table = score_section.own_score_table(night.result) if _is_scored(night) else []
     return "\n".join([f"{decided} Which version serves now, the alias champion says.", "", *table])
 
 
 def tell_run_again(registry: Registry, night: NightEntry) -> None:
-    """The scores, verdicts and report of a run that MLflow lost and that was made again."""
+    """Writes scores, verdicts and report into a run that was made again because MLflow had lost it."""
     assert night.candidate is not None, night.seq
     run_id = night.candidate.run_id
     text = registry.store.get(f"{paths.run_artifacts(run_id)}/report.md")
@@ -39,15 +39,16 @@ def tell_run_again(registry: Registry, night: NightEntry) -> None:
 
 
 def run_name(night: NightEntry) -> str:
-    """With the main score: MLflow's list of runs shows names, and no metrics before somebody asks for them."""
+    """The run's name with its main score, because MLflow's list of runs shows names and, at first, no metrics."""
     return shown_name(f"{night.use_case} {night.as_of}", short_score(night.result) if _is_scored(night) else "")
 
 
 def run_tags(night: NightEntry) -> dict[str, str]:
+    """The decision and every gate's verdict as tags of the run."""
     verdicts = {f"verdict.{v['gate']}": v["verdict"] for v in night.result.get("verdicts", [])}
     return {"decision": night.decision, **verdicts}
 
 
 def _is_scored(night: NightEntry) -> bool:
-    """Whether its document has the scores of its version."""
+    """Whether the night's document has scores of its version."""
     return bool(night.result.get("scores", {}).get("candidate"))

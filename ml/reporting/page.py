@@ -1,4 +1,4 @@
-"""A night's page: the sections in their order."""
+"""The page of a night in Markdown: all sections in their order. Words from outside are escaped."""
 
 from datetime import date
 
@@ -10,20 +10,18 @@ from ml.reporting.score_section import comparison_sentence, score_table, scored
 
 
 def artifact_key(use_case: str, what: str) -> str:
-    """Prefect's keys know no _."""
+    """The key of a Prefect artifact, in which `_` is not allowed."""
     return f"{use_case.replace('_', '-')}-{what}"
 
 
 def stages_artifact(use_case: str, as_of: date) -> dict[str, str]:
-    """Key and description of the page's table of what ran and what was reused."""
-    return {
-        "key": artifact_key(use_case, "stages"),
-        "description": f"Stages as of {as_of}",
-    }
+    """Key and description of the Prefect artifact with the table of stages."""
+    return {"key": artifact_key(use_case, "stages"), "description": f"Stages as of {as_of}"}
 
 
 def markdown(document: Document) -> str:
-    """The night for people who never saw the code."""
+    """The page of a night, for readers who have never seen the code. What matters least comes last, because MLflow cuts
+    long notes."""
     document = on_a_page(document)
     lines = [
         f"# {headline({**document, 'replayed': True})}",
@@ -31,12 +29,10 @@ def markdown(document: Document) -> str:
         f"*{document['question']}*",
         "",
         f"**{document['decision']}.** {document['reason']}",
-    ]
-    lines += [
         "",
         champion_then(document),
         *([way_out(document)] if way_out(document) else []),
-    ]  # what MLflow would cut off a long note comes last
+    ]
     if scored(document):
         lines += ["", "## Scores on the same test rows", "", *score_table(document), "", comparison_sentence(document)]
         lines += ["", "## Gates", "", *verdict_list(document)]

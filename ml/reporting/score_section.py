@@ -1,4 +1,4 @@
-"""What a report says about scores: the table of everyone's, and the comparison with the champion."""
+"""What a report says about scores: tables and lists of them, and the comparison with a rule of thumb."""
 
 from collections.abc import Iterable
 
@@ -24,15 +24,15 @@ LABELS = {
 
 
 def scored(document: Document) -> bool:
-    """Whether anything was evaluated in that night."""
+    """Whether the night has scores."""
     return document["scores"]["candidate"] is not None
 
 
 def score_names(document: Document) -> list[str]:
-    """The metrics worth a column: the use case's own first."""
+    """The metrics that tables show, the use case's own first."""
     scores = document["scores"]["candidate"]
-    beside = {"accuracy", "brier", "precision", "recall"} - {document["metric"]}
-    shown = [name for name in LABELS if name in scores and name not in beside]
+    hidden = {"accuracy", "brier", "precision", "recall"} - {document["metric"]}
+    shown = [name for name in LABELS if name in scores and name not in hidden]
     return sorted(shown, key=lambda name: name != document["metric"])
 
 
@@ -43,14 +43,14 @@ def score_list(document: Document) -> str:
 
 
 def own_score_table(document: Document) -> list[str]:
-    """The candidate's scores as a table of Markdown, a row a metric."""
+    """The candidate's scores as a Markdown table with a row for each metric."""
     scores, rows = document["scores"]["candidate"], document["split"]["test"]["rows"]
     head = [f"| score on its {counted(rows, 'test row')} | value [90 % interval] |", "| --- | --- |"]
     return [*head, *(f"| {LABELS[name]} | {cell(scores[name])} |" for name in score_names(document))]
 
 
 def score_rows(document: Document) -> list[tuple[str, str, list[str]]]:
-    """(who, description, a cell a metric) for everyone who was scored on these rows."""
+    """(name, description, cells by `score_names`) of every predictor that was scored on the test rows."""
     names, scores = score_names(document), document["scores"]
     return [
         (WHO[who], scores[who]["description"], [cell(scores[who].get(name)) for name in names])
@@ -60,7 +60,7 @@ def score_rows(document: Document) -> list[tuple[str, str, list[str]]]:
 
 
 def cell(score: Document | None) -> str:
-    """`0.738 [0.721, 0.755]`."""
+    """A score as `0.738 [0.721, 0.755]`, `undefined` if it has no value, and `-` if there is no score."""
     if score is None or score["value"] is None:
         return "undefined" if score else "-"
     if score["low"] is None:
@@ -69,7 +69,7 @@ def cell(score: Document | None) -> str:
 
 
 def comparison_sentence(document: Document) -> str:
-    """How the candidate stands against a rule of thumb, said whichever way it is."""
+    """Whether the candidate is better than the best rule on one column; "" if there was no rule to compare with."""
     against, scores = document["against_rule"], document["scores"]
     if against is None:
         return ""
@@ -91,8 +91,11 @@ def comparison_sentence(document: Document) -> str:
 
 
 def _gains(scores: Document, name: str) -> bool:
-    mine, rule = (scores[who].get(name, {}).get("value") for who in ("candidate", "rule"))
-    return mine is not None and rule is not None and (mine < rule if name == "log_loss" else mine > rule)
+    """Whether the candidate is better than the rule in this metric."""
+    candidate, rule = (scores[who].get(name, {}).get("value") for who in ("candidate", "rule"))
+    if candidate is None or rule is None:
+        return False
+    return bool(candidate < rule if name == "log_loss" else candidate > rule)
 
 
 def _gain(scores: Document, name: str) -> str:
@@ -100,7 +103,10 @@ def _gain(scores: Document, name: str) -> str:
 
 
 def score_table(document: Document) -> list[str]:
-    """The scores, then what each predictor is: Prefect's page does not break the lines of a wide table."""
+    """The scores as a Markdown table, then the descriptions of the predictors as a list.
+
+    The descriptions are not in the table because Prefect's page does not break lines in a wide one.
+    """
     names, rows = score_names(document), score_rows(document)
     head = "| predictor | " + " | ".join(LABELS[name] for name in names) + " |"
     lines = [head, "| --- |" + " ---: |" * len(names), *(f"| {who} | {' | '.join(cells)} |" for who, _, cells in rows)]
@@ -110,20 +116,19 @@ def score_table(document: Document) -> list[str]:
 
 
 def history(epochs: Iterable[Epoch], document: Document) -> dict[str, dict[int, float]]:
-    """Every MLflow metric of the run, by step: curves an epoch, and the final scores as step 0."""
-    found: dict[str, dict[int, float]] = {name: {0: value} for name, value in model_metrics(document).items()}
+    """Every MLflow metric of the run: name to step to value. Losses have a step for each epoch, final scores step 0."""
+    metrics: dict[str, dict[int, float]] = {name: {0: value} for name, value in model_metrics(document).items()}
     for epoch in epochs:
         for name in ("train_loss", "validation_loss", "validation_score"):
             value = getattr(epoch, name)
             if value is not None:
-                found.setdefault(name, {})[epoch.epoch] = value
-    return found
+                metrics.setdefault(name, {})[epoch.epoch] = value
+    return metrics
 
 
 def model_metrics(document: Document) -> dict[str, float]:
     """The candidate's scores as MLflow metrics."""
     scores = document["scores"]["candidate"] or {}
     names = [name for names in METRICS.values() for name in names] + ["roc_auc", "pr_auc", "log_loss", "brier"]
-    return {
-        f"test_{n}": scores[n]["value"] for n in dict.fromkeys(names) if n in scores and scores[n]["value"] is not None
-    }
+    defined = [name for name in dict.fromkeys(names) if name in scores and scores[name]["value"] is not None]
+    return {f"test_{name}": scores[name]["value"] for name in defined}

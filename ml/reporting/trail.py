@@ -1,4 +1,4 @@
-"""Every handle of a night: what its report is written from."""
+"""What the stages of a night returned: the input of its report."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from ml.storage.records import Work
 
 @dataclass(frozen=True, kw_only=True)
 class Trail:
-    """Every handle of a night, in the order of its stages: what the record is written from."""
+    """The result of every stage of a night, in the order of the stages."""
 
     snapshot: Snapshot
     checks: Checks
@@ -25,4 +25,5 @@ class Trail:
 
     @property
     def work(self) -> tuple[Work, ...]:
+        """What every stage cost."""
         return tuple(getattr(self, field.name).work for field in dataclasses.fields(self))

@@ -1,16 +1,14 @@
-"""Numbers and names in words, as every sentence of a report writes them."""
+"""How the sentences of a report write numbers, lists and days."""
 
 from collections.abc import Sequence
 
-MOST_DAYS = 5  # that a sentence names
+MOST_DAYS = 5  # how many days a sentence names
+MOST_KEPT = 20  # how many days, rules or moves the document keeps
 
 
-MOST_KEPT = 20  # days, rules or moves that the document names
-
-
-def newest_of(days: Sequence[str], noun: str, many: int | None = None) -> str:
-    """The last few of days in their order, and how many more there are."""
-    more = (len(days) if many is None else many) - len(days[-MOST_DAYS:])
+def newest_of(days: Sequence[str], noun: str, total: int | None = None) -> str:
+    """The last few days in their order, and how many earlier ones there are; `total` counts days that are not given."""
+    more = (len(days) if total is None else total) - len(days[-MOST_DAYS:])
     return ", ".join(days[-MOST_DAYS:]) + (f" and {counted(more, f'earlier {noun}')}" if more > 0 else "")
 
 

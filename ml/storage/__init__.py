@@ -1,5 +1,5 @@
-"""Bytes and truth: the store, what is kept in it, the ledger, the registry, and this machine's locks.
+"""Everything that outlives a process: the store, the results kept in it, the ledger, MLflow's registry, and locks.
 
-The front doors are `store.open_store`, `ledger.Ledger` and `registry.Registry`; every key of the store is spelt in
-`paths`. Records that storage keeps (`records`) are types of this package.
+The front doors are `store.open_store`, `ledger.Ledger` and `registry.Registry`. Every key of the store is spelled in
+`paths`. The dataclasses that are stored as they are stand in `records`.
 """

@@ -1,6 +1,7 @@
-"""The embedded databases of Prefect and MLflow as files: how they are copied, told from empty ones, and moved.
+"""The SQLite databases of Prefect and MLflow as files: how to copy them, move them, and tell a used from an empty one.
 
-It reads their tables by name and starts neither library. What is a secret in them never enters a copy.
+Tables are read by their names; neither library is started. A copy never contains the secrets of a database. Databases
+on a server, such as PostgreSQL, are not handled here.
 """
 
 import os
@@ -13,15 +14,16 @@ from ml.errors import Corrupt, RegistryUnavailable
 from ml.settings import Settings
 
 LOCKED_SECONDS = 30.0  # a night holds a database's lock for milliseconds
-FOLLOWERS = ("", "-wal", "-shm", "-journal")  # a database is its file and what sqlite writes beside it
+FOLLOWERS = ("", "-wal", "-shm", "-journal")  # suffixes of the files that make up one SQLite database
 
-# A database is in use as soon as one of these tables has a row. What an empty server writes at its start is not named.
+# A database is in use if one of these tables has a row. A server that starts with an empty database writes to others.
 USED = {
     "mlflow": ("runs", "registered_models", "logged_models", "trace_info"),
     "prefect": ("flow_run", "block_document", "automation"),
 }
-# Prefect keeps a block's secrets encrypted, and their key in the same database (`configuration`). An automation that
-# calls a block could only fail without it. MLflow keeps passwords of gateways and of webhooks.
+# Statements that remove the secrets from a copy. Prefect encrypts the secrets of blocks, but keeps the key in the same
+# database (table `configuration`). Automations that call a block are removed too: without it they could only fail.
+# MLflow keeps the passwords of gateways and webhooks.
 SECRETS = {
     "mlflow": (
         "UPDATE model_definitions SET secret_id = NULL",
@@ -43,8 +45,9 @@ SECRETS = {
         "DELETE FROM csrf_token",
     ),
 }
-HOLDERS = {"mlflow": ("secrets", "webhooks"), "prefect": ("block_document",)}  # of what a person must set up again
-# Where MLflow writes down whole addresses of files in the store.
+# Tables that hold secrets. If one has rows, a person must set up its contents again after a restore.
+HOLDERS = {"mlflow": ("secrets", "webhooks"), "prefect": ("block_document",)}
+# Tables and columns in which MLflow keeps absolute addresses of files in the store.
 LOCATIONS = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -56,7 +59,7 @@ LOCATIONS = (
 
 
 def database_files(settings: Settings) -> dict[str, Path]:
-    """The embedded databases by name; one that is PostgreSQL's or another server's is none of them."""
+    """The SQLite databases of this installation, by name. A database on a server is not among them."""
     files = {}
     if settings.tracking_uri.startswith("sqlite:///"):
         files["mlflow"] = Path(settings.tracking_uri.removeprefix("sqlite:///"))
@@ -66,30 +69,31 @@ def database_files(settings: Settings) -> dict[str, Path]:
 
 
 def prefect_elsewhere() -> str | None:
-    """The variable that says that Prefect's database is not the home's, if one does."""
+    """The environment variable that puts Prefect's database outside of the home; None if no variable does."""
     names = ("PREFECT_SERVER_DATABASE_CONNECTION_URL", "PREFECT_API_DATABASE_CONNECTION_URL", "PREFECT_API_URL")
     return next((name for name in names if os.environ.get(name)), None)
 
 
 def copy_database(name: str, source: Path, target: Path) -> bool:
-    """Copies the database as it is at one moment while others write to it. Returns whether secrets were left out of it.
+    """Copies the database as it is at one moment, although others may write to it. Returns whether it had secrets,
+    which the copy lacks.
 
-    Raises RegistryUnavailable for one that stays locked, Corrupt for one that is damaged.
+    Raises RegistryUnavailable if the database stays locked, Corrupt if it is damaged.
     """
     with _sentences(source), _open(source) as live, _open(target) as copy:
         live.backup(copy)
         _require_sound(copy, source)
-        copy.execute("PRAGMA journal_mode = DELETE")  # one file, whatever the source writes beside it
+        copy.execute("PRAGMA journal_mode = DELETE")  # so that the copy is one file
         had_secrets = any(_has_rows(copy, table) for table in HOLDERS[name])
         for statement in SECRETS[name]:
-            _without(copy, statement)
+            _execute_if_table_exists(copy, statement)
         copy.commit()
-        copy.execute("VACUUM")  # or what was deleted would still stand in the file's free pages
+        copy.execute("VACUUM")  # otherwise the free pages of the file would still contain what was deleted
     return had_secrets
 
 
-def _without(database: sqlite3.Connection, statement: str) -> None:
-    """Carries out a deletion. A table that this version of the library lacks holds no secret."""
+def _execute_if_table_exists(database: sqlite3.Connection, statement: str) -> None:
+    """Other versions of the library may lack the table or the column, which then holds no secret."""
     try:
         database.execute(statement)
     except sqlite3.OperationalError as error:
@@ -98,7 +102,10 @@ def _without(database: sqlite3.Connection, statement: str) -> None:
 
 
 def is_lost(name: str, file: Path) -> bool:
-    """Whether nothing is in the database: it is not there, it is damaged, or a command has made an empty one since."""
+    """Whether the database holds nothing: its file is missing or damaged, or a server has created it anew and empty.
+
+    Raises RegistryUnavailable if it cannot be read now, for example because it is locked.
+    """
     if not file.is_file():
         return True
     try:
@@ -106,7 +113,7 @@ def is_lost(name: str, file: Path) -> bool:
             _require_sound(database, file)
             return not any(_has_rows(database, table) for table in USED[name])
     except (sqlite3.DatabaseError, Corrupt) as error:
-        if isinstance(error, sqlite3.OperationalError):  # locked, or not to be read: nothing is known of it
+        if isinstance(error, sqlite3.OperationalError):  # locked or unreadable, which says nothing about its contents
             raise _unavailable(file, error) from error
         return True
 
@@ -118,18 +125,19 @@ def _has_rows(database: sqlite3.Connection, table: str) -> bool:
 
 
 def relocate(file: Path, old: str, new: str) -> int:
-    """Rewrites MLflow's addresses of files below the store `old` to the store `new`; how many there were.
+    """Changes MLflow's addresses of files in the store `old` to the store `new`. Returns how many it changed.
 
-    MLflow stores whole addresses, so that its models would not load from a store that lies elsewhere.
+    MLflow keeps absolute addresses, so without this its models would not load after the store moved.
     """
-    moved = {old: new, f"file://{old}": new if "://" in new else f"file://{new}"}
+    new_by_old = {old: new, f"file://{old}": new if "://" in new else f"file://{new}"}
     with _sentences(file), _open(file) as database:
-        count = sum(_moved(database, place, pair) for place in LOCATIONS for pair in moved.items())
+        count = sum(_relocate_column(database, place, pair) for place in LOCATIONS for pair in new_by_old.items())
         database.commit()
     return count
 
 
-def _moved(database: sqlite3.Connection, place: tuple[str, str], pair: tuple[str, str]) -> int:
+def _relocate_column(database: sqlite3.Connection, place: tuple[str, str], pair: tuple[str, str]) -> int:
+    """Changes the addresses in one column; `place` is (table, column), `pair` is (old, new)."""
     (table, column), (old, new) = place, pair
     if not database.execute("SELECT 1 FROM pragma_table_info(?) WHERE name = ?", (table, column)).fetchone():
         return 0
@@ -140,13 +148,14 @@ def _moved(database: sqlite3.Connection, place: tuple[str, str], pair: tuple[str
 
 
 def place_database(copy: Path, file: Path, aside: str) -> Path | None:
-    """Puts the copy where the database belongs; what was there is kept beside it, under the name `aside`."""
+    """Moves the copy to where the database belongs. A database that was there is renamed to end in `.{aside}`; the path
+    of that file is returned, None if there was none."""
     file.parent.mkdir(parents=True, exist_ok=True)
     kept = file.with_name(f"{file.name}.{aside}") if file.exists() else None
-    for suffix in reversed(FOLLOWERS):  # the file itself last: a half-moved database is a lost one, and found as such
-        there = file.with_name(file.name + suffix)
-        if there.exists():
-            there.replace(file.with_name(f"{file.name}.{aside}{suffix}"))
+    for suffix in reversed(FOLLOWERS):  # the main file last: if this is cut off, a restore finds it lost again
+        part = file.with_name(file.name + suffix)
+        if part.exists():
+            part.replace(file.with_name(f"{file.name}.{aside}{suffix}"))
     copy.replace(file)
     return kept
 
@@ -165,6 +174,7 @@ def _open(file: Path) -> Iterator[sqlite3.Connection]:
 
 @contextmanager
 def _sentences(file: Path) -> Iterator[None]:
+    """Turns SQLite's errors into ours."""
     try:
         yield
     except sqlite3.OperationalError as error:
@@ -182,7 +192,7 @@ def _unavailable(file: Path, error: sqlite3.Error) -> RegistryUnavailable:
 
 
 def older_libraries(written_by: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
-    """Libraries that are older here than where the databases were written: they could not read them."""
+    """The libraries whose version here is older than the one that wrote the databases, and so could not read them."""
     from packaging.version import Version
 
     return [name for name, version in written_by.items() if name in here and Version(here[name]) < Version(version)]

@@ -1,4 +1,4 @@
-"""Values as strict JSON: what handles and kept results are written as."""
+"""Values as strict JSON: the form in which handles and kept results are stored. NaN and infinity are refused."""
 
 import base64
 import functools
@@ -15,33 +15,35 @@ H = TypeVar("H")
 
 @functools.cache
 def adapter(kind: Hashable) -> TypeAdapter[Any]:
-    """What reads and writes values of that type; building one takes a millisecond."""
+    """Pydantic's reader and writer for a type. It is cached because building one takes a millisecond."""
     return TypeAdapter[Any](cast(Any, kind))
 
 
 def to_json(value: Any) -> bytes:
-    """Strict JSON of a handle: a NaN raises ValueError."""
-    return canonical_json(
-        adapter(cast(Hashable, type(value))).dump_python(value)
-    )  # mode="json" makes a NaN in an Any null
+    """The value as canonical JSON. Raises ValueError for a NaN.
+
+    The value is dumped to Python first: pydantic's own JSON mode turns a NaN in an `Any` into null without an error.
+    """
+    return canonical_json(adapter(cast(Hashable, type(value))).dump_python(value))
 
 
 def from_json(kind: type[H], data: bytes) -> H:
-    """Inverse of `to_json`. Raises pydantic.ValidationError (a ValueError) for anything else."""
+    """The value of type `kind` that `to_json` wrote. Raises a ValueError if it is not one."""
     return adapter(cast(Hashable, kind)).validate_json(data)
 
 
 @functools.lru_cache(maxsize=512)
 def parsed(kind: Hashable, text: str) -> Any:
-    """A value that a handle holds as JSON, plain or `packed`; it is shared, so nobody changes it."""
+    """The value of a JSON text that is plain or `packed`. It is cached and shared: do not change it."""
     return adapter(kind).validate_json(unpacked(text))
 
 
 def unpacked(text: str) -> str:
-    """The JSON that a handle holds, plain, as all were in older stores, or `packed`."""
+    """The plain JSON of a text that is `packed`, or plain as in older stores."""
     return text if text.startswith(("{", "[")) else zlib.decompress(base64.b64decode(text)).decode()
 
 
 def packed(kind: Hashable, value: Any) -> str:
-    """Its JSON as a text that every night reads and few nights parse: a month's results are alike, and shrink by 7."""
+    """The value as compressed JSON, in base64. Every night reads such texts and few nights parse them. A month's
+    results resemble each other and shrink to a seventh."""
     return base64.b64encode(zlib.compress(adapter(kind).dump_json(value))).decode()

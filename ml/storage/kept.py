@@ -1,6 +1,8 @@
-"""Kept results: what stages and partitions produced, each under its content key and behind a line with its own digest.
+"""Kept results: what stages and partitions produced, so that no later night computes them again.
 
-Damage is found when a result is read, and said in the log. What is damaged counts as not there and is made again.
+Each result lies in one object of the store. The object's name contains the result's content key (a digest of
+everything that decides the result), and its first line is the digest of the rest. A damaged result is therefore noticed
+when it is read: the log says so, the result counts as absent, and it is made again.
 """
 
 import dataclasses
@@ -20,21 +22,25 @@ from ml.storage.store import Store, is_whole
 log = logging.getLogger("retrain.kept")
 T = TypeVar("T")
 S = TypeVar("S")
-OLD_RESULTS = "states"  # what `results` was called in stores until 2026-11-27
+OLD_RESULTS = "states"  # the name of the field `results` in stores written until 2026-11-27
 
 
 def content_key(*parts: str) -> str:
-    """The key of a result, from digests and plain words that decide it."""
+    """The key of a result: one digest over the digests and plain words that decide it."""
     return digest_bytes("\n".join(parts).encode())
 
 
 def seal(value: Any) -> bytes:
+    """The value as JSON, behind a line with the digest of that JSON. Raises ValueError for a NaN."""
     return sealed(to_json(value))
 
 
 def unseal(kind: Any, place: str, data: bytes | None) -> Any | None:
-    """The sealed value. None where the bytes are not those that were written, which the log says; and where they are of
-    another version of ours."""
+    """The value that `seal` wrote. `place` is the object's key, for the log.
+
+    None if there are no bytes; if they are damaged, which the log says; or if another version of our code wrote them in
+    a form that this one cannot read.
+    """
     if data is None:
         return None
     body = unsealed(data)
@@ -48,36 +54,42 @@ def unseal(kind: Any, place: str, data: bytes | None) -> Any | None:
 
 
 class Kept(Generic[T]):
-    """The kept results of one type; `place` gives the object of the store that has the result of a content key."""
+    """The kept results of one type. `place` turns a content key into the key of the object that holds the result."""
 
     def __init__(self, store: Store, kind: type[T], place: Callable[[str], str]) -> None:
         self.store, self.kind, self.place = store, kind, place
 
     def find(self, keys: Collection[str], known: Mapping[str, T] = MappingProxyType({})) -> dict[str, T]:
-        """The results that are kept under these keys: from those that are known, and one call each for the others.
+        """The kept results by content key; keys without a result are left out.
 
-        Files that they point to are not looked at: whoever reads one finds its damage.
+        Results in `known` are taken from there, all others are read from the store. The files that a result points to
+        are not checked here: whoever reads such a file notices damage.
         """
-        found = {key: known[key] for key in keys if key in known}
-        lacking = [key for key in keys if key not in found]
-        places = [self.place(key) for key in lacking]
-        read = [unseal(self.kind, *each) for each in zip(places, self.store.get_many(places), strict=True)]
-        return found | {key: value for key, value in zip(lacking, read, strict=True) if value is not None}
+        results = {key: known[key] for key in keys if key in known}
+        unknown = [key for key in keys if key not in results]
+        places = [self.place(key) for key in unknown]
+        objects = self.store.get_many(places)
+        read = [unseal(self.kind, place, data) for place, data in zip(places, objects, strict=True)]
+        return results | {key: value for key, value in zip(unknown, read, strict=True) if value is not None}
 
     def keep(self, key: str, value: T) -> None:
+        """Writes the result under the content key, over one that is there."""
         self.store.put(self.place(key), seal(value))
 
     def whole(self, key: str) -> T | None:
-        """The result under the key; None, said in the log, where it or a file that it points to is damaged."""
+        """The result under the key, if it and every file that it points to are undamaged; else None.
+
+        The log names what is damaged.
+        """
         value, damaged = self._look(key)
         if damaged:
             log.warning("%s is gone or damaged and is made again.", ", ".join(damaged))
         return value
 
     def resume_or_make(self, key: str, make: Callable[[], T]) -> tuple[T, bool]:
-        """The kept result, or a new one, kept; and whether it was kept.
+        """The kept result and True; if there is none, a new one, which is kept, and False.
 
-        Of two makers at once the first to keep its result wins, and the other returns the winner's.
+        If two runs make the same result at once, the first to write it wins, and the other one returns the winner's.
         """
         kept = self.whole(key)
         if kept is not None:
@@ -92,7 +104,7 @@ class Kept(Generic[T]):
         return value, False
 
     def _look(self, key: str) -> tuple[T | None, list[str]]:
-        """The result, if it is whole, and the names of the objects that are not."""
+        """The result, None if anything of it is damaged; and the keys of the damaged objects."""
         place = self.place(key)
         data = self.store.get(place)
         if data is None:
@@ -100,12 +112,12 @@ class Kept(Generic[T]):
         if unsealed(data) is None:
             return None, [place]
         value: T | None = unseal(self.kind, place, data)
-        broken = [file.key for file in _files(value) if not is_whole(self.store, file)]
-        return (None if broken else value), broken
+        damaged = [file.key for file in _files(value) if not is_whole(self.store, file)]
+        return (None if damaged else value), damaged
 
 
 def _files(value: Any) -> Iterator[FileRef]:
-    """Every file that a result points to, however deep."""
+    """Every file that a result points to, at any depth of its fields."""
     if isinstance(value, FileRef):
         yield value
     elif dataclasses.is_dataclass(value):
@@ -120,8 +132,11 @@ def _files(value: Any) -> Iterator[FileRef]:
 
 @dataclass(frozen=True)
 class KeptMonth(Generic[S]):
-    """The results of a month's partitions: `key` follows from all that decides them, `results` has them by their own
-    keys as JSON, mostly packed, and `sums` says what they come to together."""
+    """The results of all partitions of one month.
+
+    `key` is a digest of everything that decides them. `results` is JSON, usually packed: content key to result. `sums`
+    is their total.
+    """
 
     key: str
     results: str
@@ -129,19 +144,20 @@ class KeptMonth(Generic[S]):
 
     @classmethod
     def of(cls, key: str, kind: type[T], results: dict[str, T], sums: S) -> "KeptMonth[S]":
+        """A month from its results by content key, which it packs."""
         return cls(key, packed(dict[str, kind], results), sums)  # type: ignore[valid-type]
 
     def by_key(self, kind: type[T]) -> dict[str, T]:
-        """The results; the dictionary is shared, so nobody changes it."""
-        found: dict[str, T] = parsed(dict[str, kind], self.results)  # type: ignore[valid-type]
-        return found
+        """The results by content key. The dictionary is cached and shared: do not change it."""
+        results: dict[str, T] = parsed(dict[str, kind], self.results)  # type: ignore[valid-type]
+        return results
 
 
 class KeptMonths(Generic[S]):
-    """What is kept of partitions of one kind, by month: one object that every night reads and writes whole.
+    """All kept results of one kind (verdicts, cleaned rows), by month, in one object of the store.
 
-    It only repeats what each partition's own object has, so that a night finds all in one call; of two runs that write
-    it the last wins. A month's results are parsed only where the month's key is another one than before.
+    The object only repeats what the objects of the single partitions hold; it lets a night read everything in one call.
+    If two runs write it, the last one wins. Results are parsed only for months whose key has changed.
     """
 
     def __init__(self, store: Store, use_case: str, kind: str, sums: type[S]) -> None:
@@ -157,19 +173,22 @@ class KeptMonths(Generic[S]):
         return unseal(form, self.place, data) or {}
 
     def same(self, keys: Mapping[str, str]) -> dict[str, KeptMonth[S]]:
-        """The months that are as they were under these keys."""
+        """The kept months, by name, whose key is still the given one. `keys` is month name to key."""
         return {name: self.kept[name] for name, key in keys.items() if name in self.kept and self.kept[name].key == key}
 
     def results(self, names: Collection[str], kind: type[T]) -> dict[str, T]:
-        """The results of these months by their own keys, as they were."""
-        return {key: one for name in names if name in self.kept for key, one in self.kept[name].by_key(kind).items()}
+        """The kept results of these months, by content key, whatever the keys of the months are now."""
+        months = [self.kept[name] for name in names if name in self.kept]
+        return {key: result for month in months for key, result in month.by_key(kind).items()}
 
     def save(self, months: dict[str, KeptMonth[S]]) -> None:
+        """Writes tonight's months in place of the kept ones, if they differ."""
         if months != self.kept:
             self.store.put(self.place, seal(months))
 
     def decided_otherwise(self, decided: str) -> bool:
-        """Whether what is kept was decided by other code, rules or declarations; remembers tonight's."""
+        """Whether other code, rules or declarations decided what is kept. `decided` is tonight's digest of them, which
+        is kept for the next night to compare with."""
         place = paths.months(self.use_case, f"{self.kind}-decided")
         before = unseal(str, place, self.store.get(place))
         if before != decided:
@@ -178,13 +197,15 @@ class KeptMonths(Generic[S]):
 
 
 def _nested(months: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Months in the form that stores had until 2026-11-27, when sums stood beside key and results."""
+    """Months written until 2026-11-27, when the sums stood beside key and results, in today's form."""
     return {name: {"key": month["key"], "results": month[OLD_RESULTS], "sums": month} for name, month in months.items()}
 
 
 def words_of(data: bytes | None) -> str | None:
-    """All that one object of months says, their packed results unpacked: a result whose key is in it is in use. None if
-    it is damaged."""
+    """The text of an object that `KeptMonths` wrote, with its packed results unpacked; None if it is damaged.
+
+    A result is in use if its content key occurs in this text.
+    """
     body = unsealed(data or b"")
     if body is None:
         return None

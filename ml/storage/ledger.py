@@ -1,8 +1,10 @@
-"""The record of decisions and operators' moves: the truth about who is champion.
+"""The ledger: every decision of a night and every move of an operator. It alone says which version is champion.
 
-Entries are immutable objects, created only if absent: that create is the compare-and-set. Every entry holds what is
-true after it (champion, reference, hold, excluded and accepted days), so that the head alone answers. An object begins
-with the SHA-256 of all that follows it and, on the next line, the SHA-256 of the whole object before it: a chain.
+Entries are numbered objects that never change. An entry is created only if its number is free, so of two writers one
+fails and looks again. Every entry holds all that is true after it (champion, reference, hold, excluded and accepted
+days), so the newest entry, the head, answers alone. The first line of an object is the SHA-256 of all that follows it,
+and the second line is the SHA-256 of the whole object before it, so that the entries form a chain. A broken chain is
+refused.
 """
 
 import getpass
@@ -30,7 +32,10 @@ RESTORE = "restore it from a copy with retrain restore FILE"
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """What every entry says: when, by whom, why, and what is true after it."""
+    """What every entry says: when, by whom, why, and what is true after it.
+
+    `held` says who holds the champion and why. `excluded` and `accepted` map days to the operator's reason.
+    """
 
     seq: int
     use_case: str
@@ -44,7 +49,7 @@ class Entry:
     held: str | None = None
     excluded: dict[str, str] = field(default_factory=dict)
     accepted: dict[str, str] = field(default_factory=dict)
-    nonce: str = ""  # so that no two entries have the same bytes: whose creation succeeded is read from the store
+    nonce: str = ""  # makes the bytes of every entry different, so that `Store.create` tells whose entry was created
 
     @property
     def moves_champion(self) -> bool:
@@ -53,10 +58,11 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class NightEntry(Entry):
-    """A night's decision, made under the head `judged_against`; `result` is what `--json` prints.
+    """A night's decision. `judged_against` is the number of the head that it was made under, 0 if there was none.
 
-    `blocked` says what alone kept the candidate from promotion, all gates allowing it: such a night may be judged again
-    when that is over. `asks` says that gates alone could not tell, and that an operator was asked.
+    `blocked` is set if every gate allowed the promotion and only a hold, a backfill or a moved alias prevented it; it
+    says which. Such a night may be judged again later. `asks` says that the gates could not decide and that an operator
+    was asked. `result` is the document that `--json` prints.
     """
 
     kind: Literal["night"] = "night"
@@ -74,7 +80,7 @@ class NightEntry(Entry):
 
 @dataclass(frozen=True, kw_only=True)
 class OperatorEntry(Entry):
-    """What an operator did by name, outside of any night; `answers` is the entry of the night that asked."""
+    """What an operator did. `answers` is the number of the night's entry that asked; None if nobody asked."""
 
     kind: Literal["operator"] = "operator"
     decision: MoveName
@@ -82,7 +88,7 @@ class OperatorEntry(Entry):
 
     @property
     def moves_champion(self) -> bool:
-        """By name even where the ledger says so already: the alias may have been moved by hand."""
+        """True also if the chosen version is champion already: the alias may have been moved by hand."""
         return self.decision in CHAMPION_MOVES
 
 
@@ -91,7 +97,7 @@ ENTRY: TypeAdapter[AnyEntry] = TypeAdapter(Annotated[AnyEntry, Field(discriminat
 
 
 def next_after(head: "AnyEntry | None", use_case: str) -> dict[str, Any]:
-    """The fields of the entry after the head, made now by whoever runs this: all that is true stays so."""
+    """The common fields of the entry after the head, made now by the user of this process; what was true stays true."""
     return {
         "seq": head.seq + 1 if head else 1,
         "use_case": use_case,
@@ -108,7 +114,7 @@ def next_after(head: "AnyEntry | None", use_case: str) -> dict[str, Any]:
 
 
 def operator_name() -> str:
-    """Who runs this process; its number where the machine has no name for it, as in many containers."""
+    """The user of this process; `user <number>` where the machine has no name for it, as in many containers."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -116,60 +122,65 @@ def operator_name() -> str:
 
 
 def is_same(one: Champion | None, other: Champion | None) -> bool:
-    """Whether both are the same registered version, or both are none."""
+    """Whether both are the same registered version, or both are None."""
     return (one and one.identity) == (other and other.identity)
 
 
 def version_of(model: Champion | None) -> int | None:
+    """The ledger's number of the version; None if there is none."""
     return None if model is None else model.version
 
 
 class Ledger:
+    """One use case's ledger in a store. Whatever reads entries raises Corrupt for a damaged one."""
+
     def __init__(self, store: Store, use_case: str) -> None:
         self.store, self.use_case = store, use_case
 
     def entries(self) -> list[AnyEntry]:
-        """All entries, oldest first. Raises Corrupt for a chain that is not whole."""
+        """All entries, oldest first. Raises Corrupt if the chain is broken."""
         return list(self.by_digest().values())
 
     def by_digest(self) -> dict[str, AnyEntry]:
-        """All entries, oldest first, by the SHA-256 of their objects. Raises Corrupt for a chain that is not whole."""
-        keys, found, before = self._keys(), {}, ""
+        """All entries, oldest first, by the SHA-256 of their objects. Raises Corrupt if the chain is broken."""
+        keys, entries, digest_before = self._keys(), {}, ""
         for number, (key, data) in enumerate(zip(keys, self.store.get_many(keys), strict=True), start=1):
-            named, entry = _opened(key, data)
-            if (named, entry.seq, key) != (before, number, paths.ledger_entry(self.use_case, number)):
+            named_digest, entry = _opened(key, data)
+            if (named_digest, entry.seq, key) != (digest_before, number, paths.ledger_entry(self.use_case, number)):
                 raise Corrupt("each ledger entry names the SHA-256 of the one before", f"{key} does not", RESTORE)
-            before = digest_bytes(data or b"")
-            found[before] = entry
-        return found
+            digest_before = digest_bytes(data or b"")
+            entries[digest_before] = entry
+        return entries
 
     def nights(self) -> list[NightEntry]:
-        """The decisions of nights, oldest first."""
+        """The entries of nights, oldest first."""
         return [entry for entry in self.entries() if isinstance(entry, NightEntry)]
 
     def head(self) -> AnyEntry | None:
-        """The newest entry."""
+        """The newest entry; None if there is none."""
         keys = self._keys()
         return self._read(keys[-1]) if keys else None
 
     def entry(self, seq: int) -> AnyEntry:
+        """The entry with this number. Raises Corrupt if it is damaged or not there."""
         return self._read(paths.ledger_entry(self.use_case, seq))
 
     def last_night(self) -> NightEntry | None:
-        """The newest decision of a night."""
+        """The newest entry of a night; None if there is none."""
         return next((entry for entry in self._newest_first() if isinstance(entry, NightEntry)), None)
 
     def finished(self, run_key: str) -> NightEntry | None:
-        """The entry of a run that was judged before."""
+        """The newest entry of the run with this key; None if it was never judged."""
         return next((night for night in reversed(self.nights()) if night.run_key == run_key), None)
 
     def append(self, entry: AnyEntry) -> bool:
-        """Adds the entry as the new head; False if another one took its place first."""
+        """Adds the entry as the new head. Returns False if another entry took its number first."""
         data = sealed(self.digest(entry.seq - 1).encode() + b"\n" + to_json(entry))
         return self.store.create(paths.ledger_entry(self.use_case, entry.seq), data)
 
     def digest(self, seq: int) -> str:
-        """Of a whole entry's object; "" before the first. Raises Corrupt: nothing is added to what is damaged."""
+        """The SHA-256 of the whole object of entry `seq`; "" for 0. Raises Corrupt if the entry is damaged, so that
+        nothing is added after it."""
         if seq == 0:
             return ""
         key = paths.ledger_entry(self.use_case, seq)
@@ -178,31 +189,36 @@ class Ledger:
         return digest_bytes(data or b"")
 
     def last_move(self) -> AnyEntry | None:
-        """The newest entry that names the champion anew."""
+        """The newest entry that chose the champion; None if none did."""
         return next((entry for entry in self._newest_first() if entry.moves_champion), None)
 
     def kept_nights(self) -> int:
-        """For how many nights the champion was kept since it was named.
+        """How many nights decided KEEP since the champion was chosen.
 
-        With dates, several nights of one date count once, and those of dates that it had seen not at all. Without, each
-        counts: they are ordered by their numbers here, and not by a clock.
+        Several nights of one date count once, and nights whose date is not after the champion's do not count. In a use
+        case without dates every night counts.
         """
         since = takewhile(lambda entry: not entry.moves_champion, self._newest_first())
         kept = [entry for entry in since if isinstance(entry, NightEntry) and entry.decision == "KEEP"]
         undated = {entry.seq for entry in kept if entry.champion and not entry.champion.dated}
-        dates = {each.as_of for each in kept if each.champion and each.champion.dated_before(each.as_of)}
+        dates = {entry.as_of for entry in kept if entry.champion and entry.champion.dated_before(entry.as_of)}
         return len(undated) + len(dates)
 
     def candidate(self, version: int) -> Champion | None:
-        """The registered version as its night recorded it; the newest of this number, if MLflow's began again."""
+        """The version with this number as its night recorded it; None if no night did.
+
+        Two nights may have recorded the same number, as MLflow counts from 1 again in an emptied registry. Then it is
+        the newer version.
+        """
         newest = reversed(self.nights())
         return next((night.candidate for night in newest if version_of(night.candidate) == version), None)
 
     def answer_to(self, night: NightEntry) -> AnyEntry | None:
-        """What closed a night's question: its answer, or a later choice of another champion."""
+        """The entry that closed the night's question: an answer, or a later choice of the champion. None if open."""
         return _closing(self.entries(), night)
 
     def alias_confirmed(self, entry: AnyEntry) -> bool:
+        """Whether the registry's alias was seen to follow this entry."""
         return self.store.get(paths.alias_confirmation(self.use_case, entry.seq)) is not None
 
     def confirm_alias(self, entry: AnyEntry) -> None:
@@ -210,6 +226,7 @@ class Ledger:
         self.store.create(paths.alias_confirmation(self.use_case, entry.seq), b"{}")
 
     def is_published(self, entry: NightEntry) -> bool:
+        """Whether tags and report of this entry were written."""
         return self.store.get(paths.published(self.use_case, entry.seq)) is not None
 
     def mark_published(self, entry: NightEntry) -> None:
@@ -229,7 +246,8 @@ class Ledger:
 
 
 def refuse_replaced_in_part(keys: Iterable[str]) -> None:
-    """Raises Corrupt where a restore that was to replace a ledger was cut off: what is left may look whole."""
+    """Raises Corrupt if these keys show that a restore was cut off while it replaced a ledger. Its entries may look
+    whole, so they are not to be read."""
     for key in keys:
         folder, _, name = key.rpartition("/")
         if name == paths.REPLACING:
@@ -241,25 +259,24 @@ def refuse_replaced_in_part(keys: Iterable[str]) -> None:
 
 
 def open_questions(entries: Sequence[AnyEntry]) -> list[NightEntry]:
-    """The nights among all entries that asked an operator and have no answer, oldest first."""
-    asked = [entry for entry in entries if isinstance(entry, NightEntry) and entry.asks]
-    return [night for night in asked if _closing(entries, night) is None]
+    """The nights among all entries that asked an operator and are not answered, oldest first."""
+    asking_nights = [entry for entry in entries if isinstance(entry, NightEntry) and entry.asks]
+    return [night for night in asking_nights if _closing(entries, night) is None]
 
 
 def _closing(entries: Iterable[AnyEntry], night: NightEntry) -> AnyEntry | None:
-    """The first later entry that answers the night's question, or chooses another champion."""
+    """The first later entry that answers the night's question or chooses the champion."""
     later = (entry for entry in entries if entry.seq > night.seq)
-    return next((entry for entry in later if entry.moves_champion or _answers(entry, night)), None)
-
-
-def _answers(entry: AnyEntry, night: NightEntry) -> bool:
-    return isinstance(entry, OperatorEntry) and entry.answers == night.seq
+    for entry in later:
+        if entry.moves_champion or (isinstance(entry, OperatorEntry) and entry.answers == night.seq):
+            return entry
+    return None
 
 
 def _opened(key: str, data: bytes | None) -> tuple[str, AnyEntry]:
-    """The digest of the entry before, and the entry."""
-    before, _, body = (unsealed(data or b"") or b"").partition(b"\n")
+    """The SHA-256 of the object before, as this one names it, and the entry. Raises Corrupt for damaged bytes."""
+    digest_before, _, body = (unsealed(data or b"") or b"").partition(b"\n")
     try:
-        return before.decode(), ENTRY.validate_json(body)
+        return digest_before.decode(), ENTRY.validate_json(body)
     except ValueError as error:
         raise Corrupt("a ledger entry has the bytes that were written", f"{key} has not", RESTORE) from error

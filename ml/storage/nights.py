@@ -1,8 +1,11 @@
-"""What is noted of nights beside the ledger: the beginning of the one that runs, and the last one that ended red.
+"""Notes on nights that the ledger does not know: the night that runs now, and the last night that ended with an error.
 
-The ledger knows only nights that decided something. A note is one small object per use case: a beginning that nobody
-runs any more is what a killed night leaves, for it could write nothing itself. Notes lie in the store, and where that
-does not take them, as on the night that died of it, in the home. They hold our own sentences, and so no values of rows.
+The ledger has only nights that decided something. There are two small objects per use case. A night notes its beginning
+and deletes the note when it ends; a note that stays although no process runs the night is the trace of a night that was
+killed. A night that ends with an error ("red") notes the error, and a later good night deletes that note.
+
+Notes lie in the store. Where the store cannot take them, which may be what ended the night, they lie in the home. They
+contain our own sentences only, and never values of rows.
 """
 
 import logging
@@ -22,13 +25,13 @@ from ml.storage.store import open_store
 
 log = logging.getLogger("retrain.nights")
 KILLED = "Killed"
-SILENT = timedelta(days=2)  # no night of another machine takes so long
+SILENT = timedelta(days=2)  # a night of another machine that began so long ago was killed: none takes so long
 N = TypeVar("N", "Beginning", "RedNight")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Beginning:
-    """A night that runs: `holder` names the machine and home whose lock it holds, `flow_run` is Prefect's id of it."""
+    """A night that has begun. `holder` names the machine and home whose lock it holds, `flow_run` is Prefect's id."""
 
     use_case: str
     as_of: date
@@ -39,10 +42,11 @@ class Beginning:
 
 @dataclass(frozen=True, kw_only=True)
 class RedNight:
-    """A night that ended with an error: the three parts of its sentence, and where to read more.
+    """A night that ended with an error: the three parts of the error's sentence, and the flow run to read more in.
 
-    A good night of `settled_from` or of a later date settles it; any good night, where that is None. `after` is the
-    ledger's newest entry when it ended; None where the ledger could not be read.
+    The note is settled (deleted, or no longer shown) by a good night of `settled_from` or a later date; by any good
+    night if `settled_from` is None. `after` is the number of the ledger's newest entry when the night ended; None if
+    the ledger could not be read.
     """
 
     use_case: str
@@ -67,80 +71,95 @@ class RedNight:
 
 
 def note_beginning(settings: Settings, use_case: str, as_of: date, flow_run: str | None) -> None:
-    """Says that a night runs. To be called while holding the lock of its use case: a beginning of this machine that is
-    still there is of a process that was killed."""
+    """Notes that a night begins. Call it while holding the lock of the use case.
+
+    Because of that lock, a note that this machine left before is of a process that was killed. It becomes a
+    red night.
+    """
     holder = holder_name(settings.home, use_case)
-    left = _beginning(settings, use_case)
-    if left is not None and left.holder == holder:
-        _keep_red(settings, killed(left))
+    earlier = _beginning(settings, use_case)
+    if earlier is not None and earlier.holder == holder:
+        _keep_red(settings, killed(earlier))
     began = Beginning(use_case=use_case, as_of=as_of, at=_now(), holder=holder, flow_run=flow_run)
     _write(settings, paths.night_beginning(use_case), began)
 
 
 def forget_beginning(settings: Settings, use_case: str) -> None:
-    """To be called when the night has ended, before its lock is given back. Another machine's stays."""
-    left = _beginning(settings, use_case)
-    if left is not None and left.holder == holder_name(settings.home, use_case):
+    """Deletes the note of the beginning, unless it is another machine's. Call it when the night has ended, before its
+    lock is released."""
+    begun = _beginning(settings, use_case)
+    if begun is not None and begun.holder == holder_name(settings.home, use_case):
         _delete(settings, paths.night_beginning(use_case))
 
 
 def note_red(
     settings: Settings, use_case: str, as_of: date | None, error: Exception, *, flow_run: str | None = None
 ) -> None:
-    """Keeps what a night died of. Whatever goes wrong with that is a line of the log: the night's own error stands."""
-    told = error if isinstance(error, RetrainError) else unforeseen(error)
-    again = f"retrain run {use_case}" + (f" --as-of {as_of}" if as_of else "")
-    next_step = f"{again} --debug shows it" if isinstance(told, Unforeseen) else told.next_step
+    """Notes the error that ended a night. Raises nothing if the note cannot be written, so that the night's own error
+    is the one that is reported; the log says it."""
+    sentence = error if isinstance(error, RetrainError) else unforeseen(error)
+    repeat = f"retrain run {use_case}" + (f" --as-of {as_of}" if as_of else "")
+    next_step = f"{repeat} --debug shows it" if isinstance(sentence, Unforeseen) else sentence.next_step
     settled_from, after = _standing_in_ledger(settings, use_case, as_of)
     _keep_red(
         settings,
         RedNight(
-            use_case=use_case, as_of=as_of, at=_now(), error=type(told).__name__, rule=told.rule, value=told.value,
-            next_step=next_step, exit_code=told.exit_code, flow_run=flow_run, settled_from=settled_from,
+            use_case=use_case,
+            as_of=as_of,
+            at=_now(),
+            error=type(sentence).__name__,
+            rule=sentence.rule,
+            value=sentence.value,
+            next_step=next_step,
+            exit_code=sentence.exit_code,
+            flow_run=flow_run,
+            settled_from=settled_from,
             after=after,
         ),
-    )  # fmt: skip
+    )
 
 
 def settle(settings: Settings, entry: NightEntry) -> None:
-    """To be called at a night's good end, a replay's too: an older red night is over with it, a newer one is not."""
+    """Deletes the note of a red night that this good night settles. Call it at the good end of a night, and also
+    when a run only repeats what was decided before."""
     red = _red(settings, entry.use_case)
     if red is not None and _settles(red, entry):
         _delete(settings, paths.red_night(entry.use_case))
 
 
 def last_red(settings: Settings, use_case: str) -> RedNight | None:
-    """What the last red night died of, if no good night has settled it since.
+    """The last red night, if no good night has settled it since.
 
-    Raises Unavailable where the store does not answer and the home has no note.
+    If the store does not answer and the home has no note, raises what the store raised.
     """
     red = _red(settings, use_case, strict=True)
     return None if red is None or _is_settled(settings, red) else red
 
 
 def left_behind(settings: Settings, use_case: str, is_over: Callable[[Beginning], bool]) -> Beginning | None:
-    """The beginning of a night that nobody runs any more; of another machine's, `is_over` knows more than its age.
+    """The noted beginning of a night that nobody runs any more; None if there is none.
 
-    Read again behind the lock: a night may end, or begin, while one looks.
+    For a night of this machine, its lock tells. For a night of another machine, `is_over` is asked, and its age counts.
     """
-    left = _beginning(settings, use_case)
-    if left is None:
+    noted = _beginning(settings, use_case)
+    if noted is None:
         return None
-    if left.holder != holder_name(settings.home, use_case):
-        old = datetime.now(UTC) - datetime.fromisoformat(left.at) > SILENT
-        return left if old or is_over(left) else None
+    if noted.holder != holder_name(settings.home, use_case):
+        old = datetime.now(UTC) - datetime.fromisoformat(noted.at) > SILENT
+        return noted if old or is_over(noted) else None
     free = is_free(run_lock(settings.home, use_case))
-    return left if free and left == _beginning(settings, use_case) else None
+    # The note is read again after the lock: meanwhile that night may have ended, or another one begun.
+    return noted if free and noted == _beginning(settings, use_case) else None
 
 
 def red_since(settings: Settings, use_case: str, since: datetime) -> bool:
-    """Whether a red end was noted since then."""
+    """Whether a red night was noted at or after that time."""
     red = _red(settings, use_case)
     return red is not None and datetime.fromisoformat(red.at) >= since
 
 
 def killed(left: Beginning) -> RedNight:
-    """What is told of a night whose process ended without a word."""
+    """The red night for a beginning whose process ended without noting how."""
     return RedNight(
         use_case=left.use_case,
         as_of=left.as_of,
@@ -157,10 +176,10 @@ def killed(left: Beginning) -> RedNight:
 
 
 def _standing_in_ledger(settings: Settings, use_case: str, as_of: date | None) -> tuple[date | None, int | None]:
-    """From which date on a good night settles a red one of this date, and the ledger's newest entry.
+    """Which good nights settle a red night of this date (`settled_from`), and the ledger's newest entry (`after`).
 
-    A night that died before it knew its date is of the ledger's newest date or of a later one. Nights without dates are
-    ordered by the ledger's numbers.
+    A night that ended before it knew its date had the ledger's newest date or a later one, so it is settled from there.
+    The nights of a use case without dates are ordered by their numbers in the ledger alone.
     """
     try:
         entries = Ledger(open_store(settings.store), use_case).entries()
@@ -178,14 +197,16 @@ def _is_dated(entry: NightEntry) -> bool:
 
 
 def _settles(red: RedNight, entry: NightEntry) -> bool:
-    """A date that is still to come is a wrong clock's, and must not stay red until then."""
+    """Whether the good night settles the red one. A red night's date after tomorrow comes from a wrong clock: it counts
+    as tomorrow, so that the use case does not stay red until that date."""
     if red.settled_from is None or not _is_dated(entry):
         return True
     return entry.as_of >= min(red.settled_from, datetime.now(UTC).date() + timedelta(days=1))
 
 
 def _is_settled(settings: Settings, red: RedNight) -> bool:
-    """Whether the ledger has a later night that settles it: the note may lie in the home of another machine."""
+    """Whether the ledger has a later night that settles it. That night may not have been able to delete the note, which
+    may lie in the home of another machine."""
     try:
         nights = Ledger(open_store(settings.store), red.use_case).nights()
     except RetrainError:
@@ -195,13 +216,14 @@ def _is_settled(settings: Settings, red: RedNight) -> bool:
 
 
 def _keep_red(settings: Settings, red: RedNight) -> None:
-    """What a night of an older date died of does not take the place of a newer one's."""
+    """Notes the red night, unless an unsettled one of a later date is noted already."""
     before = _red(settings, red.use_case)
     if before is None or _is_settled(settings, before) or not _is_newer(before, red):
         _write(settings, paths.red_night(red.use_case), red)
 
 
 def _is_newer(one: RedNight, other: RedNight) -> bool:
+    """Whether the first is of a later date; False if a date is not known."""
     return bool(one.settled_from and other.settled_from and one.settled_from > other.settled_from)
 
 
@@ -214,9 +236,12 @@ def _red(settings: Settings, use_case: str, *, strict: bool = False) -> RedNight
 
 
 def _newest(settings: Settings, kind: type[N], key: str, *, strict: bool) -> N | None:
-    """The note, in the store or the home; of two the later one. `strict` raises what the store says if neither has
-    it."""
-    notes, refusal = [], None
+    """The note under this key in the store or the home, the later one if both have it.
+
+    If neither has it and a place did not answer, `strict` raises that place's error.
+    """
+    notes: list[N] = []
+    refusal = None
     for place in _places(settings):
         try:
             note = unseal(kind, key, open_store(place).get(key))
@@ -230,6 +255,7 @@ def _newest(settings: Settings, kind: type[N], key: str, *, strict: bool) -> N |
 
 
 def _write(settings: Settings, key: str, note: Any) -> None:
+    """Writes the note into the first place that takes it; the log says which did not."""
     for place in _places(settings):
         try:
             return open_store(place).put(key, seal(note))
@@ -245,6 +271,7 @@ def _delete(settings: Settings, key: str) -> None:
 
 
 def _places(settings: Settings) -> tuple[str, str]:
+    """Where notes may lie, in the order of trying: the store and the home."""
     return settings.store, str(settings.home)
 
 

@@ -1,4 +1,7 @@
-"""Small frozen values that storage keeps: files, versions, and what a stage cost."""
+"""Small frozen dataclasses that are stored as JSON: files, versions, and what a stage cost.
+
+Their fields are part of stored objects: a field that is renamed makes older stores unreadable.
+"""
 
 import dataclasses
 from dataclasses import dataclass
@@ -12,7 +15,11 @@ DecisionName = Literal["FIRST", "PROMOTE", "KEEP", "REJECT", "NOTHING_NEW"]
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What one stage cost (`peak_mb`: the process, until its end), and how much of it had been done before."""
+    """What one stage cost, and how much of it had been done before.
+
+    `reused` and `computed` count partitions, or are 0 and 1 for a stage with one result. `peak_mb` is the most memory
+    that the process had used by the end of the stage, in MiB.
+    """
 
     stage: str
     seconds: float = 0.0
@@ -23,12 +30,17 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True)
 class Handle:
+    """What a stage returns. Subclasses add its results."""
+
     work: Work = Work(stage="")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Night:
-    """One run to be made: which use case, as of which date, with which seed, and why again if again."""
+    """One run to be made: which use case, as of which date, with which seed, code and machine.
+
+    `again` is the operator's reason to repeat a run that was finished before; None for any other run.
+    """
 
     use_case: str
     as_of: date
@@ -51,13 +63,16 @@ class FileRef:
 
 
 def digest_of_files(files: tuple[FileRef, ...]) -> str:
-    """Of a whole model: MLflow shows it as the version's tag `model_digest`."""
+    """The digest of a whole model, from the keys and digests of its files: the tag `model_digest` in MLflow."""
     return digest_value([[file.key, file.digest] for file in files])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Champion:
-    """A registered version that the ledger names, with what decides whether it can be compared."""
+    """A registered version that the ledger names: its files, and what decides whether it can be compared with another.
+
+    `fit_until` is the last day that it may have learned from; None for a use case without dates.
+    """
 
     version: int
     run_id: str
@@ -70,15 +85,17 @@ class Champion:
 
     @property
     def identity(self) -> "Identity":
-        """Its run and its model's digest. MLflow's number is none: it begins again in a registry that was emptied."""
+        """The run and the model's digest. MLflow's version number does not identify a version: MLflow counts from 1
+        again in a registry that was emptied."""
         return self.run_id, digest_of_files(self.files)
 
     @property
     def dated(self) -> bool:
+        """Whether the version is of a use case with dates."""
         return self.fit_until is not None
 
     def dated_before(self, as_of: date) -> bool:
-        """Whether a night of that date knows more days than this version's night did."""
+        """Whether this version has a date, and one before `as_of`."""
         return self.dated and as_of > self.as_of
 
 
@@ -86,4 +103,5 @@ Identity = tuple[str, str]
 
 
 def with_work(handle: Any, work: Work) -> Any:
+    """The handle with this work in place of its own."""
     return dataclasses.replace(handle, work=work)

@@ -1,12 +1,14 @@
-"""The only module that talks to MLflow. It writes runs, versions, tags and aliases; files go through the store.
+"""MLflow: runs, registered versions, tags and aliases. No other module talks to it. Files go through the store.
 
-Nothing here catches a missing model as "none" unless the registry itself answered so.
+"There is none" is returned only if MLflow itself answered so. An MLflow that does not answer raises
+RegistryUnavailable; one that answers no raises ConfigError.
 
-Others may use the same MLflow, another installation of this project among them. What is ours has our tags, with the
-identifier of our store. Nothing else is judged, changed or deleted, whatever its name is.
+Others may use the same MLflow, for example another installation of this project. What is ours has our tags, with the
+identifier of our store. Nothing else is judged, changed or deleted, whatever it is called.
 
-The ledger names a version by the run of its night, and the version's files lie in the folder of that run. Where MLflow
-lost the run, it is made again: MLflow gives it another identifier, and a tag holds the one that the ledger names.
+The ledger names a version by the run of its night, and the version's files lie in the folder of that run. If MLflow has
+lost the run, it is made again. MLflow gives the new run another identifier; its tag `ledger_run` holds the identifier
+that the ledger uses.
 """
 
 import contextlib
@@ -34,23 +36,26 @@ log = logging.getLogger("retrain.registry")
 
 RUN_KEY, USE_CASE = "run_key", "use_case"  # tags of every run and version of ours
 MODEL_DIGEST = "model_digest"  # a tag of every version of ours
-OURS = "retrain.use_case"  # a tag of the experiment and of the registered model
-STORE = "retrain.store"  # a tag of both, and of every version: the identifier of the store of their installation
+OURS = "retrain.use_case"  # a tag of our experiments and registered models: the use case
+STORE = "retrain.store"  # a tag of our experiments, registered models and versions: the identifier of our store
 LEDGER_RUN = "ledger_run"  # a tag of a run that was made again, and of its versions: the run that the ledger names
 LONGEST_TAG = 4_900  # characters; MLflow refuses a run's tag of more than 8,000 and a version's of more than 5,000
 CHAMPION, REFERENCE = "champion", "reference"
 LIBRARIES = ("mlflow", "numpy", "pandas", "safetensors", "torch")
 NOT_THERE = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 EXISTS = {"RESOURCE_ALREADY_EXISTS"}
-DATABASE_ATTEMPTS = 3  # MLflow's own 10 take 101 s, and a task makes four rounds of them
-ANSWERED = NOT_THERE | EXISTS | {"INVALID_STATE", "PERMISSION_DENIED"}  # MLflow is there and says no: no outage
+DATABASE_ATTEMPTS = 3  # by default MLflow tries 10 times in 101 s, and our tasks try four times themselves
+ANSWERED = NOT_THERE | EXISTS | {"INVALID_STATE", "PERMISSION_DENIED"}  # MLflow answers and refuses: no outage
 DELETED = "deleted"  # MLflow's word for what lies in its trash
 
 
 @dataclass(frozen=True, kw_only=True)
 class Version:
-    """A registered version, the run that the ledger names and MLflow's run, its age, and whether a night of ours
-    registered it."""
+    """A registered version as MLflow has it.
+
+    `run_id` is the run that the ledger names and `mlflow_run` MLflow's own, which differs after the run was made again.
+    `ours` says whether a night of this installation registered the version.
+    """
 
     number: int
     run_id: str
@@ -74,7 +79,7 @@ class Registry:
             self.client = _client(settings.tracking_uri)
 
     def require_free_name(self) -> None:
-        """Raises ConfigError where somebody else made the registered model of our name: services load it by that."""
+        """Raises ConfigError if somebody else made the registered model of our name, by which services load it."""
         taken = self.taken_by()
         if taken is not None:
             raise ConfigError(
@@ -84,7 +89,7 @@ class Registry:
             )
 
     def taken_by(self) -> str | None:
-        """Who else made the registered model of our name; None where it is ours or there is none."""
+        """Who else made the registered model of our name, in words; None if it is ours or there is none."""
         with self._errors():
             try:
                 tags = self.client.get_registered_model(self.name).tags
@@ -98,54 +103,55 @@ class Registry:
         return None if ours else "somebody else"
 
     def _store_id(self) -> str | None:
-        """The identifier of our store; None before anything of ours was written to MLflow."""
+        """The identifier of our store; None as long as nothing of ours was written to MLflow."""
         if self._known_store_id is None:
             self._known_store_id = (self.store.get(paths.store_id()) or b"").decode() or None
         return self._known_store_id
 
     def _own_tags(self) -> dict[str, str]:
-        """The tag that tells what is ours from what is of another installation."""
+        """The tag that marks something as ours. Gives our store its identifier if it has none."""
         if self._store_id() is None:
-            self.store.create(paths.store_id(), secrets.token_hex(8).encode())  # or another process was first
+            self.store.create(paths.store_id(), secrets.token_hex(8).encode())  # unless another process was first
         return {STORE: str(self._store_id())}
 
     def run_id(self, run_key: str, run_name: str, tags: Mapping[str, str], known: str | None = None) -> str:
-        """The run with this key, as the ledger names it: the one that there is, or a new one. One in MLflow's trash is
-        taken out of it. `known` is the run that the ledger names already: MLflow may have lost it."""
+        """The identifier of the run with this key, as the ledger names it. The run is created if there is none, and
+        taken out of MLflow's trash if it lies there.
+
+        `known` is the run that the ledger names already, if it does. If MLflow has lost that run, it is made again.
+        """
         with self._errors():
             return _ledger_run(self._run_of_key(run_key, run_name, tags, known))
 
     def _run_of_key(self, run_key: str, run_name: str, tags: Mapping[str, str], known: str | None) -> Any:
         experiment = self._experiment()
         if not self._runs_of(experiment, run_key, known):
-            again = {LEDGER_RUN: known} if known else {}
-            tags = {USE_CASE: self.name, **tags, RUN_KEY: run_key, **again}
+            made_again = {LEDGER_RUN: known} if known else {}
+            tags = {USE_CASE: self.name, **tags, RUN_KEY: run_key, **made_again}
             self.client.create_run(experiment, run_name=run_name, tags=tags)
-        first = self._runs_of(experiment, run_key, known)[0]  # a request whose answer was lost is sent again
-        if first.info.run_id != _ledger_run(
-            first
-        ):  # its page shows the files, and MLflow's server takes them for its own
+        first = self._runs_of(experiment, run_key, known)[0]  # a request whose answer was lost may have made two
+        if first.info.run_id != _ledger_run(first):  # the link lets MLflow's page of the new run show the old files
             self.store.link(paths.run_folder(first.info.run_id), paths.run_folder(_ledger_run(first)))
         self._restore(first)
         return first
 
     def _runs_of(self, experiment: str, run_key: str, known: str | None) -> list[Any]:
-        """The runs with this key, the first one first; of these, if a run is known to the ledger, that one alone."""
+        """The runs with this key, oldest first; only the one that the ledger names if that is `known`."""
         from mlflow.entities import ViewType
 
-        wanted = f"tags.{RUN_KEY} = '{run_key}'"
-        found = self.client.search_runs([experiment], wanted, ViewType.ALL, order_by=["attributes.start_time ASC"])
-        return [run for run in found if known in {None, _ledger_run(run)}]
+        condition = f"tags.{RUN_KEY} = '{run_key}'"
+        runs = self.client.search_runs([experiment], condition, ViewType.ALL, order_by=["attributes.start_time ASC"])
+        return [run for run in runs if known in {None, _ledger_run(run)}]
 
     def _restore(self, run: Any) -> None:
         if run.info.lifecycle_stage == DELETED:
             self.client.restore_run(run.info.run_id)
 
     def deleted_experiment(self) -> str | None:
-        """Our experiment, if somebody deleted it and MLflow can still restore it."""
+        """The identifier of our experiment if somebody deleted it and MLflow can still restore it; else None."""
         with self._errors():
-            _, found = self._found_experiment()
-        return found.experiment_id if found and found.lifecycle_stage == DELETED else None
+            _, experiment = self._find_experiment()
+        return experiment.experiment_id if experiment and experiment.lifecycle_stage == DELETED else None
 
     def restore_experiment(self, experiment: str) -> None:
         """Takes it out of MLflow's trash, with all of its runs."""
@@ -153,34 +159,36 @@ class Registry:
             self.client.restore_experiment(experiment)
 
     def _experiment(self) -> str:
-        """Our experiment, made if there is none. Raises ConfigError where somebody deleted it."""
+        """The identifier of our experiment, which is made if there is none. Raises ConfigError if somebody deleted
+        it."""
         self._own_tags()
-        name, found = self._found_experiment()
-        if found is None:
+        name, experiment = self._find_experiment()
+        if experiment is None:
             return self._make_experiment(name)
-        if found.lifecycle_stage == DELETED:
+        if experiment.lifecycle_stage == DELETED:
             raise ConfigError(
                 f"the MLflow experiment {name} is there",
                 "somebody deleted it",
                 f"retrain doctor {self.name} --mend restores it with all of its runs",
             )
-        return str(found.experiment_id)
+        return str(experiment.experiment_id)
 
-    def _found_experiment(self) -> tuple[str, Any | None]:
+    def _find_experiment(self) -> tuple[str, Any | None]:
         """The name of our experiment, and the experiment if it is there.
 
-        It has the use case's name, or another one where somebody else, or another installation, took that name before.
+        The name is the use case's. If somebody else has an experiment of that name, it is `<use case>
+        (nightly-retrain)`; if another installation has that too, our store's identifier is added.
         """
-        ours = f"{self.name} (nightly-retrain"
-        for name in (self.name, f"{ours})"):
-            found = self.client.get_experiment_by_name(name)
-            if found is None or self._is_ours(found):
-                return name, found
-        last = f"{ours} {self._store_id()})"
-        return last, self.client.get_experiment_by_name(last)
+        prefix = f"{self.name} (nightly-retrain"
+        for name in (self.name, f"{prefix})"):
+            experiment = self.client.get_experiment_by_name(name)
+            if experiment is None or self._is_ours(experiment):
+                return name, experiment
+        unique_name = f"{prefix} {self._store_id()})"
+        return unique_name, self.client.get_experiment_by_name(unique_name)
 
     def _is_ours(self, experiment: Any) -> bool:
-        """By our tags; experiments of before the tags are known by where their files lie."""
+        """Whether an experiment has our tags, or, if it is older than our tags, has its files in our store."""
         if STORE in experiment.tags:
             return bool(experiment.tags[STORE] == self._store_id() and experiment.tags.get(OURS) == self.name)
         place = experiment.artifact_location.removeprefix("file://").rstrip("/")
@@ -203,70 +211,77 @@ class Registry:
         tags: Mapping[str, str],
         name: str | None = None,
     ) -> None:
-        """All there is to say of a run in one call, a metric's values by step; then its last name, and its end.
+        """Writes metrics, parameters and tags of a run in one call, then gives it its last name and ends it.
 
-        Nothing can be said of a run that MLflow lost with its database: the report in the store has it all.
+        `history` is metric to step to value. If MLflow has lost the run, only the log says so: the report in the store
+        has all of it.
         """
         from mlflow.entities import Metric, Param, RunTag
 
         metrics = [Metric(name, value, 0, step) for name, values in history.items() for step, value in values.items()]
         shown = [Param(name, str(value)[:500]) for name, value in params.items()]
-        told = [RunTag(name, _cut(value)) for name, value in tags.items()]
+        run_tags = [RunTag(name, _cut(value)) for name, value in tags.items()]
         with self._errors():
             run = self._run(run_id)
             if run is None:
                 log.warning("MLflow no longer has the run %s: its metrics stand in the report only.", run_id)
                 return
             self._restore(run)
-            self.client.log_batch(run.info.run_id, metrics=metrics, params=shown, tags=told)
+            self.client.log_batch(run.info.run_id, metrics=metrics, params=shown, tags=run_tags)
             self.client.update_run(run.info.run_id, name=name)
-            if run.info.status != "FINISHED":  # so that it keeps the time of its end
+            if run.info.status != "FINISHED":  # a run that has ended keeps the time of its end
                 self.client.set_terminated(run.info.run_id)
 
     def mlflow_run(self, run_id: str) -> str | None:
-        """MLflow's identifier of the run that the ledger names so; None where MLflow has none."""
+        """MLflow's identifier of the run that the ledger calls `run_id`; None if MLflow does not have it."""
         with self._errors():
             run = self._run(run_id)
         return None if run is None else str(run.info.run_id)
 
     def _run(self, run_id: str) -> Any | None:
-        """MLflow's run that the ledger names so: that very run, or the one that was made again for it."""
+        """The run that the ledger calls `run_id`: that very run, or the one that was made again for it."""
         try:
             return self.client.get_run(run_id)
         except self._exception() as error:
             if error.error_code not in NOT_THERE:
                 raise
-        _, experiment = self._found_experiment()
-        again = f"tags.{LEDGER_RUN} = '{run_id}'"
-        return next(iter(self.client.search_runs([experiment.experiment_id], again)), None) if experiment else None
+        _, experiment = self._find_experiment()
+        if experiment is None:
+            return None
+        made_again = f"tags.{LEDGER_RUN} = '{run_id}'"
+        return next(iter(self.client.search_runs([experiment.experiment_id], made_again)), None)
 
     def version_of(self, run_key: str) -> int | None:
-        """The version registered under this key, if any."""
+        """The number of the version registered under this run key; None if there is none."""
         return min(self._versions_of(run_key), default=None)
 
     def _versions_of(self, run_key: str) -> list[int]:
         with self._errors():
-            found = self.client.search_model_versions(f"name = '{self.name}' and tags.`{RUN_KEY}` = '{run_key}'")
-        return sorted(int(version.version) for version in found)
+            versions = self.client.search_model_versions(f"name = '{self.name}' and tags.`{RUN_KEY}` = '{run_key}'")
+        return sorted(int(version.version) for version in versions)
 
     def number_of(self, model: Champion) -> int | None:
-        """MLflow's number of the ledger's version, which may differ from the ledger's; None if it is not there."""
-        wanted = f"name = '{self.name}' and tags.`{MODEL_DIGEST}` = '{digest_of_files(model.files)}'"
-        same = [found.number for found in self._versions(wanted) if found.ours and found.identity == model.identity]
-        return model.version if model.version in same else min(same, default=None)
+        """MLflow's number of the ledger's version; None if MLflow does not have it. It may differ from the ledger's."""
+        condition = f"name = '{self.name}' and tags.`{MODEL_DIGEST}` = '{digest_of_files(model.files)}'"
+        numbers = [v.number for v in self._versions(condition) if v.ours and v.identity == model.identity]
+        return model.version if model.version in numbers else min(numbers, default=None)
 
     def register(self, run_id: str, run_key: str, tags: Mapping[str, str], above: int = 0) -> int:
-        """The one version of this run key. If there is none it is made, with a number over `above`: smaller ones were
-        given to others, which MLflow may have lost."""
+        """The number of the one version of this run key, which is made if there is none.
+
+        A new version gets a number greater than `above`: the ledger has given the smaller numbers to other versions,
+        which MLflow may have lost.
+        """
         if self.version_of(run_key) is None:
             self._make_version_above(above, run_id, run_key, tags)
+        # There may be several: a request whose answer was lost is sent again, and another machine may run the same.
         first, *others = self._versions_of(run_key)
-        for version in set(others) - self.aliased():  # a request whose answer was lost is sent again, and another
-            self.delete_version(version)  # machine may run the same; one that an alias names is somebody's copy
+        for version in set(others) - self.aliased():  # a version that an alias names is somebody's own copy
+            self.delete_version(version)
         return first
 
     def _make_version_above(self, above: int, run_id: str, run_key: str, tags: Mapping[str, str]) -> None:
-        """Uses up the numbers that are too small: MLflow never gives that of a deleted version again."""
+        """Makes and deletes versions until a number is great enough: MLflow never gives a deleted number again."""
         while max(self._versions_of(run_key), default=0) <= above:
             self._make_version(run_id, {RUN_KEY: run_key, **tags})
             for number in self._versions_of(run_key):
@@ -281,10 +296,10 @@ class Registry:
             if run is None:
                 name = f"{self.name} {tags.get('as_of', '')}".rstrip()
                 run = self._run_of_key(tags[RUN_KEY], name, {}, known=run_id)
-            again = {} if run.info.run_id == run_id else {LEDGER_RUN: run_id}
+            made_again = {} if run.info.run_id == run_id else {LEDGER_RUN: run_id}
             source = f"{self.store.uri}/{paths.model_folder(run_id)}"
-            own = {**tags, **again, **self._own_tags()}
-            self.client.create_model_version(self.name, source, run.info.run_id, tags=own)
+            all_tags = {**tags, **made_again, **self._own_tags()}
+            self.client.create_model_version(self.name, source, run.info.run_id, tags=all_tags)
 
     def _make_registered_model(self) -> None:
         tags = {OURS: self.name, **self._own_tags()}
@@ -293,27 +308,27 @@ class Registry:
         except self._exception() as error:
             if error.error_code not in EXISTS:
                 raise
-            if STORE not in self.client.get_registered_model(self.name).tags:  # made before there was this tag
+            if STORE not in self.client.get_registered_model(self.name).tags:  # older than this tag
                 self.client.set_registered_model_tag(self.name, STORE, tags[STORE])
 
     def versions(self) -> list[Version]:
-        """All versions, those of others too, oldest first."""
+        """All versions of our registered model by number, also those that others registered."""
         return self._versions(f"name = '{self.name}'")
 
-    def _versions(self, wanted: str) -> list[Version]:
+    def _versions(self, condition: str) -> list[Version]:
         with self._errors():
-            found = self.client.search_model_versions(wanted)
+            versions = self.client.search_model_versions(condition)
         store = self._store_id()
-        return sorted((_version(each, store) for each in found), key=lambda version: version.number)
+        return sorted((_version(version, store) for version in versions), key=lambda version: version.number)
 
     def needs_files(self, run_id: str) -> int:
-        """How many versions, of whatever registered model, have the files of this run."""
+        """How many versions, of any registered model, use the files of this run."""
         runs = {run_id} | {version.mlflow_run for version in self.versions() if version.run_id == run_id}
         with self._errors():
             return sum(len(self.client.search_model_versions(f"run_id = '{run}'")) for run in runs)
 
     def aliased(self) -> set[int]:
-        """Versions that some alias names."""
+        """The numbers of the versions that an alias names."""
         with self._errors():
             try:
                 return {int(version) for version in self.client.get_registered_model(self.name).aliases.values()}
@@ -323,34 +338,35 @@ class Registry:
                 raise
 
     def running(self) -> list[str]:
-        """Our runs that MLflow takes for running, those in its trash too."""
+        """The identifiers of our runs that MLflow takes for running, also of those in its trash."""
         with self._errors():
-            _, found = self._found_experiment()
+            _, experiment = self._find_experiment()
             ours = f"attributes.status = 'RUNNING' and tags.{USE_CASE} = '{self.name}' and tags.{RUN_KEY} LIKE '%'"
-            return self._run_ids([found.experiment_id], ours) if found else []
+            return self._run_ids([experiment.experiment_id], ours) if experiment else []
 
     def every_run_id(self) -> set[str]:
-        """The runs of every experiment of this MLflow, deleted ones too."""
+        """The identifiers of all runs of all experiments of this MLflow, also of deleted ones."""
         from mlflow.entities import ViewType
 
         with self._errors():
             experiments = self.client.search_experiments(ViewType.ALL)
             return set(self._run_ids([experiment.experiment_id for experiment in experiments], ""))
 
-    def _run_ids(self, experiments: list[str], chosen: str) -> list[str]:
+    def _run_ids(self, experiments: list[str], condition: str) -> list[str]:
         from mlflow.entities import ViewType
 
-        pages = [self.client.search_runs(experiments, chosen, ViewType.ALL)]
+        pages = [self.client.search_runs(experiments, condition, ViewType.ALL)]
         while pages[-1].token:
-            pages.append(self.client.search_runs(experiments, chosen, ViewType.ALL, page_token=pages[-1].token))
+            pages.append(self.client.search_runs(experiments, condition, ViewType.ALL, page_token=pages[-1].token))
         return [run.info.run_id for page in pages for run in page]
 
     def end_run(self, run_id: str) -> None:
-        """Marks a run that nobody runs any more."""
+        """Marks a run as killed, because nobody runs it any more."""
         with self._errors():
             self.client.set_terminated(run_id, "KILLED")
 
     def delete_version(self, version: int) -> None:
+        """Deletes the version, not its files. Nothing happens if MLflow does not have it."""
         with self._errors():
             try:
                 self.client.delete_model_version(self.name, str(version))
@@ -359,16 +375,18 @@ class Registry:
                     raise
 
     def tag_version(self, version: int, tags: Mapping[str, str]) -> None:
+        """Sets tags of the version; too long values are cut."""
         with self._errors():
             for key, value in tags.items():
                 self.client.set_model_version_tag(self.name, str(version), key, _cut(value))
 
     def describe_version(self, version: int, text: str) -> None:
+        """Sets the description of the version; a too long one is cut."""
         with self._errors():
             self.client.update_model_version(self.name, str(version), description=_cut(text))
 
     def alias(self, alias: str) -> int | None:
-        """The version that the alias points to; None only where MLflow answered that there is none."""
+        """The number of the version that the alias names; None only if MLflow answered that it names none."""
         with self._errors():
             try:
                 return int(self.client.get_model_version_by_alias(self.name, alias).version)
@@ -378,7 +396,7 @@ class Registry:
                 raise
 
     def set_alias(self, alias: str, version: int) -> None:
-        """Raises ConfigError for a version that MLflow no longer has."""
+        """Lets the alias name the version. Raises ConfigError if MLflow does not have the version."""
         with self._errors():
             try:
                 self.client.set_registered_model_alias(self.name, alias, str(version))
@@ -399,6 +417,7 @@ class Registry:
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
+        """Turns errors of MLflow and its database into ours, without their causes, which may quote secrets."""
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
 
@@ -406,7 +425,7 @@ class Registry:
             yield
         except (MlflowException, SQLAlchemyError, OSError) as error:
             code = getattr(error, "error_code", None)
-            if code in ANSWERED:  # its text may quote what it was asked
+            if code in ANSWERED:  # its text is left out: it may quote the request
                 raise ConfigError(
                     f"MLflow does what a night of {self.name} asks it",
                     f"it answers {code}",
@@ -414,39 +433,39 @@ class Registry:
                 ) from None
             raise RegistryUnavailable(
                 f"MLflow at {self.uri} must answer",
-                self._seen(error),
+                self._root_cause(error),
                 "start it, or check MLFLOW_TRACKING_URI",
-            ) from None  # the causes quote the address, with its password
+            ) from None  # the causes quote the address with its password
 
     @staticmethod
-    def _seen(error: BaseException) -> str:
-        """The first line of what went wrong at the bottom: MLflow wraps a refused connection in four exceptions."""
+    def _root_cause(error: BaseException) -> str:
+        """The first line of the innermost exception: MLflow wraps a refused connection in four others."""
         while error.__cause__ or error.__context__:
             error = error.__cause__ or error.__context__ or error
-        said = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
-        return without_passwords(said.splitlines()[0])[:200].rstrip(". ")
+        text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+        return without_passwords(text.splitlines()[0])[:200].rstrip(". ")
 
 
 def _ledger_run(run: Any) -> str:
-    """The run as the ledger names it: the same one, but where MLflow lost it and it was made again."""
+    """The identifier by which the ledger names this run: its own, or that of the lost run that it replaces."""
     return str(run.data.tags.get(LEDGER_RUN, run.info.run_id))
 
 
-def _version(found: Any, store: str | None) -> Version:
-    age = time.time() - found.creation_timestamp / 1000
-    run = found.run_id or ""
+def _version(version: Any, store: str | None) -> Version:
+    """MLflow's version in our form. `store` is the identifier of our store."""
+    run, tags = version.run_id or "", version.tags
     return Version(
-        number=int(found.version),
-        run_id=found.tags.get(LEDGER_RUN) or run,
+        number=int(version.version),
+        run_id=tags.get(LEDGER_RUN) or run,
         mlflow_run=run,
-        model_digest=found.tags.get(MODEL_DIGEST, ""),
-        age_seconds=age,
-        ours=RUN_KEY in found.tags and found.tags.get(STORE, store) == store,
+        model_digest=tags.get(MODEL_DIGEST, ""),
+        age_seconds=time.time() - version.creation_timestamp / 1000,
+        ours=RUN_KEY in tags and tags.get(STORE, store) == store,
     )
 
 
 def _cut(text: str) -> str:
-    """What MLflow takes as a tag or a description."""
+    """The text, cut to what MLflow takes as a tag or a description."""
     return text if len(text) <= LONGEST_TAG else f"{text[: LONGEST_TAG - 1]}…"
 
 
@@ -460,17 +479,17 @@ def _client(uri: str) -> Any:
         utils.MAX_RETRY_COUNT = DATABASE_ATTEMPTS
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    return MlflowClient(uri, uri)  # never mlflow.set_tracking_uri: it writes the address into the environment
+    return MlflowClient(uri, uri)  # mlflow.set_tracking_uri would write the address into the environment
 
 
 def _quiet() -> None:
-    """They log each error with its traceback before they raise it; ours is one sentence."""
+    """Silences MLflow and alembic, which log every error with its traceback before they raise it."""
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def load_model(folder: Path) -> Any:
-    """The model in a local folder, as any MLflow user gets it."""
+    """The model in a local folder, loaded as any MLflow user loads it."""
     import mlflow.pyfunc
 
     _quiet()
@@ -480,9 +499,10 @@ def load_model(folder: Path) -> Any:
 def write_pyfunc(
     folder: Path, *, code: Path, data: Path, columns: tuple[Column, ...], output: Output, example: pd.DataFrame
 ) -> None:
-    """An MLflow model folder around packaged data and its own code; the code folder's name is its loader module.
+    """Writes an MLflow model into the new folder. `data` is the packaged model; `code` is the folder of its code, whose
+    name becomes the loader module.
 
-    The same data and code give the same bytes: MLflow's own time and random identifier are replaced.
+    The same data and code give the same bytes: MLflow's time and random identifier are replaced by fixed ones.
     """
     import mlflow.pyfunc
     from mlflow.models import Model, ModelSignature
@@ -505,10 +525,10 @@ def _input_schema(columns: tuple[Column, ...]) -> Any:
     from mlflow.types import ColSpec, Schema
     from mlflow.types.schema import AnyType
 
-    # MLflow refuses whole numbers where it was promised floats, and floats (nulls) where it was promised whole ones. It
-    # makes a time of any number, and of 05.02.2024, before the model sees them; and where it refuses a text, its
-    # sentence quotes whole rows, as it does where a column is missing. So all is left to the model's own check, which
-    # names the column and no value.
+    # Every column is declared as optional and of any type, so that MLflow checks nothing, and the model's own check
+    # decides, which names the column and no value. MLflow's check refuses whole numbers in a column of floats, and
+    # nulls in a column of whole numbers. It turns any number, and 05.02.2024, into a time before the model sees them.
+    # Where it refuses a value or misses a column, its message quotes whole rows.
     anything = AnyType()  # type: ignore[no-untyped-call]
     return Schema([ColSpec(anything, column.name, required=False) for column in columns])
 

@@ -1,6 +1,7 @@
-"""What S3 can answer, in a user's words: what a person must mend, and what may pass by itself.
+"""The errors of S3 and boto3 as sentences for a user, and whether a retry may help.
 
-Pure tables over S3's codes and the names of boto3's classes: boto3 itself is known to `ml.storage.store` only.
+These are tables over S3's error codes and the names of boto3's exception classes. Only `ml.storage.store` imports
+boto3 itself.
 """
 
 from urllib.parse import urlsplit
@@ -10,7 +11,7 @@ from ml.errors import ConfigError, StoreUnavailable
 CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 REGION = ("the bucket is in another region", "set AWS_REGION")
 KMS_KEY = ("its key cannot be used", "mend RETRAIN_S3_ENCRYPTION")
-# What no retry mends, by S3's code or boto3's class: what was seen, and the next step.
+# Errors that no retry mends, by S3's code or boto3's class: what was seen, and the next step. They become ConfigError.
 REFUSALS = {
     "NoSuchBucket": ("there is no such bucket", "create it, or mend RETRAIN_STORE"),
     "InvalidBucketName": ("no bucket can have that name", "mend RETRAIN_STORE"),
@@ -43,6 +44,7 @@ REFUSALS = {
     "KMS.KMSInvalidStateException": KMS_KEY,
     "NotImplemented": ("the server lacks what {operation} asks", "use one with conditional writes and the encryption"),
 }  # fmt: skip
+# Errors that may pass by themselves. They become StoreUnavailable.
 OUTAGES = {
     "EndpointConnectionError": "{endpoint} cannot be reached",
     "ConnectTimeoutError": "{endpoint} cannot be reached",
@@ -53,6 +55,7 @@ OUTAGES = {
     "ServiceUnavailable": "it cannot serve now",
     "InternalError": "it failed inside",
 }
+# Errors of bytes that were lost or changed on their way. An attempt at once may succeed; else StoreUnavailable.
 BROKEN = {
     "ResponseStreamingError": "its answer broke off",
     "ProtocolError": "its answer broke off",
@@ -72,7 +75,7 @@ UNREADABLE = "it answered without a word of S3"
 
 
 def in_words(error: Exception, uri: str) -> ConfigError | StoreUnavailable:
-    """The error of the store at `uri` as a sentence; ConfigError where a retry would see the same again."""
+    """The error of the store at `uri` in our form: ConfigError if a retry would fail again, else StoreUnavailable."""
     name = code(error)
     endpoint = urlsplit(getattr(error, "kwargs", {}).get("endpoint_url") or "")
     about = {
@@ -80,23 +83,23 @@ def in_words(error: Exception, uri: str) -> ConfigError | StoreUnavailable:
         "endpoint": f"{endpoint.scheme}://{endpoint.netloc}",
     }
     if name in REFUSALS:
-        seen, next_step = REFUSALS[name]
-        return ConfigError(f"the store {uri} must be open to us", f"{seen.format(**about)} ({name})", next_step)
+        problem, next_step = REFUSALS[name]
+        return ConfigError(f"the store {uri} must be open to us", f"{problem.format(**about)} ({name})", next_step)
     words = (OUTAGES | BROKEN).get(name) or (UNREADABLE if name.isdigit() else None)
-    seen = f"{words.format(**about)} ({name})" if words else first_line(error)
+    problem = f"{words.format(**about)} ({name})" if words else first_line(error)
     return StoreUnavailable(
-        f"the store {uri} must answer", seen, "check the network and the S3 server, and run it again"
+        f"the store {uri} must answer", problem, "check the network and the S3 server, and run it again"
     )
 
 
 def broke_on_its_way(error: Exception) -> bool:
-    """Bytes were lost or changed, so that another attempt may well succeed."""
+    """Whether bytes were lost or changed on their way, so that another attempt may succeed."""
     name = code(error)
     return name in BROKEN or name.isdigit()
 
 
 def code(error: Exception) -> str:
-    """S3's code of what it answered, else the HTTP status; or the class of what boto3 met."""
+    """S3's error code, or the HTTP status of an answer without a code; the name of the class for any other error."""
     answer = getattr(error, "response", None)
     if not isinstance(answer, dict):
         return type(error).__name__
@@ -104,5 +107,5 @@ def code(error: Exception) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """Without the colons that part a sentence."""
+    """The first line of the error's text, cut to 200 characters, without colons, which our sentences use themselves."""
     return (str(error).splitlines() or [""])[0][:200].rstrip(". ").replace(": ", " - ")

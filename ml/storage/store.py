@@ -1,8 +1,9 @@
-"""The only module that talks to files on disk or S3 as a store. Keys come from `ml.storage.paths`.
+"""The store: objects under keys, in a folder on disk or in S3. No other module reads or writes either as a store.
 
-Both kinds create atomically: a reader sees a whole object or none, and one that was there when a write returned is
-there after a loss of power. What may pass by itself raises StoreUnavailable, which the tasks try again; what only a
-person can mend (keys, rights, a bucket that is not there) raises ConfigError at once.
+Keys come from `ml.storage.paths`; a key that could leave the store is refused. Both kinds of stores write atomically: a
+reader sees a whole object or none. When a write has returned, the object survives a loss of power. An error that may
+pass by itself is raised as StoreUnavailable, and the tasks try again. An error that only a person can mend
+(credentials, rights, a missing bucket) is raised as ConfigError.
 """
 
 import errno
@@ -31,35 +32,40 @@ from ml.storage.records import FileRef
 from ml.storage.s3_errors import broke_on_its_way, code, first_line, in_words
 
 S3_URI = re.compile(r"s3://([A-Za-z0-9._-]+)((?:/[A-Za-z0-9_=-][A-Za-z0-9._=-]*)*)/?")
-MULTIPART_BYTES = 8 * 1024**2  # from here on in parts, of which each is retried
-STREAMED_BYTES = 64 * 1024**2  # one part of a stream of unknown length; S3 takes 10,000 of them: 640 GB
+MULTIPART_BYTES = 8 * 1024**2  # larger objects are sent in parts, and each part is retried by itself
+STREAMED_BYTES = 64 * 1024**2  # size of a part of a stream of unknown length; S3 takes 10,000 parts, so 640 GB
 CONNECTIONS = 10  # to S3 at once
-LEFTOVER = ".writing-"
-LEFTOVER_SECONDS = 3600.0  # nobody writes one object for so long
-ATTEMPTS = 3  # where bytes broke on their way; boto3 makes as many of its own where no answer began
+LEFTOVER = ".writing-"  # prefix of files that are being written
+LEFTOVER_SECONDS = 3600.0  # an object that takes longer to write was given up
+ATTEMPTS = 3  # if bytes were lost on their way; boto3 itself makes three attempts if no answer began
 R = TypeVar("R")
 
 
 class Store(Protocol):
-    """Where every artifact lies. Each method raises StoreUnavailable when the place does not answer or is full, and
-    ConfigError when it refuses."""
+    """Where every artifact lies.
+
+    Every method raises StoreUnavailable if the place does not answer or is full, ConfigError if it refuses access, and
+    UsageError for a key that could leave the store.
+    """
 
     uri: str
 
     def get(self, key: str) -> bytes | None:
-        """The object's bytes, None if there is none."""
+        """The object's bytes; None if there is none."""
 
-    def put(self, key: str, data: bytes) -> None: ...
+    def put(self, key: str, data: bytes) -> None:
+        """Writes the object, over one that is there."""
 
     def create(self, key: str, data: bytes) -> bool:
-        """Creates the object if there is none; False, and nothing changed, if there is one of other bytes.
+        """Creates the object if there is none. Returns False, and changes nothing, if there is one with other bytes.
 
-        True where its bytes are these: a request may have been repeated on its way, so that this write succeeded and
-        was then told that there is an object. Who must be the only one to create it writes what nobody else writes.
+        Returns True if there is one with these very bytes: a library may repeat a request whose answer was lost, and
+        then the write has succeeded although the repeated request finds an object. A caller that must know that it was
+        the one to create the object therefore puts something unique into its bytes.
         """
 
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        """The objects' bytes in the order of `keys`, None for one that is not there."""
+        """The objects' bytes in the order of `keys`; None for an object that is not there."""
 
     def delete(self, key: str) -> None:
         """Removes the object; nothing happens where there is none."""
@@ -68,26 +74,27 @@ class Store(Protocol):
         """All keys below the folder `prefix`, sorted."""
 
     def sizes(self, prefix: str = "", min_age_seconds: float = 0.0) -> dict[str, int]:
-        """The bytes of every object below the folder `prefix`, or of all, by key; none is read.
+        """The size in bytes of every object below the folder `prefix`, by key; of the whole store by default.
 
-        Of those only that were written so long ago.
+        Objects written less than `min_age_seconds` ago are left out. No object is read.
         """
 
     def leftovers(self, min_age_seconds: float = LEFTOVER_SECONDS) -> list[str]:
-        """What writers that were killed have left, sorted: no objects, but they take space."""
+        """Names of unfinished writes that are at least so old, sorted. They are no objects, but they take space."""
 
-    def delete_leftover(self, name: str) -> None: ...
+    def delete_leftover(self, name: str) -> None:
+        """Removes an unfinished write that `leftovers` named."""
 
     def link(self, folder: str, to: str) -> None:
-        """Lets `folder` be another name of the folder `to` for those who look without us, as MLflow's server does.
+        """Makes `folder` another name of the folder `to`, for programs such as MLflow's server that read the disk.
 
-        On disk only: S3 has no folders, and there MLflow asks for none.
+        It does nothing in S3, which has no folders.
         """
 
     def writing(self, key: str) -> "AbstractContextManager[Sink]":
-        """Takes a stream too long for memory. The object is there, whole, once the context has ended without an error.
+        """Writes an object that is too long for memory. The object exists once the context has ended without an error.
 
-        Raises UsageError if there is one already.
+        Raises UsageError if the object is there already.
         """
 
     def reading(self, key: str) -> "AbstractContextManager[BinaryIO]":
@@ -95,13 +102,13 @@ class Store(Protocol):
 
 
 class Sink(Protocol):
-    """What takes the bytes of a stream, in order."""
+    """Takes the bytes of a stream in order."""
 
     def write(self, data: bytes, /) -> int: ...
 
 
 def open_store(uri: str) -> Store:
-    """A store at a folder or at s3://bucket/prefix."""
+    """The store in a folder or at s3://bucket/prefix. Raises ConfigError for any other address."""
     if "://" not in uri:
         return DiskStore(Path(uri).absolute())
     place = S3_URI.fullmatch(uri)
@@ -111,12 +118,13 @@ def open_store(uri: str) -> Store:
 
 
 def put_file(store: Store, key: str, data: bytes) -> FileRef:
+    """Writes the object. Returns the reference by which `get_file` and `is_whole` check its bytes later."""
     store.put(key, data)
     return FileRef(key=key, size=len(data), digest=digest_bytes(data))
 
 
 def is_whole(store: Store, file: FileRef) -> bool:
-    """Whether the file's bytes are those that were written."""
+    """Whether the file is there and its bytes are those that were written."""
     data = store.get(file.key)
     return data is not None and digest_bytes(data) == file.digest
 
@@ -125,12 +133,14 @@ def get_file(store: Store, file: FileRef) -> bytes:
     """The file's bytes. Raises Corrupt if it is gone or its bytes are not those that were written."""
     data = store.get(file.key)
     if data is None or digest_bytes(data) != file.digest:
-        seen = "it is gone" if data is None else f"its SHA-256 is {digest_bytes(data)[:12]}"
-        raise Corrupt(f"{file.key} must have SHA-256 {file.digest[:12]}", seen, "run the night again to rebuild it")
+        problem = "it is gone" if data is None else f"its SHA-256 is {digest_bytes(data)[:12]}"
+        raise Corrupt(f"{file.key} must have SHA-256 {file.digest[:12]}", problem, "run the night again to rebuild it")
     return data
 
 
 class DiskStore:
+    """Objects as files below a folder."""
+
     def __init__(self, root: Path) -> None:
         self.root, self.uri = root, str(root)
 
@@ -149,14 +159,15 @@ class DiskStore:
     def create(self, key: str, data: bytes) -> bool:
         with _disk_errors(self.root), self._written(key, data) as (temporary, path):
             try:
-                path.hardlink_to(temporary)  # fails where the name exists, and shows whole contents: O_EXCL shows half
+                path.hardlink_to(temporary)  # fails if the name exists; with O_EXCL a reader could see half a file
             except FileExistsError:
                 return path.is_file() and path.read_bytes() == data
             self._sync_folders(path)
             return True
 
     def _sync_folders(self, path: Path) -> None:
-        """Makes the name last through a loss of power, in folders that may be new; 0.4 of a write's 0.9 ms."""
+        """Makes the file's name survive a loss of power, and the names of its folders, which may be new. It takes 0.4
+        of the 0.9 ms of a write."""
         for folder in path.relative_to(self.root).parents:
             handle = os.open(self.root / folder, os.O_RDONLY)
             try:
@@ -166,11 +177,12 @@ class DiskStore:
 
     @contextmanager
     def _written(self, key: str, data: bytes) -> Iterator[tuple[str, Path]]:
+        """A temporary file with these bytes, safe on the disk, and the path that the object is to have."""
         path = self.root / safe_key(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=LEFTOVER, dir=path.parent)
         try:
-            os.fchmod(handle, 0o644)  # a service of another user loads what this one registered
+            os.fchmod(handle, 0o644)  # a service that runs as another user loads the models
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
                 file.flush()
@@ -180,11 +192,11 @@ class DiskStore:
             Path(temporary).unlink(missing_ok=True)
 
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        """One after the other: threads took four times as long for small files, and as long for large ones."""
+        """Reads one after the other. Threads were four times slower for small files and no faster for large ones."""
         return [self.get(key) for key in keys]
 
     def delete(self, key: str) -> None:
-        """The folder stays, be it empty: a writer may have made it a moment ago."""
+        """Leaves the folder, even if it is empty: a writer may have made it a moment ago for its own file."""
         with _disk_errors(self.root), suppress(FileNotFoundError, IsADirectoryError):
             (self.root / safe_key(key)).unlink()
 
@@ -194,14 +206,14 @@ class DiskStore:
     def sizes(self, prefix: str = "", min_age_seconds: float = 0.0) -> dict[str, int]:
         folder = self.root / safe_key(prefix) if prefix else self.root
         objects = [(path, stat) for path, stat in self._files(folder) if path.name[0] != "."]
-        before = time.time() - min_age_seconds
-        old = [(path, stat) for path, stat in objects if not min_age_seconds or stat.st_mtime <= before]
+        written_until = time.time() - min_age_seconds
+        old = [(path, stat) for path, stat in objects if not min_age_seconds or stat.st_mtime <= written_until]
         return {self._key(path): stat.st_size for path, stat in old}
 
     def leftovers(self, min_age_seconds: float = LEFTOVER_SECONDS) -> list[str]:
-        before = time.time() - min_age_seconds
-        files = self._files(self.root)
-        return sorted(self._key(p) for p, stat in files if p.name.startswith(LEFTOVER) and stat.st_mtime <= before)
+        written_until = time.time() - min_age_seconds
+        files = [(path, stat) for path, stat in self._files(self.root) if path.name.startswith(LEFTOVER)]
+        return sorted(self._key(path) for path, stat in files if stat.st_mtime <= written_until)
 
     def delete_leftover(self, name: str) -> None:
         self.delete(name)
@@ -224,7 +236,7 @@ class DiskStore:
                     yield file
                     file.flush()
                     os.fsync(file.fileno())
-                Path(temporary).replace(path)  # disks that hold backups may have no hard links
+                Path(temporary).replace(path)  # no hard link, which a disk for backups may not support
                 self._sync_folders(path)
             finally:
                 Path(temporary).unlink(missing_ok=True)
@@ -245,15 +257,16 @@ class DiskStore:
             return [] if self._is_linked(folder) else list(_walk(folder, self.root))
 
     def _is_linked(self, folder: Path) -> bool:
-        """Whether the folder is another name of one in the store: nothing is found, or deleted, under that."""
+        """Whether the folder is a `link` to another folder of the store. Files are listed, and deleted, under their own
+        names only."""
         real, root = folder.resolve(), self.root.resolve()
         return real.is_relative_to(root) and real != root / folder.relative_to(self.root)
 
 
 def _walk(folder: Path, root: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Every file below the folder, as what it is; `Path.rglob` passes over folders that it may not read.
+    """Every file below the folder. Unlike `Path.rglob`, it raises PermissionError for a folder that it may not read.
 
-    A link to a place in the store is passed over: what it leads to is met under its own name.
+    Links to places in the store are skipped: their files are met under their own names.
     """
     with suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
@@ -268,37 +281,41 @@ def _walk(folder: Path, root: Path) -> Iterator[tuple[Path, os.stat_result]]:
 
 @contextmanager
 def _disk_errors(root: Path) -> Iterator[None]:
+    """Turns errors of the disk into ours."""
     try:
         yield
     except OSError as error:
-        seen = f"{error.strerror or error}" + (f" at {error.filename}" if error.filename else "")
+        problem = f"{error.strerror or error}" + (f" at {error.filename}" if error.filename else "")
         if isinstance(error, PermissionError | NotADirectoryError | FileExistsError) or error.errno == errno.EROFS:
             raise ConfigError(
-                f"the store {root} must be a folder that we may read and write", seen, "give access"
+                f"the store {root} must be a folder that we may read and write", problem, "give access"
             ) from error
         full = error.errno in {errno.ENOSPC, errno.EDQUOT}
         raise StoreUnavailable(
-            f"the store {root} must be readable and writable", seen, "free some space" if full else "check the disk"
+            f"the store {root} must be readable and writable", problem, "free some space" if full else "check the disk"
         ) from error
 
 
 class S3Store:
-    """Objects below s3://bucket/prefix; credentials and endpoint by the standard AWS variables, encryption by
-    RETRAIN_S3_ENCRYPTION. Every byte is checked by CRC32 at both ends."""
+    """Objects below s3://bucket/prefix.
+
+    Credentials and endpoint come from the standard AWS variables, the encryption from RETRAIN_S3_ENCRYPTION. Sender and
+    receiver check every byte by CRC32.
+    """
 
     def __init__(self, bucket: str, prefix: str) -> None:
         self.bucket, self.prefix = bucket, f"{prefix}/" if prefix else ""
         self.uri = f"s3://{bucket}/{prefix}".removesuffix("/")
         self.encryption = _encryption()
 
-    @cached_property  # of one thread at a time, as `boto3.client` is not safe in several
+    @cached_property  # its lock lets one thread at a time call `boto3.client`, which is not safe in several
     def client(self) -> Any:
         import boto3
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
 
-        # A conditional write waits up to 4 s for eight others. Three attempts are over within 0.2 s where nobody
-        # listens, and in 12 s where nothing answers: the longer patience is that of the tasks.
+        # A conditional write may wait 4 s while eight others write. Three attempts take 0.2 s if nobody listens at the
+        # address and 12 s if nothing answers. The tasks are more patient: they try again later.
         retries = {"mode": "standard", "total_max_attempts": 3}
         config = Config(retries=retries, connect_timeout=4, read_timeout=30, max_pool_connections=CONNECTIONS)
         try:
@@ -315,13 +332,12 @@ class S3Store:
         return self._tried(lambda: self._read(name))
 
     def fetch(self, key: str) -> tuple[bytes, str] | None:
-        """The bytes of an object that was listed, whatever its name, and what tells them from others; None if it is
-        gone."""
+        """The bytes and the ETag of an object that `etags` listed, whatever its name; None if it is gone."""
         return self._tried(lambda: self._fetched(f"{self.prefix}{key}"))
 
     def _read(self, name: str) -> bytes | None:
-        found = self._fetched(name)
-        return None if found is None else found[0]
+        bytes_and_etag = self._fetched(name)
+        return None if bytes_and_etag is None else bytes_and_etag[0]
 
     def _fetched(self, name: str) -> tuple[bytes, str] | None:
         from botocore.exceptions import ClientError
@@ -345,20 +361,20 @@ class S3Store:
             return
         from boto3.s3.transfer import TransferConfig
 
-        more = dict(self.encryption)
+        options = dict(self.encryption)
         if self.client.meta.config.request_checksum_calculation == "when_supported":
-            # Of the whole: boto3's own is of the parts' checksums, and boto3 compares that with nothing on reading.
-            more["ChecksumCRC32"] = b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()
+            # boto3 by itself sends a checksum of the parts' checksums, which it does not compare when it reads.
+            options["ChecksumCRC32"] = b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()
         parts = TransferConfig(multipart_threshold=MULTIPART_BYTES)
         try:
-            self.client.upload_fileobj(BytesIO(data), self.bucket, name, more, Config=parts)
+            self.client.upload_fileobj(BytesIO(data), self.bucket, name, options, Config=parts)
             stored = self.client.head_object(Bucket=self.bucket, Key=name)["ContentLength"]
-        except KeyError:  # boto3 looks for what only S3 answers
+        except KeyError:  # raised by boto3 if the answer lacks what S3 always answers
             stored = -1
         except _boto_errors() as error:
             if code(error) != "NoSuchUpload" or self._read(name) != data:
                 raise
-            return  # its end was done before, and the answer lost
+            return  # the upload was completed, but the answer was lost and boto3 asked again
         self._require(stored == len(data))
 
     def create(self, key: str, data: bytes) -> bool:
@@ -393,20 +409,22 @@ class S3Store:
     def sizes(self, prefix: str = "", min_age_seconds: float = 0.0) -> dict[str, int]:
         folder = f"{self._name(prefix)}/" if prefix else self.prefix
         items = self._tried(lambda: self._listed("list_objects_v2", "Contents", folder))
-        before = time.time() - min_age_seconds
-        old = [item for item in items if not min_age_seconds or item["LastModified"].timestamp() <= before]
+        written_until = time.time() - min_age_seconds
+        old = [item for item in items if not min_age_seconds or item["LastModified"].timestamp() <= written_until]
         return {item["Key"].removeprefix(self.prefix): item["Size"] for item in old}
 
     def etags(self) -> dict[str, str]:
-        """What tells each object's bytes from its bytes before, by key."""
+        """The ETag of every object by key. It changes when the object's bytes change."""
         items = self._tried(lambda: self._listed("list_objects_v2", "Contents", self.prefix))
         return {item["Key"].removeprefix(self.prefix): item["ETag"] for item in items}
 
     def leftovers(self, min_age_seconds: float = LEFTOVER_SECONDS) -> list[str]:
-        """Uploads in parts that were neither completed nor aborted, as key?upload; others may use the bucket too."""
-        before = time.time() - min_age_seconds
+        """Multipart uploads of ours that were neither completed nor aborted, each as `key?upload`."""
+        begun_until = time.time() - min_age_seconds
         uploads = self._tried(lambda: self._listed("list_multipart_uploads", "Uploads", self.prefix))
-        old = {upload["UploadId"]: upload["Key"] for upload in uploads if upload["Initiated"].timestamp() <= before}
+        old = {
+            upload["UploadId"]: upload["Key"] for upload in uploads if upload["Initiated"].timestamp() <= begun_until
+        }
         keys = {upload: key.removeprefix(self.prefix) for upload, key in old.items()}
         return sorted(f"{key}?{upload}" for upload, key in keys.items() if is_ours(key))
 
@@ -416,7 +434,7 @@ class S3Store:
             self.client.abort_multipart_upload(Bucket=self.bucket, Key=self._name(key), UploadId=upload)
 
     def link(self, folder: str, to: str) -> None:
-        """Nothing: there are no folders."""
+        """Does nothing: S3 has no folders."""
 
     @contextmanager
     def writing(self, key: str) -> Iterator[Sink]:
@@ -441,7 +459,7 @@ class S3Store:
             yield body
 
     def _length(self, name: str) -> int | None:
-        """The object's bytes; None if there is none."""
+        """The object's size in bytes; None if there is no object."""
         from botocore.exceptions import ClientError
 
         def ask() -> int | None:
@@ -463,15 +481,16 @@ class S3Store:
         return f"{self.prefix}{safe_key(key)}"
 
     def _require(self, answered_by_s3: bool) -> None:
-        """Anything may answer 200 at a wrong address: what it did not store must not count as stored."""
+        """Raises StoreUnavailable if the answer is none of S3's. At a wrong address, anything may answer 200, and what
+        it did not store must not count as stored."""
         if not answered_by_s3:
             raise StoreUnavailable(
                 f"the store {self.uri} must be an S3 server", "what answers is none", "check AWS_ENDPOINT_URL"
             )
 
     def _tried(self, work: Callable[[], R]) -> R:
-        """The work's answer, from up to three attempts where bytes broke on their way: boto3 itself tries again only
-        where no answer began."""
+        """The result of `work`, which is tried three times if bytes were lost on their way. boto3 itself tries again
+        only if no answer began."""
         with self._s3_errors():
             for attempt in range(ATTEMPTS - 1):
                 try:
@@ -491,7 +510,7 @@ class S3Store:
 
 
 class _Parts:
-    """A stream of bytes into one object of S3, which begins to be there when the upload is completed."""
+    """Sends a stream to S3 in parts. The object exists once `complete` has returned."""
 
     def __init__(self, store: S3Store, name: str) -> None:
         self.store, self.where, self.size = store, {"Bucket": store.bucket, "Key": name}, 0
@@ -512,10 +531,11 @@ class _Parts:
     def _send(self, data: bytes) -> None:
         number = len(self.parts) + 1
         part = self.store._tried(lambda: self.store.client.upload_part(**self.where, PartNumber=number, Body=data))
-        sums = {name: value for name, value in part.items() if name == "ETag" or name.startswith("ChecksumCRC")}
-        self.parts.append({"PartNumber": number, **sums})
+        checksums = {name: value for name, value in part.items() if name == "ETag" or name.startswith("ChecksumCRC")}
+        self.parts.append({"PartNumber": number, **checksums})
 
     def complete(self) -> None:
+        """Sends the last part and makes the object appear."""
         if self.held or not self.parts:
             self._send(bytes(self.held))
         done = {"MultipartUpload": {"Parts": self.parts}}
@@ -526,7 +546,7 @@ class _Parts:
                 raise
 
     def _is_stored(self) -> bool:
-        """Whether the object has the bytes that were sent: its end may have been done, and the answer lost."""
+        """Whether the object has the bytes that were sent. The upload may be complete although the answer was lost."""
         try:
             if self.store._length(self.object["Key"]) != self.size:
                 return False
@@ -536,7 +556,8 @@ class _Parts:
             return False
 
     def abort(self) -> None:
-        with suppress(*_boto_errors()):  # what went wrong first is what is told
+        """Gives the upload up. Errors are ignored, so that the one that led here is reported."""
+        with suppress(*_boto_errors()):
             self.store.client.abort_multipart_upload(**self.where)
 
 
@@ -557,5 +578,6 @@ def _boto_errors() -> tuple[type[Exception], ...]:
 
 
 def _encryption() -> dict[str, str]:
+    """The arguments that every write to S3 has."""
     kind, key = s3_encryption()
     return ({"ServerSideEncryption": kind} if kind else {}) | ({"SSEKMSKeyId": key} if key else {})

@@ -119,7 +119,7 @@ def test_a_stranger_loses_nothing_and_changes_nothing(
     stranger.client.create_registered_model("theirs")
     stranger.client.create_model_version("theirs", str(stranger.root / "notes"), None)
     shop.night("2024-03-14")
-    experiment, _ = Registry(shop.settings, "shop")._found_experiment()
+    experiment, _ = Registry(shop.settings, "shop")._find_experiment()
     assert experiment == "shop (nightly-retrain)"
     stranger.works_in(stranger.client.get_experiment_by_name(experiment).experiment_id)
     before = stranger.all_of_it()

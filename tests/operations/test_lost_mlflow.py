@@ -196,7 +196,7 @@ def test_a_run_that_was_made_again_is_the_same_run_to_every_later_night(lost: tu
     register_again(registry, night)
     assert registry.run_id(night.run_key, "a night", {}) == night.candidate.run_id
     register_again(registry, night)
-    _, found = registry._found_experiment()
+    _, found = registry._find_experiment()
     assert found and len(registry.client.search_runs([found.experiment_id])) == 1
     assert [version.run_id for version in registry.versions()] == [night.candidate.run_id]
 

@@ -53,7 +53,7 @@ def test_torch_is_asked_again_where_its_answer_may_be_another(
 
 
 def test_a_process_that_has_torch_asks_it(asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "_seen", lambda: "as before")
+    monkeypatch.setattr(machine, "_digest_of_causes", lambda: "as before")
     this_machine(tmp_path)
     monkeypatch.setitem(sys.modules, "torch", machine)
     assert this_machine(tmp_path) == HERE
