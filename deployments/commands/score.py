@@ -19,10 +19,10 @@ from ml.use_case.loading import load_use_case
 def score(options: argparse.Namespace) -> int:
     """Writes one row of output for each row of input, in the same order."""
     require_use_case(options.use_case)
-    writer = _writer(Path(options.output))
-    _require_input(options)
     settings = home_to_read("score")
     use_case = load_use_case(options.use_case, settings.project)
+    writer = _writer(Path(options.output))
+    _require_input(options)
     from ml.operations.scoring import model_threshold, score_file
 
     store = open_store(settings.store)

@@ -65,7 +65,7 @@ class RedNight:
     def seen(self) -> str:
         """`the night as of 2024-03-18 ended red on 2024-03-18 03:00 UTC (DataRejected): ..., but ...`."""
         night = f"the night as of {self.as_of}" if self.as_of else "the last night"
-        ended = "was killed" if self.error == KILLED else "ended red"
+        ended = "was killed after it began" if self.error == KILLED else "ended red"
         kind = "" if self.error == KILLED else f" ({self.error})"
         return f"{night} {ended} on {self.at[:16].replace('T', ' ')} UTC{kind}: {self.rule}, but {self.value}"
 

@@ -29,6 +29,7 @@ from ml.serving.columns import Column
 from ml.serving.output import Output
 from ml.settings import Settings
 from ml.storage import paths
+from ml.storage.locks import held_lock
 from ml.storage.records import Champion, Identity, digest_of_files
 from ml.storage.store import open_store
 
@@ -45,6 +46,7 @@ LIBRARIES = ("mlflow", "numpy", "pandas", "safetensors", "torch")
 NOT_THERE = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 EXISTS = {"RESOURCE_ALREADY_EXISTS"}
 DATABASE_ATTEMPTS = 3  # by default MLflow tries 10 times in 101 s, and our tasks try four times themselves
+START_SECONDS = 120.0  # a new database took 1.7 to 8.7 s
 ANSWERED = NOT_THERE | EXISTS | {"INVALID_STATE", "PERMISSION_DENIED"}  # MLflow answers and refuses: no outage
 DELETED = "deleted"  # MLflow's word for what lies in its trash
 
@@ -477,9 +479,28 @@ def _client(uri: str) -> Any:
         from mlflow.store.db import utils
 
         utils.MAX_RETRY_COUNT = DATABASE_ATTEMPTS
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    return MlflowClient(uri, uri)  # mlflow.set_tracking_uri would write the address into the environment
+    if not uri.startswith("sqlite:///"):
+        return MlflowClient(uri, uri)  # mlflow.set_tracking_uri would write the address into the environment
+    with _one_start_at_a_time(Path(uri.removeprefix("sqlite:///"))):
+        client = MlflowClient(uri, uri)
+        client.search_experiments(max_results=1)
+    return client
+
+
+@contextlib.contextmanager
+def _one_start_at_a_time(database: Path) -> Iterator[None]:
+    """Two processes that make one new database at the same time: MLflow's migrations of one of them fail. The first
+    holds a lock while it makes it, and whoever finds that lock waits for it."""
+    database.parent.mkdir(parents=True, exist_ok=True)
+    lock = database.with_name(f"{database.name}.lock")
+    if database.exists() and not lock.exists():
+        yield
+        return
+    busy = RegistryUnavailable(
+        f"MLflow's database is made within {START_SECONDS:.0f} s", f"{database} is still being made", "run it again"
+    )
+    with held_lock(lock, START_SECONDS, busy):
+        yield
 
 
 def _quiet() -> None:

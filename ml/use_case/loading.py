@@ -137,11 +137,14 @@ def _refuse_old_place(error: BaseException, path: Path) -> None:
     """Raises ConfigError, with the line to write, if the file imports something of ours from where it no longer is."""
     if not isinstance(error, ImportError) or (error.name or "").partition(".")[0] != "ml":
         return
-    public = [name for name in _names_asked_for(error) if name in ml.FACE]
+    asked = _names_asked_for(error)
+    public = [name for name in asked if name in ml.FACE]
+    others = [name for name in asked if name not in ml.FACE]
+    inner = f"; of {', '.join(others)} say `from` the module that has it now" if others else ""
     raise ConfigError(
         f"{path.name} and its modules must import from ml itself what use cases are made of",
         f"{error.name} has no such name{_line_of(error, path)}",
-        f"write `from ml import {', '.join(public)}`" if public else f"ml has {', '.join(ml.FACE)}",
+        f"write `from ml import {', '.join(public)}`{inner}" if public else f"ml has {', '.join(ml.FACE)}",
     ) from error
 
 

@@ -221,6 +221,7 @@ def derive(rows):
 USE_CASE = UseCase("""
 
 
+@pytest.mark.slow
 def test_a_night_ends_before_it_keeps_anything_and_goes_on_once_derive_is_mended(shop: Shop) -> None:
     assert shop.settings.project is not None
     file = shop.settings.project / "use_cases" / "shop.py"

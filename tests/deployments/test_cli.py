@@ -206,6 +206,7 @@ def test_a_file_to_score_is_not_overwritten_by_its_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], linked: bool
 ) -> None:
     monkeypatch.setenv("RETRAIN_HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
     rows, out = tmp_path / "rows.csv", tmp_path / ("link.csv" if linked else "rows.csv")
     rows.write_text("a\n1\n")
     if linked:

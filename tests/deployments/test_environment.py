@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 RETRAIN = Path(sys.executable).parent / "retrain"
 
 WATCH = """
@@ -26,6 +28,7 @@ sys.addaudithook(watch)
 LOOPBACK = ("127.0.0.1", "localhost", "::1", "None")
 
 
+@pytest.mark.slow
 def test_a_run_writes_only_into_its_home_and_speaks_only_to_loopback(tmp_path: Path) -> None:
     """A fresh machine user's HOME, working directory and temporary folder stay empty."""
     folders = {name: tmp_path / name for name in ("home", "work", "temporary", "watch", "retrain")}

@@ -238,6 +238,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 def test_everything_of_a_run_is_recorded_before_its_server_stops(settings: Settings) -> None:
     began = time.monotonic()
     with python(settings, ONE_OFF) as run:

@@ -172,7 +172,7 @@ def test_a_night_that_was_killed_is_known_by_the_beginning_that_nobody_holds(pla
     began = left(place)
     assert began is not None
     told = nights.killed(began)
-    assert told.seen.startswith("the night as of 2024-03-18 was killed on 20")
+    assert told.seen.startswith("the night as of 2024-03-18 was killed after it began on 20")
     assert told.next_step == "retrain run tills --as-of 2024-03-18 goes on where it stopped"
     with held_lock(lock, 0, BUSY):
         forget_beginning(place, "tills")
