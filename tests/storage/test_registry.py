@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -238,3 +240,21 @@ def test_a_run_ends_once_and_may_get_its_last_name_later(registry: Registry) -> 
     named = registry.client.get_run(run).info
     assert (ended.run_name, named.run_name) == ("a run", "a run, F1 0.9")
     assert (named.status, named.end_time) == ("FINISHED", ended.end_time)
+
+
+STARTED = """
+import sys, time
+from ml.storage.registry import _client
+
+time.sleep(max(0.0, float(sys.argv[2]) - time.time()))
+_client("sqlite:///" + sys.argv[1]).search_experiments()
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_need_a_new_database_at_the_same_time_make_it_once(tmp_path: Path) -> None:
+    """5 s. Without a lock the migrations of one of them fail."""
+    begin = str(time.time() + 3)
+    words = [sys.executable, "-c", STARTED, str(tmp_path / "mlflow.db"), begin]
+    processes = [subprocess.Popen(words, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [process.communicate()[1][-300:] for process in processes if process.wait()] == []
