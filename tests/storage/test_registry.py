@@ -257,4 +257,5 @@ def test_processes_that_need_a_new_database_at_the_same_time_make_it_once(tmp_pa
     begin = str(time.time() + 3)
     words = [sys.executable, "-c", STARTED, str(tmp_path / "mlflow.db"), begin]
     processes = [subprocess.Popen(words, stderr=subprocess.PIPE, text=True) for _ in range(3)]
-    assert [process.communicate()[1][-300:] for process in processes if process.wait()] == []
+    ended = [(process.communicate()[1][-300:], process.returncode) for process in processes]
+    assert [text for text, code in ended if code] == []
