@@ -293,6 +293,12 @@ class Seen:
         os.kill(int(found[0].parts[2]), signal.SIGKILL)
 
 
+def recoveries(documents: list[dict[str, Any]], night: str) -> list[str]:
+    """What was told as the recovery of a night, or of its title with a score."""
+    told = (each for each in documents if each["alert"] == alerts.RECOVERED)
+    return [each["reason"] for each in told if each["night"] == night]
+
+
 @pytest.mark.slow
 def test_six_endings_agree_with_the_ledger(
     served_shop: Shop,
@@ -363,7 +369,8 @@ def test_six_endings_agree_with_the_ledger(
     seen.compare(killed, "Completed", again["state"]["message"].split(":")[0])
     last = served_shop.entries()[-1]
     assert (str(last.as_of), ending(last).message) == ("2024-03-18", again["state"]["message"])
-    recovered = wait_for_alert(documents, alerts.RECOVERED)
-    assert recovered["reason"] == again["state"]["message"], "and once, for the red night and the killed one"
+    # Prefect's automation takes any good end of the use case for a recovery, so the replayed night was told of too.
+    assert wait_for(lambda: recoveries(documents, "shop 2024-03-18"), 30)
+    assert recoveries(documents, "shop 2024-03-18") == [again["state"]["message"]], "once, for red and killed"
     assert {each["alert"] for each in documents} == {alerts.KEPT, alerts.REJECTED, alerts.CRASHED, alerts.RECOVERED}
     assert main(["alerts", "--remove"]) == 0
