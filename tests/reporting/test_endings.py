@@ -295,8 +295,8 @@ class Seen:
 
 def recoveries(documents: list[dict[str, Any]], night: str) -> list[str]:
     """What was told as the recovery of a night, or of its title with a score."""
-    told = (each for each in documents if each["alert"] == alerts.RECOVERED)
-    return [each["reason"] for each in told if each["night"] == night]
+    of_night = (document for document in documents if document["night"] == night)
+    return [document["reason"] for document in of_night if document["alert"] == alerts.RECOVERED]
 
 
 @pytest.mark.slow
