@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ml.data.csv_fields import DELIMITERS, NEWLINES, BrokenCsv, likely_separator, read_fields, refuse_twice
-from ml.data.dataset import Reading
+from ml.data.dataset import NUMBERS, Reading
 from ml.data.declared_sources import CsvForm, DatabaseSource, FileSource, Source
 from ml.data.disk import reading_from
 from ml.errors import is_passing, printable
@@ -36,7 +36,6 @@ from ml.serving.columns import EXACT, NOT_COUNTED, TOO_WIDE, Column, WrongType, 
 MISSING = ["", "NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null", "None", "<NA>", "n/a"]  # unless text is declared
 NEAR = 0.75  # from this likeness on (difflib), one name may be the other one mistyped
 TRUE, FALSE = ["True", "true", "TRUE"], ["False", "false", "FALSE"]
-NUMBERS = {"number", "integer"}
 FIELDS = b"retrain.fields"  # marks a Parquet file of ours whose texts are the fields of a CSV, not yet typed
 
 

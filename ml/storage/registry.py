@@ -479,18 +479,17 @@ def _client(uri: str) -> Any:
         from mlflow.store.db import utils
 
         utils.MAX_RETRY_COUNT = DATABASE_ATTEMPTS
-    if not uri.startswith("sqlite:///"):
+    database = uri.removeprefix("sqlite:///")
+    with contextlib.nullcontext() if database == uri else _made_once(Path(database)):
         return MlflowClient(uri, uri)  # mlflow.set_tracking_uri would write the address into the environment
-    with _one_start_at_a_time(Path(uri.removeprefix("sqlite:///"))):
-        client = MlflowClient(uri, uri)
-        client.search_experiments(max_results=1)
-    return client
 
 
 @contextlib.contextmanager
-def _one_start_at_a_time(database: Path) -> Iterator[None]:
-    """Two processes that make one new database at the same time: MLflow's migrations of one of them fail. The first
-    holds a lock while it makes it, and whoever finds that lock waits for it."""
+def _made_once(database: Path) -> Iterator[None]:
+    """While MLflow makes a new database inside, no other process of ours does: of two that migrate one, one fails.
+
+    The lock lies beside the database until it is made: who finds a database without a lock need not wait.
+    """
     database.parent.mkdir(parents=True, exist_ok=True)
     lock = database.with_name(f"{database.name}.lock")
     if database.exists() and not lock.exists():
@@ -501,6 +500,7 @@ def _one_start_at_a_time(database: Path) -> Iterator[None]:
     )
     with held_lock(lock, START_SECONDS, busy):
         yield
+    lock.unlink(missing_ok=True)
 
 
 def _quiet() -> None:

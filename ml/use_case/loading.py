@@ -140,7 +140,7 @@ def _refuse_old_place(error: BaseException, path: Path) -> None:
     asked = _names_asked_for(error)
     public = [name for name in asked if name in ml.FACE]
     others = [name for name in asked if name not in ml.FACE]
-    inner = f"; of {', '.join(others)} say `from` the module that has it now" if others else ""
+    inner = f"; {', '.join(others)}: not public, import from the module that has it now" if others else ""
     raise ConfigError(
         f"{path.name} and its modules must import from ml itself what use cases are made of",
         f"{error.name} has no such name{_line_of(error, path)}",
