@@ -45,7 +45,7 @@ def _fit(site: Site, night: Night, run_key: str, cleaned: Cleaned, split: Split)
     folder = paths.stage_file(night.use_case, "train", run_key, "model")
     log.info(
         "Training a %s on %s with %d thread(s) and %s rows.",
-        type(learner).__name__, night.device, night.threads, f"{split.train.rows:,}",
+        learner.title, night.device, night.threads, f"{split.train.rows:,}",
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
         fitted = learner.fit_rows(
@@ -64,7 +64,7 @@ def _fit(site: Site, night: Night, run_key: str, cleaned: Cleaned, split: Split)
         )
         files = upload_folder(site.store, Path(scratch), folder)
     return Fit(
-        kind=type(learner).__name__,
+        kind=learner.title,
         folder=folder,
         files=files,
         chosen=dict(fitted.chosen),

@@ -14,7 +14,8 @@ from ml.use_case.loading import load_use_case
 OURS = Path(ml.__file__).parent
 LISTED = (
     "BetterThanRule BetterThanTrivial BusinessDays Column DatabaseSource FileSource Fitted Gate Job Learner MinMetric "
-    "NetworkClassifier NetworkRegressor NotWorseThanChampion NotWorseThanReference Retention SideTable Source Step "
+    "NetworkClassifier NetworkRegressor NotWorseThanChampion NotWorseThanReference Retention ScikitLearn SideTable "
+    "Source Step "
     "Target UseCase linear_regression logistic_regression"
 ).split()
 
