@@ -6,11 +6,11 @@ Torch is imported inside the functions that use it, because a night with nothing
 import logging
 from contextlib import nullcontext
 
+from ml.code import require_unchanged
 from ml.data.handles import Cleaned, Split
 from ml.errors import ConfigError
 from ml.models.handles import Epoch, Fit
 from ml.pipeline.machine import this_machine
-from ml.pipeline.run_key import lock_digest, require_same_code
 from ml.pipeline.site import Site, kept_results, resume
 from ml.serving.features import Encoder
 from ml.storage import paths
@@ -84,9 +84,9 @@ def require_same_code_and_machine(site: Site, night: Night) -> None:
 
     Call it after torch was imported, so that torch itself says which device there is.
     """
-    require_same_code()
+    require_unchanged()
     machine = this_machine(site.settings.home)
-    if (machine.device, lock_digest(machine.instructions)) != (night.device, night.lock_digest):
+    if (machine.device, machine.instructions) != (night.device, night.instructions):
         raise ConfigError(
             "a machine stays as it is during a night", f"torch now says {machine.device}", "run the same command again"
         )

@@ -33,9 +33,8 @@ def _upload(site: Site, night: Night, run_key: str, cleaned: Cleaned, split: Spl
     model, held_out = _package(site, night, cleaned, split, fit)
     name = f"{night.use_case} {night.as_of}"
     tags = {"use_case": night.use_case, "as_of": str(night.as_of)}
-    finished = site.ledger.finished(run_key)  # if it was, its files are made again in their old folder
-    known = finished.candidate.run_id if finished and finished.candidate else None
-    run_id = site.registry.run_id(run_key, name, tags, known)
+    recorded = site.ledger.trained(run_key)  # if it was, its files are made again in their old folder
+    run_id = site.registry.run_id(run_key, name, tags, recorded.run_id if recorded else None)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
         packaging.write_model(model, folder)
