@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
+from ml.code import require_unchanged
 from ml.data.handles import Cleaned, Split
 from ml.data.statistics import Statistics
 from ml.errors import ConfigError
@@ -13,7 +14,6 @@ from ml.models.handles import Fit
 from ml.models.packaging import upload_folder
 from ml.models.protocol import Job, Rows
 from ml.pipeline.machine import this_machine
-from ml.pipeline.run_key import lock_digest, require_same_code
 from ml.pipeline.site import Site, kept_results, resume
 from ml.storage import paths
 from ml.storage.json_form import from_json
@@ -82,9 +82,9 @@ def require_same_code_and_machine(site: Site, night: Night) -> None:
 
     A process that has imported torch asks torch itself which device there is.
     """
-    require_same_code()
+    require_unchanged()
     machine = this_machine(site.settings.home)
-    if (machine.device, lock_digest(machine.instructions)) != (night.device, night.lock_digest):
+    if (machine.device, machine.instructions) != (night.device, night.instructions):
         raise ConfigError(
             "a machine stays as it is during a night", f"torch now says {machine.device}", "run the same command again"
         )

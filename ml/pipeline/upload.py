@@ -28,9 +28,8 @@ def _upload(site: Site, night: Night, run_key: str, cleaned: Cleaned, fit: Fit) 
     require_same_code_and_machine(site, night)
     name = f"{night.use_case} {night.as_of}"
     tags = {"use_case": night.use_case, "as_of": str(night.as_of)}
-    finished = site.ledger.finished(run_key)  # if it was, its files are made again in their old folder
-    known = finished.candidate.run_id if finished and finished.candidate else None
-    run_id = site.registry.run_id(run_key, name, tags, known)
+    recorded = site.ledger.trained(run_key)  # if it was, its files are made again in their old folder
+    run_id = site.registry.run_id(run_key, name, tags, recorded.run_id if recorded else None)
     held_out = site.reader(cleaned).raw_rows(night.as_of, "validation")
     with tempfile.TemporaryDirectory() as scratch:
         packaging.copy_files(site.store, fit.folder, fit.files, Path(scratch) / "fitted")

@@ -63,7 +63,7 @@ def site() -> Site:
 
 
 def opened(as_of: date = AS_OF) -> Night:
-    return tiny.night(use_case="shop", as_of=as_of, use_case_digest=site().digest, code_digest=site().code)
+    return tiny.night_of(site(), as_of)
 
 
 class Done:

@@ -300,7 +300,7 @@ def outcome(as_of: date = AS_OF) -> dict[str, Any]:
 
 def night_of(as_of: date) -> dict[str, Any]:
     site = open_site("tills")
-    night = tiny.night(use_case="tills", as_of=as_of, use_case_digest=site.digest, code_digest=site.code)
+    night = tiny.night_of(site, as_of)
     snapshot = tasks.data.take_snapshot.fn(night)
     checks = tasks.data.validate_partitions.fn(night, snapshot)
     cleaned = tasks.data.clean_partitions.fn(night, snapshot, checks)
