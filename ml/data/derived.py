@@ -4,9 +4,6 @@ Every row gets a number before and is put back in its place by that number, neve
 group or merge.
 """
 
-import sysconfig
-import traceback
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +14,7 @@ from ml.data.dataset import ROW, Reading, Table
 from ml.data.reading import UnusablePartition, refuse_missing, refuse_other_columns
 from ml.errors import ConfigError, RetrainError, is_passing, printable
 from ml.serving.columns import Column, conform, wrong_type
+from ml.serving.refusal import failure
 
 KEEP_ROWS = (
     f"return every row once with its {ROW} as it came; a row that nobody shall learn from gets a null label or breaks "
@@ -52,11 +50,12 @@ def _returned(use_case: Table, rows: pd.DataFrame, numbered: pd.DataFrame) -> An
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a company's own code; its message may quote a row
         if isinstance(error, OSError) or is_passing(error):  # this says nothing about the day's rows
             raise ConfigError(
-                f"derive of {use_case.name} must run on the rows alone", _failure(error), "mend it, then run it again"
+                f"derive of {use_case.name} must run on the rows alone", failure(error), "mend it, then run it again"
             ) from None
         _blame_columns(use_case, rows, error)
-        failure = _failure(error)
-        raise UnusablePartition(f"derive of {use_case.name} {failure} (mend derive, or the day's file)") from None
+        raise UnusablePartition(
+            f"derive of {use_case.name} {failure(error)} (mend derive, or the day's file)"
+        ) from None
 
 
 def _blame_columns(use_case: Reading, rows: pd.DataFrame, error: BaseException) -> None:
@@ -65,18 +64,6 @@ def _blame_columns(use_case: Reading, rows: pd.DataFrame, error: BaseException) 
     wanted = error.args[:1] if isinstance(error, KeyError) else [getattr(error, "name", None)]
     names = tuple(column.name for column in use_case.columns)
     refuse_missing(rows, tuple(name for name in names if name in wanted), names)
-
-
-def _failure(error: BaseException) -> str:
-    """The kind of the error and the line of the company's code where it happened.
-
-    The message may quote a row: it is not used.
-    """
-    libraries = (sysconfig.get_path("purelib"), sysconfig.get_path("stdlib"))
-    frames = traceback.extract_tb(error.__traceback__)[1:]
-    own = [frame for frame in frames if not frame.filename.startswith((*libraries, "<"))]
-    where = f" in line {own[-1].lineno} of {Path(own[-1].filename).name}" if own else ""
-    return f"fails with {type(error).__name__}{where}"
 
 
 def _refuse_other_shape(use_case: Table, result: Any) -> None:

@@ -22,6 +22,14 @@ KINDS = "ml/serving/kinds"
 
 def learner_code(learner: Learner) -> Code:
     """What the fit and the served half of this kind execute of ours."""
-    kinds = (f"{KINDS}/{name}.py" for name in learner.served)
-    modules = (*learner.code, f"{KINDS}/__init__.py", *(kind for kind in kinds if (ROOT / kind).is_file()))
-    return Code(modules, learner.libraries)
+    kinds = (_kind_file(name) for name in learner.served if name not in own_kinds(learner))
+    return Code((*learner.code, f"{KINDS}/__init__.py", *kinds), learner.libraries)
+
+
+def own_kinds(learner: Learner) -> tuple[str, ...]:
+    """The modules of its served half that are none of ours: they lie in the company's project."""
+    return tuple(name for name in learner.served if not (ROOT / _kind_file(name)).is_file())
+
+
+def _kind_file(name: str) -> str:
+    return f"{KINDS}/{name}.py"

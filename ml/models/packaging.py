@@ -22,6 +22,8 @@ from ml.digests import digest_sources
 from ml.errors import ConfigError, Corrupt
 from ml.models.protocol import Learner
 from ml.serving.columns import Column, conform
+from ml.serving.model import OWN
+from ml.serving.own_code import MODULES, OwnCode
 from ml.serving.rules import Between, InSet, Rule, UniqueKey
 from ml.storage import registry
 from ml.storage.paths import SERVING_PREFIX
@@ -45,19 +47,21 @@ def serving_files(kinds: Iterable[str], source: Path = SERVING) -> list[Path]:
     return sorted(files)
 
 
-def serving_name(kinds: Iterable[str], source: Path = SERVING) -> str:
-    """The name of the package that a copy of the serving code becomes. It contains the digest of the code."""
-    return f"{SERVING_PREFIX}{digest_sources(source, serving_files(kinds, source))[:16]}"
+def copy_code(kinds: Iterable[str], own: OwnCode, folder: Path, source: Path = SERVING) -> Path:
+    """Writes the package that travels with a model of these kinds: a copy of the serving code, and a company's own
+    modules in a folder of it. Returns the package, whose name contains the digest of all of its files."""
+    copy = folder / "code"
+    for file in serving_files(kinds, source):
+        (copy / file.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy / file.relative_to(source))
+    own.save(copy / OWN / MODULES)
+    return copy.rename(folder / f"{SERVING_PREFIX}{digest_sources(copy, copy.rglob('*.py'))[:16]}")
 
 
 def write_model(model: "PackagedModel", learner: Learner, folder: Path, source: Path = SERVING) -> None:
     """Writes an MLflow model folder. Loading it needs nothing of this project."""
     with tempfile.TemporaryDirectory() as scratch:
-        code = Path(scratch) / serving_name(learner.served, source)
-        for file in serving_files(learner.served, source):
-            copy = code / file.relative_to(source)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, copy)
+        code = copy_code(learner.served, model.own, Path(scratch), source)
         model.save(Path(scratch) / "model")
         registry.write_pyfunc(
             folder,

@@ -10,6 +10,7 @@ from ml.models import packaging
 from ml.models.handles import Fit, Upload, Verified
 from ml.pipeline.site import Site, resume
 from ml.pipeline.train import require_same_code_and_machine
+from ml.serving.own_code import OwnCode
 from ml.storage import paths
 from ml.storage.records import FileRef, Night, digest_of_files
 
@@ -33,7 +34,7 @@ def _upload(site: Site, night: Night, run_key: str, cleaned: Cleaned, fit: Fit) 
     held_out = site.reader(cleaned).raw_rows(night.as_of, "validation")
     with tempfile.TemporaryDirectory() as scratch:
         packaging.copy_files(site.store, fit.folder, fit.files, Path(scratch) / "fitted")
-        model = package(site.use_case, site.rules, Path(scratch) / "fitted", night.threads, held_out)
+        model = package(site.use_case, site.rules, Path(scratch) / "fitted", night.threads, held_out, own_code(site))
         packaging.write_model(model, site.use_case.model, Path(scratch) / "model")
         files = packaging.upload_folder(site.store, Path(scratch) / "model", paths.model_folder(run_id))
     proof_key = paths.stage_file(night.use_case, "upload", run_key, "proof.parquet")
@@ -45,6 +46,12 @@ def _upload(site: Site, night: Night, run_key: str, cleaned: Cleaned, fit: Fit) 
         threshold=model.output.threshold if model.output.kind == "binary" else None,
         proof=packaging.make_proof(site.store, proof_key, model, held_out),
     )
+
+
+def own_code(site: Site) -> OwnCode:
+    """The company's own modules that travel inside a version."""
+    serving = site.loaded.serving
+    return OwnCode(serving.modules, serving.packages)
 
 
 def verify_candidate(site: Site, run_key: str, upload: Upload) -> Verified:

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 
 from .columns import Column, conform, with_tuples, wrong_type
 from .output import Output, probabilities, values
+from .own_code import MODULES, NO_OWN_CODE, OwnCode
 from .refusal import refusal
 from .rules import Rule, first_broken, rule_from_dict, rule_to_dict
 
 FORMAT = 2
 KIND = "kind"  # the folder with the files of the fitted model
+OWN = "own"  # the folder of a version's code with a company's own modules
 
 
 class Served(Protocol):
@@ -34,16 +36,17 @@ class Served(Protocol):
         """The values that were learnt, by category column."""
 
 
-def load_served(kind: str, folder: Path, threads: int) -> Served:
-    """The fitted model in the folder, loaded by the module `kind` of `kinds/`."""
-    served: Served = import_module(f".kinds.{kind}", __package__).load(folder, threads)
+def load_served(kind: str, folder: Path, threads: int, own: OwnCode = NO_OWN_CODE) -> Served:
+    """The fitted model in the folder, loaded by the module `kind` of the company's own or of `kinds/`."""
+    module = own.load(kind) if kind in own.modules else import_module(f".kinds.{kind}", __package__)
+    served: Served = module.load(folder, threads)
     return served
 
 
 class PackagedModel:
     """Columns, rules, a fitted model and its output: the whole path from a raw row to an answer.
 
-    `kind` is the module of `kinds/` that loads the fitted model from `folder`.
+    `kind` is the module that loads the fitted model from `folder`: one of `kinds/`, or one of the company's `own`.
     """
 
     def __init__(
@@ -56,10 +59,11 @@ class PackagedModel:
         output: Output,
         threads: int,
         time_zone: str = "UTC",
+        own: OwnCode = NO_OWN_CODE,
     ) -> None:
         self.columns, self.rules, self.kind, self.folder = columns, rules, kind, folder
-        self.output, self.threads, self.time_zone = output, threads, time_zone
-        self.served = load_served(kind, folder, threads)
+        self.output, self.threads, self.time_zone, self.own = output, threads, time_zone, own
+        self.served = load_served(kind, folder, threads, own)
 
     def predict(self, rows: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """One answer a row, in the same order and under the same index.
@@ -130,6 +134,7 @@ class PackagedModel:
             output=Output(**with_tuples(contents["output"])),
             threads=contents["threads"],
             time_zone=contents["time_zone"],
+            own=OwnCode.of_folder(Path(__file__).parent / OWN / MODULES),
         )
 
 

@@ -71,6 +71,26 @@ def travelling(own: OwnModules, use_case: object, fields: Iterable[str]) -> Trav
         )
 
 
+def travelling_modules(own: OwnModules, names: Iterable[str]) -> Travelling:
+    """Own modules of these names, with those that they import; NOTHING if there are no names."""
+    source = "".join(f"import {name}\n" for name in names).encode()
+    if not source:
+        return NOTHING
+    try:
+        modules = _imported(own, source)
+        why_not = _why_not(own, source, modules)
+    except CannotFollow as reason:
+        modules, why_not = {}, str(reason)
+    return Travelling(
+        source=source,
+        modules=modules,
+        packages=_packages(own, modules),
+        ours=_ours(own, source, modules),
+        why_not=why_not,
+        digest=digest_value({name: digest_bytes(data) for name, data in sorted(modules.items())}),
+    )
+
+
 def library_settings(own: OwnModules) -> str:
     """Digest of the statements of the file that set something in a library, as `torch.set_default_dtype(...)` does.
 
