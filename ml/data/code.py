@@ -11,6 +11,9 @@ READING = TABLES + Code(
     (
         "ml/days.py",
         "ml/serving/columns.py",
+        "ml/serving/derived.py",
+        "ml/serving/joins.py",
+        "ml/serving/refusal.py",
         "ml/data/csv_fields.py",
         "ml/data/dataset.py",
         "ml/data/declared_sources.py",
@@ -55,6 +58,7 @@ BROUGHT = TABLES + Code(
     (
         "ml/days.py",
         "ml/serving/columns.py",
+        "ml/serving/refusal.py",
         "ml/data/csv_fields.py",
         "ml/data/reading.py",
         "ml/data/sources/brought.py",

@@ -12,45 +12,55 @@ import hashlib
 import importlib
 import sys
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.machinery import ModuleSpec
 from importlib.util import resolve_name
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pandas as pd
+
 from .columns import Column
 
 OURS, FACE = "ml", {"Column": Column}  # what own modules may import of this project, here as in a night
-MODULES, INIT = "modules", "__init__.py"
+MODULES, DERIVE, INIT = "modules", "derive.py", "__init__.py"
 _LOADING = threading.RLock()
 
 
 class OwnCode:
-    """Own modules by their names, with their bytes. `packages` are those among them that are packages."""
+    """Own modules by their names, with their bytes. `packages` are those among them that are packages.
 
-    def __init__(self, modules: Mapping[str, bytes], packages: Iterable[str] = ()) -> None:
-        self.modules, self.packages = dict(modules), frozenset(packages)
+    `derive` is the source of one more module, which may import them and ends with `DERIVE = ...`; b"" if there is none.
+    """
+
+    def __init__(self, modules: Mapping[str, bytes], packages: Iterable[str] = (), derive: bytes = b"") -> None:
+        self.modules, self.packages, self.derive = dict(modules), frozenset(packages), derive
         listed = [(self.path_of(name), hashlib.sha256(self.modules[name]).hexdigest()) for name in sorted(modules)]
         self.prefix = f"{__package__}.own_{hashlib.sha256(repr(listed).encode()).hexdigest()[:16]}"
 
     @classmethod
     def of_folder(cls, folder: Path) -> "OwnCode":
-        """The modules that `save` wrote into the folder; none if there is no folder."""
-        files = {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*.py"))}
+        """What `save` wrote into the folder; nothing if there is no folder."""
+        below = folder / MODULES
+        files = {path.relative_to(below): path.read_bytes() for path in sorted(below.rglob("*.py"))}
         names = {path: path.parent if path.name == INIT else path.with_suffix("") for path in files}
         modules = {".".join(names[path].parts): source for path, source in files.items()}
-        return cls(modules, (".".join(names[path].parts) for path in files if path.name == INIT))
+        packages = (".".join(names[path].parts) for path in files if path.name == INIT)
+        derive = folder / DERIVE
+        return cls(modules, packages, derive.read_bytes() if derive.is_file() else b"")
 
     def save(self, folder: Path) -> None:
-        """Writes the modules as source files."""
-        for name, source in self.modules.items():
-            file = folder / self.path_of(name)
+        """Writes all of it as source files."""
+        files = {folder / MODULES / self.path_of(name): source for name, source in self.modules.items()}
+        if self.derive:
+            files[folder / DERIVE] = self.derive
+        for file, source in files.items():
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(source)
 
     def path_of(self, name: str) -> str:
-        """The module's file, below the folder with all of them."""
+        """The module's file, below the folder with all modules."""
         place = name.replace(".", "/")
         return f"{place}/{INIT}" if name in self.packages else f"{place}.py"
 
@@ -65,11 +75,12 @@ class OwnCode:
             setattr(above, tail, module)
         return module
 
-    def run(self, source: bytes, file: str) -> ModuleType:
-        """A module of this source, which may import the own modules. `file` is what tracebacks call it."""
-        module = ModuleType(f"{self.prefix}.{hashlib.sha256(source).hexdigest()[:16]}")
+    def derive_function(self) -> Callable[[pd.DataFrame], pd.DataFrame]:
+        """The company's `derive`."""
+        module = ModuleType(f"{self.prefix}.{hashlib.sha256(self.derive).hexdigest()[:16]}")
         with _LOADING:
-            return self._executed(module, "", source, file)
+            derive: Callable[[pd.DataFrame], pd.DataFrame] = self._executed(module, "", self.derive, DERIVE).DERIVE
+        return derive
 
     def _loaded(self, name: str, private: str) -> ModuleType:
         if not self._is_own(name):

@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import Any
 
 
+class UnusableRows(ValueError):
+    """Rows cannot be read, derived or joined as declared; the message is the reason."""
+
+
 def refusal(sentence: str) -> ValueError:
     """A ValueError with this sentence. Where MLflow is loaded it is MLflow's exception too.
 

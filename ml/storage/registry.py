@@ -529,10 +529,11 @@ def load_model(folder: Path) -> Any:
 
 def write_pyfunc(
     folder: Path, *, code: Path, data: Path, columns: tuple[Column, ...], output: Output, example: pd.DataFrame,
-    libraries: Iterable[str],
+    libraries: Iterable[str], takes: str, others: Iterable[str] = (),
 ) -> None:  # fmt: skip
     """Writes an MLflow model into the new folder. `data` is the packaged model; `code` is the folder of its code, whose
-    name becomes the loader module. `libraries` are what the model needs where it is served.
+    name becomes the loader module. `libraries` are what the model needs where it is served. `takes` says which rows it
+    takes, and `others` are columns that may be given instead of some of `columns`.
 
     The same data and code give the same bytes: MLflow's time and random identifier are replaced by fixed ones.
     """
@@ -546,23 +547,23 @@ def write_pyfunc(
         loader_module=code.name,
         data_path=str(data),
         code_paths=[str(code)],
-        mlflow_model=Model(model_uuid=identity[:32], utc_time_created="1970-01-01 00:00:00"),
-        signature=ModelSignature(_input_schema(columns), _output_schema(output)),
+        mlflow_model=Model(model_uuid=identity[:32], utc_time_created="1970-01-01 00:00:00", metadata={"takes": takes}),
+        signature=ModelSignature(_input_schema([column.name for column in columns], others), _output_schema(output)),
         input_example=example,
         pip_requirements=[f"{name}=={metadata.version(name).split('+')[0]}" for name in libraries],
     )
 
 
-def _input_schema(columns: tuple[Column, ...]) -> Any:
+def _input_schema(columns: Iterable[str], others: Iterable[str]) -> Any:
     from mlflow.types import ColSpec, Schema
     from mlflow.types.schema import AnyType
 
     # Every column is declared as optional and of any type, so that MLflow checks nothing, and the model's own check
     # decides, which names the column and no value. MLflow's check refuses whole numbers in a column of floats, and
     # nulls in a column of whole numbers. It turns any number, and 05.02.2024, into a time before the model sees them.
-    # Where it refuses a value or misses a column, its message quotes whole rows.
+    # Where it refuses a value or misses a column, its message quotes whole rows. Others than these it drops.
     anything = AnyType()  # type: ignore[no-untyped-call]
-    return Schema([ColSpec(anything, column.name, required=False) for column in columns])
+    return Schema([ColSpec(anything, name, required=False) for name in dict.fromkeys((*columns, *others))])
 
 
 def _output_schema(output: Output) -> Any:

@@ -39,6 +39,7 @@ FILES = {
 
 def own(folder: Path, factor: int = 2, **more: str) -> OwnCode:
     for name, text in (FILES | more).items():
+        name = f"modules/{name}"
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(textwrap.dedent(text.replace("{factor}", str(factor))))
     return OwnCode.of_folder(folder)
@@ -60,12 +61,13 @@ def test_modules_that_import_each_other_load(tmp_path: Path) -> None:
     assert own(tmp_path).load("round_two").number() == 1
 
 
-def test_a_source_runs_with_the_own_modules(tmp_path: Path) -> None:
+def test_derive_runs_with_the_own_modules(tmp_path: Path) -> None:
+    source = b"from helper import value\nfrom company import parts\nDERIVE = lambda x: value(x) + parts.FIVE\n"
     code = own(tmp_path)
-    module = code.run(
-        b"from helper import value\nimport company.parts as p\nDERIVE = lambda x: value(x) + p.FIVE", "d.py"
-    )
-    assert module.DERIVE(1) == 7
+    code = OwnCode(code.modules, code.packages, source)
+    code.save(tmp_path / "again")
+    for each in (code, OwnCode.of_folder(tmp_path / "again")):
+        assert each.derive_function()(1) == 7  # type: ignore[arg-type, comparison-overlap]
 
 
 def test_a_column_is_that_of_the_package_that_serves(tmp_path: Path) -> None:
