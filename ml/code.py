@@ -32,7 +32,7 @@ PLUMBING = {
     "ml/data/demands.py": "refuses declarations; what it lets through is in the keys by value",
     "ml/data/disk.py": "says that a disk failed",
     "ml/data/rejections.py": "chooses words",
-    "ml/data/sources": "copies sources; every copied byte is in the snapshot's digest. Reading copies is covered",
+    "ml/data/sources": "copies sources; every copied byte is in the snapshot's digest. Keys of copies do cover it",
     "ml/models/code.py": "makes keys",
     "ml/models/demands.py": "refuses declarations; what it lets through is in the keys by value",
     "ml/evaluation/code.py": "makes keys",
@@ -60,9 +60,8 @@ PLUMBING_LIBRARIES = {
     ),
     "MLflow imports them, for its server and its pages": (
         "alembic", "annotated-doc", "anyio", "cachetools", "click", "cloudpickle", "databricks-sdk", "fastapi",
-        "google-auth", "mako", "opentelemetry-sdk", "opentelemetry-semantic-conventions", "orjson", "protobuf", "psutil",
-        "pydantic-extra-types",
-        "pygments", "pyyaml", "sniffio", "sqlparse", "starlette",
+        "google-auth", "mako", "opentelemetry-sdk", "opentelemetry-semantic-conventions", "orjson", "protobuf",
+        "psutil", "pydantic-extra-types", "pygments", "pyyaml", "sniffio", "sqlparse", "starlette",
     ),
     "Great Expectations imports them, and decides nothing": (
         "altair", "attrs", "docstring-parser", "great-expectations", "jinja2", "jsonpointer", "jsonschema",
