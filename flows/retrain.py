@@ -147,7 +147,7 @@ def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any
         return Completed(message="Dry run: nothing was trained or moved.", data={**document, "stages": stages})
     trained = training_key(night, snapshot.digest)  # without the gates: other ones judge the same model
     fit = train_candidate(night, trained, cleaned, split, nightly=plan is None)
-    upload = upload_candidate(night, trained, cleaned, split, fit)
+    upload = upload_candidate(night, trained, cleaned, fit)
     verified = verify_candidate(night, trained, upload)
     candidate = register_candidate(night, trained, snapshot, split, upload)
     if plan and plan.promote == "if-newer":

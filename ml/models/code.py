@@ -1,8 +1,7 @@
 """What of our code, and which libraries, every fit executes, whatever its kind; and what a kind adds."""
 
-from typing import Any
-
 from ml.code import Code
+from ml.models.protocol import Learner
 
 FITTING = Code(
     (
@@ -10,6 +9,7 @@ FITTING = Code(
         "ml/models/handles.py",
         "ml/models/packaging.py",
         "ml/models/proof_process.py",
+        "ml/models/protocol.py",
         "ml/models/recipe.py",
         "ml/models/training.py",
         "ml/pipeline/train.py",
@@ -17,11 +17,9 @@ FITTING = Code(
     ),
     ("mlflow", "numpy", "pandas", "pyarrow", "scikit-learn", "scipy"),
 )
-NETWORKS = Code(("ml/models/networks", "ml/serving/kinds/network.py"), ("safetensors", "torch"))
 
 
-def learner_code(learner: Any) -> Code:
+def learner_code(learner: Learner) -> Code:
     """What the fit and the served half of this kind execute."""
-    code = getattr(learner, "code", NETWORKS)
-    assert isinstance(code, Code), type(code)
-    return code
+    served = (f"ml/serving/kinds/{name}.py" for name in learner.served)
+    return Code((*learner.code, *served), learner.libraries)

@@ -94,7 +94,7 @@ def stages() -> dict[str, Callable[[Any, dict[str, Any]], Any]]:
             site, done["night"], key(done), done["clean"], done["split"], nightly=True
         ),
         "upload": lambda site, done: upload.upload_candidate(
-            site, done["night"], key(done), done["clean"], done["split"], done["train"]
+            site, done["night"], key(done), done["clean"], done["train"]
         ),
         "verify": lambda site, done: upload.verify_candidate(site, key(done), done["upload"]),
         "evaluate": lambda site, done: evaluate.evaluate_models(
