@@ -32,7 +32,7 @@ PLUMBING = {
     "ml/data/demands.py": "refuses declarations; what it lets through is in the keys by value",
     "ml/data/disk.py": "says that a disk failed",
     "ml/data/rejections.py": "chooses words",
-    "ml/data/sources": "copies sources; every copied byte is in the snapshot's digest. Reading copies is covered",
+    "ml/data/sources": "copies sources; every copied byte is in the snapshot's digest. Keys of copies do cover it",
     "ml/models/code.py": "makes keys",
     "ml/models/demands.py": "refuses declarations; what it lets through is in the keys by value",
     "ml/evaluation/code.py": "makes keys",
@@ -48,8 +48,30 @@ PLUMBING = {
     "expectations": "refuses counts that Great Expectations does not confirm; the rules are in the keys by value",
     "tasks": "logs and retries",
 }
-# Distributions that stages import and no key covers, each with the reason.
-PLUMBING_LIBRARIES: dict[str, str] = {}
+# Distributions that stages import and no key covers, by the reason.
+PLUMBING_LIBRARIES = {
+    "they carry handles, locks and settings": (
+        "annotated-types", "filelock", "importlib-metadata", "packaging", "pydantic", "pydantic-core", "setuptools",
+        "six", "typing-extensions", "typing-inspection", "zipp",
+    ),
+    "they talk to S3, databases and servers": (
+        "boto3", "botocore", "certifi", "charset-normalizer", "cryptography", "greenlet", "idna", "jmespath",
+        "requests", "s3transfer", "sqlalchemy", "urllib3",
+    ),
+    "MLflow imports them, for its server and its pages": (
+        "alembic", "annotated-doc", "anyio", "cachetools", "click", "cloudpickle", "databricks-sdk", "fastapi",
+        "google-auth", "mako", "opentelemetry-sdk", "opentelemetry-semantic-conventions", "orjson", "protobuf",
+        "psutil", "pydantic-extra-types", "pygments", "pyyaml", "sniffio", "sqlparse", "starlette",
+    ),
+    "Great Expectations imports them, and decides nothing": (
+        "altair", "attrs", "docstring-parser", "great-expectations", "jinja2", "jsonpointer", "jsonschema",
+        "jsonschema-specifications", "markupsafe", "marshmallow", "mistune", "pyparsing", "referencing",
+        "rfc3339-validator", "rpds-py", "ruamel.yaml", "ruamel.yaml.clib", "tzlocal",
+    ),
+    "torch, scikit-learn and pandas import them; no stage asks them for anything": (
+        "colorama", "mpmath", "narwhals", "python-dateutil", "pytz", "rich", "sympy", "tqdm",
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

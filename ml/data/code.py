@@ -45,12 +45,16 @@ VERDICT = CLEANED + Code(
 )
 STATISTICS = TABLES + Code(
     (
+        "ml/days.py",
         "ml/serving/columns.py",
         "ml/serving/features.py",
+        "ml/data/cleaned.py",
         "ml/data/cleaning.py",
         "ml/data/dataset.py",
+        "ml/data/handles.py",
         "ml/data/split.py",
         "ml/data/statistics.py",
+        "ml/data/window.py",
         "ml/data/window_sums.py",
     )
 )
@@ -60,11 +64,15 @@ BROUGHT = TABLES + Code(
         "ml/serving/columns.py",
         "ml/serving/refusal.py",
         "ml/data/csv_fields.py",
+        "ml/data/declared_sources.py",
         "ml/data/reading.py",
+        "ml/data/sources/bringing.py",
         "ml/data/sources/brought.py",
         "ml/data/sources/database.py",
         "ml/data/sources/database_values.py",
         "ml/data/sources/file.py",
+        "ml/data/sources/folder.py",
+        "ml/data/sources/objects.py",
     )
 )
 KEPT = {"brought": BROUGHT, "verdict": VERDICT, "cleaned": CLEANED, "statistics": STATISTICS}  # of single partitions
@@ -75,9 +83,7 @@ ROWS = (
     + Code(
         (
             "ml/data/calendars.py",
-            "ml/data/cleaned.py",
             "ml/data/snapshots.py",
-            "ml/data/window.py",
             "ml/pipeline/split.py",
         )
     )

@@ -2,4 +2,15 @@
 
 from ml.code import Code
 
-JUDGING = Code(("ml/metrics", "ml/evaluation", "ml/pipeline/evaluate.py"), ("numpy", "pandas", "scikit-learn", "scipy"))
+JUDGING = Code(
+    (
+        "ml/metrics",
+        "ml/evaluation/baselines.py",
+        "ml/evaluation/decision.py",
+        "ml/evaluation/gates.py",
+        "ml/evaluation/handles.py",
+        "ml/evaluation/judging.py",
+        "ml/pipeline/evaluate.py",
+    ),
+    ("numpy", "pandas", "scikit-learn", "scipy"),
+)

@@ -11,19 +11,19 @@ FITTING = Code(
         "ml/models/proof_process.py",
         "ml/models/protocol.py",
         "ml/models/recipe.py",
+        "ml/models/source_rows.py",
         "ml/models/training.py",
         "ml/pipeline/train.py",
         "ml/pipeline/upload.py",
     ),
     ("mlflow", "numpy", "pandas", "pyarrow", "scikit-learn", "scipy"),
 )
-KINDS = "ml/serving/kinds"
 
 
 def learner_code(learner: Learner) -> Code:
     """What the fit and the served half of this kind execute of ours."""
-    kinds = (_kind_file(name) for name in learner.served if name not in own_kinds(learner))
-    return Code((*learner.code, f"{KINDS}/__init__.py", *kinds), learner.libraries)
+    served = (_kind_file(name) for name in learner.served if name not in own_kinds(learner))
+    return Code((*learner.code, *served), learner.libraries)
 
 
 def own_kinds(learner: Learner) -> tuple[str, ...]:
@@ -32,4 +32,4 @@ def own_kinds(learner: Learner) -> tuple[str, ...]:
 
 
 def _kind_file(name: str) -> str:
-    return f"{KINDS}/{name}.py"
+    return f"ml/serving/kinds/{name}.py"

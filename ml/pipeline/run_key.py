@@ -5,12 +5,11 @@ A version is known by its training key, and the ledger's entry by its run key: o
 the model that is there. Which code a key covers, the packages declare (`ml/code.py`).
 """
 
-from typing import Any
-
 from ml.code import Code
 from ml.data.code import ROWS
 from ml.digests import digest_value
 from ml.models.code import FITTING, learner_code
+from ml.models.protocol import Learner
 from ml.storage.records import Night
 
 
@@ -50,6 +49,6 @@ def _how_it_is_judged(night: Night) -> list[str]:
     return [night.use_case, night.judging_digest]
 
 
-def training_code(learner: Any) -> Code:
+def training_code(learner: Learner) -> Code:
     """What of our code, and which libraries, decide the version that this kind of model becomes."""
     return ROWS + FITTING + learner_code(learner)

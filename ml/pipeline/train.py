@@ -24,25 +24,27 @@ from ml.storage.store import get_file
 log = logging.getLogger("retrain.model")
 
 
-def train_candidate(site: Site, night: Night, run_key: str, cleaned: Cleaned, split: Split, *, nightly: bool) -> Fit:
+def train_candidate(
+    site: Site, night: Night, training_key: str, cleaned: Cleaned, split: Split, *, nightly: bool
+) -> Fit:
     """Fits the use case's learner and keeps the files that it writes.
 
     One model at a time is fitted on this machine, and a night (`nightly`) goes before a backfill's dates. A fit that
     was killed goes on from its checkpoint.
     """
-    kept = kept_results(site, Fit, "train").whole(run_key)
+    kept = kept_results(site, Fit, "train").whole(training_key)
     with nullcontext() if kept else fit_turn(site.settings.home, nightly=nightly):
-        fit = resume(site, Fit, "train", run_key, lambda: _fit(site, night, run_key, cleaned, split))
-    site.store.delete(paths.checkpoint(night.use_case, run_key))  # no longer needed: the result is kept
+        fit = resume(site, Fit, "train", training_key, lambda: _fit(site, night, training_key, cleaned, split))
+    site.store.delete(paths.checkpoint(night.use_case, training_key))  # no longer needed: the result is kept
     return fit
 
 
-def _fit(site: Site, night: Night, run_key: str, cleaned: Cleaned, split: Split) -> Fit:
+def _fit(site: Site, night: Night, training_key: str, cleaned: Cleaned, split: Split) -> Fit:
     from ml.models.training import StoredDiary
 
     require_same_code_and_machine(site, night)
     learner, reader = site.use_case.model, site.reader(cleaned)
-    folder = paths.stage_file(night.use_case, "train", run_key, "model")
+    folder = paths.stage_file(night.use_case, "train", training_key, "model")
     log.info(
         "Training a %s on %s with %d thread(s) and %s rows.",
         type(learner).__name__, night.device, night.threads, f"{split.train.rows:,}",
@@ -58,7 +60,7 @@ def _fit(site: Site, night: Night, run_key: str, cleaned: Cleaned, split: Split)
                 seed=night.seed,
                 device=night.device,
                 threads=night.threads,
-                diary=StoredDiary(site.store, paths.checkpoint(night.use_case, run_key), learner.step_name),
+                diary=StoredDiary(site.store, paths.checkpoint(night.use_case, training_key), learner.step_name),
                 weight=site.use_case.weight,
             )
         )

@@ -18,22 +18,22 @@ from ml.storage import paths
 from ml.storage.records import FileRef, Night, digest_of_files
 
 
-def upload_candidate(site: Site, night: Night, run_key: str, cleaned: Cleaned, fit: Fit) -> Upload:
+def upload_candidate(site: Site, night: Night, training_key: str, cleaned: Cleaned, fit: Fit) -> Upload:
     """Packages the model with its code and puts every file into the folder of its MLflow run. Also keeps a proof
     for `verify_candidate`: validation rows with the model's answers."""
     place = without_passwords(site.settings.tracking_uri)
-    key = digest_value([run_key, place])  # another MLflow needs a run of its own
-    return resume(site, Upload, "upload", key, lambda: _upload(site, night, run_key, cleaned, fit))
+    key = digest_value([training_key, place])  # another MLflow needs a run of its own
+    return resume(site, Upload, "upload", key, lambda: _upload(site, night, training_key, cleaned, fit))
 
 
-def _upload(site: Site, night: Night, run_key: str, cleaned: Cleaned, fit: Fit) -> Upload:
+def _upload(site: Site, night: Night, training_key: str, cleaned: Cleaned, fit: Fit) -> Upload:
     from ml.models.training import package
 
     require_same_code_and_machine(site, night)
     name = f"{night.use_case} {night.as_of}"
     tags = {"use_case": night.use_case, "as_of": str(night.as_of)}
-    recorded = site.ledger.trained(run_key)  # if it was, its files are made again in their old folder
-    run_id = site.registry.run_id(run_key, name, tags, recorded.run_id if recorded else None)
+    recorded = site.ledger.trained(training_key)  # if it was, its files are made again in their old folder
+    run_id = site.registry.run_id(training_key, name, tags, recorded.run_id if recorded else None)
     held_out = site.reader(cleaned).raw_rows(night.as_of, "validation")
     taken = _rows_taken(site, night, cleaned)
     with tempfile.TemporaryDirectory() as scratch:
@@ -43,7 +43,7 @@ def _upload(site: Site, night: Night, run_key: str, cleaned: Cleaned, fit: Fit) 
         model.source, model.raw_only = taken.source, taken.raw_only
         packaging.write_model(model, site.use_case.model, Path(scratch) / "model")
         files = packaging.upload_folder(site.store, Path(scratch) / "model", paths.model_folder(run_id))
-    proof_key = partial(paths.stage_file, night.use_case, "upload", run_key)
+    proof_key = partial(paths.stage_file, night.use_case, "upload", training_key)
     return Upload(
         run_id=run_id,
         folder=paths.model_folder(run_id),
@@ -84,7 +84,7 @@ def _rows_taken(site: Site, night: Night, cleaned: Cleaned) -> Taken:
     return rows_taken(use_case, derive, why_not, sample)
 
 
-def verify_candidate(site: Site, run_key: str, upload: Upload) -> Verified:
+def verify_candidate(site: Site, training_key: str, upload: Upload) -> Verified:
     """Reads the model back from its place, loads it in a fresh process, and compares its answers with the proof bit by
     bit. Raises Corrupt if a file is damaged or an answer differs."""
 
@@ -94,7 +94,7 @@ def verify_candidate(site: Site, run_key: str, upload: Upload) -> Verified:
         )
         return Verified(files=len(upload.files), rows=rows)
 
-    return resume(site, Verified, "verify", digest_value([run_key, upload.digest]), verify)
+    return resume(site, Verified, "verify", digest_value([training_key, upload.digest]), verify)
 
 
 def fetch(site: Site, folder: str, files: tuple[FileRef, ...]) -> Path:

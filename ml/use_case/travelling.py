@@ -96,7 +96,7 @@ def library_settings(own: OwnModules) -> str:
 
     They may decide results of code that the file does not have.
     """
-    file = File(own.main)
+    file = _file(own.main)
     return digest_value([ast.unparse(one.node) for one in file.statements if file.sets_a_library(one)])
 
 
@@ -121,7 +121,7 @@ def has_own_code(value: Any, prefix: str) -> bool:
 
 def _cut(own: OwnModules, use_case: object, wanted: Sequence[str]) -> Travelling:
     """Raises CannotFollow if the statements cannot be found for certain."""
-    file = File(own.main)
+    file = _file(own.main)
     file.refuse_unseen()
     roots = {name.upper(): _expression(file, own, use_case, name) for name in wanted}
     ends = [ast.Assign([ast.Name(name, ast.Store())], value, lineno=0) for name, value in roots.items()]
@@ -301,6 +301,11 @@ class File:
         aliases = (alias for node in names if _is_of_ml(node.module or "") for alias in node.names)
         named = {_bound_by(alias) for alias in aliases if alias.name == "UseCase"}
         return isinstance(function, ast.Name) and function.id in named
+
+
+@functools.lru_cache(maxsize=8)
+def _file(module: Module) -> File:
+    return File(module)
 
 
 def _statement(node: ast.stmt) -> Statement:

@@ -31,6 +31,7 @@ from ml.data.sources import database as database_source
 from ml.data.sources import file as file_source
 from ml.errors import ConfigError
 from ml.evaluation.code import JUDGING
+from ml.models.protocol import Learner
 from ml.pipeline import run_key
 from ml.serving import columns, rules
 from ml.serving import features as encoding
@@ -114,7 +115,7 @@ def test_rules_decide_verdicts_only() -> None:
 
 
 def test_digests_of_code_are_stable() -> None:
-    for code in (*KEPT.values(), run_key.training_code(None), JUDGING):
+    for code in (*KEPT.values(), run_key.training_code(NETWORK), JUDGING):
         first = code.digest
         _forget()
         assert code.digest == first
@@ -165,8 +166,8 @@ def test_a_change_of_ours_changes_the_keys_of_what_runs_it(file: str, checkout: 
 
 
 def test_another_kind_of_model_has_other_keys_than_networks(checkout: Path) -> None:
-    class Constant:
-        code = Code(("ml/metrics/scores.py",), ())
+    class Constant(Learner):
+        code = ("ml/metrics/scores.py",)
 
     ours, theirs = (run_key.training_code(learner) for learner in (NETWORK, Constant()))
     before = theirs.digest
