@@ -105,10 +105,9 @@ def shop(shop_in_full: Shop, monkeypatch: pytest.MonkeyPatch) -> Shop:
     return shop_in_full
 
 
-def _answers_here(folder: Path, rows: pd.DataFrame) -> pd.DataFrame:
-    answers = load_model(folder).predict(rows)
-    assert isinstance(answers, pd.DataFrame)
-    return answers
+def _answers_here(folder: Path, *frames: pd.DataFrame) -> list[pd.DataFrame]:
+    model = load_model(folder)
+    return [model.predict(rows) for rows in frames]
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,6 @@ from ml.serving.rules import LARGEST, LAST_YEAR, Between, Finite, InSet, InYears
 Days = Annotated[int, Field(ge=1, le=36_500)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
-ROW = "row__"  # the column with the row numbers that `derive` must return
 NUMBERS = {"number", "integer"}
 
 

@@ -64,10 +64,8 @@ def read_partition(settings: Settings, use_case: Table, manifest: Manifest, day:
     Raises UnusablePartition if the file cannot be read, a column is missing or is not of its type, or a row is of
     another day; DataRejected if the bytes are no longer those of the manifest.
     """
-    month = manifest.month(month_of(day))
     source = source_rows(settings, use_case, manifest, day)
-    sides = {t.name: _read(settings, use_case, t.source, month.side_tables[t.name], day) for t in use_case.side_tables}
-    whole = complete(use_case, source, sides)
+    whole = complete(use_case, source, side_rows(settings, use_case, manifest, day))
     refuse_other_columns(use_case, whole.rows, use_case.columns)
     typed = conform(whole.rows, use_case.columns, use_case.time_zone)
     _refuse_other_days(use_case, typed, day)
@@ -92,6 +90,20 @@ def _undeclared(use_case: Reading, rows: pd.DataFrame, name: Any) -> str:
 def source_rows(settings: Settings, use_case: Table, manifest: Manifest, day: str) -> pd.DataFrame:
     """The partition's rows as `derive` is given them. Raises as `read_partition` does."""
     return _read(settings, use_case, use_case.source, manifest.month(month_of(day)).partitions, day)
+
+
+def side_rows(settings: Settings, use_case: Table, manifest: Manifest, day: str) -> dict[str, pd.DataFrame]:
+    """The rows of each side table that the partition is joined to, by the table's name. Raises as `read_partition`
+    does."""
+    month = manifest.month(month_of(day))
+    return {t.name: _read(settings, use_case, t.source, month.side_tables[t.name], day) for t in use_case.side_tables}
+
+
+def undated_side_tables(use_case: Table, manifest: Manifest) -> set[str]:
+    """The names of the side tables that have the same rows for all partitions."""
+    months = [manifest.month(name) for name in manifest.months]
+    of_table = {t.name: {p.day for month in months for p in month.side_tables[t.name]} for t in use_case.side_tables}
+    return {name for name, days in of_table.items() if days == {ALL}}
 
 
 def _read(

@@ -31,7 +31,8 @@ from ml.data.dataset import NUMBERS, Reading
 from ml.data.declared_sources import CsvForm, DatabaseSource, FileSource, Source
 from ml.data.disk import reading_from
 from ml.errors import is_passing, printable
-from ml.serving.columns import EXACT, NOT_COUNTED, TOO_WIDE, Column, WrongType, cast_texts, typed, wrong_type
+from ml.serving.columns import EXACT, NOT_COUNTED, TOO_WIDE, Column, WrongType, cast_texts, is_wide, typed, wrong_type
+from ml.serving.refusal import UnusableRows
 
 MISSING = ["", "NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null", "None", "<NA>", "n/a"]  # unless text is declared
 NEAR = 0.75  # from this likeness on (difflib), one name may be the other one mistyped
@@ -39,8 +40,7 @@ TRUE, FALSE = ["True", "true", "TRUE"], ["False", "false", "FALSE"]
 FIELDS = b"retrain.fields"  # marks a Parquet file of ours whose texts are the fields of a CSV, not yet typed
 
 
-class UnusablePartition(ValueError):
-    """A partition cannot be read as declared; the message is the reason."""
+UnusablePartition = UnusableRows  # a partition that cannot be read as declared; the message is the reason
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,6 @@ def stacked(tables: list[pd.DataFrame], name: str) -> pd.DataFrame:
                 "or missing values in another (declare it text)"
             )
     return whole
-
-
-def is_wide(series: pd.Series) -> bool:
-    """Whether the column holds integers that are too large for float64 to tell apart."""
-    return series.dtype.kind in "iu" and bool(((series > EXACT) | (series < -EXACT)).any())
 
 
 def _refuse_other_types(tables: list[pd.DataFrame], name: str) -> None:
@@ -548,5 +543,5 @@ def _why(column: Column, value: object) -> str:
     digits = re.fullmatch(r"[+-]?\d+", str(value)) is not None
     if digits and column.type == "timestamp":
         return f"; {NOT_COUNTED}"
-    is_wide = digits and column.type in NUMBERS and len(str(value)) >= len(str(EXACT))
-    return f"; an integer {TOO_WIDE}" if is_wide and isinstance(value, str) else ""
+    may_be_wide = digits and column.type in NUMBERS and len(str(value)) >= len(str(EXACT))
+    return f"; an integer {TOO_WIDE}" if may_be_wide and isinstance(value, str) else ""

@@ -54,7 +54,10 @@ class Fit(Handle):
 
 @dataclass(frozen=True, kw_only=True)
 class Upload(Handle):
-    """A packaged model at its final place in the store: all its files, and the answers that it must give (`proof`)."""
+    """A packaged model at its final place in the store: all its files, and the answers that it must give (`proof`).
+
+    `source_proofs` are the same for rows of its source. `takes` says which rows it takes.
+    """
 
     run_id: str
     folder: str
@@ -62,6 +65,8 @@ class Upload(Handle):
     digest: str
     threshold: float | None
     proof: FileRef
+    source_proofs: tuple[FileRef, ...] = ()
+    takes: str = ""
 
     @property
     def size(self) -> int:

@@ -4,12 +4,14 @@ The files are in MLflow's format: the model's data and a copy of `ml/serving`, s
 this project.
 """
 
+import ast
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +23,10 @@ from ml.data.dataset import Reading, Table
 from ml.digests import digest_sources
 from ml.errors import ConfigError, Corrupt
 from ml.models.protocol import Learner
+from ml.models.source_rows import sentence
 from ml.serving.columns import Column, conform
+from ml.serving.model import OWN
+from ml.serving.own_code import OwnCode
 from ml.serving.rules import Between, InSet, Rule, UniqueKey
 from ml.storage import registry
 from ml.storage.paths import SERVING_PREFIX
@@ -35,6 +40,7 @@ SERVING = Path(ml.serving.__file__).parent
 KINDS = "kinds"  # the folder of the serving code with one module for each kind of model
 NEEDED_BY_ALL = ("mlflow", "numpy", "pandas", "pyarrow")
 PROOF_ROWS = 256
+ANSWER = "answer__"  # begins the names of the columns with answers in a proof
 ENDING = re.compile(r"\w+( of [\w.]+)? at [\w.<> -]+:\d+")  # how `ml.models.proof_process` names an exception
 
 
@@ -45,19 +51,21 @@ def serving_files(kinds: Iterable[str], source: Path = SERVING) -> list[Path]:
     return sorted(files)
 
 
-def serving_name(kinds: Iterable[str], source: Path = SERVING) -> str:
-    """The name of the package that a copy of the serving code becomes. It contains the digest of the code."""
-    return f"{SERVING_PREFIX}{digest_sources(source, serving_files(kinds, source))[:16]}"
+def copy_code(kinds: Iterable[str], own: OwnCode, folder: Path, source: Path = SERVING) -> Path:
+    """Writes the package that travels with a model of these kinds: a copy of the serving code, and a company's own
+    modules in a folder of it. Returns the package, whose name contains the digest of all of its files."""
+    copy = folder / "code"
+    for file in serving_files(kinds, source):
+        (copy / file.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy / file.relative_to(source))
+    own.save(copy / OWN)
+    return copy.rename(folder / f"{SERVING_PREFIX}{digest_sources(copy, copy.rglob('*.py'))[:16]}")
 
 
 def write_model(model: "PackagedModel", learner: Learner, folder: Path, source: Path = SERVING) -> None:
     """Writes an MLflow model folder. Loading it needs nothing of this project."""
     with tempfile.TemporaryDirectory() as scratch:
-        code = Path(scratch) / serving_name(learner.served, source)
-        for file in serving_files(learner.served, source):
-            copy = code / file.relative_to(source)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, copy)
+        code = copy_code(learner.served, model.own, Path(scratch), source)
         model.save(Path(scratch) / "model")
         registry.write_pyfunc(
             folder,
@@ -66,8 +74,22 @@ def write_model(model: "PackagedModel", learner: Learner, folder: Path, source: 
             columns=model.columns,
             output=model.output,
             example=synthetic_rows(model.columns, model.rules),
-            libraries=(*NEEDED_BY_ALL, *learner.needs),
+            libraries=dict.fromkeys((*NEEDED_BY_ALL, *learner.needs, *libraries_of(model.own))),
+            takes=sentence(model.columns, model.source, model.raw_only),
+            others=() if model.source is None else (*model.source.known, *model.source.joined),
         )
+
+
+def libraries_of(own: OwnCode) -> list[str]:
+    """The installed distributions that a company's own code imports."""
+    sources = [*own.modules.values(), own.derive]
+    nodes = [node for source in sources for node in ast.walk(ast.parse(source))]
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
+    tops = {name.partition(".")[0] for name in names} - sys.stdlib_module_names
+    tops -= {name.partition(".")[0] for name in own.modules} | {"ml", ""}
+    installed = metadata.packages_distributions() if tops else {}
+    return sorted({library for top in tops for library in installed.get(top, ())})
 
 
 def synthetic_rows(columns: tuple[Column, ...], rules: tuple[Rule, ...]) -> pd.DataFrame:
@@ -146,38 +168,49 @@ def fetch_model(store: Store, folder_key: str, files: tuple[FileRef, ...], cache
 
 def make_proof(store: Store, key: str, model: "PackagedModel", rows: pd.DataFrame) -> FileRef:
     """Stores up to PROOF_ROWS raw rows together with the answers that the model gives in this process."""
-    raw = rows[[column.name for column in model.columns]].head(PROOF_ROWS).reset_index(drop=True)
-    answers = model.predict(raw).add_prefix("answer__")
-    return put_file(store, key, to_parquet(pd.concat([raw, answers], axis=1)))
+    return make_source_proof(store, key, model, rows[[column.name for column in model.columns]])
 
 
-def prove(store: Store, folder: Path, proof: FileRef) -> int:
+def make_source_proof(store: Store, key: str, model: "PackagedModel", rows: pd.DataFrame) -> FileRef:
+    """The same for rows of the source."""
+    asked = rows.head(PROOF_ROWS).reset_index(drop=True)
+    return put_file(store, key, to_parquet(pd.concat([asked, model.predict(asked).add_prefix(ANSWER)], axis=1)))
+
+
+def prove(store: Store, folder: Path, *proofs: FileRef) -> int:
     """Compares the stored answers with those of a fresh process, and returns how many rows were compared.
 
     Raises Corrupt unless all answers are exactly equal.
     """
-    frame = from_parquet(get_file(store, proof))
-    inputs = [name for name in frame.columns if not name.startswith("answer__")]
-    answers = answers_of_a_fresh_process(folder, frame[inputs]).add_prefix("answer__")
-    if not answers.equals(frame[[name for name in frame.columns if name not in inputs]]):
-        raise Corrupt("a model gives the same answers in a fresh process", "they differ", "run again on this machine")
-    return len(frame)
+    frames = [from_parquet(get_file(store, proof)) for proof in proofs]
+    asked = [frame[[name for name in frame.columns if not name.startswith(ANSWER)]] for frame in frames]
+    for frame, rows, answers in zip(frames, asked, answers_of_a_fresh_process(folder, *asked), strict=True):
+        if not answers.add_prefix(ANSWER).equals(frame.drop(columns=list(rows.columns))):
+            rule = "a model gives the same answers in a fresh process"
+            raise Corrupt(rule, "they differ", "run again on this machine")
+    return sum(map(len, frames))
 
 
-def answers_of_a_fresh_process(folder: Path, rows: pd.DataFrame) -> pd.DataFrame:
-    """The model's answers to the rows, from a new process that imports nothing of ours. Raises Corrupt if it fails."""
+def answers_of_a_fresh_process(folder: Path, *frames: pd.DataFrame) -> list[pd.DataFrame]:
+    """The model's answers to each of the frames, from a new process that imports nothing of ours.
+
+    Raises Corrupt if it fails.
+    """
     with tempfile.TemporaryDirectory() as scratch:
-        rows_file, answers_file = Path(scratch) / "rows.parquet", Path(scratch) / "answers.parquet"
-        rows.to_parquet(rows_file)
+        files = [
+            (Path(scratch) / f"rows-{n}.parquet", Path(scratch) / f"answers-{n}.parquet") for n in range(len(frames))
+        ]
+        for frame, (rows, _) in zip(frames, files, strict=True):
+            frame.to_parquet(rows)
         script = Path(__file__).parent / "proof_process.py"
         process = subprocess.run(
-            [sys.executable, "-P", str(script), str(folder), str(rows_file), str(answers_file)],
+            [sys.executable, "-P", str(script), str(folder), *(str(file) for pair in files for file in pair)],
             cwd=scratch, capture_output=True, text=True, check=False,
         )  # fmt: skip
         if process.returncode:
             rule = "a registered model loads and answers in a fresh process"
             raise Corrupt(rule, _ending(process), "run it again on this machine")
-        return pd.read_parquet(answers_file)
+        return [pd.read_parquet(answers) for _, answers in files]
 
 
 def _ending(process: "subprocess.CompletedProcess[str]") -> str:

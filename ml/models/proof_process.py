@@ -1,4 +1,4 @@
-"""A script for a fresh process: it loads an MLflow model folder and writes the model's answers to the given rows.
+"""A script for a fresh process: it loads an MLflow model folder and writes the model's answers to each file of rows.
 
 If anything raises, the last line on stderr names the kind of the exception and its place, and not its message: a
 library's message may quote the rows.
@@ -9,12 +9,14 @@ import traceback
 from pathlib import Path
 
 if __name__ == "__main__":
-    folder, rows, answers = sys.argv[1:]
+    folder, *files = sys.argv[1:]
     try:
         import mlflow.pyfunc
         import pandas as pd
 
-        mlflow.pyfunc.load_model(folder).predict(pd.read_parquet(rows)).to_parquet(answers)
+        model = mlflow.pyfunc.load_model(folder)
+        for rows, answers in zip(files[::2], files[1::2], strict=True):
+            model.predict(pd.read_parquet(rows)).to_parquet(answers)
     except Exception as error:  # noqa: BLE001 - any exception ends this process
         place = traceback.extract_tb(error.__traceback__)[-1]
         name = f" of {error.name}" if isinstance(error, ImportError) and error.name else ""

@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from ml.data.cleaning import LABEL
-from ml.errors import ConfigError, StoreUnavailable
+from ml.errors import ConfigError, RetrainError, StoreUnavailable, is_passing
 from ml.models.handles import Step
 from ml.models.packaging import travelling
 from ml.models.recipe import Recipe
 from ml.serving.columns import conform
 from ml.serving.model import PackagedModel, load_served
 from ml.serving.output import Output, sigmoid
+from ml.serving.own_code import NO_OWN_CODE, OwnCode
+from ml.serving.refusal import failure
 from ml.serving.rules import Rule
 from ml.storage.store import Store
 
@@ -68,16 +70,21 @@ def _figures(step: Step) -> str:
 
 
 def package(
-    use_case: Recipe, rules: tuple[Rule, ...], folder: Path, threads: int, held_out: pd.DataFrame
+    use_case: Recipe,
+    rules: tuple[Rule, ...],
+    folder: Path,
+    threads: int,
+    held_out: pd.DataFrame,
+    own: OwnCode = NO_OWN_CODE,
 ) -> PackagedModel:
     """The packaged model, which takes raw rows. Its outputs on validation rows choose calibration and threshold.
 
     `folder` has the files of the fitted model, and must stay until the packaged model was saved. `held_out` are
-    validation rows with their label. Raises ConfigError if an output is no number, or if there are not as many as the
-    target needs.
+    validation rows with their label. `own` are the company's modules that travel. Raises ConfigError if an output is no
+    number, or if there are not as many as the target needs.
     """
     kind = use_case.model.served[0]
-    outputs = load_served(kind, folder, threads).outputs(conform(held_out, use_case.features))
+    outputs = _outputs(kind, folder, threads, own, conform(held_out, use_case.features))
     _refuse_other_outputs(use_case, outputs, len(held_out))
     return PackagedModel(
         columns=use_case.features,
@@ -87,16 +94,32 @@ def package(
         output=choose_output(use_case, outputs, held_out[LABEL].to_numpy(np.float64)),
         threads=threads,
         time_zone=use_case.time_zone,
+        own=own,
     )
+
+
+def _outputs(kind: str, folder: Path, threads: int, own: OwnCode, typed: pd.DataFrame) -> Floats:
+    """The outputs of the fitted model in the folder. Raises ConfigError if a company's own module cannot give them."""
+    try:
+        if kind in own.modules and not hasattr(own.load(kind), "load"):
+            raise ConfigError(f"{kind} must define load(folder, threads)", "it does not", "define it")
+        return load_served(kind, folder, threads, own).outputs(typed)
+    except Exception as error:  # a company's own code; its message may quote a row
+        if kind not in own.modules or isinstance(error, RetrainError) or is_passing(error):
+            raise
+        rule = f"{kind} must load what was fitted, and answer rows with it"
+        raise ConfigError(rule, f"it {failure(error)}", "mend it, then run it again") from None
 
 
 def _refuse_other_outputs(use_case: Recipe, outputs: Floats, rows: int) -> None:
     """Raises ConfigError unless every row has the target's number of outputs, and all of them are numbers."""
     width = len(use_case.target.classes) if use_case.target.kind == "multiclass" else 1
-    if outputs.shape != (rows, width):
+    shape = getattr(outputs, "shape", None)
+    if shape != (rows, width) or outputs.dtype.kind not in "fiu":
+        seen = f"is a {type(outputs).__name__}" if shape is None else f"has the shape {shape} and type {outputs.dtype}"
         raise ConfigError(
             f"the model of {use_case.name} must answer each row with {width} number{'s' * (width > 1)}",
-            f"its answer to {rows} validation rows has the shape {outputs.shape}",
+            f"its answer to {rows} validation rows {seen}",
             f"mend `outputs` of {use_case.model.served[0]}",
         )
     finite = np.isfinite(outputs).all(axis=1)

@@ -10,12 +10,12 @@ from typing import Any
 
 import pandas as pd
 
-from ml.data.derived import is_rewritten
 from ml.data.handles import JoinCounts
 from ml.data.joins import Joined, complete_by_day
 from ml.data.reading import Declared, UnusablePartition, read_with_columns_as_written, refuse_other_columns
 from ml.errors import DataRejected, printable
 from ml.serving.columns import Column, conform, with_tuples
+from ml.serving.derived import rewritten
 from ml.serving.features import UNKNOWN, CategoryFeature
 from ml.serving.rules import Rule, rule_from_dict
 from ml.settings import Settings
@@ -86,13 +86,12 @@ def _raw_rows(settings: Settings, use_case: UseCase, rows: pd.DataFrame, columns
     """The rows with all columns that the model takes. Raises DataRejected if they may be read in two ways."""
     if not {column.name for column in columns} <= set(rows.columns):
         return complete_by_day(settings, use_case, rows)
-    for column in columns:
-        if is_rewritten(use_case, rows, column):
-            raise DataRejected(
-                "a file to score must be read in one way",
-                f"derive of {use_case.name} reads and changes {column.name}, so its rows may be those before or after",
-                "let derive give what it computes a name of its own",
-            )
+    if changed := rewritten(use_case.derive, rows, columns, use_case.time_zone):
+        raise DataRejected(
+            "a file to score must be read in one way",
+            f"derive of {use_case.name} reads and changes {changed}, so its rows may be those before or after",
+            "let derive give what it computes a name of its own",
+        )
     return Joined(rows, {})
 
 

@@ -137,6 +137,11 @@ def _is_text(array: pa.Array) -> bool:
     return any(is_kind(array.type) for is_kind in kinds)
 
 
+def is_wide(series: pd.Series) -> bool:
+    """Whether the column holds integers that are too large for float64 to tell apart."""
+    return series.dtype.kind in "iu" and bool(((series > EXACT) | (series < -EXACT)).any())
+
+
 def days_of(times: pd.Series) -> pd.Series:
     """(rows,) the day of each time, like 2024-01-31; null where there is no time, or one of a year that no files are
     named by. A time is that of a row as a night reads it (`typed`), so that every source finds the same day."""

@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 
 from .columns import Column, conform, with_tuples, wrong_type
 from .output import Output, probabilities, values
-from .refusal import refusal
+from .own_code import NO_OWN_CODE, OwnCode
+from .refusal import UnusableRows, refusal
 from .rules import Rule, first_broken, rule_from_dict, rule_to_dict
+from .source import Source
 
 FORMAT = 2
 KIND = "kind"  # the folder with the files of the fitted model
+OWN = "own"  # the folder of a version's code with a company's own modules
 
 
 class Served(Protocol):
@@ -34,16 +37,19 @@ class Served(Protocol):
         """The values that were learnt, by category column."""
 
 
-def load_served(kind: str, folder: Path, threads: int) -> Served:
-    """The fitted model in the folder, loaded by the module `kind` of `kinds/`."""
-    served: Served = import_module(f".kinds.{kind}", __package__).load(folder, threads)
+def load_served(kind: str, folder: Path, threads: int, own: OwnCode = NO_OWN_CODE) -> Served:
+    """The fitted model in the folder, loaded by the module `kind` of the company's own or of `kinds/`."""
+    module = own.load(kind) if kind in own.modules else import_module(f".kinds.{kind}", __package__)
+    served: Served = module.load(folder, threads)
     return served
 
 
 class PackagedModel:
     """Columns, rules, a fitted model and its output: the whole path from a raw row to an answer.
 
-    `kind` is the module of `kinds/` that loads the fitted model from `folder`.
+    `kind` is the module that loads the fitted model from `folder`: one of `kinds/`, or one of the company's `own`.
+    `source` says how rows of the source become raw rows. If it is None the model takes raw rows only, for the reason
+    `raw_only`, which is empty where both are the same rows.
     """
 
     def __init__(
@@ -56,19 +62,25 @@ class PackagedModel:
         output: Output,
         threads: int,
         time_zone: str = "UTC",
+        own: OwnCode = NO_OWN_CODE,
+        source: Source | None = None,
+        raw_only: str = "",
     ) -> None:
         self.columns, self.rules, self.kind, self.folder = columns, rules, kind, folder
-        self.output, self.threads, self.time_zone = output, threads, time_zone
-        self.served = load_served(kind, folder, threads)
+        self.output, self.threads, self.time_zone, self.own = output, threads, time_zone, own
+        self.source, self.raw_only = source, raw_only
+        self.served = load_served(kind, folder, threads, own)
 
     def predict(self, rows: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """One answer a row, in the same order and under the same index.
 
         Columns: `prediction` (class name, or the value), `probability` (binary: of the second class) or
         `probability_<class>` (multiclass), and `broken_rule`: the rule that a row breaks, its answers being null.
-        Raises ValueError where a declared column is missing or has another type; extra columns are ignored.
+        Rows that have all of the model's columns are raw rows. Other rows are rows of the source, if the model takes
+        these. Raises ValueError where a column is missing or has another type; extra columns are ignored.
         """
         del params  # MLflow passes it
+        rows = self._raw_rows(rows)
         self._refuse_other_columns(rows)
         typed = conform(rows, self.columns, self.time_zone)
         broken = first_broken(self.rules, typed)
@@ -77,14 +89,36 @@ class PackagedModel:
             answers = answers.astype("object").where(broken.isna(), None)
         return answers.assign(broken_rule=broken)
 
+    def _raw_rows(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """The rows as raw rows. Raises ValueError where that cannot be, or where they may be read in two ways."""
+        missing = [column.name for column in self.columns if column.name not in rows.columns]
+        if self.source is None:
+            return rows
+        lacking = self.source.missing(rows)
+        if missing and lacking:
+            raise refusal(
+                f"rows must have the columns that the model was trained on, but {missing} are missing; as rows of the "
+                f"source they lack {lacking}"
+            )
+        _refuse_twice(rows, [*self.source.known, *self.source.joined])
+        if missing and not len(rows):  # of which a derive need not make anything
+            return rows.assign(**dict.fromkeys(missing, np.nan))
+        try:
+            if missing:
+                return self.source.raw_rows(rows)
+        except UnusableRows as error:
+            raise refusal(str(error)) from None
+        changed = None if lacking else self.source.rewritten(rows, self.columns)
+        if changed:
+            raise refusal(f"rows must be read in one way, but derive changes {changed}: they may be before it or after")
+        return rows
+
     def _refuse_other_columns(self, rows: pd.DataFrame) -> None:
         missing = [column.name for column in self.columns if column.name not in rows.columns]
         if missing:
-            raise refusal(f"rows must have the columns that the model was trained on, but {missing} are missing")
-        twice = [column.name for column in self.columns if (rows.columns == column.name).sum() > 1]
-        twice = twice or [column.name for column in self.columns if _holds_its_name(rows[column.name])]
-        if twice:
-            raise refusal(f"rows must have each column once, but {twice} are there twice")
+            only = f" ({self.raw_only})" if self.raw_only else ""
+            raise refusal(f"rows must have the columns that the model was trained on, but {missing} are missing{only}")
+        _refuse_twice(rows, [column.name for column in self.columns])
         for column in self.columns:
             seen = wrong_type(column, rows[column.name])
             if seen:
@@ -116,12 +150,15 @@ class PackagedModel:
             "output": asdict(self.output),
             "threads": self.threads,
             "time_zone": self.time_zone,
+            "raw_only": self.raw_only,
+            "source": None if self.source is None else self.source.save(folder),
         }
         (folder / "model.json").write_text(json.dumps(contents, indent=1, allow_nan=False), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> "PackagedModel":
         contents = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        own, source = OwnCode.of_folder(Path(__file__).parent / OWN), contents["source"]
         return cls(
             columns=tuple(Column(**with_tuples(fields)) for fields in contents["columns"]),
             rules=tuple(rule_from_dict(fields) for fields in contents["rules"]),
@@ -130,7 +167,19 @@ class PackagedModel:
             output=Output(**with_tuples(contents["output"])),
             threads=contents["threads"],
             time_zone=contents["time_zone"],
+            own=own,
+            source=None if source is None else Source.load(source, folder, own),
+            raw_only=contents["raw_only"],
         )
+
+
+def _refuse_twice(rows: pd.DataFrame, names: list[str]) -> None:
+    present = [name for name in dict.fromkeys(names) if name in rows.columns]
+    repeated = set(rows.columns[rows.columns.duplicated()])
+    twice = [name for name in present if name in repeated]
+    twice = twice or [name for name in present if _holds_its_name(rows[name])]
+    if twice:
+        raise refusal(f"rows must have each column once, but {twice} are there twice")
 
 
 def _holds_its_name(values: pd.Series) -> bool:

@@ -1,7 +1,17 @@
-"""How a model says that it does not take the rows: to a caller in Python, and to one behind MLflow's own server."""
+"""How a model says that it does not take the rows: to a caller in Python, and to one behind MLflow's own server.
+
+And how the failure of a company's own code is told: its message may quote a row, and is not used.
+"""
 
 import sys
+import sysconfig
+import traceback
+from pathlib import Path
 from typing import Any
+
+
+class UnusableRows(ValueError):
+    """Rows cannot be read, derived or joined as declared; the message is the reason."""
 
 
 def refusal(sentence: str) -> ValueError:
@@ -30,3 +40,12 @@ def refusal(sentence: str) -> ValueError:
     kind: Any = Refusal
     error: ValueError = kind(sentence, error_code=mlflow.BAD_REQUEST)
     return error
+
+
+def failure(error: BaseException) -> str:
+    """The kind of the error, and the line of the company's own code where it happened."""
+    libraries = (sysconfig.get_path("purelib"), sysconfig.get_path("stdlib"))
+    frames = traceback.extract_tb(error.__traceback__)[1:]
+    own = [frame for frame in frames if not frame.filename.startswith((*libraries, "<"))]
+    where = f" in line {own[-1].lineno} of {Path(own[-1].filename).name}" if own else ""
+    return f"fails with {type(error).__name__}{where}"

@@ -4,20 +4,24 @@ A file that cannot be used raises one ConfigError, which names the line and the 
 """
 
 import ast
+import functools
 import inspect
 import re
 import threading
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import ml
+from ml.data.dataset import Reading
 from ml.errors import ConfigError, UsageError, did_you_mean
-from ml.use_case.definition import UseCase
-from ml.use_case.own_modules import OwnModules, digest_of_sources
+from ml.models.code import own_kinds
+from ml.use_case.definition import TRAINING_FIELDS, UseCase
+from ml.use_case.own_modules import OwnModules
+from ml.use_case.travelling import Travelling, library_settings, travelling, travelling_modules
 
 UNKNOWN_FIELD = re.compile(r"(\w+)(?:\.__init__)?\(\) got an unexpected keyword argument '(\w+)'")
 
@@ -64,15 +68,41 @@ def _where_to_add(project: Path | None) -> str:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A use case, and the source files that it was made of."""
+    """A use case, and the source files that it was made of.
+
+    Of its own code, `deriving` runs `derive`, `reading` makes rows of bytes, `training` makes a version, `serving`
+    answers in it and `judging` decides about it. `settings` is a digest of what its file sets in libraries.
+    """
 
     use_case: UseCase
     own: OwnModules
 
-    @property
-    def sources(self) -> str:
-        """Digest of its file and of all modules of its own, of the very bytes that run."""
-        return digest_of_sources(self.own.main.source, self.own.digests)
+    @functools.cached_property
+    def deriving(self) -> Travelling:
+        return self._of("derive")
+
+    @functools.cached_property
+    def reading(self) -> Travelling:
+        return self._of(*(field.name for field in fields(Reading)))
+
+    @functools.cached_property
+    def training(self) -> Travelling:
+        return self._of(*TRAINING_FIELDS)
+
+    @functools.cached_property
+    def serving(self) -> Travelling:
+        return travelling_modules(self.own, own_kinds(self.use_case.model))
+
+    @functools.cached_property
+    def judging(self) -> Travelling:
+        return self._of("gates")
+
+    @functools.cached_property
+    def settings(self) -> str:
+        return library_settings(self.own)
+
+    def _of(self, *names: str) -> Travelling:
+        return travelling(self.own, self.use_case, names)
 
 
 _LOADED: dict[Path, Loaded] = {}
@@ -107,7 +137,38 @@ def _loaded(name: str, path: Path, project: Path | None) -> Loaded:
     if use_case.name != name:
         value = f"it is {use_case.name!r}"
         raise ConfigError(f"name of USE_CASE in {path.name} must be that of its file", value, f"write {name!r}")
-    return Loaded(use_case, own)
+    _read_served(own, use_case)
+    loaded = Loaded(use_case, own)
+    _refuse_unserved(loaded)
+    return loaded
+
+
+def _read_served(own: OwnModules, use_case: UseCase) -> None:
+    """Reads the company's modules that serve its own kind of model. Raises ConfigError if one is no Python."""
+    names = own_kinds(use_case.model)
+    try:
+        own.read_too(names)
+    except (SyntaxError, ValueError) as error:
+        message = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ConfigError(f"{', '.join(names)} must be importable", message, "mend the file") from error
+
+
+def _refuse_unserved(loaded: Loaded) -> None:
+    """Raises ConfigError unless the modules that serve the model are there, and can travel inside its versions."""
+    use_case, kind = loaded.use_case, type(loaded.use_case.model).__name__
+    absent = [name for name in own_kinds(use_case.model) if name not in loaded.own.read]
+    if absent or not use_case.model.served:
+        raise ConfigError(
+            f"served of {kind} must name the modules that load and answer, of ml/serving/kinds or of the project",
+            f"{absent[0]} is neither" if absent else "it names none",
+            f"write {absent[0]}.py beside the use case" if absent else "name one",
+        )
+    if loaded.serving.why_not:
+        raise ConfigError(
+            f"what serves {kind} travels inside its versions, so it must run without the rest of the project",
+            loaded.serving.why_not,
+            "import nothing else of ml in it, nor by names that are made up",
+        )
 
 
 def _bytes_of(path: Path) -> bytes:

@@ -15,7 +15,7 @@ import os
 import sys
 import sysconfig
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.machinery import (
@@ -121,6 +121,11 @@ class OwnModules:
             self.path = tuple(sys.path)
         self._read_all()
         return module
+
+    def read_too(self, names: Iterable[str]) -> None:
+        """Reads further modules, which no import statement need name, with all that they import."""
+        self.named |= {above for name in names for above in _with_those_above(name)}
+        self._read_all()
 
     def is_as_read(self) -> bool:
         """Whether every file still holds the bytes that were read, and every name still leads to the same file."""

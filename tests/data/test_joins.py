@@ -14,12 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml import Source, UseCase
-from ml.data.dataset import ROW, SideTable
+from ml.data.dataset import SideTable
 from ml.data.handles import JoinCounts
 from ml.data.joins import complete, complete_by_day
 from ml.data.reading import UnusablePartition
 from ml.errors import ConfigError, StoreUnavailable
 from ml.serving.columns import Column, wrong_type
+from ml.serving.derived import ROW
 from ml.settings import Settings
 from tests.tiny import FIRST_DAY, parcel_rows, parcels, sales, site, tills, to_parquet, write_sales
 

@@ -27,10 +27,10 @@ from ml.models.encoding import fit_encoder
 from ml.models.networks.first_weights import draw_first_weights
 from ml.models.packaging import (
     SERVING,
+    copy_code,
     fetch_model,
     make_proof,
     refuse_broken_example,
-    serving_name,
     synthetic_rows,
     travelling,
     upload_folder,
@@ -41,6 +41,7 @@ from ml.serving.columns import Column, conform
 from ml.serving.kinds.network import Architecture, ServedNetwork, TabularNetwork
 from ml.serving.model import PackagedModel
 from ml.serving.output import Output
+from ml.serving.own_code import NO_OWN_CODE, OwnCode
 from ml.serving.rules import Between, InSet, InYears, Matches, NotBelow, Rule
 from ml.storage import registry
 from ml.storage.store import get_file, open_store
@@ -135,8 +136,13 @@ def test_models_give_their_own_answers_in_a_process_without_this_project_in_any_
 
 def test_the_name_of_a_models_code_is_that_of_its_bytes(folder: Path) -> None:
     names = {path.name for path in folder.glob("*/code/*")}
-    assert names == {serving_name(["network"]), serving_name(["network"], folder / "changed")}
-    assert len(names) == 2
+    own = OwnCode({"my_kind": b"", "company.parts": b""}, {"company"})
+    for source in (SERVING, folder / "changed"):
+        assert copy_code(["network"], NO_OWN_CODE, folder / "again", source).name in names
+        names.add(copy_code(["network"], own, folder / "again", source).name)
+        names.add(copy_code([], NO_OWN_CODE, folder / "again", source).name)
+        shutil.rmtree(folder / "again")
+    assert len(names) == 6
 
 
 @pytest.mark.parametrize("name", ["ours", "other"])

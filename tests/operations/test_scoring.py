@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 
 from deployments.commands.score import _writer
 from ml import Column, SideTable, Source, UseCase
-from ml.data.derived import is_rewritten
 from ml.data.handles import JoinCounts
 from ml.errors import DataRejected
 from ml.operations.scoring import score_file
+from ml.serving.derived import rewritten
 from ml.settings import Settings
 from ml.storage import registry
 from tests import tiny
@@ -174,7 +174,8 @@ def in_utc(rows: pd.DataFrame) -> pd.DataFrame:
 def test_a_derive_that_gives_times_a_zone_is_compared_in_the_use_cases_zone(zone: str, changes: bool) -> None:
     use_case = tiny.tills(derive=in_utc, time_zone=zone)
     (at,) = (column for column in use_case.columns if column.name == "at")
-    assert is_rewritten(use_case, tiny.sales(tiny.FIRST_DAY), at) == changes
+    changed = rewritten(use_case.derive, tiny.sales(tiny.FIRST_DAY), (at,), zone)
+    assert changed == ("at" if changes else None)
 
 
 def test_a_derive_that_loses_rows_gives_no_answers_at_all(place: Settings, tmp_path: Path) -> None:
