@@ -66,21 +66,17 @@ def plain(value: Any) -> Any:
 
 
 def _plain_callable(value: Any) -> Any:
-    """A function or a class by its source text, or by its name where a library wrote it in C; an object that can be
-    called by its fields. Raises TypeError for one that has neither."""
-    if not inspect.isroutine(value) and not inspect.isclass(value) and _has_source(type(value)):
+    """A function or a class by its source text, or by its name if it is written in C; an object with a `__call__` of
+    Python by its fields. Raises TypeError for anything else."""
+    if inspect.isfunction(type(value).__call__):
         return {"type": type(value).__name__, **{name: plain(field) for name, field in vars(value).items()}}
-    name = getattr(value, "__qualname__", "")
-    if not _has_source(value) and getattr(sys.modules.get(value.__module__ or ""), name, None) is value:
-        return f"{value.__module__}.{name}"
-    return inspect.getsource(value)
-
-
-def _has_source(value: Any) -> bool:
     try:
-        return bool(inspect.getsource(value))
-    except (TypeError, OSError):
-        return False
+        return inspect.getsource(value)
+    except TypeError:
+        module, name = getattr(value, "__module__", None) or "", getattr(value, "__qualname__", "")
+        if getattr(sys.modules.get(module), name, None) is not value:
+            raise
+        return f"{module}.{name}"
 
 
 def plain_fields(value: Any) -> dict[str, Any]:

@@ -288,7 +288,7 @@ def _write(target: zipfile.ZipFile, name: str, data: bytes) -> None:
 def _refused_parameter(learner: ScikitLearn) -> Broken:
     """What scikit-learn says of a parameter that it does not take; False if it takes all of them."""
     for part in _parts(learner.estimator):
-        if hasattr(part, "_validate_params"):
+        if hasattr(part, "_parameter_constraints"):
             try:
                 part._validate_params()
             except InvalidParameterError as error:
