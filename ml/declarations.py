@@ -72,7 +72,7 @@ def _plain_callable(value: Any) -> Any:
         return {"type": type(value).__name__, **{name: plain(field) for name, field in vars(value).items()}}
     try:
         return inspect.getsource(value)
-    except TypeError:
+    except (TypeError, OSError):
         module, name = getattr(value, "__module__", None) or "", getattr(value, "__qualname__", "")
         if getattr(sys.modules.get(module), name, None) is not value:
             raise
