@@ -29,6 +29,7 @@ from ml import (
     NetworkClassifier,
     NetworkRegressor,
     Retention,
+    ScikitLearn,
     SideTable,
     Source,
     Target,
@@ -39,9 +40,12 @@ from ml.data.snapshots import take_manifest
 from ml.evaluation.decision import ALL_END_WORDS, DATA_REJECTED, END_WORDS
 from ml.evaluation.handles import VerdictName
 from ml.models.packaging import refuse_broken_example
+from ml.models.training import package
+from ml.serving.own_code import OwnCode
 from ml.serving.rules import first_broken
 from ml.settings import Settings
 from ml.use_case.loading import load_use_case
+from tests.tiny import cleaned, job, learnt, parcel_rows, parcels, raw_parcels
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
@@ -69,6 +73,11 @@ def block(page: str, heading: str, language: str) -> str:
     """The first block of a language below a heading of the second level."""
     text = GUIDES[page].split(f"\n## {heading}\n")[1].split("\n## ")[0]
     return text.split(f"```{language}\n")[1].split("```")[0]
+
+
+def code_below(page: str, heading: str, language: str) -> str:
+    """The first block of a language below a heading of any level."""
+    return GUIDES[page].split(f"# {heading}\n")[1].split(f"```{language}\n")[1].split("```")[0]
 
 
 def first_names(page: str, heading: str) -> list[str]:
@@ -199,6 +208,33 @@ def test_the_models_of_the_page_can_be_made(tmp_path: Path) -> None:
     (tmp_path / "models.py").write_text(block("docs/models.md", "What there is", "python"))
     made = run_path(str(tmp_path / "models.py"))
     assert (made["small"].hidden, made["line"].hidden) == ((32, 16), ())
+
+
+def test_every_parameter_of_the_wrapper_is_in_its_table_with_its_default() -> None:
+    told = rows("docs/models.md", "Any scikit-learn estimator")
+    named = {name.strip("`"): default.strip("`") for name, _, default in told}
+    parameters = inspect.signature(ScikitLearn).parameters.values()
+    defaults = {each.name: each.default for each in parameters}
+    assert named.pop("estimator") == "required"
+    assert defaults.pop("estimator") is inspect.Parameter.empty
+    assert {name: ast.literal_eval(default) for name, default in named.items()} == defaults
+
+
+def test_the_estimators_of_the_page_learn(tmp_path: Path) -> None:
+    exec(code_below("docs/models.md", "Any scikit-learn estimator", "python"), names := dict[str, Any]())
+    for name in ("forest", "pipeline"):
+        _, model = learnt("binary", tmp_path / name, model=names[name])
+        assert model.predict(raw_parcels(20))["probability"].notna().all()
+
+
+def test_the_kind_of_ones_own_of_the_page_learns_and_answers(tmp_path: Path) -> None:
+    exec(code_below("docs/models.md", "A kind of your own", "python"), names := {"__name__": "means"})
+    served = OwnCode({"served_means": code_below("docs/models.md", "A kind of your own", "py").encode()})
+    use_case = parcels("regression", model=names["Means"]("carrier"))
+    block = cleaned(use_case, parcel_rows(300))
+    use_case.model.fit_rows(job(use_case, tmp_path / "fit", block, None))
+    model = package(use_case, use_case.column_rules, tmp_path / "fit", 1, block, served)
+    assert model.predict(raw_parcels(300))["prediction"].nunique() == 4
 
 
 def test_the_usual_gates_of_the_page_can_be_made(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ class ScikitLearn(Learner):
             preparation,
             self._saved(estimator, job.table.name),
             method=_method(estimator),
-            width=len(job.table.target.classes) if job.table.target.kind == "multiclass" else 1,
+            shares=_shares(job),
             trusted=self.trusted,
         )
         return Fitted(chosen={}, notes=notes)
@@ -168,6 +168,13 @@ class ScikitLearn(Learner):
             next_step = "name those of an installed library in `trusted`, and take a function of one for your own"
             raise ConfigError(rule, f"it has {', '.join(untrusted)}", next_step)
         return with_equal_bytes(data)
+
+
+def _shares(job: Job) -> tuple[float, ...]:
+    """The share of each class among the train rows; none for a regression."""
+    return tuple(
+        job.statistics.labels[str(code)] / job.statistics.rows for code in range(len(job.table.target.classes))
+    )
 
 
 def _largest(values: tuple[str, ...], counts: dict[str, int], number: int) -> tuple[str, ...]:
