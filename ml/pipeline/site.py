@@ -75,7 +75,7 @@ class Site:
         in memory as they were imported; a stage that imports more of them calls `ml.code.require_unchanged` first.
         """
         ours = training_code(self.use_case.model).digest
-        return digest_value([ours, own_code_digest(self.loaded.training), self.loaded.settings])
+        return digest_value([ours, own_code_digest(self.loaded.training), self.loaded.at_import])
 
     @property
     def judging(self) -> str:

@@ -4,14 +4,14 @@ import tempfile
 from pathlib import Path
 
 from ml.data.handles import Cleaned
-from ml.digests import digest_value
-from ml.errors import without_passwords
+from ml.digests import digest_file, digest_value
+from ml.errors import ConfigError, without_passwords
 from ml.models import packaging
 from ml.models.handles import Fit, Upload, Verified
 from ml.pipeline.site import Site, resume
 from ml.pipeline.train import require_same_code_and_machine
 from ml.storage import paths
-from ml.storage.records import FileRef, Night, digest_of_files
+from ml.storage.records import Champion, FileRef, Night, digest_of_files
 
 
 def upload_candidate(site: Site, night: Night, training_key: str, cleaned: Cleaned, fit: Fit) -> Upload:
@@ -35,6 +35,8 @@ def _upload(site: Site, night: Night, training_key: str, cleaned: Cleaned, fit: 
         packaging.copy_files(site.store, fit.folder, fit.files, Path(scratch) / "fitted")
         model = package(site.use_case, site.rules, Path(scratch) / "fitted", night.threads, held_out)
         packaging.write_model(model, site.use_case.model, Path(scratch) / "model")
+        if recorded:
+            _refuse_other_bytes(recorded, Path(scratch) / "model")
         files = packaging.upload_folder(site.store, Path(scratch) / "model", paths.model_folder(run_id))
     proof_key = paths.stage_file(night.use_case, "upload", training_key, "proof.parquet")
     return Upload(
@@ -45,6 +47,18 @@ def _upload(site: Site, night: Night, training_key: str, cleaned: Cleaned, fit: 
         threshold=model.output.threshold if model.output.kind == "binary" else None,
         proof=packaging.make_proof(site.store, proof_key, model, held_out),
     )
+
+
+def _refuse_other_bytes(recorded: Champion, folder: Path) -> None:
+    """Raises ConfigError if the version that is there has other files: they may serve, and are never written over."""
+    made = {path.relative_to(folder).as_posix(): digest_file(path) for path in folder.rglob("*") if path.is_file()}
+    kept = {file.key.removeprefix(f"{recorded.folder}/"): file.digest for file in recorded.files}
+    if made != kept:
+        raise ConfigError(
+            "a model that is made again has the bytes that it had",
+            f"those of version {recorded.version} are others",
+            "run it with --again REASON, as another version",
+        )
 
 
 def verify_candidate(site: Site, training_key: str, upload: Upload) -> Verified:

@@ -20,7 +20,7 @@ from ml.data.dataset import Reading
 from ml.errors import ConfigError, UsageError, did_you_mean
 from ml.use_case.definition import TRAINING_FIELDS, UseCase
 from ml.use_case.own_modules import OwnModules
-from ml.use_case.travelling import Travelling, library_settings, travelling
+from ml.use_case.travelling import Travelling, done_at_import, travelling
 
 UNKNOWN_FIELD = re.compile(r"(\w+)(?:\.__init__)?\(\) got an unexpected keyword argument '(\w+)'")
 
@@ -70,7 +70,7 @@ class Loaded:
     """A use case, and the source files that it was made of.
 
     Of its own code, `deriving` runs `derive`, `reading` makes rows of bytes, `training` makes a version and `judging`
-    decides about one. `settings` is a digest of what its file sets in libraries.
+    decides about one. `at_import` is a digest of what its file does to libraries when it is imported.
     """
 
     use_case: UseCase
@@ -93,8 +93,8 @@ class Loaded:
         return self._of("gates")
 
     @functools.cached_property
-    def settings(self) -> str:
-        return library_settings(self.own)
+    def at_import(self) -> str:
+        return done_at_import(self.own)
 
     def _of(self, *names: str) -> Travelling:
         return travelling(self.own, self.use_case, names)
