@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from typing import Any
 import pytest
 
 from deployments.prefect.client import ask, insisted
+from ml.errors import UsageError
 from ml.evaluation.decision import is_open
 from ml.evaluation.handles import Verdict
-from ml.operations.moves import answer, carry_out, plan_hold, plan_promote
+from ml.operations.moves import answer, carry_out, plan_hold, plan_no, plan_promote
 from ml.storage.ledger import Ledger, NightEntry, OperatorEntry, open_questions, version_of
 from ml.storage.registry import CHAMPION, Registry
 from ml.storage.store import open_store
@@ -67,8 +69,48 @@ def test_an_answer_is_one_entry_under_its_name(
     assert said[0] == said[1] == ledger.head()
     assert isinstance(said[0], OperatorEntry)
     assert (said[0].decision, said[0].by, said[0].answers) == (decision, "Ada", 2)
-    assert said[0].reason == "version 2 of entry 2: the loss is noise"
+    assert said[0].reason == f"{'yes' if promote else 'no'} to version 2 of entry 2: the loss is noise"
     assert (version_of(said[0].champion), version_of(said[0].reference)) == (after, 1)
+
+
+@pytest.mark.parametrize("promote", [True, False])
+def test_an_answer_in_a_terminal_is_the_entry_that_resume_would_have_made(
+    asked: tuple[Ledger, NightEntry], promote: bool
+) -> None:
+    ledger, night = asked
+    made = (plan_promote if promote else plan_no)(ledger, 2, "the loss is noise")
+    resumed = answer(ledger, None, night, promote=promote, name=made.by, reason="the loss is noise")
+    assert isinstance(resumed, OperatorEntry)
+    assert replace(made, at="", nonce="") == replace(resumed, at="", nonce="")
+
+
+def test_no_answers_only_an_open_question(asked: tuple[Ledger, NightEntry]) -> None:
+    ledger, _ = asked
+    with pytest.raises(UsageError, match="there is none about version 1: choose one of those asked about: 2"):
+        plan_no(ledger, 1, "so")
+    with pytest.raises(UsageError, match="a move has a reason"):
+        plan_no(ledger, 2, " ")
+    carry_out(ledger, None, plan_no(ledger, 2, "so"))
+    with pytest.raises(UsageError, match="there is none about version 2: nothing is to be done"):
+        plan_no(ledger, 2, "so")
+
+
+def test_a_later_promotion_of_a_version_that_was_asked_about_is_a_choice_and_no_answer(
+    asked: tuple[Ledger, NightEntry],
+) -> None:
+    ledger, _ = asked
+    carry_out(ledger, None, plan_no(ledger, 2, "so"))
+    chosen = plan_promote(ledger, 2, "after all")
+    assert (chosen.answers, version_of(chosen.reference), chosen.reason) == (None, 2, "after all")
+
+
+def test_an_answer_closes_earlier_questions_about_the_same_version(asked: tuple[Ledger, NightEntry]) -> None:
+    ledger, night = asked
+    again = replace(night, seq=3, run_key="another")
+    assert ledger.append(again)
+    carry_out(ledger, None, plan_no(ledger, 2, "so"))
+    assert open_questions(ledger.entries()) == []
+    assert ledger.answer_to(night) == ledger.answer_to(again) == ledger.head()
 
 
 def test_an_answer_comes_too_late_once_the_champion_was_chosen_otherwise(asked: tuple[Ledger, NightEntry]) -> None:

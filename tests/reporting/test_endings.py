@@ -19,7 +19,8 @@ from deployments.prefect import alerts
 from deployments.prefect.client import ask, insisted
 from deployments.prefect.crashed import end_left_tasks, resubmit_crashed
 from deployments.prefect.last_night import red_nights
-from ml.reporting.endings import ending, moved_by_hand, shown_name, since
+from ml.reporting.decision_section import headline
+from ml.reporting.endings import answered_yes, ending, moved_by_hand, shown_name, since
 from ml.storage.ledger import AnyEntry, NightEntry, OperatorEntry, version_of
 from ml.storage.nights import KILLED
 from ml.storage.records import Champion
@@ -64,7 +65,7 @@ STANDINGS: list[tuple[str, NightEntry, list[AnyEntry], str, str]] = [
         "rolled back",
         SECOND,
         [FIRST, SECOND, move(3, "ROLLBACK", 2, 1)],
-        "KeptChampion",
+        "Promoted",
         "Version 2 was rolled back on 2024-03-09 by ada (entry 3: complaints). Champion is now version 1.",
     ),
     (
@@ -78,14 +79,14 @@ STANDINGS: list[tuple[str, NightEntry, list[AnyEntry], str, str]] = [
         "followed by a later night",
         FIRST,
         [FIRST, SECOND],
-        "KeptChampion",
+        "Promoted",
         "Version 1 was followed by version 2 on 2024-03-01 by anna (entry 2: so). Champion is now version 2.",
     ),
     (
         "kept, and promoted by hand since",
         KEPT,
         [FIRST, KEPT, move(3, "OPERATOR_PROMOTE", 1, 2)],
-        "Promoted",
+        "KeptChampion",
         "Version 2 was made champion on 2024-03-09 by ada (entry 3: complaints). Champion is now version 2.",
     ),
     (
@@ -101,7 +102,7 @@ STANDINGS: list[tuple[str, NightEntry, list[AnyEntry], str, str]] = [
         "rejected, and there is one since",
         REJECTED,
         [REJECTED, night(2, "FIRST", None, 2)],
-        "KeptChampion",
+        "NoChampionYet",
         "Champion is now version 2.",
     ),
 ]
@@ -138,17 +139,62 @@ def test_a_replayed_night_says_what_became_of_it(
 ) -> None:
     told_now = ending(which, replayed_in=entries)
     assert (told_now.word, since(which, entries)) == (word, sentence)
-    assert told_now.message.startswith(f"{word}: Version {which.seq} was ")
+    assert word == ending(which).word, "the word that the night itself had"
+    assert told_now.message.startswith(f"Replay, {word}: Version {which.seq} was ")
     assert f"entry {which.seq} of the ledger: so {sentence} Scored then: F1 0.771" in told_now.message
-    assert (told_now.score, shown_name("tills 2024-03-02, F1 0.1", told_now.score)) == (
-        "F1 0.771",
-        "tills 2024-03-02, F1 0.771",
-    )
+    assert told_now.tags == [word, "replay"]
+    for before in ("tills 2024-03-02, F1 0.1", "tills 2024-03-02 (replay), F1 0.1", "tills 2024-03-02"):
+        shown = shown_name(before, told_now.score, is_replay=told_now.is_replay)
+        assert shown == "tills 2024-03-02 (replay), F1 0.771"
+
+
+ASKED = replace(KEPT, asks=True, result={**RESULT, "asks": True, "champion_before": 1})
+
+
+def reply(seq: int, decision: Any, after: int, why: str, answers: int | None = 2) -> OperatorEntry:
+    return replace(move(seq, decision, 1, after), answers=answers, reason=why)
+
+
+ANSWERS: list[tuple[AnyEntry, str, str]] = [
+    (
+        reply(3, "OPERATOR_PROMOTE", 2, "yes to version 2 of entry 2: noise."),
+        "Promoted",
+        "ada answered on 2024-03-09 10:00 UTC (entry 3): yes to version 2 of entry 2: noise.",
+    ),
+    (
+        reply(3, "OPERATOR_KEEP", 1, "no to version 2 of entry 2: not sure"),
+        "KeptChampion",
+        "ada answered on 2024-03-09 10:00 UTC (entry 3): no to version 2 of entry 2: not sure.",
+    ),
+    (
+        reply(3, "OPERATOR_PROMOTE", 1, "it stays.", answers=None),
+        "KeptChampion",
+        "The question was closed on 2024-03-09 10:00 UTC by entry 3, OPERATOR_PROMOTE of version 1 by ada: it stays.",
+    ),
+    (
+        night(3, "PROMOTE", 1, 3),
+        "KeptChampion",
+        "The question was closed on 2024-03-01 03:00 UTC by entry 3, PROMOTE of version 3 by anna: so.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("answer", "word", "sentence"), ANSWERS)
+def test_the_end_of_a_question_has_one_word_however_it_was_closed(answer: AnyEntry, word: str, sentence: str) -> None:
+    ended, again = ending(ASKED, answer), ending(ASKED, replayed_in=[FIRST, ASKED, answer])
+    assert ended.message == f"{word}: {sentence} F1 0.771 [0.700, 0.800]."
+    assert again.tags == [word, "replay"]
+    assert f": so {sentence} " in again.message, "a replay says what the night decided and how it was answered"
+    document = {**ASKED.result, "as_of": "2024-03-02", "replayed": False}
+    words = "is the new champion" if word == "Promoted" else "was not promoted"
+    assert words in headline(document, answered_yes=answered_yes(ASKED, answer))
 
 
 def test_the_command_that_leads_on_ends_before_the_scores() -> None:
-    asked = replace(KEPT, result={**RESULT, "asks": True})
-    assert "retrain promote tills --version 2 --reason WHY. F1 0.771" in ending(asked).message
+    assert ending(ASKED).message.endswith(
+        "Is version 2 to serve? Yes: retrain promote tills --version 2 --reason WHY. "
+        "No: retrain promote tills --version 2 --no --reason WHY. F1 0.771 [0.700, 0.800]."
+    )
 
 
 def test_a_night_with_nothing_new_has_no_score() -> None:
