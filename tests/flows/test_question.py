@@ -3,7 +3,8 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -11,7 +12,11 @@ from typing import Any
 
 import pytest
 
+from deployments.cli import main
+from deployments.prefect.announcement import Servers
+from deployments.prefect.answered import resume_answered
 from deployments.prefect.client import ask, insisted
+from deployments.prefect.night import follow
 from ml.errors import UsageError
 from ml.evaluation.decision import is_open
 from ml.evaluation.handles import Verdict
@@ -182,11 +187,99 @@ def test_a_suspended_night_is_resumed_with_an_answer(served_shop: Shop, prefect:
     served_shop.rewrite("2024-03-02", amount=1.0)
     ask(f"{prefect}/flow_runs/{run['id']}/resume", {"run_input": GIVEN})
     state = wait_for(lambda: _state_in(prefect, run["id"], {"FAILED", "COMPLETED", "CRASHED"}), 120)
-    assert (state["name"], state["message"][:31]) == ("Completed", "Promoted: OPERATOR_PROMOTE by A")
+    assert (state["name"], state["message"][:27]) == ("Completed", "Promoted: Ada answered on 2")
+    assert "was not used" not in state["message"]
     assert [each.as_of for each in served_shop.entries()] == [date(2024, 3, 15), DAY]
     head = served_shop.ledger.head()
     assert isinstance(head, OperatorEntry) and (head.by, head.answers) == ("Ada", night.seq)
     assert Registry(served_shop.settings, "shop").alias(CHAMPION) == version_of(night.candidate)
+
+
+class Asking:
+    """Nights on the served deployment that ask, each followed as by `retrain run` until its run has ended."""
+
+    def __init__(self, shop: Shop, prefect: str, capsys: pytest.CaptureFixture[str]) -> None:
+        self.shop, self.prefect, self.capsys = shop, prefect, capsys
+        wait_for(lambda: ask(f"{prefect}/deployments/name/retrain/shop"), 60)
+        self.servers = Servers(prefect, "http://page", "", os.getpid(), "", "")
+
+    def ended(self, as_of: str, answering: Callable[[str], object]) -> dict[str, Any]:
+        """The run of the night, which waited until `answering` was called with its id."""
+        request = {"use_case": "shop", "as_of": as_of, "seed": None, "again": None, "dry_run": False, "wait": True}
+        with ThreadPoolExecutor() as pool:
+            answered = pool.submit(self._answer, f"shop {as_of}", answering)
+            result = follow(self.shop.settings, "retrain/shop", request, self.servers)
+        run = dict(ask(f"{self.prefect}/flow_runs/{answered.result()}"))
+        closed = self.shop.ledger.entry(result["answer"])
+        assert run["state_name"] == "Completed"
+        assert closed == self.shop.ledger.answer_to(self.shop.entries()[-1])
+        assert self.alias() == version_of(closed.champion)
+        assert open_questions(self.shop.ledger.entries()) == []
+        return run
+
+    def _answer(self, name: str, answering: Callable[[str], object]) -> str:
+        chosen = {"flow_runs": {"name": {"any_": [name]}}}
+        run = wait_for(lambda: ask(f"{self.prefect}/flow_runs/filter", chosen), 30)
+        assert run, "a submitted run has its name from the start"
+        state = wait_for(lambda: _state_in(self.prefect, run[0]["id"], {"PAUSED", "FAILED", "COMPLETED"}), 120)
+        assert state["name"] == "Suspended", state
+        answering(run[0]["id"])
+        return str(run[0]["id"])
+
+    def alias(self) -> int | None:
+        return Registry(self.shop.settings, "shop").alias(CHAMPION)
+
+    def told(self, *words: str) -> str:
+        assert main([*words]) == 0
+        return self.capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_question_that_is_closed_without_its_page_ends_its_run_and_its_follower(
+    served_shop: Shop, prefect: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By no and yes in a terminal, by the choice of another champion, and before somebody presses Resume."""
+    monkeypatch.setenv("PREFECT_API_URL", prefect)
+    assert served_shop.document("2024-03-15")["decision"] == "FIRST"
+    shop, say = Asking(served_shop, prefect, capsys), ["--yes", "--reason", "a test says so"]
+
+    def say_no(run: str) -> None:
+        both = (
+            "Yes: retrain promote shop --version 2 --reason WHY. No: retrain promote shop --version 2 --no --reason WHY"
+        )
+        assert both in shop.told("status")
+        assert both in shop.told("doctor", "shop")
+        said = shop.told("promote", "shop", "--version", "2", "--no", *say)
+        assert "Answered no: version 2 of shop is not promoted, and the champion stays version 1." in said
+        assert f"The run that asked ends by itself: {prefect.removesuffix('/api')}/runs/flow-run/{run}" in said
+        assert "OPERATOR_KEEP  answers entry 2  champion 1 -> 1" in shop.told("ledger", "shop")
+
+    def answer_before_resume(run: str) -> None:
+        carry_out(served_shop.ledger, None, plan_no(served_shop.ledger, 3, "a test was first"))
+        ask(f"{prefect}/flow_runs/{run}/resume", {"run_input": GIVEN})
+
+    def choose_another(run: str) -> None:
+        carry_out(served_shop.ledger, None, plan_promote(served_shop.ledger, 1, "it stays"))
+        assert resume_answered(served_shop.settings, prefect, {"another"}) == []
+        assert resume_answered(served_shop.settings, prefect, {"shop"}) == [run], "as `retrain up` does every minute"
+
+    message = shop.ended("2024-03-16", say_no)["state"]["message"]
+    assert message.startswith("KeptChampion: ") and "no to version 2 of entry 2: a test says so. F1 0." in message
+
+    message = shop.ended("2024-03-17", answer_before_resume)["state"]["message"]
+    assert message.startswith("KeptChampion: ") and "no to version 3 of entry 4: a test was first. " in message
+    assert "The later answer of Ada, yes (the loss is noise), was not used. F1 0." in message
+
+    message = shop.ended("2024-03-18", choose_another)["state"]["message"]
+    assert message.startswith("KeptChampion: The question was closed on ")
+    assert "by entry 7, OPERATOR_PROMOTE of version 1 by " in message
+
+    run = shop.ended("2024-03-19", lambda run: shop.told("promote", "shop", "--version", "5", *say))
+    assert run["state"]["message"].startswith("Promoted: ") and "Promoted" in run["tags"]
+    assert "yes to version 5 of entry 8: a test says so." in run["state"]["message"]
+    said = shop.told("run", "shop", "--as-of", "2024-03-19")
+    assert "shop version 5 (as of 2024-03-19) became the new champion" in said
+    assert "yes to version 5 of entry 8: a test says so. Champion today: 5." in said
 
 
 def _state_in(prefect: str, run_id: str, types: set[str]) -> Any:
