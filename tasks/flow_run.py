@@ -63,7 +63,7 @@ def in_our_words() -> Iterator[None]:
     stay as they are, because Prefect acts on them.
     """
     for name in ("prefect.flow_runs", "prefect.task_runs"):
-        logging.getLogger(name).addFilter(sentence_for_traceback)  # it adds the same filter only once
+        logging.getLogger(name).addFilter(is_worth_a_line)  # it adds the same filter only once
     with ExitStack() as stack:
         try:
             yield
@@ -74,15 +74,16 @@ def in_our_words() -> Iterator[None]:
             raise
 
 
-def sentence_for_traceback(record: logging.LogRecord) -> bool:
-    """Makes an error of ours one line of Prefect's log: its kind and its sentence.
+def is_worth_a_line(record: logging.LogRecord) -> bool:
+    """Shortens Prefect's log, so that the page of a red run shows on its first screen what is to be done.
 
-    Prefect adds a traceback of 80 lines, so that the page of a red run would not show what is to be done.
+    An error of ours becomes one line, its kind and its sentence: Prefect adds a traceback of 80 lines. Tasks that ended
+    well get no line, for each logs one itself.
     """
     error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
     if isinstance(error, RetrainError) and not isinstance(error, Unforeseen):
         record.msg, record.args, record.exc_info = "%s: %s", (type(error).__name__, error), None
-    return True
+    return record.getMessage() != "Finished in state Completed()"
 
 
 def note_work(work: Work) -> None:
