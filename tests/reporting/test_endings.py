@@ -1,13 +1,16 @@
 """How a night ends, as people see it: Prefect's state, alerts and MLflow's alias agree with the ledger as it is now."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -18,13 +21,15 @@ from deployments.commands.status import last_of
 from deployments.prefect import alerts
 from deployments.prefect.client import ask, insisted
 from deployments.prefect.crashed import end_left_tasks, resubmit_crashed
-from deployments.prefect.last_night import red_nights
+from deployments.prefect.last_night import red_nights, running_now
+from ml.errors import DataRejected, unforeseen
 from ml.reporting.decision_section import headline
 from ml.reporting.endings import answered_yes, ending, moved_by_hand, shown_name, since
 from ml.storage.ledger import AnyEntry, NightEntry, OperatorEntry, version_of
 from ml.storage.nights import KILLED
 from ml.storage.records import Champion
 from ml.storage.registry import CHAMPION, Registry
+from tasks import flow_run
 from tasks.lost import ACTIVE, end_lost
 from tests.deployments.test_alerts import told, wait_for_alert  # noqa: F401
 from tests.deployments.test_schedules import wait_for
@@ -203,6 +208,34 @@ def test_a_night_with_nothing_new_has_no_score() -> None:
     assert ending(idle, replayed_in=[FIRST, idle]).word == "NothingNew"
 
 
+@pytest.mark.parametrize(
+    ("starts", "began", "own"),
+    [(1, "02:59:00", False), (2, "02:59:00", True), (2, "03:00:00.9", True), (3, "03:00:01", False), (2, None, False)],
+)
+def test_a_run_that_died_behind_its_own_decision_is_no_replay(
+    starts: int, began: str | None, own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The entry was added at 03:00:00. The second run of two that were submitted together has one start."""
+    start_time = datetime.fromisoformat(f"2024-03-01T{began}+00:00") if began else None
+    run = SimpleNamespace(run_count=starts, start_time=start_time)
+    monkeypatch.setattr(flow_run.FlowRunContext, "get", lambda: SimpleNamespace(flow_run=run))
+    assert flow_run.decided_in_this_run(SECOND) is own
+
+
+def test_the_log_of_a_run_shows_our_errors_as_sentences_and_keeps_tracebacks_of_others() -> None:
+    def line(message: str, error: Exception | None) -> tuple[bool, str, bool]:
+        raised = (type(error), error, None) if error else None
+        record = logging.LogRecord("prefect.flow_runs", logging.ERROR, "", 1, message, (), raised)
+        return flow_run.is_worth_a_line(record), record.getMessage(), record.exc_info is not None
+
+    rejected = DataRejected("a day is there", "it is not", "deliver it")
+    assert line("Engine exited", rejected) == (True, "DataRejected: a day is there, but it is not: deliver it.", False)
+    for foreign in (unforeseen(ValueError()), ValueError()):
+        assert line("Engine exited", foreign) == (True, "Engine exited", True)
+    assert line("Finished in state Failed('so')", None) == (True, "Finished in state Failed('so')", False)
+    assert line("Finished in state Completed()", None)[0] is False
+
+
 @pytest.fixture
 def served_shop(shop: Shop, prefect: str) -> Iterator[Shop]:
     served = subprocess.Popen(
@@ -287,11 +320,13 @@ class Seen:
     def run(self, run: str) -> dict[str, Any]:
         return dict(ask(f"{self.prefect}/flow_runs/{run}"))
 
-    def compare(self, run: str, state: str, word: str) -> dict[str, Any]:
+    def compare(self, run: str, state: str, word: str, *, replay: bool = False) -> dict[str, Any]:
         """The run's end, after the comparison with the ledger."""
         found = self.ended(run)
-        assert (found["state_name"], found["state"]["message"].split(":")[0]) == (state, word), found["state"]
+        begins = f"Replay, {word}" if replay else word
+        assert (found["state_name"], found["state"]["message"].split(":")[0]) == (state, begins), found["state"]
         assert {"shop", word} <= set(found["tags"])
+        assert ("replay" in found["tags"], "(replay)" in found["name"]) == (replay, replay)
         assert self.registry.alias(CHAMPION) == self.champion
         assert wait_for(lambda: self.active_tasks(run) == 0, 30)
         self.agree(found["state"]["message"].partition(": ")[2] if state == "Failed" else None)
@@ -327,22 +362,22 @@ class Seen:
         head = self.shop.ledger.head()
         return version_of(head.champion) if head else None
 
+    def lines(self, run: str) -> list[str]:
+        """The log on the run's page, oldest line first."""
+        asked = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC"}
+        return [line["message"] for line in insisted(f"{self.prefect}/logs/filter", asked)]
+
     def active_tasks(self, run: str) -> int:
         chosen = {"flow_runs": {"id": {"any_": [run]}}, "task_runs": {"state": {"type": {"any_": ACTIVE}}}}
         return int(insisted(f"{self.prefect}/task_runs/filter", chosen).__len__())
 
     def kill(self, run: str) -> None:
-        """Kills the process of the run while it trains or verifies."""
+        """Kills the process of the run while it works, as status says."""
         lock = self.shop.settings.home / "locks" / "shop.lock"
-        assert wait_for(lambda: self.active_tasks(run), 120)
+        running = wait_for(lambda: (found := running_now(self.shop.settings, "shop")) and found["stage"] and found, 120)
+        assert running["as_of"] in self.run(run)["name"]
         found = [fd for fd in Path("/proc").glob("[0-9]*/fd/*") if is_link_to(fd, lock)]
         os.kill(int(found[0].parts[2]), signal.SIGKILL)
-
-
-def recoveries(documents: list[dict[str, Any]], night: str) -> list[str]:
-    """What was told as the recovery of a night, or of its title with a score."""
-    of_night = (document for document in documents if document["night"] == night)
-    return [document["reason"] for document in of_night if document["alert"] == alerts.RECOVERED]
 
 
 @pytest.mark.slow
@@ -373,7 +408,7 @@ def test_six_endings_agree_with_the_ledger(
     assert main(["rollback", "shop", *say]) == 0
     capsys.readouterr()
     assert seen.agree(None)["champion"] == 1
-    replayed = seen.compare(seen.submit("2024-03-16"), "Completed", "KeptChampion")
+    replayed = seen.compare(seen.submit("2024-03-16"), "Completed", "Promoted", replay=True)
     assert "Version 2 was rolled back on" in replayed["state"]["message"]
     assert "Champion is now version 1." in replayed["state"]["message"]
 
@@ -397,10 +432,11 @@ def test_six_endings_agree_with_the_ledger(
     assert served_shop.ledger.head() == before
     rejected = wait_for_alert(documents, alerts.REJECTED)
     assert rejected["reason"] == red["state"]["message"]
-    assert "retrain run shop --as-of 2024-03-18" in rejected["next"]
+    assert rejected["text"].count("retrain run shop --as-of 2024-03-18") == 1, "the step is said once"
+    assert wait_for(lambda: seen.lines(red["id"])[-1] == red["state"]["message"], 30), seen.lines(red["id"])
+    assert not any("Traceback" in line for line in seen.lines(red["id"]))
     assert seen.agree(red["state"]["message"].partition(": ")[2])["red"][0]["flow_run"] == red["id"]
-    replayed = seen.submit("2024-03-15")
-    seen.ended(replayed)
+    older = seen.ended(seen.submit("2024-03-15"))
     seen.agree(red["state"]["message"].partition(": ")[2])  # an older night's good end does not hide it
     file.write_bytes(day)
 
@@ -415,8 +451,8 @@ def test_six_endings_agree_with_the_ledger(
     seen.compare(killed, "Completed", again["state"]["message"].split(":")[0])
     last = served_shop.entries()[-1]
     assert (str(last.as_of), ending(last).message) == ("2024-03-18", again["state"]["message"])
-    # Prefect's automation takes any good end of the use case for a recovery, so the replayed night was told of too.
-    assert wait_for(lambda: recoveries(documents, "shop 2024-03-18"), 30)
-    assert recoveries(documents, "shop 2024-03-18") == [again["state"]["message"]], "once, for red and killed"
+    assert older["name"].startswith("shop 2024-03-15 (replay)")
+    recovered = wait_for_alert(documents, alerts.RECOVERED)  # once, for red and killed, and not for the replay
+    assert (recovered["night"], recovered["reason"]) == ("shop 2024-03-18", again["state"]["message"])
     assert {each["alert"] for each in documents} == {alerts.KEPT, alerts.REJECTED, alerts.CRASHED, alerts.RECOVERED}
     assert main(["alerts", "--remove"]) == 0
