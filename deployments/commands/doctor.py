@@ -25,6 +25,7 @@ from ml.pipeline.machine import ask_torch
 from ml.reporting.decision_section import ways_to_answer
 from ml.reporting.words import counted
 from ml.settings import Settings
+from ml.storage.databases import lost_mlflow
 from ml.storage.ledger import Ledger, open_questions, version_of
 from ml.storage.locks import held_lock, is_active, is_free, one_move_at_a_time, run_lock
 from ml.storage.registry import Registry
@@ -165,8 +166,9 @@ def _store(store: Store) -> Iterator[Finding]:
 
 
 def _strays(settings: Settings, store: Store) -> Iterator[Finding]:
-    """Runs in MLflow and files in the store that do not belong together."""
-    yield from stray_runs(store, Registry(settings, "doctor"))
+    """Runs in MLflow and files in the store that do not belong together. Nothing of a database that is not there."""
+    if lost_mlflow(settings) is None:
+        yield from stray_runs(store, Registry(settings, "doctor"))
 
 
 def _use_case(settings: Settings, store: Store, name: str, *, mend: bool) -> Iterator[Finding]:
@@ -180,9 +182,15 @@ def _use_case(settings: Settings, store: Store, name: str, *, mend: bool) -> Ite
         yield Finding(note=True, seen=sentence, mend=no_file(settings, name))
     else:
         yield from _file(settings, name)
-    with ExitStack() as locks:
-        active = not _at_rest(settings, name, locks) if mend else is_active(settings.home, name)
-        yield from findings(store, Registry(settings, name), name, active=active, today=today)
+    file = lost_mlflow(settings)
+    if file is not None and not mend:
+        if Ledger(store, name).head() is not None:
+            ways = f"retrain restore FILE, or retrain doctor {name} --mend"
+            yield Finding(seen=f"MLflow's database {file} is not there", mend=ways)
+    else:
+        with ExitStack() as locks:
+            active = not _at_rest(settings, name, locks) if mend else is_active(settings.home, name)
+            yield from findings(store, Registry(settings, name), name, active=active, today=today)
     yield from _champion_answers(settings, store, name)
     yield from _questions(store, name)
 

@@ -152,11 +152,11 @@ def _mlflow_differs(settings: Settings, ledger: Ledger) -> list[str]:
     If MLflow's database is gone, MLflow is not asked, because that would make a new database.
     """
     from ml.operations.health import differences
-    from ml.storage.databases import database_files
+    from ml.storage.databases import lost_mlflow
     from ml.storage.registry import Registry
 
-    file = database_files(settings).get("mlflow")
-    if file is not None and not file.exists():
+    file = lost_mlflow(settings)
+    if file is not None:
         mend = f"retrain restore FILE, or retrain doctor {ledger.use_case} --mend"
         return [f"MLflow's database {file} is not there: {mend}"]
     try:

@@ -263,7 +263,10 @@ def _ended(client: "SyncPrefectClient", run_id: UUID, page: str, up: int, *, nig
             _show_new_lines(client, run_id, shown)
             return state
         if state is not None and state.type.value in WAITS and state.type.value not in explained_states:
-            log.warning("%s", WAITS[state.type.value].format(page=page, answers=run.labels.get(ANSWERS)))
+            log.warning(
+                "%s",
+                WAITS[state.type.value].format(page=page, answers=run.labels.get(ANSWERS, "`retrain status` says how")),
+            )
             explained_states.add(state.type.value)
         if not is_alive(up):
             raise PrefectUnavailable(

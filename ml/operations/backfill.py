@@ -221,7 +221,8 @@ def _why(night: NightEntry | None, attempts: Sequence[Attempt]) -> str:
     if not attempts:
         return "will run: no night has this date yet"
     last = attempts[-1]
-    return f"will run, attempt {len(attempts) + 1}: attempt {last.number} {ENDED.get(last.outcome, 'was interrupted')}"
+    ended = ENDED.get(last.outcome or "", "was interrupted")
+    return f"will run, attempt {len(attempts) + 1}: attempt {last.number} {ended}"
 
 
 def make_plan(
