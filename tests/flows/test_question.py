@@ -9,10 +9,12 @@ from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from deployments.cli import main
+from deployments.prefect import up
 from deployments.prefect.announcement import Servers
 from deployments.prefect.answered import resume_answered
 from deployments.prefect.client import ask, insisted
@@ -21,6 +23,7 @@ from ml.errors import UsageError
 from ml.evaluation.decision import is_open
 from ml.evaluation.handles import Verdict
 from ml.operations.moves import answer, carry_out, plan_hold, plan_no, plan_promote
+from ml.settings import Settings
 from ml.storage.ledger import Ledger, NightEntry, OperatorEntry, open_questions, version_of
 from ml.storage.registry import CHAMPION, Registry
 from ml.storage.store import open_store
@@ -193,6 +196,21 @@ def test_a_suspended_night_is_resumed_with_an_answer(served_shop: Shop, prefect:
     head = served_shop.ledger.head()
     assert isinstance(head, OperatorEntry) and (head.by, head.answers) == ("Ada", night.seq)
     assert Registry(served_shop.settings, "shop").alias(CHAMPION) == version_of(night.candidate)
+
+
+def test_up_looks_once_a_minute_for_questions_that_were_closed_elsewhere(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+    for name in ("resubmit_crashed", "end_left_tasks", "name_upcoming"):
+        monkeypatch.setattr(up, name, lambda *_: None)
+    monkeypatch.setattr(up.Lost, "end", lambda *_: None)
+    monkeypatch.setattr(up, "resume_answered", lambda _settings, api, _names: looked.append(api))
+    a_minute = round(60 / up.WATCH_SECONDS)
+    monkeypatch.setattr(up.time, "sleep", Mock(side_effect=[*[None] * a_minute, KeyboardInterrupt]))
+    with pytest.raises(KeyboardInterrupt):
+        up._watch([], "api", settings)
+    assert looked == ["api", "api"], "at the start, and then after a minute"
 
 
 class Asking:
