@@ -13,9 +13,9 @@ from ml.use_case.loading import load_use_case
 
 OURS = Path(ml.__file__).parent
 LISTED = (
-    "BetterThanRule BetterThanTrivial BusinessDays Column DatabaseSource FileSource Gate MinMetric NetworkClassifier "
-    "NetworkRegressor NotWorseThanChampion NotWorseThanReference Retention SideTable Source Target UseCase "
-    "linear_regression logistic_regression"
+    "BetterThanRule BetterThanTrivial BusinessDays Column DatabaseSource FileSource Fitted Gate Job Learner MinMetric "
+    "NetworkClassifier NetworkRegressor NotWorseThanChampion NotWorseThanReference Retention SideTable Source Step "
+    "Target UseCase linear_regression logistic_regression"
 ).split()
 
 
