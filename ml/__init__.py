@@ -1,4 +1,4 @@
-"""The public face: what use cases are made of, as in `from ml import Column, UseCase`.
+"""The public face: what use cases and gates are made of, as in `from ml import Column, UseCase`.
 
 The names are listed once, below, for type checkers; each is imported when it is first asked for.
 """
@@ -17,10 +17,18 @@ if TYPE_CHECKING:
     from ml.data.declared_sources import Source as Source
     from ml.evaluation.gates import BetterThanRule as BetterThanRule
     from ml.evaluation.gates import BetterThanTrivial as BetterThanTrivial
+    from ml.evaluation.gates import Comparison as Comparison
+    from ml.evaluation.gates import Difference as Difference
+    from ml.evaluation.gates import Evidence as Evidence
     from ml.evaluation.gates import Gate as Gate
     from ml.evaluation.gates import MinMetric as MinMetric
     from ml.evaluation.gates import NotWorseThanChampion as NotWorseThanChampion
     from ml.evaluation.gates import NotWorseThanReference as NotWorseThanReference
+    from ml.evaluation.gates import metric_interval as metric_interval
+    from ml.evaluation.handles import Interval as Interval
+    from ml.evaluation.handles import Verdict as Verdict
+    from ml.evaluation.handles import VerdictName as VerdictName
+    from ml.metrics.intervals import Pair as Pair
     from ml.models.networks.estimators import NetworkClassifier as NetworkClassifier
     from ml.models.networks.estimators import NetworkRegressor as NetworkRegressor
     from ml.models.networks.estimators import linear_regression as linear_regression
