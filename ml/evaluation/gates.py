@@ -5,7 +5,8 @@ percentile interval of the paired bootstrap over resampling units. docs/gates.md
 gates; the methods without a leading _ are what it may use and define.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -76,7 +77,7 @@ class Gate:
         """The verdict on candidate and opponent, which have this metric and enough units."""
         raise NotImplementedError
 
-    def verdict(self, verdict: VerdictName, reason: str, **figures: float | int | str | None) -> Verdict:
+    def verdict(self, verdict: VerdictName, reason: str, /, **figures: float | int | str | None) -> Verdict:
         """This gate's verdict, with its reason as a sentence and the figures that the ledger keeps.
 
         A figure that is not finite is kept as None.
@@ -124,24 +125,22 @@ class Comparison(Gate):
                 "INCONCLUSIVE", f"{difference.undefined:.1%} of the resamples leave {self.metric} undefined"
             )
         verdict, reason = self.decide(difference)
-        return self.verdict(
-            verdict,
-            f"{reason} ({self.why})",
-            difference=difference.value,
-            low=difference.low,
-            high=difference.high,
-            smallest_detectable_drop=difference.detectable,
-            **self.limits,
-        )
+        measured = {
+            "difference": difference.value,
+            "low": difference.low,
+            "high": difference.high,
+            "smallest_detectable_drop": difference.detectable,
+        }
+        return self.verdict(verdict, f"{reason} ({self.why})", **measured, **self._own_figures(measured))
 
     def decide(self, difference: "Difference") -> tuple[VerdictName, str]:
         """The verdict on a difference with an interval, and its reason, to which `why` is added."""
         raise NotImplementedError
 
-    @property
-    def limits(self) -> dict[str, float]:
-        """The gate's own figures, which its verdict keeps beside those of the difference."""
-        return {}
+    def _own_figures(self, measured: Iterable[str]) -> dict[str, float]:
+        """The gate's own figures, such as the loss that it allows, without those that are named like a measured one."""
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in measured}
+        return {name: figure for name, figure in own.items() if isinstance(figure, int | float)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,10 +148,6 @@ class NotWorse(Comparison):
     """The whole interval must lie above -`max_drop`, in points of a score or as a fraction of the opponent's error."""
 
     max_drop: Annotated[float, Field(gt=0, lt=1)]
-
-    @property
-    def limits(self) -> dict[str, float]:
-        return {"max_drop": self.max_drop}
 
     def decide(self, difference: "Difference") -> tuple[VerdictName, str]:
         differs = f"{self.metric} differs from the {self.opponent}'s by {difference.in_words(self.metric)}"

@@ -1,6 +1,7 @@
 """Gates and decisions as tables of cases: pure, no servers."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
@@ -12,6 +13,7 @@ from ml.evaluation.decision import ALL_END_WORDS, comparability, decide, is_open
 from ml.evaluation.gates import (
     BetterThanRule,
     BetterThanTrivial,
+    Comparison,
     Difference,
     Evidence,
     Gate,
@@ -19,7 +21,7 @@ from ml.evaluation.gates import (
     NotWorseThanChampion,
     NotWorseThanReference,
 )
-from ml.evaluation.handles import Verdict
+from ml.evaluation.handles import Verdict, VerdictName
 from ml.metrics.intervals import Pair, make_pair
 from ml.metrics.scores import Answers
 from ml.pipeline.evaluate import verdict_of
@@ -271,3 +273,27 @@ def test_figures_of_an_own_gate_are_kept_as_json_can_hold_them() -> None:
     assert judged.figures == {"share": 0.5, "rows": 3, "none": None, "far": None, "words": "a day"}
     assert {type(figure) for figure in judged.figures.values()} == {float, int, str, type(None)}
     assert from_json(Verdict, to_json(judged)) == judged
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tolerant(Comparison):
+    """An own gate on a difference, with figures of its own; one is named like a measured one."""
+
+    share: float = 0.25
+    low: float = -1.0
+    reason: str = "a field of any name"
+
+    def decide(self, difference: Difference) -> tuple[VerdictName, str]:
+        return "PASS" if difference.low > self.low else "FAIL", "so it is"
+
+
+def test_a_comparison_of_ones_own_keeps_its_figures_beside_the_measured_ones() -> None:
+    judged = verdict_of(Tolerant(metric="f1", why="a test"), evidence(binary(LABELS, GOOD, GOOD, 100)))
+    assert (judged.verdict, judged.reason) == ("PASS", "so it is (a test)")
+    assert judged.figures == {
+        "difference": 0.0,
+        "low": 0.0,
+        "high": 0.0,
+        "smallest_detectable_drop": 0.0,
+        "share": 0.25,
+    }
