@@ -172,7 +172,7 @@ def _refuse_missing_newest(
     possible = f", or run with --as-of {_as_of_with(use_case, date.fromisoformat(before))}" if before else ""
     absent = ", ".join([*source, *(f"side table {name}" for name in sides)])
     raise DataRejected(
-        "the newest due day must be there, in side tables too",
+        "the newest due day must be there" + (", in side tables too" if use_case.side_tables else ""),
         f"expected {newest}, a {weekday_of(newest)}, which {absent} lacks; the newest that all have is "
         f"{before or 'none'}",
         f"deliver {newest}{possible}{suggestion(use_case.calendar, [newest]) if source else ''}; "
