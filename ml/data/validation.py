@@ -144,9 +144,9 @@ def claims_of_fields(use_case: Dataset) -> dict[Rule, str]:
     usable, aside = partition_rules(use_case)
     left_out, rows = snapshot_rules(use_case)
     return {
-        usable: f"at least {use_case.min_rows:g} of its rows are usable (min_rows)",
+        usable: f"at least {use_case.min_rows:,} of its rows are usable (min_rows)",
         aside: f"at most {use_case.max_quarantined_fraction:g} of its rows are set aside (max_quarantined_fraction)",
-        left_out: f"at most {use_case.max_missing_days:g} days are left out (max_missing_days)",
+        left_out: f"at most {use_case.max_missing_days:,} days are left out (max_missing_days)",
         rows: "at least 1 row is usable",
     }
 
@@ -422,7 +422,8 @@ def rejection(use_case: Dataset, rules: Sequence[Rule], facts: pd.DataFrame, cou
         return None
     claims, sentences = claims_of_fields(use_case), []
     for rule in broken:
-        fact = f"{facts[rule.columns[0]][0]:.3g}"
+        value = float(facts[rule.columns[0]][0])
+        fact = f"{value:,.0f}" if value.is_integer() else f"{value:.3g}"
         sentences.append(f"{claims[rule]}, and {fact} are" if rule in claims else f"{rule.sentence} (it is {fact})")
     worst = sorted((count for count in counts if count.unexpected), key=lambda count: -count.unexpected)[:MOST_RULES]
     rows = "; ".join(f"{count.unexpected} rows break '{count.rule[:LONGEST_RULE]}'" for count in worst)

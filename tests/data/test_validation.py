@@ -205,10 +205,10 @@ def test_one_bad_day_does_not_reject_its_neighbour() -> None:
     assert broken(checks[OTHER_DAY]) == {}
 
 
-@pytest.mark.parametrize("rows", [0, 9])
-def test_too_few_rows_reject_the_partition(rows: int) -> None:
-    reason = check_of(day().iloc[:rows], min_rows=10).rejected
-    assert reason == f"the rule is that at least 10 of its rows are usable (min_rows), and {rows} are"
+@pytest.mark.parametrize(("rows", "least"), [(0, 10), (9, 10), (1234, 5000)])
+def test_too_few_rows_reject_the_partition(rows: int, least: int) -> None:
+    reason = check_of(day(rows), min_rows=least).rejected
+    assert reason == f"the rule is that at least {least:,} of its rows are usable (min_rows), and {rows:,} are"
 
 
 def test_a_partition_gets_the_same_verdict_in_any_company() -> None:
