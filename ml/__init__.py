@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from ml.data.calendars import BusinessDays as BusinessDays
     from ml.data.dataset import SideTable as SideTable
     from ml.data.dataset import Target as Target
-    from ml.data.declared_sources import DatabaseSource as DatabaseSource
-    from ml.data.declared_sources import FileSource as FileSource
-    from ml.data.declared_sources import Source as Source
+    from ml.data.source_kinds import DatabaseSource as DatabaseSource
+    from ml.data.source_kinds import DaySource as DaySource
+    from ml.data.source_kinds import FileSource as FileSource
+    from ml.data.source_kinds import Source as Source
     from ml.evaluation.gates import BetterThanRule as BetterThanRule
     from ml.evaluation.gates import BetterThanTrivial as BetterThanTrivial
     from ml.evaluation.gates import Comparison as Comparison

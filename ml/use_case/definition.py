@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ml.data.calendars import BusinessDays
-from ml.data.declared_sources import Text
 from ml.data.demands import CALENDAR, COLUMN, DATASET, SIDE_TABLE, SOURCE, TARGET
+from ml.data.source_kinds import Text
 from ml.declarations import Broken, Demands, cannot_be_called, plain_fields, twice
 from ml.digests import digest_value
 from ml.evaluation.demands import GATE

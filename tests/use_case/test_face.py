@@ -13,9 +13,9 @@ from ml.use_case.loading import load_use_case
 
 OURS = Path(ml.__file__).parent
 LISTED = (
-    "BetterThanRule BetterThanTrivial BusinessDays Column Comparison DatabaseSource Difference Evidence FileSource "
-    "Gate Interval MinMetric NetworkClassifier NetworkRegressor NotWorseThanChampion NotWorseThanReference Pair "
-    "Retention SideTable Source Target UseCase Verdict VerdictName linear_regression logistic_regression "
+    "BetterThanRule BetterThanTrivial BusinessDays Column Comparison DatabaseSource DaySource Difference Evidence "
+    "FileSource Gate Interval MinMetric NetworkClassifier NetworkRegressor NotWorseThanChampion NotWorseThanReference "
+    "Pair Retention SideTable Source Target UseCase Verdict VerdictName linear_regression logistic_regression "
     "metric_interval"
 ).split()
 
