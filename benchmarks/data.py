@@ -147,7 +147,7 @@ def stock(frame: pd.DataFrame, judged: list[Rule], result_format: str) -> list[A
 
 def verdicts_row() -> None:
     frame, judged = table(1_000_000, 1), rules()
-    batch = Batch(frame, {"day": slice(0, len(frame))}, {"day": 0}, {"day": ()})
+    batch = Batch(frame, {"day": slice(0, len(frame))}, {"day": 0}, {"day": ()}, {"day": {}})
 
     def scan() -> list[Any]:
         looked = Scan(batch)
