@@ -85,10 +85,9 @@ def flow_row(settings: Settings) -> None:
     from deployments.prefect.night import _api, run_here
 
     ledger = Ledger(open_store(settings.store), "breast_cancer")
-    plain_stages: dict[str, Any] = {
-        name: each.fn for name, each in vars(flows.retrain).items() if isinstance(each, Task)
-    }
+    stages = {name: stage.fn for name, stage in vars(flows.retrain).items() if isinstance(stage, Task)}
     quiet = dict.fromkeys(("name_flow_run", "publish_work", "begin_flow_run", "show_ending"), nothing)
+    plainly: Any = {**stages, **quiet}
 
     def unpublished() -> None:
         """So that every stage is asked, finds what it kept, and the report is published again."""
