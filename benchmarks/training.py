@@ -18,23 +18,23 @@ import torch
 
 from ml import NetworkClassifier
 from ml.models import training
-from ml.models.handles import Epoch
-from ml.models.training import StoredCheckpoints
+from ml.models.handles import Step
+from ml.models.training import StoredDiary
 from ml.pipeline.machine import ask_torch
 from ml.storage.store import open_store
 
 EPOCHS, RUNS, NUMBERS, CATEGORIES = 4, 5, 24, (20, 110, 26)
 
 
-class TimedCheckpoints(StoredCheckpoints):
+class TimedCheckpoints(StoredDiary):
     """Knows when each epoch ended and when its checkpoint was kept."""
 
     def __init__(self, folder: str) -> None:
-        super().__init__(open_store(folder), "checkpoint")
+        super().__init__(open_store(folder), "checkpoint", "epoch")
         self.ended = 0.0
         self.seconds: list[float] = []
 
-    def end(self, epoch: Epoch) -> None:
+    def end(self, epoch: Step) -> None:
         del epoch
         self.ended = time.perf_counter()
 

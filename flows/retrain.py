@@ -146,7 +146,7 @@ def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any
         stages = publish_work(night.use_case, night.as_of)
         return Completed(message="Dry run: nothing was trained or moved.", data={**document, "stages": stages})
     fit = train_candidate(night, key, cleaned, split, nightly=plan is None)
-    upload = upload_candidate(night, key, cleaned, split, fit)
+    upload = upload_candidate(night, key, cleaned, fit)
     verified = verify_candidate(night, key, upload)
     candidate = register_candidate(night, key, snapshot, split, upload)
     if plan and plan.promote == "if-newer":

@@ -30,10 +30,14 @@ if TYPE_CHECKING:
     from ml.evaluation.handles import Verdict as Verdict
     from ml.evaluation.handles import VerdictName as VerdictName
     from ml.metrics.intervals import Pair as Pair
+    from ml.models.handles import Step as Step
     from ml.models.networks.estimators import NetworkClassifier as NetworkClassifier
     from ml.models.networks.estimators import NetworkRegressor as NetworkRegressor
     from ml.models.networks.estimators import linear_regression as linear_regression
     from ml.models.networks.estimators import logistic_regression as logistic_regression
+    from ml.models.protocol import Fitted as Fitted
+    from ml.models.protocol import Job as Job
+    from ml.models.protocol import Learner as Learner
     from ml.serving.columns import Column as Column
     from ml.use_case.definition import UseCase as UseCase
     from ml.use_case.operation import Retention as Retention

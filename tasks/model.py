@@ -17,19 +17,16 @@ log = logging.getLogger("retrain.model")
 
 @stage("train candidate", timeout_seconds=24 * 3600)  # this includes waiting for its turn
 def train_candidate(night: Night, run_key: str, cleaned: Cleaned, split: Split, *, nightly: bool) -> Fit:
-    """Fits the use case's estimator, when it is its turn, and keeps the weights of the best validation epoch."""
+    """Fits the use case's learner, when it is its turn, and keeps the files that it writes."""
     fit = train.train_candidate(site_of(night), night, run_key, cleaned, split, nightly=nightly)
-    log.info(
-        "Trained %d epochs on %s; epoch %d is best with validation loss %.4f.",
-        len(fit.epochs), fit.device, fit.best_epoch, fit.best.validation_loss,
-    )  # fmt: skip
+    log.info("%s", fit.sentence)
     return fit
 
 
 @stage("upload candidate", timeout_seconds=1800)
-def upload_candidate(night: Night, run_key: str, cleaned: Cleaned, split: Split, fit: Fit) -> Upload:
+def upload_candidate(night: Night, run_key: str, cleaned: Cleaned, fit: Fit) -> Upload:
     """Packages the model with its code and puts every file at its final place, together with a proof of its answers."""
-    uploaded = upload.upload_candidate(site_of(night), night, run_key, cleaned, split, fit)
+    uploaded = upload.upload_candidate(site_of(night), night, run_key, cleaned, fit)
     log.info("Uploaded %d files of the model, %s bytes.", len(uploaded.files), f"{uploaded.size:,}")
     return uploaded
 

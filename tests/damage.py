@@ -18,14 +18,14 @@ Spoil = Callable[[bytes], bytes]
 FILES = {
     "quarantine": r"partitions/shop/\w+/quarantine\.parquet",
     "cleaned rows": r"partitions/shop/\w+/block\.arrow",
-    "encoder": r"stages/shop/split/\w+/encoder\.json",
-    "weights of the fit": r"stages/shop/train/\w+/weights\.safetensors",
+    "statistics of train": r"stages/shop/split/\w+/statistics\.json",
+    "weights of the fit": r"stages/shop/train/\w+/model/weights\.safetensors",
     "proof": r"stages/shop/upload/\w+/proof\.parquet",
     "evidence": r"stages/shop/evaluate/\w+/evidence\.json",
     "answers": r"stages/shop/evaluate/\w+/answers\.parquet",
     "MLmodel": r"mlflow/\w+/artifacts/model/MLmodel",
     "model.json": r"mlflow/\w+/artifacts/model/data/model/model\.json",
-    "weights of the model": r"mlflow/\w+/artifacts/model/data/model/weights\.safetensors",
+    "weights of the model": r"mlflow/\w+/artifacts/model/data/model/kind/weights\.safetensors",
 }
 HANDLES = {
     "manifest": r"snapshots/shop/\w+\.json",
@@ -48,8 +48,8 @@ READ_FOR = {
     "cleaned rows": ["weights of the fit", "evidence"],
     "verdict": ["verdicts"],
     "handle of cleaned rows": ["cleaned partitions"],
-    "sums": ["encoder"],
-    "statistics": ["sums", "encoder"],
+    "sums": ["statistics of train"],
+    "statistics": ["sums", "statistics of train"],
 }
 
 

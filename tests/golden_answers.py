@@ -129,7 +129,7 @@ def night_answers(settings: Settings, entry: NightEntry) -> dict[str, Any]:
     return {
         "answers": _without_words(document) | {
             "comparable": comparable,
-            "model": model_answers(json.loads(files["model.json"])),
+            "model": model_answers(*(json.loads(files[name]) for name in ("model.json", "network.json"))),
             "weights": tensors(files["weights.safetensors"]),
             "mlflow": _mlflow(Registry(settings, entry.use_case), candidate.run_id),
         },
@@ -138,12 +138,15 @@ def night_answers(settings: Settings, entry: NightEntry) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def model_answers(contents: Mapping[str, Any]) -> dict[str, Any]:
-    """What a packaged model's description holds, its long lists by digest."""
-    categories = [{**each, "values": series(each["values"])} for each in contents["categories"]]
+def model_answers(contents: Mapping[str, Any], network: Mapping[str, Any]) -> dict[str, Any]:
+    """What a packaged network's two descriptions hold, its long lists by digest, in the form of 2026-11-27: there was
+    one description then, with the scale of a regression beside the threshold."""
+    categories = [{**each, "values": series(each["values"])} for each in network["categories"]]
     digests = {f"{name}_digest": digest_value(contents[name]) for name in ("columns", "rules")}
-    rest = {name: value for name, value in contents.items() if name not in {"columns", "rules", "categories"}}
-    return {**rest, **digests, "categories": categories}
+    output = {**contents["output"], "mean": network["mean"], "std": network["std"]}
+    rest = {name: contents[name] for name in ("threads", "time_zone")}
+    kept = {name: network[name] for name in ("numbers", "architecture")}
+    return {**rest, **kept, **digests, "output": output, "categories": categories}
 
 
 def _mlflow(registry: Registry, run_id: str) -> dict[str, Any]:

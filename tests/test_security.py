@@ -36,10 +36,8 @@ from ml.data.handles import CleanedRows
 from ml.data.reading import Declared, UnusablePartition, read_table
 from ml.data.sources import bringing
 from ml.data.sources.folder import source_folder
-from ml.data.statistics import Statistics, fit_encoder
 from ml.errors import ConfigError, Corrupt, DataRejected, RetrainError, StoreUnavailable, UsageError
 from ml.models import packaging
-from ml.models.training import encode, fit_candidate
 from ml.serving.model import PackagedModel
 from ml.settings import Settings
 from ml.storage import kept, paths
@@ -197,19 +195,20 @@ class Kept:
     def save(self, checkpoint: bytes) -> None:
         pass
 
+    def step(self, step: Any, total: int) -> None:
+        pass
+
 
 def test_a_pickle_in_place_of_a_checkpoint_starts_over(
     tmp_path: Path, trap: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     use_case = parcels()
     rows = cleaned(use_case, parcel_rows(100))
-    encoder = fit_encoder(use_case, Statistics.of(use_case, rows))
-    encoded = encode(use_case, encoder, iter([rows]))
-    for data in (trap, torch_zip(tmp_path / "unpickled")):
+    for number, data in enumerate((trap, torch_zip(tmp_path / "unpickled"))):
         caplog.clear()
-        fitted = fit_candidate(use_case, tiny.night(), encoder, encoded, encoded, lambda _: None, Kept(data))
+        fitted = use_case.model.fit_rows(tiny.job(use_case, tmp_path / str(number), rows, rows, diary=Kept(data)))
         assert caplog.messages == ["The checkpoint is damaged or of another fit: training starts over."]
-        assert len(fitted.epochs_) == use_case.model.epochs
+        assert len(fitted.steps) == use_case.model.epochs
 
 
 PICKLED_MODEL = """
@@ -225,8 +224,8 @@ flavors:
 def test_a_pickle_in_a_model_is_never_loaded(tmp_path: Path, trap: bytes) -> None:
     """Not by our own reader, nor by MLflow's: what MLflow is given was listed and hashed."""
     folder, store = tmp_path / "model", open_store(str(tmp_path / "store"))
-    packaging.write_model(packaged(), folder)
-    for name in ("weights.safetensors", "model.json"):
+    packaging.write_model(packaged(), parcels().model, folder)
+    for name in ("kind/weights.safetensors", "model.json"):
         for data in (trap, torch_zip(tmp_path / "unpickled")):
             whole = (folder / "data" / "model" / name).read_bytes()
             (folder / "data" / "model" / name).write_bytes(data)
@@ -238,7 +237,7 @@ def test_a_pickle_in_a_model_is_never_loaded(tmp_path: Path, trap: bytes) -> Non
     store.put("m/python_model.pkl", trap)
     fetched = packaging.fetch_model(store, "m", files, tmp_path / "cache")
     assert not (fetched / "python_model.pkl").exists()
-    for name, data in {"MLmodel": PICKLED_MODEL.encode(), "data/model/weights.safetensors": trap}.items():
+    for name, data in {"MLmodel": PICKLED_MODEL.encode(), "data/model/kind/weights.safetensors": trap}.items():
         whole = store.get(f"m/{name}")
         store.put(f"m/{name}", data)
         with pytest.raises(Corrupt, match="must have SHA-256"):
@@ -549,7 +548,7 @@ def test_a_name_of_a_use_case_or_side_table_is_refused_or_a_plain_word(name: str
             assert name.isascii()
             assert name.isidentifier()
             assert paths.safe_key(name) == name
-            assert paths.safe_key(paths.stage_file(name, "split", "0" * 64, "encoder.json"))
+            assert paths.safe_key(paths.stage_file(name, "split", "0" * 64, "statistics.json"))
 
 
 @quick

@@ -1,5 +1,8 @@
 """Two tiny use cases with generated rows: `tills` by day and `parcels` in one file; and models fitted to the second."""
 
+import atexit
+import shutil
+import tempfile
 from collections.abc import Callable
 from datetime import date, timedelta
 from functools import cache
@@ -11,17 +14,20 @@ import pandas as pd
 
 from ml import BetterThanTrivial, Source, Target, UseCase
 from ml.data.cleaning import LABEL, ROW_NUMBER, clean
-from ml.data.statistics import Statistics, fit_encoder
-from ml.models.handles import Fit
+from ml.data.statistics import Statistics
+from ml.models.handles import Step
 from ml.models.networks.estimators import NetworkClassifier, NetworkEstimator, NetworkRegressor
-from ml.models.training import encode, fit_candidate, package
+from ml.models.protocol import Fitted, Job, Rows
+from ml.models.training import package
 from ml.serving.columns import Column, conform
 from ml.serving.model import PackagedModel
 from ml.serving.output import TaskKind
 from ml.settings import Settings
-from ml.storage.records import FileRef, Night
+from ml.storage.records import Night
 
 FIRST_DAY = date(2024, 1, 1)
+FOLDER = Path(tempfile.mkdtemp(prefix="tiny"))  # of fitted models, until the process ends
+atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
 KINDS: tuple[TaskKind, ...] = ("binary", "multiclass", "regression")
 TARGETS: dict[TaskKind, Target] = {
     "binary": Target(column="outcome", positive="late", classes=("in time", "late")),
@@ -157,29 +163,64 @@ def cleaned(use_case: UseCase, rows: pd.DataFrame) -> pd.DataFrame:
     return clean(use_case, conform(rows, use_case.columns)).drop(columns=ROW_NUMBER)
 
 
-def fit_of(use_case: UseCase, estimator: NetworkEstimator) -> Fit:
-    """What a night keeps of a fit, without the file of weights."""
-    return Fit(
-        weights=FileRef(key="weights", size=0, digest="0" * 64),
-        best_epoch=estimator.best_epoch_,
-        epochs=tuple(estimator.epochs_),
-        target_mean=getattr(estimator, "mean_", 0.0),
-        target_std=getattr(estimator, "std_", 1.0),
-        device="cpu",
-        threads=1,
-    )
+class Memory:
+    """A diary: the steps that were told, and the last checkpoint."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self.checkpoint: bytes | None = None
+
+    def step(self, step: Step, total: int) -> None:
+        self.steps.append(step)
+
+    def load(self) -> bytes | None:
+        return self.checkpoint
+
+    def save(self, checkpoint: bytes) -> None:
+        self.checkpoint = checkpoint
+
+
+def rows_of(*frames: pd.DataFrame) -> Rows:
+    return Rows(lambda: iter(frames))
+
+
+def job(use_case: UseCase, folder: Path, train: pd.DataFrame, validation: pd.DataFrame | None, **changes: Any) -> Job:
+    """One fit on cleaned rows, which writes into the new folder."""
+    folder.mkdir(parents=True)
+    fields: dict[str, Any] = {
+        "folder": folder,
+        "table": use_case,
+        "statistics": Statistics.of(use_case, train),
+        "train": rows_of(train),
+        "validation": None if validation is None else rows_of(validation),
+        "seed": 1,
+        "device": "cpu",
+        "threads": 1,
+        "diary": Memory(),
+        "weight": use_case.weight,
+    }
+    return Job(**{**fields, **changes})
+
+
+def fit(
+    use_case: UseCase, folder: Path, train: pd.DataFrame, validation: pd.DataFrame, seed: int = 1
+) -> tuple[Fitted, PackagedModel]:
+    """What a night's stages make of cleaned rows; the files of the fitted model lie in the new folder."""
+    fitted = use_case.model.fit_rows(job(use_case, folder, train, validation, seed=seed))
+    return fitted, package(use_case, use_case.column_rules, folder, 1, validation)
+
+
+def learnt(kind: TaskKind = "binary", folder: Path | None = None, **changes: Any) -> tuple[Fitted, PackagedModel]:
+    """A fit of parcels on 400 rows, with 200 for validation, and the model of it."""
+    use_case = parcels(kind, **changes)
+    train, validation = (cleaned(use_case, parcel_rows(rows, seed)) for rows, seed in ((400, 0), (200, 1)))
+    place = Path(tempfile.mkdtemp(dir=FOLDER)) / "fitted" if folder is None else folder
+    return fit(use_case, place, train, validation)
 
 
 @cache
 def packaged(kind: TaskKind = "binary") -> PackagedModel:
-    """A model of parcels, fitted on 400 rows with 200 for validation."""
-    use_case = parcels(kind)
-    train, validation = (cleaned(use_case, parcel_rows(rows, seed)) for rows, seed in ((400, 0), (200, 1)))
-    encoder = fit_encoder(use_case, Statistics.of(use_case, train))
-    encoded, held_out = (encode(use_case, encoder, iter([frame])) for frame in (train, validation))
-    estimator = fit_candidate(use_case, night(), encoder, encoded, held_out, lambda epoch: None)
-    rules = use_case.column_rules
-    return package(use_case, rules, encoder, estimator.network_, night(), fit_of(use_case, estimator), held_out)
+    return learnt(kind)[1]
 
 
 def raw_parcels(rows: int = 400, seed: int = 2) -> pd.DataFrame:

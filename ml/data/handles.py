@@ -310,13 +310,13 @@ class SplitRows:
 
 @dataclass(frozen=True, kw_only=True)
 class Split(Handle):
-    """The three parts, and the encoder that was fitted on train rows.
+    """The three parts, and the stored statistics of the train rows.
 
     `fit_until`: the last day that a model of this run may have seen; None without time.
     """
 
     digest: str
-    encoder: FileRef
+    statistics: FileRef
     train: SplitRows
     validation: SplitRows
     test: SplitRows

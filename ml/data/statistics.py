@@ -1,4 +1,4 @@
-"""Statistics of a partition's rows, their exact sums over a window, and the encoder that is fitted from train's sums.
+"""Statistics of a partition's rows, and their exact sums over a window.
 
 A day's sums are whole numbers of steps on a grid that holds every float. Adding a day and subtracting one are therefore
 exact: last night's window, moved on to tonight, equals a window that is summed from scratch bit for bit, in any order
@@ -13,10 +13,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ml.data.cleaning import LABEL
-from ml.data.dataset import Dataset, Limits, Reading
+from ml.data.dataset import Reading
 from ml.errors import DataRejected
 from ml.serving.columns import Column
-from ml.serving.features import CategoryFeature, Encoder, NumberFeature, category_counts, on_all_cores
+from ml.serving.features import category_counts, on_all_cores
 
 ROUNDING = 1e-12  # a spread below this share of the mean is what rounding leaves of equal values
 GRID = 2**1074  # the grid has as many steps between 0 and 1; every finite float64 lies on it
@@ -106,7 +106,7 @@ class Statistics:
     @classmethod
     def none(cls, use_case: Reading) -> "Statistics":
         """The statistics of no rows."""
-        names = [_name(column, part) for column, part in categories(use_case)]
+        names = [category_key(column, part) for column, part in categories(use_case)]
         return cls(0, {}, {column.name: Moments() for column in numbers(use_case)}, {name: {} for name in names})
 
     @classmethod
@@ -119,7 +119,7 @@ class Statistics:
             rows=len(rows),
             labels=_label_counts(use_case, rows[LABEL]),
             moments=dict(zip([c.name for c in columns], moments, strict=True)),
-            texts=dict(zip([_name(c, part) for c, part in texts], counts, strict=True)),
+            texts=dict(zip([category_key(c, part) for c, part in texts], counts, strict=True)),
         )
 
     def __add__(self, other: "Statistics") -> "Statistics":
@@ -188,29 +188,7 @@ def _extremes(values: NDArray[np.float64]) -> tuple[float, float] | None:
     return None if np.isnan(low) else (float(low), float(high))
 
 
-def fit_encoder(use_case: Dataset, train: Statistics) -> Encoder:
-    """The encoder, whose constants for every feature come from the statistics of train rows."""
-    return Encoder(
-        tuple(_number_feature(use_case, column, train.moments[column.name]) for column in numbers(use_case)),
-        tuple(
-            CategoryFeature(column=c.name, part=part, values=_common(train.texts[_name(c, part)], use_case.rare_below))
-            for c, part in categories(use_case)
-        ),
-    )
-
-
-def _number_feature(use_case: Limits, column: Column, moments: Moments) -> NumberFeature:
-    return NumberFeature(
-        column=column.name, mean=moments.mean, std=moments.std, clip=use_case.outlier_std, indicator=column.nullable
-    )
-
-
-def _common(counts: Counts, rare_below: int) -> tuple[str, ...]:
-    """The values that are not rare, sorted."""
-    return tuple(sorted(text for text, count in counts.items() if count >= rare_below))
-
-
-def _name(column: Column, part: str | None) -> str:
+def category_key(column: Column, part: str | None) -> str:
     """The key of a category in `Statistics.texts`."""
     return f"{column.name} {part or 'text'}"
 

@@ -1,10 +1,12 @@
-"""What a use case may say about its model. Each row of the tables is one demand."""
+"""What a use case may say about its model. Each row of the tables is one demand.
 
-from sklearn.base import is_classifier, is_regressor
+What a kind of model demands of its own parameters stands with the kind (`Learner.demands`).
+"""
 
+from ml.data.dataset import NUMBERS
+from ml.data.demands import is_not_of_type, undeclared
 from ml.declarations import Broken, Demands
 from ml.metrics.scores import METRICS
-from ml.models.networks.estimators import NetworkEstimator
 from ml.models.recipe import Recipe
 
 
@@ -14,30 +16,31 @@ def unmeasured(metric: str, recipe: Recipe) -> Broken:
     return metric not in known and f"it is {metric!r} where {recipe.target.kind} has {', '.join(known)}"
 
 
+def _may_be_no_weight(recipe: Recipe) -> Broken:
+    """Why a value of the weight's column may be no weight; False if each of them is one."""
+    for column in recipe.columns:
+        if column.name == recipe.weight:
+            if column.nullable:
+                return f"{column.name} may be null"
+            return (column.minimum is None or column.minimum < 0) and f"{column.name} has no minimum of 0 or more"
+    return False
+
+
 RECIPE: Demands[Recipe, Recipe] = (
     ("metric", "be one that its target has", lambda u, _: unmeasured(u.metric, u), "choose one of them"),
     (
         "model",
         "fit its target",
-        lambda u, _: (
-            not (is_regressor if u.target.kind == "regression" else is_classifier)(u.model)
-            and f"it is a {type(u.model).__name__} for {u.target.kind}"
-        ),
-        "use NetworkRegressor for a regression, NetworkClassifier for classes",
+        lambda u, _: u.target.kind not in u.model.learns and f"it is a {type(u.model).__name__} for {u.target.kind}",
+        "use a learner whose `learns` has that target, like NetworkRegressor for a regression",
     ),
-)
-
-MODEL: Demands[NetworkEstimator, Recipe] = (
+    ("weight", "be a declared column", lambda u, _: undeclared([u.weight], u), "name one of its columns"),
+    ("weight", "be a number", lambda u, _: is_not_of_type(u.weight, NUMBERS, u), "name a column of numbers"),
+    ("weight", "not be the target", lambda u, _: u.weight == u.target.column, "name another column"),
     (
-        "class_weight",
-        "be left out of a regression",
-        lambda m, u: u.target.kind == "regression" and m.class_weight is not None,
-        "remove it",
-    ),
-    (
-        "loss",
-        "be 'mse' or left out in a regression",
-        lambda m, u: u.target.kind == "regression" and m.loss == "cross_entropy",
-        "remove it",
+        "weight",
+        "be a number of 0 or more in every row",
+        lambda u, _: _may_be_no_weight(u),
+        "declare the column's minimum, and that it is not nullable",
     ),
 )

@@ -1,44 +1,55 @@
 """What the training stages hand to later stages."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from ml.storage.records import FileRef, Handle
 
 
 @dataclass(frozen=True, kw_only=True)
-class Epoch:
-    """One epoch's mean training loss, its validation loss (log loss or RMSE) and its validation score (F1 or R2).
+class Step:
+    """One epoch or tree of a fit: its mean training loss, its validation loss and its validation score.
 
-    If the estimator has a class weight, both losses are weighted by it. The score is None where it is undefined.
+    The validation loss is a log loss or an RMSE, the score an F1 or an R2. If rows or classes have weights, both losses
+    are weighted by them. A figure is None where it is undefined or was not computed.
     """
 
-    epoch: int
-    train_loss: float
-    validation_loss: float
-    validation_score: float | None
+    number: int
+    train_loss: float | None
+    validation_loss: float | None
+    validation_score: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fit(Handle):
-    """A finished fit: the stored weights of the best epoch, and the history of all epochs.
+    """A finished fit: the stored files of the fitted model, and how it went.
 
-    `device` is where the fit ended. `notes` are sentences about what did not go as planned: memory ran out, a loss was
-    no number, or a loss rose.
+    `kind` is the name of the learner's class. `folder` is the key under which its files lie. The other fields are those
+    of `ml.models.protocol.Fitted`; `step_name` is what a step is called.
     """
 
-    weights: FileRef
-    best_epoch: int
-    epochs: tuple[Epoch, ...]
-    target_mean: float
-    target_std: float
+    kind: str
+    folder: str
+    files: tuple[FileRef, ...]
+    chosen: dict[str, Any] = field(default_factory=dict)
+    step_name: str = ""
+    steps: tuple[Step, ...] = ()
+    best: int | None = None
     device: str
     threads: int
     notes: tuple[str, ...] = ()
 
     @property
-    def best(self) -> Epoch:
-        """The epoch whose weights were kept."""
-        return self.epochs[self.best_epoch - 1]
+    def sentence(self) -> str:
+        """What was fitted and which step was kept, for the log."""
+        if self.best is None or not self.steps:
+            return f"Fitted {self.kind} on {self.device}."
+        loss = self.steps[self.best - 1].validation_loss
+        best = f"{self.step_name} {self.best} is best"
+        return (
+            f"Trained {len(self.steps)} {self.step_name}s on {self.device}; {best}"
+            f"{'' if loss is None else f' with validation loss {loss:.4f}'}."
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

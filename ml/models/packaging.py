@@ -20,6 +20,7 @@ from ml.data.cleaning import from_parquet, to_parquet
 from ml.data.dataset import Reading, Table
 from ml.digests import digest_sources
 from ml.errors import ConfigError, Corrupt
+from ml.models.protocol import Learner
 from ml.serving.columns import Column, conform
 from ml.serving.rules import Between, InSet, Rule, UniqueKey
 from ml.storage import registry
@@ -31,20 +32,32 @@ if TYPE_CHECKING:
     from ml.serving.model import PackagedModel
 
 SERVING = Path(ml.serving.__file__).parent
+KINDS = "kinds"  # the folder of the serving code with one module for each kind of model
+NEEDED_BY_ALL = ("mlflow", "numpy", "pandas", "pyarrow")
 PROOF_ROWS = 256
 ENDING = re.compile(r"\w+( of [\w.]+)? at [\w.<> -]+:\d+")  # how `ml.models.proof_process` names an exception
 
 
-def serving_name(source: Path = SERVING) -> str:
+def serving_files(kinds: Iterable[str], source: Path = SERVING) -> list[Path]:
+    """The files of the serving code that travel with a model of these kinds, sorted."""
+    travelling_kinds = {"__init__", *kinds}
+    files = (path for path in source.rglob("*.py") if path.parent.name != KINDS or path.stem in travelling_kinds)
+    return sorted(files)
+
+
+def serving_name(kinds: Iterable[str], source: Path = SERVING) -> str:
     """The name of the package that a copy of the serving code becomes. It contains the digest of the code."""
-    return f"{SERVING_PREFIX}{digest_sources(source, sorted(source.rglob('*.py')))[:16]}"
+    return f"{SERVING_PREFIX}{digest_sources(source, serving_files(kinds, source))[:16]}"
 
 
-def write_model(model: "PackagedModel", folder: Path, source: Path = SERVING) -> None:
+def write_model(model: "PackagedModel", learner: Learner, folder: Path, source: Path = SERVING) -> None:
     """Writes an MLflow model folder. Loading it needs nothing of this project."""
     with tempfile.TemporaryDirectory() as scratch:
-        code = Path(scratch) / serving_name(source)
-        shutil.copytree(source, code, ignore=shutil.ignore_patterns("__pycache__"))
+        code = Path(scratch) / serving_name(learner.served, source)
+        for file in serving_files(learner.served, source):
+            copy = code / file.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
         model.save(Path(scratch) / "model")
         registry.write_pyfunc(
             folder,
@@ -53,6 +66,7 @@ def write_model(model: "PackagedModel", folder: Path, source: Path = SERVING) ->
             columns=model.columns,
             output=model.output,
             example=synthetic_rows(model.columns, model.rules),
+            libraries=(*NEEDED_BY_ALL, *learner.needs),
         )
 
 
@@ -110,6 +124,14 @@ def upload_folder(store: Store, folder: Path, key: str) -> tuple[FileRef, ...]:
     """Puts every file below `folder` into the store, under `key`."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return tuple(put_file(store, f"{key}/{path.relative_to(folder).as_posix()}", path.read_bytes()) for path in files)
+
+
+def copy_files(store: Store, folder_key: str, files: tuple[FileRef, ...], folder: Path) -> None:
+    """Copies files that were uploaded under `folder_key` to this disk. Raises Corrupt if one of them is damaged."""
+    for file in files:
+        copy = folder / file.key.removeprefix(f"{folder_key}/")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(get_file(store, file))
 
 
 def fetch_model(store: Store, folder_key: str, files: tuple[FileRef, ...], cache: Path) -> Path:

@@ -3,12 +3,17 @@
 from dataclasses import dataclass
 
 from ml.data.dataset import Dataset
-from ml.models.networks.estimators import NetworkEstimator
+from ml.models.protocol import Learner
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Dataset):
-    """A dataset and what learns from it: the unfitted `model`, and the `metric` that its threshold is chosen for."""
+    """A dataset and what learns from it: the unfitted `model`, and the `metric` that its threshold is chosen for.
 
-    model: NetworkEstimator
+    `weight` names the column that says how much a row counts in the losses of a fit. Scores and gates count every row
+    alike.
+    """
+
+    model: Learner
     metric: str
+    weight: str | None = None

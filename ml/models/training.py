@@ -1,82 +1,48 @@
-"""Makes a candidate from cleaned rows: encoding, the fit, and what validation rows choose after it.
+"""Makes a candidate from cleaned rows: the fit, and what validation rows choose after it.
 
 Validation rows choose the calibration and the threshold. Nothing here sees a test row.
 """
 
 import logging
 import time
-from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 
 from ml.data.cleaning import LABEL
-from ml.data.dataset import Reading
 from ml.errors import ConfigError, StoreUnavailable
-from ml.models.handles import Fit
-from ml.models.networks.descent import Checkpoints
-from ml.models.networks.estimators import Diverged, NetworkEstimator, OnEpoch
+from ml.models.handles import Step
 from ml.models.packaging import travelling
 from ml.models.recipe import Recipe
-from ml.serving.features import Encoder
-from ml.serving.kinds.network import TabularNetwork, forward_in_blocks
-from ml.serving.model import Architecture, PackagedModel
+from ml.serving.columns import conform
+from ml.serving.model import PackagedModel, load_served
 from ml.serving.output import Output, sigmoid
 from ml.serving.rules import Rule
-from ml.storage.records import Night
 from ml.storage.store import Store
 
 log = logging.getLogger("retrain.training")
 CHECKPOINT_SECONDS = 5.0  # writing one takes 1 to 12 ms on disk, as long as an epoch of a small use case
+TOLD_STEPS = 100  # of a longer fit, every so many steps are told that it is about a hundred lines
 Floats = NDArray[np.float64]
 
 
-def encode(use_case: Reading, encoder: Encoder, frames: Iterable[pd.DataFrame]) -> tuple[NDArray[np.float32], Floats]:
-    """X (rows, width) and the labels that the network learns (rows,), which are logarithms if `target.log` is set."""
-    parts = [(encoder.transform(frame), frame[LABEL].to_numpy(np.float64)) for frame in frames]
-    y = np.concatenate([labels for _, labels in parts])
-    return np.concatenate([rows for rows, _ in parts]), np.log(y) if use_case.target.log else y
+class StoredDiary:
+    """Tells the steps of a fit to the log, and keeps the fit's checkpoint as one object in the store.
 
-
-def fit_candidate(
-    use_case: Recipe,
-    night: Night,
-    encoder: Encoder,
-    train: tuple[NDArray[np.float32], Floats],
-    validation: tuple[NDArray[np.float32], Floats],
-    on_epoch: OnEpoch,
-    checkpoints: Checkpoints | None = None,
-) -> NetworkEstimator:
-    """Fits the use case's estimator on train rows; it keeps the weights of the epoch with the best validation loss.
-
-    Raises ConfigError if the loss is no number after the first epoch.
-    """
-    estimator = clone(use_case.model).set_params(seed=night.seed, device=night.device)
-    try:
-        return estimator.fit(
-            *train,
-            validation=validation,
-            category_sizes=encoder.category_sizes,
-            on_epoch=on_epoch,
-            checkpoints=checkpoints,
-        )
-    except Diverged:
-        value = f"with learning_rate {estimator.learning_rate:g} it is none after the first epoch"
-        raise ConfigError(f"the loss of {use_case.name}'s model must stay a number", value, "lower it") from None
-
-
-class StoredCheckpoints:
-    """Keeps the checkpoint of a fit as one object in the store.
-
-    It is replaced after an epoch if the last one was saved at least CHECKPOINT_SECONDS ago. If the store is
+    The checkpoint is replaced after a step if the last one was saved at least CHECKPOINT_SECONDS ago. If the store is
     unavailable, the fit goes on without a new checkpoint.
     """
 
-    def __init__(self, store: Store, key: str) -> None:
-        self.store, self.key, self.saved_at = store, key, time.monotonic()
+    def __init__(self, store: Store, key: str, step_name: str) -> None:
+        self.store, self.key, self.step_name, self.saved_at = store, key, step_name, time.monotonic()
+
+    def step(self, step: Step, total: int) -> None:
+        """Logs one step of `total`; of a fit with many steps, about a hundred."""
+        if step.number % (1 + total // TOLD_STEPS) == 0 or step.number == total:
+            log.info("%s %d of %d: %s.", self.step_name.capitalize(), step.number, total, _figures(step))
 
     def load(self) -> bytes | None:
         """The checkpoint that was saved last; None if there is none."""
@@ -93,49 +59,63 @@ class StoredCheckpoints:
         self.saved_at = time.monotonic()
 
 
+def _figures(step: Step) -> str:
+    score = "undefined" if step.validation_score is None else f"{step.validation_score:.3f}"
+    losses = (("train loss", step.train_loss), ("validation loss", step.validation_loss))
+    return ", ".join(
+        [*(f"{name} {loss:.4f}" for name, loss in losses if loss is not None), f"validation score {score}"]
+    )
+
+
 def package(
-    use_case: Recipe, rules: tuple[Rule, ...], encoder: Encoder, network: TabularNetwork, night: Night,
-    fit: Fit, validation: tuple[NDArray[np.float32], Floats],
-) -> PackagedModel:  # fmt: skip
+    use_case: Recipe, rules: tuple[Rule, ...], folder: Path, threads: int, held_out: pd.DataFrame
+) -> PackagedModel:
     """The packaged model, which takes raw rows. Its outputs on validation rows choose calibration and threshold.
 
-    These outputs are computed on the CPU, as served answers are. Raises ConfigError if one of them is no number.
+    `folder` has the files of the fitted model, and must stay until the packaged model was saved. `held_out` are
+    validation rows with their label. Raises ConfigError if an output is no number, or if there are not as many as the
+    target needs.
     """
-    outputs = forward_in_blocks(network, validation[0], night.threads)
-    if not np.isfinite(outputs).all():
-        count = int((~np.isfinite(outputs).all(axis=1)).sum())
-        raise ConfigError(
-            f"the model of {use_case.name} must answer with numbers",
-            f"what it says to {count} of {len(outputs)} validation rows is none",
-            "lower its learning_rate",
-        )
+    kind = use_case.model.served[0]
+    outputs = load_served(kind, folder, threads).outputs(conform(held_out, use_case.features))
+    _refuse_other_outputs(use_case, outputs, len(held_out))
     return PackagedModel(
         columns=use_case.features,
         rules=travelling(use_case, rules),
-        encoder=encoder,
-        architecture=architecture(use_case),
-        network=network,
-        output=choose_output(use_case, outputs, validation[1], fit),
-        threads=night.threads,
+        kind=kind,
+        folder=folder,
+        output=choose_output(use_case, outputs, held_out[LABEL].to_numpy(np.float64)),
+        threads=threads,
         time_zone=use_case.time_zone,
     )
 
 
-def architecture(use_case: Recipe) -> Architecture:
-    """The shape of the network, which a packaged model needs to load its weights."""
-    model, classes = use_case.model, len(use_case.target.classes)
-    outputs = classes if use_case.target.kind == "multiclass" else 1
-    return Architecture(hidden=tuple(model.hidden), activation=model.activation, outputs=outputs)
+def _refuse_other_outputs(use_case: Recipe, outputs: Floats, rows: int) -> None:
+    """Raises ConfigError unless every row has the target's number of outputs, and all of them are numbers."""
+    width = len(use_case.target.classes) if use_case.target.kind == "multiclass" else 1
+    if outputs.shape != (rows, width):
+        raise ConfigError(
+            f"the model of {use_case.name} must answer each row with {width} number{'s' * (width > 1)}",
+            f"its answer to {rows} validation rows has the shape {outputs.shape}",
+            f"mend `outputs` of {use_case.model.served[0]}",
+        )
+    finite = np.isfinite(outputs).all(axis=1)
+    if not finite.all():
+        raise ConfigError(
+            f"the model of {use_case.name} must answer with numbers",
+            f"what it says to {int((~finite).sum())} of {rows} validation rows is none",
+            "look at its curve and its parameters: a lower learning_rate may help",
+        )
 
 
-def choose_output(use_case: Recipe, outputs: Floats, y: Floats, fit: Fit) -> Output:
-    """How outputs become answers: the scale of a regression, or the calibration and the threshold of a binary target.
+def choose_output(use_case: Recipe, outputs: Floats, y: Floats) -> Output:
+    """How outputs become answers: for two classes with the calibration and the threshold that validation rows choose.
 
     `outputs` (rows, outputs) and `y` (rows,) are of validation rows.
     """
     target = use_case.target
     if target.kind == "regression":
-        return Output(kind=target.kind, mean=fit.target_mean, std=fit.target_std, log=target.log)
+        return Output(kind=target.kind, log=target.log)
     if target.kind == "multiclass":
         return Output(kind=target.kind, classes=target.classes)
     slope, offset = calibrate(outputs[:, 0], y)

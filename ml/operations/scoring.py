@@ -66,10 +66,20 @@ def score_file(settings: Settings, use_case: UseCase, model_folder: Path, file: 
 def _not_learnt(model_folder: Path, typed: pd.DataFrame) -> dict[str, int]:
     """How many rows have an unknown category, by column. The model answers them like any rare category, so a misspelled
     value would otherwise not be noticed."""
-    features = [CategoryFeature(**with_tuples(fields)) for fields in _contents(model_folder)["categories"]]
-    whole_columns = [feature for feature in features if feature.part is None]
-    counts = {feature.column: int((feature.transform(typed) == UNKNOWN).sum()) for feature in whole_columns}
+    features = [
+        CategoryFeature(column=name, part=None, values=values) for name, values in _learnt(model_folder).items()
+    ]
+    counts = {feature.column: int((feature.transform(typed) == UNKNOWN).sum()) for feature in features}
     return {name: count for name, count in counts.items() if count}
+
+
+def _learnt(model_folder: Path) -> dict[str, tuple[str, ...]]:
+    """The values that the model has learnt, by category column."""
+    contents = _contents(model_folder)
+    if "vocabulary" in contents:
+        return {name: tuple(values) for name, values in contents["vocabulary"].items()}
+    older = contents["categories"]  # of a model that was registered before 2026-11-28
+    return {feature["column"]: tuple(feature["values"]) for feature in older if feature["part"] is None}
 
 
 def _raw_rows(settings: Settings, use_case: UseCase, rows: pd.DataFrame, columns: tuple[Column, ...]) -> Joined:

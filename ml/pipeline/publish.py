@@ -16,14 +16,16 @@ def publish_to_mlflow(site: Site, night: Night, entry: NightEntry, trail: Trail)
     """Puts report, curves and figures into the MLflow run. Returns the number of figures."""
     run_id = trail.upload.run_id
     answers = from_parquet(get_file(site.store, trail.evaluations.answers))
-    figures = night_figures(site.use_case, trail.fit.epochs, trail.fit.best_epoch, answers)
+    figures = night_figures(site.use_case, trail.fit, answers)
     for name, image in figures.items():
         put_file(site.store, f"{paths.run_artifacts(run_id)}/figures/{name}", image)
     text = page.markdown(entry.result)
     put_file(site.store, f"{paths.run_artifacts(run_id)}/report.md", text.encode())
-    ran = {"seed": night.seed, "device": night.device, "threads": night.threads, "best_epoch": trail.fit.best_epoch}
+    fit = trail.fit
+    best = {} if fit.best is None else {f"best_{fit.step_name}": fit.best}
+    ran = {"model": fit.kind, "seed": night.seed, "device": night.device, "threads": night.threads, **best}
     params = {**site.use_case.model.get_params(), **ran}
     tags = {**run_tags(entry), "mlflow.note.content": text}
-    history = score_section.history(trail.fit.epochs, entry.result)
+    history = score_section.history(fit.steps, entry.result)
     site.registry.finish_run(run_id, history, params, tags, run_name(entry))
     return len(figures)

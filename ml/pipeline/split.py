@@ -1,12 +1,10 @@
-"""The stage that splits: which cleaned rows are train, validation and test; and the encoder, fitted to train rows
-only."""
+"""The stage that splits: which cleaned rows are train, validation and test; and the statistics of the train rows."""
 
 import logging
 from dataclasses import replace
 
 from ml.data.handles import Cleaned, Split
 from ml.data.split import describe, fit_until, share_of_known_groups, split_digest
-from ml.data.statistics import fit_encoder
 from ml.data.window_sums import WindowSums
 from ml.digests import digest_value
 from ml.pipeline.site import Site, resume
@@ -19,7 +17,7 @@ log = logging.getLogger("retrain.data")
 
 
 def split_rows(site: Site, night: Night, cleaned: Cleaned) -> Split:
-    """Splits by day, or by key in a use case without days, and fits the encoder to the train rows only.
+    """Splits by day, or by key in a use case without days, and keeps the statistics of the train rows.
 
     The statistics of the window are summed from those of its months, and only new months are counted.
     """
@@ -39,13 +37,13 @@ def _make_split(site: Site, night: Night, sums: WindowSums, key: str) -> Split:
     parts = {part: describe(use_case, part, total.statistics, total.days) for part, total in totals.items()}
     train_rows, test_rows = (sums.reader.part_frames(night.as_of, part) for part in ("train", "test"))
     group_in_train = share_of_known_groups(use_case, train_rows, test_rows)
-    encoder = fit_encoder(use_case, totals["train"].statistics)
-    file = put_file(site.store, paths.stage_file(use_case.name, "split", key, "encoder.json"), to_json(encoder))
+    statistics = to_json(totals["train"].statistics)
+    file = put_file(site.store, paths.stage_file(use_case.name, "split", key, "statistics.json"), statistics)
     known_at = str(night.as_of) if use_case.known_at_column else None
     test_partitions = [partition.digests for partition in sums.reader.of_part(night.as_of, "test")]
     return Split(
         digest=digest_value([key, file.digest]),
-        encoder=file,
+        statistics=file,
         fit_until=fit_until(use_case, night.as_of, sums.reader.counted(night.as_of)),
         test_digest=digest_value([test_partitions, split_digest(use_case), known_at]),
         train=parts["train"],

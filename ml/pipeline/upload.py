@@ -2,44 +2,41 @@
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from ml.data.handles import Cleaned, Split
+from ml.data.handles import Cleaned
 from ml.digests import digest_value
 from ml.errors import without_passwords
 from ml.models import packaging
 from ml.models.handles import Fit, Upload, Verified
 from ml.pipeline.site import Site, resume
-from ml.pipeline.train import encoder_of, require_same_code_and_machine
+from ml.pipeline.train import require_same_code_and_machine
 from ml.storage import paths
 from ml.storage.records import FileRef, Night, digest_of_files
-from ml.storage.store import get_file
-
-if TYPE_CHECKING:
-    from ml.serving.model import PackagedModel
 
 
-def upload_candidate(site: Site, night: Night, run_key: str, cleaned: Cleaned, split: Split, fit: Fit) -> Upload:
+def upload_candidate(site: Site, night: Night, run_key: str, cleaned: Cleaned, fit: Fit) -> Upload:
     """Packages the model with its code and puts every file into the folder of its MLflow run. Also keeps a proof
     for `verify_candidate`: validation rows with the model's answers."""
     place = without_passwords(site.settings.tracking_uri)
     key = digest_value([run_key, place])  # another MLflow needs a run of its own
-    return resume(site, Upload, "upload", key, lambda: _upload(site, night, run_key, cleaned, split, fit))
+    return resume(site, Upload, "upload", key, lambda: _upload(site, night, run_key, cleaned, fit))
 
 
-def _upload(site: Site, night: Night, run_key: str, cleaned: Cleaned, split: Split, fit: Fit) -> Upload:
-    model, held_out = _package(site, night, cleaned, split, fit)
+def _upload(site: Site, night: Night, run_key: str, cleaned: Cleaned, fit: Fit) -> Upload:
+    from ml.models.training import package
+
+    require_same_code_and_machine(site, night)
     name = f"{night.use_case} {night.as_of}"
     tags = {"use_case": night.use_case, "as_of": str(night.as_of)}
     finished = site.ledger.finished(run_key)  # if it was, its files are made again in their old folder
     known = finished.candidate.run_id if finished and finished.candidate else None
     run_id = site.registry.run_id(run_key, name, tags, known)
+    held_out = site.reader(cleaned).raw_rows(night.as_of, "validation")
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "model"
-        packaging.write_model(model, folder)
-        files = packaging.upload_folder(site.store, folder, paths.model_folder(run_id))
+        packaging.copy_files(site.store, fit.folder, fit.files, Path(scratch) / "fitted")
+        model = package(site.use_case, site.rules, Path(scratch) / "fitted", night.threads, held_out)
+        packaging.write_model(model, site.use_case.model, Path(scratch) / "model")
+        files = packaging.upload_folder(site.store, Path(scratch) / "model", paths.model_folder(run_id))
     proof_key = paths.stage_file(night.use_case, "upload", run_key, "proof.parquet")
     return Upload(
         run_id=run_id,
@@ -49,25 +46,6 @@ def _upload(site: Site, night: Night, run_key: str, cleaned: Cleaned, split: Spl
         threshold=model.output.threshold if model.output.kind == "binary" else None,
         proof=packaging.make_proof(site.store, proof_key, model, held_out),
     )
-
-
-def _package(
-    site: Site, night: Night, cleaned: Cleaned, split: Split, fit: Fit
-) -> tuple["PackagedModel", pd.DataFrame]:
-    """The packaged model, and the raw validation rows that set its threshold."""
-    from safetensors.torch import load
-
-    from ml.models.training import architecture, encode, package
-    from ml.serving.model import build_network
-
-    require_same_code_and_machine(site, night)
-    encoder = encoder_of(site, split)
-    network = build_network(architecture(site.use_case), encoder)
-    network.load_state_dict(load(get_file(site.store, fit.weights)))
-    held_out = site.reader(cleaned).raw_rows(night.as_of, "validation")
-    validation = encode(site.use_case, encoder, [held_out])
-    model = package(site.use_case, site.rules, encoder, network, night, fit, validation)
-    return model, held_out
 
 
 def verify_candidate(site: Site, run_key: str, upload: Upload) -> Verified:

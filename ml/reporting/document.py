@@ -68,8 +68,10 @@ def result_document(
         },
         "split": {part: _part(getattr(split, part)) for part in ("train", "validation", "test")},
         "training": {
-            "epochs": len(fit.epochs),
-            "best_epoch": fit.best_epoch,
+            "model": fit.kind,
+            "step": fit.step_name,
+            "epochs": len(fit.steps),  # epochs or trees: older programs know these two by these names
+            "best_epoch": fit.best,
             "threshold": trail.upload.threshold,
             "device": fit.device,
             "notes": list(fit.notes),

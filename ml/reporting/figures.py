@@ -6,16 +6,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ml.models.handles import Epoch
+from ml.models.handles import Fit
 from ml.use_case.definition import UseCase
 
 
-def night_figures(
-    use_case: UseCase, epochs: tuple[Epoch, ...], best_epoch: int, answers: pd.DataFrame
-) -> dict[str, bytes]:
+def night_figures(use_case: UseCase, fit: Fit, answers: pd.DataFrame) -> dict[str, bytes]:
     """The figures by file name. `answers` has a row for each test row, with the columns label, answer and, for classes,
-    probability_<class index>."""
-    figures = {"learning_curve.png": _learning_curve(use_case, epochs, best_epoch)}
+    probability_<class index>. A fit without steps has no learning curve."""
+    figures = {"learning_curve.png": _learning_curve(use_case, fit)} if fit.steps else {}
     if use_case.target.kind == "regression":
         return {**figures, "predicted_and_true.png": _predicted_and_true(use_case, answers)}
     figures["confusion_matrix.png"] = _confusion_matrix(use_case, answers)
@@ -45,20 +43,23 @@ def _png(figure: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _learning_curve(use_case: UseCase, epochs: tuple[Epoch, ...], best_epoch: int) -> bytes:
+def _learning_curve(use_case: UseCase, fit: Fit) -> bytes:
     figure, axes = _new()
-    numbers = [epoch.epoch for epoch in epochs]
+    numbers = [step.number for step in fit.steps]
     kind = "RMSE" if use_case.target.kind == "regression" else "log loss"
-    axes.plot(numbers, [epoch.train_loss for epoch in epochs], color="0.6", label="train loss")
-    axes.plot(numbers, [epoch.validation_loss for epoch in epochs], color="C0", label=f"validation {kind}")
-    axes.axvline(best_epoch, color="C0", linestyle=":", label=f"best epoch ({best_epoch}), kept")
-    axes.set(xlabel="epoch", ylabel="loss", title=f"{use_case.name}: learning curve")
+    name = "R2" if use_case.target.kind == "regression" else "F1 at threshold 0.5"
+    curves = {"train loss": "train_loss", f"validation {kind}": "validation_loss"}
+    for (label, field), color in zip(curves.items(), ("0.6", "C0"), strict=True):
+        if None not in (values := [getattr(step, field) for step in fit.steps]):
+            axes.plot(numbers, values, color=color, label=label)
+    if fit.best is not None:
+        axes.axvline(fit.best, color="C0", linestyle=":", label=f"best {fit.step_name} ({fit.best}), kept")
+    axes.set(xlabel=fit.step_name, ylabel="loss", title=f"{use_case.name}: learning curve")
     axes.xaxis.get_major_locator().set_params(integer=True)
     handles, labels = axes.get_legend_handles_labels()
-    scores = [epoch.validation_score for epoch in epochs if epoch.validation_score is not None]
-    if len(scores) == len(epochs):
+    scores = [step.validation_score for step in fit.steps if step.validation_score is not None]
+    if len(scores) == len(fit.steps):
         right = axes.twinx()
-        name = "R2" if use_case.target.kind == "regression" else "F1 at threshold 0.5"
         right.plot(numbers, scores, color="C1", label=f"validation {name} (right)")
         right.set(ylabel=name, ylim=(min(0.0, *scores), 1.0))
         right_handles, right_labels = right.get_legend_handles_labels()

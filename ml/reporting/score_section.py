@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from ml.evaluation.handles import short
 from ml.metrics.scores import LOWER_IS_BETTER, METRICS
-from ml.models.handles import Epoch
+from ml.models.handles import Step
 from ml.reporting.document import WHO, Document
 from ml.reporting.words import counted
 
@@ -115,14 +115,14 @@ def score_table(document: Document) -> list[str]:
     return [*lines, "", *(f"- {who}: {description}" for who, description, _ in rows), "", note]
 
 
-def history(epochs: Iterable[Epoch], document: Document) -> dict[str, dict[int, float]]:
-    """Every MLflow metric of the run: name to step to value. Losses have a step for each epoch, final scores step 0."""
+def history(steps: Iterable[Step], document: Document) -> dict[str, dict[int, float]]:
+    """Every MLflow metric of the run: name to step to value. Losses have the steps of the fit, final scores step 0."""
     metrics: dict[str, dict[int, float]] = {name: {0: value} for name, value in model_metrics(document).items()}
-    for epoch in epochs:
+    for step in steps:
         for name in ("train_loss", "validation_loss", "validation_score"):
-            value = getattr(epoch, name)
+            value = getattr(step, name)
             if value is not None:
-                metrics.setdefault(name, {})[epoch.epoch] = value
+                metrics.setdefault(name, {})[step.number] = value
     return metrics
 
 

@@ -1,7 +1,8 @@
-"""What travels inside a registered model: a closed package that imports numpy, pandas, torch and safetensors only.
+"""What travels inside a registered model: a closed package. It imports numpy, pandas and pyarrow, and each module of
+`kinds` what its kind of model needs.
 
-It is copied into every model under a name that holds its own digest, so that two models with different code keep
-their own answers in one process. MLflow calls `_load_pyfunc`.
+It is copied into every model, with those kinds alone that the model has, under a name that holds its own digest. So two
+models with different code keep their own answers in one process. MLflow calls `_load_pyfunc`.
 """
 
 from pathlib import Path
@@ -12,6 +13,6 @@ if TYPE_CHECKING:
 
 
 def _load_pyfunc(path: str) -> "PackagedModel":
-    from .model import PackagedModel  # torch takes a second to import, and the other modules here do without
+    from .model import PackagedModel  # the other modules here are imported without it
 
     return PackagedModel.load(Path(path))

@@ -1,4 +1,4 @@
-"""Raw rows to the network's input, with constants that were learnt on train rows only."""
+"""Raw rows to what models compute with, with constants that were learnt on train rows only."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -95,6 +95,11 @@ def category_counts(series: pd.Series, part: str | None) -> dict[str, int]:
         if count:  # a category may be left of rows that are no longer there
             found[text] = found.get(text, 0) + count
     return found
+
+
+def vocabulary(categories: Iterable[CategoryFeature]) -> dict[str, tuple[str, ...]]:
+    """The known values by column, for the columns that are learnt whole and not by a part of their time."""
+    return {feature.column: feature.values for feature in categories if feature.part is None}
 
 
 @dataclass(frozen=True)

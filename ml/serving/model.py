@@ -1,48 +1,65 @@
 """A registered model: raw rows in, predictions out, with every constant that it needs inside."""
 
 import json
-from dataclasses import asdict, dataclass
+import shutil
+from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
 
 from .columns import Column, conform, with_tuples, wrong_type
-from .features import CategoryFeature, Encoder, NumberFeature
-from .kinds.network import TabularNetwork, forward_in_blocks
 from .output import Output, probabilities, values
 from .refusal import refusal
 from .rules import Rule, first_broken, rule_from_dict, rule_to_dict
 
+FORMAT = 2
+KIND = "kind"  # the folder with the files of the fitted model
 
-@dataclass(frozen=True, kw_only=True)
-class Architecture:
-    hidden: tuple[int, ...]
-    activation: str
-    outputs: int
+
+class Served(Protocol):
+    """A fitted model of some kind, loaded from its folder."""
+
+    def outputs(self, typed: pd.DataFrame) -> NDArray[np.float64]:
+        """(rows, outputs): a logit of the second class, a logit of each class, or the value that was learnt.
+
+        A row's outputs depend neither on the rows beside it nor on their order.
+        """
+
+    @property
+    def vocabulary(self) -> dict[str, tuple[str, ...]]:
+        """The values that were learnt, by category column."""
+
+
+def load_served(kind: str, folder: Path, threads: int) -> Served:
+    """The fitted model in the folder, loaded by the module `kind` of `kinds/`."""
+    served: Served = import_module(f".kinds.{kind}", __package__).load(folder, threads)
+    return served
 
 
 class PackagedModel:
-    """Columns, rules, encoder, network and output: the whole path from a raw row to an answer."""
+    """Columns, rules, a fitted model and its output: the whole path from a raw row to an answer.
+
+    `kind` is the module of `kinds/` that loads the fitted model from `folder`.
+    """
 
     def __init__(
         self,
         *,
         columns: tuple[Column, ...],
         rules: tuple[Rule, ...],
-        encoder: Encoder,
-        architecture: Architecture,
-        network: TabularNetwork,
+        kind: str,
+        folder: Path,
         output: Output,
         threads: int,
         time_zone: str = "UTC",
     ) -> None:
-        self.columns, self.rules, self.encoder = columns, rules, encoder
-        self.architecture, self.network, self.output, self.threads = architecture, network, output, threads
-        self.time_zone = time_zone
+        self.columns, self.rules, self.kind, self.folder = columns, rules, kind, folder
+        self.output, self.threads, self.time_zone = output, threads, time_zone
+        self.served = load_served(kind, folder, threads)
 
     def predict(self, rows: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """One answer a row, in the same order and under the same index.
@@ -55,14 +72,10 @@ class PackagedModel:
         self._refuse_other_columns(rows)
         typed = conform(rows, self.columns, self.time_zone)
         broken = first_broken(self.rules, typed)
-        answers = self._answers(self.raw_outputs(typed), rows.index)
+        answers = self._answers(self.served.outputs(typed), rows.index)
         if broken.notna().any():  # None, not NaN: a server's JSON must say null
             answers = answers.astype("object").where(broken.isna(), None)
         return answers.assign(broken_rule=broken)
-
-    def raw_outputs(self, typed: pd.DataFrame) -> NDArray[np.float64]:
-        """(rows, outputs) of the network, before calibration, threshold and scale."""
-        return forward_in_blocks(self.network, self.encoder.transform(typed), self.threads)
 
     def _refuse_other_columns(self, rows: pd.DataFrame) -> None:
         missing = [column.name for column in self.columns if column.name not in rows.columns]
@@ -92,17 +105,14 @@ class PackagedModel:
         return np.array(self.output.classes, dtype=object)[chosen]
 
     def save(self, folder: Path) -> None:
-        """Writes model.json and weights.safetensors: no pickle."""
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {name: t.contiguous() for name, t in self.network.state_dict().items()}, folder / "weights.safetensors"
-        )
+        """Writes model.json and a copy of the fitted model's files: no pickle."""
+        shutil.copytree(self.folder, folder / KIND)
         contents = {
+            "format": FORMAT,
+            "kind": self.kind,
             "columns": [asdict(column) for column in self.columns],
             "rules": [rule_to_dict(rule) for rule in self.rules],
-            "numbers": [asdict(feature) for feature in self.encoder.numbers],
-            "categories": [asdict(feature) for feature in self.encoder.categories],
-            "architecture": asdict(self.architecture),
+            "vocabulary": self.served.vocabulary,
             "output": asdict(self.output),
             "threads": self.threads,
             "time_zone": self.time_zone,
@@ -112,22 +122,14 @@ class PackagedModel:
     @classmethod
     def load(cls, folder: Path) -> "PackagedModel":
         contents = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        encoder = Encoder(
-            tuple(NumberFeature(**fields) for fields in contents["numbers"]),
-            tuple(CategoryFeature(**with_tuples(fields)) for fields in contents["categories"]),
-        )
-        architecture = Architecture(**with_tuples(contents["architecture"]))
-        network = build_network(architecture, encoder)
-        network.load_state_dict(load_file(folder / "weights.safetensors"))
         return cls(
             columns=tuple(Column(**with_tuples(fields)) for fields in contents["columns"]),
             rules=tuple(rule_from_dict(fields) for fields in contents["rules"]),
-            encoder=encoder,
-            architecture=architecture,
-            network=network,
+            kind=contents["kind"],
+            folder=folder / KIND,
             output=Output(**with_tuples(contents["output"])),
             threads=contents["threads"],
-            time_zone=contents.get("time_zone", "UTC"),  # older models took no time with a zone
+            time_zone=contents["time_zone"],
         )
 
 
@@ -140,9 +142,3 @@ def _without_fields(seen: str) -> str:
     """The name of a type without those of a struct's fields: whoever sent it named them, maybe by a value."""
     before, struct, _ = seen.partition("struct<")
     return before + struct.rstrip("<")
-
-
-def build_network(architecture: Architecture, encoder: Encoder) -> TabularNetwork:
-    return TabularNetwork(
-        numbers=encoder.number_width, category_sizes=encoder.category_sizes, **asdict(architecture)
-    ).eval()

@@ -1,4 +1,4 @@
-"""How a network's outputs become probabilities and values; numpy only."""
+"""How a model's outputs become probabilities and values; numpy only."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,10 +11,10 @@ TaskKind = Literal["binary", "multiclass", "regression"]
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """How the network's outputs become answers.
+    """How a model's outputs become answers.
 
-    A binary probability is sigmoid(slope * logit + offset); a regression's output is scaled back, and exponentiated
-    where the network learnt logarithms.
+    A binary probability is sigmoid(slope * logit + offset). A regression's output is the answer, and is exponentiated
+    if the model learnt logarithms (`log`).
     """
 
     kind: TaskKind
@@ -22,13 +22,11 @@ class Output:
     threshold: float = 0.5
     slope: float = 1.0
     offset: float = 0.0
-    mean: float = 0.0
-    std: float = 1.0
     log: bool = False
 
 
 def probabilities(output: Output, outputs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(rows, classes) from the network's outputs: calibrated sigmoid for two classes, softmax for more."""
+    """(rows, classes) from the model's outputs: calibrated sigmoid for two classes, softmax for more."""
     if output.kind == "binary":
         positive = sigmoid(output.slope * outputs[:, 0] + output.offset)
         return np.column_stack([1 - positive, positive])
@@ -44,5 +42,4 @@ def sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def values(output: Output, outputs: NDArray[np.float64]) -> NDArray[np.float64]:
     """(rows,) in the target's own unit."""
-    scaled = outputs[:, 0] * output.std + output.mean
-    return np.exp(scaled) if output.log else scaled
+    return np.exp(outputs[:, 0]) if output.log else outputs[:, 0]

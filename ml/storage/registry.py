@@ -15,7 +15,7 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -42,7 +42,6 @@ STORE = "retrain.store"  # a tag of our experiments, registered models and versi
 LEDGER_RUN = "ledger_run"  # a tag of a run that was made again, and of its versions: the run that the ledger names
 LONGEST_TAG = 4_900  # characters; MLflow refuses a run's tag of more than 8,000 and a version's of more than 5,000
 CHAMPION, REFERENCE = "champion", "reference"
-LIBRARIES = ("mlflow", "numpy", "pandas", "safetensors", "torch")
 NOT_THERE = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 EXISTS = {"RESOURCE_ALREADY_EXISTS"}
 DATABASE_ATTEMPTS = 3  # by default MLflow tries 10 times in 101 s, and our tasks try four times themselves
@@ -518,10 +517,11 @@ def load_model(folder: Path) -> Any:
 
 
 def write_pyfunc(
-    folder: Path, *, code: Path, data: Path, columns: tuple[Column, ...], output: Output, example: pd.DataFrame
-) -> None:
+    folder: Path, *, code: Path, data: Path, columns: tuple[Column, ...], output: Output, example: pd.DataFrame,
+    libraries: Iterable[str],
+) -> None:  # fmt: skip
     """Writes an MLflow model into the new folder. `data` is the packaged model; `code` is the folder of its code, whose
-    name becomes the loader module.
+    name becomes the loader module. `libraries` are what the model needs where it is served.
 
     The same data and code give the same bytes: MLflow's time and random identifier are replaced by fixed ones.
     """
@@ -529,7 +529,7 @@ def write_pyfunc(
     from mlflow.models import Model, ModelSignature
 
     _quiet()
-    identity = digest_value([code.name, *(digest_file(path) for path in sorted(data.iterdir()))])
+    identity = digest_value([code.name, *(digest_file(path) for path in sorted(data.rglob("*.*")))])
     mlflow.pyfunc.save_model(
         folder,
         loader_module=code.name,
@@ -538,7 +538,7 @@ def write_pyfunc(
         mlflow_model=Model(model_uuid=identity[:32], utc_time_created="1970-01-01 00:00:00"),
         signature=ModelSignature(_input_schema(columns), _output_schema(output)),
         input_example=example,
-        pip_requirements=[f"{name}=={metadata.version(name).split('+')[0]}" for name in LIBRARIES],
+        pip_requirements=[f"{name}=={metadata.version(name).split('+')[0]}" for name in libraries],
     )
 
 

@@ -16,9 +16,9 @@ from ml.declarations import Broken, Demands, cannot_be_called, plain_fields, twi
 from ml.digests import digest_value
 from ml.evaluation.demands import GATE
 from ml.evaluation.gates import Gate
-from ml.models.demands import MODEL, RECIPE
+from ml.models.demands import RECIPE
 from ml.models.recipe import Recipe
-from ml.use_case.declaration import refuse, refuse_types
+from ml.use_case.checks import refuse, refuse_types
 from ml.use_case.operation import OPERATION, Operation
 
 
@@ -69,7 +69,7 @@ def _parts(use_case: UseCase) -> Iterator[tuple[str, Any, Demands[Any, Any]]]:
     if isinstance(use_case.calendar, BusinessDays):
         yield f"the calendar of {name}", use_case.calendar, CALENDAR
     yield f"the target of {name}", use_case.target, TARGET
-    yield f"the model of {name}", use_case.model, MODEL
+    yield f"the model of {name}", use_case.model, use_case.model.demands
     yield from ((f"the gate {gate.name} of {name}", gate, GATE) for gate in use_case.gates)
     for side in use_case.side_tables:
         yield f"side table {side.name} of {name}", side, SIDE_TABLE

@@ -26,8 +26,10 @@ from expectations.suite import Verdict
 from ml import UseCase, errors
 from ml.data.cleaning import LABEL
 from ml.data.handles import Checks, Cleaned, CleanedPartition, Manifest, Snapshot, Split
+from ml.data.statistics import Statistics
 from ml.data.validation import Batch, Fact
 from ml.errors import Busy, ConfigError, DataRejected, SourceUnavailable
+from ml.models.encoding import fit_encoder
 from ml.operations.moves import plan_include
 from ml.pipeline import partitions
 from ml.pipeline.site import Site
@@ -76,6 +78,11 @@ class Done:
         self.as_of = as_of
 
     @property
+    def encoder(self) -> Encoder:
+        """The encoder that a network would fit to the train rows."""
+        return fit_encoder(site().use_case, from_json(Statistics, get_file(site().store, self.split.statistics)))
+
+    @property
     def work(self) -> list[tuple[int, int]]:
         """Reused and computed: verdicts, cleaned rows, statistics of days."""
         return [(h.work.reused, h.work.computed) for h in (self.checks, self.cleaned, self.split)]
@@ -83,9 +90,15 @@ class Done:
     @property
     def found(self) -> tuple[Any, ...]:
         """All that must be equal however it was come by."""
-        encoder = from_json(Encoder, get_file(site().store, self.split.encoder))
         parts = [getattr(self.split, part) for part in ("train", "validation", "test")]
-        return self.snapshot.digest, self.checks.digest, self.cleaned.digest, self.split.test_digest, encoder, parts
+        return (
+            self.snapshot.digest,
+            self.checks.digest,
+            self.cleaned.digest,
+            self.split.test_digest,
+            self.encoder,
+            parts,
+        )
 
     def raw_rows(self, part: Any) -> pd.DataFrame:
         return site().reader(self.cleaned).raw_rows(self.as_of, part)
@@ -389,7 +402,7 @@ def test_constants_are_learnt_from_train_rows_only(shop: Shop) -> None:
     done = Done()
     train = done.raw_rows("train")
     assert train["day__"].max() < done.raw_rows("validation")["day__"].min()
-    encoder = from_json(Encoder, get_file(site().store, done.split.encoder))
+    encoder = done.encoder
     assert encoder.numbers[0].mean == pytest.approx(train["amount"].mean(), rel=1e-12)
     assert encoder.numbers[0].std == pytest.approx(train["amount"].std(ddof=0), rel=1e-12)
 

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml.data.cleaning import LABEL, clean, from_arrow, to_arrow
-from ml.data.statistics import DayStatistics, Moments, Statistics, fit_encoder
+from ml.data.statistics import DayStatistics, Moments, Statistics
 from ml.errors import DataRejected
+from ml.models.encoding import fit_encoder
 from ml.serving import features
 from ml.serving.columns import Column, conform
 from ml.serving.features import (

@@ -94,7 +94,7 @@ def written(folder: Path, tmp_path: Path, code: str = "") -> None:
     source = shutil.copytree(SERVING, tmp_path / "serving", ignore=shutil.ignore_patterns("__pycache__"))
     with (source / "model.py").open("a") as file:
         file.write(code)
-    write_model(packaged(), folder, source)
+    write_model(packaged(), parcels().model, folder, source)
 
 
 def test_a_whole_champion_answers(tmp_path: Path, folder: Path) -> None:

@@ -5,6 +5,7 @@ What is kept of the first night is either what the second asks for, or it is mad
 
 import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date
@@ -23,9 +24,10 @@ from ml.errors import ConfigError, DataRejected
 from ml.evaluation.baselines import rule_columns
 from ml.evaluation.judging import baselines, judge_all, model_answers
 from ml.models.handles import Fit
+from ml.models.packaging import copy_files
+from ml.models.training import package
 from ml.pipeline.run_key import run_key
 from ml.pipeline.train import _fit
-from ml.pipeline.upload import _package
 from ml.storage.json_form import to_json
 from ml.storage.store import get_file
 from tasks.site import open_site
@@ -304,8 +306,10 @@ def night_of(as_of: date) -> dict[str, Any]:
     cleaned = tasks.data.clean_partitions.fn(night, snapshot, checks)
     split = tasks.data.split_rows.fn(night, cleaned)
     fit: Fit = _fit(site, night, run_key(night, snapshot.digest), cleaned, split)
-    model, _ = _package(site, night, cleaned, split, fit)
     reader = site.reader(cleaned)
+    with tempfile.TemporaryDirectory() as folder:
+        copy_files(site.store, fit.folder, fit.files, Path(folder))
+        model = package(site.use_case, site.rules, Path(folder), night.threads, reader.raw_rows(as_of, "validation"))
     found = baselines(site.use_case, reader.labelled_columns(as_of, "train", rule_columns(site.use_case)))
     test = reader.raw_rows(as_of, "test")
     answers = {who: baseline.answers(test) for who, baseline in found.items()}
@@ -319,8 +323,8 @@ def night_of(as_of: date) -> dict[str, Any]:
         "cleaned": cleaned.digest,
         "test": split.test_digest,
         "rows": [split.train, split.validation, split.test],
-        "encoder": get_file(site.store, split.encoder),
-        "weights": fit.weights.digest,
+        "statistics": get_file(site.store, split.statistics),
+        "fitted": [file.digest for file in fit.files],
         "output": model.output,
         "evidence": to_json(evidence),
         "verdicts": [gate.judge(evidence) for gate in site.use_case.gates],

@@ -19,18 +19,17 @@ from ml import BetterThanRule, BetterThanTrivial, MinMetric, NotWorseThanChampio
 from ml.data.cleaning import DAY
 from ml.data.handles import PARTS
 from ml.data.split import split_digest, undated_parts
-from ml.data.statistics import DayStatistics, Statistics, fit_encoder
+from ml.data.statistics import DayStatistics
 from ml.digests import digest_bytes, digest_value
 from ml.evaluation.decision import decide
 from ml.evaluation.judging import baselines, judge_all, model_answers
 from ml.models import packaging
-from ml.models.training import encode, fit_candidate, package
 from ml.serving.model import PackagedModel
 from ml.serving.output import TaskKind
 from ml.settings import Settings
 from ml.storage.json_form import to_json
 from ml.storage.ledger import Ledger, NightEntry
-from ml.storage.store import get_file, open_store
+from ml.storage.store import open_store
 from ml.use_case.loading import load_use_case, use_case_files
 from tasks.site import open_site
 from tests import golden_answers, tiny
@@ -86,13 +85,9 @@ def test_two_nights_of_a_shipped_use_case_answer_as_ever(
     golden_answers.compare(name, answers)
 
 
-def learnt(use_case: UseCase, seed: int, train: pd.DataFrame, validation: pd.DataFrame) -> PackagedModel:
+def learnt(use_case: UseCase, seed: int, train: pd.DataFrame, validation: pd.DataFrame, folder: Path) -> PackagedModel:
     """A night's model by the plain functions of its stages."""
-    encoder = fit_encoder(use_case, Statistics.of(use_case, train))
-    encoded, held_out = (encode(use_case, encoder, [frame]) for frame in (train, validation))
-    estimator = fit_candidate(use_case, tiny.night(seed=seed), encoder, encoded, held_out, lambda epoch: None)
-    fit = tiny.fit_of(use_case, estimator)
-    return package(use_case, use_case.column_rules, encoder, estimator.network_, tiny.night(), fit, held_out)
+    return tiny.fit(use_case, folder, train, validation, seed)[1]
 
 
 def judged_against(
@@ -121,9 +116,9 @@ def judged_against(
 
 def files_of(model: PackagedModel, folder: Path) -> dict[str, Any]:
     model.save(folder)
-    contents = json.loads((folder / "model.json").read_text())
-    tensors = golden_answers.tensors((folder / "weights.safetensors").read_bytes())
-    return {"model": golden_answers.model_answers(contents), "weights": tensors}
+    contents, fitted = (json.loads((folder / name).read_text()) for name in ("model.json", "kind/network.json"))
+    tensors = golden_answers.tensors((folder / "kind" / "weights.safetensors").read_bytes())
+    return {"model": golden_answers.model_answers(contents, fitted), "weights": tensors}
 
 
 def with_all_gates(use_case: UseCase) -> UseCase:
@@ -148,7 +143,7 @@ def test_a_small_model_of_every_kind_answers_as_ever(
     rows = tiny.cleaned(use_case, tiny.parcel_rows(600)).assign(**{DAY: "all"})
     parts = undated_parts(use_case, rows)
     train, validation, test = (rows[parts == part] for part in PARTS)
-    candidate, champion = (learnt(use_case, seed, train, validation) for seed in (1, 2))
+    candidate, champion = (learnt(use_case, seed, train, validation, tmp_path / str(seed)) for seed in (1, 2))
     answers = {
         "parts": {part: int((parts == part).sum()) for part in PARTS},
         "where": digest_value(list(parts)),
@@ -170,12 +165,12 @@ def test_the_data_stages_of_two_small_nights_answer_as_ever(
     for which, as_of in (("first", test_data.AS_OF), ("second", test_data.NEXT)):
         done = test_data.Done(as_of)
         train, validation, test = (done.raw_rows(part) for part in PARTS)
-        models.append(learnt(use_case, len(models), train, validation))
+        models.append(learnt(use_case, len(models), train, validation, tmp_path / f"fit {which}"))
         answers[which] = {
             "rows": {part: dataclasses.asdict(getattr(done.split, part)) for part in PARTS},
             "test_digest": done.split.test_digest,
             "fit_until": done.split.fit_until,
-            "encoder": json.loads(get_file(test_data.site().store, done.split.encoder)),
+            "encoder": json.loads(to_json(done.encoder)),
             "checks": {name: json.loads(to_json(done.checks))[name] for name in CHECKS},
             "work": done.work,
             "model": files_of(models[-1], tmp_path / which),

@@ -14,11 +14,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from ml.models.handles import Epoch
+from ml.models.handles import Step
 from ml.models.networks import descent
 from ml.models.networks.descent import Descent
 from ml.models.networks.estimators import NetworkClassifier, NetworkEstimator, NetworkRegressor
-from ml.models.training import StoredCheckpoints
+from ml.models.training import StoredDiary
 from ml.serving.kinds.network import TabularNetwork
 from ml.storage.store import open_store
 
@@ -152,7 +152,7 @@ def test_a_fit_killed_after_any_epoch_ends_as_if_nothing_had_happened(
     undisturbed = fit(estimator(kind, optimizer=optimizer, **options), kind)
     for epoch in range(1, len(undisturbed.epochs_)):
         left = killed_after(epoch, model, kind)
-        seen: list[Epoch] = []
+        seen: list[Step] = []
         assert_equal(fit(model, kind, checkpoints=left, on_epoch=seen.append), undisturbed)
         assert seen == undisturbed.epochs_[epoch:]
 
@@ -200,18 +200,18 @@ from tests.models.test_descent import estimator, fit
 
 torch.set_num_threads(1)
 training.CHECKPOINT_SECONDS = 0.0
-checkpoints = training.StoredCheckpoints(open_store(sys.argv[1]), "checkpoint")
-fit(estimator(), checkpoints=checkpoints, on_epoch=lambda e: e.epoch == 4 and os.kill(os.getpid(), signal.SIGKILL))
+checkpoints = training.StoredDiary(open_store(sys.argv[1]), "checkpoint", "epoch")
+fit(estimator(), checkpoints=checkpoints, on_epoch=lambda e: e.number == 4 and os.kill(os.getpid(), signal.SIGKILL))
 """
 
 
 def test_a_process_killed_in_an_epoch_loses_that_epoch_only(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=Path(__file__).parents[2], check=False)
     assert done.returncode == -signal.SIGKILL
-    seen: list[Epoch] = []
-    checkpoints = StoredCheckpoints(open_store(str(tmp_path)), "checkpoint")
+    seen: list[Step] = []
+    checkpoints = StoredDiary(open_store(str(tmp_path)), "checkpoint", "epoch")
     assert_equal(fit(estimator(), checkpoints=checkpoints, on_epoch=seen.append), fit(estimator()))
-    assert [epoch.epoch for epoch in seen] == [4, 5]
+    assert [epoch.number for epoch in seen] == [4, 5]
 
 
 # Checkpoints that are none
@@ -359,8 +359,8 @@ def test_each_halving_is_said_once_in_the_log(memory: Memory, caplog: pytest.Log
 def test_an_epoch_that_ran_out_of_memory_begins_again_from_its_exact_start(memory: Memory, failing_pass: int) -> None:
     """Wherever in epoch 3 (four batches, one block of validation rows) it happens, the weights are the same bits."""
 
-    def run_out(epoch: Epoch) -> None:
-        memory.passes = 0 if epoch.epoch == 2 else 100
+    def run_out(epoch: Step) -> None:
+        memory.passes = 0 if epoch.number == 2 else 100
 
     def scarce_from(number: int) -> NetworkEstimator:
         model = estimator(noise_std=0.3)

@@ -19,7 +19,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.utils.class_weight import compute_sample_weight
 
 from ml.digests import digest_bytes
-from ml.models.handles import Epoch
+from ml.models.handles import Step
 from ml.models.networks.estimators import (
     NetworkClassifier,
     NetworkEstimator,
@@ -271,13 +271,13 @@ def test_losses_are_means_over_rows_with_scikit_learns_weights(loss: Any, class_
 # Which epoch is kept
 
 
-def overfitted(**changes: Any) -> tuple[NetworkClassifier, tuple[Floats, Floats], list[Epoch]]:
+def overfitted(**changes: Any) -> tuple[NetworkClassifier, tuple[Floats, Floats], list[Step]]:
     """Twenty rows of pure chance, learnt by heart: the loss on other rows soon rises."""
     generator = np.random.default_rng(3)
     X, held_out = generator.normal(size=(20, 10)), generator.normal(size=(200, 10))
     y, held_out_y = (X[:, 0] > 0).astype(float), (held_out[:, 0] > 0).astype(float)
     y[:6] = 1 - y[:6]
-    seen: list[Epoch] = []
+    seen: list[Step] = []
     model = NetworkClassifier(**{"hidden": (32,), "epochs": 30, "learning_rate": 0.02, "batch_size": 5, **changes})
     return model.fit(X, y, validation=(held_out, held_out_y), on_epoch=seen.append), (held_out, held_out_y), seen
 
@@ -292,7 +292,7 @@ def test_the_weights_kept_are_those_of_the_best_validation_epoch() -> None:
     stopped_there, _, _ = overfitted(epochs=model.best_epoch_)
     assert equal(model, stopped_there)
     assert model.epochs_ == seen
-    assert [epoch.epoch for epoch in seen] == list(range(1, 31))
+    assert [epoch.number for epoch in seen] == list(range(1, 31))
 
 
 def test_a_class_weight_weighs_the_loss_that_chooses_the_epoch() -> None:

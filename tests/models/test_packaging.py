@@ -21,8 +21,9 @@ from mlflow.exceptions import MlflowException
 from expectations.suite import load_rules, suite_file
 from ml import Source, UseCase
 from ml.data.cleaning import LABEL, from_parquet
-from ml.data.statistics import Statistics, fit_encoder
+from ml.data.statistics import Statistics
 from ml.errors import ConfigError, Corrupt, DataRejected
+from ml.models.encoding import fit_encoder
 from ml.models.networks.first_weights import draw_first_weights
 from ml.models.packaging import (
     SERVING,
@@ -35,10 +36,10 @@ from ml.models.packaging import (
     upload_folder,
     write_model,
 )
-from ml.models.training import architecture
 from ml.operations.scoring import model_columns, model_rules, score_file
 from ml.serving.columns import Column, conform
-from ml.serving.model import PackagedModel, build_network
+from ml.serving.kinds.network import Architecture, ServedNetwork, TabularNetwork
+from ml.serving.model import PackagedModel
 from ml.serving.output import Output
 from ml.serving.rules import Between, InSet, InYears, Matches, NotBelow, Rule
 from ml.storage import registry
@@ -93,8 +94,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     code = (changed / "features.py").read_text()
     assert "x[:, 0] = scaled" in code
     (changed / "features.py").write_text(code.replace("x[:, 0] = scaled", "x[:, 0] = -scaled"))
-    write_model(packaged(), folder / "ours")
-    write_model(packaged(), folder / "other", source=changed)
+    write_model(packaged(), parcels().model, folder / "ours")
+    write_model(packaged(), parcels().model, folder / "other", source=changed)
     rows().to_parquet(folder / "rows.parquet")
     elsewhere = folder / "elsewhere"
     elsewhere.mkdir()
@@ -114,9 +115,9 @@ def rows() -> pd.DataFrame:
 def turned_round() -> PackagedModel:
     """What the other model's code means: every number's weight with the other sign."""
     model = copy(packaged())
-    model.network = deepcopy(model.network)
-    positions = np.cumsum([0, *(feature.width for feature in model.encoder.numbers)])[:-1]
-    model.network.numbers.data[positions] *= -1
+    model.served = deepcopy(model.served)
+    positions = np.cumsum([0, *(feature.width for feature in model.served.encoder.numbers)])[:-1]
+    model.served.network.numbers.data[positions] *= -1
     return model
 
 
@@ -134,14 +135,14 @@ def test_models_give_their_own_answers_in_a_process_without_this_project_in_any_
 
 def test_the_name_of_a_models_code_is_that_of_its_bytes(folder: Path) -> None:
     names = {path.name for path in folder.glob("*/code/*")}
-    assert names == {serving_name(), serving_name(folder / "changed")}
+    assert names == {serving_name(["network"]), serving_name(["network"], folder / "changed")}
     assert len(names) == 2
 
 
 @pytest.mark.parametrize("name", ["ours", "other"])
 def test_a_model_folder_holds_no_pickle_and_no_row_of_data(folder: Path, name: str) -> None:
     files = {path.relative_to(folder / name).as_posix() for path in (folder / name).rglob("*") if path.is_file()}
-    assert {"MLmodel", "data/model/model.json", "data/model/weights.safetensors", "input_example.json"} <= files
+    assert {"MLmodel", "data/model/model.json", "data/model/kind/weights.safetensors", "input_example.json"} <= files
     assert {path.rpartition(".")[2] for path in files} <= {"MLmodel", "json", "safetensors", "py", "yaml", "txt"}
     example = json.loads((folder / name / "input_example.json").read_text())
     assert example["data"] == [[15.0, 1.0, "AA", 1.0]]
@@ -149,7 +150,14 @@ def test_a_model_folder_holds_no_pickle_and_no_row_of_data(folder: Path, name: s
 
 def test_a_model_says_what_it_needs_and_takes(folder: Path) -> None:
     needed = (folder / "ours" / "requirements.txt").read_text().split()
-    assert {line.partition("==")[0] for line in needed} == set(registry.LIBRARIES)
+    assert {line.partition("==")[0] for line in needed} == {
+        "mlflow",
+        "numpy",
+        "pandas",
+        "pyarrow",
+        "torch",
+        "safetensors",
+    }
     assert all("==" in line and "+" not in line for line in needed)
     assert model_columns(folder / "ours") == packaged().columns
     assert model_rules(folder / "ours") == packaged().rules
@@ -207,7 +215,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Such models by their unit, as any MLflow user loads them."""
     place = tmp_path_factory.mktemp("timed")
     for unit in ("", "s", "ms"):
-        write_model(timed(unit), place / f"of {unit}")
+        write_model(timed(unit), parcels().model, place / f"of {unit}")
     return {unit: registry.load_model(place / f"of {unit}") for unit in ("", "s", "ms")}
 
 
@@ -353,23 +361,22 @@ def test_a_warning_asks_for_nothing() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(use_case_files(None)))
-def test_a_model_of_every_shipped_use_case_answers_its_made_up_row(name: str) -> None:
+def test_a_model_of_every_shipped_use_case_answers_its_made_up_row(name: str, tmp_path: Path) -> None:
     """With the rules of its suite; the weights are those before training."""
     use_case, suite = load_use_case(name, None), suite_file(name, None)
     rules = travelling(use_case, (*use_case.column_rules, *(load_rules(suite) if suite else ())))
-    row = synthetic_rows(use_case.features, rules)
+    row, target = synthetic_rows(use_case.features, rules), use_case.target
     encoder = fit_encoder(use_case, Statistics.of(use_case, conform(row, use_case.features).assign(**{LABEL: 0.0})))
-    shape, target = architecture(use_case), use_case.target
-    network = build_network(shape, encoder)
+    numbers, sizes = encoder.number_width, encoder.category_sizes
+    outputs = len(target.classes) if target.kind == "multiclass" else 1
+    network = TabularNetwork(numbers=numbers, category_sizes=sizes, hidden=(4,), activation="relu", outputs=outputs)
     draw_first_weights(network, torch.Generator().manual_seed(0))
+    shape = Architecture(hidden=(4,), activation="relu", outputs=outputs)
+    served = ServedNetwork(encoder=encoder, architecture=shape, network=network, mean=0.0, std=1.0, threads=1)
+    served.save(tmp_path)
+    output = Output(kind=target.kind, classes=target.classes, log=target.log)
     model = PackagedModel(
-        columns=use_case.features,
-        rules=rules,
-        encoder=encoder,
-        architecture=shape,
-        network=network,
-        output=Output(kind=target.kind, classes=target.classes, log=target.log),
-        threads=1,
+        columns=use_case.features, rules=rules, kind="network", folder=tmp_path, output=output, threads=1
     )
     assert model.predict(row).drop(columns="broken_rule").notna().all(axis=None)
 

@@ -1,40 +1,37 @@
 """What validation chooses after a fit, and the model that comes of it."""
 
-from copy import deepcopy
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_score, recall_score
 
-from ml import NetworkClassifier
 from ml.data.cleaning import LABEL
-from ml.data.statistics import Statistics, fit_encoder
 from ml.errors import ConfigError, StoreUnavailable
 from ml.metrics.scores import CLASS_METRICS, class_metric
 from ml.models import training
-from ml.models.handles import Epoch, Fit
+from ml.models.encoding import fit_encoder
+from ml.models.handles import Step
 from ml.models.networks.descent import divergence
+from ml.models.networks.estimators import encode
+from ml.models.protocol import Fitted
 from ml.models.training import (
-    StoredCheckpoints,
-    architecture,
+    StoredDiary,
     best_threshold,
     calibrate,
     choose_output,
-    encode,
-    fit_candidate,
     package,
 )
+from ml.serving.kinds.network import load
 from ml.serving.output import Output, TaskKind, sigmoid
 from ml.serving.rules import Between, NotBelow, NotNull, UniqueKey
-from ml.storage.records import FileRef
 from ml.storage.store import open_store
-from tests.tiny import KINDS, cleaned, fit_of, night, packaged, parcel_rows, parcels
+from tests.tiny import KINDS, cleaned, fit, job, packaged, parcel_rows, parcels, rows_of
 
 
 def exact_f1(y: np.ndarray, said: np.ndarray) -> Fraction:
@@ -113,9 +110,7 @@ def test_accuracy_of_a_rare_class_is_best_where_none_is_said() -> None:
 def test_the_threshold_of_a_model_is_that_of_its_use_cases_metric() -> None:
     use_case = parcels(metric="recall")
     outputs, y = validation_outputs()
-    fit = Fit(weights=FileRef(key="", size=0, digest=""), best_epoch=1, epochs=(), target_mean=0, target_std=1,
-              device="cpu", threads=1)  # fmt: skip
-    output = choose_output(use_case, outputs[:, None], y, fit)
+    output = choose_output(use_case, outputs[:, None], y)
     found = sigmoid(output.slope * outputs + output.offset) >= output.threshold
     assert found[y == 1].all()
     assert not found.all()
@@ -165,31 +160,22 @@ def test_a_calibration_of_well_separated_rows_is_not_certain() -> None:
 
 def test_the_output_of_two_classes_is_calibrated_and_has_the_threshold_of_calibrated_probabilities() -> None:
     logits, y = validation_outputs()
-    fit = fit_of(parcels(), fitted("binary"))
-    output = choose_output(parcels(), logits[:, None], y, fit)
+    output = choose_output(parcels(), logits[:, None], y)
     p = sigmoid(output.slope * logits + output.offset)
     assert (output.slope, output.offset) == calibrate(logits, y)
     assert exact_f1(y, p >= output.threshold) == max(exact_f1(y, p >= middle) for middle in every_middle(p))
     assert output.classes == ("in time", "late")
 
 
-def fitted(kind: TaskKind) -> NetworkClassifier:
-    generator = np.random.default_rng(0)
-    y = generator.normal(5, 2, 20) if kind == "regression" else np.arange(20) % 2
-    return parcels(kind).model.set_params(epochs=1).fit(generator.normal(size=(20, 2)), y)
-
-
 def test_other_outputs_have_no_threshold_of_their_own() -> None:
-    classes = choose_output(parcels("multiclass"), np.zeros((3, 3)), np.zeros(3), fit_of(parcels(), fitted("binary")))
+    classes = choose_output(parcels("multiclass"), np.zeros((3, 3)), np.zeros(3))
     assert classes == Output(kind="multiclass", classes=("slow", "usual", "quick"))
-    regression = fitted("regression")
-    output = choose_output(parcels("regression"), np.zeros((3, 1)), np.zeros(3), fit_of(parcels(), regression))
-    assert (output.mean, output.std, output.log) == (regression.mean_, regression.std_, True)
+    assert choose_output(parcels("regression"), np.zeros((3, 1)), np.zeros(3)).log
 
 
 @pytest.mark.parametrize(("kind", "outputs"), [("binary", 1), ("multiclass", 3), ("regression", 1)])
 def test_the_architecture_follows_the_target(kind: TaskKind, outputs: int) -> None:
-    shape = architecture(parcels(kind))
+    shape = load(packaged(kind).folder, threads=1).architecture
     assert (shape.hidden, shape.activation, shape.outputs) == ((8,), "relu", outputs)
 
 
@@ -204,32 +190,31 @@ def test_a_model_carries_the_row_rules_about_its_own_columns_only() -> None:
         Between(scope="partition", column="weight", minimum=1),
         UniqueKey(key=("weight", "zone")),
     )
-    validation = cleaned(use_case, parcel_rows(50))
-    held_out = encode(use_case, model.encoder, iter([validation]))
-    fit = fit_of(use_case, fitted("binary"))
-    made = package(use_case, rules, model.encoder, model.network, night(), fit, held_out)
+    made = package(use_case, rules, model.folder, 1, cleaned(use_case, parcel_rows(50)))
     assert made.rules == (rules[0], rules[3])
     assert [column.name for column in made.columns] == ["weight", "distance", "carrier", "zone"]
 
 
-def test_a_logarithm_is_learnt_where_the_target_says_so() -> None:
+def test_a_logarithm_is_learnt_where_the_target_says_so(tmp_path: Path) -> None:
     use_case = parcels("regression")
     block = cleaned(use_case, parcel_rows(50))
-    encoder = fit_encoder(use_case, Statistics.of(use_case, block))
-    X, y = encode(use_case, encoder, iter([block.iloc[:20], block.iloc[20:]]))
+    wanted = job(use_case, tmp_path / "fit", block, None)
+    encoder = fit_encoder(use_case, wanted.statistics)
+    X, y, weights = encode(wanted, encoder, rows_of(block.iloc[:20], block.iloc[20:]))
     assert y == pytest.approx(np.log(block[LABEL]))
     assert X.shape == (50, encoder.number_width + len(encoder.category_sizes))
+    assert weights is None
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_candidate_depends_on_the_nights_seed_and_leaves_the_use_case_as_it_is(kind: TaskKind) -> None:
+def test_a_candidate_depends_on_the_nights_seed_and_leaves_the_use_case_as_it_is(
+    kind: TaskKind, tmp_path: Path
+) -> None:
     use_case = parcels(kind)
     block = cleaned(use_case, parcel_rows(100))
-    encoder = fit_encoder(use_case, Statistics.of(use_case, block))
-    train = encode(use_case, encoder, iter([block]))
     one, same, other = (
-        fit_candidate(use_case, night(seed=seed), encoder, train, train, lambda epoch: None).network_.numbers
-        for seed in (1, 1, 2)
+        load(fit(use_case, tmp_path / str(number), block, block, seed)[1].folder, threads=1).network.numbers
+        for number, seed in enumerate((1, 1, 2))
     )
     assert (one == same).all()
     assert (one != other).any()
@@ -254,7 +239,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def test_a_checkpoint_is_put_when_the_last_one_is_old_enough(tmp_path: Path, clock: Clock) -> None:
     """After every epoch that takes that long, and not after each of many short ones."""
-    checkpoints = StoredCheckpoints(open_store(str(tmp_path)), "stages/one")
+    checkpoints = StoredDiary(open_store(str(tmp_path)), "stages/one", "epoch")
     assert checkpoints.load() is None
     for second, kept in ((1, None), (4.9, None), (5, b"5"), (9, b"5"), (10, b"10"), (99, b"99"), (100, b"99")):
         clock.now = 100.0 + second
@@ -269,7 +254,7 @@ def test_training_goes_on_without_a_checkpoint_that_the_store_did_not_take(
         raise StoreUnavailable("the store must answer", "it does not", "wait")
 
     store = open_store(str(tmp_path))
-    checkpoints = StoredCheckpoints(store, "stages/one")
+    checkpoints = StoredDiary(store, "stages/one", "epoch")
     clock.now += 5
     with monkeypatch.context() as patch:
         patch.setattr(store, "put", away)
@@ -287,13 +272,11 @@ def test_training_goes_on_without_a_checkpoint_that_the_store_did_not_take(
 # A fit that ran away
 
 
-def fit_with(kind: TaskKind, **options: Any) -> Any:
+def fit_with(kind: TaskKind, folder: Path, **options: Any) -> Fitted:
     use_case = parcels(kind)
     use_case.model.set_params(**options)
     train, held_out = (cleaned(use_case, parcel_rows(rows, seed)) for rows, seed in ((300, 0), (100, 1)))
-    encoder = fit_encoder(use_case, Statistics.of(use_case, train))
-    rows, judged = (encode(use_case, encoder, iter([frame])) for frame in (train, held_out))
-    return fit_candidate(use_case, night(), encoder, rows, judged, lambda epoch: None)
+    return use_case.model.fit_rows(job(use_case, folder / "fit", train, held_out))
 
 
 RAN_AWAY: dict[str, tuple[TaskKind, dict[str, Any], str]] = {
@@ -310,19 +293,19 @@ RAN_AWAY: dict[str, tuple[TaskKind, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", RAN_AWAY)
-def test_a_fit_that_ran_away_is_said(case: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_fit_that_ran_away_is_said(case: str, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     kind, options, says = RAN_AWAY[case]
-    fitted = fit_with(kind, **options)
-    assert any(note.startswith(says) for note in fitted.notes_), (fitted.notes_, fitted.epochs_[-1])
-    assert set(fitted.notes_) <= set(caplog.messages)
+    fitted = fit_with(kind, tmp_path, **options)
+    assert any(note.startswith(says) for note in fitted.notes), (fitted.notes, fitted.steps[-1])
+    assert set(fitted.notes) <= set(caplog.messages)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("options", [{}, {"class_weight": "balanced"}, {"loss": "mse"}, {"epochs": 1}], ids=str)
-def test_nothing_is_said_of_a_fit_that_learns(kind: TaskKind, options: dict[str, Any]) -> None:
+def test_nothing_is_said_of_a_fit_that_learns(kind: TaskKind, options: dict[str, Any], tmp_path: Path) -> None:
     if kind == "regression" and "class_weight" in options:
         pytest.skip("a value has no classes")
-    assert fit_with(kind, **options).notes_ == ()
+    assert fit_with(kind, tmp_path, **options).notes == ()
 
 
 @pytest.mark.parametrize(
@@ -337,24 +320,42 @@ def test_nothing_is_said_of_a_fit_that_learns(kind: TaskKind, options: dict[str,
 )
 def test_what_a_curve_shows(train: list[float], validation: list[float], says: str) -> None:
     epochs = [
-        Epoch(epoch=number, train_loss=loss, validation_loss=judged, validation_score=None)
+        Step(number=number, train_loss=loss, validation_loss=judged, validation_score=None)
         for number, (loss, judged) in enumerate(zip(train, validation, strict=True), start=1)
     ]
     found = divergence(epochs, 0.69)
     assert found[0].startswith(says) if says else found == []
 
 
-def test_a_fit_without_a_number_is_refused_in_a_sentence() -> None:
+def test_a_fit_without_a_number_is_refused_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"with learning_rate 1e.30 it is none after the first epoch: lower it"):
-        fit_with("regression", learning_rate=1e30, optimizer="sgd")
+        fit_with("regression", tmp_path, learning_rate=1e30, optimizer="sgd")
 
 
-def test_a_model_whose_answers_are_no_numbers_is_never_packaged() -> None:
-    use_case, model = parcels(), packaged()
-    broken = deepcopy(model.network)
-    with torch.no_grad():
-        broken.bias.fill_(float("nan"))
-    rows = encode(use_case, model.encoder, iter([cleaned(use_case, parcel_rows(10))]))
-    fit = fit_of(use_case, fit_with("binary"))
-    with pytest.raises(ConfigError, match="what it says to 10 of 10 validation rows is none"):
-        package(use_case, use_case.column_rules, model.encoder, broken, night(), fit, rows)
+class Answering:
+    """The served half of a kind that always answers the same."""
+
+    def __init__(self, outputs: np.ndarray) -> None:
+        self.answer = outputs
+
+    def outputs(self, typed: pd.DataFrame) -> np.ndarray:
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    ("outputs", "says"),
+    [
+        (np.full((10, 1), np.nan), "what it says to 10 of 10 validation rows is none"),
+        (np.array([[np.inf], *[[0.0]] * 9]), "what it says to 1 of 10 validation rows is none"),
+        (np.zeros((10, 2)), r"must answer each row with 1 number, but its answer to 10 validation rows has the shape"),
+        (np.zeros((9, 1)), r"has the shape \(9, 1\)"),
+        (np.zeros(10), r"has the shape \(10,\)"),
+    ],
+)
+def test_a_model_whose_answers_are_no_numbers_or_of_another_shape_is_never_packaged(
+    outputs: np.ndarray, says: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    use_case = parcels()
+    monkeypatch.setattr(training, "load_served", lambda *place: Answering(outputs))
+    with pytest.raises(ConfigError, match=says):
+        package(use_case, use_case.column_rules, tmp_path, 1, cleaned(use_case, parcel_rows(10)))

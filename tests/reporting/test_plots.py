@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ml.models.handles import Epoch
+from ml.models.handles import Fit, Step
 from ml.reporting.figures import night_figures
 from ml.serving.output import TaskKind
 from tests.tiny import parcels
@@ -16,6 +16,11 @@ NAMES: dict[TaskKind, set[str]] = {
 }
 
 
+def fit_of(steps: tuple[Step, ...]) -> Fit:
+    best = 1 if steps else None
+    return Fit(kind="Any", folder="", files=(), step_name="epoch", steps=steps, best=best, device="cpu", threads=1)
+
+
 @pytest.mark.parametrize("kind", NAMES)
 def test_each_kind_of_target_has_its_figures(kind: TaskKind) -> None:
     generator = np.random.default_rng(0)
@@ -25,10 +30,15 @@ def test_each_kind_of_target_has_its_figures(kind: TaskKind) -> None:
     answers = pd.DataFrame({"label": labels, "answer": p.argmax(axis=1).astype(float) if classes else labels * 1.1})
     answers = answers.assign(**{f"probability_{i}": p[:, i] for i in range(classes)})
     scores = (None, 0.4) if kind == "binary" else (0.3, 0.4)
-    epochs = tuple(
-        Epoch(epoch=number, train_loss=1.0, validation_loss=1.0, validation_score=score)
+    steps = tuple(
+        Step(number=number, train_loss=1.0, validation_loss=1.0, validation_score=score)
         for number, score in enumerate(scores, start=1)
     )
-    figures = night_figures(parcels(kind), epochs, 1, answers)
+    figures = night_figures(parcels(kind), fit_of(steps), answers)
     assert set(figures) == NAMES[kind]
     assert all(image.startswith(b"\x89PNG") and len(image) > 5000 for image in figures.values())
+
+
+def test_a_fit_without_steps_has_no_learning_curve() -> None:
+    answers = pd.DataFrame({"label": [1.0, 2.0], "answer": [1.5, 2.0]})
+    assert set(night_figures(parcels("regression"), fit_of(()), answers)) == {"predicted_and_true.png"}

@@ -9,7 +9,7 @@ import pytest
 
 from ml.data.handles import Checks, Cleaned, LeftOut, Move, RuleCount, Snapshot, Split, SplitRows, Undeclared
 from ml.evaluation.handles import Evaluations, Interval, Judgement, ModelScores, Verdict
-from ml.models.handles import Epoch, Fit, Upload, Verified
+from ml.models.handles import Fit, Step, Upload, Verified
 from ml.reporting.data_section import data_sentences
 from ml.reporting.decision_section import champion_sentence, champion_then, headline
 from ml.reporting.document import dry_run_document, nothing_new_document, result_document
@@ -57,12 +57,12 @@ def trail(decision: DecisionName = "PROMOTE", against: Verdict | None = None, **
         ),
         cleaned=Cleaned(manifest="m", digest="d", months={}, rows=1),
         split=Split(
-            digest="d", encoder=FILE, train=rows(9000), validation=rows(1000), test=rows(2000), fit_until=None,
+            digest="d", statistics=FILE, train=rows(9000), validation=rows(1000), test=rows(2000), fit_until=None,
             test_digest="t",
         ),
         fit=Fit(
-            weights=FILE, best_epoch=2, target_mean=0, target_std=1, device="cpu", threads=1,
-            epochs=tuple(Epoch(epoch=n, train_loss=1, validation_loss=1, validation_score=None) for n in (1, 2, 3)),
+            kind="NetworkClassifier", folder="f", files=(FILE,), step_name="epoch", best=2, device="cpu", threads=1,
+            steps=tuple(Step(number=n, train_loss=1, validation_loss=1, validation_score=None) for n in (1, 2, 3)),
         ),
         upload=Upload(run_id="run", folder="f", files=(FILE,), digest="d", threshold=0.4, proof=FILE),
         verified=Verified(files=1, rows=5),

@@ -26,7 +26,7 @@ from ml.serving.model import PackagedModel
 from ml.serving.refusal import refusal
 from ml.serving.rules import Finite, InYears
 from ml.storage import registry
-from tests.tiny import packaged, raw_parcels
+from tests.tiny import packaged, parcels, raw_parcels
 
 PERSON, INCOME = "Ottilie Abendroth", 4711.25  # what no answer may repeat
 ROW: dict[str, Any] = {"weight": 3.5, "distance": INCOME, "carrier": PERSON, "zone": 1, "at": "2024-02-05T10:00:00"}
@@ -70,7 +70,7 @@ def clerk() -> PackagedModel:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("served") / "model"
-    write_model(clerk(), place)
+    write_model(clerk(), parcels().model, place)
     return place
 
 

@@ -95,11 +95,11 @@ def test_no_rows_get_no_answers(kind: TaskKind) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_model_comes_back_from_disk_with_the_same_answers_and_no_pickle(kind: TaskKind, tmp_path: Path) -> None:
     packaged(kind).save(tmp_path / "model")
-    assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["model.json", "weights.safetensors"]
+    assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["model.json", "network.json", "weights.safetensors"]
     loaded = PackagedModel.load(tmp_path / "model")
     for rows in (raw_parcels(), raw_parcels(5).assign(weight=[1, 99, None, 3, 4.0], carrier=None)):
         assert loaded.predict(rows).equals(packaged(kind).predict(rows))
-    for name in ("columns", "rules", "encoder", "architecture", "output", "threads"):
+    for name in ("columns", "rules", "kind", "output", "threads", "time_zone"):
         assert getattr(loaded, name) == getattr(packaged(kind), name)
 
 
@@ -188,7 +188,7 @@ def test_unknown_and_missing_values_have_an_answer_of_their_own() -> None:
 
 
 def test_a_missing_number_is_the_trained_mean_with_a_mark() -> None:
-    encoder = packaged().encoder
+    encoder = packaged().served.encoder
     distance = next(feature for feature in encoder.numbers if feature.column == "distance")
     rows = conform(raw_parcels(2).assign(distance=[None, distance.mean]), packaged().columns)
     missing, present = encoder.transform(rows)[:, 1:3]
@@ -235,7 +235,7 @@ def test_probabilities_of_classes_add_up_and_the_largest_is_the_prediction() -> 
 
 def test_a_learnt_logarithm_answers_in_its_own_unit() -> None:
     model, rows = packaged("regression"), raw_parcels(50)
-    learnt = model.raw_outputs(conform(rows, model.columns))[:, 0] * model.output.std + model.output.mean
+    learnt = model.served.outputs(conform(rows, model.columns))[:, 0]
     assert model.predict(rows)["prediction"].to_numpy() == pytest.approx(np.exp(learnt), rel=1e-12)
     price = np.exp(1 + rows["weight"] / 10)
     assert np.corrcoef(model.predict(rows)["prediction"], price)[0, 1] > 0.9
@@ -258,8 +258,8 @@ def test_outputs_become_probabilities_and_values() -> None:
     assert binary[:, 1] == pytest.approx([0.5, 1 / (1 + np.exp(-3))])
     three = probabilities(Output(kind="multiclass"), np.array([[0.0, np.log(2), 1000.0], [0.0, 0.0, 0.0]]))
     assert three == pytest.approx(np.array([[0, 0, 1], [1 / 3, 1 / 3, 1 / 3]]))
-    assert values(Output(kind="regression", mean=5, std=2), np.array([[1.5]])).tolist() == [8.0]
-    assert values(Output(kind="regression", mean=5, std=2, log=True), np.array([[1.5]])) == pytest.approx([np.exp(8)])
+    assert values(Output(kind="regression"), np.array([[1.5]])).tolist() == [1.5]
+    assert values(Output(kind="regression", log=True), np.array([[1.5]])) == pytest.approx([np.exp(1.5)])
 
 
 # Columns and rules

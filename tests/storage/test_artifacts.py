@@ -13,7 +13,7 @@ from ml.digests import canonical_json, digest_bytes, digest_file, digest_sources
 from ml.evaluation.gates import Evidence
 from ml.evaluation.handles import Interval, ModelScores
 from ml.metrics.intervals import Pair
-from ml.models.handles import Epoch, Fit
+from ml.models.handles import Fit, Step
 from ml.serving.features import CategoryFeature, Encoder, NumberFeature
 from ml.storage.json_form import from_json, to_json
 from ml.storage.records import Champion, FileRef, Work, with_work
@@ -55,14 +55,16 @@ HANDLES = [
         rules=4,
     ),
     Split(
-        digest="d", encoder=FILE, train=ROWS, validation=ROWS, test=ROWS, fit_until=None, test_digest="t"
+        digest="d", statistics=FILE, train=ROWS, validation=ROWS, test=ROWS, fit_until=None, test_digest="t"
     ),
     Fit(
-        weights=FILE,
-        best_epoch=1,
-        epochs=(Epoch(epoch=1, train_loss=0.1 + 0.2, validation_loss=1e-300, validation_score=None),),
-        target_mean=1 / 3,
-        target_std=1e300,
+        kind="NetworkClassifier",
+        folder="stages/shop/train/k/model",
+        files=(FILE,),
+        chosen={"epochs": 1},
+        step_name="epoch",
+        best=1,
+        steps=(Step(number=1, train_loss=0.1 + 0.2, validation_loss=1e-300, validation_score=None),),
         device="cpu",
         threads=1,
         notes=("Memory of cuda ran out in epoch 1: from there on the CPU trains.",),

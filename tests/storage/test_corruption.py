@@ -14,7 +14,7 @@ import ml.pipeline.opening
 import ml.pipeline.validate
 from ml.digests import KeptDigests, digest_bytes
 from ml.errors import Corrupt, DataRejected
-from ml.models.training import StoredCheckpoints
+from ml.models.training import StoredDiary
 from ml.storage import paths
 from tests.damage import FILES, HANDLES, KINDS, READ_FOR, flip, judged_night, spoil_all
 from tests.story import Shop
@@ -68,7 +68,7 @@ def test_a_flipped_bit_in_a_checkpoint_is_found(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     taken: list[bytes] = []
-    monkeypatch.setattr(StoredCheckpoints, "save", lambda self, checkpoint: taken.append(checkpoint))
+    monkeypatch.setattr(StoredDiary, "save", lambda self, checkpoint: taken.append(checkpoint))
     undisturbed = judged_night(shop, monkeypatch)
     store, key = Path(shop.settings.store), paths.checkpoint("shop", undisturbed["run_key"])
     for spoil, words in ((bytes, "Resumed after epoch 1 of 4."), (flip, "The checkpoint is damaged")):

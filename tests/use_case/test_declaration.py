@@ -26,7 +26,7 @@ from ml.evaluation.gates import (
     NotWorseThanReference,
 )
 from ml.metrics.scores import METRICS
-from ml.models.demands import MODEL, RECIPE
+from ml.models.demands import RECIPE
 from ml.models.networks.estimators import NetworkClassifier, NetworkEstimator, NetworkRegressor
 from ml.use_case.definition import USE_CASE
 from ml.use_case.operation import OPERATION, _is_cron
@@ -140,7 +140,7 @@ TYPES: list[Case] = [
     (tills, {"source": "tills"}, "source of", "instance of RowSource"),
     (tills, {"source": Source(folder="")}, "folder of the source of tills", "''"),
     (tills, {"target": "returned_after"}, "target of", "instance of Target"),
-    (tills, {"model": NetworkClassifier}, "model of", "instance of NetworkEstimator"),
+    (tills, {"model": NetworkClassifier}, "model of", "instance of Learner"),
     (tills, {"gates": (BetterThanTrivial,)}, "gates[0] of", "instance of Gate"),
     (tills, {"replay_from": "2024-01-01"}, "replay_from of", "write it like date(2013, 10, 1)"),
     (tills, {"replay_from": datetime(2024, 1, 1)}, "replay_from of", "valid date"),
@@ -313,6 +313,11 @@ TOGETHER: list[Case] = [
     (tills, column(tills, "returned_after", maximum=0), "above of the target of tills", "it is 0"),
     (values, column(values, "price", minimum=0), "log of the target of parcels", "price is none or too low"),
     (values, column(values, "price", minimum=None), "log of the target of parcels", "price is none or too low"),
+    (tills, {"weight": "prise"}, "weight of the use case tills", "prise is not among its columns"),
+    (tills, {"weight": "shop"}, "weight of the use case tills", "column shop is of type text"),
+    (values, {"weight": "price"}, "weight of the use case parcels", "name another column"),
+    (tills, {"weight": "items"}, "weight of the use case tills", "items may be null"),
+    (parcels, {"weight": "zone"}, "weight of the use case parcels", "zone has no minimum of 0 or more"),
     (values, {"model": NetworkRegressor(class_weight="balanced")}, "class_weight of the model", "'balanced'"),
     (values, {"model": NetworkRegressor(loss="cross_entropy")}, "loss of the model of parcels", "'cross_entropy'"),
     (tills, floor(0.5, "mae"), "metric of the gate MinMetric mae of tills", "'mae' where binary has f1"),
@@ -361,7 +366,8 @@ def test_what_a_use_case_cannot_be_is_refused_by_a_sentence_when_it_is_made(case
 
 def test_every_demand_is_tested() -> None:
     tables: list[Any] = [
-        DATASET, CALENDAR, SOURCE, COLUMN, TARGET, SIDE_TABLE, RECIPE, MODEL, GATE, OPERATION, USE_CASE,
+        DATASET, CALENDAR, SOURCE, COLUMN, TARGET, SIDE_TABLE, RECIPE, NetworkRegressor.demands, GATE, OPERATION,
+        USE_CASE,
     ]  # fmt: skip
     demands = {(field, must) for table in tables for field, must, _, _ in table}
     seen = {sentence_of(make, changes) for make, changes, _, _ in TOGETHER}

@@ -22,28 +22,29 @@ from torch import Generator, Tensor
 from torch.optim import Optimizer
 
 from ml.digests import canonical_json, digest_bytes, digest_value
-from ml.models.handles import Epoch
+from ml.models.handles import Step
 from ml.serving.kinds.network import TabularNetwork
 
 if TYPE_CHECKING:
-    from ml.models.networks.estimators import NetworkEstimator, OnEpoch, Rows
+    from ml.models.networks.estimators import NetworkEstimator, OnEpoch, Rows, Weights
 
 log = logging.getLogger("retrain.training")
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2
 DIGEST_LENGTH = 64
 EXPLODED = 10.0  # a train loss so many times that of one answer for all rows; working fits stay under 3
 SMALL_LOSS = 1e-3  # the loss of one answer for all rows counts as at least this: nearly all labels may be equal
 FEW_EPOCHS = 3  # a curve of fewer epochs that only rises may be noise
 JUDGED_ROWS = 8192  # rows that are judged at once; one layer of 1,000 units takes 33 MB for them
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # outputs, labels and the weights of the rows
 
 
-def divergence(epochs: list[Epoch], constant_loss: float) -> list[str]:
+def divergence(epochs: list[Step], constant_loss: float) -> list[str]:
     """Sentences that say how the loss rose; none if it did not.
 
     Either the train loss was far above that of one answer for all rows, or a curve rose in every epoch.
     """
-    curves = {"train": [e.train_loss for e in epochs], "validation": [e.validation_loss for e in epochs]}
+    train = [epoch.train_loss for epoch in epochs if epoch.train_loss is not None]
+    curves = {"train": train, "validation": [_validation_loss(epoch) for epoch in epochs]}
     highest, lower = max(curves["train"], default=0.0), "a lower learning_rate may help."
     if highest > EXPLODED * max(constant_loss, SMALL_LOSS):
         return [f"The train loss rose to {highest:.3g}, where one answer for all rows has {constant_loss:.3g}: {lower}"]
@@ -55,13 +56,18 @@ def divergence(epochs: list[Epoch], constant_loss: float) -> list[str]:
 
 
 class Checkpoints(Protocol):
-    """Where the last checkpoint of one fit is kept."""
+    """Where the last checkpoint of one fit is kept: the part of a `Diary` that the loop needs."""
 
     def load(self) -> bytes | None:
         """The checkpoint that was saved last; None if there is none."""
 
     def save(self, checkpoint: bytes) -> None:
         """Replaces the last checkpoint. It may skip one that follows the last too soon."""
+
+
+def _validation_loss(epoch: Step) -> float:
+    assert epoch.validation_loss is not None, epoch.number
+    return epoch.validation_loss
 
 
 @dataclass
@@ -79,18 +85,20 @@ class Progress:
     device: str
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     best_epoch: int = 0
-    epochs: list[Epoch] = field(default_factory=list)
+    epochs: list[Step] = field(default_factory=list)
     rows_at_once: int | None = None
     notes: dict[int, str] = field(default_factory=dict)
+    keeps_last: bool = False
 
-    def record(self, epoch: Epoch) -> None:
-        """Adds a finished epoch, and keeps the weights if its validation loss is the best so far."""
+    def record(self, epoch: Step) -> None:
+        """Adds a finished epoch, and keeps the weights if its validation loss is the best so far, or always the last
+        ones (`keeps_last`)."""
         self.epochs.append(epoch)
-        best = min(self.epochs, key=lambda past: past.validation_loss)  # the first of equals
-        if best is epoch:
+        best = min(self.epochs, key=_validation_loss)  # the first of equals
+        if best is epoch or self.keeps_last:
             weights = self.network.state_dict()
             self.best_weights = {name: weight.detach().cpu().clone() for name, weight in weights.items()}
-            self.best_epoch = epoch.epoch
+            self.best_epoch = epoch.number
 
     def best_network(self) -> TabularNetwork:
         """The network with the weights of the best epoch, on the CPU."""
@@ -135,15 +143,17 @@ class Progress:
         facts = json.loads(line)
         self.best_epoch, self.device, self.rows_at_once = facts["best_epoch"], facts["device"], facts["rows_at_once"]
         self.notes = {int(number): note for number, note in facts["notes"].items()}
-        self.epochs = [Epoch(**epoch) for epoch in facts["epochs"]]
+        self.epochs = [Step(**epoch) for epoch in facts["epochs"]]
 
 
 @dataclass(frozen=True)
 class Placed:
-    """What is on the device during an epoch: train rows and labels, the rows that are judged, and the loss function."""
+    """What is on the device during an epoch: train rows, labels and weights, the rows that are judged, and the loss
+    function."""
 
     rows: Tensor
     labels: Tensor
+    weights: Tensor | None
     judged: Tensor
     loss: Loss
 
@@ -151,16 +161,27 @@ class Placed:
 class Descent:
     """One fit: the estimator's options, its rows and its progress.
 
-    It starts from the checkpoint of this very fit, or from the first weights if there is none.
+    It starts from the checkpoint of this very fit, or from the first weights if there is none. `weights` are those of
+    the train rows and of the rows held out. Without rows held out, the train loss chooses the epoch whose weights are
+    kept; with `keeps_last` it is the last one.
     """
 
     def __init__(
-        self, estimator: NetworkEstimator, train: Rows, held_out: Rows | None, checkpoints: Checkpoints | None
+        self,
+        estimator: NetworkEstimator,
+        train: Rows,
+        held_out: Rows | None,
+        checkpoints: Checkpoints | None,
+        weights: Weights = (None, None),
+        *,
+        keeps_last: bool = False,
     ) -> None:
         self.estimator, self.train, self.held_out, self.checkpoints = estimator, train, held_out, checkpoints
+        self.weights, self.judged_weights = weights[0], weights[0 if held_out is None else 1]
         network = estimator.new_network()
         generator = Generator().manual_seed(estimator.seed)
-        self.progress = Progress(network, estimator.new_optimizer(network), generator, device=estimator.device)
+        optimizer = estimator.new_optimizer(network)
+        self.progress = Progress(network, optimizer, generator, device=estimator.device, keeps_last=keeps_last)
         self._placed: Placed | None = None
         self._resume()
         self._start = self.progress.tensors()
@@ -189,10 +210,12 @@ class Descent:
     @cached_property
     def _identity(self) -> bytes:
         """Digest of everything that decides the fit, so that the checkpoint of another fit is never used."""
-        arrays = [array.tobytes() for part in (self.train, self.held_out or ()) for array in part]
+        weights = [array for array in (self.weights, self.judged_weights) if array is not None]
+        arrays = [array.tobytes() for part in (self.train, self.held_out or (), weights) for array in part]
         options = repr(sorted(self.estimator.get_params().items()))
         kind, sizes = type(self.estimator).__name__, self.estimator.category_sizes_
-        return digest_value([CHECKPOINT_FORMAT, kind, options, sizes, *map(digest_bytes, arrays)]).encode()
+        last = self.progress.keeps_last
+        return digest_value([CHECKPOINT_FORMAT, kind, options, sizes, last, *map(digest_bytes, arrays)]).encode()
 
     def _sealed(self, checkpoint: bytes) -> bytes:
         """The checkpoint after a digest of itself and of this fit's identity."""
@@ -215,7 +238,7 @@ class Descent:
         self.progress.restore_facts(facts)
         log.info("Resumed after epoch %d of %d.", len(self.progress.epochs), self.estimator.epochs)
 
-    def _epoch_in_memory(self) -> Epoch | None:
+    def _epoch_in_memory(self) -> Step | None:
         """Runs the next epoch. If memory runs out, it runs again with fewer rows at once, and at last on the CPU."""
         while True:
             try:
@@ -275,9 +298,10 @@ class Descent:
         rows, labels = (torch.tensor(array, device=device) for array in self.train)
         judged = rows if self.held_out is None else torch.tensor(self.held_out[0], device=device)
         self.progress.restore(self._start)
-        return Placed(rows, labels, judged, self.estimator.loss_function(device))
+        weights = None if self.weights is None else torch.tensor(self.weights, device=device)
+        return Placed(rows, labels, weights, judged, self.estimator.loss_function(device))
 
-    def _epoch(self) -> Epoch | None:
+    def _epoch(self) -> Step | None:
         """Trains one epoch and returns its losses and score; None if a weight, a loss or an output is no number."""
         placed = self._placed = self._placed or self._place()
         self.progress.network.train()
@@ -300,14 +324,14 @@ class Descent:
         """
         self.progress.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.progress.device)
-        for rows, labels in self._parts(placed, batch):
-            loss = placed.loss(self.progress.network(rows), labels)
+        for rows, labels, weights in self._parts(placed, batch):
+            loss = placed.loss(self.progress.network(rows), labels, weights)
             (loss * (len(rows) / len(batch))).backward()  # type: ignore[no-untyped-call]
             total += loss.detach() * len(rows)
         self.progress.optimizer.step()
         return total
 
-    def _parts(self, placed: Placed, batch: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def _parts(self, placed: Placed, batch: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
         noise = self._noise(len(batch))  # drawn for the whole batch, so that it is the same in any number of parts
         size = self.progress.rows_at_once or len(batch)
         for start in range(0, len(batch), size):
@@ -315,7 +339,7 @@ class Descent:
             rows = placed.rows[part]
             if noise is not None:
                 rows = rows + noise[start : start + size].to(self.progress.device)
-            yield rows, placed.labels[part]
+            yield rows, placed.labels[part], None if placed.weights is None else placed.weights[part]
 
     def _noise(self, rows: int) -> Tensor | None:
         """(rows, width): Gaussian noise in the columns of numbers, 0 in those of category codes; None without noise."""
@@ -335,9 +359,9 @@ class Descent:
             blocks = [self.progress.network(rows).cpu() for rows in torch.split(placed.judged, size)]
         return torch.cat(blocks).numpy().astype(np.float64)
 
-    def _judge(self, train_loss: float, outputs: NDArray[np.float64]) -> Epoch | None:
+    def _judge(self, train_loss: float, outputs: NDArray[np.float64]) -> Step | None:
         if not (np.isfinite(train_loss) and np.isfinite(outputs).all()):
             return None
-        loss, score = self.estimator.judge((self.held_out or self.train)[1], outputs)
+        loss, score = self.estimator.judge((self.held_out or self.train)[1], outputs, self.judged_weights)
         number = len(self.progress.epochs) + 1
-        return Epoch(epoch=number, train_loss=train_loss, validation_loss=loss, validation_score=score)
+        return Step(number=number, train_loss=train_loss, validation_loss=loss, validation_score=score)

@@ -6,32 +6,53 @@ An unfitted estimator is only a model's configuration: constructing one computes
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.base import ClassifierMixin, RegressorMixin, clone
 from sklearn.utils.validation import check_array, check_is_fitted, check_X_y
 
-from ml.models.handles import Epoch
+from ml.errors import ConfigError
+from ml.models.encoding import fit_encoder
+from ml.models.handles import Step
+from ml.models.protocol import Fitted, Floats, Job, Learner
+from ml.models.protocol import Rows as JobRows
+from ml.serving.features import Encoder
 from ml.serving.output import Output, TaskKind, probabilities
 
 if TYPE_CHECKING:
     from torch import Tensor, optim
 
     from ml.models.networks.descent import Checkpoints, Loss
-    from ml.serving.kinds.network import TabularNetwork
+    from ml.serving.kinds.network import ServedNetwork, TabularNetwork
 
-OnEpoch = Callable[[Epoch], None]
+OnEpoch = Callable[[Step], None]
 Rows = tuple[NDArray[np.float32], NDArray[np.float32]]
+Weights = tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]
 
 
 class Diverged(ValueError):
     """The loss or the outputs were no numbers in the very first epoch of a fit."""
 
 
-class NetworkEstimator(BaseEstimator):
+def encode(job: Job, encoder: Encoder, frames: JobRows) -> tuple[NDArray[np.float32], Floats, Floats | None]:
+    """X (rows, width), the labels that the network learns (rows,) and the weights of the rows, if they have any."""
+    parts = [(encoder.transform(frame), job.labels(frame), job.weights(frame)) for frame in frames]
+    X, y, weights = zip(*parts, strict=True)
+    return np.concatenate(X), np.concatenate(y), None if weights[0] is None else np.concatenate(weights)
+
+
+def _of_mean_one(weights: ArrayLike | None) -> NDArray[np.float32] | None:
+    """The weights as float32 in the same proportions, with a mean of 1, so that the size of a loss stays what it is."""
+    if weights is None:
+        return None
+    given = np.asarray(weights, np.float64)
+    return (given / given.mean()).astype(np.float32)
+
+
+class NetworkEstimator(Learner):
     """A network for tabular rows. `hidden` has the size of each hidden layer; without any it is a linear model.
 
     `batch_size=None` is full-batch descent, 1 is stochastic descent. `noise_std` adds Gaussian noise to the
@@ -41,6 +62,13 @@ class NetworkEstimator(BaseEstimator):
     After a fit, `device_` is where it ended: the CPU if the memory of `device` was too small. `notes_` says what did
     not go as planned.
     """
+
+    learns: ClassVar[tuple[TaskKind, ...]] = ()
+    served = ("network",)
+    code = ("ml/models/networks", "ml/models/encoding.py")
+    libraries = ("torch", "safetensors", "scikit-learn")
+    needs = ("torch", "safetensors")
+    step_name = "epoch"
 
     network_: TabularNetwork
 
@@ -83,12 +111,15 @@ class NetworkEstimator(BaseEstimator):
         category_sizes: tuple[int, ...] = (),
         on_epoch: OnEpoch | None = None,
         checkpoints: Checkpoints | None = None,
+        weights: tuple[ArrayLike | None, ArrayLike | None] = (None, None),
+        keeps_last: bool = False,
     ) -> NetworkEstimator:
         """Learns from X (n, numbers + categories) and y (n,).
 
         The last `len(category_sizes)` columns of X hold category codes. `validation` is a pair of X and y whose loss
-        chooses the epoch; without it the training loss does. With `checkpoints`, a fit that was killed goes on after
-        the last saved epoch and ends with the same weights.
+        chooses the epoch; without it the training loss does, or the last epoch is kept (`keeps_last`). With
+        `checkpoints`, a fit that was killed goes on after the last saved epoch and ends with the same weights.
+        `weights` (n,) are those of the rows of X and of the validation rows; only their proportions count.
 
         Raises ValueError for NaN and infinities, for fewer than two classes, for a class that only validation rows
         have, and Diverged (a ValueError) if the first epoch ends without numbers.
@@ -100,15 +131,23 @@ class NetworkEstimator(BaseEstimator):
         held_out = None
         if validation is not None:
             held_out = check_array(validation[0], dtype=np.float32), self._encode(np.asarray(validation[1]))
-        self._descend((rows, targets), held_out, on_epoch, checkpoints)
+        row_weights = (_of_mean_one(weights[0]), _of_mean_one(weights[1]))
+        self._descend((rows, targets), held_out, on_epoch, checkpoints, row_weights, keeps_last=keeps_last)
         return self
 
     def _descend(
-        self, train: Rows, held_out: Rows | None, on_epoch: OnEpoch | None, checkpoints: Checkpoints | None
+        self,
+        train: Rows,
+        held_out: Rows | None,
+        on_epoch: OnEpoch | None,
+        checkpoints: Checkpoints | None,
+        weights: Weights,
+        *,
+        keeps_last: bool,
     ) -> None:
         from ml.models.networks.descent import Descent
 
-        progress = Descent(self, train, held_out, checkpoints).run(on_epoch)
+        progress = Descent(self, train, held_out, checkpoints, weights, keeps_last=keeps_last).run(on_epoch)
         if not progress.epochs:
             raise Diverged(
                 f"the loss must stay a number, but with learning_rate {self.learning_rate} it does not: lower it"
@@ -116,6 +155,55 @@ class NetworkEstimator(BaseEstimator):
         self.network_ = progress.best_network()
         self.epochs_, self.best_epoch_ = progress.epochs, progress.best_epoch
         self.device_, self.notes_ = progress.device, tuple(progress.notes.values())
+
+    def fit_rows(self, job: Job) -> Fitted:
+        """Encodes the job's rows, fits a clone with its seed on its device, and writes the network of the best epoch.
+
+        Raises ConfigError if the loss is no number after the first epoch.
+        """
+        estimator = clone(self).set_params(seed=job.seed, device=job.device)
+        if job.chosen is not None:
+            estimator.set_params(epochs=job.chosen["epochs"], patience=None)
+        encoder = fit_encoder(job.table, job.statistics)
+        (X, y, weights), held_out = encode(job, encoder, job.train), None
+        validation_weights: Floats | None = None
+        if job.validation is not None:
+            *held_out, validation_weights = encode(job, encoder, job.validation)
+        try:
+            estimator.fit(
+                X,
+                y,
+                validation=held_out,
+                category_sizes=encoder.category_sizes,
+                on_epoch=lambda epoch: job.diary.step(epoch, estimator.epochs),
+                checkpoints=job.diary,
+                weights=(weights, validation_weights),
+                keeps_last=job.chosen is not None,
+            )
+        except Diverged:
+            value = f"with learning_rate {estimator.learning_rate:g} it is none after the first epoch"
+            raise ConfigError(f"the loss of {job.table.name}'s model must stay a number", value, "lower it") from None
+        estimator.served_with(encoder, job.threads).save(job.folder)
+        return Fitted(
+            chosen={"epochs": estimator.best_epoch_},
+            steps=tuple(estimator.epochs_),
+            best=estimator.best_epoch_,
+            device=estimator.device_,
+            notes=estimator.notes_,
+        )
+
+    def served_with(self, encoder: Encoder, threads: int) -> ServedNetwork:
+        """The fitted network, as it travels inside a version. `encoder` encoded the rows that it was fitted to."""
+        from ml.serving.kinds.network import Architecture, ServedNetwork
+
+        return ServedNetwork(
+            encoder=encoder,
+            architecture=Architecture(hidden=tuple(self.hidden), activation=self.activation, outputs=self._outputs()),
+            network=self.network_,
+            mean=getattr(self, "mean_", 0.0),
+            std=getattr(self, "std_", 1.0),
+            threads=threads,
+        )
 
     def new_network(self) -> TabularNetwork:
         """A network with first weights, which follow from the seed."""
@@ -176,16 +264,18 @@ class NetworkEstimator(BaseEstimator):
         import torch
 
         answer = torch.tensor(self._constant_outputs(labels), dtype=torch.float32)
-        return float(self.loss_function("cpu")(answer.repeat(len(labels), 1), torch.tensor(labels)))
+        return float(self.loss_function("cpu")(answer.repeat(len(labels), 1), torch.tensor(labels), None))
 
     def _constant_outputs(self, labels: NDArray[np.float32]) -> list[float]:
         """The outputs of one row for the best single answer to all rows."""
         raise NotImplementedError
 
-    def judge(self, y: NDArray[np.float32], outputs: NDArray[np.float64]) -> tuple[float, float | None]:
+    def judge(
+        self, y: NDArray[np.float32], outputs: NDArray[np.float64], weights: NDArray[np.float32] | None = None
+    ) -> tuple[float, float | None]:
         """The loss that chooses the epoch, and the score that is shown beside it (None where it is undefined).
 
-        `y` (n,) are encoded labels, `outputs` is (n, outputs).
+        `y` (n,) are encoded labels, `outputs` is (n, outputs), `weights` (n,) are those of the rows in the loss.
         """
         raise NotImplementedError
 
@@ -196,6 +286,8 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
     The loss is cross-entropy, or the squared error of the probabilities (`loss="mse"`). `class_weight="balanced"`
     gives every class of the train rows the same weight, in both the training loss and the validation loss.
     """
+
+    learns = ("binary", "multiclass")
 
     def _learn_target(self, y: NDArray[Any]) -> NDArray[np.float32]:
         self.classes_ = np.unique(y)
@@ -230,27 +322,33 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         weight = torch.tensor(self.class_weight_, dtype=torch.float32, device=device)
         binary = self._kind == "binary"
 
-        def cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:
+        def mean(losses: Tensor, row_weights: Tensor | None) -> Tensor:
+            return (losses if row_weights is None else losses * row_weights).mean()
+
+        def cross_entropy(outputs: Tensor, labels: Tensor, row_weights: Tensor | None = None) -> Tensor:
             if binary:
                 losses = functional.binary_cross_entropy_with_logits(outputs[:, 0], labels, reduction="none")
             else:
                 losses = functional.cross_entropy(outputs, labels.long(), reduction="none")
-            return (losses * weight[labels.long()]).mean()
+            return mean(losses * weight[labels.long()], row_weights)
 
-        def mean_squared_error(outputs: Tensor, labels: Tensor) -> Tensor:
+        def mean_squared_error(outputs: Tensor, labels: Tensor, row_weights: Tensor | None = None) -> Tensor:
             p = torch.cat([-outputs, outputs], dim=1).mul(0.5).softmax(1) if binary else outputs.softmax(1)
             losses = (p - functional.one_hot(labels.long(), len(weight))).square().sum(dim=1)
-            return (losses * weight[labels.long()]).mean()
+            return mean(losses * weight[labels.long()], row_weights)
 
         return mean_squared_error if self.loss == "mse" else cross_entropy
 
-    def judge(self, y: NDArray[np.float32], outputs: NDArray[np.float64]) -> tuple[float, float | None]:
+    def judge(
+        self, y: NDArray[np.float32], outputs: NDArray[np.float64], weights: NDArray[np.float32] | None = None
+    ) -> tuple[float, float | None]:
         from sklearn.metrics import f1_score
 
         p = probabilities(Output(kind=self._kind), outputs)
         codes = y.astype(int)
         losses = -np.log(np.clip(p[np.arange(len(p)), codes], 1e-15, 1))
-        log_loss = float(np.average(losses, weights=self.class_weight_[codes]))
+        of_rows = self.class_weight_[codes] if weights is None else self.class_weight_[codes] * weights
+        log_loss = float(np.average(losses, weights=of_rows))
         chosen = p.argmax(axis=1)
         average = "binary" if self._kind == "binary" else "macro"
         if self._kind == "binary" and not codes.any() and not chosen.any():
@@ -270,6 +368,12 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
 
 class NetworkRegressor(RegressorMixin, NetworkEstimator):
     """Learns numbers: the loss is the squared error of the standardised target."""
+
+    learns = ("regression",)
+    demands = (
+        ("class_weight", "be left out of a regression", lambda m, _: m.class_weight is not None, "remove it"),
+        ("loss", "be 'mse' or left out in a regression", lambda m, _: m.loss == "cross_entropy", "remove it"),
+    )
 
     def _learn_target(self, y: NDArray[Any]) -> NDArray[np.float32]:
         if self.class_weight is not None:
@@ -291,12 +395,21 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):
 
     def loss_function(self, device: str) -> Loss:
         del device
-        return lambda outputs, labels: (outputs[:, 0] - labels).square().mean()
 
-    def judge(self, y: NDArray[np.float32], outputs: NDArray[np.float64]) -> tuple[float, float | None]:
+        def mean_squared_error(outputs: Tensor, labels: Tensor, row_weights: Tensor | None = None) -> Tensor:
+            losses = (outputs[:, 0] - labels).square()
+            return (losses if row_weights is None else losses * row_weights).mean()
+
+        return mean_squared_error
+
+    def judge(
+        self, y: NDArray[np.float32], outputs: NDArray[np.float64], weights: NDArray[np.float32] | None = None
+    ) -> tuple[float, float | None]:
         from sklearn.metrics import r2_score
 
-        error = float(np.sqrt(np.square(outputs[:, 0] - y).mean())) * self.std_
+        squares = np.square(outputs[:, 0] - y)
+        mean = squares.mean() if weights is None else np.average(squares, weights=weights)
+        error = float(np.sqrt(mean)) * self.std_
         return error, float(r2_score(y, outputs[:, 0])) if len(y) > 1 else None
 
     def predict(self, X: ArrayLike) -> NDArray[np.float64]:

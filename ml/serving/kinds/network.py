@@ -1,16 +1,34 @@
 """The one network of all tabular models: a linear model is a network without hidden layers."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from ..columns import with_tuples
+from ..features import CategoryFeature, Encoder, NumberFeature, vocabulary
+
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 BLOCK_ROWS = 256
+DESCRIPTION, WEIGHTS = "network.json", "weights.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """The size of each hidden layer, the function between layers, and how many numbers the network gives for a row."""
+
+    hidden: tuple[int, ...]
+    activation: str
+    outputs: int
 
 
 class TabularNetwork(nn.Module):
@@ -86,6 +104,58 @@ def forward_in_blocks(network: TabularNetwork, x: NDArray[np.float32], threads: 
             block[: len(rows)] = rows
             outputs.append(network.answer(torch.from_numpy(block))[: len(rows)].numpy().astype(np.float64))
     return np.concatenate(outputs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedNetwork:
+    """A fitted network with its encoder. A regression's outputs are scaled by `mean` and `std` of the train labels."""
+
+    encoder: Encoder
+    architecture: Architecture
+    network: TabularNetwork
+    mean: float
+    std: float
+    threads: int
+
+    def outputs(self, typed: pd.DataFrame) -> NDArray[np.float64]:
+        """(rows, outputs): a logit of the second class, a logit of each class, or the value that was learnt."""
+        return forward_in_blocks(self.network, self.encoder.transform(typed), self.threads) * self.std + self.mean
+
+    @property
+    def vocabulary(self) -> dict[str, tuple[str, ...]]:
+        """The values that were learnt, by category column."""
+        return vocabulary(self.encoder.categories)
+
+    def save(self, folder: Path) -> None:
+        """Writes network.json and weights.safetensors."""
+        weights = {name: weight.contiguous() for name, weight in self.network.state_dict().items()}
+        save_file(weights, folder / WEIGHTS)
+        contents = {
+            "numbers": [asdict(feature) for feature in self.encoder.numbers],
+            "categories": [asdict(feature) for feature in self.encoder.categories],
+            "architecture": asdict(self.architecture),
+            "mean": self.mean,
+            "std": self.std,
+        }
+        (folder / DESCRIPTION).write_text(json.dumps(contents, indent=1, allow_nan=False), encoding="utf-8")
+
+
+def load(folder: Path, threads: int) -> ServedNetwork:
+    """The network that `ServedNetwork.save` wrote into the folder."""
+    contents = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    encoder = Encoder(
+        tuple(NumberFeature(**fields) for fields in contents["numbers"]),
+        tuple(CategoryFeature(**with_tuples(fields)) for fields in contents["categories"]),
+    )
+    architecture = Architecture(**with_tuples(contents["architecture"]))
+    network = TabularNetwork(
+        numbers=encoder.number_width, category_sizes=encoder.category_sizes, **asdict(architecture)
+    ).eval()
+    network.load_state_dict(load_file(folder / WEIGHTS))
+    mean, std = contents["mean"], contents["std"]
+    return ServedNetwork(
+        encoder=encoder, architecture=architecture, network=network, mean=mean, std=std, threads=threads
+    )
 
 
 @contextmanager

@@ -1,0 +1,127 @@
+"""What every kind of model has in common: the seam between the pipeline and networks, trees and kinds of one's own.
+
+A `Learner` is an unfitted model. The pipeline gives it a `Job`, and it writes a folder of files. The served half of its
+kind, a module that travels inside the registered version, loads this folder and answers rows. No other part of the
+pipeline knows what a kind does.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+
+from ml.data.cleaning import LABEL
+from ml.data.dataset import Dataset
+from ml.data.statistics import Statistics
+from ml.declarations import Demands
+from ml.models.handles import Step
+from ml.serving.output import TaskKind
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Cleaned rows that can be read more than once.
+
+    `read` gives one frame for each partition, in date order. A frame has the declared columns and `label__`. As they
+    are stored, texts are categoricals and numbers may be float32.
+    """
+
+    read: Callable[[], Iterator[pd.DataFrame]]
+
+    def __iter__(self) -> Iterator[pd.DataFrame]:
+        return self.read()
+
+
+class Diary(Protocol):
+    """Where a fit says how far it is, and keeps what it needs to go on after it was killed."""
+
+    def step(self, step: Step, total: int) -> None:
+        """Tells people that one of `total` steps is done."""
+
+    def load(self) -> bytes | None:
+        """The checkpoint that was saved last; None if there is none."""
+
+    def save(self, checkpoint: bytes) -> None:
+        """Replaces the last checkpoint. It may skip one that follows the last too soon."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a learner is given for one fit.
+
+    `folder` is an empty folder for the files of the fitted model. `statistics` are exact sums over the train rows.
+    `weight` names the column with the rows' weights. If `chosen` is given, it is what an earlier fit of the same
+    learner chose on validation rows; then `validation` is None, and nothing is chosen again.
+    """
+
+    folder: Path
+    table: Dataset
+    statistics: Statistics
+    train: Rows
+    validation: Rows | None
+    seed: int
+    device: str
+    threads: int
+    diary: Diary
+    weight: str | None = None
+    chosen: Mapping[str, Any] | None = None
+
+    def labels(self, frame: pd.DataFrame) -> Floats:
+        """(rows,) what is learnt: the index of the class, the value, or its logarithm where the target says so."""
+        labels = frame[LABEL].to_numpy(np.float64)
+        return np.log(labels) if self.table.target.log else labels
+
+    def weights(self, frame: pd.DataFrame) -> Floats | None:
+        """(rows,) the weight of each row; None if rows have none."""
+        return None if self.weight is None else frame[self.weight].to_numpy(np.float64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """What a fit tells besides the files that it wrote.
+
+    `chosen` is what validation decided about the fit, in JSON's types: a later fit can be given it. `steps` is the
+    curve, with a step for each epoch or tree; it is empty for a kind that learns in one go. `best` is the number of the
+    step whose model was kept. `device` is where the fit ended. `notes` are sentences about what did not go as planned.
+    """
+
+    chosen: Mapping[str, Any]
+    steps: tuple[Step, ...] = ()
+    best: int | None = None
+    device: str = "cpu"
+    notes: tuple[str, ...] = ()
+
+
+class Learner(BaseEstimator):
+    """An unfitted model of some kind. Its parameters are those of its `__init__`, as in scikit-learn.
+
+    `learns` are the kinds of targets that it can learn. `served` names the modules of `ml/serving/kinds` that travel
+    inside its versions; the first one has `load(folder, threads)`. `code` are further modules of ours, files or folders
+    below the checkout, that its fit executes, and `libraries` the installed ones. `needs` are the libraries that a
+    served version needs besides numpy, pandas and pyarrow. `step_name` is what a step of its curve is called.
+    `repeats` is how far apart two answers to the same row may lie, in probability; 0.0 means equal bit for bit.
+    `demands` are what its parameters must be in a use case.
+    """
+
+    learns: ClassVar[tuple[TaskKind, ...]] = ("binary", "multiclass", "regression")
+    served: ClassVar[tuple[str, ...]] = ()
+    code: ClassVar[tuple[str, ...]] = ()
+    libraries: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[tuple[str, ...]] = ()
+    step_name: ClassVar[str] = ""
+    repeats: ClassVar[float] = 0.0
+    demands: ClassVar[Demands[Any, Any]] = ()
+
+    def fit_rows(self, job: Job) -> Fitted:
+        """Learns from the job's rows and writes the fitted model into its folder.
+
+        Raises ConfigError if the rows or the parameters make that impossible.
+        """
+        raise NotImplementedError
