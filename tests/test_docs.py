@@ -1,5 +1,6 @@
 """The README and the pages of docs/ tell the truth: paths and links exist, commands parse, words are the code's."""
 
+import argparse
 import ast
 import dataclasses
 import inspect
@@ -13,11 +14,13 @@ from dataclasses import MISSING
 from datetime import date, timedelta
 from pathlib import Path
 from runpy import run_path
+from types import ModuleType
 from typing import Any, get_args
 
 import pytest
 
 import ml
+from deployments import cli
 from deployments.cli import EPILOG, main, parser
 from expectations.suite import FORMS
 from ml import (
@@ -39,12 +42,14 @@ from ml.data.snapshots import take_manifest
 from ml.evaluation.decision import ALL_END_WORDS, DATA_REJECTED, END_WORDS
 from ml.evaluation.handles import VerdictName
 from ml.models.packaging import refuse_broken_example
+from ml.reporting import page
 from ml.reporting.decision_section import verdict_list
 from ml.reporting.escaping import on_a_page
 from ml.reporting.page import markdown
 from ml.serving.rules import first_broken
 from ml.settings import Settings
 from ml.use_case.loading import load_use_case
+from tests.reporting import test_report
 from tests.story import Shop
 
 ROOT = Path(__file__).parents[1]
@@ -245,6 +250,34 @@ def test_the_gates_of_the_page_judge_a_whole_night(
     allowed = second["verdicts"][1]["figures"]["high"] >= 0
     assert second["verdicts"][1]["verdict"] == ("PASS" if allowed else "FAIL")
     assert second["decision"] == ("PROMOTE" if allowed else "KEEP")
+
+
+def test_the_section_of_the_page_is_one_of_a_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    names: dict[str, Any] = {"Section": page.Section}
+    exec(block("docs/adding.md", "A section of the report", "python"), names)
+    section = eval(block("docs/adding.md", "A section of the report", "py"), names)
+    monkeypatch.setattr(page, "SECTIONS", (*page.SECTIONS, section))
+    fields = test_report.document()
+    stage, *_ = fields["seconds"]
+    none = dict.fromkeys(fields["seconds"], 0)
+    assert markdown({**fields, "reused": {**none, stage: 1200}}).endswith(f"## Reused\n\n- {stage}: 1,200 reused\n")
+    assert "## Reused" not in markdown({**fields, "reused": none})
+
+
+def test_the_command_of_the_page_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ModuleType("deployments.commands.home")
+    exec(block("docs/adding.md", "A command", "python"), vars(command))
+    exec(block("docs/adding.md", "A command", "py"), names := dict(vars(cli)))
+    monkeypatch.setitem(sys.modules, "deployments.commands.home", command)
+    top = cli.Parser()
+    names["_add_home"](top.add_subparsers(dest="command"), cli.Parser(add_help=False))
+    monkeypatch.setenv("RETRAIN_HOME", str(tmp_path))
+    (tmp_path / "store").mkdir()
+    options = argparse.Namespace(json=False, **vars(top.parse_args(["home"])))
+    assert cli._command("home")(options) == 0
+    assert capsys.readouterr().out == f"{tmp_path}\n"
 
 
 @pytest.mark.parametrize(("old", "new"), rows("docs/upgrading.md", "Imports that moved"))
