@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 READING = (
     "serving/columns.py",
     "declarations.py",
-    "data/declared_sources.py",
+    "data/source_kinds.py",
     "data/sources/folder.py",
     "data/csv_fields.py",
     "data/dataset.py",
@@ -31,6 +31,7 @@ STATE_MODULES = {
         "data/csv_fields.py",
         "data/reading.py",
         "data/sources/brought.py",
+        "data/sources/days.py",
         "data/sources/file.py",
         "data/sources/database.py",
         "data/sources/database_values.py",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import date
 
 from ml.evaluation.decision import END_WORDS
-from ml.evaluation.gates import short
+from ml.evaluation.handles import short
 from ml.reporting.decision_section import way_out
 from ml.reporting.document import Document
 from ml.reporting.score_section import LABELS, cell
