@@ -192,6 +192,7 @@ def _refuse_unknown_field(error: BaseException, path: Path) -> None:
     owner = _known_where_it_happened(error, unknown[1]) if unknown else None
     if unknown is None or owner is None:
         return
+    _refuse_undecorated(error, path, unknown[1], unknown[2])
     try:
         fields = list(inspect.signature(owner).parameters)
     except (TypeError, ValueError):
@@ -203,6 +204,20 @@ def _refuse_unknown_field(error: BaseException, path: Path) -> None:
         f"{unknown[2]!r} is none{_line_of(error, path)}",
         did_you_mean(unknown[2], fields, f"write one of {', '.join(fields)}"),
     ) from error
+
+
+def _refuse_undecorated(error: BaseException, path: Path, name: str, field: str) -> None:
+    """Raises ConfigError if a class that inherits from `name` annotates the field and is no dataclass of its own."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    for cls in frame.f_globals.values():
+        if not isinstance(cls, type) or name not in [above.__name__ for above in cls.__mro__[1:]]:
+            continue
+        if field in vars(cls).get("__annotations__", {}) and "__dataclass_fields__" not in vars(cls):
+            raise ConfigError(
+                f"a class with fields of its own in {path.name} and its modules must be a dataclass",
+                f"{cls.__name__} is none{_line_of(error, path)}",
+                f"write @dataclass(frozen=True, kw_only=True) above class {cls.__name__}",
+            ) from error
 
 
 def _known_where_it_happened(error: BaseException, name: str) -> Callable[..., Any] | None:
