@@ -553,9 +553,7 @@ def write_pyfunc(
             _input_schema([column.name for column in columns], others), _output_schema(output), _parameters()
         ),
         input_example=example,
-        model_config={
-            "answer": ALL
-        },  # may be another where the model is loaded: mlflow.models.evaluate passes no params
+        model_config={"answer": ALL},  # another may be chosen at loading: mlflow.models.evaluate passes no params
         pip_requirements=[f"{name}=={metadata.version(name).split('+')[0]}" for name in libraries],
     )
 

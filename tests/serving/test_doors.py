@@ -63,20 +63,14 @@ def test_a_version_gives_plain_probabilities(versions: dict[TaskKind, Path], kin
         assert np.array_equal(answers, expected.filter(like="probability_"), equal_nan=False)
 
 
-@pytest.mark.parametrize("answer", ["labels", "", 1, None])
+@pytest.mark.parametrize("answer", ["labels", "ALL", 1])
 def test_another_answer_is_refused_by_name(answer: Any) -> None:
-    if not answer:
-        assert packaged().predict(broken(), {"answer": answer}).equals(packaged().answers(broken()))
-        return
     with pytest.raises(ValueError, match="answer must be one of all, label, probability, contributions, but it is "):
         packaged().predict(broken(), {"answer": answer})
 
 
 class Explaining:
     """A fitted model that can tell contributions: each number's own value, for the first output."""
-
-    def __init__(self, outputs: int) -> None:
-        self.count = outputs
 
     def contributions(self, typed: pd.DataFrame, output: int = 0) -> pd.DataFrame:
         return typed[["weight", "zone"]] * (output + 1)
@@ -86,9 +80,8 @@ class Explaining:
 def test_contributions_are_told_by_column_where_the_kind_of_model_has_them(kind: TaskKind) -> None:
     with pytest.raises(ValueError, match="cannot tell contributions"):
         packaged(kind).predict(broken(), {"answer": "contributions"})
-    model, served = copy(packaged(kind)), Any
-    served = Explaining(3)
-    model.served = served  # type: ignore[assignment]
+    model = copy(packaged(kind))
+    model.served = Explaining()  # type: ignore[assignment]
     rows = broken().set_axis([7] * 20)
     told = model.predict(rows, {"answer": "contributions"})
     assert isinstance(told, pd.DataFrame)
@@ -96,7 +89,7 @@ def test_contributions_are_told_by_column_where_the_kind_of_model_has_them(kind:
     columns = ["slow: weight", "slow: zone", "usual: weight", "usual: zone", "quick: weight", "quick: zone"]
     assert list(told) == [*(columns if first else ["weight", "zone"]), "broken_rule"]
     assert told.index.equals(rows.index) and told.iloc[3][f"{first}weight"] is None
-    assert told[f"{first}weight"].drop(columns=3).iloc[0] == rows["weight"].iloc[0]
+    assert told[f"{first}weight"].iloc[0] == rows["weight"].iloc[0]
 
 
 DICTIONARY = pd.ArrowDtype(pa.dictionary(pa.int32(), pa.string()))
