@@ -42,15 +42,18 @@ from ml.data.snapshots import take_manifest
 from ml.evaluation.decision import ALL_END_WORDS, DATA_REJECTED, END_WORDS
 from ml.evaluation.handles import VerdictName
 from ml.models.packaging import refuse_broken_example
+from ml.models.training import package
 from ml.reporting import page
 from ml.reporting.decision_section import verdict_list
 from ml.reporting.escaping import on_a_page
 from ml.reporting.page import markdown
+from ml.serving.own_code import OwnCode
 from ml.serving.rules import first_broken
 from ml.settings import Settings
-from ml.use_case.loading import load_use_case
+from ml.use_case.loading import load, load_use_case
+from tests import tiny
 from tests.reporting import test_report
-from tests.story import Shop
+from tests.story import SHOP, Shop, shop_day
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
@@ -208,6 +211,23 @@ def test_the_models_of_the_page_can_be_made(tmp_path: Path) -> None:
     (tmp_path / "models.py").write_text(block("docs/models.md", "What there is", "python"))
     made = run_path(str(tmp_path / "models.py"))
     assert (made["small"].hidden, made["line"].hidden) == ((32, 16), ())
+
+
+def test_the_kind_of_model_of_the_page_is_fitted_travels_and_answers(tmp_path: Path) -> None:
+    text = GUIDES["docs/models.md"].split("## A kind of your own\n")[1].split("\n## ")[0]
+    learner, kind = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    shop = re.sub(r"model=.*\n", "model=ShareOfTrain(),\n", SHOP.replace("    logistic_regression,\n", ""))
+    shop = shop.replace("USE_CASE = ", "from my_learner import ShareOfTrain\nUSE_CASE = ")
+    for name, source in (("use_cases/shop", shop), ("my_learner", learner), ("my_kind", kind)):
+        (tmp_path / f"{name}.py").parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.py").write_text(source)
+    loaded = load("shop", tmp_path)
+    rows = tiny.cleaned(loaded.use_case, shop_day(date(2024, 1, 1)))
+    loaded.use_case.model.fit_rows(tiny.job(loaded.use_case, tmp_path / "fitted", rows, rows))
+    model = package(
+        loaded.use_case, (), tmp_path / "fitted", 1, rows, OwnCode(loaded.serving.modules, loaded.serving.packages)
+    )
+    assert model.answers(rows)["probability"].tolist() == pytest.approx([rows["label__"].mean()] * len(rows), abs=0.02)
 
 
 def test_the_usual_gates_of_the_page_can_be_made(tmp_path: Path) -> None:
