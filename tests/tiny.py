@@ -46,7 +46,7 @@ def night(**changes: Any) -> Night:
 
 def night_of(site: Site, as_of: date) -> Night:
     """The night of this site's use case as it is now."""
-    digests = {"use_case_digest": site.digest, "code_digest": site.code, "judging_digest": site.judging}
+    digests = {"use_case_digest": site.training, "code_digest": site.code, "judging_digest": site.judging}
     return night(use_case=site.use_case.name, as_of=as_of, **digests)
 
 

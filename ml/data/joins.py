@@ -41,20 +41,25 @@ def complete(use_case: Table, rows: pd.DataFrame, sides: Mapping[str, pd.DataFra
     return Joined(whole.set_axis(rows.index), counts)
 
 
-def complete_by_day(settings: Settings, use_case: Table, rows: pd.DataFrame) -> Joined:
+def complete_by_day(
+    settings: Settings, use_case: Table, rows: pd.DataFrame, own_sides: Mapping[str, pd.DataFrame] | None = None
+) -> Joined:
     """Source rows of any days as raw rows, in the same order. This is how rows are made for scoring.
 
-    A row without a time is joined to undated tables only. Raises UnusablePartition if a column is missing or is not of
-    its type, or if a side table lacks a day.
+    `own_sides` are the rows of side tables that a version has itself, by name: these are not read. A row without a time
+    is joined to undated tables only. Raises UnusablePartition if a column is missing or is not of its type, or if a
+    side table lacks a day.
     """
-    sides = {table.name: partition_files(settings, use_case, table.source) for table in use_case.side_tables}
+    own = dict(own_sides or {})
+    others = [table for table in use_case.side_tables if table.name not in own]
+    sides = {table.name: partition_files(settings, use_case, table.source) for table in others}
     declared = {table.name: Declared.of(use_case, table.source) for table in use_case.side_tables}
     numbered = rows.reset_index(drop=True)
     read = functools.cache(_read_files)
     parts = {}
     for day, part in numbered.groupby(_days(use_case, numbered)):
         files = _files_of_day(sides, str(day))
-        parts[str(day)] = complete(use_case, part, {name: read(files[name], declared[name]) for name in files})
+        parts[str(day)] = complete(use_case, part, own | {name: read(files[name], declared[name]) for name in files})
     _refuse_other_columns_a_day(use_case, {day: part.rows for day, part in parts.items()})
     whole = stacked([part.rows for part in parts.values()], "the rows").sort_index() if parts else numbered
     taken = [name for table in use_case.side_tables for name in table.take if name not in whole]

@@ -8,6 +8,11 @@ from ml.storage.records import DecisionName, FileRef, Handle
 VerdictName = Literal["PASS", "FAIL", "INCONCLUSIVE", "NOT_JUDGED", "NOT_APPLICABLE"]
 
 
+def short(value: float) -> str:
+    """Three decimals, or none from 1,000 on."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3f}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Interval:
     """A point estimate with its 90 % percentile interval. What is undefined is None, and `reason` says why."""
@@ -16,6 +21,14 @@ class Interval:
     low: float | None = None
     high: float | None = None
     reason: str | None = None
+
+    def in_words(self) -> str:
+        """Like `0.738 [0.721, 0.755]`, or why there is no value."""
+        if self.value is None:
+            return f"undefined ({self.reason})"
+        if self.low is None or self.high is None:
+            return short(self.value)
+        return f"{short(self.value)} [{short(self.low)}, {short(self.high)}]"
 
 
 @dataclass(frozen=True, kw_only=True)

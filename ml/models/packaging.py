@@ -174,7 +174,7 @@ def make_proof(store: Store, key: str, model: "PackagedModel", rows: pd.DataFram
 def make_source_proof(store: Store, key: str, model: "PackagedModel", rows: pd.DataFrame) -> FileRef:
     """The same for rows of the source."""
     asked = rows.head(PROOF_ROWS).reset_index(drop=True)
-    return put_file(store, key, to_parquet(pd.concat([asked, model.predict(asked).add_prefix(ANSWER)], axis=1)))
+    return put_file(store, key, to_parquet(pd.concat([asked, model.answers(asked).add_prefix(ANSWER)], axis=1)))
 
 
 def prove(store: Store, folder: Path, *proofs: FileRef) -> int:

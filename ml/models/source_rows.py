@@ -136,7 +136,7 @@ class Tried:
     def _agrees(self, source: Source, rows: pd.DataFrame) -> bool:
         features, zone = self.use_case.features, self.use_case.time_zone
         try:
-            made = source.raw_rows(rows)
+            made, _ = source.completed(rows)
             return conform(made, features, zone).equals(conform(self.raw, features, zone))
         except (UnusableRows, WrongType, KeyError):
             return False

@@ -4,20 +4,29 @@ A file that could be read in two ways, or whose columns do not fit the model, is
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from ml.data.dataset import SideTable, Table
 from ml.data.handles import JoinCounts
 from ml.data.joins import Joined, complete_by_day
-from ml.data.reading import Declared, UnusablePartition, read_with_columns_as_written, refuse_other_columns
+from ml.data.reading import (
+    Declared,
+    UnusablePartition,
+    read_with_columns_as_written,
+    refuse_missing,
+    refuse_other_columns,
+)
 from ml.errors import DataRejected, printable
 from ml.serving.columns import Column, conform, with_tuples
 from ml.serving.derived import rewritten
 from ml.serving.features import UNKNOWN, CategoryFeature
 from ml.serving.rules import Rule, rule_from_dict
+from ml.serving.source import Side, Source
 from ml.settings import Settings
 from ml.storage import registry
 from ml.use_case.definition import UseCase
@@ -42,15 +51,17 @@ class Scored:
 def score_file(settings: Settings, use_case: UseCase, model_folder: Path, file: Path) -> Scored:
     """The model's answers to the rows of a file.
 
-    The file has raw rows, with all columns that the model takes, or rows of the use case's source; these are derived
-    and joined as a night does it. Raises DataRejected if the file cannot be read, if its rows may be either, or if a
-    column is missing or of another type.
+    The file has raw rows, with all columns that the model takes, or rows of the use case's source. These are derived
+    and joined by the version itself. What it does not have is taken from the use case of today: side tables with days,
+    or all of it if the version takes raw rows only. Raises DataRejected if the file cannot be read, if its rows may be
+    either, or if a column is missing or of another type.
     """
-    columns = model_columns(model_folder)
+    columns, model = model_columns(model_folder), registry.load_model(model_folder)
     try:
         declared = Declared.of(use_case, use_case.source)
         rows, keys = read_with_columns_as_written(file, declared, use_case.key)
-        whole = _raw_rows(settings, use_case, rows, columns)
+        source = model.get_raw_model().source if _contents(model_folder).get("source") else None
+        whole = _raw_rows(settings, use_case, source, rows, columns)
         refuse_other_columns(use_case, whole.rows, columns)
     except UnusablePartition as error:
         raise DataRejected(
@@ -59,7 +70,7 @@ def score_file(settings: Settings, use_case: UseCase, model_folder: Path, file: 
     names = {column.name for column in columns}
     ignored = [printable(str(name)) for name in rows.columns if name not in names and name not in keys]
     typed = conform(whole.rows, columns, use_case.time_zone)
-    answers = registry.load_model(model_folder).predict(typed)
+    answers = model.predict(typed)
     return Scored(answers, keys, ignored, whole.joins, _not_learnt(model_folder, typed))
 
 
@@ -82,17 +93,47 @@ def _learnt(model_folder: Path) -> dict[str, tuple[str, ...]]:
     return {feature["column"]: tuple(feature["values"]) for feature in older if feature["part"] is None}
 
 
-def _raw_rows(settings: Settings, use_case: UseCase, rows: pd.DataFrame, columns: tuple[Column, ...]) -> Joined:
+def _raw_rows(
+    settings: Settings, use_case: UseCase, source: Source | None, rows: pd.DataFrame, columns: tuple[Column, ...]
+) -> Joined:
     """The rows with all columns that the model takes. Raises DataRejected if they may be read in two ways."""
     if not {column.name for column in columns} <= set(rows.columns):
-        return complete_by_day(settings, use_case, rows)
-    if changed := rewritten(use_case.derive, rows, columns, use_case.time_zone):
+        return (
+            complete_by_day(settings, use_case, rows)
+            if source is None
+            else _completed(settings, use_case, source, rows)
+        )
+    derive = use_case.derive if source is None else source.derive
+    if changed := rewritten(derive, rows, columns, use_case.time_zone):
         raise DataRejected(
             "a file to score must be read in one way",
             f"derive of {use_case.name} reads and changes {changed}, so its rows may be those before or after",
             "let derive give what it computes a name of its own",
         )
     return Joined(rows, {})
+
+
+def _completed(settings: Settings, use_case: UseCase, source: Source, rows: pd.DataFrame) -> Joined:
+    """Rows of the source as raw rows, by what the version has, and by today's side tables where it has none."""
+    if not any(name in rows.columns for name in source.joined):
+        table = Table(**{field.name: getattr(use_case, field.name) for field in fields(Table)})
+        sides = {side.name: side for side in source.sides}
+        of_version = replace(table, derive=source.derive, side_tables=_side_tables(use_case, sides))
+        own_rows = {name: side.rows for name, side in sides.items()}
+        return complete_by_day(settings, of_version, source.with_blank(rows), own_rows)
+    refuse_missing(rows, tuple(source.missing(rows)))
+    whole, counts = source.completed(rows)
+    return Joined(whole, {name: JoinCounts(rows=len(rows), **asdict(met)) for name, met in counts.items()})
+
+
+def _side_tables(use_case: UseCase, sides: Mapping[str, Side]) -> tuple[SideTable, ...]:
+    """Today's side tables, with those that the version has as they are declared there."""
+    today = {table.name: table for table in use_case.side_tables}
+    gone = {name: SideTable(name=name, source=use_case.source, on=(), take=()) for name in sides if name not in today}
+    return tuple(
+        replace(table, on=sides[name].on, take=sides[name].take) if name in sides else table
+        for name, table in (today | gone).items()
+    )
 
 
 def model_columns(model_folder: Path) -> tuple[Column, ...]:

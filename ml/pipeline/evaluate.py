@@ -6,6 +6,7 @@ compared is named with the reason. A candidate that does not answer every test r
 
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 
@@ -17,8 +18,8 @@ from ml.errors import ConfigError, what_and_where
 from ml.evaluation.baselines import rule_columns
 from ml.evaluation.code import JUDGING
 from ml.evaluation.decision import comparability, decide, is_open
-from ml.evaluation.gates import ALLOWING, BetterThanRule, Difference, Evidence
-from ml.evaluation.handles import Evaluations, Judgement
+from ml.evaluation.gates import ALLOWING, BetterThanRule, Difference, Evidence, Gate
+from ml.evaluation.handles import Evaluations, Judgement, Verdict, VerdictName
 from ml.evaluation.judging import NoAnswer, answer_table, baselines, judge_all, model_answers
 from ml.metrics.scores import Answers
 from ml.models.handles import Upload
@@ -183,7 +184,7 @@ def judge_gates(
 ) -> Judgement:
     """Lets every gate weigh the evidence, and decides. `blocked` says why nothing may be promoted now, if so."""
     evidence = from_json(Evidence, get_file(site.store, evaluations.evidence))
-    verdicts = tuple(gate.judge(evidence) for gate in site.use_case.gates)
+    verdicts = tuple(verdict_of(gate, evidence) for gate in site.use_case.gates)
     champion = head.champion if head else None
     as_of = night.as_of if site.use_case.dated else None
     serves = evaluations.is_champion
@@ -200,6 +201,27 @@ def judge_gates(
         asks=asks,
         against_rule=rule_of_thumb.judge(evidence) if "rule" in evidence.pairs else None,
     )
+
+
+def verdict_of(gate: Gate, evidence: Evidence) -> Verdict:
+    """The gate's verdict. Raises ConfigError if a gate of a company's own raises, or gives anything but a verdict."""
+    try:
+        verdict = gate.judge(evidence)
+    except MemoryError:  # this machine's, and it may pass
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"the gate {gate.name} must give a verdict", f"it raises {what_and_where(error)}", "mend the gate"
+        ) from error
+    words = get_args(VerdictName)
+    if not isinstance(verdict, Verdict) or verdict.verdict not in words:
+        seen = verdict.verdict if isinstance(verdict, Verdict) else f"a {type(verdict).__name__}"
+        raise ConfigError(
+            f"the gate {gate.name} must give a verdict, one of {', '.join(words)}",
+            f"it gives {seen}",
+            "return self.verdict(...) from its weigh",
+        )
+    return verdict
 
 
 def _proved_better(site: Site, evidence: Evidence) -> bool:

@@ -54,7 +54,7 @@ def open_night(
         as_of=as_of or default_as_of(site, scheduled),
         seed=site.use_case.seed if seed is None else seed,
         again=again,
-        use_case_digest=site.digest,
+        use_case_digest=site.training,
         code_digest=site.code,
         judging_digest=site.judging,
         instructions=machine.instructions,

@@ -100,8 +100,7 @@ def decided_by(site: Site, kind: str, *more: str) -> str:
     decided = [kind, state_code_digest(kind), site.use_case.reading_digest, *more]
     if not site.use_case.key:
         decided.append("equal rows are different ones")
-    if own := own_code_digest(site.loaded.reading):
-        decided.append(own)
+    decided += filter(None, [own_code_digest(site.loaded.reading), site.loaded.at_import])
     return digest_value(decided)
 
 

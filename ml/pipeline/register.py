@@ -18,6 +18,7 @@ from ml.reporting.trail import Trail
 from ml.storage.ledger import AnyEntry, NightEntry
 from ml.storage.locks import one_move_at_a_time
 from ml.storage.records import Champion, Night
+from ml.storage.registry import cut
 
 
 def read_head(
@@ -57,6 +58,7 @@ def register_candidate(
         "use_case": night.use_case_digest,
     }
     tags = version_tags(night.use_case, night.as_of, split.fit_until, upload.digest, digests)
+    tags |= {"takes": cut(upload.takes)} if upload.takes else {}
     version = site.registry.register(upload.run_id, training_key, tags, above=highest_number(site.ledger))
     recorded = site.ledger.trained(training_key)
     return Champion(

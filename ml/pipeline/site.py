@@ -63,9 +63,16 @@ class Site:
 
     @property
     def digest(self) -> str:
-        """A digest of what the use case says about its data and its model, and of all its rules, those of its suite
-        file too."""
-        return digest_value([self.use_case.training_digest, [rule_to_dict(rule) for rule in self.rules]])
+        """A digest of the use case and of all its rules, those of its suite file too."""
+        return self._with_rules(self.use_case.digest)
+
+    @property
+    def training(self) -> str:
+        """A digest of what the use case says about its data and its model, and of all its rules."""
+        return self._with_rules(self.use_case.training_digest)
+
+    def _with_rules(self, digest: str) -> str:
+        return digest_value([digest, [rule_to_dict(rule) for rule in self.rules]])
 
     @property
     def code(self) -> str:
@@ -76,7 +83,7 @@ class Site:
         """
         ours = training_code(self.use_case.model).digest
         served = [own_code_digest(self.loaded.serving)] if self.loaded.serving.digest else []
-        return digest_value([ours, own_code_digest(self.loaded.training), self.loaded.settings, *served])
+        return digest_value([ours, own_code_digest(self.loaded.training), self.loaded.at_import, *served])
 
     @property
     def judging(self) -> str:
@@ -119,7 +126,7 @@ def _check_columns(use_case: UseCase, rules: tuple[Rule, ...]) -> None:
 
 def require_unchanged(site: Site, night: Night) -> Site:
     """Returns the site. Raises ConfigError if the use case, its suite or our code changed since the night began."""
-    if (site.digest, site.code, site.judging) != (night.use_case_digest, night.code_digest, night.judging_digest):
+    if (site.training, site.code, site.judging) != (night.use_case_digest, night.code_digest, night.judging_digest):
         raise ConfigError(
             "a use case stays as it is during a night",
             f"the file, a module or the suite of {night.use_case} changed",

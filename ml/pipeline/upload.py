@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ml.data.handles import Cleaned
 from ml.data.partitions import side_rows, source_rows, undated_side_tables
-from ml.digests import digest_value
-from ml.errors import without_passwords
+from ml.digests import digest_file, digest_value
+from ml.errors import ConfigError, without_passwords
 from ml.models import packaging
 from ml.models.handles import Fit, Upload, Verified
 from ml.models.source_rows import Sample, Taken, rows_taken, sentence
@@ -15,7 +15,7 @@ from ml.pipeline.site import Site, resume
 from ml.pipeline.train import require_same_code_and_machine
 from ml.serving.own_code import OwnCode
 from ml.storage import paths
-from ml.storage.records import FileRef, Night, digest_of_files
+from ml.storage.records import Champion, FileRef, Night, digest_of_files
 
 
 def upload_candidate(site: Site, night: Night, training_key: str, cleaned: Cleaned, fit: Fit) -> Upload:
@@ -42,6 +42,8 @@ def _upload(site: Site, night: Night, training_key: str, cleaned: Cleaned, fit: 
         model = package(site.use_case, site.rules, Path(scratch) / "fitted", night.threads, held_out, own)
         model.source, model.raw_only = taken.source, taken.raw_only
         packaging.write_model(model, site.use_case.model, Path(scratch) / "model")
+        if recorded:
+            _refuse_other_bytes(recorded, Path(scratch) / "model")
         files = packaging.upload_folder(site.store, Path(scratch) / "model", paths.model_folder(run_id))
     proof_key = partial(paths.stage_file, night.use_case, "upload", training_key)
     return Upload(
@@ -57,6 +59,18 @@ def _upload(site: Site, night: Night, training_key: str, cleaned: Cleaned, fit: 
         ),
         takes=sentence(model.columns, model.source, model.raw_only),
     )
+
+
+def _refuse_other_bytes(recorded: Champion, folder: Path) -> None:
+    """Raises ConfigError if the version that is there has other files: they may serve, and are never written over."""
+    made = {path.relative_to(folder).as_posix(): digest_file(path) for path in folder.rglob("*") if path.is_file()}
+    kept = {file.key.removeprefix(f"{recorded.folder}/"): file.digest for file in recorded.files}
+    if made != kept:
+        raise ConfigError(
+            "a model that is made again has the bytes that it had",
+            f"those of version {recorded.version} are others",
+            "run it with --again REASON, as another version",
+        )
 
 
 def _own_code(site: Site, *, derives: bool) -> OwnCode:

@@ -6,13 +6,15 @@ models with different code keep their own answers in one process. MLflow calls `
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .model import PackagedModel
 
 
-def _load_pyfunc(path: str) -> "PackagedModel":
+def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> "PackagedModel":
     from .model import PackagedModel  # the other modules here are imported without it
 
-    return PackagedModel.load(Path(path))
+    model = PackagedModel.load(Path(path))
+    model.answer = (model_config or {}).get("answer", model.answer)
+    return model

@@ -20,6 +20,7 @@ from .source import Source
 
 FORMAT = 2
 KIND = "kind"  # the folder with the files of the fitted model
+ALL, LABEL, PROBABILITY, CONTRIBUTIONS = ANSWERS = ("all", "label", "probability", "contributions")
 OWN = "own"  # the folder of a version's code with a company's own modules
 
 
@@ -68,26 +69,70 @@ class PackagedModel:
     ) -> None:
         self.columns, self.rules, self.kind, self.folder = columns, rules, kind, folder
         self.output, self.threads, self.time_zone, self.own = output, threads, time_zone, own
-        self.source, self.raw_only = source, raw_only
+        self.source, self.raw_only, self.answer = source, raw_only, ALL
         self.served = load_served(kind, folder, threads, own)
 
-    def predict(self, rows: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """One answer a row, in the same order and under the same index.
+    def get_raw_model(self) -> "PackagedModel":
+        """MLflow's name for what it has wrapped."""
+        return self
 
-        Columns: `prediction` (class name, or the value), `probability` (binary: of the second class) or
-        `probability_<class>` (multiclass), and `broken_rule`: the rule that a row breaks, its answers being null.
+    def predict(self, rows: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame | NDArray[Any]:
+        """One answer a row, in the same order. `answer` in `params` says which, one of ANSWERS; otherwise the model's
+        own `answer` does, which whoever loads the model may choose.
+
         Rows that have all of the model's columns are raw rows. Other rows are rows of the source, if the model takes
         these. Raises ValueError where a column is missing or has another type; extra columns are ignored.
         """
-        del params  # MLflow passes it
-        rows = self._raw_rows(rows)
-        self._refuse_other_columns(rows)
-        typed = conform(rows, self.columns, self.time_zone)
-        broken = first_broken(self.rules, typed)
-        answers = self._answers(self.served.outputs(typed), rows.index)
-        if broken.notna().any():  # None, not NaN: a server's JSON must say null
-            answers = answers.astype("object").where(broken.isna(), None)
-        return answers.assign(broken_rule=broken)
+        answer = (params or {}).get("answer") or self.answer
+        if answer not in ANSWERS:
+            raise refusal(f"answer must be one of {', '.join(ANSWERS)}, but it is {str(answer)[:40]!r}")
+        if answer == CONTRIBUTIONS:
+            return self.contributions(rows)
+        answers = self.answers(rows)
+        if answer == LABEL:
+            return answers["prediction"].to_numpy()
+        return answers if answer == ALL else self._plain_probabilities(answers)
+
+    def answers(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """All that the model answers, under the rows' index.
+
+        Columns: `prediction` (class name, or the value), `probability` (binary: of the second class) or
+        `probability_<class>` (multiclass), and `broken_rule`: the rule that a row breaks, its answers being null.
+        """
+        typed, broken = self._typed(rows)
+        return _unless_broken(self._of_outputs(self.served.outputs(typed), rows.index), broken)
+
+    def contributions(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """What each column adds to the output of each row, under the rows' index; of more classes to each one's output,
+        in columns like `<class>: <column>`. Raises ValueError for a kind of model that cannot say it."""
+        typed, broken = self._typed(rows)
+        served: Any = self.served
+        if not hasattr(served, "contributions"):
+            raise refusal("answer must be one that this kind of model has, but it cannot tell contributions")
+        if self.output.kind != "multiclass":
+            return _unless_broken(served.contributions(typed).set_axis(rows.index), broken)
+        of_class = (
+            served.contributions(typed, output).add_prefix(f"{name}: ")
+            for output, name in enumerate(self.output.classes)
+        )
+        return _unless_broken(pd.concat(of_class, axis=1).set_axis(rows.index), broken)
+
+    def _typed(self, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
+        """The rows as the model computes with them, and which rule each one breaks."""
+        raw = self._raw_rows(rows)
+        self._refuse_other_columns(raw)
+        typed = conform(raw, self.columns, self.time_zone)
+        return typed, first_broken(self.rules, typed)
+
+    def _plain_probabilities(self, answers: pd.DataFrame) -> pd.DataFrame | NDArray[Any]:
+        """(rows,) of the second class; of more classes a frame with a column for each."""
+        if self.output.kind == "regression":
+            raise refusal("answer must be one that this model has, but a regression has no probability")
+        if self.output.kind == "binary":
+            return answers["probability"].to_numpy()
+        return answers[[f"probability_{name}" for name in self.output.classes]].set_axis(
+            list(self.output.classes), axis=1
+        )
 
     def _raw_rows(self, rows: pd.DataFrame) -> pd.DataFrame:
         """The rows as raw rows. Raises ValueError where that cannot be, or where they may be read in two ways."""
@@ -105,7 +150,7 @@ class PackagedModel:
             return rows.assign(**dict.fromkeys(missing, np.nan))
         try:
             if missing:
-                return self.source.raw_rows(rows)
+                return self.source.completed(rows)[0]
         except UnusableRows as error:
             raise refusal(str(error)) from None
         changed = None if lacking else self.source.rewritten(rows, self.columns)
@@ -124,7 +169,7 @@ class PackagedModel:
             if seen:
                 raise refusal(f"column {column.name} must be {column.type}, but it is {_without_fields(seen)}")
 
-    def _answers(self, outputs: NDArray[np.float64], index: pd.Index) -> pd.DataFrame:
+    def _of_outputs(self, outputs: NDArray[np.float64], index: pd.Index) -> pd.DataFrame:
         if self.output.kind == "binary":
             probability = probabilities(self.output, outputs)[:, 1]
             chosen = (probability >= self.output.threshold).astype(int)
@@ -171,6 +216,13 @@ class PackagedModel:
             source=None if source is None else Source.load(source, folder, own),
             raw_only=contents["raw_only"],
         )
+
+
+def _unless_broken(answers: pd.DataFrame, broken: pd.Series) -> pd.DataFrame:
+    """The answers with the broken rules beside them, and null for the rows that break one."""
+    if broken.notna().any():  # None, not NaN: a server's JSON must say null
+        answers = answers.astype("object").where(broken.isna(), None)
+    return answers.assign(broken_rule=broken)
 
 
 def _refuse_twice(rows: pd.DataFrame, names: list[str]) -> None:

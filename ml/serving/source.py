@@ -9,7 +9,7 @@ import pandas as pd
 
 from .columns import Column, WrongType, typed, with_tuples
 from .derived import Derive, derived, rewritten
-from .joins import join
+from .joins import Counts, join
 from .own_code import OwnCode
 from .refusal import UnusableRows
 
@@ -55,21 +55,23 @@ class Source:
         names = (*self.needed, *self.brought, *(name for side in begun for name in side.take))
         return [name for name in names if name not in rows.columns]
 
-    def raw_rows(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """The rows with all that derive and side tables give, in their order and under their index.
+    def completed(self, rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Counts]]:
+        """Raw rows: the rows with all that derive and side tables give, in their order and under their index. Also how
+        they met each side table that was joined here.
 
         What a caller gives of a side table is not joined again. Raises UnusableRows if derive or a join fails.
         """
+        counts: dict[str, Counts] = {}
         numbered = rows.reset_index(drop=True)
         given = numbered[[name for name in self.joined if name in numbered.columns]]
         whole = derived(self.derive, self._as_read(numbered.drop(columns=list(given.columns))), self._telling(rows))
         for side in self.sides:
             if side.take[0] not in given.columns:
-                whole, _ = join(whole, side, side.rows)
+                whole, counts[side.name] = join(whole, side, side.rows)
         twice = [name for name in given.columns if name in whole.columns]
         if twice:
             raise UnusableRows(f"derive gives {', '.join(twice)}, which side tables give already")
-        return pd.concat([whole, given], axis=1).set_axis(rows.index)
+        return pd.concat([whole, given], axis=1).set_axis(rows.index), counts
 
     def rewritten(self, rows: pd.DataFrame, columns: tuple[Column, ...]) -> str | None:
         """The name of a column that derive reads in these rows and would change; None if there is none."""
@@ -82,9 +84,13 @@ class Source:
 
     def _as_read(self, rows: pd.DataFrame) -> pd.DataFrame:
         """The rows with the types that derive gets in a night, and nulls for what may be left out."""
-        blank = {c.name: as_read(c, pd.Series(np.nan, rows.index)) for c in self.blank if c.name not in rows.columns}
         declared = {c.name: as_read(c, rows[c.name], self.time_zone) for c in self.columns if c.name in rows.columns}
-        return rows.assign(**blank, **declared)
+        return self.with_blank(rows).assign(**declared)
+
+    def with_blank(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """The rows with nulls in the columns that may be left out, where they are."""
+        absent = (column for column in self.blank if column.name not in rows.columns)
+        return rows.assign(**{column.name: as_read(column, pd.Series(np.nan, rows.index)) for column in absent})
 
     def save(self, folder: Path) -> dict[str, Any]:
         """Writes the side tables into the folder; returns the rest as JSON."""

@@ -233,7 +233,7 @@ class Ledger:
 
     def answer_to(self, night: NightEntry) -> AnyEntry | None:
         """The entry that closed the night's question: an answer, or a later choice of the champion. None if open."""
-        return _closing(self.entries(), night)
+        return closing_of(self.entries(), night)
 
     def alias_confirmed(self, entry: AnyEntry) -> bool:
         """Whether the registry's alias was seen to follow this entry."""
@@ -279,15 +279,23 @@ def refuse_replaced_in_part(keys: Iterable[str]) -> None:
 def open_questions(entries: Sequence[AnyEntry]) -> list[NightEntry]:
     """The nights among all entries that asked an operator and are not answered, oldest first."""
     asking_nights = [entry for entry in entries if isinstance(entry, NightEntry) and entry.asks]
-    return [night for night in asking_nights if _closing(entries, night) is None]
+    return [night for night in asking_nights if closing_of(entries, night) is None]
 
 
-def _closing(entries: Iterable[AnyEntry], night: NightEntry) -> AnyEntry | None:
-    """The first later entry that answers the night's question or chooses the champion."""
-    later = (entry for entry in entries if entry.seq > night.seq)
-    for entry in later:
-        if entry.moves_champion or (isinstance(entry, OperatorEntry) and entry.answers == night.seq):
+def closing_of(entries: Iterable[AnyEntry], night: NightEntry) -> AnyEntry | None:
+    """The first later entry that closed the night's question; None if it is open or the night asked nothing.
+
+    A question is closed by its answer, by the answer to a later question about the same version, and by any choice of
+    the champion.
+    """
+    if not night.asks:
+        return None
+    same_question = {night.seq}
+    for entry in (entry for entry in entries if entry.seq > night.seq):
+        if entry.moves_champion or (isinstance(entry, OperatorEntry) and entry.answers in same_question):
             return entry
+        if isinstance(entry, NightEntry) and entry.asks and is_same(entry.candidate, night.candidate):
+            same_question.add(entry.seq)
     return None
 
 

@@ -26,6 +26,7 @@ import pandas as pd
 from ml.digests import digest_file, digest_value
 from ml.errors import ConfigError, RegistryUnavailable, without_passwords
 from ml.serving.columns import Column
+from ml.serving.model import ALL
 from ml.serving.output import Output
 from ml.settings import Settings
 from ml.storage import paths
@@ -226,7 +227,7 @@ class Registry:
 
         metrics = [Metric(name, value, 0, step) for name, values in history.items() for step, value in values.items()]
         shown = [Param(name, str(value)[:500]) for name, value in params.items()]
-        run_tags = [RunTag(name, _cut(value)) for name, value in tags.items()]
+        run_tags = [RunTag(name, cut(value)) for name, value in tags.items()]
         with self._errors():
             run = self._run(run_id)
             if run is None:
@@ -390,12 +391,12 @@ class Registry:
         """Sets tags of the version; too long values are cut."""
         with self._errors():
             for key, value in tags.items():
-                self.client.set_model_version_tag(self.name, str(version), key, _cut(value))
+                self.client.set_model_version_tag(self.name, str(version), key, cut(value))
 
     def describe_version(self, version: int, text: str) -> None:
         """Sets the description of the version; a too long one is cut."""
         with self._errors():
-            self.client.update_model_version(self.name, str(version), description=_cut(text))
+            self.client.update_model_version(self.name, str(version), description=cut(text))
 
     def alias(self, alias: str) -> int | None:
         """The number of the version that the alias names; None only if MLflow answered that it names none."""
@@ -476,7 +477,7 @@ def _version(version: Any, store: str | None) -> Version:
     )
 
 
-def _cut(text: str) -> str:
+def cut(text: str) -> str:
     """The text, cut to what MLflow takes as a tag or a description."""
     return text if len(text) <= LONGEST_TAG else f"{text[: LONGEST_TAG - 1]}…"
 
@@ -548,8 +549,11 @@ def write_pyfunc(
         data_path=str(data),
         code_paths=[str(code)],
         mlflow_model=Model(model_uuid=identity[:32], utc_time_created="1970-01-01 00:00:00", metadata={"takes": takes}),
-        signature=ModelSignature(_input_schema([column.name for column in columns], others), _output_schema(output)),
+        signature=ModelSignature(
+            _input_schema([column.name for column in columns], others), _output_schema(output), _parameters()
+        ),
         input_example=example,
+        model_config={"answer": ALL},  # another may be chosen at loading: mlflow.models.evaluate passes no params
         pip_requirements=[f"{name}=={metadata.version(name).split('+')[0]}" for name in libraries],
     )
 
@@ -564,6 +568,13 @@ def _input_schema(columns: Iterable[str], others: Iterable[str]) -> Any:
     # Where it refuses a value or misses a column, its message quotes whole rows. Others than these it drops.
     anything = AnyType()  # type: ignore[no-untyped-call]
     return Schema([ColSpec(anything, name, required=False) for name in dict.fromkeys((*columns, *others))])
+
+
+def _parameters() -> Any:
+    """What `predict` takes besides rows."""
+    from mlflow.types import DataType, ParamSchema, ParamSpec
+
+    return ParamSchema([ParamSpec("answer", DataType.string, None)])
 
 
 def _output_schema(output: Output) -> Any:

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from ml.data.calendars import BusinessDays
-from ml.data.declared_sources import Text
 from ml.data.demands import CALENDAR, COLUMN, DATASET, SIDE_TABLE, SOURCE, TARGET
+from ml.data.source_kinds import Text
 from ml.declarations import Broken, Demands, cannot_be_called, plain, plain_fields, twice
 from ml.digests import digest_value
 from ml.evaluation.demands import GATE
 from ml.evaluation.gates import Gate
 from ml.models.demands import RECIPE
 from ml.models.recipe import Recipe
-from ml.use_case.declaration import refuse, refuse_types
+from ml.use_case.checks import refuse, refuse_types
 from ml.use_case.operation import OPERATION, Operation
 
 TRAINING_FIELDS = tuple(field.name for field in fields(Recipe) if field.name != "name")

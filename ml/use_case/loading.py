@@ -21,7 +21,7 @@ from ml.errors import ConfigError, UsageError, did_you_mean
 from ml.models.code import own_kinds
 from ml.use_case.definition import TRAINING_FIELDS, UseCase
 from ml.use_case.own_modules import OwnModules
-from ml.use_case.travelling import Travelling, library_settings, travelling, travelling_modules
+from ml.use_case.travelling import Travelling, done_at_import, travelling, travelling_modules
 
 UNKNOWN_FIELD = re.compile(r"(\w+)(?:\.__init__)?\(\) got an unexpected keyword argument '(\w+)'")
 
@@ -71,7 +71,8 @@ class Loaded:
     """A use case, and the source files that it was made of.
 
     Of its own code, `deriving` runs `derive`, `reading` makes rows of bytes, `training` makes a version, `serving`
-    answers in it and `judging` decides about it. `settings` is a digest of what its file sets in libraries.
+    answers in it and `judging` decides about it. `at_import` is a digest of what its file does to libraries when it is
+    imported.
     """
 
     use_case: UseCase
@@ -98,8 +99,8 @@ class Loaded:
         return self._of("gates")
 
     @functools.cached_property
-    def settings(self) -> str:
-        return library_settings(self.own)
+    def at_import(self) -> str:
+        return done_at_import(self.own)
 
     def _of(self, *names: str) -> Travelling:
         return travelling(self.own, self.use_case, names)
@@ -228,6 +229,7 @@ def _refuse_unknown_field(error: BaseException, path: Path) -> None:
     owner = _known_where_it_happened(error, unknown[1]) if unknown else None
     if unknown is None or owner is None:
         return
+    _refuse_undecorated(error, path, unknown[1], unknown[2])
     try:
         fields = list(inspect.signature(owner).parameters)
     except (TypeError, ValueError):
@@ -239,6 +241,20 @@ def _refuse_unknown_field(error: BaseException, path: Path) -> None:
         f"{unknown[2]!r} is none{_line_of(error, path)}",
         did_you_mean(unknown[2], fields, f"write one of {', '.join(fields)}"),
     ) from error
+
+
+def _refuse_undecorated(error: BaseException, path: Path, name: str, field: str) -> None:
+    """Raises ConfigError if a class that inherits from `name` annotates the field and is no dataclass of its own."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    for cls in frame.f_globals.values():
+        if not isinstance(cls, type) or name not in [above.__name__ for above in cls.__mro__[1:]]:
+            continue
+        if field in vars(cls).get("__annotations__", {}) and "__dataclass_fields__" not in vars(cls):
+            raise ConfigError(
+                f"a class with fields of its own in {path.name} and its modules must be a dataclass",
+                f"{cls.__name__} is none{_line_of(error, path)}",
+                f"write @dataclass(frozen=True, kw_only=True) above class {cls.__name__}",
+            ) from error
 
 
 def _known_where_it_happened(error: BaseException, name: str) -> Callable[..., Any] | None:

@@ -91,13 +91,18 @@ def travelling_modules(own: OwnModules, names: Iterable[str]) -> Travelling:
     )
 
 
-def library_settings(own: OwnModules) -> str:
-    """Digest of the statements of the file that set something in a library, as `torch.set_default_dtype(...)` does.
+def done_at_import(own: OwnModules) -> str:
+    """Digest of what the file does to libraries when it is imported; "" if it does nothing to them.
 
-    They may decide results of code that the file does not have.
+    That is each statement like `torch.set_default_dtype(...)`, and each own module that is imported and never named
+    again. They may decide results of code that the file does not have.
     """
     file = _file(own.main)
-    return digest_value([ast.unparse(one.node) for one in file.statements if file.sets_a_library(one)])
+    settings = [one.node for one in file.statements if file.sets_a_library(one)]
+    imports = [one.node for one in file.statements if file.is_for_effect(one, own)]
+    source = ast.unparse(ast.Module([*settings, *imports], [])).encode()
+    modules = {name: digest_bytes(data) for name, data in _imported(own, source).items()}
+    return digest_value([digest_bytes(source), modules]) if source else ""
 
 
 def has_own_code(value: Any, prefix: str) -> bool:
@@ -129,6 +134,7 @@ def _cut(own: OwnModules, use_case: object, wanted: Sequence[str]) -> Travelling
     tree = ast.Module([_absolute(node, own.main.package) for node in chosen], [])
     source = ast.unparse(ast.fix_missing_locations(tree)).encode() + b"\n"
     modules = _imported(own, source)
+    _refuse_made_up_names(own, source, modules)
     digest = digest_value([digest_bytes(source), {name: digest_bytes(data) for name, data in sorted(modules.items())}])
     return Travelling(
         source=source,
@@ -215,7 +221,7 @@ class File:
     def needed_by(self, ends: Iterable[ast.stmt], own: OwnModules) -> list[ast.stmt]:
         """The statements, in their order, without which `ends` would run otherwise or not at all."""
         needed = {name for node in ends for name in _statement(node).uses}
-        chosen = [one for one in self.statements if _is_future(one.node) or self._is_for_effect(one, own)]
+        chosen = [one for one in self.statements if _is_future(one.node) or self.is_for_effect(one, own)]
         needed |= {name for one in chosen for name in (*one.uses, *one.binds)}
         while True:
             more = [one for one in self.statements if one not in chosen and self._matters(one, needed)]
@@ -270,7 +276,7 @@ class File:
             self._is_constant(part) for part in ast.iter_child_nodes(value) if isinstance(part, ast.expr)
         )
 
-    def _is_for_effect(self, one: Statement, own: OwnModules) -> bool:
+    def is_for_effect(self, one: Statement, own: OwnModules) -> bool:
         """Whether it imports an own module under a name that nothing uses: then the module is there for what it does
         when it is imported."""
         imports = [node for node in ast.walk(one.node) if isinstance(node, ast.Import | ast.ImportFrom)]
@@ -400,32 +406,35 @@ def _named_in(own: OwnModules, source: bytes, module: Module) -> set[str]:
 
 
 def _imported(own: OwnModules, source: bytes) -> dict[str, bytes]:
-    """The own modules that the source imports, and those that these import. Raises CannotFollow for an import by a
-    name that is made up while the code runs."""
-    _refuse_made_up_names(own.file.name, source)
+    """The own modules that the source imports, and those that these import."""
     found, waiting = set[str](), _named_in(own, source, own.main)
     while waiting:
         found |= waiting
         named = (_named_in(own, own.read[name].source, own.read[name]) for name in waiting)
         waiting = {name for names in named for name in names} - found
-    for name in found:
-        if _is_source(own.read[name]):
-            _refuse_made_up_names(own.read[name].file.name, own.read[name].source)
     return {name: own.read[name].source for name in sorted(found)}
 
 
-def _refuse_made_up_names(file: str, source: bytes) -> None:
-    for node in ast.walk(ast.parse(source)):
-        if not isinstance(node, ast.Call):
-            continue
-        function = node.func
-        name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
-        if name in BY_NAME and not all(isinstance(arg, ast.Constant) for arg in node.args[:2]):
+def _refuse_made_up_names(own: OwnModules, source: bytes, modules: Iterable[str]) -> None:
+    """Raises CannotFollow for an import by a name that is made up while the code runs."""
+    texts = {own.file.name: source} | {
+        own.read[name].file.name: own.read[name].source for name in _sources(own, modules)
+    }
+    for file, text in texts.items():
+        calls = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call))
+        by_name = (call for call in calls if _called(call) in BY_NAME)
+        if not all(isinstance(arg, ast.Constant) for call in by_name for arg in call.args[:2]):
             raise CannotFollow(f"{file} imports a module by a name that is made up while it runs")
 
 
-def _is_source(module: Module) -> bool:
-    return module.file.suffix in SOURCE_SUFFIXES
+def _called(call: ast.Call) -> str:
+    function = call.func
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+
+
+def _sources(own: OwnModules, modules: Iterable[str]) -> list[str]:
+    """Those of the modules that are source files."""
+    return [name for name in modules if own.read[name].file.suffix in SOURCE_SUFFIXES]
 
 
 def _packages(own: OwnModules, modules: Iterable[str]) -> frozenset[str]:
@@ -434,9 +443,8 @@ def _packages(own: OwnModules, modules: Iterable[str]) -> frozenset[str]:
 
 def _why_not(own: OwnModules, source: bytes, modules: Iterable[str]) -> str | None:
     """Why the code cannot run where our project is not installed, in words."""
-    for name in modules:
-        if not _is_source(own.read[name]):
-            return f"{own.read[name].file.name} is compiled for one kind of machine"
+    if compiled := sorted({*modules} - {*_sources(own, modules)}):
+        return f"{own.read[compiled[0]].file.name} is compiled for one kind of machine"
     if others := sorted(_ours(own, source, modules) - PROVIDED):
         return f"it uses {', '.join(others)}, and a version has only {', '.join(sorted(PROVIDED))}"
     return None
@@ -444,7 +452,7 @@ def _why_not(own: OwnModules, source: bytes, modules: Iterable[str]) -> str | No
 
 def _ours(own: OwnModules, source: bytes, modules: Iterable[str]) -> frozenset[str]:
     """What the code imports of our project, such as `ml.Column` or `ml.metrics.scores`."""
-    texts = (own.read[name].source for name in modules if _is_source(own.read[name]))
+    texts = (own.read[name].source for name in _sources(own, modules))
     return frozenset(name for text in (source, *texts) for name in _names_of_ours(text))
 
 

@@ -1,5 +1,6 @@
 """What is done again after a change: a change of what decides about a model trains no model."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ import pytest
 import ml.pipeline.evaluate
 import ml.pipeline.site
 from ml.code import Code
+from ml.errors import ConfigError
+from ml.models import packaging
 from ml.storage.registry import CHAMPION, RUN_KEY, TRAINING_KEY, Registry
 from tests.flows.test_nights import registry, versions
 from tests.story import Shop, undated
@@ -146,3 +149,29 @@ def test_a_new_evaluation_is_made_again_without_training(shop: Shop, monkeypatch
 def test_a_seed_and_a_reason_still_train_a_new_version(shop: Shop) -> None:
     assert [shop.document(**more)["version"] for more in ({}, {"seed": 7}, {"again": "a test"})] == [1, 2, 3]
     assert Registry(shop.settings, "shop").alias(CHAMPION) == 1
+
+
+def test_a_registered_model_is_made_again_with_equal_bytes_or_not_at_all(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After `retrain gc` nothing is kept of its stages. As its files may serve, none is written over."""
+    assert shop.document()["version"] == 1
+    store = Path(shop.settings.store)
+    shutil.rmtree(store / "stages")
+    _edit(shop, "floor=0.5", "floor=0.51")
+    again = shop.document()
+    assert (again["computed"]["train candidate"], again["version"]) == (1, 1)
+    files = {path: path.read_bytes() for path in store.glob("mlflow/*/artifacts/model/**/*") if path.is_file()}
+    shutil.rmtree(store / "stages")
+    _edit(shop, "floor=0.51", "floor=0.52")
+    write = packaging.write_model
+
+    def write_otherwise(model: Any, learner: Any, folder: Path) -> None:
+        write(model, learner, folder)
+        (folder / "MLmodel").write_text("other bytes")
+
+    monkeypatch.setattr(packaging, "write_model", write_otherwise)
+    with pytest.raises(ConfigError, match="--again REASON"):
+        shop.document()
+    assert files == {path: path.read_bytes() for path in files}
+    assert len(shop.entries()) == 2

@@ -82,7 +82,8 @@ def load(folder: Path, threads: int) -> Served:
     return Served(np.array(json.loads((folder / FILE).read_text())))
 '''
 OTHER_WEIGHTS = ("* self.weights)", "* self.weights * 2)")
-REFUSED = {"ml", "tasks", "flows", "expectations", "deployments", "my_kind", "my_learner", "my_scale", "torch"}
+OURS = {"ml", "tasks", "flows", "expectations", "deployments"}
+REFUSED = {*OURS, "my_kind", "my_learner", "my_scale", "torch"}
 ELSEWHERE = """
 import sys
 
@@ -131,12 +132,14 @@ def company(shop: Shop) -> Shop:
     return shop
 
 
-def answers_elsewhere(shop: Shop, rows: pd.DataFrame, folder: Path, *versions: int) -> dict[int, pd.DataFrame]:
+def answers_elsewhere(
+    shop: Shop, rows: pd.DataFrame, folder: Path, *versions: int, refused: set[str] = REFUSED
+) -> dict[int, pd.DataFrame]:
     """The versions' answers from a process in which neither this project nor the company's can be imported."""
     folder.mkdir(exist_ok=True)
     file = folder / "rows.parquet"
     rows.to_parquet(file)
-    script = ELSEWHERE.format(refused=REFUSED)
+    script = ELSEWHERE.format(refused=refused)
     command = [sys.executable, "-P", "-c", script, str(file), shop.settings.tracking_uri, *map(str, versions)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

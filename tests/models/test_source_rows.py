@@ -316,6 +316,6 @@ def test_the_same_raw_rows_are_made_as_in_a_night(model: PackagedModel, tmp_path
     some: Any = sample("groups", "undated")
     use_case = project(tmp_path, *DERIVES["groups"], TABLE).use_case
     assert model.source is not None
-    made, night = model.source.raw_rows(some.rows), complete(use_case, some.rows, some.sides).rows
+    made, night = model.source.completed(some.rows)[0], complete(use_case, some.rows, some.sides).rows
     features = use_case.features
     pd.testing.assert_frame_equal(conform(made, features), conform(night, features), check_exact=True)

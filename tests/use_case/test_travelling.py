@@ -275,5 +275,16 @@ def test_of_ml_only_a_column_travels(imported: str, why: str | None, project: Pr
 def test_what_the_file_sets_in_a_library_is_part_of_a_key(project: Project) -> None:
     folder = project()
     body = "import pandas as pd\n\npd.options.display.width = WIDTH\n" + BODIES["a function"][0] + DERIVE
-    settings: list[Any] = [written(folder, body.replace("WIDTH", width)).settings for width in ("80", "81")]
+    settings: list[Any] = [written(folder, body.replace("WIDTH", width)).at_import for width in ("80", "81")]
     assert settings[0] != settings[1]
+
+
+def test_a_module_that_is_imported_for_its_effect_counts_for_everything(project: Project) -> None:
+    folder = project()
+    body = "import company.rows\n" + BODIES["a function"][0] + DERIVE
+    before = written(folder, body)
+    write_files(folder, {"company/rows.py": "x = 1\n"})
+    after = load("own_tills", folder)
+    assert changed(before, after) == set(PARTS)
+    assert before.at_import != after.at_import
+    assert written(folder, BODIES["a function"][0] + DERIVE).at_import == ""
