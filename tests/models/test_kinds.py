@@ -392,7 +392,7 @@ def test_a_weight_moves_the_model_as_repeated_rows_do(name: str, tmp_path: Path)
     repeated = outputs_after(name, tmp_path / "repeated", several, np.ones(len(several)))
     plain = outputs_after(name, tmp_path / "plain", rows, np.ones(300))
     away, before = (np.median(np.abs(outputs - repeated)) for outputs in (weighted, plain))
-    assert away < 0.2 * before
+    assert away < 0.3 * before
 
 
 @each
