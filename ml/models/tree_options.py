@@ -102,6 +102,12 @@ def _other_word(options: Mapping[str, object]) -> Broken:
     return False
 
 
+def _too_large(options: Mapping[str, object]) -> Broken:
+    """The first whole number of which LightGBM would keep the last 32 bits; False if there is none."""
+    large = [name for name, value in options.items() if isinstance(value, int) and abs(value) >= 2**31]
+    return bool(large) and f"{large[0]!r} is {options[large[0]]}"
+
+
 def _twice(options: Mapping[str, object]) -> Broken:
     return twice(main_names().get(name, name) for name in options)
 
@@ -111,5 +117,6 @@ OPTIONS: Demands[Any, Any] = (
     ("options", "not be set elsewhere", lambda m, _: _set_elsewhere(m.options or {}), "set that instead"),
     ("options", "be about how trees grow", lambda m, _: _not_of_growth(m.options or {}), "remove it"),
     ("options", "be words that LightGBM knows", lambda m, _: _other_word(m.options or {}), "write one of them"),
+    ("options", "hold whole numbers below 2**31", lambda m, _: _too_large(m.options or {}), "write a smaller one"),
     ("options", "set each parameter once", lambda m, _: _twice(m.options or {}), "remove one of its names"),
 )

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from ml.serving.kinds.trees import PlainFeatures
 
 Share = Annotated[float, Field(gt=0, le=1)]
-Whole = Annotated[int, Field(ge=-(2**31), lt=2**31)]  # LightGBM cuts a larger one to other digits
 Parameters = dict[str, Any]
 
 OBJECTIVES: dict[TaskKind, str] = {"binary": "binary", "multiclass": "multiclass", "regression": "regression"}
@@ -37,6 +36,7 @@ REPEATABLE: Parameters = {"deterministic": True, "force_col_wise": True, "device
 COARSE = 1e-3  # of the labels' standard deviation: LightGBM keeps labels as float32
 FRUITLESS = 30  # trees in a row without a split, after which growth ends; other samples of rows may have one
 SMALLEST = 1e-15  # the probability that a log loss goes down to
+THREADS = re.compile(r"\[num_threads: \d+\]")
 WHERE = re.compile(r" at \S+, line \d+ ?\.?$")  # in LightGBM's C++, at the end of what it says
 
 
@@ -84,7 +84,7 @@ class Trees(Learner):
         subsample: Share = 1.0,
         colsample_bytree: Share = 1.0,
         reg_lambda: NonNegativeFloat = 0.0,
-        options: dict[str, bool | Whole | float | str] | None = None,
+        options: dict[str, bool | int | float | str] | None = None,
     ) -> None:
         self.learning_rate = learning_rate
         self.rounds = rounds
@@ -242,8 +242,9 @@ class Growth:
         return "loss", loss**0.5 if regression else loss, False
 
     def text(self) -> str:
-        """The trees that are kept as LightGBM writes them, equal bytes for every number of threads."""
-        return self.booster.reset_parameter({"num_threads": 1}).model_to_string(num_iteration=self.best)
+        """The trees that are kept, as LightGBM writes them, but with one thread among their parameters: every number of
+        threads gives equal bytes."""
+        return THREADS.sub("[num_threads: 1]", self.booster.model_to_string(num_iteration=self.best))
 
 
 def log_losses(p: Floats, y: NDArray[Any]) -> Floats:
