@@ -6,6 +6,7 @@ from ml.reporting.data_section import data_sentences
 from ml.reporting.decision_section import champion_then, headline, verdict_list, way_out
 from ml.reporting.document import Document
 from ml.reporting.escaping import on_a_page
+from ml.reporting.fit_section import fit_sentence
 from ml.reporting.score_section import comparison_sentence, score_table, scored
 
 
@@ -37,7 +38,8 @@ def markdown(document: Document) -> str:
         lines += ["", "## Scores on the same test rows", "", *score_table(document), "", comparison_sentence(document)]
         lines += ["", "## Gates", "", *verdict_list(document)]
     lines += ["", "## Data", "", *(f"- {line}" for line in data_sentences(document))]
-    lines += ["", "## Cost", "", "| stage | seconds | reused | computed |", "| --- | ---: | ---: | ---: |"]
+    lines += ["", "## Cost", "", *([fit_sentence(document), ""] if fit_sentence(document) else [])]
+    lines += ["| stage | seconds | reused | computed |", "| --- | ---: | ---: | ---: |"]
     lines += [
         f"| {stage} | {seconds:.1f} | {document['reused'][stage]} | {document['computed'][stage]} |"
         for stage, seconds in document["seconds"].items()
