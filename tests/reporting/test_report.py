@@ -120,7 +120,7 @@ def of_fit(reused: int = 0, seconds: float | None = 3.46, **training: Any) -> An
          "Fitted: Trees on cpu, 198 trees in 3.5 s. The model of tree 168 is kept."),
         (of_fit(device="cuda"), "Fitted: NetworkClassifier on cuda, 3 epochs in 3.5 s. The model of epoch 2 is kept."),
         (of_fit(model="Constant", step="", epochs=0, best_epoch=None), "Fitted: Constant on cpu, in 3.5 s."),
-        (of_fit(reused=1, model="Net"), "Fitted by an earlier run: Net on cpu, 3 epochs. The model of epoch 2 is kept."),
+        (of_fit(reused=1, model="N"), "Fitted by an earlier run: N on cpu, 3 epochs. The model of epoch 2 is kept."),
         (of_fit(reused=1, epochs=0, best_epoch=None), "Fitted by an earlier run: NetworkClassifier on cpu."),
     ],
 )  # fmt: skip
