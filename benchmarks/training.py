@@ -18,7 +18,7 @@ import torch
 
 from ml import NetworkClassifier
 from ml.models import training
-from ml.models.handles import Epoch
+from ml.models.handles import Step
 from ml.models.training import StoredDiary
 from ml.pipeline.machine import ask_torch
 from ml.storage.store import open_store
@@ -30,11 +30,11 @@ class TimedCheckpoints(StoredDiary):
     """Knows when each epoch ended and when its checkpoint was kept."""
 
     def __init__(self, folder: str) -> None:
-        super().__init__(open_store(folder), "checkpoint")
+        super().__init__(open_store(folder), "checkpoint", "epoch")
         self.ended = 0.0
         self.seconds: list[float] = []
 
-    def end(self, epoch: Epoch) -> None:
+    def end(self, epoch: Step) -> None:
         del epoch
         self.ended = time.perf_counter()
 

@@ -1,5 +1,7 @@
 """Two tiny use cases with generated rows: `tills` by day and `parcels` in one file; and models fitted to the second."""
 
+import atexit
+import shutil
 import tempfile
 from collections.abc import Callable
 from datetime import date, timedelta
@@ -24,7 +26,8 @@ from ml.settings import Settings
 from ml.storage.records import Night
 
 FIRST_DAY = date(2024, 1, 1)
-FOLDER = tempfile.TemporaryDirectory(prefix="tiny")  # of fitted models, until the process ends
+FOLDER = Path(tempfile.mkdtemp(prefix="tiny"))  # of fitted models, until the process ends
+atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
 KINDS: tuple[TaskKind, ...] = ("binary", "multiclass", "regression")
 TARGETS: dict[TaskKind, Target] = {
     "binary": Target(column="outcome", positive="late", classes=("in time", "late")),
@@ -211,7 +214,7 @@ def learnt(kind: TaskKind = "binary", folder: Path | None = None, **changes: Any
     """A fit of parcels on 400 rows, with 200 for validation, and the model of it."""
     use_case = parcels(kind, **changes)
     train, validation = (cleaned(use_case, parcel_rows(rows, seed)) for rows, seed in ((400, 0), (200, 1)))
-    place = Path(tempfile.mkdtemp(dir=FOLDER.name)) / "fitted" if folder is None else folder
+    place = Path(tempfile.mkdtemp(dir=FOLDER)) / "fitted" if folder is None else folder
     return fit(use_case, place, train, validation)
 
 

@@ -14,12 +14,12 @@ import pandas as pd
 import pytest
 
 from deployments.cli import main
-from ml.data.handles import CheckedDays, CleanedDays, CleanedPartition, PartitionCheck, Split
+from ml.data.handles import CheckedDays, CleanedDays, CleanedPartition, PartitionCheck
 from ml.digests import unsealed
 from ml.errors import ConfigError
 from ml.evaluation.handles import Evaluations
 from ml.models import packaging
-from ml.models.handles import Fit, Upload, Verified
+from ml.models.handles import Upload, Verified
 from ml.settings import Settings
 from ml.storage import paths
 from ml.storage.json_form import from_json
@@ -35,9 +35,7 @@ from tests.fixtures import make_landed
 from tests.story import Shop, open_shop
 
 LANDED = Path(__file__).parents[1] / "fixtures" / "landed.tar.gz"
-HANDLES: dict[str, Any] = {
-    "split": Split, "train": Fit, "upload": Upload, "verify": Verified, "evaluate": Evaluations,
-}  # fmt: skip
+HANDLES: dict[str, Any] = {"upload": Upload, "verify": Verified, "evaluate": Evaluations}  # others are made again
 
 
 @pytest.fixture

@@ -27,10 +27,11 @@ import ml.pipeline.validate
 from deployments.cli import main
 from deployments.commands.status import last_of
 from flows.retrain import RetrainRequest, only_run_of
-from ml import UseCase
+from ml import NetworkClassifier, UseCase
 from ml.errors import Busy, DataRejected, RetrainError, StoreUnavailable, UsageError
 from ml.models import packaging
 from ml.models.handles import Fit
+from ml.models.training import StoredDiary
 from ml.operations.alias import follow_ledger
 from ml.storage.kept import Kept
 from ml.storage.ledger import Ledger
@@ -131,8 +132,8 @@ STAGES = [
     (ml.pipeline.opening, "survey"),
     (ml.pipeline.validate, "check_batch"),
     (ml.pipeline.clean, "clean"),
-    (ml.pipeline.split, "fit_encoder"),
-    (ml.models.training, "fit_candidate"),
+    (ml.pipeline.split, "describe"),
+    (NetworkClassifier, "fit_rows"),
     (ml.models.training, "package"),
     (packaging, "prove"),
     (Registry, "register"),
@@ -157,7 +158,7 @@ def test_after_an_error_anywhere_only_that_stage_and_later_ones_run_again(
         assert calls[name] == 1, name
     done = shop.document("2024-03-15")
     assert done["decision"] == "FIRST"
-    assert calls["fit_candidate"] == calls["package"] == calls["prove"] == 2
+    assert calls["fit_rows"] == calls["package"] == calls["prove"] == 2
     assert versions(shop) == [1]
     assert registry(shop).alias(CHAMPION) == 1
     assert len(shop.entries()) == 1
@@ -168,9 +169,7 @@ def test_a_fit_killed_between_two_epochs_is_resumed_to_the_same_weights(
 ) -> None:
     monkeypatch.setattr(ml.models.training, "CHECKPOINT_SECONDS", 0.0)
     with monkeypatch.context() as patch:
-        patch.setattr(
-            ml.pipeline.train, "_progress", _failing_once(ml.pipeline.train._progress, "epoch", {"epoch": -2})
-        )
+        patch.setattr(StoredDiary, "step", _failing_once(StoredDiary.step, "step", {"step": -2}))
         with pytest.raises(RetrainError, match="ConnectionError"):
             shop.night("2024-03-15")
     assert [key for key in store_keys(shop, "train") if key.endswith("/checkpoint")]
@@ -212,7 +211,7 @@ def _failing_once(function: Any, name: str, calls: dict[str, int]) -> Any:
 def test_a_moved_head_redoes_the_evaluation_and_not_the_training(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.night("2024-03-15")
     append, fits = Ledger.append, []
-    fit = ml.models.training.fit_candidate
+    fit = NetworkClassifier.fit_rows
 
     def overtaken(ledger: Ledger, entry: Any) -> bool:
         monkeypatch.setattr(Ledger, "append", append)
@@ -223,7 +222,7 @@ def test_a_moved_head_redoes_the_evaluation_and_not_the_training(shop: Shop, mon
         return append(ledger, entry)
 
     monkeypatch.setattr(Ledger, "append", overtaken)
-    monkeypatch.setattr(ml.models.training, "fit_candidate", lambda *a, **k: fits.append(1) or fit(*a, **k))
+    monkeypatch.setattr(NetworkClassifier, "fit_rows", lambda *a, **k: fits.append(1) or fit(*a, **k))
     shop.night("2024-03-16")
     entries = shop.entries()
     assert [entry.seq for entry in entries] == [1, 2, 3]
