@@ -101,11 +101,13 @@ class Trees(Learner):
     def fit_rows(self, job: Job) -> Fitted:
         """Grows trees on the job's rows, one by one, and writes those that are kept.
 
-        Raises ConfigError for an option with a value that LightGBM refuses, for weights that are all 0, and for labels
-        that are equal to LightGBM.
+        Raises ConfigError for an option with a value that LightGBM refuses, for a `subsample` of no rows, and for
+        labels that are equal to LightGBM. Raises DataRejected if train rows lack a class, or if all weights are 0.
         """
         from ml.serving.kinds.trees import save
 
+        job.require_every_class()
+        _refuse_empty_samples(self, job)
         features = fit_features(job.table, job.statistics)
         parameters = self.parameters(job, features)
         _refuse_values(self, job, parameters)
@@ -185,7 +187,7 @@ class Growth:
         return lightgbm.Dataset(
             list(x),
             y,
-            weight=self._weights(y, None if weights[0] is None else np.concatenate(weights)),
+            weight=self._weights(y, self.job.usable_weights(weights)),
             reference=train,
             feature_name=[f"f{place}" for place in range(x[0].shape[1])],  # LightGBM refuses some letters in names
             categorical_feature=self.features.category_places,
@@ -193,9 +195,12 @@ class Growth:
         )
 
     def _weights(self, y: Floats, weights: Floats | None) -> Floats | None:
-        """(rows,) the weights of rows, with a mean of 1, times those of their classes; None if there are neither."""
+        """(rows,) the weights of rows, with a mean of 1, times those of their classes; None if there are neither.
+
+        With a mean of 1, `reg_lambda` is as strong in any unit of the weights.
+        """
         if weights is not None:
-            weights = _of_mean_one(self.job, weights)
+            weights = weights / weights.mean()
         if self.class_weights is None:
             return weights
         of_class = self.class_weights[y.astype(int)]
@@ -261,16 +266,14 @@ def class_weights(job: Job) -> Floats:
     return job.statistics.rows / (classes * counts)
 
 
-def _of_mean_one(job: Job, weights: Floats) -> Floats:
-    """The weights in the same proportions, with a mean of 1, so that `reg_lambda` is as strong in any unit."""
-    mean = weights.mean()
-    if not mean > 0:
+def _refuse_empty_samples(learner: Trees, job: Job) -> None:
+    rows = job.statistics.rows
+    if int(learner.subsample * rows) < 1:
         raise ConfigError(
-            f"the weights of {job.table.name}'s rows must not all be 0",
-            f"those in column {job.weight} are, for {len(weights):,} train or validation rows",
-            "name another column as `weight`",
+            f"each tree of {job.table.name}'s model must see a train row",
+            f"a share of {learner.subsample:g} of {rows:,} train rows is none",
+            "raise `subsample`",
         )
-    return weights / mean
 
 
 def _refuse_equal_labels(job: Job, y: Floats) -> None:

@@ -15,7 +15,7 @@ OURS = Path(ml.__file__).parent
 LISTED = (
     "BetterThanRule BetterThanTrivial BusinessDays Column DatabaseSource FileSource Fitted Gate Job Learner MinMetric "
     "NetworkClassifier NetworkRegressor NotWorseThanChampion NotWorseThanReference Retention SideTable Source Step "
-    "Target UseCase linear_regression logistic_regression"
+    "Target Trees UseCase linear_regression logistic_regression"
 ).split()
 
 
