@@ -7,6 +7,7 @@ import ctypes
 import difflib
 import functools
 import json
+import math
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -102,6 +103,14 @@ def _other_word(options: Mapping[str, object]) -> Broken:
     return False
 
 
+def _no_value(options: Mapping[str, object]) -> Broken:
+    """The first option that is neither a finite number nor a text; False if there is none."""
+    for name, value in options.items():
+        if not isinstance(value, str) and not (isinstance(value, int | float) and math.isfinite(value)):
+            return f"{name!r} is {value!r}"
+    return False
+
+
 def _too_large(options: Mapping[str, object]) -> Broken:
     """The first whole number of which LightGBM would keep the last 32 bits; False if there is none."""
     large = [name for name, value in options.items() if isinstance(value, int) and abs(value) >= 2**31]
@@ -117,6 +126,7 @@ OPTIONS: Demands[Any, Any] = (
     ("options", "not be set elsewhere", lambda m, _: _set_elsewhere(m.options or {}), "set that instead"),
     ("options", "be about how trees grow", lambda m, _: _not_of_growth(m.options or {}), "remove it"),
     ("options", "be words that LightGBM knows", lambda m, _: _other_word(m.options or {}), "write one of them"),
+    ("options", "hold numbers and texts", lambda m, _: _no_value(m.options or {}), "write one"),
     ("options", "hold whole numbers below 2**31", lambda m, _: _too_large(m.options or {}), "write a smaller one"),
     ("options", "set each parameter once", lambda m, _: _twice(m.options or {}), "remove one of its names"),
 )

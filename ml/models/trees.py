@@ -84,7 +84,7 @@ class Trees(Learner):
         subsample: Share = 1.0,
         colsample_bytree: Share = 1.0,
         reg_lambda: NonNegativeFloat = 0.0,
-        options: dict[str, bool | int | float | str] | None = None,
+        options: dict[str, Any] | None = None,
     ) -> None:
         self.learning_rate = learning_rate
         self.rounds = rounds

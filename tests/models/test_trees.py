@@ -398,7 +398,7 @@ def test_labels_that_differ_only_in_later_digits_than_lightgbm_keeps_are_refused
 @pytest.mark.parametrize(
     ("model", "field"),
     [
-        (Trees(options={"max_depth": [3]}), "options"),
+        (Trees(options=["max_depth"]), "options"),
         (Trees(monotone={"weight": 2}), "monotone"),
         (Trees(learning_rate=0.0), "learning_rate"),
         (Trees(rounds=0), "rounds"),

@@ -324,6 +324,7 @@ TOGETHER: list[Case] = [
     (parcels, option(machines="10.0.0.1:1"), "options of the model of parcels", "'machines' is about something else"),
     (parcels, option(linear_tree=True), "options of the model of parcels", "'linear_tree' is about something else"),
     (parcels, option(mc_method="best"), "options of the model of parcels", "knows basic, intermediate, advanced"),
+    (parcels, option(max_depth=[3]), "options of the model of parcels", "'max_depth' is [3]"),
     (parcels, option(max_depth=2**40), "options of the model of parcels", "'max_depth' is 1099511627776"),
     (parcels, option(lambda_l1=1.0, reg_alpha=2.0), "options of the model of parcels", "'lambda_l1' is there twice"),
     (tills, floor(0.5, "mae"), "metric of the gate MinMetric mae of tills", "'mae' where binary has f1"),
