@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from ml.data.dataset import Dataset
-from ml.data.statistics import Moments, Statistics, numbers
+from ml.data.statistics import Statistics, numbers
 from ml.declarations import Broken, Demands
 from ml.errors import ConfigError
 from ml.models.encoding import fit_categories
@@ -62,7 +62,12 @@ class Trees(Learner):
             lambda m, u: m.class_weight is not None and u.target.kind == "regression",
             "remove it",
         ),
-        ("monotone", "name columns that are learnt as numbers", lambda m, u: _no_number(m.monotone, u), "remove it"),
+        (
+            "monotone",
+            "name columns that are learnt as numbers",
+            lambda m, u: _no_number(m.monotone, u),
+            "name one of them",
+        ),
         (
             "monotone",
             "be left out where there are more than two classes",
@@ -144,15 +149,11 @@ class Trees(Learner):
 
 
 def fit_features(table: Dataset, train: Statistics) -> PlainFeatures:
-    """The features, with constants from the statistics of train rows."""
-    from ml.serving.kinds.trees import PlainFeatures, PlainNumber
-
-    def missing_as(moments: Moments) -> float | None:
-        return None if moments.missing else moments.mean
+    """The features, with the categories that are not rare in train rows."""
+    from ml.serving.kinds.trees import PlainFeatures
 
     return PlainFeatures(
-        numbers=tuple(PlainNumber(column=c.name, missing_as=missing_as(train.moments[c.name])) for c in numbers(table)),
-        categories=fit_categories(table, train),
+        numbers=tuple(column.name for column in numbers(table)), categories=fit_categories(table, train)
     )
 
 

@@ -16,43 +16,31 @@ DESCRIPTION, TREES = "trees.json", "trees.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlainNumber:
-    """A number as it is. A missing one stays missing if the train rows had missing ones, so that trees learnt about
-    them. Otherwise it counts as `missing_as`, the mean of the train rows: LightGBM itself would take it for 0."""
-
-    column: str
-    missing_as: float | None
-
-    def transform(self, frame: pd.DataFrame) -> NDArray[np.float64]:
-        """(rows,) the values, NaN where one is missing."""
-        values = frame[self.column].to_numpy(np.float64)
-        return values if self.missing_as is None else np.where(np.isnan(values), self.missing_as, values)
-
-
-@dataclass(frozen=True, kw_only=True)
 class PlainFeatures:
-    """All features of a use case: numbers first, then category codes."""
+    """All features of a use case: numbers as they are, a missing one as NaN, and then category codes."""
 
-    numbers: tuple[PlainNumber, ...]
+    numbers: tuple[str, ...]
     categories: tuple[CategoryFeature, ...]
 
     def transform(self, frame: pd.DataFrame) -> NDArray[np.float64]:
         """(rows, features) float64."""
-        features: list[PlainNumber | CategoryFeature] = [*self.numbers, *self.categories]
-        x = np.empty((len(frame), len(features)))
-        for place, values in enumerate(on_all_cores(lambda feature: feature.transform(frame), features, len(frame))):
+        x = np.empty((len(frame), len(self.columns)))
+        for place, name in enumerate(self.numbers):
+            x[:, place] = frame[name].to_numpy(np.float64)
+        codes = on_all_cores(lambda feature: feature.transform(frame), self.categories, len(frame))
+        for place, values in zip(self.category_places, codes, strict=True):
             x[:, place] = values
         return x
 
     @property
     def columns(self) -> list[str]:
         """The raw column that each feature is made of."""
-        return [*(number.column for number in self.numbers), *(category.column for category in self.categories)]
+        return [*self.numbers, *(category.column for category in self.categories)]
 
     @property
     def category_places(self) -> list[int]:
         """Where the category codes stand among the features."""
-        return list(range(len(self.numbers), len(self.numbers) + len(self.categories)))
+        return list(range(len(self.numbers), len(self.columns)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +98,7 @@ def load(folder: Path, threads: int) -> ServedTrees:
     """The trees that `save` wrote into the folder."""
     contents = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
     features = PlainFeatures(
-        numbers=tuple(PlainNumber(**fields) for fields in contents["numbers"]),
+        numbers=tuple(contents["numbers"]),
         categories=tuple(CategoryFeature(**with_tuples(fields)) for fields in contents["categories"]),
     )
     booster = lightgbm.Booster(model_str=(folder / TREES).read_text(encoding="utf-8"))
