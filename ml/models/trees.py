@@ -9,7 +9,6 @@ import re
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from ml.data.dataset import Dataset
@@ -135,6 +134,7 @@ class Trees(Learner):
             "feature_fraction": self.colsample_bytree,
             "lambda_l2": self.reg_lambda,
             **({"monotone_constraints": self._constraints(features)} if self.monotone else {}),
+            "data_random_seed": 1,  # LightGBM's default: of many rows it takes some to choose the bins of numbers
             **(self.options or {}),
             "seed": job.seed % 2**31,
             "num_threads": job.threads,
@@ -168,13 +168,17 @@ class Growth:
         self.class_weights = class_weights(job) if learner.class_weight else None
         self.steps: list[Step] = []
         self.best = 0
-        train = self._dataset(job.train, parameters)
+        train, self.train_loss = self._read(job.train, parameters)
         self.booster = lightgbm.Booster(parameters, train)
+        self.validation_loss: MeanLoss | None = None
         if job.validation is not None:
-            self.booster.add_valid(self._dataset(job.validation, parameters, train), "validation")
+            held_out, self.validation_loss = self._read(job.validation, parameters, train)
+            self.booster.add_valid(held_out, "validation")
 
-    def _dataset(self, rows: Rows, parameters: Parameters, train: lightgbm.Dataset | None = None) -> lightgbm.Dataset:
-        """The rows as LightGBM keeps them: numbers in bins, which are those of the train rows."""
+    def _read(
+        self, rows: Rows, parameters: Parameters, train: lightgbm.Dataset | None = None
+    ) -> tuple[lightgbm.Dataset, MeanLoss]:
+        """The rows as LightGBM keeps them, with numbers in the bins of the train rows, and the loss on these rows."""
         import lightgbm
 
         parts = [
@@ -182,18 +186,20 @@ class Growth:
             for frame in rows
             if len(frame)
         ]
-        x, labels, weights = zip(*parts, strict=True)
+        x, labels, weights_of_rows = zip(*parts, strict=True)
         y = np.concatenate(labels)
         _refuse_equal_labels(self.job, y)
-        return lightgbm.Dataset(
+        weights = self._weights(y, self.job.usable_weights(weights_of_rows))
+        dataset = lightgbm.Dataset(
             list(x),
             y,
-            weight=self._weights(y, self.job.usable_weights(weights)),
+            weight=weights,
             reference=train,
             feature_name=[f"f{place}" for place in range(x[0].shape[1])],  # LightGBM refuses some letters in names
             categorical_feature=self.features.category_places,
             params=parameters,
         )
+        return dataset, MeanLoss(self.job.table.target.kind, y, weights)
 
     def _weights(self, y: Floats, weights: Floats | None) -> Floats | None:
         """(rows,) the weights of rows, with a mean of 1, times those of their classes; None if there are neither.
@@ -222,14 +228,13 @@ class Growth:
             self._keep_step()
 
     def _out_of_patience(self) -> bool:
-        held_out = self.job.validation is not None
+        held_out = self.validation_loss is not None
         return held_out and self.patience is not None and len(self.steps) - self.best >= self.patience
 
     def _keep_step(self) -> None:
-        (train,) = self.booster.eval_train(self._loss)
-        validation = self.booster.eval_valid(self._loss) if self.job.validation is not None else []
-        loss = float(validation[0][2]) if validation else None
-        step = Step(number=len(self.steps) + 1, train_loss=float(train[2]), validation_loss=loss)
+        train = self.booster.eval_train(self.train_loss)[0][2]
+        loss = None if self.validation_loss is None else self.booster.eval_valid(self.validation_loss)[0][2]
+        step = Step(number=len(self.steps) + 1, train_loss=train, validation_loss=loss)
         if loss is None or not self.steps or loss < self._best_loss():
             self.best = step.number
         self.steps.append(step)
@@ -239,25 +244,33 @@ class Growth:
         loss = self.steps[self.best - 1].validation_loss
         return np.inf if loss is None else loss
 
-    def _loss(self, answers: Floats, rows: lightgbm.Dataset) -> tuple[str, float, bool]:
-        """The weighted log loss or RMSE. LightGBM's own sums depend in their last bits on the number of threads."""
-        y, weights = np.asarray(rows.get_label(), np.float64), rows.get_weight()
-        regression = self.job.table.target.kind == "regression"
-        losses = np.square(answers - y) if regression else log_losses(answers, y)
-        loss = float(np.average(losses, weights=None if weights is None else np.asarray(weights, np.float64)))
-        return "loss", loss**0.5 if regression else loss, False
-
     def text(self) -> str:
         """The trees that are kept, as LightGBM writes them, but with one thread among their parameters: every number of
         threads gives equal bytes."""
         return THREADS.sub("[num_threads: 1]", self.booster.model_to_string(num_iteration=self.best))
 
 
-def log_losses(p: Floats, y: NDArray[Any]) -> Floats:
-    """(rows,) from the probability of the second class (rows,) or of each class (rows, classes), and codes (rows,)."""
-    codes = y.astype(int)
-    of_label = np.where(codes == 1, p, 1 - p) if p.ndim == 1 else p[np.arange(len(p)), codes]
-    return -np.log(np.clip(of_label, SMALLEST, 1))
+class MeanLoss:
+    """The weighted log loss or RMSE of some rows, as LightGBM calls it after a tree.
+
+    Its own sums depend in their last bits on the number of threads.
+    """
+
+    def __init__(self, kind: TaskKind, y: Floats, weights: Floats | None) -> None:
+        self.kind, self.y, self.weights = kind, y, weights
+        self.codes = y.astype(int) if kind == "multiclass" else None
+        self.other = 1 - y  # of two classes
+
+    def __call__(self, answers: Floats, _: lightgbm.Dataset) -> tuple[str, float, bool]:
+        """Its name, its value, and that larger is not better. `answers` are values (rows,), probabilities of the second
+        class (rows,) or of each class (rows, classes)."""
+        if self.kind == "regression":
+            return "rmse", self._mean(np.square(answers - self.y)) ** 0.5, False
+        of_label = np.abs(answers - self.other) if self.codes is None else answers[np.arange(len(answers)), self.codes]
+        return "log loss", -self._mean(np.log(np.maximum(of_label, SMALLEST))), False
+
+    def _mean(self, losses: Floats) -> float:
+        return float(np.average(losses, weights=self.weights))
 
 
 def class_weights(job: Job) -> Floats:

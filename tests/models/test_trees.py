@@ -107,6 +107,19 @@ def test_answers_are_those_of_lightgbm_called_by_hand_on_the_same_rows(kind: Tas
         assert np.abs((p[:, 1] if kind == "binary" else p) - said).max() < 1e-9
 
 
+def test_the_bins_of_many_rows_are_lightgbms_whatever_the_seed(tmp_path: Path) -> None:
+    """LightGBM chooses bins by a sample of the rows. The sample is that of its default seed."""
+    use_case, train, validation = parcels_of(model=small(options={"bin_construct_sample_cnt": 100}))
+    _, served = grown(use_case, tmp_path / "fitted", train, chosen={"trees": 20}, seed=7)
+    parameters = {
+        "objective": "binary", "learning_rate": 0.05, "min_child_samples": 5, "bin_construct_sample_cnt": 100,
+        "num_threads": 1, "verbosity": -1,
+    }  # fmt: skip
+    data = lightgbm.Dataset(by_hand(train), labels_of(train), categorical_feature=[2, 3], params=parameters)
+    raw = np.asarray(lightgbm.train(parameters, data, 20).predict(by_hand(validation), raw_score=True))
+    assert np.array_equal(served.outputs(validation)[:, 0], raw)
+
+
 def test_weights_of_rows_and_of_classes_are_those_of_lightgbm_and_count_in_both_losses(tmp_path: Path) -> None:
     use_case, train, validation = parcels_of(weight="weight", model=small(class_weight="balanced"))
     fitted, served = grown(use_case, tmp_path / "fitted", train, validation)
