@@ -255,8 +255,8 @@ def data_stages(days: int) -> tuple[Split, Statistics]:
     """All data stages of the night after so many days, as plain functions."""
     site = open_site("table")
     night = Night(
-        use_case="table", as_of=FIRST + timedelta(days=days), seed=1, use_case_digest=site.digest, lock_digest="0",
-        code_digest=site.code, device="cpu", threads=1,
+        use_case="table", as_of=FIRST + timedelta(days=days), seed=1, use_case_digest=site.training,
+        code_digest=site.code, judging_digest=site.judging, instructions="0", device="cpu", threads=1,
     )  # fmt: skip
     snapshot = stages.take_snapshot.fn(night)
     checks = stages.validate_partitions.fn(night, snapshot)

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ml.errors import Busy, DataRejected
 from ml.evaluation.decision import DATA_REJECTED
 from ml.operations.backfill import Plan
-from ml.pipeline.run_key import run_key
+from ml.pipeline.run_key import run_key, training_key
 from ml.reporting.document import dry_run_document
 from ml.reporting.endings import Ending, ending, run_title
 from ml.reporting.trail import Trail
@@ -150,10 +150,11 @@ def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any
         document = dry_run_document(night, key, checks, split, finished)
         stages = publish_work(night.use_case, night.as_of)
         return Completed(message="Dry run: nothing was trained or moved.", data={**document, "stages": stages})
-    fit = train_candidate(night, key, cleaned, split, nightly=plan is None)
-    upload = upload_candidate(night, key, cleaned, fit)
-    verified = verify_candidate(night, key, upload)
-    candidate = register_candidate(night, key, snapshot, split, upload)
+    trained = training_key(night, snapshot.digest)  # without the gates: other ones judge the same model
+    fit = train_candidate(night, trained, cleaned, split, nightly=plan is None)
+    upload = upload_candidate(night, trained, cleaned, fit)
+    verified = verify_candidate(night, trained, upload)
+    candidate = register_candidate(night, trained, snapshot, split, upload)
     if plan and plan.promote == "if-newer":
         await_turn(night, plan)
     entry = None
@@ -161,7 +162,7 @@ def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any
         entry is None
     ):  # if another run reaches the ledger first, the candidate is judged again, but not trained again
         head, blocked = read_head(night, snapshot, finished, plan)
-        evaluations = evaluate_models(night, key, cleaned, split, upload, head)
+        evaluations = evaluate_models(night, trained, cleaned, split, upload, head)
         judgement = judge_gates(night, evaluations, head, blocked)
         trail = Trail(
             snapshot=snapshot, checks=checks, cleaned=cleaned, split=split, fit=fit, upload=upload, verified=verified,

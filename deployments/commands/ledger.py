@@ -50,6 +50,7 @@ def entry_row(entry: AnyEntry, digest: str) -> dict[str, Any]:
         "digests": {
             "entry": digest,
             "run key": night.run_key if night else None,
+            "training key": night.training_key if night else None,
             "snapshot": result.get("snapshot", {}).get("digest"),
             "test": result.get("test_digest"),
             "model": digest_of_files(candidate.files) if candidate else None,

@@ -49,7 +49,8 @@ class Evaluations(Handle):
     """The scores of all predictors on one set of test rows, and the stored evidence that gates weigh.
 
     There are `rows` test rows and `units` resampling units, each of which is a `unit` (day, row, or the group's name).
-    `not_comparable` says why a registered version was not scored.
+    `not_comparable` says why a registered version was not scored. `is_champion` says that the candidate is the champion
+    itself: what it must prove has changed, and it is judged again.
     """
 
     test_digest: str
@@ -60,6 +61,7 @@ class Evaluations(Handle):
     not_comparable: dict[str, str]
     evidence: FileRef
     answers: FileRef
+    is_champion: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

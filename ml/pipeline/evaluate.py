@@ -16,6 +16,7 @@ from ml.data.split import split_digest
 from ml.digests import digest_value
 from ml.errors import ConfigError, what_and_where
 from ml.evaluation.baselines import rule_columns
+from ml.evaluation.code import JUDGING
 from ml.evaluation.decision import comparability, decide, is_open
 from ml.evaluation.gates import ALLOWING, BetterThanRule, Difference, Evidence, Gate
 from ml.evaluation.handles import Evaluations, Judgement, Verdict, VerdictName
@@ -36,17 +37,18 @@ RULE_OF_THUMB = "a model that a rule of thumb equals must say so"
 
 
 def evaluate_models(
-    site: Site, night: Night, run_key: str, cleaned: Cleaned, split: Split, upload: Upload, head: AnyEntry | None
+    site: Site, night: Night, training_key: str, cleaned: Cleaned, split: Split, upload: Upload, head: AnyEntry | None
 ) -> Evaluations:
     """Scores candidate, champion, reference and baselines on the same test rows.
 
-    The result is kept under a key that includes who the opponents are and whether their files are undamaged.
+    The result is kept under a key that includes who the opponents are and whether their files are undamaged. The gates
+    are not part of it: other gates judge the same scores.
     """
     champion, reference = (head.champion, head.reference) if head else (None, None)
     opponents = {"champion": champion, "reference": reference}
     identities = [model.identity if model else None for model in opponents.values()]
     lost = {who: _lost_files(site, model) for who, model in opponents.items()}
-    key = digest_value([run_key, upload.digest, split.test_digest, identities, lost])
+    key = digest_value([training_key, JUDGING.digest, upload.digest, split.test_digest, identities, lost])
 
     def make() -> Evaluations:
         return _evaluate(site, night, key, cleaned, split, upload, opponents)
@@ -75,12 +77,17 @@ def _evaluate(
         units=next(iter(evidence.pairs.values())).units,
         unit=evidence.unit,
         models=judged.models,
+        is_champion=_is(upload, opponents["champion"]),
         not_comparable=incomparable,
         evidence=put_file(
             site.store, paths.stage_file(night.use_case, "evaluate", key, "evidence.json"), to_json(evidence)
         ),
         answers=put_file(site.store, paths.stage_file(night.use_case, "evaluate", key, "answers.parquet"), table),
     )
+
+
+def _is(upload: Upload, model: Champion | None) -> bool:
+    return model is not None and model.identity == (upload.run_id, upload.digest)
 
 
 def _candidates_answers(site: Site, upload: Upload, test: pd.DataFrame) -> Answers:
@@ -180,10 +187,11 @@ def judge_gates(
     verdicts = tuple(verdict_of(gate, evidence) for gate in site.use_case.gates)
     champion = head.champion if head else None
     as_of = night.as_of if site.use_case.dated else None
-    decision, reason = decide(verdicts, champion, as_of, blocked)
+    serves = evaluations.is_champion
+    decision, reason = decide(verdicts, champion, as_of, blocked, is_champion=serves)
     all_allow = all(verdict.verdict in ALLOWING for verdict in verdicts)
     rule_of_thumb = BetterThanRule(metric=site.use_case.metric, why=RULE_OF_THUMB)
-    asks = site.use_case.on_inconclusive == "ask" and is_open(verdicts, champion, as_of, blocked)
+    asks = site.use_case.on_inconclusive == "ask" and not serves and is_open(verdicts, champion, as_of, blocked)
     return Judgement(
         verdicts=verdicts,
         decision=decision,

@@ -134,6 +134,7 @@ def _decided_then(entry: NightEntry, answer: AnyEntry | None) -> str:
     if entry.candidate is None:
         return f"Decided before, in entry {entry.seq} of the ledger: {entry.reason}{answered}"
     decided = "was not promoted then" if entry.decision in {"KEEP", "REJECT"} else "was promoted then"
+    decided = "was the champion already" if entry.judged_champion else decided
     said = f"Version {entry.candidate.version} {decided}, in entry {entry.seq} of the ledger: {entry.reason}"
     return f"{said}{answered}"
 

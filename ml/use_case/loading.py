@@ -4,20 +4,23 @@ A file that cannot be used raises one ConfigError, which names the line and the 
 """
 
 import ast
+import functools
 import inspect
 import re
 import threading
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import ml
+from ml.data.dataset import Reading
 from ml.errors import ConfigError, UsageError, did_you_mean
-from ml.use_case.definition import UseCase
-from ml.use_case.own_modules import OwnModules, digest_of_sources
+from ml.use_case.definition import TRAINING_FIELDS, UseCase
+from ml.use_case.own_modules import OwnModules
+from ml.use_case.travelling import Travelling, done_at_import, travelling
 
 UNKNOWN_FIELD = re.compile(r"(\w+)(?:\.__init__)?\(\) got an unexpected keyword argument '(\w+)'")
 
@@ -64,15 +67,37 @@ def _where_to_add(project: Path | None) -> str:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A use case, and the source files that it was made of."""
+    """A use case, and the source files that it was made of.
+
+    Of its own code, `deriving` runs `derive`, `reading` makes rows of bytes, `training` makes a version and `judging`
+    decides about one. `at_import` is a digest of what its file does to libraries when it is imported.
+    """
 
     use_case: UseCase
     own: OwnModules
 
-    @property
-    def sources(self) -> str:
-        """Digest of its file and of all modules of its own, of the very bytes that run."""
-        return digest_of_sources(self.own.main.source, self.own.digests)
+    @functools.cached_property
+    def deriving(self) -> Travelling:
+        return self._of("derive")
+
+    @functools.cached_property
+    def reading(self) -> Travelling:
+        return self._of(*(field.name for field in fields(Reading)))
+
+    @functools.cached_property
+    def training(self) -> Travelling:
+        return self._of(*TRAINING_FIELDS)
+
+    @functools.cached_property
+    def judging(self) -> Travelling:
+        return self._of("gates")
+
+    @functools.cached_property
+    def at_import(self) -> str:
+        return done_at_import(self.own)
+
+    def _of(self, *names: str) -> Travelling:
+        return travelling(self.own, self.use_case, names)
 
 
 _LOADED: dict[Path, Loaded] = {}

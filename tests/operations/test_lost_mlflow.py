@@ -227,7 +227,7 @@ def test_a_run_that_was_made_again_is_the_same_run_to_every_later_night(lost: tu
     (night,) = ledger.nights()
     assert night.candidate
     register_again(registry, night)
-    assert registry.run_id(night.run_key, "a night", {}) == night.candidate.run_id
+    assert registry.run_id(night.model_key, "a night", {}) == night.candidate.run_id
     register_again(registry, night)
     _, found = registry._find_experiment()
     assert found and len(registry.client.search_runs([found.experiment_id])) == 1

@@ -27,7 +27,7 @@ from ml import (
 )
 from ml.declarations import plain
 from ml.errors import ConfigError, UsageError
-from ml.use_case.loading import load, load_use_case, require_known, use_case_files
+from ml.use_case.loading import load_use_case, require_known, use_case_files
 from tests.tiny import parcels, tills
 
 SHIPPED = sorted(use_case_files(None))
@@ -250,14 +250,6 @@ def test_the_digest_follows_what_decides_a_result_and_nothing_else(
     assert old in TILLS
     assert (digest_of(project, TILLS.replace(old, new)) != before) is changes
     assert digest_of(project, TILLS) == before
-
-
-def test_the_code_of_a_run_holds_the_whole_file_as_it_is_now(project: Path) -> None:
-    write(project)
-    before = load("own_tills", project).sources
-    assert load("own_tills", project).sources == before
-    write(project, TILLS.replace("A file", "The file"))
-    assert load("own_tills", project).sources != before
 
 
 def _edits() -> list[Callable[[], UseCase]]:
