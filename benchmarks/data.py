@@ -40,8 +40,9 @@ from expectations.suite import to_gx, verdicts
 from ml.data.cleaning import LABEL
 from ml.data.handles import Split
 from ml.data.reading import Declared, read_table
-from ml.data.statistics import Statistics, fit_encoder
+from ml.data.statistics import Statistics
 from ml.data.validation import Batch, Scan
+from ml.models.encoding import fit_encoder
 from ml.serving.features import FIRST_CODE, Encoder
 from ml.serving.rules import Between, InSet, Matches, NotBelow, NotNull, Rule, UniqueKey
 from ml.storage.json_form import from_json
@@ -147,7 +148,7 @@ def stock(frame: pd.DataFrame, judged: list[Rule], result_format: str) -> list[A
 
 def verdicts_row() -> None:
     frame, judged = table(1_000_000, 1), rules()
-    batch = Batch(frame, {"day": slice(0, len(frame))}, {"day": 0}, {"day": ()})
+    batch = Batch(frame, {"day": slice(0, len(frame))}, {"day": 0}, {"day": ()}, {"day": {}})
 
     def scan() -> list[Any]:
         looked = Scan(batch)
@@ -250,20 +251,20 @@ def window(rows: int, days: int) -> Iterator[None]:
     shutil.rmtree(HOME / "data")
 
 
-def data_stages(days: int) -> tuple[Split, Encoder]:
+def data_stages(days: int) -> tuple[Split, Statistics]:
     """All data stages of the night after so many days, as plain functions."""
     site = open_site("table")
     night = Night(
-        use_case="table", as_of=FIRST + timedelta(days=days), seed=1, use_case_digest=site.digest, lock_digest="0",
-        code_digest=site.code, device="cpu", threads=1,
+        use_case="table", as_of=FIRST + timedelta(days=days), seed=1, use_case_digest=site.training,
+        code_digest=site.code, judging_digest=site.judging, instructions="0", device="cpu", threads=1,
     )  # fmt: skip
     snapshot = stages.take_snapshot.fn(night)
     checks = stages.validate_partitions.fn(night, snapshot)
     split = stages.split_rows.fn(night, stages.clean_partitions.fn(night, snapshot, checks))
-    return split, from_json(Encoder, get_file(site.store, split.encoder))
+    return split, from_json(Statistics, get_file(site.store, split.statistics))
 
 
-def new_days(rows: int, days: int) -> tuple[float, tuple[Split, Encoder]]:
+def new_days(rows: int, days: int) -> tuple[float, tuple[Split, Statistics]]:
     """Median seconds of five nights, each with one more day than the one before."""
     seconds = []
     for number in range(days, days + RUNS):
@@ -274,7 +275,7 @@ def new_days(rows: int, days: int) -> tuple[float, tuple[Split, Encoder]]:
     return statistics.median(seconds), found
 
 
-def same(a: tuple[Split, Encoder], b: tuple[Split, Encoder]) -> bool:
+def same(a: tuple[Split, Statistics], b: tuple[Split, Statistics]) -> bool:
     return replace(a[0], work=b[0].work) == b[0] and a[1] == b[1]
 
 

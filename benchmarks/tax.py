@@ -65,6 +65,11 @@ def home() -> Iterator[Settings]:
         yield settings
 
 
+def nothing(*_: Any, **__: Any) -> Any:
+    """Stands for what only speaks to Prefect."""
+    return []
+
+
 def first_night() -> None:
     command = [*COMMAND, "run", *REQUEST.values(), "--json", "--quiet"]
     command.insert(-3, "--as-of")
@@ -80,8 +85,9 @@ def flow_row(settings: Settings) -> None:
     from deployments.prefect.night import _api, run_here
 
     ledger = Ledger(open_store(settings.store), "breast_cancer")
-    plain_stages = {name: each.fn for name, each in vars(flows.retrain).items() if isinstance(each, Task)}
-    nothing = {name: (lambda *_: []) for name in ("name_flow_run", "publish_work", "begin_flow_run", "show_ending")}
+    stages = {name: stage.fn for name, stage in vars(flows.retrain).items() if isinstance(stage, Task)}
+    quiet = dict.fromkeys(("name_flow_run", "publish_work", "begin_flow_run", "show_ending"), nothing)
+    plainly: Any = {**stages, **quiet}
 
     def unpublished() -> None:
         """So that every stage is asked, finds what it kept, and the report is published again."""
@@ -89,9 +95,10 @@ def flow_row(settings: Settings) -> None:
         ledger.store.delete(paths.published("breast_cancer", 1))
 
     def plain() -> dict[str, Any]:
-        with patch.multiple(flows.retrain, **plain_stages, **nothing):
+        with patch.multiple(flows.retrain, **plainly):
             state = flows.retrain.retrain.fn(flows.retrain.RetrainRequest.model_validate(REQUEST))
-        return state.data
+        data: Any = state.data
+        return data
 
     with prefect_server(settings) as api, _api(api):
         ours: list[tuple[float, float]] = []

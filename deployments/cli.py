@@ -184,6 +184,7 @@ def _add_moves(commands: Any, shared: argparse.ArgumentParser) -> None:
         move.add_argument("use_case", metavar="USE_CASE")
         _add_confirmation(move)
     promote.add_argument("--version", type=int, metavar="N", required=True, help="which, as `retrain ledger` shows it")
+    promote.add_argument("--no", action="store_true", help="answer that it is not to serve, if a night asks about it")
     rollback.add_argument("--to", type=int, metavar="VERSION", help="which one (default: the champion before)")
 
 

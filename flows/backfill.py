@@ -61,9 +61,13 @@ class BackfillRequest(BaseModel):
     max_active: int = Field(1, ge=1, le=16, description="How many dates may run at once.")
     fail_fast: bool = Field(False, description="Start no date after the first that fails.")
 
+    @property
+    def title(self) -> str:
+        """The name of the flow run."""
+        return f"{self.use_case} {self.first} to {self.last}"
 
-@flow(name="backfill", flow_run_name="{request.use_case} {request.first} to {request.last}", persist_result=True,
-      result_serializer="json")  # fmt: skip
+
+@flow(name="backfill", flow_run_name="{request.title}", persist_result=True, result_serializer="json")
 def backfill(request: BackfillRequest) -> State[dict[str, Any]]:
     """Makes a plan, or takes a kept one, and runs its dates. The champion moves only if `promote` says so."""
     settings = Settings.from_environment()

@@ -6,6 +6,7 @@ This module only says in which order the stages run and how a night ends; the wo
 import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
@@ -18,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ml.errors import Busy, DataRejected
 from ml.evaluation.decision import DATA_REJECTED
 from ml.operations.backfill import Plan
-from ml.pipeline.run_key import run_key
+from ml.pipeline.run_key import run_key, training_key
 from ml.reporting.document import dry_run_document
 from ml.reporting.endings import Ending, ending, run_title
 from ml.reporting.trail import Trail
@@ -32,6 +33,7 @@ from tasks.data import clean_partitions, split_rows, take_snapshot, validate_par
 from tasks.flow_run import (
     begin_flow_run,
     begun_as_of,
+    decided_in_this_run,
     in_our_words,
     name_flow_run,
     publish_work,
@@ -39,7 +41,7 @@ from tasks.flow_run import (
 )
 from tasks.model import evaluate_models, judge_gates, train_candidate, upload_candidate, verify_candidate
 from tasks.night_notes import beginning_forgotten, red_end_noted
-from tasks.question import answered_by, asked_before
+from tasks.question import answered_by, asked_before, unused_answer
 from tasks.registration import (
     find_finished,
     find_what_became,
@@ -103,7 +105,9 @@ def resumed(night: NightEntry) -> State[dict[str, Any]]:
     """Ends a run that was suspended with a question about this night. Nothing is judged again, whatever has changed."""
     name_flow_run(night.use_case, night.as_of)
     answer = answered_by(night)
-    return concluded(night, ending(night, answer), answer)
+    late = unused_answer(night, answer)
+    end = ending(night, answer)
+    return concluded(night, replace(end, reason=f"{end.reason} {late}") if late else end, answer)
 
 
 def answered(request: RetrainRequest, plan: Plan | None = None) -> State[dict[str, Any]]:
@@ -117,8 +121,9 @@ def answered(request: RetrainRequest, plan: Plan | None = None) -> State[dict[st
             as_of = request.as_of or begun_as_of()
             note_red(Settings.from_environment(), request.use_case, as_of, error, flow_run=flow_run.get_id())
         publish_rejection(request.use_case, error)
-        show_ending(DATA_REJECTED)
-        return Failed(message=f"{DATA_REJECTED}: {error}", data=error)
+        end = Ending(DATA_REJECTED, str(error))
+        show_ending(end)
+        return Failed(message=end.message, data=error)
 
 
 def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any]]:
@@ -134,7 +139,7 @@ def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any
     finished, published = find_finished(night, key, plan)
     if finished and published and not request.dry_run:
         answer = answered_by(finished, plan)
-        return concluded(finished, find_what_became(finished), answer, replayed=True)
+        return replayed(finished, answer)
     idle = None if finished or request.dry_run else skip_if_nothing_new(night, key, snapshot)
     if idle:
         return concluded(idle, ending(idle))
@@ -145,10 +150,11 @@ def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any
         document = dry_run_document(night, key, checks, split, finished)
         stages = publish_work(night.use_case, night.as_of)
         return Completed(message="Dry run: nothing was trained or moved.", data={**document, "stages": stages})
-    fit = train_candidate(night, key, cleaned, split, nightly=plan is None)
-    upload = upload_candidate(night, key, cleaned, fit)
-    verified = verify_candidate(night, key, upload)
-    candidate = register_candidate(night, key, snapshot, split, upload)
+    trained = training_key(night, snapshot.digest)  # without the gates: other ones judge the same model
+    fit = train_candidate(night, trained, cleaned, split, nightly=plan is None)
+    upload = upload_candidate(night, trained, cleaned, fit)
+    verified = verify_candidate(night, trained, upload)
+    candidate = register_candidate(night, trained, snapshot, split, upload)
     if plan and plan.promote == "if-newer":
         await_turn(night, plan)
     entry = None
@@ -156,7 +162,7 @@ def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any
         entry is None
     ):  # if another run reaches the ledger first, the candidate is judged again, but not trained again
         head, blocked = read_head(night, snapshot, finished, plan)
-        evaluations = evaluate_models(night, key, cleaned, split, upload, head)
+        evaluations = evaluate_models(night, trained, cleaned, split, upload, head)
         judgement = judge_gates(night, evaluations, head, blocked)
         trail = Trail(
             snapshot=snapshot, checks=checks, cleaned=cleaned, split=split, fit=fit, upload=upload, verified=verified,
@@ -166,23 +172,27 @@ def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any
     move_alias(night, entry)
     publish_report(night, entry, trail)
     answer = answered_by(entry, plan)
-    end = find_what_became(entry) if finished else ending(entry, answer)
-    return concluded(entry, end, answer, replayed=finished is not None)
+    return replayed(entry, answer) if finished else concluded(entry, ending(entry, answer), answer)
 
 
-def concluded(
-    entry: NightEntry, end: Ending, answer: AnyEntry | None = None, *, replayed: bool = False
-) -> State[dict[str, Any]]:
+def replayed(entry: NightEntry, answer: AnyEntry | None) -> State[dict[str, Any]]:
+    """Ends a run of a night that the ledger had already. If this very run decided it and died, it is no replay."""
+    if decided_in_this_run(entry):
+        return concluded(entry, ending(entry, answer), answer)
+    return concluded(entry, find_what_became(entry), answer)
+
+
+def concluded(entry: NightEntry, end: Ending, answer: AnyEntry | None = None) -> State[dict[str, Any]]:
     """Ends the night with a green state that says what the gates, or then an operator, decided.
 
     Its data name the entries of the ledger and the stages that ran. Notes of older red nights are settled.
     """
     settle(Settings.from_environment(), entry)
     data = {
-        "use_case": entry.use_case, "entry": entry.seq, "replayed": replayed, "answer": answer.seq if answer else None,
-        "stages": publish_work(entry.use_case, entry.as_of),
+        "use_case": entry.use_case, "entry": entry.seq, "replayed": end.is_replay,
+        "answer": answer.seq if answer else None, "stages": publish_work(entry.use_case, entry.as_of),
     }  # fmt: skip
-    show_ending(end.word, end.score)
+    show_ending(end)
     return Completed(message=end.message, data=data)
 
 

@@ -1,4 +1,4 @@
-"""The public face: what use cases are made of, as in `from ml import Column, UseCase`.
+"""The public face: what use cases and gates are made of, as in `from ml import Column, UseCase`.
 
 The names are listed once, below, for type checkers; each is imported when it is first asked for.
 """
@@ -12,15 +12,24 @@ if TYPE_CHECKING:
     from ml.data.calendars import BusinessDays as BusinessDays
     from ml.data.dataset import SideTable as SideTable
     from ml.data.dataset import Target as Target
-    from ml.data.declared_sources import DatabaseSource as DatabaseSource
-    from ml.data.declared_sources import FileSource as FileSource
-    from ml.data.declared_sources import Source as Source
+    from ml.data.source_kinds import DatabaseSource as DatabaseSource
+    from ml.data.source_kinds import DaySource as DaySource
+    from ml.data.source_kinds import FileSource as FileSource
+    from ml.data.source_kinds import Source as Source
     from ml.evaluation.gates import BetterThanRule as BetterThanRule
     from ml.evaluation.gates import BetterThanTrivial as BetterThanTrivial
+    from ml.evaluation.gates import Comparison as Comparison
+    from ml.evaluation.gates import Difference as Difference
+    from ml.evaluation.gates import Evidence as Evidence
     from ml.evaluation.gates import Gate as Gate
     from ml.evaluation.gates import MinMetric as MinMetric
     from ml.evaluation.gates import NotWorseThanChampion as NotWorseThanChampion
     from ml.evaluation.gates import NotWorseThanReference as NotWorseThanReference
+    from ml.evaluation.gates import metric_interval as metric_interval
+    from ml.evaluation.handles import Interval as Interval
+    from ml.evaluation.handles import Verdict as Verdict
+    from ml.evaluation.handles import VerdictName as VerdictName
+    from ml.metrics.intervals import Pair as Pair
     from ml.models.handles import Step as Step
     from ml.models.networks.estimators import NetworkClassifier as NetworkClassifier
     from ml.models.networks.estimators import NetworkRegressor as NetworkRegressor

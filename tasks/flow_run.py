@@ -3,6 +3,7 @@
 It also ends earlier runs whose process is gone, and turns errors of Prefect's server into PrefectUnavailable.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, date, datetime
@@ -20,14 +21,15 @@ from prefect.flow_engine import FlowRunTimeoutError
 from prefect.runtime import flow_run
 from prefect.task_engine import TaskRunTimeoutError
 
-from ml.errors import PrefectUnavailable, only_our_words
+from ml.errors import PrefectUnavailable, RetrainError, Unforeseen, only_our_words
 from ml.evaluation.decision import ALL_END_WORDS
 from ml.operations.dead_runs import Signs, is_dead
 from ml.operations.schedule import next_night
 from ml.reporting.document import work_rows
-from ml.reporting.endings import run_title, shown_name
+from ml.reporting.endings import REPLAY, Ending, run_title, shown_name
 from ml.reporting.page import stages_artifact
 from ml.settings import Settings
+from ml.storage.ledger import NightEntry
 from ml.storage.locks import holder_name
 from ml.storage.records import Work
 from ml.use_case.definition import UseCase
@@ -35,6 +37,7 @@ from tasks.lost import FLOWS, LOCK, Post, end_lost
 
 AS_OF, NEXT_NIGHT = "retrain.as_of", "retrain.next_night"  # labels of the flow run; its page does not show them
 DRY_RUN = "dry run"
+ENDING_TAGS = {*ALL_END_WORDS, REPLAY}
 LOST = "The process of this run ended without a word; a later run holds its lock."
 _WORK: dict[str, dict[str, Work]] = {}  # by flow run, then by stage: a backfill runs dates side by side
 _DATES: dict[str, date] = {}  # the date of each flow run that was begun without one
@@ -59,6 +62,8 @@ def in_our_words() -> Iterator[None]:
     A library's message may quote data. Prefect's own errors and time-outs, and errors of the connection to its server,
     stay as they are, because Prefect acts on them.
     """
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).addFilter(is_worth_a_line)  # it adds the same filter only once
     with ExitStack() as stack:
         try:
             yield
@@ -67,6 +72,18 @@ def in_our_words() -> Iterator[None]:
         except Exception:
             stack.enter_context(only_our_words())
             raise
+
+
+def is_worth_a_line(record: logging.LogRecord) -> bool:
+    """Shortens Prefect's log, so that the page of a red run shows on its first screen what is to be done.
+
+    An error of ours becomes one line, its kind and its sentence: Prefect adds a traceback of 80 lines. Tasks that ended
+    well get no line, for each logs one itself.
+    """
+    error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+    if isinstance(error, RetrainError) and not isinstance(error, Unforeseen):
+        record.msg, record.args, record.exc_info = "%s: %s", (type(error).__name__, error), None
+    return record.getMessage() != "Finished in state Completed()"
 
 
 def note_work(work: Work) -> None:
@@ -91,12 +108,22 @@ def name_flow_run(use_case: str, as_of: date, *, dry_run: bool = False) -> None:
     _show({"name": run_title(use_case, as_of, dry_run=dry_run)}, {AS_OF: str(as_of)})
 
 
-def show_ending(word: str, score: str = "") -> None:
+def show_ending(end: Ending) -> None:
     """Makes the word a tag of the run and puts the score behind its name: lists of runs show these, and no messages."""
     run = _own_run()
     if run is None:
         return
-    _show({"name": shown_name(run.name, score), "tags": {*(set(run.tags) - set(ALL_END_WORDS)), word}})
+    name = shown_name(run.name, end.score, is_replay=end.is_replay)
+    _show({"name": name, "tags": {*(set(run.tags) - ENDING_TAGS), *end.tags}})
+
+
+def decided_in_this_run(entry: NightEntry) -> bool:
+    """Whether an earlier attempt of the present flow run added this entry to the ledger, and died before its end."""
+    context = FlowRunContext.get()
+    run = context.flow_run if context else None
+    if run is None or run.start_time is None or run.run_count < 2:
+        return False
+    return datetime.fromisoformat(entry.at) >= run.start_time.replace(microsecond=0)
 
 
 def _show(changes: dict[str, Any], labels: dict[str, Any] | None = None) -> None:
@@ -150,7 +177,7 @@ def begin_flow_run(lock: str, use_case: UseCase, *, dry_run: bool = False) -> No
             if lost.id != run.id and lost.labels.get(LOCK) == holder and is_dead(home, Signs(lock=holder), held=lock):
                 lost_run = {"id": str(lost.id), "state_type": "RUNNING"}
                 end_lost(_post(client), lost_run, LOST, force=False)
-        before = set(run.tags) - set(ALL_END_WORDS)  # this attempt may end in another way than an earlier one
+        before = set(run.tags) - ENDING_TAGS  # this attempt may end in another way than an earlier one
         tags = {*before, use_case.name, *([DRY_RUN] if dry_run else [])}
         client.update_flow_run(run.id, tags=tags)
         client.update_flow_run_labels(run.id, {LOCK: holder, NEXT_NIGHT: next_night(use_case, datetime.now(UTC))})

@@ -9,6 +9,8 @@ from typing import Any
 
 Post = Callable[[str, dict[str, Any]], Any]  # takes a path of the API and a body, and gives the answer or None
 LOCK = "retrain.lock"  # a label of the flow run that names the lock it holds, and the machine
+ASKED = "retrain.asked"  # a label of the flow run: the number of the ledger's entry that it asks an operator about
+QUESTION, ANSWERS = "retrain.question", "retrain.answers"  # labels of such a run: what it asks, and how to answer
 FLOWS = ["retrain", "backfill", "retrain date"]
 ACTIVE = ["SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"]
 EXECUTED = ["PENDING", "RUNNING", "CANCELLING"]

@@ -16,35 +16,35 @@ log = logging.getLogger("retrain.model")
 
 
 @stage("train candidate", timeout_seconds=24 * 3600)  # this includes waiting for its turn
-def train_candidate(night: Night, run_key: str, cleaned: Cleaned, split: Split, *, nightly: bool) -> Fit:
+def train_candidate(night: Night, training_key: str, cleaned: Cleaned, split: Split, *, nightly: bool) -> Fit:
     """Fits the use case's learner, when it is its turn, and keeps the files that it writes."""
-    fit = train.train_candidate(site_of(night), night, run_key, cleaned, split, nightly=nightly)
+    fit = train.train_candidate(site_of(night), night, training_key, cleaned, split, nightly=nightly)
     log.info("%s", fit.sentence)
     return fit
 
 
 @stage("upload candidate", timeout_seconds=1800)
-def upload_candidate(night: Night, run_key: str, cleaned: Cleaned, fit: Fit) -> Upload:
+def upload_candidate(night: Night, training_key: str, cleaned: Cleaned, fit: Fit) -> Upload:
     """Packages the model with its code and puts every file at its final place, together with a proof of its answers."""
-    uploaded = upload.upload_candidate(site_of(night), night, run_key, cleaned, fit)
+    uploaded = upload.upload_candidate(site_of(night), night, training_key, cleaned, fit)
     log.info("Uploaded %d files of the model, %s bytes.", len(uploaded.files), f"{uploaded.size:,}")
     return uploaded
 
 
 @stage("verify candidate", timeout_seconds=900)
-def verify_candidate(night: Night, run_key: str, uploaded: Upload) -> Verified:
+def verify_candidate(night: Night, training_key: str, uploaded: Upload) -> Verified:
     """Reads the model back from the store, loads it in a fresh process and compares its answers exactly."""
-    verified = upload.verify_candidate(site_of(night), run_key, uploaded)
+    verified = upload.verify_candidate(site_of(night), training_key, uploaded)
     log.info("Verified the model's %d files and %d answers in a fresh process.", verified.files, verified.rows)
     return verified
 
 
 @stage("evaluate models", timeout_seconds=1800)
 def evaluate_models(
-    night: Night, run_key: str, cleaned: Cleaned, split: Split, uploaded: Upload, head: AnyEntry | None
+    night: Night, training_key: str, cleaned: Cleaned, split: Split, uploaded: Upload, head: AnyEntry | None
 ) -> Evaluations:
     """Scores candidate, champion, reference and baselines on the same test rows."""
-    evaluations = evaluate.evaluate_models(site_of(night), night, run_key, cleaned, split, uploaded, head)
+    evaluations = evaluate.evaluate_models(site_of(night), night, training_key, cleaned, split, uploaded, head)
     log.info("Evaluated %d predictors on %s test rows.", len(evaluations.models), f"{evaluations.rows:,}")
     return evaluations
 

@@ -1,27 +1,31 @@
 """Asks an operator when the gates cannot tell: the run is suspended, and Resume on its page shows the question."""
 
 import logging
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.flow_runs import suspend_flow_run
 from prefect.input import RunInput
+from prefect.input.actions import read_flow_run_input
+from prefect.input.run_input import keyset_from_paused_state
 from prefect.runtime import deployment, flow_run
+from prefect.states import Suspended
 from pydantic import Field, StringConstraints
 
 from ml.operations.backfill import Plan
 from ml.pipeline.register import answer_question
 from ml.reporting import decision_section
+from ml.reporting.endings import late_answer_sentence
 from ml.reporting.escaping import literal
-from ml.storage.ledger import AnyEntry, NightEntry
+from ml.storage.ledger import AnyEntry, NightEntry, OperatorEntry, version_of
 from tasks.flow_run import prefect_errors, run_label
+from tasks.lost import ANSWERS, ASKED, QUESTION
 from tasks.site import open_site
 from tasks.stage import stage
 
 log = logging.getLogger("retrain.question")
-ASKED = "retrain.asked"  # a label of the flow run: the number of the entry that it asked about
 ONE_LINE = StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")
 Words = Annotated[str, ONE_LINE]
 
@@ -60,6 +64,25 @@ def answered_by(entry: NightEntry, plan: Plan | None = None) -> AnyEntry | None:
     return take_answer(entry, answer)
 
 
+def unused_answer(entry: NightEntry, closed: AnyEntry | None) -> str:
+    """A sentence about the answer with which this run was resumed, if something else closed the question; else ""."""
+    if closed is None or run_label(ASKED) is None:
+        return ""
+    with prefect_errors():
+        keys = keyset_from_paused_state(Suspended(pause_key=_key(entry)))
+        given: Any = read_flow_run_input(keys["response"], flow_run_id=_own_id())
+    answer = Answer.model_validate(given) if given is not None else None
+    if answer is None or _is_recorded_in(closed, entry, answer):
+        return ""
+    return late_answer_sentence(answer.name, answer.reason, promote=answer.promote)
+
+
+def _is_recorded_in(closed: AnyEntry, entry: NightEntry, answer: Answer) -> bool:
+    """Whether the entry of the ledger records this answer to the night's question."""
+    answers_it = isinstance(closed, OperatorEntry) and closed.answers == entry.seq and closed.by == answer.name
+    return answers_it and closed.reason.endswith(f": {answer.reason}")
+
+
 @stage("look for an answer", timeout_seconds=300)
 def look_for_answer(entry: NightEntry) -> AnyEntry | None:
     """The entry that has already answered the question; None if there is none."""
@@ -71,21 +94,32 @@ def take_answer(entry: NightEntry, answer: Answer) -> AnyEntry:
     """Records the answer in the ledger under the operator's name, and then moves the aliases."""
     site = open_site(entry.use_case)
     closed = answer_question(site, entry, promote=answer.promote, name=answer.name, reason=answer.reason)
-    log.info("%s by %s: %s", closed.decision, closed.by, closed.reason)
+    log.info("%s by %s: %s.", closed.decision, closed.by, closed.reason.rstrip("."))
     return closed
 
 
 def _key(entry: NightEntry) -> str:
-    """The key of this question in this run. It stays the same when the run is resumed.
+    """The key of this question in this run. It stays the same when the run is resumed. Labels of the run say what is
+    asked.
 
     A run that ended and is tried again gets another key and asks again: Prefect has forgotten that it was paused, but
     would give it the old answer.
     """
     own = _own_id()
     with get_client(sync_client=True) as client:
-        client.update_flow_run_labels(own, {ASKED: str(entry.seq)})
+        client.update_flow_run_labels(own, _labels(entry))
         ends = sum(state.is_final() for state in client.read_flow_run_states(own))
     return f"entry-{entry.seq}-{ends}"
+
+
+def _labels(entry: NightEntry) -> dict[str, bool | int | float | str]:
+    version = version_of(entry.candidate)
+    question = f"Is version {version} to serve? {entry.reason}"
+    return {
+        ASKED: str(entry.seq),
+        QUESTION: question,
+        ANSWERS: decision_section.ways_to_answer(entry.use_case, version),
+    }
 
 
 def _is_asked_by_another(entry: NightEntry) -> bool:

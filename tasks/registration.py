@@ -57,9 +57,9 @@ def read_head(
 
 
 @stage("register candidate", timeout_seconds=600)
-def register_candidate(night: Night, run_key: str, snapshot: Snapshot, split: Split, upload: Upload) -> Champion:
-    """Registers the one version of this run key, whether it will be promoted or not."""
-    candidate = register.register_candidate(site_of(night), night, run_key, snapshot, split, upload)
+def register_candidate(night: Night, training_key: str, snapshot: Snapshot, split: Split, upload: Upload) -> Champion:
+    """Registers the one version of this training key, whether it will be promoted or not."""
+    candidate = register.register_candidate(site_of(night), night, training_key, snapshot, split, upload)
     log.info("Registered %s version %d.", night.use_case, candidate.version)
     return candidate
 

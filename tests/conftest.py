@@ -69,11 +69,17 @@ def settings(home: Path) -> Settings:
 
 @pytest.fixture(scope="session")
 def prefect(home: Path) -> Iterator[str]:
-    """A real Prefect server, with its page and schedules; the URL of its API."""
+    """A real Prefect server, with its page and schedules; the URL of its API.
+
+    The first flow of a process sets up Prefect's logging, which takes off the handlers of the root logger: among them
+    the one by which pytest captures the log of the test that runs. So it is set up here, before any test.
+    """
+    from prefect.logging.configuration import setup_logging
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from deployments.prefect.servers import prefect_server
 
+    setup_logging()
     with prefect_server(Settings.from_environment(), services=True) as api, temporary_settings({PREFECT_API_URL: api}):
         yield api
 

@@ -1,5 +1,6 @@
 """The README and the pages of docs/ tell the truth: paths and links exist, commands parse, words are the code's."""
 
+import argparse
 import ast
 import dataclasses
 import inspect
@@ -13,12 +14,14 @@ from dataclasses import MISSING
 from datetime import date, timedelta
 from pathlib import Path
 from runpy import run_path
+from types import ModuleType
 from typing import Any, get_args
 
 import pytest
 
 import ml
-from deployments.cli import EPILOG, parser
+from deployments import cli
+from deployments.cli import EPILOG, main, parser
 from expectations.suite import FORMS
 from ml import (
     BusinessDays,
@@ -40,9 +43,15 @@ from ml.data.snapshots import take_manifest
 from ml.evaluation.decision import ALL_END_WORDS, DATA_REJECTED, END_WORDS
 from ml.evaluation.handles import VerdictName
 from ml.models.packaging import refuse_broken_example
+from ml.reporting import page
+from ml.reporting.decision_section import verdict_list
+from ml.reporting.escaping import on_a_page
+from ml.reporting.page import markdown
 from ml.serving.rules import first_broken
 from ml.settings import Settings
 from ml.use_case.loading import load_use_case
+from tests.reporting import test_report
+from tests.story import Shop
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
@@ -159,7 +168,7 @@ def test_every_gate_is_in_the_table_with_its_figure() -> None:
     public = {name: getattr(ml, name) for name in ml.FACE}
     gates = {name: kind for name, kind in public.items() if isinstance(kind, type) and issubclass(kind, Gate)}
     written = {name: [f.name for f in dataclasses.fields(kind) if f.name != "why"] for name, kind in gates.items()}
-    del written["Gate"]
+    del written["Gate"], written["Comparison"]
     told = [re.fullmatch(r"(\w+)\((.*)\)", name) for name in first_names("docs/gates.md", "The gates")]
     assert {gate[1]: gate[2].split(", ") for gate in told if gate} == written
 
@@ -213,6 +222,70 @@ def test_the_usual_gates_of_the_page_can_be_made(tmp_path: Path) -> None:
     (tmp_path / "usual.py").write_text(f"from ml import *\n{block('docs/use-case.md', 'Gates', 'python')}")
     gates = run_path(str(tmp_path / "usual.py"))["gates"]
     assert all(isinstance(gate, Gate) and gate.why for gate in gates)
+
+
+@pytest.fixture
+def shop_with_gates_of_the_page(shop: Shop) -> Shop:
+    """The tests' shop, whose use case takes the gates that the page shows from a module of its project."""
+    assert shop.settings.project is not None
+    (shop.settings.project / "gates.py").write_text(block("docs/gates.md", "A gate of your own", "python"))
+    usage = block("docs/gates.md", "A gate of your own", "py")
+    imports, gates = usage.split("\n\n", 1)
+    file = shop.settings.project / "use_cases" / "shop.py"
+    own = re.sub(r"    gates=\(\n.*?\n    \),\n", lambda _: gates, file.read_text(), flags=re.DOTALL)
+    file.write_text(f"{imports}\n{own}")
+    return shop
+
+
+def test_the_gates_of_the_page_judge_a_whole_night(
+    shop_with_gates_of_the_page: Shop, prefect: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their sentences are on the terminal and in the report, and what they say decides."""
+    shop = shop_with_gates_of_the_page
+    monkeypatch.setenv("PREFECT_API_URL", prefect)
+    assert main(["run", "shop", "--as-of", "2024-03-15"]) == 0
+    terminal = capsys.readouterr().out
+    assert main(["run", "shop", "--as-of", "2024-03-16"]) == 0
+    first, second = (entry.result for entry in shop.entries())
+    for document, shown in ((first, terminal), (second, capsys.readouterr().out)):
+        floor, comparison = document["verdicts"]
+        assert floor["verdict"] == "PASS"
+        assert floor["reason"].endswith("; the lower end must reach 0.5 (under this we lose money)")
+        assert (floor["figures"]["floor"], comparison["gate"]) == (0.5, "NotSurelyWorse recall")
+        assert floor["reason"] in shown and comparison["reason"] in shown
+        assert {*verdict_list(on_a_page(document))} <= {*markdown(document).splitlines()}
+    assert (first["decision"], first["verdicts"][1]["verdict"]) == ("FIRST", "NOT_APPLICABLE")
+    allowed = second["verdicts"][1]["figures"]["high"] >= 0
+    assert second["verdicts"][1]["verdict"] == ("PASS" if allowed else "FAIL")
+    assert second["decision"] == ("PROMOTE" if allowed else "KEEP")
+
+
+def test_the_section_of_the_page_is_one_of_a_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    names: dict[str, Any] = {"Section": page.Section}
+    exec(block("docs/adding.md", "A section of the report", "python"), names)
+    section = eval(block("docs/adding.md", "A section of the report", "py"), names)
+    monkeypatch.setattr(page, "SECTIONS", (*page.SECTIONS, section))
+    fields = test_report.document()
+    stage, *_ = fields["seconds"]
+    none = dict.fromkeys(fields["seconds"], 0)
+    assert markdown({**fields, "reused": {**none, stage: 1200}}).endswith(f"## Reused\n\n- {stage}: 1,200 reused\n")
+    assert "## Reused" not in markdown({**fields, "reused": none})
+
+
+def test_the_command_of_the_page_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ModuleType("deployments.commands.home")
+    exec(block("docs/adding.md", "A command", "python"), vars(command))
+    exec(block("docs/adding.md", "A command", "py"), names := dict(vars(cli)))
+    monkeypatch.setitem(sys.modules, "deployments.commands.home", command)
+    top = cli.Parser()
+    names["_add_home"](top.add_subparsers(dest="command"), cli.Parser(add_help=False))
+    monkeypatch.setenv("RETRAIN_HOME", str(tmp_path))
+    (tmp_path / "store").mkdir()
+    options = argparse.Namespace(json=False, **vars(top.parse_args(["home"])))
+    assert cli._command("home")(options) == 0
+    assert capsys.readouterr().out == f"{tmp_path}\n"
 
 
 @pytest.mark.parametrize(("old", "new"), rows("docs/upgrading.md", "Imports that moved"))

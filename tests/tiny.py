@@ -19,6 +19,7 @@ from ml.models.handles import Step
 from ml.models.networks.estimators import NetworkClassifier, NetworkEstimator, NetworkRegressor
 from ml.models.protocol import Fitted, Job, Rows
 from ml.models.training import package
+from ml.pipeline.site import Site
 from ml.serving.columns import Column, conform
 from ml.serving.model import PackagedModel
 from ml.serving.output import TaskKind
@@ -37,9 +38,16 @@ TARGETS: dict[TaskKind, Target] = {
 
 
 def night(**changes: Any) -> Night:
-    fields: dict[str, Any] = dict.fromkeys(("use_case_digest", "code_digest", "lock_digest"), "0" * 64)
+    digests = ("use_case_digest", "code_digest", "judging_digest", "instructions")
+    fields: dict[str, Any] = dict.fromkeys(digests, "0" * 64)
     fields |= {"use_case": "parcels", "as_of": date(2024, 3, 1), "seed": 1, "device": "cpu", "threads": 1}
     return Night(**{**fields, **changes})
+
+
+def night_of(site: Site, as_of: date) -> Night:
+    """The night of this site's use case as it is now."""
+    digests = {"use_case_digest": site.training, "code_digest": site.code, "judging_digest": site.judging}
+    return night(use_case=site.use_case.name, as_of=as_of, **digests)
 
 
 def site(folder: Path) -> Settings:

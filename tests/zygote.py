@@ -24,6 +24,9 @@ PRELOADED = (
 )  # fmt: skip
 
 
+OF_OTHER_NIGHTS = {"await turn", "look up what became of it"}  # of backfills, and of nights that were finished before
+
+
 def points() -> dict[str, Callable[[], None]]:
     """Every named fault point: its name, and what makes this process die there."""
     from prefect import Task
@@ -33,7 +36,7 @@ def points() -> dict[str, Callable[[], None]]:
 
     found: dict[str, Callable[[], None]] = {}
     for stage in vars(flows.retrain).values():
-        if isinstance(stage, Task) and stage.name != "await turn":  # of backfills only
+        if isinstance(stage, Task) and stage.name not in OF_OTHER_NIGHTS:
             found[f"{stage.name}: start"] = lambda stage=stage: _patch(stage, "fn", before=True)
             found[f"{stage.name}: end"] = lambda stage=stage: _patch(stage, "fn", before=False)
     for number in (1, 2, 3, 4):

@@ -1,7 +1,6 @@
 """`retrain doctor`: finds what is wrong with the installation and its use cases; --mend repairs what is safe to."""
 
 import argparse
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -13,7 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 from deployments.environment import discard, left_behind
-from deployments.prefect.announcement import Servers, running_servers
+from deployments.prefect.announcement import Servers, prefect_api, running_servers
 from deployments.prefect.client import ask
 from deployments.prefect.crashed import OURS, is_ours, posting, signs_of
 from deployments.prefect.last_night import red_nights
@@ -23,9 +22,11 @@ from ml.operations import dead_runs
 from ml.operations.backfill import driver_lock
 from ml.operations.health import Finding, findings, stray_runs
 from ml.pipeline.machine import ask_torch
+from ml.reporting.decision_section import ways_to_answer
 from ml.reporting.words import counted
 from ml.settings import Settings
-from ml.storage.ledger import Ledger
+from ml.storage.databases import lost_mlflow
+from ml.storage.ledger import Ledger, open_questions, version_of
 from ml.storage.locks import held_lock, is_active, is_free, one_move_at_a_time, run_lock
 from ml.storage.registry import Registry
 from ml.storage.store import Store, open_store
@@ -165,8 +166,9 @@ def _store(store: Store) -> Iterator[Finding]:
 
 
 def _strays(settings: Settings, store: Store) -> Iterator[Finding]:
-    """Runs in MLflow and files in the store that do not belong together."""
-    yield from stray_runs(store, Registry(settings, "doctor"))
+    """Runs in MLflow and files in the store that do not belong together. Nothing of a database that is not there."""
+    if lost_mlflow(settings) is None:
+        yield from stray_runs(store, Registry(settings, "doctor"))
 
 
 def _use_case(settings: Settings, store: Store, name: str, *, mend: bool) -> Iterator[Finding]:
@@ -180,10 +182,17 @@ def _use_case(settings: Settings, store: Store, name: str, *, mend: bool) -> Ite
         yield Finding(note=True, seen=sentence, mend=no_file(settings, name))
     else:
         yield from _file(settings, name)
-    with ExitStack() as locks:
-        active = not _at_rest(settings, name, locks) if mend else is_active(settings.home, name)
-        yield from findings(store, Registry(settings, name), name, active=active, today=today)
+    file = lost_mlflow(settings)
+    if file is not None and not mend:
+        if Ledger(store, name).head() is not None:
+            ways = f"retrain restore FILE, or retrain doctor {name} --mend"
+            yield Finding(seen=f"MLflow's database {file} is not there", mend=ways)
+    else:
+        with ExitStack() as locks:
+            active = not _at_rest(settings, name, locks) if mend else is_active(settings.home, name)
+            yield from findings(store, Registry(settings, name), name, active=active, today=today)
     yield from _champion_answers(settings, store, name)
+    yield from _questions(store, name)
 
 
 def _file(settings: Settings, name: str) -> Iterator[Finding]:
@@ -197,6 +206,15 @@ def _last_night(settings: Settings, name: str) -> Iterator[Finding]:
     """What the last night died of, in its own words. Only a good night settles that; there is no repair."""
     for red in red_nights(settings, name):
         yield Finding(seen=red.seen, mend=red.next_step)
+
+
+def _questions(store: Store, name: str) -> Iterator[Finding]:
+    """What nights ask an operator. It is nothing that is wrong, and only a person can answer it."""
+    for night in open_questions(Ledger(store, name).entries()):
+        version = version_of(night.candidate)
+        seen = f"the night as of {night.as_of} asks whether version {version} is to serve: {night.reason.rstrip('.')}"
+        mend = f"press Resume on its run's page, or answer here. {ways_to_answer(name, version)}"
+        yield Finding(note=True, seen=seen, mend=mend)
 
 
 def _at_rest(settings: Settings, name: str, locks: ExitStack) -> bool:
@@ -267,8 +285,7 @@ def _schedules(servers: Servers, names: list[str]) -> Iterator[Finding]:
 
 def _runs(settings: Settings) -> Iterator[Finding]:
     """Runs that Prefect counts as running although nothing is heard of them: their machine or container is gone."""
-    servers = running_servers(settings)
-    api = servers.prefect_api if servers else os.environ.get("PREFECT_API_URL")
+    api = prefect_api(settings)
     if api is None:
         return
     before = datetime.now(UTC) - dead_runs.SILENT

@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from deployments.terminal import home_to_read, print_json, require_recorded, say, words_of
-from ml.storage.ledger import AnyEntry, Ledger, NightEntry, version_of
+from ml.storage.ledger import AnyEntry, Ledger, NightEntry, OperatorEntry, version_of
 from ml.storage.records import digest_of_files
 from ml.storage.store import open_store
 
@@ -42,6 +42,7 @@ def entry_row(entry: AnyEntry, digest: str) -> dict[str, Any]:
         "excluded": entry.excluded,
         "accepted": entry.accepted,
         "reason": entry.reason,
+        "answers": entry.answers if isinstance(entry, OperatorEntry) else None,
         "seed": result.get("seed"),
         "again": result.get("again"),
         "run_key": night.run_key if night else None,
@@ -49,6 +50,7 @@ def entry_row(entry: AnyEntry, digest: str) -> dict[str, Any]:
         "digests": {
             "entry": digest,
             "run key": night.run_key if night else None,
+            "training key": night.training_key if night else None,
             "snapshot": result.get("snapshot", {}).get("digest"),
             "test": result.get("test_digest"),
             "model": digest_of_files(candidate.files) if candidate else None,
@@ -64,10 +66,11 @@ def print_entries(rows: list[dict[str, Any]]) -> None:
             f"as of {row['as_of']}  version {words_of(row['version'])}  seed {row['seed']}  " if row["as_of"] else ""
         )
         again = f"again: {row['again']}  " if row["again"] else ""
+        answers = f"answers entry {row['answers']}  " if row["answers"] else ""
         moved = f"champion {words_of(row['champion_before'])} -> {words_of(row['champion_after'])}"
         say(
             "",
-            f"{row['entry']}  {row['at']}  by {row['by']}  {row['decision']}  {night}{again}{moved}",
+            f"{row['entry']}  {row['at']}  by {row['by']}  {row['decision']}  {night}{again}{answers}{moved}",
             f"   {row['reason']}",
             *(f"   {v['verdict']:<15}{v['gate']}: {v['reason']}" for v in row["verdicts"]),
             "   " + ", ".join(f"{name} {digest[:12]}" for name, digest in row["digests"].items() if digest),

@@ -10,6 +10,8 @@ from datetime import date
 from functools import partial
 
 from deployments.commands.ledger import entry_row
+from deployments.prefect.announcement import prefect_api
+from deployments.prefect.answered import resume_answered
 from deployments.terminal import asked_on_terminal, home_settings, require_use_case, show
 from ml.data.handles import CheckedDays
 from ml.data.sources.bringing import partition_files
@@ -20,6 +22,7 @@ from ml.operations.moves import (
     plan_exclude,
     plan_hold,
     plan_include,
+    plan_no,
     plan_promote,
     plan_release,
     plan_rollback,
@@ -28,7 +31,7 @@ from ml.operations.moves import (
 from ml.operations.usable import why_unusable
 from ml.settings import Settings
 from ml.storage.kept import KeptMonths
-from ml.storage.ledger import Ledger, OperatorEntry
+from ml.storage.ledger import Ledger, OperatorEntry, open_questions
 from ml.storage.locks import one_move_at_a_time
 from ml.storage.registry import Registry
 from ml.storage.store import Store, open_store
@@ -40,7 +43,9 @@ YES = {"y", "yes"}
 
 
 def promote(options: argparse.Namespace) -> int:
-    """Makes a registered version champion, whatever the gates said of it."""
+    """Makes a registered version champion, whatever the gates said of it; with --no, says that it is not to serve."""
+    if options.no:
+        return _say_no(options)
     return _move_champion(options, lambda ledger, _, reason: plan_promote(ledger, options.version, reason))
 
 
@@ -103,7 +108,7 @@ def _move_champion(options: argparse.Namespace, plan: Callable[[Ledger, Registry
     entry = plan(ledger, registry, _reason(options))
     assert entry.champion is not None
     require_whole(ledger, registry, entry.champion)
-    before = alias_words(ledger, registry)
+    before, asking = alias_words(ledger, registry), open_questions(ledger.entries())
     _confirm(options, f"Champion of {entry.use_case}: {before} -> {entry.champion.version} ({entry.reason})")
     with one_move_at_a_time(settings.home, entry.use_case):
         require_whole(ledger, registry, entry.champion)
@@ -111,11 +116,41 @@ def _move_champion(options: argparse.Namespace, plan: Callable[[Ledger, Registry
     words = f"Champion of {entry.use_case} is now version {entry.champion.version} (it was {before})."
     if not entry.held:
         words += f" The next night may promote again: retrain hold {entry.use_case} --reason WHY prevents it."
+    if asking:
+        words += _runs_that_asked(settings, entry.use_case)
     show(options, entry_row(entry, ledger.digest(entry.seq)), words)
     return 0
 
 
+def _say_no(options: argparse.Namespace) -> int:
+    """Answers no to the question whether a version is to serve, and lets the run that asked end."""
+    settings, ledger, entry = _noted(options, lambda ledger, reason: plan_no(ledger, options.version, reason))
+    champion = f"the champion stays version {entry.champion.version}" if entry.champion else "there is no champion"
+    words = f"Answered no: version {options.version} of {entry.use_case} is not promoted, and {champion}."
+    words += _runs_that_asked(settings, entry.use_case)
+    show(options, entry_row(entry, ledger.digest(entry.seq)), words)
+    return 0
+
+
+def _runs_that_asked(settings: Settings, use_case: str) -> str:
+    """Lets the suspended runs end whose question this move has closed, and says which these are, after a space."""
+    api = prefect_api(settings)
+    resumed = resume_answered(settings, api, {use_case}) if api else None
+    if resumed is None:
+        return " If a run waits in Prefect for this answer, it ends when `retrain up` runs again."
+    pages = [f"{api.removesuffix('/api')}/runs/flow-run/{run}" for run in resumed] if api else []
+    return f" The run that asked ends by itself: {', '.join(pages)}" if pages else ""
+
+
 def _note(options: argparse.Namespace, plan: Plan) -> int:
+    """Records a move that changes nothing in MLflow, and says so."""
+    _, ledger, entry = _noted(options, plan)
+    said = f"Recorded {entry.decision} as entry {entry.seq} of the ledger."
+    show(options, entry_row(entry, ledger.digest(entry.seq)), said)
+    return 0
+
+
+def _noted(options: argparse.Namespace, plan: Plan) -> tuple[Settings, Ledger, OperatorEntry]:
     """Records a move that changes nothing in MLflow; nights read it in the ledger."""
     require_use_case(options.use_case)
     settings = home_settings(options.command)
@@ -124,12 +159,7 @@ def _note(options: argparse.Namespace, plan: Plan) -> int:
     _confirm(options, f"{entry.decision} {entry.use_case}: {entry.reason}")
     with one_move_at_a_time(settings.home, entry.use_case):
         carry_out(ledger, None, entry)
-    show(
-        options,
-        entry_row(entry, ledger.digest(entry.seq)),
-        f"Recorded {entry.decision} as entry {entry.seq} of the ledger.",
-    )
-    return 0
+    return settings, ledger, entry
 
 
 def _reason(options: argparse.Namespace) -> str:

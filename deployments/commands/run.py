@@ -17,7 +17,7 @@ from deployments.terminal import (
 )
 from ml.errors import Busy, UsageError
 from ml.reporting import data_section, decision_section, score_section
-from ml.reporting.endings import since
+from ml.reporting.endings import answer_sentence, answered_yes, since
 from ml.settings import Settings
 from ml.storage.ledger import AnyEntry, Ledger, NightEntry, version_of
 from ml.storage.store import open_store
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     show(options, document, "")
     if not options.json:
         answer = ledger.entry(result["answer"]) if result["answer"] else None
-        print_summary(settings, document, version_of(head.champion), answer)
+        print_summary(settings, document, entry, version_of(head.champion), answer)
     return 0
 
 
@@ -86,19 +86,20 @@ def _dry_run_words(document: dict[str, Any]) -> str:
 
 
 def print_summary(
-    settings: Settings, document: dict[str, Any], champion_today: int | None, answer: AnyEntry | None = None
+    settings: Settings, document: dict[str, Any], entry: NightEntry, champion_today: int | None,
+    answer: AnyEntry | None = None,
 ) -> None:  # fmt: skip
     """Prints what an operator reads at the end of a run."""
-    say("", decision_section.headline(document), document["question"], "", *data_section.data_sentences(document), "")
+    headline = decision_section.headline(document, answered_yes=answered_yes(entry, answer))
+    say("", headline, document["question"], "", *data_section.data_sentences(document), "")
     if score_section.scored(document):
         say(*_score_lines(document), "")
         say(*(f"{v['verdict']:<15}{v['gate']}: {v['reason']}" for v in document["verdicts"]), "")
         say(score_section.comparison_sentence(document), "")
-    now = "" if document["replayed"] else decision_section.champion_sentence(document)
+    now = "" if document["replayed"] or answer else decision_section.champion_sentence(document)
     say(f"{decision_section.decision_sentence(document)} {now}".rstrip(), "")
     if answer is not None:
-        answered = f"Answered: {answer.decision} by {answer.by}, {answer.reason}."
-        say(f"{answered} Champion today: {words_of(champion_today)}.", "")
+        say(f"{answer_sentence(answer)} Champion today: {words_of(champion_today)}.", "")
     elif document["replayed"]:
         say(f"Finished before; nothing was judged again. {document['became']}", "")
     elif way := decision_section.way_out(document):

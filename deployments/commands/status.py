@@ -7,10 +7,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from deployments.commands.ledger import entry_row, print_entries
-from deployments.prefect.last_night import red_nights
+from deployments.prefect.last_night import red_nights, running_now
 from deployments.terminal import BEGIN, aligned, chosen_or_recorded, home_if_any, no_file, print_json, say, words_of
 from ml.errors import ConfigError, RegistryUnavailable
 from ml.reporting import score_section
+from ml.reporting.decision_section import ways_to_answer
 from ml.reporting.endings import moved_by_hand
 from ml.settings import Settings
 from ml.storage.json_form import to_json
@@ -57,6 +58,7 @@ def _print_status(document: dict[str, Any]) -> None:
     say(*aligned([[name.replace("_", " ") for name in STATUS_COLUMNS], *cells]))
     say(*(f"{row['use_case']}: {row['moved_by_hand']}" for row in rows if row["moved_by_hand"]))
     say(*(f"{row['use_case']}: {words}" for row in rows for words in row["mlflow"]), "")
+    say(*(f"{row['use_case']}: {_running_words(row['running'])}" for row in rows if row["running"]))
     say(*(f"{row['use_case']}: {words}" for row in rows for words in _red_words(row)))
     say(*(f"{row['use_case']} has no file here: {row['no_file']}." for row in rows if row["no_file"]))
     if document["no_home"]:
@@ -72,8 +74,14 @@ def _red_words(row: dict[str, Any]) -> list[str]:
     return [f"{red['seen']}: {red['next_step']}{'' if red['next_step'].endswith('?') else '.'}" for red in row["red"]]
 
 
+def _running_words(night: dict[str, str | None]) -> str:
+    since = f"{str(night['since'])[:16].replace('T', ' ')} UTC"
+    stage = f", now in the stage {night['stage']}" if night["stage"] else ""
+    return f"the night as of {night['as_of']} has been running since {since}{stage}."
+
+
 def _question(use_case: str, version: int) -> str:
-    answers = f"Resume on its run's page, or retrain promote {use_case} --version {version} --reason WHY"
+    answers = f"press Resume on its run's page, or answer here. {ways_to_answer(use_case, version)}"
     return f"{use_case} asks whether version {version} is to serve: {answers}"
 
 
@@ -89,6 +97,7 @@ def _status_row(settings: Settings, store: Store, name: str) -> dict[str, Any]:
         "no_file": None if known else no_file(settings, name),
         "last_night": "red" if red else "good" if night else None,
         "red": [{**json.loads(to_json(red_night)), "seen": red_night.seen} for red_night in red],
+        "running": running_now(settings, name),
         "champion": version_of(head.champion) if head else None,
         "champion_as_of": str(head.champion.as_of) if head and head.champion else None,
         "score": _score_of(nights, version_of(head.champion)) if head else None,
@@ -143,11 +152,11 @@ def _mlflow_differs(settings: Settings, ledger: Ledger) -> list[str]:
     If MLflow's database is gone, MLflow is not asked, because that would make a new database.
     """
     from ml.operations.health import differences
-    from ml.storage.databases import database_files
+    from ml.storage.databases import lost_mlflow
     from ml.storage.registry import Registry
 
-    file = database_files(settings).get("mlflow")
-    if file is not None and not file.exists():
+    file = lost_mlflow(settings)
+    if file is not None:
         mend = f"retrain restore FILE, or retrain doctor {ledger.use_case} --mend"
         return [f"MLflow's database {file} is not there: {mend}"]
     try:

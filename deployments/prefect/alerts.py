@@ -18,6 +18,7 @@ from deployments.prefect.crashed import ATTEMPT, ATTEMPTS
 from deployments.prefect.up import STOPPED
 from ml.errors import ConfigError, PrefectUnavailable, UsageError
 from ml.evaluation.decision import DATA_REJECTED, KEPT_EVENT, KEPT_NIGHTS
+from tasks.lost import ANSWERS, QUESTION
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -76,8 +77,10 @@ NEXT = {
     f"'`retrain up` runs it again by itself: attempt ' ~ (attempt + 1) ~ ' of {ATTEMPTS}. ' ~ next_night "
     f"if attempt < {ATTEMPTS} else "
     f"'This was attempt {ATTEMPTS} of {ATTEMPTS}: read its log, then ' ~ again ~ '. ' ~ next_night",
-    REJECTED: "'It is not tried again by itself: do what it names, then ' ~ again ~ '. ' ~ next_night",
-    ASKED: "'Later nights go on meanwhile. `retrain status ' ~ asked.use_case ~ '` says how to answer without a page.'",
+    REJECTED: "'It is not tried again by itself' ~ "
+    "(': do what it names, then ' ~ again if again not in reason else '') ~ '. ' ~ next_night",
+    ASKED: f"'Press Resume on its page, or answer in a terminal. ' ~ (flow_run.labels['{ANSWERS}'] or "
+    "'`retrain status ' ~ asked.use_case ~ '` says how') ~ '. Later nights go on meanwhile.'",
     KEPT: "'Every night goes on judging a new candidate; `retrain ledger ' ~ asked.use_case ~ '` shows the verdicts. ' "
     "~ next_night",
     SILENT: "'Nights start only while `retrain up`, or what serves them in its place, runs. "
@@ -178,6 +181,7 @@ def automations(block: UUID, kept_nights: int, silent: timedelta) -> "list[Autom
 
     a_deployment: Any = {"prefect.resource.role": "deployment"}
     all_runs, nights, backfills = _runs_of("retrain", "backfill"), _runs_of("retrain"), _runs_of("backfill")
+    new_nights = _runs_of("retrain", name="!*(*")  # neither dry runs nor replays, whose names say so in brackets
     stopped = f"!{STOPPED}*"  # no alert: an operator stopped `retrain up`, and these runs go on when it starts again
     per_deployment = {"related:deployment:prefect.resource.id"}
     counts = [str(kept_nights * number) for number in range(1, REMINDERS + 1)]
@@ -194,10 +198,10 @@ def automations(block: UUID, kept_nights: int, silent: timedelta) -> "list[Autom
         for_each=per_deployment,
         posture=Posture.Proactive,
         within=silent,
-        **nights(),
+        **new_nights(),
     )
     recovered = EventTrigger(
-        after=failures, expect=successes, for_each=per_deployment, within=RECOVERS_WITHIN, **nights(stopped)
+        after=failures, expect=successes, for_each=per_deployment, within=RECOVERS_WITHIN, **new_nights(stopped)
     )
     recovered_backfill = EventTrigger(  # by name: a backfill of the same dates has the same name when it runs again
         after=failures,
@@ -217,7 +221,7 @@ def automations(block: UUID, kept_nights: int, silent: timedelta) -> "list[Autom
         RECOVERED_BACKFILL: recovered_backfill,
     }
     reasons = {
-        ASKED: "'Press Resume on its page, and answer.'",
+        ASKED: f"flow_run.labels['{QUESTION}']",
         KEPT: "event.payload.reason",
         SILENT: f"'No night has succeeded within {hours} hours of this run.'",
     }
@@ -231,14 +235,15 @@ def automations(block: UUID, kept_nights: int, silent: timedelta) -> "list[Autom
     ]
 
 
-def _runs_of(*flows: str) -> Any:
+def _runs_of(*flows: str, name: str = "!*(dry run)") -> Any:
     """A function that gives what a trigger matches: runs of these flows that a deployment started, except dry runs.
 
-    Its argument is a pattern: the message of the run's state must match it, or must not if the pattern begins with `!`.
+    `name` is a pattern that the run's name must match. The function's argument is one for the message of its state. A
+    pattern that begins with `!` must not match.
     """
 
     def matching(message: str | None = None) -> dict[str, Any]:
-        run = {"prefect.resource.id": "prefect.flow-run.*", "prefect.resource.name": "!*(dry run)"}
+        run = {"prefect.resource.id": "prefect.flow-run.*", "prefect.resource.name": name}
         return {
             "match": run | ({"prefect.state-message": message} if message else {}),
             "match_related": [

@@ -57,6 +57,12 @@ def running_servers(settings: Settings) -> Servers | None:
     return servers if is_alive(servers.pid) and answers(f"{servers.prefect_api}/health") else None
 
 
+def prefect_api(settings: Settings) -> str | None:
+    """The API of this home's `retrain up` if it runs, otherwise the one that PREFECT_API_URL names, if it is set."""
+    servers = running_servers(settings)
+    return servers.prefect_api if servers else os.environ.get("PREFECT_API_URL") or None
+
+
 def _announcement(settings: Settings) -> Path:
     return settings.home / "up.json"
 

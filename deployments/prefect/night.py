@@ -29,7 +29,7 @@ from ml.settings import Settings
 from ml.storage.ledger import NightEntry
 from ml.storage.locks import held_lock, run_lock
 from ml.storage.nights import settle
-from tasks.lost import LOCK
+from tasks.lost import ANSWERS, LOCK
 from tasks.site import open_site
 
 if TYPE_CHECKING:
@@ -40,8 +40,9 @@ log = logging.getLogger("retrain.night")
 POLL_SECONDS = 0.5
 LATE_LOG_SECONDS = 0.5  # the last lines of a run's log come after its final state
 WAITS = {
-    "PAUSED": "The run waits for an operator's answer: press Resume at %s (Ctrl-C ends only the following)",
-    "CRASHED": "The run crashed, and `retrain up` runs it again: %s",
+    "PAUSED": "The run waits for an operator's answer: press Resume at {page}, or answer in another terminal. "
+    "{answers}. Ctrl-C ends only the following.",
+    "CRASHED": "The run crashed, and `retrain up` runs it again: {page}",
 }
 
 
@@ -117,8 +118,8 @@ def _show_on_page(
         return
     end = find_what_became(open_site(name), entry) if replayed else ending(entry)
     run = {
-        "name": shown_name(f"{name} {entry.as_of}", end.score),
-        "tags": [*deployment["tags"], end.word],
+        "name": shown_name(f"{name} {entry.as_of}", end.score, is_replay=end.is_replay),
+        "tags": [*deployment["tags"], *end.tags],
         "flow_id": deployment["flow_id"],
         "deployment_id": deployment["id"],
         "parameters": {"request": request},
@@ -207,10 +208,15 @@ def follow(settings: Settings, name: str, request: dict[str, Any], servers: Serv
 
 
 def _submit(name: str, request: dict[str, Any]) -> UUID:
+    """Submits the flow under the name that it gives itself when it starts; until then Prefect shows a made-up name."""
     from prefect.client.schemas.objects import FlowRun
     from prefect.deployments import run_deployment
 
-    run = run_deployment(name, parameters={"request": request}, timeout=0, as_subflow=False)
+    module, _, form = FLOWS[name.split("/")[0]]
+    title = getattr(importlib.import_module(module), form).model_validate(request).title
+    run = run_deployment(
+        name, parameters={"request": request}, timeout=0, as_subflow=False, flow_run_name=title
+    )  # fmt: skip
     assert isinstance(run, FlowRun)
     return run.id
 
@@ -249,14 +255,18 @@ def _ended(client: "SyncPrefectClient", run_id: UUID, page: str, up: int, *, nig
     shown: set[UUID] = set()
     explained_states: set[str] = set()
     while True:
-        state = client.read_flow_run(run_id).state
+        run = client.read_flow_run(run_id)
+        state = run.state
         _show_new_lines(client, run_id, shown)
         if state is not None and state.is_final() and not (nightly and _is_run_again(client, run_id, state)):
             time.sleep(LATE_LOG_SECONDS)
             _show_new_lines(client, run_id, shown)
             return state
         if state is not None and state.type.value in WAITS and state.type.value not in explained_states:
-            log.warning(WAITS[state.type.value], page)
+            log.warning(
+                "%s",
+                WAITS[state.type.value].format(page=page, answers=run.labels.get(ANSWERS, "`retrain status` says how")),
+            )
             explained_states.add(state.type.value)
         if not is_alive(up):
             raise PrefectUnavailable(

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from deployments.environment import discard, left_behind
 from deployments.prefect.announcement import Servers, announce, only_up
+from deployments.prefect.answered import resume_answered
 from deployments.prefect.children import Child, child
 from deployments.prefect.client import ask, insisted
 from deployments.prefect.crashed import OURS, Lost, end_left_tasks, posting, resubmit_crashed
@@ -36,6 +37,7 @@ from tasks.lost import EXECUTED, end_lost
 WATCH_SECONDS = 0.2
 STOPPED = "`retrain up` stopped while this run was active."
 LOOKS_BETWEEN_CRASHES = 25  # so crashed runs are looked for every five seconds
+LOOKS_BETWEEN_ANSWERS = 300  # once a minute: a command that answers resumes the run itself, if it can
 SERVING = {
     "schedule server": ["deployments.prefect.serve"],
     "backfill server": ["deployments.prefect.serve", "backfills"],
@@ -214,4 +216,6 @@ def _watch(children: Sequence[Child], api: str, settings: Settings) -> None:
             resubmit_crashed(api, lost.use_cases)
             end_left_tasks(api, lost.use_cases)
             name_upcoming(settings, api)
+        if look % LOOKS_BETWEEN_ANSWERS == 0:
+            resume_answered(settings, api, lost.use_cases)
         time.sleep(WATCH_SECONDS)

@@ -1,64 +1,92 @@
-"""Which modules and libraries decide each kind of result that is kept of a partition.
+"""What of our code, and which libraries, each kind of result of the data stages executes.
 
-Their digest is part of the result's key, so a change in one of them makes those results again, and no others.
+A change in one of them makes those results again, and no others. What a copy of a source holds (`brought`) is in no
+run's key: its bytes are, through the snapshot's digest.
 """
 
-import functools
-from importlib import metadata
-from pathlib import Path
+from ml.code import Code
 
-from ml.digests import digest_sources, digest_value
-
-ROOT = Path(__file__).parents[2]
-READING = (
-    "serving/columns.py",
-    "declarations.py",
-    "data/declared_sources.py",
-    "data/sources/folder.py",
-    "data/csv_fields.py",
-    "data/dataset.py",
-    "data/reading.py",
-    "data/derived.py",
-    "data/side_tables.py",
-    "data/joins.py",
-    "data/partitions.py",
-    "use_case/own_modules.py",
+TABLES = Code(libraries=("numpy", "pandas", "pyarrow"))
+READING = TABLES + Code(
+    (
+        "ml/days.py",
+        "ml/serving/columns.py",
+        "ml/data/csv_fields.py",
+        "ml/data/dataset.py",
+        "ml/data/source_kinds.py",
+        "ml/data/derived.py",
+        "ml/data/handles.py",
+        "ml/data/joins.py",
+        "ml/data/partitions.py",
+        "ml/data/reading.py",
+        "ml/data/side_tables.py",
+        "ml/data/sources/folder.py",
+    )
 )
-STATE_MODULES = {
-    "brought": (
-        "serving/columns.py",
-        "days.py",
-        "data/csv_fields.py",
-        "data/reading.py",
-        "data/sources/brought.py",
-        "data/sources/file.py",
-        "data/sources/database.py",
-        "data/sources/database_values.py",
-    ),
-    "verdict": (
-        *READING,
-        "serving/rules.py",
-        "data/cleaning.py",
-        "data/meaning.py",
-        "data/validation.py",
-        "data/row_alone.py",
-    ),
-    "cleaned": (*READING, "data/cleaning.py", "data/validation.py"),  # which drops duplicates
-    "statistics": (
-        "serving/columns.py",
-        "serving/features.py",
-        "data/cleaning.py",
-        "data/dataset.py",
-        "data/statistics.py",
-        "data/split.py",
-        "data/window_sums.py",
-    ),
-}
+CLEANED = READING + Code(
+    (
+        "ml/data/cleaning.py",
+        "ml/data/validation.py",  # which drops duplicates
+        "ml/pipeline/clean.py",
+        "ml/pipeline/partitions.py",
+    )
+)
+VERDICT = CLEANED + Code(
+    (
+        "ml/serving/features.py",
+        "ml/serving/rules.py",
+        "ml/data/meaning.py",
+        "ml/data/row_alone.py",
+        "ml/pipeline/validate.py",
+    )
+)
+STATISTICS = TABLES + Code(
+    (
+        "ml/days.py",
+        "ml/serving/columns.py",
+        "ml/serving/features.py",
+        "ml/data/cleaned.py",
+        "ml/data/cleaning.py",
+        "ml/data/dataset.py",
+        "ml/data/handles.py",
+        "ml/data/split.py",
+        "ml/data/statistics.py",
+        "ml/data/window.py",
+        "ml/data/window_sums.py",
+    )
+)
+BROUGHT = TABLES + Code(
+    (
+        "ml/days.py",
+        "ml/serving/columns.py",
+        "ml/data/csv_fields.py",
+        "ml/data/source_kinds.py",
+        "ml/data/reading.py",
+        "ml/data/sources/bringing.py",
+        "ml/data/sources/brought.py",
+        "ml/data/sources/database.py",
+        "ml/data/sources/database_values.py",
+        "ml/data/sources/days.py",
+        "ml/data/sources/file.py",
+        "ml/data/sources/folder.py",
+        "ml/data/sources/objects.py",
+    )
+)
+KEPT = {"brought": BROUGHT, "verdict": VERDICT, "cleaned": CLEANED, "statistics": STATISTICS}  # of single partitions
+# From the snapshot to the rows of train, validation and test.
+ROWS = (
+    VERDICT
+    + STATISTICS
+    + Code(
+        (
+            "ml/data/calendars.py",
+            "ml/data/snapshots.py",
+            "ml/pipeline/split.py",
+        )
+    )
+)
 
 
-@functools.cache
 def state_code_digest(kind: str) -> str:
-    """Digest of the modules and libraries that decide the results of this kind, a key of STATE_MODULES."""
-    files = [ROOT / "ml" / name for name in STATE_MODULES[kind]]
-    versions = [metadata.version(name) for name in ("pandas", "pyarrow", "numpy")]
-    return digest_value([kind, digest_sources(ROOT, files), versions])
+    """Digest of the modules and libraries that decide the results of this kind, a key of KEPT."""
+    return KEPT[kind].digest

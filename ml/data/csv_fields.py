@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.csv
 from numpy.typing import NDArray
 
-from ml.data.declared_sources import CsvForm
+from ml.data.source_kinds import CsvForm
 from ml.errors import printable
 
 QUOTE, NEWLINES = ord('"'), (ord("\n"), ord("\r"))

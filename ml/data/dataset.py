@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from ml.data.calendars import Calendar
-from ml.data.declared_sources import DatabaseSource, FileSource, Source
+from ml.data.source_kinds import RowSource
 from ml.declarations import later_fields, plain, plain_fields
 from ml.digests import digest_value
 from ml.serving.columns import Column
@@ -70,7 +70,7 @@ class SideTable:
     """
 
     name: str
-    source: Source | FileSource | DatabaseSource
+    source: RowSource
     on: tuple[str, ...]
     take: tuple[str, ...]
 
@@ -83,7 +83,7 @@ class Reading:
     and must come back once with that number.
     """
 
-    source: Source | FileSource | DatabaseSource
+    source: RowSource
     columns: tuple[Column, ...]
     target: Target
     side_tables: tuple[SideTable, ...] = ()

@@ -16,12 +16,14 @@ import numpy as np
 
 from ml.data.calendars import BusinessDays, Calendar
 from ml.data.dataset import NUMBERS, Dataset, SideTable, Target
+from ml.data.source_kinds import CsvForm, DatabaseSource, DaySource, FileSource, RowSource, Source
 from ml.declarations import Broken, Demands, cannot_be_called, default_of, twice
 from ml.serving.columns import TIME_UNITS, Column
 
 SAFE_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 SAFE = "have at most 64 small letters, digits and _, a letter first"
 PLAIN = "be a path of printable characters without .."
+OWN_KIND = 'see "A source of your own" in docs/use-case.md'
 IN_DATA = "write one below the data folder, or an absolute one"
 DATED_ONLY = (
     "window_days", "test_days", "validation_days", "label_delay_days", "max_unseen_fraction", "max_missing_days",
@@ -96,9 +98,16 @@ def _no_different_days(calendar: Calendar) -> Broken:
     return twice(map(str, calendar)) if calendar else "there is none"
 
 
-def _one_sign_for_both(source: Any) -> bool:
-    """Whether one sign is declared both for thousands and for fractions."""
-    return getattr(source, "thousands", "") == getattr(source, "decimal", ".")
+def _is_no_kind(source: RowSource) -> Broken:
+    """What the class of a source lacks, in words; False if nothing."""
+    kind = type(source)
+    if not isinstance(source, CsvForm | DatabaseSource | DaySource):
+        return f"{kind.__name__} inherits from none that can be read"
+    made: Any = getattr(kind, "__dataclass_params__", None)
+    if made is None or not made.frozen:
+        return f"{kind.__name__} is no frozen dataclass"
+    lacking = [name for name in ("days", "rows") if getattr(kind, name, None) is vars(DaySource)[name]]
+    return bool(lacking) and f"{kind.__name__} lacks {' and '.join(lacking)}"
 
 
 def _gives_no_input(column: Column) -> bool:
@@ -184,28 +193,34 @@ DATASET: Demands[Dataset, Dataset] = (
     ("derive", "return rows at once", lambda u, _: _is_asynchronous(u.derive), "define it with def, without yield"),
 )
 
-SOURCE: Demands[Any, Dataset] = (
-    ("folder", PLAIN, lambda s, _: _is_no_plain_path(getattr(s, "folder", "")), IN_DATA),
-    ("file", PLAIN, lambda s, _: _is_no_plain_path(getattr(s, "file", "")), IN_DATA),
+SOURCE: Demands[RowSource, Dataset] = (
+    ("folder", PLAIN, lambda s, _: isinstance(s, Source) and _is_no_plain_path(s.folder), IN_DATA),
+    ("file", PLAIN, lambda s, _: isinstance(s, FileSource) and _is_no_plain_path(s.file), IN_DATA),
     (
         "separator",
         "be one sign of ASCII that neither numbers, quotes nor line ends have",
-        lambda s, _: not SEPARATOR.fullmatch(getattr(s, "separator", ",")),
+        lambda s, _: isinstance(s, CsvForm) and not SEPARATOR.fullmatch(s.separator),
         "write ',', ';', '\\t' or '|'",
     ),
-    ("decimal", "be '.' or ','", lambda s, _: getattr(s, "decimal", ".") not in {".", ","}, "write one of the two"),
+    (
+        "decimal",
+        "be '.' or ','",
+        lambda s, _: isinstance(s, CsvForm) and s.decimal not in {".", ","},
+        "write one of the two",
+    ),
     (
         "thousands",
         "be left out, or one sign that neither is a digit nor parts fractions",
-        lambda s, _: not THOUSANDS.fullmatch(getattr(s, "thousands", "")) or _one_sign_for_both(s),
+        lambda s, _: isinstance(s, CsvForm) and (not THOUSANDS.fullmatch(s.thousands) or s.thousands == s.decimal),
         "write another, or remove it",
     ),
     (
         "encoding",
         "be one that Python knows",
-        lambda s, _: not _is_encoding(getattr(s, "encoding", "utf-8")),
+        lambda s, _: isinstance(s, CsvForm) and not _is_encoding(s.encoding),
         "write utf-8, utf-16 or cp1252",
     ),
+    ("kind", "be a frozen dataclass with days and rows", lambda s, _: _is_no_kind(s), OWN_KIND),
 )
 
 CALENDAR: Demands[BusinessDays, Dataset] = (

@@ -15,7 +15,8 @@ from ml.data.dataset import Reading, Table
 from ml.data.handles import JoinCounts, Manifest, Month, Partition
 from ml.data.joins import complete
 from ml.data.reading import Declared, UnusablePartition, parse_table, refuse_other_columns, together
-from ml.data.sources.folder import ALL, AnySource, read_bytes, source_folder, source_words
+from ml.data.source_kinds import RowSource
+from ml.data.sources.folder import ALL, read_bytes, source_folder
 from ml.days import month_of
 from ml.errors import DataRejected, printable
 from ml.serving.columns import conform, days_of
@@ -95,7 +96,7 @@ def source_rows(settings: Settings, use_case: Table, manifest: Manifest, day: st
 
 
 def _read(
-    settings: Settings, use_case: Table, source: AnySource, partitions: tuple[Partition, ...], day: str
+    settings: Settings, use_case: Table, source: RowSource, partitions: tuple[Partition, ...], day: str
 ) -> pd.DataFrame:
     """The rows of a day, or of all days, from the very bytes that stand in the manifest."""
     by_day = {partition.day: partition for partition in partitions}
@@ -108,7 +109,7 @@ def _read(
         for kept in (kept_digests(settings, use_case.name), folder.with_name(f"{folder.name}.json")):
             kept.unlink(missing_ok=True)  # a disk may have changed bytes, and no file's times
         ours = folder.is_relative_to(settings.home / "cache")
-        what = f"the copy of {partition.day} of {source_words(settings, source)}" if ours else partition.file
+        what = f"the copy of {partition.day} of {source.words(settings.data)}" if ours else partition.file
         raise DataRejected(
             "a partition stays as it is during a night", f"{what} changed since the snapshot", "run it again"
         ) from None

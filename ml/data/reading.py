@@ -28,8 +28,8 @@ import pyarrow.parquet as pq
 
 from ml.data.csv_fields import DELIMITERS, NEWLINES, BrokenCsv, likely_separator, read_fields, refuse_twice
 from ml.data.dataset import NUMBERS, Reading
-from ml.data.declared_sources import CsvForm, DatabaseSource, FileSource, Source
 from ml.data.disk import reading_from
+from ml.data.source_kinds import CsvForm, RowSource
 from ml.errors import is_passing, printable
 from ml.serving.columns import EXACT, NOT_COUNTED, TOO_WIDE, Column, WrongType, cast_texts, typed, wrong_type
 
@@ -52,7 +52,7 @@ class Declared:
     form: CsvForm
 
     @classmethod
-    def of(cls, use_case: Reading, source: Source | FileSource | DatabaseSource) -> "Declared":
+    def of(cls, use_case: Reading, source: RowSource) -> "Declared":
         """What the use case says of this source, which is its own or that of a side table."""
         form = source if isinstance(source, CsvForm) else CsvForm()
         return cls(use_case.columns, use_case.time_zone, form)

@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from datetime import date
 
-from ml.data.dataset import Reading, Table
-from ml.data.declared_sources import DatabaseSource, FileSource
+from ml.data.dataset import Table
 from ml.data.handles import PartitionCheck, Undeclared
 from ml.data.reading import short
 from ml.data.validation import MOST_NAMES
@@ -45,23 +44,14 @@ def way_out(use_case: Table, as_of: date, day: str, file: str, cure: str, *, los
     `cure`: the declaration that would let the partition pass; empty if none would. `lost`: its columns lost their
     meaning, which an operator may accept.
     """
-    name = use_case.name
+    name, delivery = use_case.name, use_case.source.delivery(day, file)
     again = f"retrain run {name} --as-of {as_of}"
     if not use_case.dated:
-        return f"deliver {_delivery(use_case, day, file)} again, or {cure or 'mend the use case'}, then {again}"
+        return f"deliver {delivery} again, or {cure or 'mend the use case'}, then {again}"
     accept = f"; if the change is to last, retrain data include {name} {day} --reason WHY" if lost else ""
     declare = "" if lost and not cure else f", or {cure or 'mend the declaration'} in the use case"
     exclude = f"; or go on without it by retrain data exclude {name} {day} --reason WHY"
-    return f"deliver {_delivery(use_case, day, file)} again{declare}{accept}{exclude}; then {again}"
-
-
-def _delivery(use_case: Reading, day: str, file: str) -> str:
-    """What the owner of the data must deliver, in the words of the use case. The owner does not know our own copies."""
-    if isinstance(use_case.source, FileSource):
-        return f"the rows of {day} in {use_case.source.file}"
-    if isinstance(use_case.source, DatabaseSource):
-        return f"the rows of {day} in the database {use_case.source.database}"
-    return f"{use_case.source.folder}/{file}"
+    return f"deliver {delivery} again{declare}{accept}{exclude}; then {again}"
 
 
 def undeclared(parts: Iterable[Undeclared]) -> Undeclared:

@@ -20,7 +20,7 @@ from ml.data.disk import reading_from
 from ml.data.handles import LeftOut, Manifest, Month, Partition
 from ml.data.partitions import kept_digests
 from ml.data.sources.bringing import listing
-from ml.data.sources.folder import ALL, DayFiles, Listing, UnusableEntry, digest_of, short_list, source_words
+from ml.data.sources.folder import ALL, DayFiles, Listing, UnusableEntry, digest_of, short_list
 from ml.data.window import last_due_day, refuse_unusable_newest, unusable_days, window_of
 from ml.days import FIRST_DAY, month_of, months_between
 from ml.digests import FileDigests, KeptDigests, digest_bytes
@@ -105,7 +105,7 @@ def _in_the_future(settings: Settings, use_case: Reading, source: Listing) -> tu
     if not days:
         return ()
     why = f"{'is' if len(days) == 1 else 'are'} in the future and not used yet: {short_list(days)}"
-    return (LeftOut(source=source_words(settings, use_case.source), what="day", count=len(days), why=why),)
+    return (LeftOut(source=use_case.source.words(settings.data), what="day", count=len(days), why=why),)
 
 
 def _manifest(
@@ -229,7 +229,7 @@ def _refuse_dated(settings: Settings, use_case: Table, tables: dict[str, Listing
         raise DataRejected(
             f"{use_case.name} has no time column and so one partition",
             f"all.parquet is not there, and {next(iter(source.values())).name} is in "
-            f"{source_words(settings, use_case.source)}",
+            f"{use_case.source.words(settings.data)}",
             "write it, or name the use case's time_column",
         )
     for table in use_case.side_tables:
@@ -237,7 +237,7 @@ def _refuse_dated(settings: Settings, use_case: Table, tables: dict[str, Listing
             first = next(iter(tables[table.name].days.values())).name
             raise DataRejected(
                 f"side table {table.name} of {use_case.name} must be one file, all.parquet, as there is no time_column",
-                f"{source_words(settings, table.source)} has {first}",
+                f"{table.source.words(settings.data)} has {first}",
                 "write one file, or name the use case's time_column",
             )
 

@@ -136,6 +136,21 @@ def snapshot_rules(use_case: UsedDays) -> tuple[Rule, ...]:
     )
 
 
+def claims_of_fields(use_case: Dataset) -> dict[Rule, str]:
+    """What the rules of the use case's own fields claim, with the field that can be changed.
+
+    The rule itself knows only the fact, whose name no user has written.
+    """
+    usable, aside = partition_rules(use_case)
+    left_out, rows = snapshot_rules(use_case)
+    return {
+        usable: f"at least {use_case.min_rows:,} of its rows are usable (min_rows)",
+        aside: f"at most {use_case.max_quarantined_fraction:g} of its rows are set aside (max_quarantined_fraction)",
+        left_out: f"at most {use_case.max_missing_days:,} days are left out (max_missing_days)",
+        rows: "at least 1 row is usable",
+    }
+
+
 class Scan:
     """Looks at each column of a batch once, however many rules read it.
 
@@ -253,16 +268,19 @@ def check_batch(use_case: Dataset, rules: Sequence[Rule], batch: Batch) -> Batch
     by_day = [(rule, batch.counts(mask)) for rule, mask in zip(of_row, masks, strict=True) if mask is not None]
     facts, counts = _facts(use_case, batch, broken), _counts(use_case, scan)
     refused = [(rule, rule.unexpected(facts)) for rule in rules if rule.scope == "partition"]
-    checks, quarantine = {}, {}
+    checks, quarantine, claims = {}, {}, claims_of_fields(use_case)
     for position, (day, place) in enumerate(batch.places.items()):
         own_facts = facts.iloc[[position]].reset_index(drop=True)
         of_rows = [(rule, _count(rule, place.stop - place.start, counted[day])) for rule, counted in by_day]
         row_counts = [count for _, count in of_rows]
-        partition_counts = [_count(rule, 1, int(mask[position])) for rule, mask in refused]
+        partition_counts = [
+            replace(_count(rule, 1, int(mask[position])), rule=claims.get(rule, rule.sentence))
+            for rule, mask in refused
+        ]
         broken_rules = [count for count in (*row_counts, *partition_counts) if count.unexpected]
         compared = {name: of[day] for name, of in counts.items()}
         checks[day] = replace(_check(batch, day, own_facts, broken_rules), **compared)
-        if reason := rejection([rule for rule, mask in refused if mask[position]], own_facts, row_counts):
+        if reason := rejection(use_case, [rule for rule, mask in refused if mask[position]], own_facts, row_counts):
             worst = _worst(of_rows)
             reason += _spellings(use_case, worst, batch.rows[place])
             checks[day] = replace(checks[day], rejected=reason, cure=_cure(use_case, own_facts, worst))
@@ -397,15 +415,19 @@ def rejected_check(day: str, reason: str) -> PartitionCheck:
     )  # fmt: skip
 
 
-def rejection(rules: Sequence[Rule], facts: pd.DataFrame, counts: Sequence[RuleCount]) -> str | None:
+def rejection(use_case: Dataset, rules: Sequence[Rule], facts: pd.DataFrame, counts: Sequence[RuleCount]) -> str | None:
     """Why the facts break a rule of severity error, and the row rules that most rows break; None if they break none."""
     broken = [r for r in rules if r.severity == "error" and r.unexpected(facts)[0]]
     if not broken:
         return None
-    sentences = ", ".join(f"{rule.sentence} (it is {facts[rule.columns[0]][0]:.3g})" for rule in broken)
+    claims, sentences = claims_of_fields(use_case), []
+    for rule in broken:
+        value = float(facts[rule.columns[0]][0])
+        fact = f"{value:,.0f}" if value.is_integer() else f"{value:.3g}"
+        sentences.append(f"{claims[rule]}, and {fact} are" if rule in claims else f"{rule.sentence} (it is {fact})")
     worst = sorted((count for count in counts if count.unexpected), key=lambda count: -count.unexpected)[:MOST_RULES]
     rows = "; ".join(f"{count.unexpected} rows break '{count.rule[:LONGEST_RULE]}'" for count in worst)
-    return f"the rule is that {sentences}" + (f", and {rows}" if rows else "")
+    return f"the rule is that {', and that '.join(sentences)}" + (f"; {rows}" if rows else "")
 
 
 def _count(rule: Rule, evaluated: int, unexpected: int) -> RuleCount:

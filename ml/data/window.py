@@ -8,7 +8,7 @@ from ml.data.calendars import Calendar, days_between, due_days, due_in_gap, sugg
 from ml.data.dataset import Dataset, Table, UsedDays
 from ml.data.handles import LeftOut
 from ml.data.sources.bringing import partition_files
-from ml.data.sources.folder import ALL, DayFiles, Listing, short_list, source_words
+from ml.data.sources.folder import ALL, DayFiles, Listing, short_list
 from ml.errors import ConfigError, DataRejected
 from ml.settings import Settings
 
@@ -51,7 +51,7 @@ def _refuse_undated(settings: Settings, use_case: Table, files: dict[str, DayFil
     """Raises DataRejected if the use case has days, but its source has one file for all of them."""
     if ALL not in files:
         return
-    place = source_words(settings, use_case.source)
+    place = use_case.source.words(settings.data)
     raise DataRejected(
         f"{use_case.name} has a time column and so a file a day",
         f"there is only {files[ALL].name} in {place}",
@@ -82,7 +82,7 @@ def window_of(
     """
     _refuse_undated(settings, use_case, tables[""].days)
     last = last_due_day(use_case, as_of)
-    files, place = tables[""].days, source_words(settings, use_case.source)
+    files, place = tables[""].days, use_case.source.words(settings.data)
     known_days = sorted({*files, *tables[""].unusable} - {ALL})
     strays = stray_days([day for day in known_days if day <= str(last)], use_case.max_missing_days, use_case.calendar)
     first = date.fromisoformat(known_days[len(strays)])
@@ -172,7 +172,7 @@ def _refuse_missing_newest(
     possible = f", or run with --as-of {_as_of_with(use_case, date.fromisoformat(before))}" if before else ""
     absent = ", ".join([*source, *(f"side table {name}" for name in sides)])
     raise DataRejected(
-        "the newest due day must be there, in side tables too",
+        "the newest due day must be there" + (", in side tables too" if use_case.side_tables else ""),
         f"expected {newest}, a {weekday_of(newest)}, which {absent} lacks; the newest that all have is "
         f"{before or 'none'}",
         f"deliver {newest}{possible}{suggestion(use_case.calendar, [newest]) if source else ''}; "

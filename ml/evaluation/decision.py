@@ -25,12 +25,14 @@ KEPT_EVENT, KEPT_NIGHTS = "retrain.kept-champion", "retrain.kept-nights"  # an e
 
 
 def decide(
-    verdicts: Sequence[Verdict], champion: Champion | None, as_of: date | None, blocked: str | None = None
-) -> tuple[DecisionName, str]:
+    verdicts: Sequence[Verdict], champion: Champion | None, as_of: date | None, blocked: str | None = None,
+    *, is_champion: bool = False,
+) -> tuple[DecisionName, str]:  # fmt: skip
     """FIRST, PROMOTE, KEEP or REJECT, with the reason as a sentence.
 
     `blocked` is the reason why nothing may be promoted now, if there is one. `as_of` is None for data without dates;
     then the candidate always counts as newer than the champion, because its entry in the ledger comes later.
+    `is_champion` says that the candidate is the champion itself, which is judged again.
     """
     stays: DecisionName = "REJECT" if champion is None else "KEEP"
     if blocked is not None:
@@ -42,6 +44,8 @@ def decide(
         return stays, " ".join(f"{verdict.gate} says {verdict.verdict}: {verdict.reason}." for verdict in blocking)
     if champion is None:
         return "FIRST", f"There was no champion, and {_every(verdicts)} this one."
+    if is_champion:
+        return "KEEP", f"{_every(verdicts).capitalize()} it, and version {champion.version} is the champion already."
     if _is_past(champion, as_of):
         return "KEEP", f"All gates allow it, but as_of {as_of} is not newer than the champion's {champion.as_of}."
     return "PROMOTE", f"{_every(verdicts).capitalize()} it."

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ml.data.dataset import NUMBERS
-from ml.declarations import Demands
+from ml.declarations import Broken, Demands
 from ml.evaluation.gates import Comparison, Gate, MinMetric
 from ml.metrics.scores import CLASS_METRICS
 from ml.models.demands import unmeasured
@@ -18,6 +18,15 @@ def has_no_rule(recipe: Recipe) -> bool:
     """Whether no one-column rule exists for a candidate to beat: there are several classes, or no numeric feature."""
     numbers = [column for column in recipe.features if column.type in NUMBERS and not column.is_category]
     return recipe.target.kind == "multiclass" or not numbers
+
+
+def _why_no_rule(kind: type[Gate]) -> Broken:
+    """Why a kind of gate has no rule of its own, in words; False if it has one."""
+    if hasattr(kind, "_weigh") or hasattr(kind, "_decide"):
+        return "it defines _weigh or _decide, as these methods were called before"
+    decides = issubclass(kind, Comparison) and kind.decide is not Comparison.decide
+    has_rule = decides or kind.weigh not in {Gate.weigh, Comparison.weigh}
+    return not has_rule and f"{kind.__name__} defines neither"
 
 
 GATE: Demands[Gate, Recipe] = (
@@ -48,9 +57,9 @@ GATE: Demands[Gate, Recipe] = (
         "remove the gate",
     ),
     (
-        "_weigh",
-        "be defined",
-        lambda g, _: type(g)._weigh is Gate._weigh or getattr(type(g), "_decide", None) is Comparison._decide,
-        "use one of the gates that docs/gates.md lists",
+        "weigh",
+        "be defined, or decide for a Comparison",
+        lambda g, _: _why_no_rule(type(g)),
+        'see "A gate of your own" in docs/gates.md',
     ),
 )

@@ -1,11 +1,13 @@
 """Gates: each weighs the evidence and says, with a sentence, whether a candidate may become champion.
 
 A gate is a pure function of the evidence, and one that cannot judge blocks the candidate. Every interval is the 90 %
-percentile interval of the paired bootstrap over resampling units.
+percentile interval of the paired bootstrap over resampling units. docs/gates.md shows how a company writes its own
+gates; the methods without a leading _ are what it may use and define.
 """
 
-from dataclasses import dataclass, field
-from typing import Annotated, ClassVar
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -40,7 +42,8 @@ class Evidence:
 class Gate:
     """A rule on the candidate's `metric`; `why` gives the reason for its figure.
 
-    A new gate defines `_weigh`, or inherits from Comparison and defines `_decide`.
+    A new gate defines `weigh`, or inherits from Comparison and defines `decide`. `opponent` names the predictor that
+    the candidate is paired with: constant, rule, champion or reference.
     """
 
     metric: str
@@ -55,27 +58,32 @@ class Gate:
     def judge(self, evidence: Evidence) -> Verdict:
         """PASS, FAIL, INCONCLUSIVE, NOT_JUDGED or NOT_APPLICABLE, with a reason."""
         if self.opponent in evidence.not_applicable:
-            return self._verdict("NOT_APPLICABLE", evidence.not_applicable[self.opponent])
+            return self.verdict("NOT_APPLICABLE", evidence.not_applicable[self.opponent])
         if self.opponent in evidence.not_comparable:
-            return self._verdict("NOT_JUDGED", evidence.not_comparable[self.opponent])
+            return self.verdict("NOT_JUDGED", evidence.not_comparable[self.opponent])
         pair = evidence.pairs.get(self.opponent)
         if pair is None:
-            return self._verdict("FAIL", f"there is no evidence about the {self.opponent}")
+            return self.verdict("FAIL", f"there is no evidence about the {self.opponent}")
         if self.metric not in METRICS[pair.kind]:
-            return self._verdict("FAIL", f"{self.metric} is not measured for {pair.kind} models")
+            return self.verdict("FAIL", f"{self.metric} is not measured for {pair.kind} models")
         if pair.units < MIN_UNITS:
             more = "; raise test_days, which counts days that are left out too" if evidence.unit == "day" else ""
-            return self._verdict(
+            return self.verdict(
                 "INCONCLUSIVE", f"{pair.units} {evidence.unit}s are too few to judge; {MIN_UNITS} are needed{more}"
             )
-        return self._weigh(pair, evidence)
+        return self.weigh(pair, evidence)
 
-    def _weigh(self, pair: Pair, evidence: Evidence) -> Verdict:
-        """The verdict on a pair that has this metric and enough units."""
+    def weigh(self, pair: Pair, evidence: Evidence) -> Verdict:
+        """The verdict on candidate and opponent, which have this metric and enough units."""
         raise NotImplementedError
 
-    def _verdict(self, verdict: VerdictName, reason: str, **figures: float | int | str | None) -> Verdict:
-        return Verdict(gate=self.name, verdict=verdict, reason=reason, figures=figures)
+    def verdict(self, verdict: VerdictName, reason: str, /, **figures: float | int | str | None) -> Verdict:
+        """This gate's verdict, with its reason as a sentence and the figures that the ledger keeps.
+
+        A figure that is not finite is kept as None.
+        """
+        kept = {name: _plain_figure(figure) for name, figure in figures.items()}
+        return Verdict(gate=self.name, verdict=verdict, reason=reason, figures=kept)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,15 +95,15 @@ class MinMetric(Gate):
 
     floor: float
 
-    def _weigh(self, pair: Pair, evidence: Evidence) -> Verdict:
+    def weigh(self, pair: Pair, evidence: Evidence) -> Verdict:
         interval = metric_interval(pair, self.metric, "candidate", evidence.seed)
         if interval.value is None:
-            return self._verdict("FAIL", f"{self.metric} is undefined on these rows: {interval.reason}")
+            return self.verdict("FAIL", f"{self.metric} is undefined on these rows: {interval.reason}")
         above = interval.value <= self.floor if self.metric in LOWER_IS_BETTER else interval.value >= self.floor
         word = "ceiling" if self.metric in LOWER_IS_BETTER else "floor"
-        return self._verdict(
+        return self.verdict(
             "PASS" if above else "FAIL",
-            f"{self.metric} is {in_words(interval)}; the {word} is {self.floor:g} ({self.why})",
+            f"{self.metric} is {interval.in_words()}; the {word} is {self.floor:g} ({self.why})",
             value=interval.value,
             low=interval.low,
             high=interval.high,
@@ -107,34 +115,32 @@ class MinMetric(Gate):
 class Comparison(Gate):
     """A gate on the difference between candidate and opponent. The interval of the difference decides."""
 
-    def _weigh(self, pair: Pair, evidence: Evidence) -> Verdict:
+    def weigh(self, pair: Pair, evidence: Evidence) -> Verdict:
         difference = Difference.of(pair, self.metric, evidence.seed)
         if not np.isfinite(difference.value):
             why = why_no_difference(pair, self.metric, self.opponent)
-            return self._verdict("FAIL", f"the difference in {self.metric} is undefined on these rows: {why}")
+            return self.verdict("FAIL", f"the difference in {self.metric} is undefined on these rows: {why}")
         if difference.undefined > MAX_UNDEFINED:
-            return self._verdict(
+            return self.verdict(
                 "INCONCLUSIVE", f"{difference.undefined:.1%} of the resamples leave {self.metric} undefined"
             )
-        verdict, reason = self._decide(difference)
-        return self._verdict(
-            verdict,
-            f"{reason} ({self.why})",
-            difference=difference.value,
-            low=difference.low,
-            high=difference.high,
-            smallest_detectable_drop=difference.detectable,
-            **self._limits,
-        )
+        verdict, reason = self.decide(difference)
+        measured = {
+            "difference": difference.value,
+            "low": difference.low,
+            "high": difference.high,
+            "smallest_detectable_drop": difference.detectable,
+        }
+        return self.verdict(verdict, f"{reason} ({self.why})", **measured, **self._own_figures(measured))
 
-    def _decide(self, d: "Difference") -> tuple[VerdictName, str]:
-        """The verdict on a difference with an interval, and its reason without `why`."""
+    def decide(self, difference: "Difference") -> tuple[VerdictName, str]:
+        """The verdict on a difference with an interval, and its reason, to which `why` is added."""
         raise NotImplementedError
 
-    @property
-    def _limits(self) -> dict[str, float]:
-        """The gate's own figures, which its verdict repeats."""
-        return {}
+    def _own_figures(self, measured: Iterable[str]) -> dict[str, float]:
+        """The gate's own figures, such as the loss that it allows, without those that are named like a measured one."""
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in measured}
+        return {name: figure for name, figure in own.items() if isinstance(figure, int | float)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,19 +149,15 @@ class NotWorse(Comparison):
 
     max_drop: Annotated[float, Field(gt=0, lt=1)]
 
-    @property
-    def _limits(self) -> dict[str, float]:
-        return {"max_drop": self.max_drop}
-
-    def _decide(self, d: "Difference") -> tuple[VerdictName, str]:
-        difference = f"{self.metric} differs from the {self.opponent}'s by {d.in_words(self.metric)}"
-        words = f"{difference}; a loss of {_amount(self.metric, self.max_drop)} is allowed"
-        if d.low > -self.max_drop:
+    def decide(self, difference: "Difference") -> tuple[VerdictName, str]:
+        differs = f"{self.metric} differs from the {self.opponent}'s by {difference.in_words(self.metric)}"
+        words = f"{differs}; a loss of {_amount(self.metric, self.max_drop)} is allowed"
+        if difference.low > -self.max_drop:
             return "PASS", words
-        if d.high < -self.max_drop:
+        if difference.high < -self.max_drop:
             return "FAIL", words
-        if d.detectable > self.max_drop:
-            smallest = _amount(self.metric, d.detectable)
+        if difference.detectable > self.max_drop:
+            smallest = _amount(self.metric, difference.detectable)
             return "INCONCLUSIVE", f"{words}, but this test set cannot show a loss under {smallest}"
         return "INCONCLUSIVE", f"{words}, and the interval leaves it open"
 
@@ -181,13 +183,14 @@ class NotWorseThanReference(NotWorse):
 class BetterThan(Comparison):
     """The whole interval must lie above zero."""
 
-    def _decide(self, d: "Difference") -> tuple[VerdictName, str]:
-        difference = f"{self.metric} differs from the {OPPONENT_WORDS[self.opponent]}'s by {d.in_words(self.metric)}"
-        if d.low > 0:
-            return "PASS", f"{difference}: better"
-        if d.high <= 0:
-            return "FAIL", f"{difference}: not better"
-        return "INCONCLUSIVE", f"{difference}: it is not sure that it is better"
+    def decide(self, difference: "Difference") -> tuple[VerdictName, str]:
+        opponent = OPPONENT_WORDS.get(self.opponent, self.opponent)
+        differs = f"{self.metric} differs from the {opponent}'s by {difference.in_words(self.metric)}"
+        if difference.low > 0:
+            return "PASS", f"{differs}: better"
+        if difference.high <= 0:
+            return "FAIL", f"{differs}: not better"
+        return "INCONCLUSIVE", f"{differs}: it is not sure that it is better"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,6 +240,7 @@ class Difference:
         )
 
     def in_words(self, metric: str) -> str:
+        """Like `+0.0093 [+0.0028, +0.0164]`; for an error in per cent of the opponent's."""
         value, low, high = (_amount(metric, x, signed=True) for x in (self.value, self.low, self.high))
         return f"{value} [{low}, {high}]"
 
@@ -275,18 +279,10 @@ def why_no_difference(pair: Pair, metric: str, opponent: str) -> str:
     return f"the {OPPONENT_WORDS.get(opponent, opponent)} makes no error, of which there are no fractions"
 
 
-def in_words(interval: Interval) -> str:
-    """The interval like `0.738 [0.721, 0.755]`, or why it has no value."""
-    if interval.value is None:
-        return f"undefined ({interval.reason})"
-    if interval.low is None or interval.high is None:
-        return short(interval.value)
-    return f"{short(interval.value)} [{short(interval.low)}, {short(interval.high)}]"
-
-
-def short(value: float) -> str:
-    """Three decimals, or none from 1,000 on."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3f}"
+def _plain_figure(figure: Any) -> Any:
+    """A figure as JSON can hold it, which has neither numpy's types nor NaN."""
+    plain = figure.item() if isinstance(figure, np.generic) else figure
+    return None if isinstance(plain, float) and not np.isfinite(plain) else plain
 
 
 def _amount(metric: str, value: float, *, signed: bool = False) -> str:

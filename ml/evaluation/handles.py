@@ -8,6 +8,11 @@ from ml.storage.records import DecisionName, FileRef, Handle
 VerdictName = Literal["PASS", "FAIL", "INCONCLUSIVE", "NOT_JUDGED", "NOT_APPLICABLE"]
 
 
+def short(value: float) -> str:
+    """Three decimals, or none from 1,000 on."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3f}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Interval:
     """A point estimate with its 90 % percentile interval. What is undefined is None, and `reason` says why."""
@@ -16,6 +21,14 @@ class Interval:
     low: float | None = None
     high: float | None = None
     reason: str | None = None
+
+    def in_words(self) -> str:
+        """Like `0.738 [0.721, 0.755]`, or why there is no value."""
+        if self.value is None:
+            return f"undefined ({self.reason})"
+        if self.low is None or self.high is None:
+            return short(self.value)
+        return f"{short(self.value)} [{short(self.low)}, {short(self.high)}]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +49,8 @@ class Evaluations(Handle):
     """The scores of all predictors on one set of test rows, and the stored evidence that gates weigh.
 
     There are `rows` test rows and `units` resampling units, each of which is a `unit` (day, row, or the group's name).
-    `not_comparable` says why a registered version was not scored.
+    `not_comparable` says why a registered version was not scored. `is_champion` says that the candidate is the champion
+    itself: what it must prove has changed, and it is judged again.
     """
 
     test_digest: str
@@ -47,6 +61,7 @@ class Evaluations(Handle):
     not_comparable: dict[str, str]
     evidence: FileRef
     answers: FileRef
+    is_champion: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

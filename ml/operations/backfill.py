@@ -31,6 +31,7 @@ Reprocess = Literal["none", "failed", "completed"]
 Promote = Literal["never", "if-newer"]
 Outcome = Literal["done", "rejected", "failed", "interrupted"]
 ControlName = Literal["pause", "resume", "cancel", "retry-failed"]
+ENDED = {"done": "left no entry in the ledger", "rejected": "was rejected", "failed": "failed"}
 MOST_DATES = 3_700  # ten years of days: whoever asks for more has mistyped
 
 
@@ -217,7 +218,11 @@ def _why(night: NightEntry | None, attempts: Sequence[Attempt]) -> str:
     """Why a date runs."""
     if night is not None:
         return f"will run again (it has {_result(night)})"
-    return f"will run, attempt {len(attempts) + 1}" if attempts else "will run"
+    if not attempts:
+        return "will run: no night has this date yet"
+    last = attempts[-1]
+    ended = ENDED.get(last.outcome or "", "was interrupted")
+    return f"will run, attempt {len(attempts) + 1}: attempt {last.number} {ended}"
 
 
 def make_plan(

@@ -18,6 +18,7 @@ from ml.storage.ledger import (
     OperatorEntry,
     is_same,
     next_after,
+    open_questions,
     operator_name,
     version_of,
 )
@@ -29,8 +30,28 @@ MOST_LISTED = 10  # days in one message
 
 
 def plan_promote(ledger: Ledger, version: int, reason: str) -> OperatorEntry:
-    """The entry that makes a recorded version champion and reference, whatever the gates said of it."""
-    return _choose(ledger, "OPERATOR_PROMOTE", _recorded(ledger, version), reason)
+    """The entry that makes a recorded version champion and reference, whatever the gates said of it.
+
+    If a night asks about the version, it is the answer yes, just as if it had been given on the page of the run.
+    """
+    model = _recorded(ledger, version)
+    asking = _asking_about(ledger, model)
+    if asking is None:
+        return _choose(ledger, "OPERATOR_PROMOTE", model, reason)
+    return _answer_of_operator(ledger, asking, promote=True, reason=reason)
+
+
+def plan_no(ledger: Ledger, version: int, reason: str) -> OperatorEntry:
+    """The entry that answers the open question about this version with no. Raises UsageError if there is none."""
+    asking = _asking_about(ledger, _recorded(ledger, version))
+    if asking is None:
+        asked = [str(version_of(night.candidate)) for night in open_questions(ledger.entries())]
+        raise UsageError(
+            "--no answers an open question about the version",
+            f"there is none about version {version}",
+            f"choose one of those asked about: {', '.join(asked)}" if asked else "nothing is to be done",
+        )
+    return _answer_of_operator(ledger, asking, promote=False, reason=reason)
 
 
 def plan_rollback(
@@ -164,11 +185,24 @@ def _answer_entry(
     head: AnyEntry | None, night: NightEntry, *, promote: bool, name: str, reason: str
 ) -> OperatorEntry:  # fmt: skip
     chosen = {"champion": night.candidate, "reference": (head and head.reference) or night.candidate} if promote else {}
-    named = {"by": name, "reason": f"version {version_of(night.candidate)} of entry {night.seq}: {reason}"}
+    word = "yes" if promote else "no"
+    named = {"by": name, "reason": f"{word} to version {version_of(night.candidate)} of entry {night.seq}: {reason}"}
     decision: MoveName = "OPERATOR_PROMOTE" if promote else "OPERATOR_KEEP"
     return OperatorEntry(
         decision=decision, answers=night.seq, **{**next_after(head, night.use_case), **named, **chosen}
     )
+
+
+def _answer_of_operator(ledger: Ledger, asking: NightEntry, *, promote: bool, reason: str) -> OperatorEntry:
+    """The answer to the night's question by the user of this process. Raises UsageError for a bad reason."""
+    _require_reason(reason)
+    return _answer_entry(ledger.head(), asking, promote=promote, name=operator_name(), reason=reason)
+
+
+def _asking_about(ledger: Ledger, model: Champion) -> NightEntry | None:
+    """The newest night whose open question is about this version; None if there is none."""
+    asking = [night for night in open_questions(ledger.entries()) if is_same(night.candidate, model)]
+    return asking[-1] if asking else None
 
 
 def _recorded(ledger: Ledger, version: int) -> Champion:
@@ -219,11 +253,15 @@ def _entry(ledger: Ledger, name: MoveName, reason: str, about: str = "", **chang
 
     `about` stands before the reason.
     """
+    _require_reason(reason)
+    decided = {"decision": name, "reason": f"{about}{reason}"}
+    return OperatorEntry(**{**next_after(ledger.head(), ledger.use_case), **decided, **changes})
+
+
+def _require_reason(reason: str) -> None:
     if not reason.strip():
         raise UsageError("a move has a reason", "it is empty", "say why with --reason")
     if len(reason) > LONGEST_REASON:
         raise UsageError(
             f"a reason has at most {LONGEST_REASON:,} letters", f"it has {len(reason):,}", "say it shorter"
         )
-    decided = {"decision": name, "reason": f"{about}{reason}"}
-    return OperatorEntry(**{**next_after(ledger.head(), ledger.use_case), **decided, **changes})

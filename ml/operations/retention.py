@@ -27,9 +27,13 @@ class Garbage:
     delete: Callable[[], None]
 
 
-def garbage(store: Store, registry: Registry, use_case: UseCase) -> Iterator[Garbage]:
-    """Everything of a use case that its retention allows to delete, in an order in which deleting is safe."""
-    yield from _versions(store, registry, use_case)
+def garbage(store: Store, registry: Registry | None, use_case: UseCase) -> Iterator[Garbage]:
+    """Everything of a use case that its retention allows to delete, in an order in which deleting is safe.
+
+    Without a registry, no version is among it.
+    """
+    if registry is not None:
+        yield from _versions(store, registry, use_case)
     yield from _stages(store, use_case)
     yield from _partitions(store, use_case)
 

@@ -81,8 +81,8 @@ def register_again(registry: Registry, night: NightEntry) -> int:
     }
     tags = version_tags(night.use_case, night.as_of, model.fit_until, digest_of_files(model.files), digests)
     run_name, run_tags = f"{night.use_case} {night.as_of}", {"as_of": str(night.as_of)}
-    registry.run_id(night.run_key, run_name, run_tags, known=model.run_id)
-    number = registry.register(model.run_id, night.run_key, tags, above=model.version - 1)
+    registry.run_id(night.model_key, run_name, run_tags, known=model.run_id)
+    number = registry.register(model.run_id, night.model_key, tags, above=model.version - 1)
     run = registry.mlflow_run(model.run_id)
     if any(version.number == number and version.mlflow_run == run for version in registry.versions()):
         made_again = {} if run == model.run_id else {LEDGER_RUN: model.run_id}

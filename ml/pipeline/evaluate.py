@@ -6,6 +6,7 @@ compared is named with the reason. A candidate that does not answer every test r
 
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 
@@ -15,9 +16,10 @@ from ml.data.split import split_digest
 from ml.digests import digest_value
 from ml.errors import ConfigError, what_and_where
 from ml.evaluation.baselines import rule_columns
+from ml.evaluation.code import JUDGING
 from ml.evaluation.decision import comparability, decide, is_open
-from ml.evaluation.gates import ALLOWING, BetterThanRule, Difference, Evidence
-from ml.evaluation.handles import Evaluations, Judgement
+from ml.evaluation.gates import ALLOWING, BetterThanRule, Difference, Evidence, Gate
+from ml.evaluation.handles import Evaluations, Judgement, Verdict, VerdictName
 from ml.evaluation.judging import NoAnswer, answer_table, baselines, judge_all, model_answers
 from ml.metrics.scores import Answers
 from ml.models.handles import Upload
@@ -35,17 +37,18 @@ RULE_OF_THUMB = "a model that a rule of thumb equals must say so"
 
 
 def evaluate_models(
-    site: Site, night: Night, run_key: str, cleaned: Cleaned, split: Split, upload: Upload, head: AnyEntry | None
+    site: Site, night: Night, training_key: str, cleaned: Cleaned, split: Split, upload: Upload, head: AnyEntry | None
 ) -> Evaluations:
     """Scores candidate, champion, reference and baselines on the same test rows.
 
-    The result is kept under a key that includes who the opponents are and whether their files are undamaged.
+    The result is kept under a key that includes who the opponents are and whether their files are undamaged. The gates
+    are not part of it: other gates judge the same scores.
     """
     champion, reference = (head.champion, head.reference) if head else (None, None)
     opponents = {"champion": champion, "reference": reference}
     identities = [model.identity if model else None for model in opponents.values()]
     lost = {who: _lost_files(site, model) for who, model in opponents.items()}
-    key = digest_value([run_key, upload.digest, split.test_digest, identities, lost])
+    key = digest_value([training_key, JUDGING.digest, upload.digest, split.test_digest, identities, lost])
 
     def make() -> Evaluations:
         return _evaluate(site, night, key, cleaned, split, upload, opponents)
@@ -74,12 +77,17 @@ def _evaluate(
         units=next(iter(evidence.pairs.values())).units,
         unit=evidence.unit,
         models=judged.models,
+        is_champion=_is(upload, opponents["champion"]),
         not_comparable=incomparable,
         evidence=put_file(
             site.store, paths.stage_file(night.use_case, "evaluate", key, "evidence.json"), to_json(evidence)
         ),
         answers=put_file(site.store, paths.stage_file(night.use_case, "evaluate", key, "answers.parquet"), table),
     )
+
+
+def _is(upload: Upload, model: Champion | None) -> bool:
+    return model is not None and model.identity == (upload.run_id, upload.digest)
 
 
 def _candidates_answers(site: Site, upload: Upload, test: pd.DataFrame) -> Answers:
@@ -176,13 +184,14 @@ def judge_gates(
 ) -> Judgement:
     """Lets every gate weigh the evidence, and decides. `blocked` says why nothing may be promoted now, if so."""
     evidence = from_json(Evidence, get_file(site.store, evaluations.evidence))
-    verdicts = tuple(gate.judge(evidence) for gate in site.use_case.gates)
+    verdicts = tuple(verdict_of(gate, evidence) for gate in site.use_case.gates)
     champion = head.champion if head else None
     as_of = night.as_of if site.use_case.dated else None
-    decision, reason = decide(verdicts, champion, as_of, blocked)
+    serves = evaluations.is_champion
+    decision, reason = decide(verdicts, champion, as_of, blocked, is_champion=serves)
     all_allow = all(verdict.verdict in ALLOWING for verdict in verdicts)
     rule_of_thumb = BetterThanRule(metric=site.use_case.metric, why=RULE_OF_THUMB)
-    asks = site.use_case.on_inconclusive == "ask" and is_open(verdicts, champion, as_of, blocked)
+    asks = site.use_case.on_inconclusive == "ask" and not serves and is_open(verdicts, champion, as_of, blocked)
     return Judgement(
         verdicts=verdicts,
         decision=decision,
@@ -192,6 +201,27 @@ def judge_gates(
         asks=asks,
         against_rule=rule_of_thumb.judge(evidence) if "rule" in evidence.pairs else None,
     )
+
+
+def verdict_of(gate: Gate, evidence: Evidence) -> Verdict:
+    """The gate's verdict. Raises ConfigError if a gate of a company's own raises, or gives anything but a verdict."""
+    try:
+        verdict = gate.judge(evidence)
+    except MemoryError:  # this machine's, and it may pass
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"the gate {gate.name} must give a verdict", f"it raises {what_and_where(error)}", "mend the gate"
+        ) from error
+    words = get_args(VerdictName)
+    if not isinstance(verdict, Verdict) or verdict.verdict not in words:
+        seen = verdict.verdict if isinstance(verdict, Verdict) else f"a {type(verdict).__name__}"
+        raise ConfigError(
+            f"the gate {gate.name} must give a verdict, one of {', '.join(words)}",
+            f"it gives {seen}",
+            "return self.verdict(...) from its weigh",
+        )
+    return verdict
 
 
 def _proved_better(site: Site, evidence: Evidence) -> bool:

@@ -21,7 +21,7 @@ from ml.models.packaging import refuse_broken_example
 from ml.operations.alias import is_followed, roll_alias_forward
 from ml.operations.backfill import Plan
 from ml.pipeline.machine import this_machine
-from ml.pipeline.run_key import learning_key, lock_digest, run_key
+from ml.pipeline.run_key import learning_key, run_key, training_key
 from ml.pipeline.site import Site
 from ml.pipeline.work import worked
 from ml.reporting.document import nothing_new_document
@@ -54,11 +54,13 @@ def open_night(
         as_of=as_of or default_as_of(site, scheduled),
         seed=site.use_case.seed if seed is None else seed,
         again=again,
-        use_case_digest=site.digest,
+        use_case_digest=site.training,
         code_digest=site.code,
-        lock_digest=lock_digest(machine.instructions),
+        judging_digest=site.judging,
+        instructions=machine.instructions,
         device=machine.device,
         threads=site.settings.threads,
+        dated=site.use_case.dated or site.use_case.known_at_column is not None,
     )
 
 
@@ -203,8 +205,10 @@ def skip_if_nothing_new(site: Site, night: Night, run_key: str, snapshot: Snapsh
 def _is_settled(entry: NightEntry) -> bool:
     """Whether a night with the same data would decide the same. A candidate that every gate allowed and that was not
     promoted, because of its date or a moved alias, may be promoted by another night."""
-    return entry.decision not in {"KEEP", "REJECT"} or any(
-        verdict["verdict"] not in ALLOWING for verdict in entry.result["verdicts"]
+    return (
+        entry.decision not in {"KEEP", "REJECT"}
+        or entry.judged_champion
+        or any(verdict["verdict"] not in ALLOWING for verdict in entry.result["verdicts"])
     )
 
 
@@ -223,6 +227,7 @@ def entry_after(
         as_of=night.as_of,
         run_key=run_key,
         learning_key=_learning_key(site, night, snapshot),
+        training_key=training_key(night, snapshot.digest),
         judged_against=head.seq if head else 0,
         manifest=snapshot.manifest,
         **{**next_after(head, night.use_case), **decided},

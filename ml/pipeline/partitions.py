@@ -17,7 +17,7 @@ from ml.data.reading import UnusablePartition
 from ml.data.rejections import why_unforeseen
 from ml.digests import digest_value
 from ml.errors import RetrainError, SourceUnavailable, is_passing
-from ml.pipeline.site import Site
+from ml.pipeline.site import Site, own_code_digest
 from ml.storage import paths
 from ml.storage.kept import Kept, KeptMonth, KeptMonths, content_key
 from ml.storage.locks import in_turns
@@ -94,13 +94,13 @@ class Fold(ABC, Generic[R, S]):
 def decided_by(site: Site, kind: str, *more: str) -> str:
     """A digest of everything that decides how the bytes of a partition become a result of this kind.
 
-    That is our code, the use case's declarations, its `derive`, and `more` digests that the kind depends on.
+    That is our code, the use case's declarations, its own code that reads or derives rows, and `more` digests that the
+    kind depends on.
     """
     decided = [kind, state_code_digest(kind), site.use_case.reading_digest, *more]
     if not site.use_case.key:
         decided.append("equal rows are different ones")
-    if site.use_case.derive is not None:  # which may call any function or module of the use case
-        decided.append(site.sources)
+    decided += filter(None, [own_code_digest(site.loaded.reading), site.loaded.at_import])
     return digest_value(decided)
 
 

@@ -71,4 +71,4 @@ def _world(site: Site, *, driving: bool) -> World:
 
 def _code(site: Site) -> str:
     """A digest of the use case and of all code that runs it."""
-    return digest_value([site.digest, site.code])
+    return digest_value([site.digest, site.code, site.judging])

@@ -46,9 +46,9 @@ def _excluded_since(head: AnyEntry | None, snapshot: Snapshot) -> str | None:
 
 
 def register_candidate(
-    site: Site, night: Night, run_key: str, snapshot: Snapshot, split: Split, upload: Upload
+    site: Site, night: Night, training_key: str, snapshot: Snapshot, split: Split, upload: Upload
 ) -> Champion:
-    """Registers the candidate as the one version of this run key, whether it will be promoted or not."""
+    """Registers the candidate as the one version of this training key, whether it will be promoted or not."""
     digests = {
         "snapshot": snapshot.digest,
         "test": split.test_digest,
@@ -57,11 +57,12 @@ def register_candidate(
         "use_case": night.use_case_digest,
     }
     tags = version_tags(night.use_case, night.as_of, split.fit_until, upload.digest, digests)
-    version = site.registry.register(upload.run_id, run_key, tags, above=highest_number(site.ledger))
+    version = site.registry.register(upload.run_id, training_key, tags, above=highest_number(site.ledger))
+    recorded = site.ledger.trained(training_key)
     return Champion(
         version=version,
         run_id=upload.run_id,
-        as_of=night.as_of,
+        as_of=recorded.as_of if recorded else night.as_of,
         fit_until=split.fit_until,
         target_digest=site.use_case.target.digest,
         split_digest=split_digest(site.use_case),

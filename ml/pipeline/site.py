@@ -9,12 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+import ml
+from ml.code import imported_code
 from ml.data.cleaned import CleanedReader
 from ml.data.handles import Cleaned
 from ml.data.validation import PARTITION_FACTS, SNAPSHOT_FACTS, Fact, partition_rules, snapshot_rules
 from ml.digests import digest_value
 from ml.errors import ConfigError
-from ml.pipeline.run_key import code_digest
+from ml.evaluation.code import JUDGING
+from ml.pipeline.run_key import training_code
 from ml.serving.rules import Rule, rule_to_dict
 from ml.settings import Settings
 from ml.storage import paths
@@ -24,7 +27,8 @@ from ml.storage.records import Handle, Night, Work, with_work
 from ml.storage.registry import Registry
 from ml.storage.store import Store, open_store
 from ml.use_case.definition import UseCase
-from ml.use_case.loading import load
+from ml.use_case.loading import Loaded, load
+from ml.use_case.travelling import Travelling
 
 H = TypeVar("H", bound=Handle)
 LoadSuite = Callable[[str, Path | None], tuple[Rule, ...]]  # takes the use case's name and RETRAIN_PROJECT's folder
@@ -35,15 +39,14 @@ Confirm = Callable[[Sequence[Fact]], None]  # raises ConfigError if Great Expect
 class Site:
     """Everything that the stages of one use case need.
 
-    `sources` is the digest of the files that define the use case. `confirm` lets Great Expectations check counts of
-    broken rules.
+    `loaded` has the use case's own code. `confirm` lets Great Expectations check counts of broken rules.
     """
 
     settings: Settings
     store: Store
     use_case: UseCase
     rules: tuple[Rule, ...]
-    sources: str
+    loaded: Loaded
     confirm: Confirm
 
     @property
@@ -61,12 +64,35 @@ class Site:
     @property
     def digest(self) -> str:
         """A digest of the use case and of all its rules, those of its suite file too."""
-        return digest_value([self.use_case.digest, [rule_to_dict(rule) for rule in self.rules]])
+        return self._with_rules(self.use_case.digest)
+
+    @property
+    def training(self) -> str:
+        """A digest of what the use case says about its data and its model, and of all its rules."""
+        return self._with_rules(self.use_case.training_digest)
+
+    def _with_rules(self, digest: str) -> str:
+        return digest_value([digest, [rule_to_dict(rule) for rule in self.rules]])
 
     @property
     def code(self) -> str:
-        """A digest of all code that a run executes."""
-        return code_digest(self.sources)
+        """A digest of all code that decides a version: ours, the libraries', and the use case's own.
+
+        It holds for the whole run. The use case's code runs from the very bytes that were hashed. Our own modules stay
+        in memory as they were imported; a stage that imports more of them calls `ml.code.require_unchanged` first.
+        """
+        ours = training_code(self.use_case.model).digest
+        return digest_value([ours, own_code_digest(self.loaded.training), self.loaded.at_import])
+
+    @property
+    def judging(self) -> str:
+        """A digest of the gates, and of all code that decides about a version."""
+        return digest_value([self.use_case.gates_digest, JUDGING.digest, own_code_digest(self.loaded.judging)])
+
+
+def own_code_digest(own: Travelling) -> str:
+    """A digest of a use case's own code, and of what it imports of ours; "" if there is none."""
+    return digest_value([own.digest, imported_code(own.ours, ml.FACE).digest]) if own.digest else ""
 
 
 def open_site(use_case_name: str, load_suite: LoadSuite, confirm: Confirm) -> Site:
@@ -77,7 +103,7 @@ def open_site(use_case_name: str, load_suite: LoadSuite, confirm: Confirm) -> Si
     suite = load_suite(use_case_name, settings.project)
     rules = (*use_case.column_rules, *partition_rules(use_case), *snapshot_rules(use_case), *suite)
     _check_columns(use_case, rules)
-    return Site(settings, open_store(settings.store), use_case, rules, loaded.sources, confirm)
+    return Site(settings, open_store(settings.store), use_case, rules, loaded, confirm)
 
 
 def _check_columns(use_case: UseCase, rules: tuple[Rule, ...]) -> None:
@@ -99,7 +125,7 @@ def _check_columns(use_case: UseCase, rules: tuple[Rule, ...]) -> None:
 
 def require_unchanged(site: Site, night: Night) -> Site:
     """Returns the site. Raises ConfigError if the use case, its suite or our code changed since the night began."""
-    if (site.digest, site.code) != (night.use_case_digest, night.code_digest):
+    if (site.training, site.code, site.judging) != (night.use_case_digest, night.code_digest, night.judging_digest):
         raise ConfigError(
             "a use case stays as it is during a night",
             f"the file, a module or the suite of {night.use_case} changed",

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
+from ml.code import require_unchanged
 from ml.data.handles import Cleaned, Split
 from ml.data.statistics import Statistics
 from ml.errors import ConfigError
@@ -13,7 +14,6 @@ from ml.models.handles import Fit
 from ml.models.packaging import upload_folder
 from ml.models.protocol import Job, Rows
 from ml.pipeline.machine import this_machine
-from ml.pipeline.run_key import lock_digest, require_same_code
 from ml.pipeline.site import Site, kept_results, resume
 from ml.storage import paths
 from ml.storage.json_form import from_json
@@ -24,25 +24,27 @@ from ml.storage.store import get_file
 log = logging.getLogger("retrain.model")
 
 
-def train_candidate(site: Site, night: Night, run_key: str, cleaned: Cleaned, split: Split, *, nightly: bool) -> Fit:
+def train_candidate(
+    site: Site, night: Night, training_key: str, cleaned: Cleaned, split: Split, *, nightly: bool
+) -> Fit:
     """Fits the use case's learner and keeps the files that it writes.
 
     One model at a time is fitted on this machine, and a night (`nightly`) goes before a backfill's dates. A fit that
     was killed goes on from its checkpoint.
     """
-    kept = kept_results(site, Fit, "train").whole(run_key)
+    kept = kept_results(site, Fit, "train").whole(training_key)
     with nullcontext() if kept else fit_turn(site.settings.home, nightly=nightly):
-        fit = resume(site, Fit, "train", run_key, lambda: _fit(site, night, run_key, cleaned, split))
-    site.store.delete(paths.checkpoint(night.use_case, run_key))  # no longer needed: the result is kept
+        fit = resume(site, Fit, "train", training_key, lambda: _fit(site, night, training_key, cleaned, split))
+    site.store.delete(paths.checkpoint(night.use_case, training_key))  # no longer needed: the result is kept
     return fit
 
 
-def _fit(site: Site, night: Night, run_key: str, cleaned: Cleaned, split: Split) -> Fit:
+def _fit(site: Site, night: Night, training_key: str, cleaned: Cleaned, split: Split) -> Fit:
     from ml.models.training import StoredDiary
 
     require_same_code_and_machine(site, night)
     learner, reader = site.use_case.model, site.reader(cleaned)
-    folder = paths.stage_file(night.use_case, "train", run_key, "model")
+    folder = paths.stage_file(night.use_case, "train", training_key, "model")
     log.info(
         "Training a %s on %s with %d thread(s) and %s rows.",
         type(learner).__name__, night.device, night.threads, f"{split.train.rows:,}",
@@ -58,7 +60,7 @@ def _fit(site: Site, night: Night, run_key: str, cleaned: Cleaned, split: Split)
                 seed=night.seed,
                 device=night.device,
                 threads=night.threads,
-                diary=StoredDiary(site.store, paths.checkpoint(night.use_case, run_key), learner.step_name),
+                diary=StoredDiary(site.store, paths.checkpoint(night.use_case, training_key), learner.step_name),
                 weight=site.use_case.weight,
             )
         )
@@ -82,9 +84,9 @@ def require_same_code_and_machine(site: Site, night: Night) -> None:
 
     A process that has imported torch asks torch itself which device there is.
     """
-    require_same_code()
+    require_unchanged()
     machine = this_machine(site.settings.home)
-    if (machine.device, lock_digest(machine.instructions)) != (night.device, night.lock_digest):
+    if (machine.device, machine.instructions) != (night.device, night.instructions):
         raise ConfigError(
             "a machine stays as it is during a night", f"torch now says {machine.device}", "run the same command again"
         )

@@ -299,7 +299,7 @@ def _refuse_window(
 ) -> None:
     """Raises DataRejected if the window breaks a rule for the whole snapshot. `left_out` is day to reason."""
     facts = pd.DataFrame({"left_out_days": [float(len(left_out))], "rows": [float(rows)]})
-    reason = rejection([rule for rule in site.rules if rule.scope == "snapshot"], facts, [])
+    reason = rejection(site.use_case, [rule for rule in site.rules if rule.scope == "snapshot"], facts, [])
     if reason is not None:
         newest = sorted(left_out.items(), reverse=True)
         days = "; ".join(f"{day}, {why[:LONGEST_REASON]}" for day, why in newest[:MOST_DAYS])

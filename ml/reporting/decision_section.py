@@ -20,9 +20,14 @@ HEADLINES_THEN = {
 }
 
 
-def headline(document: Document) -> str:
-    """The night in one sentence, in the past tense if `replayed` says that it was finished before."""
+def headline(document: Document, *, answered_yes: bool = False) -> str:
+    """The night in one sentence, in the past tense if `replayed` says that it was finished before.
+
+    `answered_yes` says that an operator was asked, and that the version became champion by the answer.
+    """
     name, decision = document["use_case"], document["decision"]
+    if answered_yes:
+        decision = "PROMOTE" if document["champion_before"] else "FIRST"
     if decision == "NOTHING_NEW":
         return f"{name} as of {document['as_of']}: nothing new to learn"
     words = (HEADLINES_THEN if document["replayed"] else HEADLINES)[decision]
@@ -72,12 +77,22 @@ def way_out(document: Document) -> str:
     more.
     """
     not_judged = document["not_comparable"] and document["decision"] == "KEEP"
-    if document["version"] is None or not (not_judged or document["asks"]):
+    name, version = document["use_case"], document["version"]
+    if version is None or not (not_judged or document["asks"]):
         return ""
-    return (
-        f"If version {document['version']} is to serve all the same: "
-        f"retrain promote {document['use_case']} --version {document['version']} --reason WHY"
-    )
+    if document["asks"]:
+        return f"Is version {version} to serve? {ways_to_answer(name, version)}"
+    return f"If version {version} is to serve all the same: {_promote(name, version)}"
+
+
+def ways_to_answer(use_case: str, version: int | None) -> str:
+    """The commands that answer the question whether the version is to serve."""
+    yes = _promote(use_case, version)
+    return f"Yes: {yes}. No: {yes.replace(' --reason', ' --no --reason')}"
+
+
+def _promote(use_case: str, version: int | None) -> str:
+    return f"retrain promote {use_case} --version {version} --reason WHY"
 
 
 def verdict_list(document: Document) -> list[str]:

@@ -1,6 +1,7 @@
 """How a night ended, as the state of its flow run says it: one word and a sentence.
 
-Both agree with the ledger as it is now. A run that repeats an old night says what became of its version since.
+Both agree with the ledger. A run that repeats an old night has the word that the ledger has for that night, is marked
+as a replay, and says what became of the night's version since.
 """
 
 from collections.abc import Sequence
@@ -8,14 +9,15 @@ from dataclasses import dataclass
 from datetime import date
 
 from ml.evaluation.decision import END_WORDS
-from ml.evaluation.gates import short
+from ml.evaluation.handles import short
 from ml.reporting.decision_section import way_out
 from ml.reporting.document import Document
 from ml.reporting.score_section import LABELS, cell
-from ml.storage.ledger import AnyEntry, NightEntry, OperatorEntry, is_same
+from ml.storage.ledger import AnyEntry, NightEntry, OperatorEntry, closing_of, is_same, version_of
 from ml.storage.records import Champion
 
 SCORE = ", "  # separates the name of a run from its score
+REPLAY = "replay"  # a tag of a run that repeats an old night; its name has the word in brackets
 
 
 @dataclass(frozen=True)
@@ -23,42 +25,75 @@ class Ending:
     """How a night ended. `word` is one of END_WORDS, `reason` a sentence.
 
     `score` is the candidate's score in short, `scores` those of candidate and champion; "" if nothing was scored.
+    `is_replay` says that the run only repeats a night that was decided before.
     """
 
     word: str
     reason: str
     score: str = ""
     scores: str = ""
+    is_replay: bool = False
 
     @property
     def message(self) -> str:
-        """The message of the run's state. Automations recognize it by the word that it begins with."""
-        return f"{self.word}: {self.reason}" + (f" {self.scores}." if self.scores else "")
+        """The message of the run's state. Automations recognize it by the word that it begins with.
+
+        The message of a replay begins otherwise, because a replay decides nothing that an automation could act on.
+        """
+        word = f"{REPLAY.title()}, {self.word}" if self.is_replay else self.word
+        return f"{word}: {self.reason}" + (f" {self.scores}." if self.scores else "")
+
+    @property
+    def tags(self) -> list[str]:
+        """The tags by which lists of runs show the ending."""
+        return [self.word, REPLAY] if self.is_replay else [self.word]
 
 
 def ending(entry: NightEntry, answer: AnyEntry | None = None, replayed_in: Sequence[AnyEntry] | None = None) -> Ending:
-    """The ending of a night that has just decided.
+    """The ending of a night.
 
-    `answer` is an operator's entry that answered its question. `replayed_in` are all entries of the ledger, if the run
-    only repeats a night that was decided before.
+    `answer` is the entry that closed its question. `replayed_in` are all entries of the ledger, if the run only repeats
+    a night that was decided before.
     """
+    scores = compared_scores(entry.result)
     if replayed_in is None:
-        word, reason = _word_and_reason(entry, answer)
-    else:
-        word, reason = _word_now(entry, replayed_in), f"{_decided_then(entry)} {since(entry, replayed_in)}"
-    compared = compared_scores(entry.result)
-    if replayed_in is not None and compared:
-        compared = f"Scored then: {compared}"
-    return Ending(word, reason, short_score(entry.result), compared)
+        return Ending(end_word(entry, answer), _reason(entry, answer), short_score(entry.result), scores)
+    answer = closing_of(replayed_in, entry)
+    reason = f"{_decided_then(entry, answer)} {since(entry, replayed_in)}"
+    scores = scores and f"Scored then: {scores}"
+    return Ending(end_word(entry, answer), reason, short_score(entry.result), scores, is_replay=True)
 
 
-def _word_and_reason(entry: NightEntry, answer: AnyEntry | None) -> tuple[str, str]:
-    if answer is None:
-        command = way_out(entry.result)
-        return END_WORDS[entry.decision], f"{entry.reason} {command}." if command else entry.reason
-    promoted = is_same(answer.champion, entry.candidate)
-    word = END_WORDS["PROMOTE" if promoted else entry.decision]
-    return word, f"{answer.decision} by {answer.by}: {answer.reason}"
+def end_word(entry: NightEntry, answer: AnyEntry | None) -> str:
+    """One of END_WORDS: for what the night decided or, if it asked, for what closed its question."""
+    return END_WORDS["PROMOTE" if answered_yes(entry, answer) else entry.decision]
+
+
+def answered_yes(entry: NightEntry, answer: AnyEntry | None) -> bool:
+    """Whether the entry that closed the night's question made its version champion."""
+    return answer is not None and is_same(answer.champion, entry.candidate)
+
+
+def _reason(entry: NightEntry, answer: AnyEntry | None) -> str:
+    """Why the night ended so, in one or two sentences."""
+    if answer is not None:
+        return answer_sentence(answer)
+    command = way_out(entry.result)
+    return f"{entry.reason} {command}." if command else entry.reason
+
+
+def answer_sentence(answer: AnyEntry) -> str:
+    """What closed a night's question: who answered what and when, or which other choice of the champion it was."""
+    when, why = f"{answer.at[:16].replace('T', ' ')} UTC", answer.reason.rstrip(".")
+    if isinstance(answer, OperatorEntry) and answer.answers is not None:
+        return f"{answer.by} answered on {when} (entry {answer.seq}): {why}."
+    chosen = f"{answer.decision} of version {version_of(answer.champion)} by {answer.by}"
+    return f"The question was closed on {when} by entry {answer.seq}, {chosen}: {why}."
+
+
+def late_answer_sentence(name: str, reason: str, *, promote: bool) -> str:
+    """An answer that came when the question was closed already."""
+    return f"The later answer of {name}, {'yes' if promote else 'no'} ({reason.rstrip('.')}), was not used."
 
 
 def since(entry: NightEntry, entries: Sequence[AnyEntry]) -> str:
@@ -93,22 +128,15 @@ def _move_sentence(move: AnyEntry, candidate: Champion) -> str:
     return f"Version {candidate.version} was followed by version {move.champion.version} {why}"
 
 
-def _decided_then(entry: NightEntry) -> str:
-    """What was decided when the night ran, as a sentence."""
+def _decided_then(entry: NightEntry, answer: AnyEntry | None) -> str:
+    """What was decided when the night ran, in one or two sentences."""
+    answered = f" {answer_sentence(answer)}" if answer else ""
     if entry.candidate is None:
-        return f"Decided before, in entry {entry.seq} of the ledger: {entry.reason}"
+        return f"Decided before, in entry {entry.seq} of the ledger: {entry.reason}{answered}"
     decided = "was not promoted then" if entry.decision in {"KEEP", "REJECT"} else "was promoted then"
-    return f"Version {entry.candidate.version} {decided}, in entry {entry.seq} of the ledger: {entry.reason}"
-
-
-def _word_now(entry: NightEntry, entries: Sequence[AnyEntry]) -> str:
-    """One of END_WORDS for where the night's version stands now. Repeating a night does not promote it."""
-    if entry.candidate is None:
-        return END_WORDS[entry.decision]
-    champion = entries[-1].champion
-    if champion is None:
-        return END_WORDS["REJECT"]
-    return END_WORDS["PROMOTE" if is_same(champion, entry.candidate) else "KEEP"]
+    decided = "was the champion already" if entry.judged_champion else decided
+    said = f"Version {entry.candidate.version} {decided}, in entry {entry.seq} of the ledger: {entry.reason}"
+    return f"{said}{answered}"
 
 
 def _moves(entry: AnyEntry, candidate: Champion | None) -> bool:
@@ -132,9 +160,11 @@ def compared_scores(document: Document) -> str:
     return words + (f", the champion's {cell(champion.get(metric))}" if champion else "")
 
 
-def shown_name(run: str, score: str) -> str:
+def shown_name(run: str, score: str, *, is_replay: bool = False) -> str:
     """The name of a run that has ended, with its score: lists of runs show names, but no messages of states."""
-    return f"{run.split(SCORE)[0]}{SCORE}{score}" if score else run.split(SCORE)[0]
+    mark = f" ({REPLAY})"
+    title = run.split(SCORE)[0].removesuffix(mark) + (mark if is_replay else "")
+    return f"{title}{SCORE}{score}" if score else title
 
 
 def run_title(use_case: str, as_of: date | None, *, dry_run: bool = False) -> str:

@@ -1,6 +1,11 @@
-"""The page of a night in Markdown: all sections in their order. Words from outside are escaped."""
+"""The page of a night in Markdown: all sections in their order. Words from outside are escaped.
 
+A new section is a module beside this one, and a row of SECTIONS. docs/adding.md shows it.
+"""
+
+from collections.abc import Callable
 from datetime import date
+from typing import NamedTuple
 
 from ml.reporting.data_section import data_sentences
 from ml.reporting.decision_section import champion_then, headline, verdict_list, way_out
@@ -20,9 +25,15 @@ def stages_artifact(use_case: str, as_of: date) -> dict[str, str]:
     return {"key": artifact_key(use_case, "stages"), "description": f"Stages as of {as_of}"}
 
 
+class Section(NamedTuple):
+    """A part of the page. `lines` makes Markdown of the night's document; it makes none if the section is left out."""
+
+    heading: str
+    lines: Callable[[Document], list[str]]
+
+
 def markdown(document: Document) -> str:
-    """The page of a night, for readers who have never seen the code. What matters least comes last, because MLflow cuts
-    long notes."""
+    """The page of a night, for readers who have never seen the code."""
     document = on_a_page(document)
     lines = [
         f"# {headline({**document, 'replayed': True})}",
@@ -34,16 +45,46 @@ def markdown(document: Document) -> str:
         champion_then(document),
         *([way_out(document)] if way_out(document) else []),
     ]
-    if scored(document):
-        lines += ["", "## Scores on the same test rows", "", *score_table(document), "", comparison_sentence(document)]
-        lines += ["", "## Gates", "", *verdict_list(document)]
-    lines += ["", "## Data", "", *(f"- {line}" for line in data_sentences(document))]
-    lines += ["", "## Cost", "", *([fit_sentence(document), ""] if fit_sentence(document) else [])]
-    lines += ["| stage | seconds | reused | computed |", "| --- | ---: | ---: | ---: |"]
-    lines += [
+    for section in SECTIONS:
+        if of_section := section.lines(document):
+            lines += ["", f"## {section.heading}", "", *of_section]
+    return "\n".join(lines) + "\n"
+
+
+def _score_lines(document: Document) -> list[str]:
+    return [*score_table(document), "", comparison_sentence(document)] if scored(document) else []
+
+
+def _gate_lines(document: Document) -> list[str]:
+    return verdict_list(document) if scored(document) else []
+
+
+def _data_lines(document: Document) -> list[str]:
+    return [f"- {sentence}" for sentence in data_sentences(document)]
+
+
+def _fit_lines(document: Document) -> list[str]:
+    return [sentence] if (sentence := fit_sentence(document)) else []
+
+
+def _cost_lines(document: Document) -> list[str]:
+    """Each stage's seconds and counts, and what the night ran with."""
+    rows = [
         f"| {stage} | {seconds:.1f} | {document['reused'][stage]} | {document['computed'][stage]} |"
         for stage, seconds in document["seconds"].items()
     ]
-    lines += ["", f"Device {document['device']}, {document['threads']} thread(s), seed {document['seed']}."]
-    lines += ["", f"Run key `{document['run_key']}`, snapshot `{document['snapshot']['digest']}`."]
-    return "\n".join(lines) + "\n"
+    return [
+        *("| stage | seconds | reused | computed |", "| --- | ---: | ---: | ---: |", *rows),
+        *("", f"Device {document['device']}, {document['threads']} thread(s), seed {document['seed']}."),
+        *("", f"Run key `{document['run_key']}`, snapshot `{document['snapshot']['digest']}`."),
+    ]
+
+
+# What matters least comes last, because MLflow cuts long notes.
+SECTIONS = (
+    Section("Scores on the same test rows", _score_lines),
+    Section("Gates", _gate_lines),
+    Section("Data", _data_lines),
+    Section("Fit", _fit_lines),
+    Section("Cost", _cost_lines),
+)

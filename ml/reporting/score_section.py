@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from ml.evaluation.gates import short
+from ml.evaluation.handles import short
 from ml.metrics.scores import LOWER_IS_BETTER, METRICS
 from ml.models.handles import Step
 from ml.reporting.document import WHO, Document

@@ -58,6 +58,15 @@ LOCATIONS = (
 )
 
 
+def lost_mlflow(settings: Settings) -> Path | None:
+    """MLflow's database file if it is not there; None if it is, or if MLflow keeps its database elsewhere.
+
+    A command that only reads does not ask MLflow then, because MLflow would make a new and empty database.
+    """
+    file = database_files(settings).get("mlflow")
+    return file if file is not None and not file.exists() else None
+
+
 def database_files(settings: Settings) -> dict[str, Path]:
     """The SQLite databases of this installation, by name. A database on a server is not among them."""
     files = {}

@@ -60,6 +60,7 @@ class Entry:
 class NightEntry(Entry):
     """A night's decision. `judged_against` is the number of the head that it was made under, 0 if there was none.
 
+    `training_key` is that of its model; entries from before 2026-11-28 have none, and their run key names their model.
     `blocked` is set if every gate allowed the promotion and only a hold, a backfill or a moved alias prevented it; it
     says which. Such a night may be judged again later. `asks` says that the gates could not decide and that an operator
     was asked. `result` is the document that `--json` prints.
@@ -69,6 +70,7 @@ class NightEntry(Entry):
     as_of: date
     run_key: str
     learning_key: str
+    training_key: str = ""
     decision: DecisionName
     candidate: Champion | None
     judged_against: int
@@ -76,6 +78,16 @@ class NightEntry(Entry):
     asks: bool = False
     manifest: str
     result: dict[str, Any]
+
+    @property
+    def model_key(self) -> str:
+        """The key under which its model was made and registered."""
+        return self.training_key or self.run_key
+
+    @property
+    def judged_champion(self) -> bool:
+        """Whether its model was the champion already, and was judged again because its gates had changed."""
+        return self.candidate is not None and is_same(self.candidate, self.champion_before)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +185,11 @@ class Ledger:
         """The newest entry of the run with this key; None if it was never judged."""
         return next((night for night in reversed(self.nights()) if night.run_key == run_key), None)
 
+    def trained(self, training_key: str) -> Champion | None:
+        """The version with this training key as a night recorded it; None if none did."""
+        nights = (night for night in reversed(self.nights()) if night.model_key == training_key)
+        return next((night.candidate for night in nights if night.candidate), None)
+
     def append(self, entry: AnyEntry) -> bool:
         """Adds the entry as the new head. Returns False if another entry took its number first."""
         data = sealed(self.digest(entry.seq - 1).encode() + b"\n" + to_json(entry))
@@ -196,10 +213,11 @@ class Ledger:
         """How many nights decided KEEP since the champion was chosen.
 
         Several nights of one date count once, and nights whose date is not after the champion's do not count. In a use
-        case without dates every night counts.
+        case without dates every night counts. A night that judged the champion itself again does not.
         """
         since = takewhile(lambda entry: not entry.moves_champion, self._newest_first())
-        kept = [entry for entry in since if isinstance(entry, NightEntry) and entry.decision == "KEEP"]
+        nights = (entry for entry in since if isinstance(entry, NightEntry))
+        kept = [entry for entry in nights if entry.decision == "KEEP" and not entry.judged_champion]
         undated = {entry.seq for entry in kept if entry.champion and not entry.champion.dated}
         dates = {entry.as_of for entry in kept if entry.champion and entry.champion.dated_before(entry.as_of)}
         return len(undated) + len(dates)
@@ -215,7 +233,7 @@ class Ledger:
 
     def answer_to(self, night: NightEntry) -> AnyEntry | None:
         """The entry that closed the night's question: an answer, or a later choice of the champion. None if open."""
-        return _closing(self.entries(), night)
+        return closing_of(self.entries(), night)
 
     def alias_confirmed(self, entry: AnyEntry) -> bool:
         """Whether the registry's alias was seen to follow this entry."""
@@ -261,15 +279,23 @@ def refuse_replaced_in_part(keys: Iterable[str]) -> None:
 def open_questions(entries: Sequence[AnyEntry]) -> list[NightEntry]:
     """The nights among all entries that asked an operator and are not answered, oldest first."""
     asking_nights = [entry for entry in entries if isinstance(entry, NightEntry) and entry.asks]
-    return [night for night in asking_nights if _closing(entries, night) is None]
+    return [night for night in asking_nights if closing_of(entries, night) is None]
 
 
-def _closing(entries: Iterable[AnyEntry], night: NightEntry) -> AnyEntry | None:
-    """The first later entry that answers the night's question or chooses the champion."""
-    later = (entry for entry in entries if entry.seq > night.seq)
-    for entry in later:
-        if entry.moves_champion or (isinstance(entry, OperatorEntry) and entry.answers == night.seq):
+def closing_of(entries: Iterable[AnyEntry], night: NightEntry) -> AnyEntry | None:
+    """The first later entry that closed the night's question; None if it is open or the night asked nothing.
+
+    A question is closed by its answer, by the answer to a later question about the same version, and by any choice of
+    the champion.
+    """
+    if not night.asks:
+        return None
+    same_question = {night.seq}
+    for entry in (entry for entry in entries if entry.seq > night.seq):
+        if entry.moves_champion or (isinstance(entry, OperatorEntry) and entry.answers in same_question):
             return entry
+        if isinstance(entry, NightEntry) and entry.asks and is_same(entry.candidate, night.candidate):
+            same_question.add(entry.seq)
     return None
 
 

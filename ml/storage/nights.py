@@ -152,6 +152,17 @@ def left_behind(settings: Settings, use_case: str, is_over: Callable[[Beginning]
     return noted if free and noted == _beginning(settings, use_case) else None
 
 
+def running_night(settings: Settings, use_case: str) -> Beginning | None:
+    """The noted beginning of a night that this machine runs now, or another one may run; None if there is none.
+
+    Whether another machine still runs it, only Prefect can tell.
+    """
+    noted = _beginning(settings, use_case)
+    if noted is None or noted.holder != holder_name(settings.home, use_case):
+        return noted
+    return None if is_free(run_lock(settings.home, use_case)) else noted
+
+
 def red_since(settings: Settings, use_case: str, since: datetime) -> bool:
     """Whether a red night was noted at or after that time."""
     red = _red(settings, use_case)

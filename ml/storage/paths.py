@@ -77,9 +77,9 @@ def stage_file(use_case: str, name: str, key: str, file: str) -> str:
     return f"stages/{use_case}/{name}/{key}/{file}"
 
 
-def checkpoint(use_case: str, run_key: str) -> str:
+def checkpoint(use_case: str, training_key: str) -> str:
     """The state of a training that has not ended yet."""
-    return stage_file(use_case, "train", run_key, "checkpoint")
+    return stage_file(use_case, "train", training_key, "checkpoint")
 
 
 def mlflow_root() -> str:

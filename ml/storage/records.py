@@ -40,6 +40,8 @@ class Night:
     """One run to be made: which use case, as of which date, with which seed, code and machine.
 
     `again` is the operator's reason to repeat a run that was finished before; None for any other run.
+    `use_case_digest` and `code_digest` are of what decides a model, `judging_digest` is of what decides about it.
+    `dated` says whether as_of decides what is learnt.
     """
 
     use_case: str
@@ -48,9 +50,11 @@ class Night:
     again: str | None = None
     use_case_digest: str
     code_digest: str
-    lock_digest: str
+    judging_digest: str
+    instructions: str
     device: str
     threads: int
+    dated: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

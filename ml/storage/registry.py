@@ -35,7 +35,9 @@ from ml.storage.store import open_store
 
 log = logging.getLogger("retrain.registry")
 
-RUN_KEY, USE_CASE = "run_key", "use_case"  # tags of every run and version of ours
+USE_CASE = "use_case"  # a tag of every run and version of ours
+TRAINING_KEY = "training_key"  # another; those made before 2026-11-28 have RUN_KEY in its place
+RUN_KEY = "run_key"
 MODEL_DIGEST = "model_digest"  # a tag of every version of ours
 OURS = "retrain.use_case"  # a tag of our experiments and registered models: the use case
 STORE = "retrain.store"  # a tag of our experiments, registered models and versions: the identifier of our store
@@ -115,33 +117,36 @@ class Registry:
             self.store.create(paths.store_id(), secrets.token_hex(8).encode())  # unless another process was first
         return {STORE: str(self._store_id())}
 
-    def run_id(self, run_key: str, run_name: str, tags: Mapping[str, str], known: str | None = None) -> str:
-        """The identifier of the run with this key, as the ledger names it. The run is created if there is none, and
-        taken out of MLflow's trash if it lies there.
+    def run_id(self, key: str, run_name: str, tags: Mapping[str, str], known: str | None = None) -> str:
+        """The identifier of the run with this training key, as the ledger names it. The run is created if there is
+        none, and taken out of MLflow's trash if it lies there.
 
         `known` is the run that the ledger names already, if it does. If MLflow has lost that run, it is made again.
         """
         with self._errors():
-            return _ledger_run(self._run_of_key(run_key, run_name, tags, known))
+            return _ledger_run(self._run_of_key(key, run_name, tags, known))
 
-    def _run_of_key(self, run_key: str, run_name: str, tags: Mapping[str, str], known: str | None) -> Any:
+    def _run_of_key(self, key: str, run_name: str, tags: Mapping[str, str], known: str | None) -> Any:
         experiment = self._experiment()
-        if not self._runs_of(experiment, run_key, known):
+        if not self._runs_of(experiment, key, known):
             made_again = {LEDGER_RUN: known} if known else {}
-            tags = {USE_CASE: self.name, **tags, RUN_KEY: run_key, **made_again}
+            tags = {USE_CASE: self.name, **tags, TRAINING_KEY: key, **made_again}
             self.client.create_run(experiment, run_name=run_name, tags=tags)
-        first = self._runs_of(experiment, run_key, known)[0]  # a request whose answer was lost may have made two
+        first = self._runs_of(experiment, key, known)[0]  # a request whose answer was lost may have made two
         if first.info.run_id != _ledger_run(first):  # the link lets MLflow's page of the new run show the old files
             self.store.link(paths.run_folder(first.info.run_id), paths.run_folder(_ledger_run(first)))
         self._restore(first)
         return first
 
-    def _runs_of(self, experiment: str, run_key: str, known: str | None) -> list[Any]:
+    def _runs_of(self, experiment: str, key: str, known: str | None) -> list[Any]:
         """The runs with this key, oldest first; only the one that the ledger names if that is `known`."""
         from mlflow.entities import ViewType
 
-        condition = f"tags.{RUN_KEY} = '{run_key}'"
-        runs = self.client.search_runs([experiment], condition, ViewType.ALL, order_by=["attributes.start_time ASC"])
+        oldest_first = ["attributes.start_time ASC"]
+        for tag in (TRAINING_KEY, RUN_KEY):
+            runs = self.client.search_runs([experiment], f"tags.{tag} = '{key}'", ViewType.ALL, order_by=oldest_first)
+            if runs:
+                break
         return [run for run in runs if known in {None, _ledger_run(run)}]
 
     def _restore(self, run: Any) -> None:
@@ -252,13 +257,16 @@ class Registry:
         made_again = f"tags.{LEDGER_RUN} = '{run_id}'"
         return next(iter(self.client.search_runs([experiment.experiment_id], made_again)), None)
 
-    def version_of(self, run_key: str) -> int | None:
-        """The number of the version registered under this run key; None if there is none."""
-        return min(self._versions_of(run_key), default=None)
+    def version_of(self, key: str) -> int | None:
+        """The number of the version registered under this training key; None if there is none."""
+        return min(self._versions_of(key), default=None)
 
-    def _versions_of(self, run_key: str) -> list[int]:
+    def _versions_of(self, key: str) -> list[int]:
         with self._errors():
-            versions = self.client.search_model_versions(f"name = '{self.name}' and tags.`{RUN_KEY}` = '{run_key}'")
+            for tag in (TRAINING_KEY, RUN_KEY):
+                versions = self.client.search_model_versions(f"name = '{self.name}' and tags.`{tag}` = '{key}'")
+                if versions:
+                    break
         return sorted(int(version.version) for version in versions)
 
     def number_of(self, model: Champion) -> int | None:
@@ -267,25 +275,25 @@ class Registry:
         numbers = [v.number for v in self._versions(condition) if v.ours and v.identity == model.identity]
         return model.version if model.version in numbers else min(numbers, default=None)
 
-    def register(self, run_id: str, run_key: str, tags: Mapping[str, str], above: int = 0) -> int:
-        """The number of the one version of this run key, which is made if there is none.
+    def register(self, run_id: str, key: str, tags: Mapping[str, str], above: int = 0) -> int:
+        """The number of the one version of this training key, which is made if there is none.
 
         A new version gets a number greater than `above`: the ledger has given the smaller numbers to other versions,
         which MLflow may have lost.
         """
-        if self.version_of(run_key) is None:
-            self._make_version_above(above, run_id, run_key, tags)
+        if self.version_of(key) is None:
+            self._make_version_above(above, run_id, key, tags)
         # There may be several: a request whose answer was lost is sent again, and another machine may run the same.
-        first, *others = self._versions_of(run_key)
+        first, *others = self._versions_of(key)
         for version in set(others) - self.aliased():  # a version that an alias names is somebody's own copy
             self.delete_version(version)
         return first
 
-    def _make_version_above(self, above: int, run_id: str, run_key: str, tags: Mapping[str, str]) -> None:
+    def _make_version_above(self, above: int, run_id: str, key: str, tags: Mapping[str, str]) -> None:
         """Makes and deletes versions until a number is great enough: MLflow never gives a deleted number again."""
-        while max(self._versions_of(run_key), default=0) <= above:
-            self._make_version(run_id, {RUN_KEY: run_key, **tags})
-            for number in self._versions_of(run_key):
+        while max(self._versions_of(key), default=0) <= above:
+            self._make_version(run_id, {TRAINING_KEY: key, **tags})
+            for number in self._versions_of(key):
                 if number <= above:
                     self.delete_version(number)
 
@@ -296,7 +304,7 @@ class Registry:
             run = self._run(run_id)
             if run is None:
                 name = f"{self.name} {tags.get('as_of', '')}".rstrip()
-                run = self._run_of_key(tags[RUN_KEY], name, {}, known=run_id)
+                run = self._run_of_key(tags[TRAINING_KEY], name, {}, known=run_id)
             made_again = {} if run.info.run_id == run_id else {LEDGER_RUN: run_id}
             source = f"{self.store.uri}/{paths.model_folder(run_id)}"
             all_tags = {**tags, **made_again, **self._own_tags()}
@@ -342,8 +350,11 @@ class Registry:
         """The identifiers of our runs that MLflow takes for running, also of those in its trash."""
         with self._errors():
             _, experiment = self._find_experiment()
-            ours = f"attributes.status = 'RUNNING' and tags.{USE_CASE} = '{self.name}' and tags.{RUN_KEY} LIKE '%'"
-            return self._run_ids([experiment.experiment_id], ours) if experiment else []
+            if experiment is None:
+                return []
+            running = f"attributes.status = 'RUNNING' and tags.{USE_CASE} = '{self.name}'"
+            ours = (f"{running} and tags.{tag} LIKE '%'" for tag in (TRAINING_KEY, RUN_KEY))
+            return [run for condition in ours for run in self._run_ids([experiment.experiment_id], condition)]
 
     def every_run_id(self) -> set[str]:
         """The identifiers of all runs of all experiments of this MLflow, also of deleted ones."""
@@ -461,7 +472,7 @@ def _version(version: Any, store: str | None) -> Version:
         mlflow_run=run,
         model_digest=tags.get(MODEL_DIGEST, ""),
         age_seconds=time.time() - version.creation_timestamp / 1000,
-        ours=RUN_KEY in tags and tags.get(STORE, store) == store,
+        ours=bool({TRAINING_KEY, RUN_KEY} & tags.keys()) and tags.get(STORE, store) == store,
     )
 
 

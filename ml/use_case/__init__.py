@@ -1,5 +1,5 @@
 """The use case as one object.
 
-`definition` holds the class UseCase, `declaration` refuses what a file may not say, and `loading` finds use cases by
+`definition` holds the class UseCase, `checks` refuses what a file may not say, and `loading` finds use cases by
 name and loads them.
 """

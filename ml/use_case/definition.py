@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from ml.data.calendars import BusinessDays
-from ml.data.declared_sources import Text
 from ml.data.demands import CALENDAR, COLUMN, DATASET, SIDE_TABLE, SOURCE, TARGET
-from ml.declarations import Broken, Demands, cannot_be_called, plain_fields, twice
+from ml.data.source_kinds import Text
+from ml.declarations import Broken, Demands, cannot_be_called, plain, plain_fields, twice
 from ml.digests import digest_value
 from ml.evaluation.demands import GATE
 from ml.evaluation.gates import Gate
 from ml.models.demands import RECIPE
 from ml.models.recipe import Recipe
-from ml.use_case.declaration import refuse, refuse_types
+from ml.use_case.checks import refuse, refuse_types
 from ml.use_case.operation import OPERATION, Operation
+
+TRAINING_FIELDS = tuple(field.name for field in fields(Recipe) if field.name != "name")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,16 @@ class UseCase(Recipe, Operation):
         """
         operational = {field.name for field in fields(Operation)}
         return digest_value({name: value for name, value in plain_fields(self).items() if name not in operational})
+
+    @functools.cached_property
+    def training_digest(self) -> str:
+        """Digest of the fields that can change a model. Its name and what is demanded of it can not."""
+        return digest_value({name: value for name, value in plain_fields(self).items() if name in TRAINING_FIELDS})
+
+    @functools.cached_property
+    def gates_digest(self) -> str:
+        """Digest of what a model must prove."""
+        return digest_value(plain(self.gates))
 
 
 def _refuse_impossible(use_case: UseCase) -> None:

@@ -4,20 +4,23 @@ A file that cannot be used raises one ConfigError, which names the line and the 
 """
 
 import ast
+import functools
 import inspect
 import re
 import threading
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import ml
+from ml.data.dataset import Reading
 from ml.errors import ConfigError, UsageError, did_you_mean
-from ml.use_case.definition import UseCase
-from ml.use_case.own_modules import OwnModules, digest_of_sources
+from ml.use_case.definition import TRAINING_FIELDS, UseCase
+from ml.use_case.own_modules import OwnModules
+from ml.use_case.travelling import Travelling, done_at_import, travelling
 
 UNKNOWN_FIELD = re.compile(r"(\w+)(?:\.__init__)?\(\) got an unexpected keyword argument '(\w+)'")
 
@@ -64,15 +67,37 @@ def _where_to_add(project: Path | None) -> str:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A use case, and the source files that it was made of."""
+    """A use case, and the source files that it was made of.
+
+    Of its own code, `deriving` runs `derive`, `reading` makes rows of bytes, `training` makes a version and `judging`
+    decides about one. `at_import` is a digest of what its file does to libraries when it is imported.
+    """
 
     use_case: UseCase
     own: OwnModules
 
-    @property
-    def sources(self) -> str:
-        """Digest of its file and of all modules of its own, of the very bytes that run."""
-        return digest_of_sources(self.own.main.source, self.own.digests)
+    @functools.cached_property
+    def deriving(self) -> Travelling:
+        return self._of("derive")
+
+    @functools.cached_property
+    def reading(self) -> Travelling:
+        return self._of(*(field.name for field in fields(Reading)))
+
+    @functools.cached_property
+    def training(self) -> Travelling:
+        return self._of(*TRAINING_FIELDS)
+
+    @functools.cached_property
+    def judging(self) -> Travelling:
+        return self._of("gates")
+
+    @functools.cached_property
+    def at_import(self) -> str:
+        return done_at_import(self.own)
+
+    def _of(self, *names: str) -> Travelling:
+        return travelling(self.own, self.use_case, names)
 
 
 _LOADED: dict[Path, Loaded] = {}
@@ -167,6 +192,7 @@ def _refuse_unknown_field(error: BaseException, path: Path) -> None:
     owner = _known_where_it_happened(error, unknown[1]) if unknown else None
     if unknown is None or owner is None:
         return
+    _refuse_undecorated(error, path, unknown[1], unknown[2])
     try:
         fields = list(inspect.signature(owner).parameters)
     except (TypeError, ValueError):
@@ -178,6 +204,20 @@ def _refuse_unknown_field(error: BaseException, path: Path) -> None:
         f"{unknown[2]!r} is none{_line_of(error, path)}",
         did_you_mean(unknown[2], fields, f"write one of {', '.join(fields)}"),
     ) from error
+
+
+def _refuse_undecorated(error: BaseException, path: Path, name: str, field: str) -> None:
+    """Raises ConfigError if a class that inherits from `name` annotates the field and is no dataclass of its own."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    for cls in frame.f_globals.values():
+        if not isinstance(cls, type) or name not in [above.__name__ for above in cls.__mro__[1:]]:
+            continue
+        if field in vars(cls).get("__annotations__", {}) and "__dataclass_fields__" not in vars(cls):
+            raise ConfigError(
+                f"a class with fields of its own in {path.name} and its modules must be a dataclass",
+                f"{cls.__name__} is none{_line_of(error, path)}",
+                f"write @dataclass(frozen=True, kw_only=True) above class {cls.__name__}",
+            ) from error
 
 
 def _known_where_it_happened(error: BaseException, name: str) -> Callable[..., Any] | None:

@@ -311,8 +311,7 @@ def split_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., S
         arguments = ", ".join(f"{name}={value!r}" for name, value in fields.items())
         text = "import datetime\nfrom ml.data.calendars import BusinessDays\nfrom tests.tiny import tills\n"
         (project / "tills.py").write_text(f"{text}USE_CASE = tills({arguments})\n")
-        opened = open_site("tills")
-        night = tiny.night(use_case="tills", as_of=as_of, use_case_digest=opened.digest, code_digest=opened.code)
+        night = tiny.night_of(open_site("tills"), as_of)
         snapshot = tasks.data.take_snapshot.fn(night)
         checks = tasks.data.validate_partitions.fn(night, snapshot)
         found: Split = tasks.data.split_rows.fn(night, tasks.data.clean_partitions.fn(night, snapshot, checks))

@@ -19,11 +19,12 @@ import pytest
 import expectations.suite
 import ml.data.window_sums
 import ml.pipeline.clean
-import ml.pipeline.run_key
+import ml.pipeline.site
 import ml.pipeline.validate
 import tasks.data
 from expectations.suite import Verdict
 from ml import UseCase, errors
+from ml.code import Code
 from ml.data.cleaning import LABEL
 from ml.data.handles import Checks, Cleaned, CleanedPartition, Manifest, Snapshot, Split
 from ml.data.statistics import Statistics
@@ -63,7 +64,7 @@ def site() -> Site:
 
 
 def opened(as_of: date = AS_OF) -> Night:
-    return tiny.night(use_case="shop", as_of=as_of, use_case_digest=site().digest, code_digest=site().code)
+    return tiny.night_of(site(), as_of)
 
 
 class Done:
@@ -219,7 +220,7 @@ def test_what_is_made_again_because_keys_changed_is_said_once(
     for module in (partitions, ml.data.window_sums):
         monkeypatch.setattr(module, "state_code_digest", lambda kind: digest(kind) + "x" * (kind in kinds))
     if kinds:
-        monkeypatch.setattr(ml.pipeline.run_key, "own_code_digest", lambda: "of other code")
+        monkeypatch.setattr(ml.pipeline.site, "training_code", lambda learner: Code(("ml/errors.py",)))
     edit_use_case(shop, edit[0], edit[1])
     now = messages()
     assert len(now) == (said is not None)

@@ -22,10 +22,10 @@ import pytest
 
 from ml import SideTable, UseCase
 from ml.data.csv_fields import BrokenCsv, open_fields
-from ml.data.declared_sources import CsvForm, FileSource, Source
 from ml.data.partitions import read_partition
 from ml.data.reading import Declared, UnusablePartition, parse_table, refuse_other_columns, together
 from ml.data.snapshots import take_manifest
+from ml.data.source_kinds import CsvForm, FileSource, Source
 from ml.data.sources.bringing import partition_files
 from ml.errors import DataRejected
 from ml.serving.columns import Column, conform

@@ -18,17 +18,17 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from ml import SideTable, UseCase, digests
-from ml.data.declared_sources import CsvForm, DatabaseSource, FileSource, Source
 from ml.data.partitions import read_partition
 from ml.data.reading import Declared, of_values
 from ml.data.snapshots import changed_days, survey, take_manifest
+from ml.data.source_kinds import CsvForm, DatabaseSource, FileSource, RowSource, Source
 from ml.data.sources import brought
 from ml.data.sources import database as database_source
 from ml.data.sources import file as file_source
 from ml.data.sources import objects as object_source
 from ml.data.sources.bringing import partition_files
 from ml.data.sources.database_values import array_of, as_times, days_of_values
-from ml.data.sources.folder import AnySource, source_folder
+from ml.data.sources.folder import source_folder
 from ml.data.window import newest_day
 from ml.errors import ConfigError, DataRejected, SourceUnavailable
 from ml.serving.columns import Column, days_of, typed
@@ -49,7 +49,7 @@ def place(tmp_path: Path) -> Settings:
     return site(tmp_path)
 
 
-def from_source(source: AnySource, **changes: Any) -> UseCase:
+def from_source(source: RowSource, **changes: Any) -> UseCase:
     return tills(source=source, **changes)
 
 
@@ -1155,7 +1155,7 @@ def counted(unit: str) -> pd.DataFrame:
     return rows.assign(at=rows["at"].astype(f"datetime64[{unit}]").astype("int64"))
 
 
-SOURCES: dict[str, AnySource] = {
+SOURCES: dict[str, RowSource] = {
     "csv": FileSource(file="sales.csv", time_column="at"),
     "parquet": FileSource(file="sales.parquet", time_column="at"),
     "database": DatabaseSource(database="TILLS_DATABASE", query=QUERY, time_column="at", changed_column="edited"),

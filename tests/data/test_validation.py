@@ -1,5 +1,7 @@
 """The verdict on partitions: counts, attribution, quarantine and rejection."""
 
+import dataclasses
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +18,7 @@ from ml.data.validation import (
     Batch,
     BatchVerdict,
     check_batch,
+    claims_of_fields,
     drop_duplicates,
     partition_rules,
     rejected_check,
@@ -190,7 +193,7 @@ def test_too_large_a_share_set_aside_rejects_the_partition_and_names_the_rule_be
     frame = day(amount=(range(7), -1.0))
     check = check_of(frame)
     assert check.rejected is not None
-    assert "quarantined_fraction is at most 0.2 (it is 0.233)" in check.rejected
+    assert "at most 0.2 of its rows are set aside (max_quarantined_fraction), and 0.233 are" in check.rejected
     assert "7 rows break 'amount lies between 0 and 1000'" in check.rejected
     assert check_of(frame, max_quarantined_fraction=0.25).rejected is None
 
@@ -202,10 +205,10 @@ def test_one_bad_day_does_not_reject_its_neighbour() -> None:
     assert broken(checks[OTHER_DAY]) == {}
 
 
-@pytest.mark.parametrize("rows", [0, 9])
-def test_too_few_rows_reject_the_partition(rows: int) -> None:
-    reason = check_of(day().iloc[:rows], min_rows=10).rejected
-    assert reason == f"the rule is that rows is at least 10 (it is {rows})"
+@pytest.mark.parametrize(("rows", "least"), [(0, 10), (9, 10), (1234, 5000)])
+def test_too_few_rows_reject_the_partition(rows: int, least: int) -> None:
+    reason = check_of(day(rows), min_rows=least).rejected
+    assert reason == f"the rule is that at least {least:,} of its rows are usable (min_rows), and {rows:,} are"
 
 
 def test_a_partition_gets_the_same_verdict_in_any_company() -> None:
@@ -225,9 +228,23 @@ def test_partition_rules_of_a_suite_speak_of_facts() -> None:
 
 
 def test_snapshot_rules_bound_the_days_left_out() -> None:
-    facts = pd.DataFrame({"left_out_days": [4.0], "rows": [100.0]})
-    assert rejection(snapshot_rules(tills()), facts, []) == "the rule is that left_out_days is at most 3 (it is 4)"
-    assert rejection(snapshot_rules(tills(max_missing_days=4)), facts, []) is None
+    facts, more = pd.DataFrame({"left_out_days": [4.0], "rows": [100.0]}), tills(max_missing_days=4)
+    reason = rejection(tills(), snapshot_rules(tills()), facts, [])
+    assert reason == "the rule is that at most 3 days are left out (max_missing_days), and 4 are"
+    assert rejection(more, snapshot_rules(more), facts, []) is None
+
+
+def test_every_rule_of_a_use_case_s_own_fields_is_told_by_its_field() -> None:
+    """The names of the facts that are compared stand in no use case."""
+    use_case = tills(max_quarantined_fraction=0.2)
+    claims = claims_of_fields(use_case)
+    assert {*claims} == {*partition_rules(use_case), *snapshot_rules(use_case)}
+    named = {field.name for field in dataclasses.fields(UseCase)}
+    assert all({*re.findall(r"\((\w+)\)", claim)} <= named for claim in claims.values())
+    check = check_of(day(amount=(range(7), -1.0)))
+    assert [count.rule for count in check.broken if count.scope == "partition"] == [
+        claims[partition_rules(use_case)[1]]
+    ]
 
 
 def test_an_unreadable_partition_is_rejected_with_its_reason() -> None:

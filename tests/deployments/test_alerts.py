@@ -15,7 +15,9 @@ from deployments.prefect import alerts, crashed
 from deployments.prefect.client import ask, insisted
 from deployments.prefect.crashed import ATTEMPT
 from deployments.prefect.up import STOPPED
+from tasks import question
 from tests.deployments.test_schedules import wait_for
+from tests.storage.test_ledger import entry, version
 from tests.story import Shop
 
 
@@ -85,8 +87,20 @@ def test_stopping_up_is_no_crash_to_be_told_of() -> None:
         assert matched(made()[name], "shop 2024-03-15", "Process exited with status code: -9.")
 
 
+def test_neither_a_replay_nor_a_dry_run_is_a_recovery_or_a_success() -> None:
+    for name in (alerts.RECOVERED, alerts.SILENT):
+        assert matched(made()[name], "shop 2024-03-15, F1 0.771", "Promoted: so")
+        for run in ("shop 2024-03-15 (replay), F1 0.771", "shop 2024-03-15 (dry run)"):
+            assert not matched(made()[name], run, "Promoted: so")
+
+
 def sentence(name: str, starts: int, labels: dict[str, Any], **asked: Any) -> str:
     """What comes next, as the alert's template says it of such a run."""
+    return str(body(name, starts, labels, **asked)["next"])
+
+
+def body(name: str, starts: int, labels: dict[str, Any], message: str = "Killed.", **asked: Any) -> dict[str, Any]:
+    """The alert that the template makes of such a run."""
     from jinja2 import Environment
 
     pages = Environment(autoescape=False)
@@ -96,10 +110,10 @@ def sentence(name: str, starts: int, labels: dict[str, Any], **asked: Any) -> st
     ).actions[0]
     request = {"use_case": "shop", "as_of": None, "plan": None, "first": None, **asked}
     run = {"name": "shop 2024-03-15", "run_count": starts, "labels": labels, "parameters": {"request": request}}
-    body = pages.from_string(action.payload).render(
-        flow_run={**run, "state": {"message": "Killed."}}, event={"payload": {}}
+    text = pages.from_string(action.payload).render(
+        flow_run={**run, "state": {"message": message}}, event={"payload": {}}
     )
-    return str(json.loads(body)["next"])
+    return dict(json.loads(text))
 
 
 CRASHES = [  # Prefect's count of starts, attempts begun after a crash, and what is told
@@ -124,6 +138,22 @@ def test_every_alert_of_a_run_says_what_comes_next() -> None:
         said = sentence(name, 1, {"retrain.next_night": "The next night comes at 03:00."})
         assert said.endswith(".") and "None" not in said and "  " not in said
         assert "retrain" in said or "succeed" in said, said
+
+
+def test_the_alert_of_a_question_says_what_is_asked_and_both_answers() -> None:
+    gates = "NotWorseThanChampion f1 says INCONCLUSIVE: it is 0.01 lower."
+    said = body(alerts.ASKED, 1, question._labels(entry(3, candidate=version(2), reason=gates)))
+    assert said["reason"] == f"Is version 2 to serve? {gates}"
+    yes, no = "retrain promote tills --version 2 --reason WHY", "retrain promote tills --version 2 --no --reason WHY"
+    assert f"Yes: {yes}. No: {no}. Later nights go on" in said["next"]
+    assert "`retrain status shop` says how." in body(alerts.ASKED, 1, {})["next"], "of a run of an older release"
+
+
+@pytest.mark.parametrize("step", ["deliver it; then retrain run shop --as-of 2024-03-15", "widen the window"])
+def test_a_red_alert_says_its_step_once(step: str) -> None:
+    said = body(alerts.REJECTED, 1, {"retrain.as_of": "2024-03-15"}, f"DataRejected: a rule, but a value: {step}.")
+    assert said["text"].count("retrain run shop --as-of 2024-03-15") == 1
+    assert said["text"].count("not tried again by itself") == 1
 
 
 def test_the_next_attempt_is_noted_before_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +259,7 @@ def test_what_goes_wrong_is_told_with_reason_next_step_and_link(
         ended(prefect, deployment, {"type": "COMPLETED", "message": word})
     assert wait_for_alert(documents, alerts.RECOVERED)["reason"] == "Promoted: All gates allow it."
     ended(prefect, deployment, {"type": "PAUSED", "name": "Suspended"})
-    assert wait_for_alert(documents, alerts.ASKED)["reason"] == "Press Resume on its page, and answer."
+    assert "Press Resume on its page" in wait_for_alert(documents, alerts.ASKED)["next"]
     assert len(documents) == 6, "stopping `up` is not told, and a recovery once"
 
     documents.clear()

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from deployments.cli import main
-from ml.evaluation.gates import short
+from ml.evaluation.handles import short
 from ml.storage.ledger import NightEntry
 from ml.storage.registry import CHAMPION, REFERENCE, Registry
 from tests.story import Shop

@@ -1,14 +1,19 @@
 """Gates and decisions as tables of cases: pure, no servers."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import date
+from typing import Any
 
 import numpy as np
 import pytest
 
+from ml.errors import ConfigError
 from ml.evaluation.decision import ALL_END_WORDS, comparability, decide, is_open
 from ml.evaluation.gates import (
     BetterThanRule,
     BetterThanTrivial,
+    Comparison,
     Difference,
     Evidence,
     Gate,
@@ -16,9 +21,11 @@ from ml.evaluation.gates import (
     NotWorseThanChampion,
     NotWorseThanReference,
 )
-from ml.evaluation.handles import Verdict
+from ml.evaluation.handles import Verdict, VerdictName
 from ml.metrics.intervals import Pair, make_pair
 from ml.metrics.scores import Answers
+from ml.pipeline.evaluate import verdict_of
+from ml.storage.json_form import from_json, to_json
 from ml.storage.records import Champion
 
 FLOOR = MinMetric(metric="f1", floor=0.7, why="a test")
@@ -223,3 +230,70 @@ def test_what_can_be_compared() -> None:
 
 def test_words_for_the_end_of_a_night_stand_in_one_tuple() -> None:
     assert ALL_END_WORDS == ("Promoted", "KeptChampion", "NoChampionYet", "NothingNew", "DataRejected")
+
+
+class Own(Gate):
+    """A gate of a company's own, which answers what the test tells it to."""
+
+    def __init__(self, answer: Callable[[Gate], Any]) -> None:
+        super().__init__(metric="f1", why="a test")
+        object.__setattr__(self, "answer", answer)
+
+    def weigh(self, pair: Pair, evidence: Evidence) -> Verdict:
+        answer: Verdict = vars(self)["answer"](self)
+        return answer
+
+
+def a_word_that_is_none(gate: Gate) -> Verdict:
+    return gate.verdict("OK", "it is fine")  # type: ignore[arg-type]
+
+
+UNUSABLE: dict[str, tuple[Callable[[Gate], Any], str]] = {
+    "it raises": (
+        lambda gate: 1 / 0,
+        r"the gate Own f1 must give a verdict, but it raises ZeroDivisionError at test_g",
+    ),
+    "it returns nothing": (lambda gate: None, "it gives a NoneType: return self.verdict"),
+    "it returns a word alone": (lambda gate: "PASS", "it gives a str"),
+    "it makes up a word": (a_word_that_is_none, "one of PASS, FAIL, .*, but it gives OK"),
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_an_own_gate_that_gives_no_verdict_ends_the_night_in_a_sentence(name: str) -> None:
+    answer, words = UNUSABLE[name]
+    with pytest.raises(ConfigError, match=words):
+        verdict_of(Own(answer), evidence(binary(LABELS, GOOD, GOOD, 100)))
+
+
+def test_figures_of_an_own_gate_are_kept_as_json_can_hold_them() -> None:
+    figures = {"share": np.float64(0.5), "rows": np.int64(3), "none": np.nan, "far": -np.inf, "words": "a day"}
+    gate = Own(lambda gate: gate.verdict("PASS", "so it is", **figures))
+    judged = verdict_of(gate, evidence(binary(LABELS, GOOD, GOOD, 100)))
+    assert judged.figures == {"share": 0.5, "rows": 3, "none": None, "far": None, "words": "a day"}
+    assert {type(figure) for figure in judged.figures.values()} == {float, int, str, type(None)}
+    assert from_json(Verdict, to_json(judged)) == judged
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tolerant(Comparison):
+    """An own gate on a difference, with figures of its own; one is named like a measured one."""
+
+    share: float = 0.25
+    low: float = -1.0
+    reason: str = "a field of any name"
+
+    def decide(self, difference: Difference) -> tuple[VerdictName, str]:
+        return "PASS" if difference.low > self.low else "FAIL", "so it is"
+
+
+def test_a_comparison_of_ones_own_keeps_its_figures_beside_the_measured_ones() -> None:
+    judged = verdict_of(Tolerant(metric="f1", why="a test"), evidence(binary(LABELS, GOOD, GOOD, 100)))
+    assert (judged.verdict, judged.reason) == ("PASS", "so it is (a test)")
+    assert judged.figures == {
+        "difference": 0.0,
+        "low": 0.0,
+        "high": 0.0,
+        "smallest_detectable_drop": 0.0,
+        "share": 0.25,
+    }

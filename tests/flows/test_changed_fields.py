@@ -26,7 +26,7 @@ from ml.evaluation.judging import baselines, judge_all, model_answers
 from ml.models.handles import Fit
 from ml.models.packaging import copy_files
 from ml.models.training import package
-from ml.pipeline.run_key import run_key
+from ml.pipeline.run_key import training_key
 from ml.pipeline.train import _fit
 from ml.storage.json_form import to_json
 from ml.storage.store import get_file
@@ -300,12 +300,12 @@ def outcome(as_of: date = AS_OF) -> dict[str, Any]:
 
 def night_of(as_of: date) -> dict[str, Any]:
     site = open_site("tills")
-    night = tiny.night(use_case="tills", as_of=as_of, use_case_digest=site.digest, code_digest=site.code)
+    night = tiny.night_of(site, as_of)
     snapshot = tasks.data.take_snapshot.fn(night)
     checks = tasks.data.validate_partitions.fn(night, snapshot)
     cleaned = tasks.data.clean_partitions.fn(night, snapshot, checks)
     split = tasks.data.split_rows.fn(night, cleaned)
-    fit: Fit = _fit(site, night, run_key(night, snapshot.digest), cleaned, split)
+    fit: Fit = _fit(site, night, training_key(night, snapshot.digest), cleaned, split)
     reader = site.reader(cleaned)
     with tempfile.TemporaryDirectory() as folder:
         copy_files(site.store, fit.folder, fit.files, Path(folder))

@@ -441,7 +441,7 @@ def test_the_page_of_the_last_night_stays_where_a_dry_run_is_rejected(
 
     published = list[str]()
     monkeypatch.setattr(flows.retrain, "run_night", rejected)
-    monkeypatch.setattr(flows.retrain, "show_ending", published.append)
+    monkeypatch.setattr(flows.retrain, "show_ending", lambda end: published.append(end.word))
     monkeypatch.setattr(flows.retrain, "publish_rejection", lambda name, error: published.append(name))
     state = flows.retrain.answered(RetrainRequest(use_case="shop", dry_run=dry_run))
     assert state.is_failed()

@@ -3,17 +3,27 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
+from deployments.cli import main
+from deployments.prefect import up
+from deployments.prefect.announcement import Servers
+from deployments.prefect.answered import resume_answered
 from deployments.prefect.client import ask, insisted
+from deployments.prefect.night import follow
+from ml.errors import UsageError
 from ml.evaluation.decision import is_open
 from ml.evaluation.handles import Verdict
-from ml.operations.moves import answer, carry_out, plan_hold, plan_promote
+from ml.operations.moves import answer, carry_out, plan_hold, plan_no, plan_promote
+from ml.settings import Settings
 from ml.storage.ledger import Ledger, NightEntry, OperatorEntry, open_questions, version_of
 from ml.storage.registry import CHAMPION, Registry
 from ml.storage.store import open_store
@@ -67,8 +77,48 @@ def test_an_answer_is_one_entry_under_its_name(
     assert said[0] == said[1] == ledger.head()
     assert isinstance(said[0], OperatorEntry)
     assert (said[0].decision, said[0].by, said[0].answers) == (decision, "Ada", 2)
-    assert said[0].reason == "version 2 of entry 2: the loss is noise"
+    assert said[0].reason == f"{'yes' if promote else 'no'} to version 2 of entry 2: the loss is noise"
     assert (version_of(said[0].champion), version_of(said[0].reference)) == (after, 1)
+
+
+@pytest.mark.parametrize("promote", [True, False])
+def test_an_answer_in_a_terminal_is_the_entry_that_resume_would_have_made(
+    asked: tuple[Ledger, NightEntry], promote: bool
+) -> None:
+    ledger, night = asked
+    made = (plan_promote if promote else plan_no)(ledger, 2, "the loss is noise")
+    resumed = answer(ledger, None, night, promote=promote, name=made.by, reason="the loss is noise")
+    assert isinstance(resumed, OperatorEntry)
+    assert replace(made, at="", nonce="") == replace(resumed, at="", nonce="")
+
+
+def test_no_answers_only_an_open_question(asked: tuple[Ledger, NightEntry]) -> None:
+    ledger, _ = asked
+    with pytest.raises(UsageError, match="there is none about version 1: choose one of those asked about: 2"):
+        plan_no(ledger, 1, "so")
+    with pytest.raises(UsageError, match="a move has a reason"):
+        plan_no(ledger, 2, " ")
+    carry_out(ledger, None, plan_no(ledger, 2, "so"))
+    with pytest.raises(UsageError, match="there is none about version 2: nothing is to be done"):
+        plan_no(ledger, 2, "so")
+
+
+def test_a_later_promotion_of_a_version_that_was_asked_about_is_a_choice_and_no_answer(
+    asked: tuple[Ledger, NightEntry],
+) -> None:
+    ledger, _ = asked
+    carry_out(ledger, None, plan_no(ledger, 2, "so"))
+    chosen = plan_promote(ledger, 2, "after all")
+    assert (chosen.answers, version_of(chosen.reference), chosen.reason) == (None, 2, "after all")
+
+
+def test_an_answer_closes_earlier_questions_about_the_same_version(asked: tuple[Ledger, NightEntry]) -> None:
+    ledger, night = asked
+    again = replace(night, seq=3, run_key="another")
+    assert ledger.append(again)
+    carry_out(ledger, None, plan_no(ledger, 2, "so"))
+    assert open_questions(ledger.entries()) == []
+    assert ledger.answer_to(night) == ledger.answer_to(again) == ledger.head()
 
 
 def test_an_answer_comes_too_late_once_the_champion_was_chosen_otherwise(asked: tuple[Ledger, NightEntry]) -> None:
@@ -140,11 +190,114 @@ def test_a_suspended_night_is_resumed_with_an_answer(served_shop: Shop, prefect:
     served_shop.rewrite("2024-03-02", amount=1.0)
     ask(f"{prefect}/flow_runs/{run['id']}/resume", {"run_input": GIVEN})
     state = wait_for(lambda: _state_in(prefect, run["id"], {"FAILED", "COMPLETED", "CRASHED"}), 120)
-    assert (state["name"], state["message"][:31]) == ("Completed", "Promoted: OPERATOR_PROMOTE by A")
+    assert (state["name"], state["message"][:27]) == ("Completed", "Promoted: Ada answered on 2")
+    assert "was not used" not in state["message"]
     assert [each.as_of for each in served_shop.entries()] == [date(2024, 3, 15), DAY]
     head = served_shop.ledger.head()
     assert isinstance(head, OperatorEntry) and (head.by, head.answers) == ("Ada", night.seq)
     assert Registry(served_shop.settings, "shop").alias(CHAMPION) == version_of(night.candidate)
+
+
+def test_up_looks_once_a_minute_for_questions_that_were_closed_elsewhere(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+    for name in ("resubmit_crashed", "end_left_tasks", "name_upcoming"):
+        monkeypatch.setattr(up, name, lambda *_: None)
+    monkeypatch.setattr(up.Lost, "end", lambda *_: None)
+    monkeypatch.setattr(up, "resume_answered", lambda _settings, api, _names: looked.append(api))
+    a_minute = round(60 / up.WATCH_SECONDS)
+    monkeypatch.setattr(up.time, "sleep", Mock(side_effect=[*[None] * a_minute, KeyboardInterrupt]))
+    with pytest.raises(KeyboardInterrupt):
+        up._watch([], "api", settings)
+    assert looked == ["api", "api"], "at the start, and then after a minute"
+
+
+class Asking:
+    """Nights on the served deployment that ask, each followed as by `retrain run` until its run has ended."""
+
+    def __init__(self, shop: Shop, prefect: str, capsys: pytest.CaptureFixture[str]) -> None:
+        self.shop, self.prefect, self.capsys = shop, prefect, capsys
+        wait_for(lambda: ask(f"{prefect}/deployments/name/retrain/shop"), 60)
+        self.servers = Servers(prefect, "http://page", "", os.getpid(), "", "")
+
+    def ended(self, as_of: str, answering: Callable[[str], object]) -> dict[str, Any]:
+        """The run of the night, which waited until `answering` was called with its id."""
+        request = {"use_case": "shop", "as_of": as_of, "seed": None, "again": None, "dry_run": False, "wait": True}
+        with ThreadPoolExecutor() as pool:
+            answered = pool.submit(self._answer, f"shop {as_of}", answering)
+            result = follow(self.shop.settings, "retrain/shop", request, self.servers)
+        run = dict(ask(f"{self.prefect}/flow_runs/{answered.result()}"))
+        closed = self.shop.ledger.entry(result["answer"])
+        assert run["state_name"] == "Completed"
+        assert closed == self.shop.ledger.answer_to(self.shop.entries()[-1])
+        assert self.alias() == version_of(closed.champion)
+        assert open_questions(self.shop.ledger.entries()) == []
+        return run
+
+    def _answer(self, name: str, answering: Callable[[str], object]) -> str:
+        chosen = {"flow_runs": {"name": {"any_": [name]}}}
+        run = wait_for(lambda: ask(f"{self.prefect}/flow_runs/filter", chosen), 30)
+        assert run, "a submitted run has its name from the start"
+        state = wait_for(lambda: _state_in(self.prefect, run[0]["id"], {"PAUSED", "FAILED", "COMPLETED"}), 120)
+        assert state["name"] == "Suspended", state
+        answering(run[0]["id"])
+        return str(run[0]["id"])
+
+    def alias(self) -> int | None:
+        return Registry(self.shop.settings, "shop").alias(CHAMPION)
+
+    def told(self, *words: str) -> str:
+        assert main([*words]) == 0
+        return self.capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_question_that_is_closed_without_its_page_ends_its_run_and_its_follower(
+    served_shop: Shop, prefect: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By no and yes in a terminal, by the choice of another champion, and before somebody presses Resume."""
+    monkeypatch.setenv("PREFECT_API_URL", prefect)
+    assert served_shop.document("2024-03-15")["decision"] == "FIRST"
+    shop, say = Asking(served_shop, prefect, capsys), ["--yes", "--reason", "a test says so"]
+
+    def say_no(run: str) -> None:
+        both = (
+            "Yes: retrain promote shop --version 2 --reason WHY. No: retrain promote shop --version 2 --no --reason WHY"
+        )
+        assert both in shop.told("status")
+        assert both in shop.told("doctor", "shop")
+        said = shop.told("promote", "shop", "--version", "2", "--no", *say)
+        assert "Answered no: version 2 of shop is not promoted, and the champion stays version 1." in said
+        assert f"The run that asked ends by itself: {prefect.removesuffix('/api')}/runs/flow-run/{run}" in said
+        assert "OPERATOR_KEEP  answers entry 2  champion 1 -> 1" in shop.told("ledger", "shop")
+
+    def answer_before_resume(run: str) -> None:
+        carry_out(served_shop.ledger, None, plan_no(served_shop.ledger, 3, "a test was first"))
+        ask(f"{prefect}/flow_runs/{run}/resume", {"run_input": GIVEN})
+
+    def choose_another(run: str) -> None:
+        carry_out(served_shop.ledger, None, plan_promote(served_shop.ledger, 1, "it stays"))
+        assert resume_answered(served_shop.settings, prefect, {"another"}) == []
+        assert resume_answered(served_shop.settings, prefect, {"shop"}) == [run], "as `retrain up` does every minute"
+
+    message = shop.ended("2024-03-16", say_no)["state"]["message"]
+    assert message.startswith("KeptChampion: ") and "no to version 2 of entry 2: a test says so. F1 0." in message
+
+    message = shop.ended("2024-03-17", answer_before_resume)["state"]["message"]
+    assert message.startswith("KeptChampion: ") and "no to version 3 of entry 4: a test was first. " in message
+    assert "The later answer of Ada, yes (the loss is noise), was not used. F1 0." in message
+
+    message = shop.ended("2024-03-18", choose_another)["state"]["message"]
+    assert message.startswith("KeptChampion: The question was closed on ")
+    assert "by entry 7, OPERATOR_PROMOTE of version 1 by " in message
+
+    run = shop.ended("2024-03-19", lambda run: shop.told("promote", "shop", "--version", "5", *say))
+    assert run["state"]["message"].startswith("Promoted: ") and "Promoted" in run["tags"]
+    assert "yes to version 5 of entry 8: a test says so." in run["state"]["message"]
+    said = shop.told("run", "shop", "--as-of", "2024-03-19")
+    assert "shop version 5 (as of 2024-03-19) became the new champion" in said
+    assert "yes to version 5 of entry 8: a test says so. Champion today: 5." in said
 
 
 def _state_in(prefect: str, run_id: str, types: set[str]) -> Any:

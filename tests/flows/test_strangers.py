@@ -22,7 +22,7 @@ from ml.operations.alias import follow_ledger, register_lost
 from ml.operations.health import stray_runs
 from ml.settings import Settings
 from ml.storage.ledger import Ledger
-from ml.storage.registry import CHAMPION, OURS, RUN_KEY, STORE, Registry
+from ml.storage.registry import CHAMPION, OURS, STORE, TRAINING_KEY, Registry
 from ml.storage.store import DiskStore, Store, open_store
 from tests.operations.test_versions import model
 from tests.storage.test_ledger import entry
@@ -74,8 +74,8 @@ class Stranger:
         own = [experiment.experiment_id for experiment in experiments if experiment.tags.get(OURS)]
         return {
             "experiments": {e.name: e.lifecycle_stage for e in experiments if e.experiment_id not in own},
-            "runs": {r.info.run_id: r.info.status for r in runs if RUN_KEY not in r.data.tags},
-            "trash": {r.info.run_id: r.info.lifecycle_stage for r in runs if RUN_KEY not in r.data.tags},
+            "runs": {r.info.run_id: r.info.status for r in runs if TRAINING_KEY not in r.data.tags},
+            "trash": {r.info.run_id: r.info.lifecycle_stage for r in runs if TRAINING_KEY not in r.data.tags},
             "models": {model.model_id: model.status.value for model in models},
             "versions": [(each.name, each.version, each.source) for each in versions if each.name == "theirs"],
             "files": sorted(str(p) for p in self.root.rglob("*") if p.is_file() and p.read_bytes() == b"theirs"),

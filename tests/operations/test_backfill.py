@@ -46,6 +46,7 @@ from tasks.site import open_site
 from tests.story import Shop, open_shop
 from tests.tally import tally
 
+NEW = "will run: no night has this date yet"
 RANGES = [
     ("1d", [1, 2, 3, 4, 5, 6, 7, 8, 9]),
     ("2d", [1, 3, 5, 7, 9]),
@@ -102,7 +103,7 @@ def test_a_plan_says_of_each_date_why_it_will_or_will_not_run(quiet: Shop) -> No
     plan = plan_of(quiet, "2024-03-10", "2024-03-12")
     source = quiet.settings.data / "shop"
     lacking = f"no data: expected 2024-03-10, a Sunday, which {source} lacks; the newest that all have is 2024-03-09"
-    assert reasons(plan) == ["will run", lacking, "will run"]
+    assert reasons(plan) == [NEW, lacking, NEW]
     assert reasons(plan_of(quiet, "2023-12-01", "2023-12-01")) == ["no data: it is 2023-12-01"]
     assert reasons(plan_of(quiet, "2999-01-01", "2999-01-01")) == ["in the future"]
     assert plan_of(quiet, "2024-03-10", "2024-03-12", newest_first=True).dates == [date(2024, 3, 12), date(2024, 3, 10)]
@@ -118,7 +119,9 @@ def test_what_failed_before_runs_again_only_if_asked(quiet: Shop) -> None:
     store, plan = open_store(quiet.settings.store), plan_of(quiet, "2024-03-10", "2024-03-10")
     attempt_of(store, plan, date(2024, 3, 10), "failed")
     assert reasons(plan_of(quiet, "2024-03-10", "2024-03-10")) == ["failed before (attempt 1); add --reprocess failed"]
-    assert reasons(plan_of(quiet, "2024-03-10", "2024-03-10", reprocess="failed")) == ["will run, attempt 2"]
+    assert reasons(plan_of(quiet, "2024-03-10", "2024-03-10", reprocess="failed")) == [
+        "will run, attempt 2: attempt 1 failed"
+    ]
 
 
 def test_a_plan_is_read_by_the_beginning_of_its_digest_and_only_as_it_was_made(quiet: Shop) -> None:
@@ -142,7 +145,7 @@ def test_a_changed_world_stops_a_plan_and_is_named_but_its_own_progress_does_not
     refuse_changed_world(plan, world(quiet), "code")
     other = replace(plan, every="other")
     attempt_of(store, other, date(2024, 3, 11), "failed")
-    with pytest.raises(UsageError, match="2024-03-11 was planned as 'will run' and is now 'failed before"):
+    with pytest.raises(UsageError, match=f"2024-03-11 was planned as '{NEW}' and is now 'failed before"):
         refuse_changed_world(plan, world(quiet), "code")
 
 
@@ -194,7 +197,7 @@ def test_an_interrupted_date_is_still_to_run_and_later_ones_wait_for_it(quiet: S
     progress = Progress.of(store, plan)
     assert (progress.open_dates, progress.interrupted, progress.failed) == ([ten, eleven], {ten}, 0)
     assert not progress.is_turn_of(eleven)
-    assert reasons(plan_of(quiet, "2024-03-10", "2024-03-10")) == ["will run, attempt 2"]
+    assert reasons(plan_of(quiet, "2024-03-10", "2024-03-10")) == ["will run, attempt 2: attempt 1 was interrupted"]
     attempt_of(store, plan, ten, "done")
     progress = Progress.of(store, plan)
     assert (progress.open_dates, progress.interrupted, progress.is_turn_of(eleven)) == ([eleven], set(), True)

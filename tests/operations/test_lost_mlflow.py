@@ -5,7 +5,10 @@ and every command are as they were.
 """
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -153,6 +156,36 @@ def test_all_that_mlflow_lost_comes_back(shop: Shop, mlflow: Place, capsys: pyte
         assert code == 0, found
 
 
+@pytest.mark.slow
+def test_a_database_whose_file_is_gone_is_made_again_by_mending_alone(
+    files: None, shop: Shop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each command in a process of its own, as MLflow remembers for which file it has made the tables. A command that
+    only reads says what is gone, and makes no empty database."""
+    shop.settings = Settings.from_environment()
+    shop.night("2024-03-15")
+    before, home = served(shop), shop.settings.home
+    forget_connections()
+    for file in home.glob("mlflow.db*"):
+        file.unlink()
+
+    for words, code in ((("status", "shop"), 0), (("doctor", "shop"), 1), (("gc",), 0)):
+        done = retrain(*words)
+        assert done.returncode == code, done.stderr
+        assert words == ("gc",) or "mlflow.db is not there" in done.stdout
+        assert not list(home.glob("mlflow.db*")), words
+    assert retrain("doctor", "shop", "--mend").returncode == 0
+    assert retrain("doctor", "shop").returncode == 0
+    assert lost_versions(shop.ledger, Registry(shop.settings, "shop")) == []
+    pd.testing.assert_frame_equal(served(shop), before)
+    assert shop.document("2024-03-16")["version"] == 2
+
+
+def retrain(*words: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "deployments.cli", *words]
+    return subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, check=False)
+
+
 def scores_in_mlflow(shop: Shop) -> list[dict[str, float]]:
     """Of each run of ours, as the list of runs shows them."""
     registry = Registry(shop.settings, "shop")
@@ -194,7 +227,7 @@ def test_a_run_that_was_made_again_is_the_same_run_to_every_later_night(lost: tu
     (night,) = ledger.nights()
     assert night.candidate
     register_again(registry, night)
-    assert registry.run_id(night.run_key, "a night", {}) == night.candidate.run_id
+    assert registry.run_id(night.model_key, "a night", {}) == night.candidate.run_id
     register_again(registry, night)
     _, found = registry._find_experiment()
     assert found and len(registry.client.search_runs([found.experiment_id])) == 1

@@ -21,7 +21,7 @@ from ml.operations.versions import highest_number, lost_versions, recorded_as, r
 from ml.settings import Settings
 from ml.storage.ledger import Ledger
 from ml.storage.records import Champion, FileRef
-from ml.storage.registry import CHAMPION, LEDGER_RUN, MODEL_DIGEST, REFERENCE, RUN_KEY, Registry
+from ml.storage.registry import CHAMPION, LEDGER_RUN, MODEL_DIGEST, REFERENCE, RUN_KEY, TRAINING_KEY, Registry
 from ml.storage.store import is_whole, open_store
 from tests.operations.test_backup import answers, forget_connections
 from tests.storage.test_ledger import entry, version
@@ -190,7 +190,7 @@ def test_a_version_whose_files_are_not_whole_is_not_registered_again(
     [
         {},
         {RUN_KEY: "theirs"},
-        {RUN_KEY: "theirs", MODEL_DIGEST: "of another model"},
+        {TRAINING_KEY: "theirs", MODEL_DIGEST: "of another model"},
         {MODEL_DIGEST: "of another model"},
     ],
 )

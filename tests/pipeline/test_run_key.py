@@ -2,16 +2,19 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import ml.code
+from ml import NetworkClassifier
+from ml.code import ROOT, Code, require_unchanged
 from ml.data import (
     cleaning,
-    code,
     csv_fields,
     dataset,
     derived,
@@ -23,10 +26,12 @@ from ml.data import (
     validation,
 )
 from ml.data import statistics as features
+from ml.data.code import KEPT
 from ml.data.sources import database as database_source
 from ml.data.sources import file as file_source
-from ml.digests import digest_file
 from ml.errors import ConfigError
+from ml.evaluation.code import JUDGING
+from ml.models.protocol import Learner
 from ml.pipeline import run_key
 from ml.serving import columns, rules
 from ml.serving import features as encoding
@@ -39,19 +44,35 @@ OTHER: dict[str, Any] = {
     "again": "a reason",
     "use_case_digest": "1" * 64,
     "code_digest": "1" * 64,
-    "lock_digest": "1" * 64,
+    "judging_digest": "1" * 64,
+    "instructions": "AVX512",
     "device": "cuda",
     "threads": 2,
 }
+JUDGED = {"use_case", "judging_digest"}  # they decide what is said of a model, and not the model
 
 
 def test_every_field_of_a_night_is_part_of_its_key() -> None:
-    assert set(OTHER) == {field.name for field in dataclasses.fields(night())}
+    assert {*OTHER, "dated"} == {field.name for field in dataclasses.fields(night())}
     keys = [run_key.run_key(night(), "s"), run_key.run_key(night(), "t")]
     keys += [run_key.run_key(night(**{name: value}), "s") for name, value in OTHER.items()]
     assert len(set(keys)) == len(OTHER) + 2
     assert run_key.run_key(night(), "s") == keys[0]
     assert all(len(key) == 64 for key in keys)
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_the_training_key_has_what_decides_a_model_and_no_more(name: str) -> None:
+    other, same = run_key.training_key(night(**{name: OTHER[name]}), "s"), run_key.training_key(night(), "s")
+    assert (other == same) is (name in JUDGED)
+    assert run_key.training_key(night(), "s") != run_key.training_key(night(), "t")
+
+
+@pytest.mark.parametrize("dated", [True, False])
+def test_a_date_decides_about_models_of_dated_rows_only(dated: bool) -> None:
+    nights = [night(dated=dated), night(dated=dated, as_of=OTHER["as_of"])]
+    assert len({run_key.training_key(one, "s") for one in nights}) == 1 + dated
+    assert len({run_key.run_key(one, "s") for one in nights}) == 2
 
 
 @pytest.mark.parametrize("name", OTHER)
@@ -86,70 +107,97 @@ PAIRS = [(kind, function) for kind, functions in DECIDING.items() for function i
 @pytest.mark.parametrize(("kind", "function"), PAIRS)
 def test_code_that_decides_a_partitions_state_is_part_of_its_key(kind: str, function: Callable[..., Any]) -> None:
     file = Path(inspect.getsourcefile(function) or "")
-    assert file.relative_to(code.ROOT / "ml").as_posix() in code.STATE_MODULES[kind]
+    assert file.relative_to(ROOT).as_posix() in KEPT[kind].files
 
 
 def test_rules_decide_verdicts_only() -> None:
-    assert {kind for kind, files in code.STATE_MODULES.items() if "serving/rules.py" in files} == {"verdict"}
+    assert {kind for kind, code in KEPT.items() if "ml/serving/rules.py" in code.files} == {"verdict"}
 
 
-def test_the_code_of_a_run_is_that_of_its_own_use_case_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A copy of the sources: another use case's file changes nothing, any other file everything."""
-    for name in (
-        "ml/evaluation/gates.py",
-        "ml/models/x.py",
-        "ml/use_cases/a.py",
-        "ml/use_cases/b.py",
-        "expectations/suite.py",
-    ):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("x = 1")
-    monkeypatch.setattr(run_key, "ROOT", tmp_path)
-
-    def digest(name: str = "a") -> str:
-        run_key.own_code_digest.cache_clear()
-        return run_key.code_digest(digest_file(tmp_path / "ml" / "use_cases" / f"{name}.py"))
-
-    before = digest()
-    for name in ("ml/evaluation/gates.py", "ml/models/x.py", "ml/use_cases/a.py", "expectations/suite.py"):
-        (tmp_path / name).write_text("x = 2")
-        assert digest() != before
-        (tmp_path / name).write_text("x = 1")
-        assert digest() == before
-    (tmp_path / "ml" / "use_cases" / "b.py").write_text("x = 2")
-    assert digest() == before
-    run_key.own_code_digest.cache_clear()
-
-
-def test_digests_of_the_installation_are_stable() -> None:
-    for digest, of in ((run_key.lock_digest, ("AVX2",)), *((code.state_code_digest, (kind,)) for kind in DECIDING)):
-        digest.cache_clear()
-        first = digest(*of)
-        digest.cache_clear()
-        assert digest(*of) == first
+def test_digests_of_code_are_stable() -> None:
+    for code in (*KEPT.values(), run_key.training_code(NETWORK), JUDGING):
+        first = code.digest
+        _forget()
+        assert code.digest == first
         assert len(first) == 64
 
 
-def test_another_kind_of_cpu_is_another_lock() -> None:
-    """Its sums may end in other bits."""
-    assert run_key.lock_digest("AVX2") != run_key.lock_digest("AVX512")
+def _forget() -> None:
+    ml.code._digest_of.cache_clear()
+    ml.code._READ.clear()
 
 
-def test_a_library_of_another_version_is_another_lock(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = run_key.lock_digest("AVX2")
-    version = run_key.metadata.version
-    run_key.lock_digest.cache_clear()
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of our sources, whose digests are taken anew."""
+    shutil.copytree(ROOT / "ml", tmp_path / "ml", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(ml.code, "ROOT", tmp_path)
+    _forget()
+    yield tmp_path
+    _forget()
+
+
+NETWORK = NetworkClassifier()
+CODES = {"training": run_key.training_code(NETWORK), "judging": JUDGING, **KEPT}
+CHANGES = {
+    "ml/evaluation/gates.py": {"judging"},
+    "ml/metrics/scores.py": {"judging"},
+    "ml/reporting/figures.py": set(),
+    "ml/reporting/page.py": set(),
+    "ml/operations/backup.py": set(),
+    "ml/use_cases/flights.py": set(),
+    "ml/storage/ledger.py": set(),
+    "ml/models/networks/descent.py": {"training"},
+    "ml/models/training.py": {"training"},
+    "ml/serving/model.py": {"training"},
+    "ml/data/split.py": {"training", "statistics"},
+    "ml/serving/rules.py": {"training", "verdict"},
+    "ml/data/reading.py": {"training", "brought", "verdict", "cleaned"},
+}
+
+
+@pytest.mark.parametrize("file", CHANGES)
+def test_a_change_of_ours_changes_the_keys_of_what_runs_it(file: str, checkout: Path) -> None:
+    before = {name: code.digest for name, code in CODES.items()}
+    with (checkout / file).open("a") as source:
+        source.write("# another line\n")
+    _forget()
+    assert {name for name, code in CODES.items() if code.digest != before[name]} == CHANGES[file]
+
+
+def test_another_kind_of_model_has_other_keys_than_networks(checkout: Path) -> None:
+    class Constant(Learner):
+        code = ("ml/metrics/scores.py",)
+
+    ours, theirs = (run_key.training_code(learner) for learner in (NETWORK, Constant()))
+    before = theirs.digest
+    assert before != ours.digest
+    assert "torch" in ours.libraries and "torch" not in theirs.libraries
+    (checkout / "ml/models/networks/descent.py").write_text("")
+    _forget()
+    assert theirs.digest == before
+
+
+@pytest.mark.parametrize("code", [Code(("ml/nowhere.py",)), Code(("ml/nowhere",)), Code((), ("nowhere",))])
+def test_code_that_is_not_there_is_refused(code: Code) -> None:
+    with pytest.raises(ConfigError, match="nowhere"):
+        assert code.digest
+
+
+@pytest.mark.parametrize("library", ["torch", "pandas"])
+def test_a_library_of_another_version_is_another_key(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, version = CODES["training"].digest, ml.code.metadata.version
+    _forget()
     with monkeypatch.context() as patch:
-        patch.setattr(run_key.metadata, "version", lambda name: "99" if name == "torch" else version(name))
-        assert run_key.lock_digest("AVX2") != before
-    run_key.lock_digest.cache_clear()
-    assert run_key.lock_digest("AVX2") == before
+        patch.setattr(ml.code.metadata, "version", lambda name: "99" if name == library else version(name))
+        assert CODES["training"].digest != before
+        _forget()
+    assert CODES["training"].digest == before
 
 
-def test_sources_that_change_during_a_night_are_told_before_more_of_them_is_imported(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    run_key.require_same_code()
-    monkeypatch.setattr(run_key, "digest_sources", lambda *of: "others")
+def test_sources_that_change_during_a_night_are_told_before_more_of_them_is_imported(checkout: Path) -> None:
+    assert CODES["training"].digest
+    require_unchanged()
+    (checkout / "ml/models/networks/another.py").write_text("x = 1")
     with pytest.raises(ConfigError, match="they changed"):
-        run_key.require_same_code()
+        require_unchanged()

@@ -1,13 +1,16 @@
 """How a night ends, as people see it: Prefect's state, alerts and MLflow's alias agree with the ledger as it is now."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -18,12 +21,15 @@ from deployments.commands.status import last_of
 from deployments.prefect import alerts
 from deployments.prefect.client import ask, insisted
 from deployments.prefect.crashed import end_left_tasks, resubmit_crashed
-from deployments.prefect.last_night import red_nights
-from ml.reporting.endings import ending, moved_by_hand, shown_name, since
+from deployments.prefect.last_night import red_nights, running_now
+from ml.errors import DataRejected, unforeseen
+from ml.reporting.decision_section import headline
+from ml.reporting.endings import answered_yes, ending, moved_by_hand, shown_name, since
 from ml.storage.ledger import AnyEntry, NightEntry, OperatorEntry, version_of
 from ml.storage.nights import KILLED
 from ml.storage.records import Champion
 from ml.storage.registry import CHAMPION, Registry
+from tasks import flow_run
 from tasks.lost import ACTIVE, end_lost
 from tests.deployments.test_alerts import told, wait_for_alert  # noqa: F401
 from tests.deployments.test_schedules import wait_for
@@ -64,7 +70,7 @@ STANDINGS: list[tuple[str, NightEntry, list[AnyEntry], str, str]] = [
         "rolled back",
         SECOND,
         [FIRST, SECOND, move(3, "ROLLBACK", 2, 1)],
-        "KeptChampion",
+        "Promoted",
         "Version 2 was rolled back on 2024-03-09 by ada (entry 3: complaints). Champion is now version 1.",
     ),
     (
@@ -78,14 +84,14 @@ STANDINGS: list[tuple[str, NightEntry, list[AnyEntry], str, str]] = [
         "followed by a later night",
         FIRST,
         [FIRST, SECOND],
-        "KeptChampion",
+        "Promoted",
         "Version 1 was followed by version 2 on 2024-03-01 by anna (entry 2: so). Champion is now version 2.",
     ),
     (
         "kept, and promoted by hand since",
         KEPT,
         [FIRST, KEPT, move(3, "OPERATOR_PROMOTE", 1, 2)],
-        "Promoted",
+        "KeptChampion",
         "Version 2 was made champion on 2024-03-09 by ada (entry 3: complaints). Champion is now version 2.",
     ),
     (
@@ -101,7 +107,7 @@ STANDINGS: list[tuple[str, NightEntry, list[AnyEntry], str, str]] = [
         "rejected, and there is one since",
         REJECTED,
         [REJECTED, night(2, "FIRST", None, 2)],
-        "KeptChampion",
+        "NoChampionYet",
         "Champion is now version 2.",
     ),
 ]
@@ -138,23 +144,96 @@ def test_a_replayed_night_says_what_became_of_it(
 ) -> None:
     told_now = ending(which, replayed_in=entries)
     assert (told_now.word, since(which, entries)) == (word, sentence)
-    assert told_now.message.startswith(f"{word}: Version {which.seq} was ")
+    assert word == ending(which).word, "the word that the night itself had"
+    assert told_now.message.startswith(f"Replay, {word}: Version {which.seq} was ")
     assert f"entry {which.seq} of the ledger: so {sentence} Scored then: F1 0.771" in told_now.message
-    assert (told_now.score, shown_name("tills 2024-03-02, F1 0.1", told_now.score)) == (
-        "F1 0.771",
-        "tills 2024-03-02, F1 0.771",
-    )
+    assert told_now.tags == [word, "replay"]
+    for before in ("tills 2024-03-02, F1 0.1", "tills 2024-03-02 (replay), F1 0.1", "tills 2024-03-02"):
+        shown = shown_name(before, told_now.score, is_replay=told_now.is_replay)
+        assert shown == "tills 2024-03-02 (replay), F1 0.771"
+
+
+ASKED = replace(KEPT, asks=True, result={**RESULT, "asks": True, "champion_before": 1})
+
+
+def reply(seq: int, decision: Any, after: int, why: str, answers: int | None = 2) -> OperatorEntry:
+    return replace(move(seq, decision, 1, after), answers=answers, reason=why)
+
+
+ANSWERS: list[tuple[AnyEntry, str, str]] = [
+    (
+        reply(3, "OPERATOR_PROMOTE", 2, "yes to version 2 of entry 2: noise."),
+        "Promoted",
+        "ada answered on 2024-03-09 10:00 UTC (entry 3): yes to version 2 of entry 2: noise.",
+    ),
+    (
+        reply(3, "OPERATOR_KEEP", 1, "no to version 2 of entry 2: not sure"),
+        "KeptChampion",
+        "ada answered on 2024-03-09 10:00 UTC (entry 3): no to version 2 of entry 2: not sure.",
+    ),
+    (
+        reply(3, "OPERATOR_PROMOTE", 1, "it stays.", answers=None),
+        "KeptChampion",
+        "The question was closed on 2024-03-09 10:00 UTC by entry 3, OPERATOR_PROMOTE of version 1 by ada: it stays.",
+    ),
+    (
+        night(3, "PROMOTE", 1, 3),
+        "KeptChampion",
+        "The question was closed on 2024-03-01 03:00 UTC by entry 3, PROMOTE of version 3 by anna: so.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("answer", "word", "sentence"), ANSWERS)
+def test_the_end_of_a_question_has_one_word_however_it_was_closed(answer: AnyEntry, word: str, sentence: str) -> None:
+    ended, again = ending(ASKED, answer), ending(ASKED, replayed_in=[FIRST, ASKED, answer])
+    assert ended.message == f"{word}: {sentence} F1 0.771 [0.700, 0.800]."
+    assert again.tags == [word, "replay"]
+    assert f": so {sentence} " in again.message, "a replay says what the night decided and how it was answered"
+    document = {**ASKED.result, "as_of": "2024-03-02", "replayed": False}
+    words = "is the new champion" if word == "Promoted" else "was not promoted"
+    assert words in headline(document, answered_yes=answered_yes(ASKED, answer))
 
 
 def test_the_command_that_leads_on_ends_before_the_scores() -> None:
-    asked = replace(KEPT, result={**RESULT, "asks": True})
-    assert "retrain promote tills --version 2 --reason WHY. F1 0.771" in ending(asked).message
+    assert ending(ASKED).message.endswith(
+        "Is version 2 to serve? Yes: retrain promote tills --version 2 --reason WHY. "
+        "No: retrain promote tills --version 2 --no --reason WHY. F1 0.771 [0.700, 0.800]."
+    )
 
 
 def test_a_night_with_nothing_new_has_no_score() -> None:
     idle = entry(3, decision="NOTHING_NEW", champion=made_by(2), result=UNSCORED)
     assert (ending(idle).message, ending(idle).score) == ("NothingNew: so", "")
     assert ending(idle, replayed_in=[FIRST, idle]).word == "NothingNew"
+
+
+@pytest.mark.parametrize(
+    ("starts", "began", "own"),
+    [(1, "02:59:00", False), (2, "02:59:00", True), (2, "03:00:00.9", True), (3, "03:00:01", False), (2, None, False)],
+)
+def test_a_run_that_died_behind_its_own_decision_is_no_replay(
+    starts: int, began: str | None, own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The entry was added at 03:00:00. The second run of two that were submitted together has one start."""
+    start_time = datetime.fromisoformat(f"2024-03-01T{began}+00:00") if began else None
+    run = SimpleNamespace(run_count=starts, start_time=start_time)
+    monkeypatch.setattr(flow_run.FlowRunContext, "get", lambda: SimpleNamespace(flow_run=run))
+    assert flow_run.decided_in_this_run(SECOND) is own
+
+
+def test_the_log_of_a_run_shows_our_errors_as_sentences_and_keeps_tracebacks_of_others() -> None:
+    def line(message: str, error: Exception | None) -> tuple[bool, str, bool]:
+        raised = (type(error), error, None) if error else None
+        record = logging.LogRecord("prefect.flow_runs", logging.ERROR, "", 1, message, (), raised)
+        return flow_run.is_worth_a_line(record), record.getMessage(), record.exc_info is not None
+
+    rejected = DataRejected("a day is there", "it is not", "deliver it")
+    assert line("Engine exited", rejected) == (True, "DataRejected: a day is there, but it is not: deliver it.", False)
+    for foreign in (unforeseen(ValueError()), ValueError()):
+        assert line("Engine exited", foreign) == (True, "Engine exited", True)
+    assert line("Finished in state Failed('so')", None) == (True, "Finished in state Failed('so')", False)
+    assert line("Finished in state Completed()", None)[0] is False
 
 
 @pytest.fixture
@@ -241,11 +320,13 @@ class Seen:
     def run(self, run: str) -> dict[str, Any]:
         return dict(ask(f"{self.prefect}/flow_runs/{run}"))
 
-    def compare(self, run: str, state: str, word: str) -> dict[str, Any]:
+    def compare(self, run: str, state: str, word: str, *, replay: bool = False) -> dict[str, Any]:
         """The run's end, after the comparison with the ledger."""
         found = self.ended(run)
-        assert (found["state_name"], found["state"]["message"].split(":")[0]) == (state, word), found["state"]
+        begins = f"Replay, {word}" if replay else word
+        assert (found["state_name"], found["state"]["message"].split(":")[0]) == (state, begins), found["state"]
         assert {"shop", word} <= set(found["tags"])
+        assert ("replay" in found["tags"], "(replay)" in found["name"]) == (replay, replay)
         assert self.registry.alias(CHAMPION) == self.champion
         assert wait_for(lambda: self.active_tasks(run) == 0, 30)
         self.agree(found["state"]["message"].partition(": ")[2] if state == "Failed" else None)
@@ -281,22 +362,22 @@ class Seen:
         head = self.shop.ledger.head()
         return version_of(head.champion) if head else None
 
+    def lines(self, run: str) -> list[str]:
+        """The log on the run's page, oldest line first."""
+        asked = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC"}
+        return [line["message"] for line in insisted(f"{self.prefect}/logs/filter", asked)]
+
     def active_tasks(self, run: str) -> int:
         chosen = {"flow_runs": {"id": {"any_": [run]}}, "task_runs": {"state": {"type": {"any_": ACTIVE}}}}
         return int(insisted(f"{self.prefect}/task_runs/filter", chosen).__len__())
 
     def kill(self, run: str) -> None:
-        """Kills the process of the run while it trains or verifies."""
+        """Kills the process of the run while it works, as status says."""
         lock = self.shop.settings.home / "locks" / "shop.lock"
-        assert wait_for(lambda: self.active_tasks(run), 120)
+        running = wait_for(lambda: (found := running_now(self.shop.settings, "shop")) and found["stage"] and found, 120)
+        assert running["as_of"] in self.run(run)["name"]
         found = [fd for fd in Path("/proc").glob("[0-9]*/fd/*") if is_link_to(fd, lock)]
         os.kill(int(found[0].parts[2]), signal.SIGKILL)
-
-
-def recoveries(documents: list[dict[str, Any]], night: str) -> list[str]:
-    """What was told as the recovery of a night, or of its title with a score."""
-    of_night = (document for document in documents if document["night"] == night)
-    return [document["reason"] for document in of_night if document["alert"] == alerts.RECOVERED]
 
 
 @pytest.mark.slow
@@ -327,7 +408,7 @@ def test_six_endings_agree_with_the_ledger(
     assert main(["rollback", "shop", *say]) == 0
     capsys.readouterr()
     assert seen.agree(None)["champion"] == 1
-    replayed = seen.compare(seen.submit("2024-03-16"), "Completed", "KeptChampion")
+    replayed = seen.compare(seen.submit("2024-03-16"), "Completed", "Promoted", replay=True)
     assert "Version 2 was rolled back on" in replayed["state"]["message"]
     assert "Champion is now version 1." in replayed["state"]["message"]
 
@@ -351,10 +432,11 @@ def test_six_endings_agree_with_the_ledger(
     assert served_shop.ledger.head() == before
     rejected = wait_for_alert(documents, alerts.REJECTED)
     assert rejected["reason"] == red["state"]["message"]
-    assert "retrain run shop --as-of 2024-03-18" in rejected["next"]
+    assert rejected["text"].count("retrain run shop --as-of 2024-03-18") == 1, "the step is said once"
+    assert wait_for(lambda: seen.lines(red["id"])[-1] == red["state"]["message"], 30), seen.lines(red["id"])
+    assert not any("Traceback" in line for line in seen.lines(red["id"]))
     assert seen.agree(red["state"]["message"].partition(": ")[2])["red"][0]["flow_run"] == red["id"]
-    replayed = seen.submit("2024-03-15")
-    seen.ended(replayed)
+    older = seen.ended(seen.submit("2024-03-15"))
     seen.agree(red["state"]["message"].partition(": ")[2])  # an older night's good end does not hide it
     file.write_bytes(day)
 
@@ -369,8 +451,8 @@ def test_six_endings_agree_with_the_ledger(
     seen.compare(killed, "Completed", again["state"]["message"].split(":")[0])
     last = served_shop.entries()[-1]
     assert (str(last.as_of), ending(last).message) == ("2024-03-18", again["state"]["message"])
-    # Prefect's automation takes any good end of the use case for a recovery, so the replayed night was told of too.
-    assert wait_for(lambda: recoveries(documents, "shop 2024-03-18"), 30)
-    assert recoveries(documents, "shop 2024-03-18") == [again["state"]["message"]], "once, for red and killed"
+    assert older["name"].startswith("shop 2024-03-15 (replay)")
+    recovered = wait_for_alert(documents, alerts.RECOVERED)  # once, for red and killed, and not for the replay
+    assert (recovered["night"], recovered["reason"]) == ("shop 2024-03-18", again["state"]["message"])
     assert {each["alert"] for each in documents} == {alerts.KEPT, alerts.REJECTED, alerts.CRASHED, alerts.RECOVERED}
     assert main(["alerts", "--remove"]) == 0

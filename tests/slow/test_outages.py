@@ -128,7 +128,7 @@ def test_prefect_database_locked_for_a_while(
     shop_in_full: Shop, own_prefect: Restarted, undisturbed: dict[str, Any]
 ) -> None:
     run = night(shop_in_full, own_prefect.server.url)
-    run.said("Decided")
+    run.said("Judged")
     with locked(database_of(own_prefect)):
         run.said("Moved the alias")
         time.sleep(5)
@@ -141,7 +141,7 @@ def test_prefect_database_locked_for_long(
     shop_in_full: Shop, own_prefect: Restarted, undisturbed: dict[str, Any]
 ) -> None:
     run = night(shop_in_full, own_prefect.server.url, **HASTY)
-    run.said("Decided")
+    run.said("Judged")
     with locked(database_of(own_prefect)):
         failed = run.failure()
     assert failed["error"] == "PrefectUnavailable", failed
@@ -159,7 +159,7 @@ def test_prefect_restarted(shop_in_full: Shop, own_prefect: Restarted, undisturb
     run.said("Training")
     own_prefect.kill()
     own_prefect.again()
-    run.said("Decided")
+    run.said("Judged")
     own_prefect.kill()
     run.said("tried again")
     own_prefect.again()
@@ -212,7 +212,7 @@ def test_mlflow_restarted(shop_in_full: Shop, prefect: str, own_mlflow: Restarte
 
 def test_mlflow_gone(shop_in_full: Shop, prefect: str, own_mlflow: Restarted, undisturbed: dict[str, Any]) -> None:
     run = night(shop_in_full, prefect, MLFLOW_TRACKING_URI=own_mlflow.server.url)
-    run.said("Decided")
+    run.said("Judged")
     own_mlflow.kill()
     failed = run.failure()
     assert failed["error"] == "RegistryUnavailable", failed

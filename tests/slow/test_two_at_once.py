@@ -58,7 +58,7 @@ def test_two_candidates_are_judged_one_after_the_other(shop: Shop, machine: Mach
     assert len(versions(shop)) == 2
 
 
-@pytest.mark.parametrize("words", ["Uploaded", "Evaluated", "Decided"])
+@pytest.mark.parametrize("words", ["Uploaded", "Evaluated", "Judged"])
 def test_a_run_that_is_stopped_overtaken_and_resumed_looks_at_the_new_head(
     shop: Shop, machine: Machine, words: str
 ) -> None:
@@ -78,7 +78,7 @@ def test_a_run_that_is_stopped_overtaken_and_resumed_looks_at_the_new_head(
 
 def test_the_same_run_stopped_and_overtaken_by_its_twin_records_nothing_twice(shop: Shop, machine: Machine) -> None:
     stopped = machine("stopped")
-    stopped.said("Decided")
+    stopped.said("Judged")
     stopped.process.send_signal(signal.SIGSTOP)
     twin = machine("twin").document()
     stopped.process.send_signal(signal.SIGCONT)

@@ -70,7 +70,7 @@ def test_a_flipped_bit_in_a_checkpoint_is_found(
     taken: list[bytes] = []
     monkeypatch.setattr(StoredDiary, "save", lambda self, checkpoint: taken.append(checkpoint))
     undisturbed = judged_night(shop, monkeypatch)
-    store, key = Path(shop.settings.store), paths.checkpoint("shop", undisturbed["run_key"])
+    store, key = Path(shop.settings.store), paths.checkpoint("shop", shop.entries()[-1].training_key)
     for spoil, words in ((bytes, "Resumed after epoch 1 of 4."), (flip, "The checkpoint is damaged")):
         for handle in store.glob("stages/shop/train/*.json"):
             handle.unlink()

@@ -15,7 +15,7 @@ import pytest
 
 from ml.errors import ConfigError, RegistryUnavailable
 from ml.settings import Settings
-from ml.storage.registry import CHAMPION, LONGEST_TAG, REFERENCE, Registry
+from ml.storage.registry import CHAMPION, LONGEST_TAG, REFERENCE, RUN_KEY, TRAINING_KEY, Registry
 from tests.s3_proxy import hand_on, lose_answer, page, proxy_to, repeat
 from tests.s3_server import free_ports
 
@@ -65,7 +65,21 @@ def test_a_missing_model_and_a_missing_alias_are_none(registry: Registry) -> Non
     assert (registry.alias(CHAMPION), registry.alias(REFERENCE)) == (version, None)
 
 
-def test_a_run_key_has_one_run_and_one_version(registry: Registry) -> None:
+def test_what_was_registered_under_a_run_key_is_found_by_it(registry: Registry) -> None:
+    """As before 2026-11-28, when the run key named the model too."""
+    run = registry.run_id("a new key", "a run", {})
+    register(registry, "a new key")
+    registry.client.set_tag(run, RUN_KEY, "an old key")
+    registry.client.delete_tag(run, TRAINING_KEY)
+    registry.client.set_model_version_tag(registry.name, "1", RUN_KEY, "an old key")
+    registry.client.delete_model_version_tag(registry.name, "1", TRAINING_KEY)
+    assert registry.run_id("an old key", "a run", {}, known=run) == run
+    assert register(registry, "an old key") == 1
+    assert [version.ours for version in registry.versions()] == [True]
+    assert registry.running() == [run]
+
+
+def test_a_training_key_has_one_run_and_one_version(registry: Registry) -> None:
     assert registry.run_id("a key", "a run", {}) == registry.run_id("a key", "another", {})
     assert register(registry, "a key") == register(registry, "a key") == registry.version_of("a key") == 1
     assert register(registry, "another key") == 2
@@ -86,7 +100,7 @@ def test_over_http_a_folder_is_a_source_too(mlflow_server_url: str, tmp_path: Pa
     assert registry.client.get_model_version(registry.name, "1").source.startswith(str(tmp_path / "store"))
 
 
-def test_two_who_register_one_run_key_at_once_make_one_version(
+def test_two_who_register_one_training_key_at_once_make_one_version(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both have looked and found none before either makes one."""

@@ -27,7 +27,7 @@ from ml import (
 )
 from ml.declarations import plain
 from ml.errors import ConfigError, UsageError
-from ml.use_case.loading import load, load_use_case, require_known, use_case_files
+from ml.use_case.loading import load_use_case, require_known, use_case_files
 from tests.tiny import parcels, tills
 
 SHIPPED = sorted(use_case_files(None))
@@ -162,6 +162,17 @@ def test_a_mistyped_field_is_told_with_the_nearest(project: Path, written: str, 
         load_use_case("own_tills", project)
 
 
+@pytest.mark.parametrize("where", ["file", "module"])
+def test_an_own_class_with_fields_that_is_no_dataclass_is_told_so(project: Path, where: str) -> None:
+    """Without the decorator, its fields are none that the class above it has."""
+    own = "from ml import MinMetric\n\nclass Steady(MinMetric):\n    spread: float\n"
+    text = TILLS.replace("MinMetric(metric", "Steady(spread=0.1, metric")
+    (project / "use_cases" / "own_gates.py").write_text(own)
+    write(project, ("from own_gates import Steady\n" if where == "module" else own) + text)
+    with pytest.raises(ConfigError, match=r"Steady is none \(line \d+\): write @dataclass.* above class Steady"):
+        load_use_case("own_tills", project)
+
+
 def test_what_stops_a_command_stops_it_in_a_use_case_file_too(project: Path) -> None:
     write(project, "raise KeyboardInterrupt")
     with pytest.raises(KeyboardInterrupt):
@@ -239,14 +250,6 @@ def test_the_digest_follows_what_decides_a_result_and_nothing_else(
     assert old in TILLS
     assert (digest_of(project, TILLS.replace(old, new)) != before) is changes
     assert digest_of(project, TILLS) == before
-
-
-def test_the_code_of_a_run_holds_the_whole_file_as_it_is_now(project: Path) -> None:
-    write(project)
-    before = load("own_tills", project).sources
-    assert load("own_tills", project).sources == before
-    write(project, TILLS.replace("A file", "The file"))
-    assert load("own_tills", project).sources != before
 
 
 def _edits() -> list[Callable[[], UseCase]]:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ml import BusinessDays, Column, FileSource, SideTable, Source, UseCase
+from ml import BusinessDays, Column, DaySource, FileSource, SideTable, Source, UseCase
 from ml.data.demands import CALENDAR, COLUMN, DATASET, SIDE_TABLE, SOURCE, TARGET
 from ml.errors import ConfigError
 from ml.evaluation.demands import GATE, RANGES
@@ -91,6 +91,18 @@ class Undecided(Comparison):
     """A company's own gate that does not say how it decides."""
 
 
+@dataclasses.dataclass(frozen=True)
+class NoRows(DaySource):
+    """A company's own source that says nothing."""
+
+
+class Former(Gate):
+    """A company's own gate that was written before the methods became public."""
+
+    def _weigh(self, pair: object, evidence: object) -> None:
+        """Says nothing."""
+
+
 class AgainstNobody(BetterThanTrivial):
     opponent = "nobody"
 
@@ -130,7 +142,7 @@ TYPES: list[Case] = [
     (tills, {"columns": ("sale",)}, "columns[0] of", "instance of Column, but it is 'sale'"),
     (tills, {"name": 3}, "name of the use case 3", "string"),
     (tills, {"question": " "}, "question of", "at least 1 character"),
-    (tills, {"source": "tills"}, "source of", "instance of Source"),
+    (tills, {"source": "tills"}, "source of", "instance of RowSource"),
     (tills, {"source": Source(folder="")}, "folder of the source of tills", "''"),
     (tills, {"target": "returned_after"}, "target of", "instance of Target"),
     (tills, {"model": NetworkClassifier}, "model of", "instance of Learner"),
@@ -169,7 +181,7 @@ TYPES: list[Case] = [
     (tills, {"model": NetworkClassifier(optimizer="lion")}, "optimizer of the model of tills", "'sgd', 'adam'"),
     (tills, {"model": NetworkClassifier(class_weight={0: 1})}, "class_weight of the model of tills", "'balanced'"),
     (tills, side(take="items"), "take of side table stock of tills", "'items'"),
-    (tills, side(source="stock"), "source of side table stock of tills", "instance of Source"),
+    (tills, side(source="stock"), "source of side table stock of tills", "instance of RowSource"),
     (tills, side(source=Source(folder=" ")), "folder of the source of side table stock of tills", "' '"),
 ]
 
@@ -341,8 +353,10 @@ TOGETHER: list[Case] = [
         "opponent of the gate BetterThanRule f1 of parcels",
         "of several classes",
     ),
-    (tills, gates(Gate(metric="f1", why="a test")), "_weigh of the gate Gate f1 of tills", "that docs/gates.md lists"),
-    (tills, gates(Undecided(metric="f1", why="a test")), "_weigh of the gate Undecided f1 of tills", "docs/gates.md"),
+    (tills, gates(Gate(metric="f1", why="a test")), "weigh of the gate Gate f1 of tills", "in docs/gates.md"),
+    (tills, gates(Undecided(metric="f1", why="a test")), "weigh of the gate Undecided f1", "Undecided defines neither"),
+    (tills, gates(Former(metric="f1", why="a test")), "weigh of the gate Former f1 of tills", "were called before"),
+    (tills, {"source": NoRows()}, "kind of the source of tills", "NoRows lacks days and rows"),
     (tills, side(name=""), "name of side table  of tills", "''"),
     (tills, side(name="all stock"), "name of side table all stock of tills", "'all stock'"),
     (tills, side(on=()), "on of side table stock of tills", "it is ()"),

@@ -13,15 +13,19 @@ from ml.use_case.loading import load_use_case
 
 OURS = Path(ml.__file__).parent
 LISTED = (
-    "BetterThanRule BetterThanTrivial BusinessDays Column DatabaseSource FileSource Fitted Gate Job Learner MinMetric "
-    "NetworkClassifier NetworkRegressor NotWorseThanChampion NotWorseThanReference Retention SideTable Source Step "
-    "Target Trees UseCase linear_regression logistic_regression"
+    "BetterThanRule BetterThanTrivial BusinessDays Column Comparison DatabaseSource DaySource Difference Evidence "
+    "FileSource Fitted Gate Interval Job Learner MinMetric NetworkClassifier NetworkRegressor NotWorseThanChampion "
+    "NotWorseThanReference Pair Retention SideTable Source Step Target Trees UseCase Verdict VerdictName linear_regression "
+    "logistic_regression metric_interval"
 ).split()
 
 
 def test_the_face_is_what_it_says() -> None:
     assert ml.__all__ == LISTED
-    assert {name: getattr(ml, name).__module__ for name in ml.__all__} == ml.FACE
+    types = {"VerdictName"}  # which is one of Python's own: it does not know where it was written
+    assert {name: getattr(ml, name).__module__ for name in ml.__all__ if name not in types} == {
+        name: module for name, module in ml.FACE.items() if name not in types
+    }
     assert set(LISTED) <= set(dir(ml))
     with pytest.raises(AttributeError, match="ml has no Columm"):
         _ = ml.Columm  # type: ignore[attr-defined]
@@ -43,7 +47,7 @@ OLD = [
     ("from ml.config import Source, Target, UseCase", "write `from ml import Source, Target, UseCase`"),
     (
         "from ml.gates import (\n    BetterThanTrivial,\n    metric_interval,\n)",
-        "write `from ml import BetterThanTrivial`",
+        "write `from ml import BetterThanTrivial, metric_interval`",
     ),
     ("from ml.models.estimators import logistic_regression", "write `from ml import logistic_regression`"),
     ("from ml.artifacts import Night", "ml has BusinessDays, SideTable, Target, "),

@@ -104,12 +104,12 @@ def test_a_module_that_is_mended_is_run_and_changes_the_key(layout: str, project
     assert load("own_tills", folder) is before
     write_files(folder, {file: TIMES_THREE})
     after = load("own_tills", folder)
-    assert after.sources != before.sources
+    assert after.training.digest != before.training.digest
     assert double(folder) == [3.0, 6.0]
     assert before.use_case.derive is not None
     assert before.use_case.derive(ROWS)["double"].tolist() == [2.0, 4.0], "a date that began before goes on as it was"
     write_files(folder, {file: TIMES_TWO})
-    assert load("own_tills", folder).sources == before.sources
+    assert load("own_tills", folder).training.digest == before.training.digest
 
 
 def test_what_is_no_own_module_is_not_in_the_key(project: Project) -> None:
@@ -124,7 +124,7 @@ def test_the_same_modules_elsewhere_have_the_same_digest(project: Project, tmp_p
     folder = project("import company.helper\n", **{"company/helper.py": TIMES_TWO})
     moved = tmp_path / "elsewhere"
     write_files(moved, {name: (folder / name).read_text() for name in ("use_cases/own_tills.py", "company/helper.py")})
-    assert load("own_tills", moved).sources == load("own_tills", folder).sources
+    assert load("own_tills", moved).training == load("own_tills", folder).training
 
 
 def test_a_module_that_no_code_names_is_not_in_the_key(project: Project) -> None:

@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ml.data.code import state_code_digest
-from ml.data.declared_sources import DatabaseSource
 from ml.data.handles import LeftOut
+from ml.data.source_kinds import DatabaseSource
 from ml.data.sources.brought import BroughtFolder, rows_left_out, rows_without_time
 from ml.data.sources.database_values import NoTime, OddColumn, array_of, as_times, days_of_values
 from ml.data.sources.folder import UnusableEntry, units_of_times

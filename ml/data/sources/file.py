@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 
 from ml.data.code import state_code_digest
 from ml.data.csv_fields import LONGEST_RECORD, BrokenCsv, open_fields, refuse_twice
-from ml.data.declared_sources import FileSource
 from ml.data.reading import FIELDS, Declared, index_columns, of_fields, of_values, open_parquet, short
+from ml.data.source_kinds import FileSource
 from ml.data.sources.brought import BroughtFolder, rows_of_no_day
 from ml.data.sources.folder import units_of_times
 from ml.digests import digest_file, digest_value

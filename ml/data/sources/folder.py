@@ -6,19 +6,22 @@ A folder that can be read in two ways, such as a day with two files, is refused.
 """
 
 import errno
+import inspect
 import operator
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from ml.data.declared_sources import DatabaseSource, FileSource, Source
 from ml.data.disk import reading_from
 from ml.data.handles import LeftOut
+from ml.data.source_kinds import DatabaseSource, DaySource, FileSource, RowSource, Source
 from ml.days import FIRST_DAY, LAST_DAY
+from ml.declarations import plain_fields
 from ml.digests import FileDigests, digest_bytes, digest_value
 from ml.errors import DataRejected, SourceUnavailable, printable
 from ml.serving.columns import Column
@@ -31,7 +34,6 @@ KINDS = (".parquet", ".csv", ".csv.gz")
 MOST_NAMES = 5
 # Errors of the system that will be the same at the next try; any other may pass by itself.
 LASTING = {errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG}
-AnySource = Source | FileSource | DatabaseSource
 
 
 class DayFiles(NamedTuple):
@@ -59,22 +61,31 @@ class UnusableEntry(ValueError):
 
 
 def source_folder(
-    settings: Settings, source: AnySource, time_zone: str = "UTC", columns: tuple[Column, ...] = ()
+    settings: Settings, source: RowSource, time_zone: str = "UTC", columns: tuple[Column, ...] = ()
 ) -> Path:
     """The folder on this disk that has the source's days, or will have them.
 
     What is in a copy depends on the source's declaration, the time zone, and the units of columns with times. So use
-    cases that declare these differently get copies of their own.
+    cases that declare these differently get copies of their own. Of a DaySource it depends on the code of its class.
     """
-    decided = asdict(source)
-    if isinstance(source, Source):
-        if not source.folder.startswith("s3://"):
-            return settings.data / source.folder  # an absolute folder stays as it is
+    if isinstance(source, Source) and source.is_on_disk:
+        return settings.data / source.folder  # an absolute folder stays as it is
+    if isinstance(source, DaySource):
+        decided: dict[str, Any] = {"fields": plain_fields(source), "code": _code_of(type(source))}
     else:
+        assert isinstance(source, Source | FileSource | DatabaseSource)
+        decided = asdict(source)
+    if isinstance(source, FileSource | DatabaseSource):
         units = units_of_times(source, columns)
         decided |= {"time_zone": time_zone} if time_zone != "UTC" else {}
         decided |= {"units": units} if units != {source.time_column: ""} else {}
     return settings.home / "cache" / "sources" / f"{type(source).__name__}-{digest_value(decided)[:16]}"
+
+
+def _code_of(kind: type[DaySource]) -> dict[str, str]:
+    """The digest of every module that the class and those that it inherits from stand in, by the classes' names."""
+    kinds = kind.__mro__[: kind.__mro__.index(DaySource)]
+    return {each.__qualname__: digest_bytes(inspect.getsource(sys.modules[each.__module__]).encode()) for each in kinds}
 
 
 def units_of_times(source: FileSource | DatabaseSource, columns: tuple[Column, ...]) -> dict[str, str]:
@@ -85,15 +96,6 @@ def units_of_times(source: FileSource | DatabaseSource, columns: tuple[Column, .
     units = {column.name: column.unit for column in columns if column.type == "timestamp"}
     own = {source.time_column: units.get(source.time_column, "")}
     return own if isinstance(source, FileSource) else own | units
-
-
-def source_words(settings: Settings, source: AnySource) -> str:
-    """The source's name in sentences: the one that its owner knows, not the place of our copy."""
-    if isinstance(source, DatabaseSource):
-        return f"the query on {source.database}"
-    if isinstance(source, FileSource):
-        return str(settings.data / source.file)
-    return source.folder if source.folder.startswith("s3://") else str(settings.data / source.folder)
 
 
 # Days of files

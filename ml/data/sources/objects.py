@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ml.data.declared_sources import Source
+from ml.data.source_kinds import Source
 from ml.data.sources.brought import BroughtFolder
 from ml.data.sources.folder import (
     HIVE,

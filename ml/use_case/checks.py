@@ -18,7 +18,6 @@ from ml.errors import ConfigError
 T = TypeVar("T")
 W = TypeVar("W")
 
-SOURCES = ("Source", "FileSource", "DatabaseSource")  # pydantic puts these names into the place of an error
 NEXT_STEPS: dict[tuple[str, type], str] = {
     ("tuple_type", str): "write it with brackets and a comma, like ('id',)",
     ("tuple_type", list): "write it with ( ) instead of [ ]",
@@ -26,7 +25,11 @@ NEXT_STEPS: dict[tuple[str, type], str] = {
     ("float_type", str): "write it without quotes",
     ("date_type", str): "write it like date(2013, 10, 1)",
 }
-UNIONS = {"calendar": "write one of them, BusinessDays(weekdays=..., holidays=...), or a tuple of dates"}
+# Of fields that take values of several types.
+CHOICES = {
+    "calendar": "write one of them, BusinessDays(weekdays=..., holidays=...), or a tuple of dates",
+    "source": "write Source(...), FileSource(...), DatabaseSource(...) or one of a class that inherits from DaySource",
+}
 
 
 def refuse(table: Demands[T, W], part: T, whole: W, place: str) -> None:
@@ -49,13 +52,13 @@ def refuse_types(part: Any, place: str) -> None:
         name = names[int(position)]
         field = name + "".join(f"[{index}]" for index in inner if not _is_of_union(index))
         must = re.sub(r"^\w+ should", "must", first["msg"])
-        next_step = UNIONS.get(name) or NEXT_STEPS.get((first["type"], type(first["input"])), "mend the file")
+        next_step = CHOICES.get(name) or NEXT_STEPS.get((first["type"], type(first["input"])), "mend the file")
         raise ConfigError(f"{field} of {place} {must}", f"it is {_short(first['input'])}", next_step) from error
 
 
 def _is_of_union(index: int | str) -> bool:
     """Whether this step of an error's place names one of several allowed types, and no position in the value."""
-    return index in SOURCES or "[" in str(index)
+    return "[" in str(index)
 
 
 @functools.cache

@@ -1,0 +1,16 @@
+"""What of our code, and which libraries, the judging of a fitted model executes."""
+
+from ml.code import Code
+
+JUDGING = Code(
+    (
+        "ml/metrics",
+        "ml/evaluation/baselines.py",
+        "ml/evaluation/decision.py",
+        "ml/evaluation/gates.py",
+        "ml/evaluation/handles.py",
+        "ml/evaluation/judging.py",
+        "ml/pipeline/evaluate.py",
+    ),
+    ("numpy", "pandas", "scikit-learn", "scipy"),
+)

@@ -1,0 +1,128 @@
+"""Runs some stages of a night in this process, and writes which files each of them executed.
+
+`python -m tests.pipeline.traced_stage FOLDER STAGE...` takes the results of earlier stages from FOLDER and adds its
+own. For each stage it writes `<stage>.json`: the files of all code that ran, or was imported, while the stage ran, in
+all threads and in processes that it started.
+"""
+
+import cProfile
+import json
+import os
+import pickle
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+CHILD = '''
+"""Traces a process that a stage starts."""
+
+import atexit, cProfile, json, os
+
+if place := os.environ.get("TRACED_TO"):
+    profile = cProfile.Profile()
+
+    def write():
+        profile.disable()
+        files = {entry.code.co_filename for entry in profile.getstats() if not isinstance(entry.code, str)}
+        with open(f"{place}/{os.getpid()}", "w") as file:
+            json.dump(sorted(files), file)
+
+    atexit.register(write)
+    profile.enable()
+'''
+
+
+@contextmanager
+def traced(folder: Path, stage: str) -> Iterator[None]:
+    """Writes which files were executed inside."""
+    children, files = folder / f"{stage}.children", set[str]()
+    children.mkdir()
+    (children / "sitecustomize.py").write_text(CHILD)
+    os.environ |= {"TRACED_TO": str(children), "PYTHONPATH": f"{children}{os.pathsep}{os.environ['PYTHONPATH']}"}
+
+    def call(frame: FrameType, event: str, _arg: object) -> None:
+        if event == "call":
+            files.add(frame.f_code.co_filename)
+
+    threading.setprofile(call)
+    profile = cProfile.Profile()
+    profile.enable()
+    try:
+        yield
+    finally:
+        profile.disable()
+        threading.setprofile(None)
+        files |= {entry.code.co_filename for entry in profile.getstats() if not isinstance(entry.code, str)}
+        for child in children.iterdir():
+            files |= set(json.loads(child.read_text())) if child.name.isdecimal() else set()
+        (folder / f"{stage}.json").write_text(json.dumps(sorted(files)))
+
+
+def stages() -> dict[str, Callable[[Any, dict[str, Any]], Any]]:
+    """Each stage as a function of the site and of the results of earlier stages."""
+    from ml.data.snapshots import read_manifest
+    from ml.data.sources.bringing import bring
+    from ml.data.window_sums import WindowSums
+    from ml.pipeline import clean, evaluate, opening, split, train, upload, validate
+    from ml.pipeline.run_key import training_key
+
+    def key(done: dict[str, Any]) -> str:
+        return training_key(done["night"], done["snapshot"].digest)
+
+    return {
+        "night": lambda site, _: opening.open_night(site, date(2024, 3, 15), None, None, None),
+        "brought": lambda site, _: [
+            bring(site.settings, source, site.use_case.columns)
+            for source in (site.use_case.source, *(side.source for side in site.use_case.side_tables))
+        ],
+        "snapshot": lambda site, done: opening.take_snapshot(site, done["night"]),
+        "manifest": lambda site, done: read_manifest(site.store, done["snapshot"].manifest),
+        "verdict": lambda site, done: validate.Validation(site, done["manifest"]).months(),
+        "validate": lambda site, done: validate.validate_partitions(site, done["night"], done["snapshot"]),
+        "forget cleaned": lambda site, _: _forget_cleaned(Path(site.settings.store)),
+        "cleaned": lambda site, done: clean.Cleaning(site, done["manifest"], done["validate"]).months(),
+        "clean": lambda site, done: clean.clean_partitions(site, done["snapshot"], done["validate"]),
+        "statistics": lambda site, done: WindowSums(site.reader(done["clean"]), done["night"].as_of).totals() and None,
+        "split": lambda site, done: split.split_rows(site, done["night"], done["clean"]),
+        "train": lambda site, done: train.train_candidate(
+            site, done["night"], key(done), done["clean"], done["split"], nightly=True
+        ),
+        "upload": lambda site, done: upload.upload_candidate(
+            site, done["night"], key(done), done["clean"], done["train"]
+        ),
+        "verify": lambda site, done: upload.verify_candidate(site, key(done), done["upload"]),
+        "evaluate": lambda site, done: evaluate.evaluate_models(
+            site, done["night"], key(done), done["clean"], done["split"], done["upload"], None
+        ),
+        "gates": lambda site, done: evaluate.judge_gates(site, done["night"], done["evaluate"], None, None),
+    }
+
+
+def _forget_cleaned(store: Path) -> None:
+    for place in [*store.glob("partitions/*/*/cleaned.json"), *store.glob("partitions/*/cleaned.json")]:
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
+
+
+def main(folder: Path, names: list[str]) -> None:
+    from expectations.suite import confirm, suite_rules
+    from ml.pipeline.site import open_site
+
+    file = folder / "done.pickle"
+    done = pickle.loads(file.read_bytes()) if file.exists() else {}
+    site = open_site("shop", suite_rules, confirm)
+    site.code, site.judging  # noqa: B018 - every stage is begun with the keys made
+    for name in names:
+        run = stages()[name]
+        with traced(folder, name):
+            done[name] = run(site, done)
+    file.write_bytes(pickle.dumps(done))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])
