@@ -38,6 +38,7 @@ PROCESSES = (
 )
 LEARNERS = {
     "a network": "NetworkClassifier(hidden=(4,), epochs=2, batch_size=256)",
+    "boosted trees": "Trees(rounds=3, options={'max_depth': 3})",
 }
 COMPANY = "def twice(rows):\n    return rows.assign(twice=rows['amount'] * 2)\n"
 RATES = 'side_tables=(SideTable(name="rates", source=Source(folder="rates"), on=("country",), take=("rate",)),),'
@@ -94,7 +95,7 @@ def night(request: pytest.FixtureRequest, empty_mlflow: Path, tmp_path_factory: 
         file = project / "use_cases" / "shop.py"
         for old, new in (
             ("logistic_regression(batch_size=256, learning_rate=0.05, epochs=4)", LEARNERS[request.param]),
-            ("logistic_regression,", "NetworkClassifier,\n    FileSource,\n    SideTable,"),
+            ("logistic_regression,", "NetworkClassifier,\n    FileSource,\n    SideTable,\n    Trees,"),
             ('Source(folder="shop")', 'FileSource(file="shop.parquet", time_column="bought_at")'),
             (
                 "USE_CASE = UseCase(",
