@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ml.models.protocol import Job as Job
     from ml.models.protocol import Learner as Learner
     from ml.models.scikit_learn import ScikitLearn as ScikitLearn
+    from ml.models.trees import Trees as Trees
     from ml.serving.columns import Column as Column
     from ml.use_case.definition import UseCase as UseCase
     from ml.use_case.operation import Retention as Retention

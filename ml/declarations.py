@@ -40,6 +40,8 @@ ALWAYS = {
     "NotWorse": "max_drop",
     "NetworkEstimator": "hidden activation loss optimizer learning_rate weight_decay batch_size epochs patience "
     "class_weight noise_std seed device",
+    "Trees": "learning_rate rounds patience num_leaves min_child_samples class_weight monotone subsample "
+    "colsample_bytree reg_lambda options",
 }
 
 

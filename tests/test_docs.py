@@ -36,6 +36,7 @@ from ml import (
     SideTable,
     Source,
     Target,
+    Trees,
     UseCase,
 )
 from ml.data.partitions import read_partition
@@ -213,10 +214,17 @@ def test_every_parameter_of_a_model_is_in_the_table_with_its_default() -> None:
         assert stated == [(each.name, each.default) for each in inspect.signature(kind).parameters.values()]
 
 
+def test_every_parameter_of_trees_is_in_their_table_with_its_default() -> None:
+    told = rows("docs/models.md", "Boosted trees")
+    stated = [(name.strip("`"), ast.literal_eval(default.strip("`"))) for name, _, default in told]
+    assert stated == [(each.name, each.default) for each in inspect.signature(Trees).parameters.values()]
+
+
 def test_the_models_of_the_page_can_be_made(tmp_path: Path) -> None:
     (tmp_path / "models.py").write_text(block("docs/models.md", "What there is", "python"))
     made = run_path(str(tmp_path / "models.py"))
     assert (made["small"].hidden, made["line"].hidden) == ((32, 16), ())
+    assert made["trees"].options == {"max_depth": 6}
 
 
 def test_every_parameter_of_the_wrapper_is_in_its_table_with_its_default() -> None:

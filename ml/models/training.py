@@ -62,11 +62,12 @@ class StoredDiary:
 
 
 def _figures(step: Step) -> str:
-    score = "undefined" if step.validation_score is None else f"{step.validation_score:.3f}"
-    losses = (("train loss", step.train_loss), ("validation loss", step.validation_loss))
-    return ", ".join(
-        [*(f"{name} {loss:.4f}" for name, loss in losses if loss is not None), f"validation score {score}"]
-    )
+    figures = {
+        "train loss": step.train_loss,
+        "validation loss": step.validation_loss,
+        "validation score": step.validation_score,
+    }
+    return ", ".join(f"{name} {figure:.4f}" for name, figure in figures.items() if figure is not None)
 
 
 def package(

@@ -26,7 +26,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 
-from ml import Column, Learner, NetworkClassifier, NetworkRegressor, ScikitLearn, UseCase
+from ml import Column, Learner, NetworkClassifier, NetworkRegressor, ScikitLearn, Trees, UseCase
 from ml.data.cleaning import LABEL
 from ml.errors import DataRejected, RetrainError
 from ml.models.handles import Step
@@ -64,6 +64,7 @@ FOREST = {"n_estimators": 5, "max_depth": 6}
 BOOSTED = {"max_iter": 5, "max_leaf_nodes": 8}
 LEARNERS: dict[str, Callable[[TaskKind], Learner]] = {
     "network": network,
+    "trees": lambda kind: Trees(rounds=12, patience=None, num_leaves=8, learning_rate=0.2, subsample=0.8),
     "linear": either(LogisticRegression(), Ridge()),
     "forest": either(RandomForestClassifier(**FOREST), RandomForestRegressor(**FOREST)),
     "histograms": either(
@@ -75,6 +76,7 @@ TELLS_STEPS = ("network",)  # and goes on in the middle of a fit; other kinds be
 SEES_ALL_ROWS: dict[str, Learner] = {  # in each of its steps: a weight then moves it as much as repeated rows do
     "network": network("binary").set_params(batch_size=None, epochs=20),
     "forest": ScikitLearn(RandomForestClassifier(**FOREST, bootstrap=False)),
+    "trees": Trees(rounds=12, patience=None, num_leaves=8, learning_rate=0.2, min_child_samples=1),
 }
 SEEDLESS = ("linear", "pipeline")
 CASES = [(name, kind) for name in LEARNERS for kind in KINDS]

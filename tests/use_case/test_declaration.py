@@ -28,6 +28,7 @@ from ml.evaluation.gates import (
 from ml.metrics.scores import METRICS
 from ml.models.demands import RECIPE
 from ml.models.networks.estimators import NetworkClassifier, NetworkEstimator, NetworkRegressor
+from ml.models.trees import Trees
 from ml.use_case.definition import USE_CASE
 from ml.use_case.operation import OPERATION, _is_cron
 from tests.tiny import TARGETS, parcels, tills
@@ -71,6 +72,10 @@ def floor(value: Any, metric: str = "f1") -> dict[str, Any]:
 
 def drop(value: Any) -> dict[str, Any]:
     return gates(NotWorseThanChampion(metric="f1", max_drop=value, why="a test"))
+
+
+def option(**options: Any) -> dict[str, Any]:
+    return {"model": Trees(options=options)}
 
 
 def side(**changes: Any) -> dict[str, Any]:
@@ -320,6 +325,20 @@ TOGETHER: list[Case] = [
     (parcels, {"weight": "zone"}, "weight of the use case parcels", "zone has no minimum of 0 or more"),
     (values, {"model": NetworkRegressor(class_weight="balanced")}, "class_weight of the model", "'balanced'"),
     (values, {"model": NetworkRegressor(loss="cross_entropy")}, "loss of the model of parcels", "'cross_entropy'"),
+    (values, {"model": Trees(class_weight="balanced")}, "class_weight of the model of parcels", "'balanced'"),
+    (parcels, {"model": Trees(monotone={"carrier": 1})}, "monotone of the model of parcels", "'carrier' is none"),
+    (parcels, {"model": Trees(monotone={"no": 1})}, "monotone of the model of parcels", "they are distance, weight"),
+    (several, {"model": Trees(monotone={"weight": 1})}, "monotone of the model of parcels", "more than two classes"),
+    (parcels, option(num_leafs=5), "options of the model of parcels", "no 'num_leafs' (the nearest is num_leaf)"),
+    (parcels, option(qqqq=5), "options of the model of parcels", "it has no 'qqqq': write"),
+    (parcels, option(eta=0.1), "options of the model of parcels", "'eta' follows from learning_rate"),
+    (parcels, option(objective="poisson"), "options of the model of parcels", "from the use case's target"),
+    (parcels, option(machines="10.0.0.1:1"), "options of the model of parcels", "'machines' is about something else"),
+    (parcels, option(linear_tree=True), "options of the model of parcels", "'linear_tree' is about something else"),
+    (parcels, option(mc_method="best"), "options of the model of parcels", "knows basic, intermediate, advanced"),
+    (parcels, option(max_depth=[3]), "options of the model of parcels", "'max_depth' is [3]"),
+    (parcels, option(max_depth=2**40), "options of the model of parcels", "'max_depth' is 1099511627776"),
+    (parcels, option(lambda_l1=1.0, reg_alpha=2.0), "options of the model of parcels", "'lambda_l1' is there twice"),
     (tills, floor(0.5, "mae"), "metric of the gate MinMetric mae of tills", "'mae' where binary has f1"),
     (tills, gates(trivial(why=" ")), "why of the gate BetterThanTrivial f1 of tills", "write a sentence"),
     (tills, gates(trivial(metric="recall")), "metric of the gate BetterThanTrivial recall of tills", "the use case's"),
@@ -366,8 +385,8 @@ def test_what_a_use_case_cannot_be_is_refused_by_a_sentence_when_it_is_made(case
 
 def test_every_demand_is_tested() -> None:
     tables: list[Any] = [
-        DATASET, CALENDAR, SOURCE, COLUMN, TARGET, SIDE_TABLE, RECIPE, NetworkRegressor.demands, GATE, OPERATION,
-        USE_CASE,
+        DATASET, CALENDAR, SOURCE, COLUMN, TARGET, SIDE_TABLE, RECIPE, NetworkRegressor.demands, Trees.demands, GATE,
+        OPERATION, USE_CASE,
     ]  # fmt: skip
     demands = {(field, must) for table in tables for field, must, _, _ in table}
     seen = {sentence_of(make, changes) for make, changes, _, _ in TOGETHER}

@@ -15,8 +15,8 @@ OURS = Path(ml.__file__).parent
 LISTED = (
     "BetterThanRule BetterThanTrivial BusinessDays Column Comparison DatabaseSource DaySource Difference Evidence "
     "FileSource Fitted Gate Interval Job Learner MinMetric NetworkClassifier NetworkRegressor NotWorseThanChampion "
-    "NotWorseThanReference Pair Retention ScikitLearn SideTable Source Step Target UseCase Verdict VerdictName "
-    "linear_regression logistic_regression metric_interval"
+    "NotWorseThanReference Pair Retention ScikitLearn SideTable Source Step Target Trees UseCase Verdict "
+    "VerdictName linear_regression logistic_regression metric_interval"
 ).split()
 
 
