@@ -5,13 +5,18 @@ import numpy as np
 from ml.data.dataset import NUMBERS
 from ml.declarations import Broken, Demands
 from ml.evaluation.gates import Comparison, Gate, MinMetric
-from ml.metrics.scores import CLASS_METRICS
+from ml.metrics.scores import AREAS, CLASS_METRICS
 from ml.models.demands import unmeasured
 from ml.models.recipe import Recipe
 
 BASELINES = ("constant", "rule")
 OPPONENTS = (*BASELINES, "champion", "reference")
-RANGES = {**dict.fromkeys(CLASS_METRICS, (0, 1)), "r2": (-np.inf, 1), "rmse": (0, np.inf), "mae": (0, np.inf)}
+RANGES = {
+    **dict.fromkeys((*CLASS_METRICS, *AREAS), (0, 1)),
+    **dict.fromkeys(("log_loss", "rmse", "mae"), (0, np.inf)),
+    "brier": (0, 2),  # of two classes 1, since only the second one's probability is counted
+    "r2": (-np.inf, 1),
+}
 
 
 def has_no_rule(recipe: Recipe) -> bool:
