@@ -91,7 +91,7 @@ def everyone_shows_the_interval(shop: Shop, second: dict[str, Any]) -> None:
 def evidence_is_small(shop: Shop) -> None:
     """A few kilobytes for each opponent, and gates read from it what they said."""
     store = open_store(shop.settings.store)
-    files = [key for key in store.keys("") if key.endswith("evidence.json")]
+    files = [key for key in store.keys("stages") if key.endswith("evidence.json")]
     assert len(files) == 3
     for key in files:
         data = store.get(key)
