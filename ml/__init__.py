@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ml.evaluation.gates import Evidence as Evidence
     from ml.evaluation.gates import Gate as Gate
     from ml.evaluation.gates import MinMetric as MinMetric
+    from ml.evaluation.gates import NotSurelyWorse as NotSurelyWorse
     from ml.evaluation.gates import NotWorseThanChampion as NotWorseThanChampion
     from ml.evaluation.gates import NotWorseThanReference as NotWorseThanReference
     from ml.evaluation.gates import metric_interval as metric_interval

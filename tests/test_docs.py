@@ -43,6 +43,7 @@ from ml.data.partitions import read_partition
 from ml.data.snapshots import take_manifest
 from ml.evaluation.decision import ALL_END_WORDS, DATA_REJECTED, END_WORDS
 from ml.evaluation.handles import VerdictName
+from ml.metrics.scores import LOWER_IS_BETTER, METRICS
 from ml.models.packaging import refuse_broken_example
 from ml.models.training import package
 from ml.reporting import page
@@ -56,6 +57,7 @@ from ml.use_case.loading import load, load_use_case
 from tests import tiny
 from tests.reporting import test_report
 from tests.story import SHOP, Shop, shop_day
+from tests.tiny import tills
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
@@ -267,6 +269,22 @@ def test_the_usual_gates_of_the_page_can_be_made(tmp_path: Path) -> None:
     assert all(isinstance(gate, Gate) and gate.why for gate in gates)
 
 
+def test_gates_on_probabilities_as_the_page_has_them_fit_a_use_case() -> None:
+    exec("from ml import *\n" + block("docs/use-case.md", "Gates", "py"), names := dict[str, Any]())
+    use_case = tills(metric=names["metric"], gates=names["gates"])
+    assert [gate.metric for gate in use_case.gates] == ["f1", "log_loss", "log_loss", "f1"]
+
+
+def test_every_metric_is_in_the_table_with_its_direction() -> None:
+    told = {
+        (name, better == "yes")
+        for _, names, better in rows("docs/gates.md", "Metrics")
+        for name in re.findall(r"`(\w+)`", names)
+    }
+    every = {name for names in METRICS.values() for name in names}
+    assert told == {(name, name not in LOWER_IS_BETTER) for name in every}
+
+
 @pytest.fixture
 def shop_with_gates_of_the_page(shop: Shop) -> Shop:
     """The tests' shop, whose use case takes the gates that the page shows from a module of its project."""
@@ -294,11 +312,11 @@ def test_the_gates_of_the_page_judge_a_whole_night(
         floor, comparison = document["verdicts"]
         assert floor["verdict"] == "PASS"
         assert floor["reason"].endswith("; the lower end must reach 0.5 (under this we lose money)")
-        assert (floor["figures"]["floor"], comparison["gate"]) == (0.5, "NotSurelyWorse recall")
+        assert (floor["figures"]["floor"], comparison["gate"]) == (0.5, "AtLeastAsGood recall")
         assert floor["reason"] in shown and comparison["reason"] in shown
         assert {*verdict_list(on_a_page(document))} <= {*markdown(document).splitlines()}
     assert (first["decision"], first["verdicts"][1]["verdict"]) == ("FIRST", "NOT_APPLICABLE")
-    allowed = second["verdicts"][1]["figures"]["high"] >= 0
+    allowed = second["verdicts"][1]["figures"]["difference"] >= 0
     assert second["verdicts"][1]["verdict"] == ("PASS" if allowed else "FAIL")
     assert second["decision"] == ("PROMOTE" if allowed else "KEEP")
 

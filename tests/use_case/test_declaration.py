@@ -22,10 +22,11 @@ from ml.evaluation.gates import (
     Comparison,
     Gate,
     MinMetric,
+    NotSurelyWorse,
     NotWorseThanChampion,
     NotWorseThanReference,
 )
-from ml.metrics.scores import METRICS
+from ml.metrics.scores import METRICS, PROBABILITY_SCORES
 from ml.models.demands import RECIPE
 from ml.models.networks.estimators import NetworkClassifier, NetworkEstimator, NetworkRegressor
 from ml.models.trees import Trees
@@ -345,6 +346,11 @@ TOGETHER: list[Case] = [
     (tills, floor(70), "floor of the gate MinMetric f1 of tills", "it is 70"),
     (tills, floor(-0.1), "floor of the gate MinMetric f1 of tills", "it is -0.1"),
     (values, floor(1.5, "r2"), "floor of the gate MinMetric r2 of parcels", "it is 1.5"),
+    (tills, floor(1.1, "brier"), "floor of the gate MinMetric brier of tills", "it is 1.1"),
+    (several, floor(2.1, "brier"), "floor of the gate MinMetric brier of parcels", "it is 2.1"),
+    (tills, floor(-0.1, "log_loss"), "floor of the gate MinMetric log_loss of tills", "it is -0.1"),
+    (tills, floor(1.1, "roc_auc"), "floor of the gate MinMetric roc_auc of tills", "it is 1.1"),
+    (values, {"metric": "log_loss"}, "metric of the use case parcels", "'log_loss' where regression has rmse"),
     (values, floor(-3, "rmse"), "floor of the gate MinMetric rmse of parcels", "it is -3"),
     (tills, gates(AgainstNobody(metric="f1", why="a test")), "opponent of the gate AgainstNobody f1", "'nobody'"),
     (
@@ -413,6 +419,15 @@ POSSIBLE: list[tuple[Make, dict[str, Any]]] = [
     (tills, {"side_tables": (*side(take=("till",))["side_tables"], *side(name="tills", on=("till",))["side_tables"])}),
     (tills, floor(0)),
     (values, floor(-1, "r2")),
+    (several, floor(1.9, "brier")),
+    (tills, floor(7, "log_loss")),
+    (tills, gates(MinMetric(metric="f1", floor=0.5, first_only=True, why="a test"))),
+    (tills, gates(NotSurelyWorse(metric="pr_auc", why="a test"))),
+    *(
+        (make, {"metric": name, **gates(trivial(metric=name))})
+        for make in (tills, several)
+        for name in PROBABILITY_SCORES
+    ),
     (several, column(several, "pace", values=("slow", "usual", "quick", "lost"))),
     (values, {"target": dataclasses.replace(TARGETS["regression"], log=False)}),
     (tills, gates(NotWorseThanReference(metric="recall", max_drop=0.1, why="a test"))),
