@@ -51,7 +51,7 @@ class Trees(Learner):
 
     served = ("trees",)
     code = ("ml/models/trees.py", "ml/models/tree_options.py", "ml/models/encoding.py")
-    libraries = ("lightgbm",)
+    libraries = ("lightgbm", "joblib", "threadpoolctl")  # it imports scikit-learn, which imports the other two
     needs = ("lightgbm",)
     step_name = "tree"
     demands: ClassVar[Demands[Any, Any]] = (
