@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ml.evaluation.gates import Evidence as Evidence
     from ml.evaluation.gates import Gate as Gate
     from ml.evaluation.gates import MinMetric as MinMetric
+    from ml.evaluation.gates import NotSurelyWorse as NotSurelyWorse
     from ml.evaluation.gates import NotWorseThanChampion as NotWorseThanChampion
     from ml.evaluation.gates import NotWorseThanReference as NotWorseThanReference
     from ml.evaluation.gates import metric_interval as metric_interval
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from ml.models.protocol import Fitted as Fitted
     from ml.models.protocol import Job as Job
     from ml.models.protocol import Learner as Learner
+    from ml.models.scikit_learn import ScikitLearn as ScikitLearn
+    from ml.models.trees import Trees as Trees
     from ml.serving.columns import Column as Column
     from ml.use_case.definition import UseCase as UseCase
     from ml.use_case.operation import Retention as Retention

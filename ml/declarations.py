@@ -7,6 +7,8 @@ when it is broken, next step.
 
 import dataclasses
 import inspect
+import math
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import date
@@ -38,29 +40,53 @@ ALWAYS = {
     "NotWorse": "max_drop",
     "NetworkEstimator": "hidden activation loss optimizer learning_rate weight_decay batch_size epochs patience "
     "class_weight noise_std seed device",
+    "Trees": "learning_rate rounds patience num_leaves min_child_samples class_weight monotone subsample "
+    "colsample_bytree reg_lambda options",
 }
 
 
 def plain(value: Any) -> Any:
     """The JSON form of any field of a use case: an estimator by its parameters, a function by its source text."""
     if is_estimator(type(value)):
-        return {"estimator": type(value).__name__, **plain_fields(value)}
+        fields = plain_fields(value)
+        return {"class" if "estimator" in fields else "estimator": type(value).__name__, **fields}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {"type": type(value).__name__, **plain_fields(value)}
     if isinstance(value, tuple | list):
         return [plain(item) for item in value]
     if isinstance(value, date):
         return value.isoformat()
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(value)}
+    if type(value).__module__ == "numpy" and hasattr(value, "tolist"):  # an array, or one of its numbers
+        return plain(value.tolist())
     if callable(value):
-        return inspect.getsource(value)
+        return _plain_callable(value)
     return value
+
+
+def _plain_callable(value: Any) -> Any:
+    """A function or a class by its source text, or by its name if it is written in C; an object with a `__call__` of
+    Python by its fields. Raises TypeError for anything else."""
+    if inspect.isfunction(type(value).__call__):
+        return {"type": type(value).__name__, **{name: plain(field) for name, field in vars(value).items()}}
+    try:
+        return inspect.getsource(value)
+    except (TypeError, OSError):
+        module, name = getattr(value, "__module__", None) or "", getattr(value, "__qualname__", "")
+        if getattr(sys.modules.get(module), name, None) is not value:
+            raise
+        return f"{module}.{name}"
 
 
 def plain_fields(value: Any) -> dict[str, Any]:
     """The fields of a declaration as plain values, without those that came later and have their default."""
     defaults = _defaults(type(value))
-    fields = {name: plain(getattr(value, name)) for name in defaults}
-    later = {name for name in fields if not _stood_always(type(value), name)}
+    later = {name for name in defaults if not _stood_always(type(value), name)}
+    counted = [name for name in defaults if name not in later or getattr(value, name) is not defaults[name]]
+    fields = {name: plain(getattr(value, name)) for name in counted}
     return {name: field for name, field in fields.items() if name not in later or field != plain(defaults[name])}
 
 
@@ -77,19 +103,23 @@ def is_estimator(kind: type) -> bool:
 def _defaults(kind: type) -> dict[str, Any]:
     """The default of every field or parameter; None for a field that has none."""
     if not dataclasses.is_dataclass(kind):
-        return {name: parameter.default for name, parameter in inspect.signature(kind).parameters.items()}
+        parameters = inspect.signature(kind).parameters.items()
+        return {name: None if each.default is each.empty else each.default for name, each in parameters}
     made = {f.name: f.default_factory() for f in dataclasses.fields(kind) if callable(f.default_factory)}
     stated = {f.name: None if f.default is dataclasses.MISSING else f.default for f in dataclasses.fields(kind)}
     return stated | made
 
 
 def _stood_always(kind: type, name: str) -> bool:
-    """Whether a field stands in every digest: those in ALWAYS do, and all fields of a company's own class."""
+    """Whether a field stands in every digest: those in ALWAYS do, and all fields of a company's own class.
+
+    A parameter of scikit-learn's own estimators stands in a digest only if it is set.
+    """
     for owner in kind.__mro__:
         if name in ALWAYS.get(owner.__name__, "").split():
             return True
         if name in vars(owner).get("__annotations__", {}) or name in _parameters(owner):
-            return owner.__module__.partition(".")[0] != "ml"
+            return owner.__module__.partition(".")[0] not in {"ml", "sklearn"}
     return True
 
 

@@ -32,15 +32,18 @@ from ml import (
     NetworkClassifier,
     NetworkRegressor,
     Retention,
+    ScikitLearn,
     SideTable,
     Source,
     Target,
+    Trees,
     UseCase,
 )
 from ml.data.partitions import read_partition
 from ml.data.snapshots import take_manifest
 from ml.evaluation.decision import ALL_END_WORDS, DATA_REJECTED, END_WORDS
 from ml.evaluation.handles import VerdictName
+from ml.metrics.scores import LOWER_IS_BETTER, METRICS
 from ml.models.packaging import refuse_broken_example
 from ml.models.training import package
 from ml.reporting import page
@@ -54,6 +57,7 @@ from ml.use_case.loading import load, load_use_case
 from tests import tiny
 from tests.reporting import test_report
 from tests.story import SHOP, Shop, shop_day
+from tests.tiny import tills
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
@@ -81,6 +85,11 @@ def block(page: str, heading: str, language: str) -> str:
     """The first block of a language below a heading of the second level."""
     text = GUIDES[page].split(f"\n## {heading}\n")[1].split("\n## ")[0]
     return text.split(f"```{language}\n")[1].split("```")[0]
+
+
+def code_below(page: str, heading: str, language: str) -> str:
+    """The first block of a language below a heading of any level."""
+    return GUIDES[page].split(f"# {heading}\n")[1].split(f"```{language}\n")[1].split("```")[0]
 
 
 def first_names(page: str, heading: str) -> list[str]:
@@ -207,10 +216,34 @@ def test_every_parameter_of_a_model_is_in_the_table_with_its_default() -> None:
         assert stated == [(each.name, each.default) for each in inspect.signature(kind).parameters.values()]
 
 
+def test_every_parameter_of_trees_is_in_their_table_with_its_default() -> None:
+    told = rows("docs/models.md", "Boosted trees")
+    stated = [(name.strip("`"), ast.literal_eval(default.strip("`"))) for name, _, default in told]
+    assert stated == [(each.name, each.default) for each in inspect.signature(Trees).parameters.values()]
+
+
 def test_the_models_of_the_page_can_be_made(tmp_path: Path) -> None:
     (tmp_path / "models.py").write_text(block("docs/models.md", "What there is", "python"))
     made = run_path(str(tmp_path / "models.py"))
     assert (made["small"].hidden, made["line"].hidden) == ((32, 16), ())
+    assert made["trees"].options == {"max_depth": 6}
+
+
+def test_every_parameter_of_the_wrapper_is_in_its_table_with_its_default() -> None:
+    told = rows("docs/models.md", "Any scikit-learn estimator")
+    named = {name.strip("`"): default.strip("`") for name, _, default in told}
+    parameters = inspect.signature(ScikitLearn).parameters.values()
+    defaults = {each.name: each.default for each in parameters}
+    assert named.pop("estimator") == "required"
+    assert defaults.pop("estimator") is inspect.Parameter.empty
+    assert {name: ast.literal_eval(default) for name, default in named.items()} == defaults
+
+
+def test_the_estimators_of_the_page_learn(tmp_path: Path) -> None:
+    exec(code_below("docs/models.md", "Any scikit-learn estimator", "python"), names := dict[str, Any]())
+    for name in ("forest", "pipeline"):
+        _, model = tiny.learnt("binary", tmp_path / name, model=names[name])
+        assert model.predict(tiny.raw_parcels(20))["probability"].notna().all()
 
 
 def test_the_kind_of_model_of_the_page_is_fitted_travels_and_answers(tmp_path: Path) -> None:
@@ -234,6 +267,22 @@ def test_the_usual_gates_of_the_page_can_be_made(tmp_path: Path) -> None:
     (tmp_path / "usual.py").write_text(f"from ml import *\n{block('docs/use-case.md', 'Gates', 'python')}")
     gates = run_path(str(tmp_path / "usual.py"))["gates"]
     assert all(isinstance(gate, Gate) and gate.why for gate in gates)
+
+
+def test_gates_on_probabilities_as_the_page_has_them_fit_a_use_case() -> None:
+    exec("from ml import *\n" + block("docs/use-case.md", "Gates", "py"), names := dict[str, Any]())
+    use_case = tills(metric=names["metric"], gates=names["gates"])
+    assert [gate.metric for gate in use_case.gates] == ["f1", "log_loss", "log_loss", "f1"]
+
+
+def test_every_metric_is_in_the_table_with_its_direction() -> None:
+    told = {
+        (name, better == "yes")
+        for _, names, better in rows("docs/gates.md", "Metrics")
+        for name in re.findall(r"`(\w+)`", names)
+    }
+    every = {name for names in METRICS.values() for name in names}
+    assert told == {(name, name not in LOWER_IS_BETTER) for name in every}
 
 
 @pytest.fixture
@@ -263,11 +312,11 @@ def test_the_gates_of_the_page_judge_a_whole_night(
         floor, comparison = document["verdicts"]
         assert floor["verdict"] == "PASS"
         assert floor["reason"].endswith("; the lower end must reach 0.5 (under this we lose money)")
-        assert (floor["figures"]["floor"], comparison["gate"]) == (0.5, "NotSurelyWorse recall")
+        assert (floor["figures"]["floor"], comparison["gate"]) == (0.5, "AtLeastAsGood recall")
         assert floor["reason"] in shown and comparison["reason"] in shown
         assert {*verdict_list(on_a_page(document))} <= {*markdown(document).splitlines()}
     assert (first["decision"], first["verdicts"][1]["verdict"]) == ("FIRST", "NOT_APPLICABLE")
-    allowed = second["verdicts"][1]["figures"]["high"] >= 0
+    allowed = second["verdicts"][1]["figures"]["difference"] >= 0
     assert second["verdicts"][1]["verdict"] == ("PASS" if allowed else "FAIL")
     assert second["decision"] == ("PROMOTE" if allowed else "KEEP")
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ml.data.cleaning import LABEL
 from ml.data.dataset import Reading
-from ml.metrics.scores import Answers, class_metric
+from ml.metrics.scores import PROBABILITY_SCORES, Answers, class_metric
 from ml.models.recipe import Recipe
 
 Floats = NDArray[np.float64]
@@ -36,7 +36,8 @@ class Constant:
 class OneColumnRule:
     """One answer where `column > threshold` (`above`), another elsewhere and for missing values (`below`).
 
-    For classes, `shares` has the probabilities on each side: the classes' shares of the train rows there.
+    For classes, `shares` has the probabilities on each side: the classes' shares of the train rows there. They are
+    smoothed if the use case's metric is a score of probabilities.
     """
 
     column: str
@@ -54,17 +55,24 @@ class OneColumnRule:
 
 
 def best_constant(use_case: Recipe, labels: Floats) -> Constant:
-    """The constant with the best metric on train labels (rows,). For a regression the mean, or the median for MAE."""
+    """The constant with the best metric on train labels (rows,). For a regression the mean, or the median for MAE.
+
+    Where the metric is a score of probabilities, no other constant than the classes' shares is better on train; the
+    answer is then the one with the best F1.
+    """
     if use_case.target.kind == "regression":
         value = float(np.median(labels) if use_case.metric == "mae" else labels.mean())
         return Constant(value, (), f"always {value:,.0f} {use_case.target.unit}".rstrip())
     classes = len(use_case.target.classes)
     counts = np.bincount(labels.astype(int), minlength=classes).astype(np.float64)
     matrices = np.stack([counts[:, None] * (np.arange(classes) == chosen) for chosen in range(classes)])
-    scores = np.nan_to_num(class_metric(use_case.metric, matrices, binary=use_case.target.kind == "binary"))
+    of_probabilities = use_case.metric in PROBABILITY_SCORES
+    metric = "f1" if of_probabilities else use_case.metric
+    scores = np.nan_to_num(class_metric(metric, matrices, binary=use_case.target.kind == "binary"))
     best = int(scores.argmax())
     shares = tuple(float(share) for share in counts / counts.sum())
-    return Constant(float(best), shares, f"always '{use_case.target.classes[best]}'")
+    words = "the classes' shares of the train rows" if of_probabilities else f"'{use_case.target.classes[best]}'"
+    return Constant(float(best), shares, f"always {words}")
 
 
 def rule_columns(use_case: Reading) -> list[str]:
@@ -87,21 +95,31 @@ def best_rule(use_case: Recipe, train: pd.DataFrame) -> OneColumnRule | None:
 
 
 def _rule(
-    use_case: Reading, name: str, threshold: float, rising: bool, above: NDArray[np.bool_], labels: Floats
+    use_case: Recipe, name: str, threshold: float, rising: bool, above: NDArray[np.bool_], labels: Floats
 ) -> OneColumnRule:
     """The rule with this threshold; `above` (rows,) says which train rows lie above it.
 
     `rising` means that the second class is answered above the threshold. It does not matter for a regression.
     """
-    low, high = (float(labels[side].mean()) if side.any() else 0.0 for side in (~above, above))
+    of_probabilities = use_case.metric in PROBABILITY_SCORES
+    extra = 1 if of_probabilities else 0
+    low, high = (_share(labels[side], extra) for side in (~above, above))
     cut = _cut_words(use_case, name, threshold)
     if use_case.target.kind == "regression":
         words = f"{high:,.0f} where {name} > {cut}, else {low:,.0f}"
         return OneColumnRule(name, threshold, low, high, None, words)
     second = use_case.target.classes[1]
     words = f"'{second}' where {name} {'>' if rising else '<='} {cut}"
+    if of_probabilities:
+        words = f"a probability of {high:.3f} for '{second}' where {name} > {cut}, else {low:.3f} (smoothed shares)"
     shares = ((1 - low, low), (1 - high, high))
     return OneColumnRule(name, threshold, float(not rising), float(rising), shares, words)
+
+
+def _share(labels: Floats, extra: int) -> float:
+    """The mean of the labels (rows,) and of `extra` more rows of each class, by which no class is impossible."""
+    rows = len(labels) + 2 * extra
+    return float((labels.sum() + extra) / rows) if rows else 0.0
 
 
 def _cut_words(use_case: Reading, name: str, threshold: float) -> str:
@@ -144,10 +162,35 @@ def _best_cut_of_classes(metric: str, column: Floats, labels: Floats) -> tuple[f
 
 
 def _scores(metric: str, rising: Floats) -> Floats:
-    """Scores (2, cuts) from counts (label, side, cuts): first with the second class above the cut, then below it."""
+    """Scores (2, cuts) from counts (label, side, cuts): first with the second class above the cut, then below it.
+
+    The sides' probabilities say themselves where the second class is answered: the score of the other way is minus
+    infinity.
+    """
+    if metric in PROBABILITY_SCORES:
+        share = (rising[1] + 1) / (rising.sum(axis=0) + 2)
+        upwards, score = share[1] > share[0], _score_of_shares(metric, rising, share)
+        return np.stack([np.where(upwards, score, -np.inf), np.where(upwards, -np.inf, score)])
     matrices = np.moveaxis(rising, -1, 0)
     directions = (matrices, matrices[:, :, ::-1])
     return np.nan_to_num(np.stack([class_metric(metric, direction, binary=True) for direction in directions]))
+
+
+def _score_of_shares(metric: str, rising: Floats, share: Floats) -> Floats:
+    """The score (cuts,), minus it for a loss, if a row's probability of the second class is its side's `share`.
+
+    `rising` has counts (label, side, cuts), and `share` is (side, cuts).
+    """
+    if metric == "log_loss":
+        return (rising[1] * np.log(share) + rising[0] * np.log(1 - share)).sum(axis=0)
+    if metric == "brier":
+        return -(rising[1] * (1 - share) ** 2 + rising[0] * share**2).sum(axis=0)
+    more = np.where(share[1] > share[0], rising[:, 1], rising[:, 0])  # the counts on the side of the larger share
+    negatives, positives = rising.sum(axis=1)
+    found = more[1] / positives
+    if metric == "roc_auc":
+        return (found + 1 - more[0] / negatives) / 2
+    return found * more[1] / more.sum(axis=0) + (1 - found) * positives / (negatives + positives)
 
 
 def _best_cut_of_values(metric: str, column: Floats, labels: Floats) -> tuple[float, float, bool]:

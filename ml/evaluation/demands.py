@@ -5,19 +5,31 @@ import numpy as np
 from ml.data.dataset import NUMBERS
 from ml.declarations import Broken, Demands
 from ml.evaluation.gates import Comparison, Gate, MinMetric
-from ml.metrics.scores import CLASS_METRICS
+from ml.metrics.scores import AREAS, CLASS_METRICS
 from ml.models.demands import unmeasured
 from ml.models.recipe import Recipe
 
 BASELINES = ("constant", "rule")
 OPPONENTS = (*BASELINES, "champion", "reference")
-RANGES = {**dict.fromkeys(CLASS_METRICS, (0, 1)), "r2": (-np.inf, 1), "rmse": (0, np.inf), "mae": (0, np.inf)}
+RANGES = {
+    **dict.fromkeys((*CLASS_METRICS, *AREAS), (0, 1)),
+    **dict.fromkeys(("log_loss", "rmse", "mae"), (0, np.inf)),
+    "brier": (0, 2),
+    "r2": (-np.inf, 1),
+}
 
 
 def has_no_rule(recipe: Recipe) -> bool:
     """Whether no one-column rule exists for a candidate to beat: there are several classes, or no numeric feature."""
     numbers = [column for column in recipe.features if column.type in NUMBERS and not column.is_category]
     return recipe.target.kind == "multiclass" or not numbers
+
+
+def _is_out_of_range(gate: MinMetric, recipe: Recipe) -> bool:
+    """Whether the metric never has the gate's floor. The Brier score of two classes counts only the second one."""
+    lowest, highest = RANGES[gate.metric]
+    halved = gate.metric == "brier" and recipe.target.kind == "binary"
+    return not lowest <= gate.floor <= (highest / 2 if halved else highest)
 
 
 def _why_no_rule(kind: type[Gate]) -> Broken:
@@ -41,7 +53,7 @@ GATE: Demands[Gate, Recipe] = (
     (
         "floor",
         "be a value that its metric can take",
-        lambda g, _: isinstance(g, MinMetric) and not RANGES[g.metric][0] <= g.floor <= RANGES[g.metric][1],
+        lambda g, u: isinstance(g, MinMetric) and _is_out_of_range(g, u),
         "mend it",
     ),
     (

@@ -6,7 +6,7 @@ gates; the methods without a leading _ are what it may use and define.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -14,7 +14,7 @@ from pydantic import Field
 
 from ml.evaluation.handles import Interval, Verdict, VerdictName
 from ml.metrics.intervals import Pair, Side
-from ml.metrics.scores import LOWER_IS_BETTER, METRICS, Floats
+from ml.metrics.scores import AREAS, LOWER_IS_BETTER, METRICS, Floats
 
 MIN_UNITS = 20
 MAX_UNDEFINED = 0.001
@@ -36,6 +36,11 @@ class Evidence:
     pairs: dict[str, Pair]
     not_applicable: dict[str, str] = field(default_factory=dict)
     not_comparable: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def has_champion(self) -> bool:
+        """Whether there is a champion, be it comparable or not."""
+        return "champion" in self.pairs or "champion" in self.not_comparable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +71,8 @@ class Gate:
             return self.verdict("FAIL", f"there is no evidence about the {self.opponent}")
         if self.metric not in METRICS[pair.kind]:
             return self.verdict("FAIL", f"{self.metric} is not measured for {pair.kind} models")
+        if not pair.measures(self.metric):
+            return self.verdict("FAIL", f"the evidence has no {self.metric}: a model's answers had no probabilities")
         if pair.units < MIN_UNITS:
             more = "; raise test_days, which counts days that are left out too" if evidence.unit == "day" else ""
             return self.verdict(
@@ -90,10 +97,20 @@ class Gate:
 class MinMetric(Gate):
     """The candidate's point estimate must reach a floor, which was written before any candidate was scored on test.
 
-    For an error, such as RMSE, `floor` is the highest value that is allowed.
+    For a loss, such as RMSE or log loss, `floor` is the highest value that is allowed. With `first_only` it binds the
+    first champion only; once there is one, it informs, whatever the figure is.
     """
 
     floor: float
+    first_only: bool = False
+
+    def judge(self, evidence: Evidence) -> Verdict:
+        judged = super().judge(evidence)
+        if not self.first_only or not evidence.has_champion:
+            return judged
+        return replace(
+            judged, verdict="PASS", reason=f"{judged.reason}; there is a champion, so that this only informs"
+        )
 
     def weigh(self, pair: Pair, evidence: Evidence) -> Verdict:
         interval = metric_interval(pair, self.metric, "candidate", evidence.seed)
@@ -145,7 +162,7 @@ class Comparison(Gate):
 
 @dataclass(frozen=True, kw_only=True)
 class NotWorse(Comparison):
-    """The whole interval must lie above -`max_drop`, in points of a score or as a fraction of the opponent's error."""
+    """The whole interval must lie above -`max_drop`, in points of a score or as a fraction of the opponent's loss."""
 
     max_drop: Annotated[float, Field(gt=0, lt=1)]
 
@@ -177,6 +194,22 @@ class NotWorseThanReference(NotWorse):
     """
 
     opponent: ClassVar[str] = "reference"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotSurelyWorse(Comparison):
+    """Fails only if the whole interval says that the candidate is worse than the champion.
+
+    It is for metrics beside the one that decides: what the test rows cannot tell is allowed.
+    """
+
+    opponent: ClassVar[str] = "champion"
+
+    def decide(self, difference: "Difference") -> tuple[VerdictName, str]:
+        differs = f"{self.metric} differs from the champion's by {difference.in_words(self.metric)}"
+        if difference.high < 0:
+            return "FAIL", f"{differs}: surely worse"
+        return "PASS", f"{differs}: not surely worse"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,7 +273,7 @@ class Difference:
         )
 
     def in_words(self, metric: str) -> str:
-        """Like `+0.0093 [+0.0028, +0.0164]`; for an error in per cent of the opponent's."""
+        """Like `+0.0093 [+0.0028, +0.0164]`; for a loss in per cent of the opponent's."""
         value, low, high = (_amount(metric, x, signed=True) for x in (self.value, self.low, self.high))
         return f"{value} [{low}, {high}]"
 
@@ -255,15 +288,19 @@ def metric_interval(pair: Pair, metric: str, side: Side, seed: int) -> Interval:
     if pair.units < MIN_UNITS or 1 - len(defined) / len(draws) > MAX_UNDEFINED:
         return Interval(value=value, reason="too few units for an interval")
     low, high = np.percentile(defined, LEVELS)
+    if metric in AREAS:  # first-order estimates of areas near 1 may lie a little above it
+        low, high = np.clip([low, high], 0, 1)
     return Interval(value=value, low=float(low), high=float(high))
 
 
 def why_undefined(pair: Pair, metric: str, side: Side) -> str:
     """Why one side's metric has no value."""
+    if metric in AREAS:
+        return "a class has no rows"
     totals = pair.totals()
     if pair.kind == "regression":
         return "all labels are equal" if metric == "r2" else "an error is too large to be squared and summed"
-    cells = totals.reshape(pair.classes, pair.classes, pair.classes).sum(axis=2 if side == "other" else 1)
+    cells = totals[0, : pair.classes**3].reshape((pair.classes,) * 3).sum(axis=2 if side == "other" else 1)
     judged_classes = [1] if pair.kind == "binary" else range(pair.classes)
     rows = cells.sum(axis=1)[judged_classes]  # by label
     which = "the second class" if pair.kind == "binary" else "a class"
@@ -286,6 +323,6 @@ def _plain_figure(figure: Any) -> Any:
 
 
 def _amount(metric: str, value: float, *, signed: bool = False) -> str:
-    """A difference in words: points of a score, or per cent of an error."""
+    """A difference in words: points of a score, or per cent of a loss."""
     sign = "+" if signed else ""
     return format(value, f"{sign}.1%") if metric in LOWER_IS_BETTER else format(value, f"{sign}.4f")

@@ -1,6 +1,6 @@
 """Scores candidate, champion, reference and baselines on the same test rows, as evidence for the gates."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -90,17 +90,19 @@ def judge_all(
     test_digest: str,
     answers: dict[str, Answers],
     descriptions: Mapping[str, str],
+    named: Collection[str] = (),
 ) -> Judged:
     """Scores every predictor in `answers` on the same test rows, and pairs the candidate with each of the others.
 
-    `answers` and `descriptions` are by the predictor's name; "candidate" is one of them.
+    `answers` and `descriptions` are by the predictor's name; "candidate" is one of them. `named` are the metrics that
+    the use case and its gates name: scores of probabilities have intervals where they are among them.
     """
     seed = judging_seed(test_digest)
     y = test[LABEL].to_numpy(np.float64)
     units, unit = resampling_units(use_case, test)
     classes = len(use_case.target.classes)
     pairs = {
-        who: make_pair(use_case.target.kind, classes, y, answers["candidate"], other, units)
+        who: make_pair(use_case.target.kind, classes, y, answers["candidate"], other, units, named)
         for who, other in answers.items()
     }
     models = {who: _scores(use_case, who, y, answers[who], pairs[who], descriptions[who], seed) for who in answers}
@@ -133,11 +135,15 @@ def resampling_units(use_case: Table, test: pd.DataFrame) -> tuple[Any, str]:
 def _scores(
     use_case: Reading, who: str, y: Any, answers: Answers, pair: Pair, description: str, seed: int
 ) -> ModelScores:
-    """One predictor's scores: metrics with intervals, and scores of its probabilities without."""
+    """One predictor's scores: what the pair measures with intervals, other scores of its probabilities without."""
     kind = use_case.target.kind
-    scores = {name: metric_interval(pair, name, "other", seed) for name in METRICS[kind]}
+    scores = {name: metric_interval(pair, name, "other", seed) for name in METRICS[kind] if pair.measures(name)}
     points = probability_scores(kind, y, answers.probability)
     undefined = "one class is missing"
-    scores |= {n: Interval(value=v, reason=undefined if v is None else None) for n, v in points.items()}
+    scores |= {
+        name: Interval(value=value, reason=undefined if value is None else None)
+        for name, value in points.items()
+        if name not in scores
+    }
     matrix = None if kind == "regression" else confusion(y, answers.chosen, len(use_case.target.classes))
     return ModelScores(who=who, description=description, scores=scores, confusion=matrix)

@@ -7,11 +7,13 @@ from numpy.typing import NDArray
 
 from ml.serving.output import TaskKind
 
-LOWER_IS_BETTER = {"rmse", "mae"}
+LOWER_IS_BETTER = {"rmse", "mae", "log_loss", "brier"}
 CLASS_METRICS = ("f1", "precision", "recall", "accuracy")
+AREAS = ("roc_auc", "pr_auc")
+PROBABILITY_SCORES = (*AREAS, "log_loss", "brier")
 METRICS: dict[TaskKind, tuple[str, ...]] = {
-    "binary": CLASS_METRICS,
-    "multiclass": CLASS_METRICS,
+    "binary": CLASS_METRICS + PROBABILITY_SCORES,
+    "multiclass": CLASS_METRICS + PROBABILITY_SCORES,
     "regression": ("rmse", "mae", "r2"),
 }
 Floats = NDArray[np.float64]
@@ -67,20 +69,84 @@ def probability_scores(kind: TaskKind, y: Floats, probability: Floats | None) ->
         return {}
     from sklearn.metrics import average_precision_score, roc_auc_score
 
-    classes = probability.shape[1]
-    one_hot = np.eye(classes)[y.astype(int)]
-    columns = [1] if kind == "binary" else list(range(classes))
+    binary = kind == "binary"
+    one_hot, columns = _one_hot(y, probability), _judged_classes(probability, binary=binary)
     defined = all(0 < one_hot[:, c].sum() < len(y) for c in columns)
-    own = np.clip(probability[np.arange(len(y)), y.astype(int)], 1e-15, 1)
     area = [roc_auc_score(one_hot[:, c], probability[:, c]) for c in columns] if defined else []
     precision = [average_precision_score(one_hot[:, c], probability[:, c]) for c in columns] if defined else []
-    brier = np.square(probability - one_hot).sum(axis=1).mean() / (2 if kind == "binary" else 1)
     return {
         "roc_auc": float(np.mean(area)) if defined else None,
         "pr_auc": float(np.mean(precision)) if defined else None,
-        "log_loss": float(-np.log(own).mean()),
-        "brier": float(brier),
+        "log_loss": float(values_of_rows("log_loss", y, probability, binary=binary).mean()),
+        "brier": float(values_of_rows("brier", y, probability, binary=binary).mean()),
     }
+
+
+def values_of_rows(name: str, y: Floats, probability: Floats, *, binary: bool) -> Floats:
+    """(rows,) values whose mean is the score of the probabilities (rows, classes) for the labels `y` (rows,).
+
+    Log loss and Brier score are means by themselves. An area is made one: a row's value is the area plus the number of
+    rows times the row's influence, which is the derivative of the area by the row's weight. So the mean over resampled
+    rows is the area of the resample to first order: the infinitesimal jackknife (Efron 1982, chapter 6). The values are
+    0 where a class has no rows, and the area is undefined.
+    """
+    if name == "log_loss":
+        return -np.log(np.clip(probability[np.arange(len(y)), y.astype(int)], 1e-15, 1))
+    one_hot = _one_hot(y, probability)
+    if name == "brier":
+        return np.square(probability - one_hot).sum(axis=1) / (2 if binary else 1)
+    values = {"roc_auc": _roc_values, "pr_auc": _precision_values}[name]
+    if not one_hot.any(axis=0).all():
+        return np.zeros(len(y))
+    columns = _judged_classes(probability, binary=binary)
+    return np.mean([values(one_hot[:, c] == 1, probability[:, c]) for c in columns], axis=0)
+
+
+def _one_hot(y: Floats, probability: Floats) -> Floats:
+    return np.eye(probability.shape[1])[y.astype(int)]
+
+
+def _judged_classes(probability: Floats, *, binary: bool) -> list[int]:
+    """The classes over which an area is the mean: of two the second, of more all, each against the rest."""
+    return [1] if binary else list(range(probability.shape[1]))
+
+
+def _roc_values(is_class: NDArray[np.bool_], probability: Floats) -> Floats:
+    """The area under the ROC curve as values of rows (rows,).
+
+    The influence of a row comes from its structural component: the share of the rows of the other side that it is
+    ranked rightly against, ties by half (DeLong, DeLong and Clarke-Pearson 1988). Obuchowski (1997) sums them by unit.
+    """
+    inside, outside = np.sort(probability[is_class]), np.sort(probability[~is_class])
+    below = _rank(outside, probability) / len(outside)
+    above = 1 - _rank(inside, probability) / len(inside)
+    component = np.where(is_class, below, above)
+    area = component[is_class].mean()
+    return area + len(is_class) * (component - area) / np.where(is_class, len(inside), len(outside))
+
+
+def _rank(ordered: Floats, probability: Floats) -> Floats:
+    """(rows,) how many of the ordered values lie below each probability, equal ones counted by half."""
+    return (np.searchsorted(ordered, probability, "left") + np.searchsorted(ordered, probability, "right")) / 2
+
+
+def _precision_values(is_class: NDArray[np.bool_], probability: Floats) -> Floats:
+    """The average precision as values of rows (rows,).
+
+    It is the mean, over the rows i of the class, of hits_i / answers_i: of the rows that are at least as probable as i,
+    how many are of the class. A row k weighs in its own term, and in those of all i that are at most as probable, each
+    of which it changes by ([k is of the class] - hits_i / answers_i) / answers_i.
+    """
+    inside, everything = np.sort(probability[is_class]), np.sort(probability)
+    answers = len(everything) - np.searchsorted(everything, inside, "left")
+    precision = (len(inside) - np.searchsorted(inside, inside, "left")) / answers
+    area = precision.mean()
+    up_to = np.searchsorted(inside, probability, "right")
+    if_of_class, in_any_case = (
+        np.concatenate([[0.0], np.cumsum(x)])[up_to] for x in (1 / answers, precision / answers)
+    )
+    own = precision[np.searchsorted(inside, probability, "left").clip(max=len(inside) - 1)] - area
+    return area + len(is_class) / len(inside) * (np.where(is_class, own + if_of_class, 0.0) - in_any_case)
 
 
 def confusion(y: Floats, chosen: Floats, classes: int) -> tuple[tuple[int, ...], ...]:

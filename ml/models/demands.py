@@ -31,7 +31,7 @@ RECIPE: Demands[Recipe, Recipe] = (
     (
         "model",
         "fit its target",
-        lambda u, _: u.target.kind not in u.model.learns and f"it is a {type(u.model).__name__} for {u.target.kind}",
+        lambda u, _: u.target.kind not in u.model.learns and f"it is a {u.model.title} for {u.target.kind}",
         "use a learner whose `learns` has that target, like NetworkRegressor for a regression",
     ),
     ("weight", "be a declared column", lambda u, _: undeclared([u.weight], u), "name one of its columns"),

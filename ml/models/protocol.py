@@ -5,7 +5,7 @@ kind, a module that travels inside the registered version, loads this folder and
 pipeline knows what a kind does.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -19,6 +19,7 @@ from ml.data.cleaning import LABEL
 from ml.data.dataset import Dataset
 from ml.data.statistics import Statistics
 from ml.declarations import Demands
+from ml.errors import DataRejected
 from ml.models.handles import Step
 from ml.serving.output import TaskKind
 
@@ -82,6 +83,25 @@ class Job:
         """(rows,) the weight of each row; None if rows have none."""
         return None if self.weight is None else frame[self.weight].to_numpy(np.float64)
 
+    def usable_weights(self, frames: Iterable[Floats | None]) -> Floats | None:
+        """(rows,) the weights of all frames; None if rows have none. Raises DataRejected if each of them is 0."""
+        if self.weight is None:
+            return None
+        weights = np.concatenate([weights for weights in frames if weights is not None])
+        if not weights.any():
+            raise DataRejected(f"some rows must have a weight in {self.weight}", "each has 0", "mend the column")
+        return weights
+
+    def require_every_class(self) -> None:
+        """Raises DataRejected if train rows lack a class: no learner can tell what it has not seen."""
+        target, found = self.table.target, len(self.statistics.labels)
+        if target.kind != "regression" and found < len(target.classes):
+            raise DataRejected(
+                f"train rows must have every class of {target.column}",
+                f"they have {found} of {len(target.classes)}",
+                "add rows, or check how the target is recorded",
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
@@ -118,6 +138,11 @@ class Learner(BaseEstimator):
     step_name: ClassVar[str] = ""
     repeats: ClassVar[float] = 0.0
     demands: ClassVar[Demands[Any, Any]] = ()
+
+    @property
+    def title(self) -> str:
+        """What a report and an error call it."""
+        return type(self).__name__
 
     def fit_rows(self, job: Job) -> Fitted:
         """Learns from the job's rows and writes the fitted model into its folder.

@@ -62,11 +62,12 @@ class StoredDiary:
 
 
 def _figures(step: Step) -> str:
-    score = "undefined" if step.validation_score is None else f"{step.validation_score:.3f}"
-    losses = (("train loss", step.train_loss), ("validation loss", step.validation_loss))
-    return ", ".join(
-        [*(f"{name} {loss:.4f}" for name, loss in losses if loss is not None), f"validation score {score}"]
-    )
+    figures = {
+        "train loss": step.train_loss,
+        "validation loss": step.validation_loss,
+        "validation score": step.validation_score,
+    }
+    return ", ".join(f"{name} {figure:.4f}" for name, figure in figures.items() if figure is not None)
 
 
 def package(
@@ -165,7 +166,8 @@ def best_threshold(metric: str, y: Floats, probability: Floats) -> float:
 
     Thresholds lie midway between two neighbouring probabilities. Of equally good ones the nearest to 0.5 is taken. Many
     thresholds can have a recall of 1, and a single row can have a precision of 1. So, for these two metrics, the
-    largest F1 decides between equals. For accuracy the threshold may lie above all probabilities.
+    largest F1 decides between equals. For accuracy the threshold may lie above all probabilities. No threshold changes
+    a score of probabilities, such as log loss: there it is the one with the best F1.
     """
     cuts, position = np.unique(probability, return_inverse=True)
     chosen, hits = (np.bincount(position, weights)[::-1].cumsum()[::-1] for weights in (np.ones_like(y), y))
@@ -175,12 +177,12 @@ def best_threshold(metric: str, y: Floats, probability: Floats) -> float:
         middles = np.append(middles, max((cuts[-1] + 1) / 2, np.nextafter(cuts[-1], 2)))
     # Each score is at most one division of whole numbers, so that equal scores are equal floats.
     f1 = 2 * hits / (y.sum() + chosen)
-    if metric == "f1":
-        score = f1
-    elif metric == "accuracy":
+    if metric == "accuracy":
         score = 2 * hits - chosen
-    else:
+    elif metric in {"precision", "recall"}:
         score = hits / (chosen if metric == "precision" else y.sum())
+    else:
+        score = f1
     best = score >= score.max()
     if metric in {"precision", "recall"}:
         best &= f1 >= f1[best].max()

@@ -68,7 +68,8 @@ def _evaluate(
     answers["candidate"] = _candidates_answers(site, upload, test)
     descriptions = {who: rule.description for who, rule in simple_rules.items()} | {"candidate": "tonight's model"}
     absent, incomparable = _compare_opponents(site, split, opponents, test, answers, descriptions)
-    judged = judge_all(site.use_case, test, split.test_digest, answers, descriptions)
+    named = {site.use_case.metric, *(gate.metric for gate in site.use_case.gates)}
+    judged = judge_all(site.use_case, test, split.test_digest, answers, descriptions, named)
     evidence = replace(judged.evidence, not_applicable=absent, not_comparable=incomparable)
     table = to_parquet(answer_table(test, answers["candidate"]))
     return Evaluations(

@@ -47,7 +47,7 @@ def _fit(site: Site, night: Night, training_key: str, cleaned: Cleaned, split: S
     folder = paths.stage_file(night.use_case, "train", training_key, "model")
     log.info(
         "Training a %s on %s with %d thread(s) and %s rows.",
-        type(learner).__name__, night.device, night.threads, f"{split.train.rows:,}",
+        learner.title, night.device, night.threads, f"{split.train.rows:,}",
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
         fitted = learner.fit_rows(
@@ -66,7 +66,7 @@ def _fit(site: Site, night: Night, training_key: str, cleaned: Cleaned, split: S
         )
         files = upload_folder(site.store, Path(scratch), folder)
     return Fit(
-        kind=type(learner).__name__,
+        kind=learner.title,
         folder=folder,
         files=files,
         chosen=dict(fitted.chosen),

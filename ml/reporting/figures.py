@@ -53,7 +53,7 @@ def _learning_curve(use_case: UseCase, fit: Fit) -> bytes:
         if None not in (values := [getattr(step, field) for step in fit.steps]):
             axes.plot(numbers, values, color=color, label=label)
     if fit.best is not None:
-        axes.axvline(fit.best, color="C0", linestyle=":", label=f"best {fit.step_name} ({fit.best}), kept")
+        axes.axvline(fit.best, color="C0", linestyle=":", label=f"{fit.step_name} {fit.best}: the model that is kept")
     axes.set(xlabel=fit.step_name, ylabel="loss", title=f"{use_case.name}: learning curve")
     axes.xaxis.get_major_locator().set_params(integer=True)
     handles, labels = axes.get_legend_handles_labels()

@@ -11,6 +11,7 @@ from ml.reporting.data_section import data_sentences
 from ml.reporting.decision_section import champion_then, headline, verdict_list, way_out
 from ml.reporting.document import Document
 from ml.reporting.escaping import on_a_page
+from ml.reporting.fit_section import fit_sentence
 from ml.reporting.score_section import comparison_sentence, score_table, scored
 
 
@@ -62,6 +63,10 @@ def _data_lines(document: Document) -> list[str]:
     return [f"- {sentence}" for sentence in data_sentences(document)]
 
 
+def _fit_lines(document: Document) -> list[str]:
+    return [sentence] if (sentence := fit_sentence(document)) else []
+
+
 def _cost_lines(document: Document) -> list[str]:
     """Each stage's seconds and counts, and what the night ran with."""
     rows = [
@@ -80,5 +85,6 @@ SECTIONS = (
     Section("Scores on the same test rows", _score_lines),
     Section("Gates", _gate_lines),
     Section("Data", _data_lines),
+    Section("Fit", _fit_lines),
     Section("Cost", _cost_lines),
 )

@@ -31,7 +31,8 @@ def scored(document: Document) -> bool:
 def score_names(document: Document) -> list[str]:
     """The metrics that tables show, the use case's own first."""
     scores = document["scores"]["candidate"]
-    hidden = {"accuracy", "brier", "precision", "recall"} - {document["metric"]}
+    named = {name for name in ("brier",) if scores.get(name, {}).get("low") is not None}  # by a gate
+    hidden = {"accuracy", "brier", "precision", "recall"} - {document["metric"]} - named
     shown = [name for name in LABELS if name in scores and name not in hidden]
     return sorted(shown, key=lambda name: name != document["metric"])
 
@@ -84,7 +85,8 @@ def comparison_sentence(document: Document) -> str:
         f"In {LABELS[document['metric']]} the model {stands} the best rule on one column{interval}: "
         f"{scores['rule']['description']}."
     )
-    gains = [f"{LABELS[name]} {_gain(scores, name)}" for name in ("pr_auc", "log_loss") if _gains(scores, name)]
+    others = [name for name in ("pr_auc", "log_loss") if name != document["metric"]]
+    gains = [f"{LABELS[name]} {_gain(scores, name)}" for name in others if _gains(scores, name)]
     if against["verdict"] != "PASS" and gains:
         words += f" It earns its keep in ranking and probabilities: {', '.join(gains)}."
     return words
@@ -95,7 +97,7 @@ def _gains(scores: Document, name: str) -> bool:
     candidate, rule = (scores[who].get(name, {}).get("value") for who in ("candidate", "rule"))
     if candidate is None or rule is None:
         return False
-    return bool(candidate < rule if name == "log_loss" else candidate > rule)
+    return bool(candidate < rule if name in LOWER_IS_BETTER else candidate > rule)
 
 
 def _gain(scores: Document, name: str) -> str:
@@ -129,6 +131,6 @@ def history(steps: Iterable[Step], document: Document) -> dict[str, dict[int, fl
 def model_metrics(document: Document) -> dict[str, float]:
     """The candidate's scores as MLflow metrics."""
     scores = document["scores"]["candidate"] or {}
-    names = [name for names in METRICS.values() for name in names] + ["roc_auc", "pr_auc", "log_loss", "brier"]
+    names = [name for names in METRICS.values() for name in names]
     defined = [name for name in dict.fromkeys(names) if name in scores and scores[name]["value"] is not None]
     return {f"test_{name}": scores[name]["value"] for name in defined}

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -35,7 +35,7 @@ class NumberFeature:
     clip: float
     indicator: bool
 
-    def write(self, values: NDArray[np.float64], x: NDArray[np.float32]) -> None:
+    def write(self, values: NDArray[np.float64], x: NDArray[np.floating[Any]]) -> None:
         """Fills x (rows, width) from values (rows,)."""
         missing = np.isnan(values)
         scaled = values - self.mean

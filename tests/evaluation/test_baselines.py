@@ -1,14 +1,17 @@
 """The best constant and the best one-column rule, against brute force."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn import metrics
 
 from ml import Column, UseCase
 from ml.data.cleaning import LABEL
 from ml.evaluation.baselines import OneColumnRule, best_constant, best_rule
+from ml.metrics.scores import PROBABILITY_SCORES
 from tests.tiny import parcels
 
 CONSTANTS = [
@@ -16,6 +19,8 @@ CONSTANTS = [
     ("binary", "accuracy", [0, 0, 0, 1], 0.0, "always 'in time'"),
     ("multiclass", "f1", [0, 1, 1, 2], 1.0, "always 'usual'"),
     ("multiclass", "accuracy", [2, 2, 1, 0], 2.0, "always 'quick'"),
+    ("binary", "log_loss", [0, 0, 0, 1], 1.0, "always the classes' shares of the train rows"),
+    ("multiclass", "brier", [0, 1, 1, 2], 1.0, "always the classes' shares of the train rows"),
     ("regression", "rmse", [1000, 2000, 6000], 3000.0, "always 3,000 dollars"),
     ("regression", "mae", [1000, 2000, 6000], 2000.0, "always 2,000 dollars"),
 ]
@@ -64,6 +69,43 @@ def test_no_threshold_has_a_better_f1_on_train(seed: int) -> None:
     y = train[LABEL].to_numpy()
     best = max(f1(y, said.to_numpy()) for above in every_cut(train) for said in (above, ~above))
     assert f1(y, rule.answers(train).chosen) == best
+
+
+SCORES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "log_loss": lambda y, p: -float(metrics.log_loss(y, p)),
+    "brier": lambda y, p: -float(metrics.brier_score_loss(y, p)),
+    "roc_auc": lambda y, p: float(metrics.roc_auc_score(y, p)),
+    "pr_auc": lambda y, p: float(metrics.average_precision_score(y, p)),
+}
+
+
+@pytest.mark.parametrize("metric", PROBABILITY_SCORES)
+@pytest.mark.parametrize("seed", range(6))
+def test_no_threshold_has_better_probabilities_on_train(metric: str, seed: int) -> None:
+    """A side's probability is the share of late rows there, with one more row of each class."""
+    train = train_rows(seed, "binary")
+    rule = best_rule(parcels(metric=metric), train)
+    assert rule is not None
+    y = train[LABEL].to_numpy()
+
+    def score(above: np.ndarray) -> float:
+        shares = [(y[side].sum() + 1) / (side.sum() + 2) for side in (~above, above)]
+        return SCORES[metric](y, np.where(above, shares[1], shares[0]))
+
+    found = rule.answers(train)
+    assert found.probability is not None
+    seen = SCORES[metric](y, found.probability[:, 1])
+    assert seen == pytest.approx(max(score(above.to_numpy()) for above in every_cut(train) if above.any()))
+    assert np.array_equal(found.chosen, (found.probability[:, 1] == found.probability[:, 1].max()).astype(float))
+
+
+def test_a_rule_without_errors_on_train_is_not_certain_elsewhere() -> None:
+    """Otherwise one row that it has wrong would cost it an endless log loss."""
+    train = pd.DataFrame({"weight": [1.0, 2, 3, 4], "distance": np.nan, LABEL: [0.0, 0, 1, 1]})
+    rule = best_rule(parcels(metric="log_loss"), train)
+    assert rule is not None
+    assert rule.shares == ((0.75, 0.25), (0.25, 0.75))
+    assert rule.description == "a probability of 0.750 for 'late' where weight > 2.5, else 0.250 (smoothed shares)"
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -18,12 +18,13 @@ from ml.evaluation.gates import (
     Evidence,
     Gate,
     MinMetric,
+    NotSurelyWorse,
     NotWorseThanChampion,
     NotWorseThanReference,
 )
 from ml.evaluation.handles import Verdict, VerdictName
 from ml.metrics.intervals import Pair, make_pair
-from ml.metrics.scores import Answers
+from ml.metrics.scores import METRICS, PROBABILITY_SCORES, Answers
 from ml.pipeline.evaluate import verdict_of
 from ml.storage.json_form import from_json, to_json
 from ml.storage.records import Champion
@@ -70,6 +71,13 @@ def values(y: list[float], candidate: list[float], other: list[float]) -> Pair:
         return make_pair("regression", 0, labels, Answers(c), Answers(o), None)
 
 
+def certain(labels: list[int], candidate: float, other: float) -> Pair:
+    """Two predictors that give every row the same probability of the second class."""
+    y = np.array(labels, float)
+    sides = (Answers(np.round(np.full(len(y), p)), np.tile([1 - p, p], (len(y), 1))) for p in (candidate, other))
+    return make_pair("binary", 2, y, *sides, None, PROBABILITY_SCORES)
+
+
 def min_of(metric: str) -> Gate:
     return MinMetric(metric=metric, floor=0.5, why="a test")
 
@@ -88,6 +96,10 @@ UNDEFINED = [
     (min_of("precision"), binary(LABELS, [0] * 10, GOOD, 10), "the second class is never the answer"),
     (kept("precision"), binary(LABELS, GOOD, [0] * 10, 10), "of the champion, the second class is never the answer"),
     (kept("f1"), binary([0], [1], [0], 100), "of the candidate, the second class has no rows"),
+    (min_of("roc_auc"), certain([0] * 50, 0.2, 0.3), "roc_auc is undefined on these rows: a class has no rows"),
+    (kept("pr_auc"), certain([1] * 50, 0.2, 0.3), "of the candidate, a class has no rows"),
+    (kept("log_loss"), certain([0] * 50, 0.2, 0.0), "the champion makes no error, of which there are no fractions"),
+    (kept("brier"), certain([0] * 50, 0.2, 0.0), "the champion makes no error, of which there are no fractions"),
 ]
 
 
@@ -185,6 +197,150 @@ def champion(as_of: date = date(2013, 10, 1), fit_until: str | None = "2013-09-0
         folder="f",
         files=(),
     )
+
+
+def said(y: Any, skill: float, seed: int) -> Answers:
+    """Answers to labels of 0, 1 and so on, that know the more the larger `skill` is."""
+    classes = int(y.max()) + 1
+    logits = skill * np.eye(classes)[y.astype(int)] + np.random.default_rng(seed).normal(0, 1, (len(y), classes))
+    probability = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return Answers(probability.argmax(axis=1).astype(float), probability)
+
+
+def probable(
+    candidate: float, other: float, rows: int = 2400, classes: int = 2, seeds: tuple[int, int] = (1, 2)
+) -> Pair:
+    """Two models of these skills on 40 days, with all scores of probabilities."""
+    y = np.random.default_rng(0).integers(0, classes, rows).astype(float)
+    days = (np.arange(rows) % 40).astype(object)
+    kind: Any = "binary" if classes == 2 else "multiclass"
+    answers = (said(y, skill, seed) for skill, seed in zip((candidate, other), seeds, strict=True))
+    return make_pair(kind, classes, y, *answers, days, PROBABILITY_SCORES)
+
+
+LOSSES = ("log_loss", "brier")
+BETTER, SAME, WORSE = probable(2, 1), probable(1, 1, seeds=(1, 1)), probable(1, 2)
+OPEN = probable(1, 1, rows=120, seeds=(3, 103))
+WEIGHED: dict[str, tuple[Callable[[str], Gate], tuple[str, str, str, str]]] = {
+    "not worse": (
+        lambda name: NotWorseThanChampion(metric=name, max_drop=0.03, why="a test"),
+        ("PASS", "PASS", "FAIL", "INCONCLUSIVE"),
+    ),
+    "not surely worse": (lambda name: NotSurelyWorse(metric=name, why="a test"), ("PASS", "PASS", "FAIL", "PASS")),
+    "better": (lambda name: BetterThanTrivial(metric=name, why="a test"), ("PASS", "FAIL", "FAIL", "INCONCLUSIVE")),
+    "better than a rule": (
+        lambda name: BetterThanRule(metric=name, why="a test"),
+        ("PASS", "FAIL", "FAIL", "INCONCLUSIVE"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PROBABILITY_SCORES)
+@pytest.mark.parametrize("case", WEIGHED)
+@pytest.mark.parametrize("which", range(4), ids=["better", "same", "worse", "open"])
+def test_gates_weigh_scores_of_probabilities(name: str, case: str, which: int) -> None:
+    make, expected = WEIGHED[case]
+    pair = (BETTER, SAME, WORSE, OPEN)[which]
+    everyone = Evidence(unit="day", seed=7, pairs=dict.fromkeys(("champion", "constant", "rule"), pair))
+    verdict = make(name).judge(everyone)
+    assert verdict.verdict == expected[which], verdict.reason
+    assert ("%" in verdict.reason) == (name in LOSSES)
+
+
+@pytest.mark.parametrize("name", PROBABILITY_SCORES)
+def test_scores_of_several_classes_are_weighed_too(name: str) -> None:
+    gate = NotSurelyWorse(metric=name, why="a test")
+    assert gate.judge(evidence(probable(2, 1, classes=3))).verdict == "PASS"
+    assert gate.judge(evidence(probable(1, 2, classes=3))).verdict == "FAIL"
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_is_judged_as_a_fraction_of_the_champions(name: str) -> None:
+    """So 0.01 means one per cent less sharp, whatever the share of the second class is."""
+    difference = Difference.of(WORSE, name, 1)
+    candidate, champion = (WORSE.metric(name, side, WORSE.totals())[0] for side in ("candidate", "other"))  # type: ignore[arg-type]
+    assert difference.value == pytest.approx((champion - candidate) / champion)
+    assert difference.low < difference.value < difference.high < 0
+
+
+@pytest.mark.parametrize("name", PROBABILITY_SCORES)
+@pytest.mark.parametrize("reached", [True, False])
+def test_a_floor_of_a_loss_is_a_ceiling(name: str, reached: bool) -> None:
+    value = float(BETTER.metric(name, "candidate", BETTER.totals())[0])
+    nearer = -0.001 if reached != (name in LOSSES) else 0.001
+    verdict = MinMetric(metric=name, floor=value + nearer, why="a test").judge(evidence(BETTER))
+    assert verdict.verdict == ("PASS" if reached else "FAIL")
+    assert f"the {'ceiling' if name in LOSSES else 'floor'} is" in verdict.reason
+
+
+def one_day_has_them_all(rows: int = 1000) -> Pair:
+    """The second class is there on one day of forty only."""
+    days = np.arange(rows) % 40
+    y = (days == 3).astype(float)
+    return make_pair("binary", 2, y, said(y, 2, 1), said(y, 1, 2), days.astype(object), PROBABILITY_SCORES)
+
+
+@pytest.mark.parametrize("name", PROBABILITY_SCORES)
+def test_an_area_that_many_resamples_leave_undefined_is_open(name: str) -> None:
+    verdict = NotSurelyWorse(metric=name, why="a test").judge(evidence(one_day_has_them_all()))
+    assert verdict.verdict == ("PASS" if name in LOSSES else "INCONCLUSIVE")
+    assert name in LOSSES or "of the resamples leave" in verdict.reason
+
+
+def test_a_metric_that_the_evidence_lacks_blocks() -> None:
+    bare = evidence(binary(LABELS, GOOD, GOOD, 100))
+    verdict = NotSurelyWorse(metric="log_loss", why="a test").judge(bare)
+    assert (verdict.verdict, verdict.reason) == (
+        "FAIL",
+        "the evidence has no log_loss: a model's answers had no probabilities",
+    )
+
+
+@pytest.mark.parametrize("metric", ["f1", "precision", "recall", "accuracy"])
+def test_only_a_surely_worse_candidate_fails(metric: str) -> None:
+    gate = NotSurelyWorse(metric=metric, why="a test")
+    none = Evidence(unit="row", seed=1, pairs={}, not_applicable={"champion": "there is no champion yet"})
+    assert gate.judge(none).verdict == "NOT_APPLICABLE"
+    assert gate.judge(evidence(binary(LABELS, GOOD, GOOD, 100))).verdict == "PASS"
+    assert gate.judge(evidence(binary(LABELS, BAD, GOOD, 100))).verdict == "FAIL"
+    assert gate.judge(evidence(binary(LABELS, BAD, GOOD, 1))).verdict == "INCONCLUSIVE"
+
+
+def test_an_error_of_values_is_surely_worse_too() -> None:
+    generator = np.random.default_rng(1)
+    y = generator.normal(100, 20, 400)
+    good, bad = (Answers(y + generator.normal(0, spread, 400)) for spread in (5, 8))
+    for metric in METRICS["regression"]:
+        gate = NotSurelyWorse(metric=metric, why="a test")
+        assert gate.judge(evidence(make_pair("regression", 0, y, bad, good, None))).verdict == "FAIL"
+        assert gate.judge(evidence(make_pair("regression", 0, y, good, bad, None))).verdict == "PASS"
+
+
+FIRST_ONLY = MinMetric(metric="f1", floor=0.7, first_only=True, why="a test")
+NO_CHAMPION = {"champion": "there is no champion yet"}
+POOR = binary(LABELS, BAD, BAD, 100)
+WITH_CHAMPION = {
+    "comparable": Evidence(unit="row", seed=1, pairs={"constant": POOR, "champion": POOR}),
+    "not comparable": Evidence(unit="row", seed=1, pairs={"constant": POOR}, not_comparable={"champion": "it is not"}),
+    "undefined": evidence(binary([0], [0], [0], 100)),
+    "few rows": evidence(binary([1], [1], [1], 19)),
+}
+
+
+@pytest.mark.parametrize("case", WITH_CHAMPION)
+def test_a_floor_for_the_first_champion_only_informs_later_ones(case: str) -> None:
+    found, always = FIRST_ONLY.judge(WITH_CHAMPION[case]), FLOOR.judge(WITH_CHAMPION[case])
+    assert always.verdict != "PASS"
+    assert found.verdict == "PASS"
+    assert found.reason == f"{always.reason}; there is a champion, so that this only informs"
+    assert found.figures == always.figures
+
+
+@pytest.mark.parametrize(("pair", "expected"), [(POOR, "FAIL"), (binary(LABELS, GOOD, GOOD, 100), "PASS")])
+def test_a_floor_for_the_first_champion_binds_it(pair: Pair, expected: str) -> None:
+    found = Evidence(unit="row", seed=1, pairs={"constant": pair}, not_applicable=NO_CHAMPION)
+    assert FIRST_ONLY.judge(found) == FLOOR.judge(found)
+    assert FIRST_ONLY.judge(found).verdict == expected
 
 
 NIGHT = date(2013, 10, 2)

@@ -20,7 +20,7 @@ from ml.evaluation.judging import (
     model_answers,
     resampling_units,
 )
-from ml.metrics.scores import METRICS
+from ml.metrics.scores import METRICS, PROBABILITY_SCORES
 from ml.serving.output import TaskKind
 from tests.tiny import KINDS, cleaned, packaged, parcel_rows, parcels, tills
 
@@ -74,6 +74,30 @@ def test_intervals_follow_from_the_test_digest_alone(kind: TaskKind) -> None:
     ours, theirs = (judged.models["candidate"].scores[name] for judged in (first, other))
     assert ours.value == theirs.value
     assert (ours.low, ours.high) != (theirs.low, theirs.high)
+
+
+@pytest.mark.parametrize("kind", KINDS[:2])
+@pytest.mark.parametrize("named", [(), ("f1",), ("log_loss", "f1"), PROBABILITY_SCORES])
+def test_scores_of_probabilities_have_intervals_where_they_are_named(kind: TaskKind, named: tuple[str, ...]) -> None:
+    """Naming one changes no other score, and no value by more than the order of a sum."""
+    use_case, test = parcels(kind), rows_of(kind)
+    answers = {who: baseline.answers(test) for who, baseline in baselines(use_case, rows_of(kind, 300, 6)).items()}
+    answers["candidate"] = model_answers(use_case, packaged(kind).predict, test)
+    plain, judged = (
+        judge_all(use_case, test, TEST_DIGEST, answers, dict.fromkeys(answers, "words"), names) for names in ((), named)
+    )
+    for who, model in judged.models.items():
+        before = plain.models[who].scores
+        for name, score in model.scores.items():
+            if name in named and name in PROBABILITY_SCORES:
+                assert score.value == pytest.approx(before[name].value)
+                assert score.low is not None
+                assert score.high is not None
+                assert score.low <= score.value <= score.high  # type: ignore[operator]
+            else:
+                assert score == before[name]
+    measured = {name for name in PROBABILITY_SCORES if judged.evidence.pairs["constant"].measures(name)}
+    assert measured == set(named) & set(PROBABILITY_SCORES)
 
 
 def test_every_test_digest_gives_a_seed_of_its_own() -> None:

@@ -213,7 +213,7 @@ def test_its_next_night_is_judged_against_its_champion(installation: Shop, prefe
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (("doctor", "shop"), 1, "the ledger's version 2 is no longer in MLflow"),
+        (("doctor", "shop"), 1, "-> retrain restore FILE, or retrain doctor shop --mend"),
         (
             ("rollback", "shop", *BY_NAME),
             2,

@@ -9,8 +9,21 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn import metrics as sklearn_metrics
 
+from ml.evaluation.gates import Difference, metric_interval
+from ml.metrics import intervals
 from ml.metrics.intervals import FEW_DISTINCT, RESAMPLES, Pair, make_pair
-from ml.metrics.scores import CLASS_METRICS, METRICS, Answers, class_metric, confusion, probability_scores
+from ml.metrics.scores import (
+    AREAS,
+    CLASS_METRICS,
+    METRICS,
+    PROBABILITY_SCORES,
+    Answers,
+    class_metric,
+    confusion,
+    probability_scores,
+    values_of_rows,
+)
+from ml.storage.json_form import from_json, to_json
 
 Floats = NDArray[np.float64]
 
@@ -219,3 +232,160 @@ def test_the_confusion_matrix_equals_scikit_learns() -> None:
     y, candidate, _ = drawn_classes(0, 4, missing=1)
     expected = sklearn_metrics.confusion_matrix(y, candidate, labels=range(4))
     assert np.array_equal(np.array(confusion(y, candidate, 4)), expected)
+
+
+def answered(probability: Floats) -> Answers:
+    return Answers(probability.argmax(axis=1).astype(float), probability)
+
+
+def sklearn_scores(y: Floats, p: Floats, weight: Floats | None = None) -> dict[str, float]:
+    """scikit-learn's scores of the probabilities of two classes."""
+    return {
+        "roc_auc": float(sklearn_metrics.roc_auc_score(y, p[:, 1], sample_weight=weight)),
+        "pr_auc": float(sklearn_metrics.average_precision_score(y, p[:, 1], sample_weight=weight)),
+        "log_loss": float(sklearn_metrics.log_loss(y, p, sample_weight=weight)),
+        "brier": float(sklearn_metrics.brier_score_loss(y, p[:, 1], sample_weight=weight)),
+    }
+
+
+def with_ties(p: Floats) -> Floats:
+    """The probabilities of two classes in steps of a twentieth, none of them 0 or 1."""
+    second = np.clip(np.round(p[:, 1], 2) // 0.05 * 0.05, 0.05, 0.95)
+    return np.column_stack([1 - second, second])
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("unit", ["row", "day"])
+@pytest.mark.parametrize("seed", range(3))
+def test_scores_of_probabilities_follow_from_sums_per_unit(classes: int, unit: str, seed: int) -> None:
+    """They equal those that are computed from all rows at once, which equal scikit-learn's."""
+    y, candidate = drawn_probabilities(seed, classes)
+    other = drawn_probabilities(seed + 50, classes)[1]
+    candidate = with_ties(candidate) if classes == 2 else candidate
+    units = np.arange(300).astype(object) // 11 if unit == "day" else None
+    kind: Any = "binary" if classes == 2 else "multiclass"
+    pair = make_pair(kind, classes, y, answered(candidate), answered(other), units, PROBABILITY_SCORES)
+    for side, p in (("candidate", candidate), ("other", other)):
+        seen = {name: pair.metric(name, side, pair.totals())[0] for name in PROBABILITY_SCORES}  # type: ignore[arg-type]
+        assert seen == pytest.approx(probability_scores(kind, y, p), rel=1e-12)
+        assert classes > 2 or seen == pytest.approx(sklearn_scores(y, p), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", PROBABILITY_SCORES)
+@pytest.mark.parametrize("ties", [False, True])
+def test_the_value_of_a_row_is_how_the_score_changes_with_the_rows_weight(name: str, ties: bool) -> None:
+    """Scikit-learn's weighted scores give the derivative."""
+    y, p = drawn_probabilities(4, 2, rows=80)
+    p = with_ties(p) if ties else p
+    values, step = values_of_rows(name, y, p, binary=True), 1e-5
+    for row in range(0, 80, 7):
+        more, less = (sklearn_scores(y, p, 1 + sign * step * np.eye(80)[row])[name] for sign in (1, -1))
+        derivative = (more - less) / (2 * step)
+        assert values[row] == pytest.approx(values.mean() + 80 * derivative, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", AREAS)
+def test_the_area_of_a_perfect_model_is_exactly_one(name: str) -> None:
+    """So it reaches a floor of 1, and does not miss it by the last bit of a sum."""
+    y = np.array([0.0, 0, 1, 0, 1, 1, 0] * 7)
+    p = np.column_stack([0.9 - 0.7 * y, 0.1 + 0.7 * y])
+    pair = make_pair("binary", 2, y, answered(p), answered(1 - p), np.arange(49).astype(object) // 2, [name])
+    assert pair.metric(name, "candidate", pair.totals())[0] == 1
+    assert metric_interval(pair, name, "candidate", 1).high == 1
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_an_area_is_undefined_without_a_class_and_a_loss_is_not(classes: int) -> None:
+    y, p = drawn_probabilities(0, classes)
+    y[y == 1] = 0
+    kind: Any = "binary" if classes == 2 else "multiclass"
+    pair = make_pair(kind, classes, y, answered(p), answered(p), None, PROBABILITY_SCORES)
+    undefined = {name for name in PROBABILITY_SCORES if np.isnan(pair.metric(name, "other", pair.totals())[0])}
+    assert undefined == set(AREAS)
+    assert from_json(Pair, to_json(pair)) == pair
+
+
+def two_models(generator: np.random.Generator, days: int, rows: int) -> tuple[Floats, Answers, Answers, Any]:
+    """Days that differ: a third of the rows is of the second class, and the candidate knows a little more."""
+    day = np.repeat(np.arange(days), rows)
+    shift, fault = generator.normal(0, 0.4, days)[day], generator.normal(0, 0.3, days)[day]
+    x = generator.normal(0, 1, days * rows)
+    y = (generator.random(days * rows) < 1 / (1 + np.exp(0.9 - 1.5 * x - shift))).astype(float)
+    logits = (1.5 * x - 0.9 + fault, 1.2 * x - 0.9 + generator.normal(0, 0.6, days * rows))
+    ours, theirs = (np.column_stack([1 - p, p]) for p in (1 / (1 + np.exp(-logit)) for logit in logits))
+    return y, answered(ours), answered(theirs), day.astype(object)
+
+
+@pytest.mark.parametrize("name", AREAS)
+def test_resampled_areas_are_near_those_of_resampled_rows(name: str) -> None:
+    """To first order: the spread is right within a tenth, and the ends within a quarter of it."""
+    y, candidate, other, day = two_models(np.random.default_rng(1), days=28, rows=30)
+    pair = make_pair("binary", 2, y, candidate, other, day, [name])
+    picked = np.random.default_rng(0).multinomial(28, np.full(28, 1 / 28), 400)[:, day.astype(int)].astype(float)
+    assert candidate.probability is not None
+    assert other.probability is not None
+    score = {"roc_auc": sklearn_metrics.roc_auc_score, "pr_auc": sklearn_metrics.average_precision_score}[name]
+    exact = np.array(
+        [
+            score(y, candidate.probability[:, 1], sample_weight=w) - score(y, other.probability[:, 1], sample_weight=w)
+            for w in picked
+        ]
+    )
+    ours = pair.difference(name, pair.resampled(1))
+    assert ours.std() == pytest.approx(exact.std(), rel=0.1)
+    assert np.percentile(ours, [5, 95]) == pytest.approx(np.percentile(exact, [5, 95]), abs=exact.std() / 4)
+
+
+@pytest.mark.slow
+def test_intervals_of_differences_hold_the_truth_about_nine_times_in_ten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where days are independent. The truth is measured on 4,000 days."""
+    monkeypatch.setattr(intervals, "RESAMPLES", 1000)
+    generator, times = np.random.default_rng(8), 300
+    large = make_pair("binary", 2, *two_models(generator, 4000, 60), PROBABILITY_SCORES)
+    truth = {name: large.difference(name, large.totals())[0] for name in PROBABILITY_SCORES}
+    held = dict.fromkeys(PROBABILITY_SCORES, 0)
+    for seed in range(times):
+        pair = make_pair("binary", 2, *two_models(generator, 28, 60), PROBABILITY_SCORES)
+        for name in PROBABILITY_SCORES:
+            found = Difference.of(pair, name, seed)
+            held[name] += found.low <= truth[name] <= found.high
+    assert {name: 0.83 <= count / times <= 0.94 for name, count in held.items()} == dict.fromkeys(held, True), held
+
+
+def test_naming_a_score_moves_no_interval_of_another_metric() -> None:
+    y, candidate, other, day = two_models(np.random.default_rng(2), days=30, rows=20)
+    plain, scored = (
+        make_pair("binary", 2, y, candidate, other, day, named) for named in ((), ("f1", "log_loss", "brier"))
+    )
+    assert np.array_equal(scored.resampled(5)[:, :8], plain.resampled(5))
+    for name in CLASS_METRICS:
+        assert Difference.of(scored, name, 5) == Difference.of(plain, name, 5)
+    assert scored.scores is not None
+    assert scored.scores.names == ("log_loss", "brier")
+    assert {name for name in METRICS["binary"] if not scored.measures(name)} == set(AREAS)
+    with pytest.raises(ValueError, match="roc_auc is measured where it fits the target and the use case or a gate"):
+        scored.metric("roc_auc", "candidate", scored.totals())
+
+
+def test_evidence_of_before_is_read_and_written_as_it_was() -> None:
+    """Pairs had no scores of probabilities; whoever names none gets the same bytes still."""
+    stored = b'{"classes":2,"counts":[3,1],"kind":"binary","statistics":[[0.0,1.0],[2.0,0.5]]}'
+    pair = from_json(Pair, stored)
+    assert pair.scores is None
+    assert to_json(pair) == stored
+    y, candidate, other, day = two_models(np.random.default_rng(3), days=30, rows=10)
+    assert b"scores" not in to_json(make_pair("binary", 2, y, candidate, other, day))
+
+
+def test_evidence_of_scores_is_small_and_read_back_to_the_last_bit() -> None:
+    y, candidate, other, day = two_models(np.random.default_rng(3), days=28, rows=100)
+    pair = make_pair("binary", 2, y, candidate, other, day, PROBABILITY_SCORES)
+    assert from_json(Pair, to_json(pair)) == pair
+    assert len(to_json(pair)) < 10_000
+
+
+def test_there_are_no_sums_of_scores_where_a_side_has_no_probabilities() -> None:
+    y, candidate, other, day = two_models(np.random.default_rng(3), days=28, rows=10)
+    pair = make_pair("binary", 2, y, candidate, Answers(other.chosen), day, PROBABILITY_SCORES)
+    assert pair.scores is None
+    assert not pair.measures("log_loss")

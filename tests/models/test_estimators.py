@@ -17,6 +17,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, log_loss
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.estimator_checks import (
+    check_classifiers_regression_target,
+    check_estimator,
+    check_fit2d_1sample,
+)
 
 from ml.digests import digest_bytes
 from ml.models.handles import Step
@@ -35,6 +40,23 @@ ALL = (NetworkClassifier, NetworkRegressor, logistic_regression, linear_regressi
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+CHECKED = {"hidden": (8,), "epochs": 15, "learning_rate": 0.05, "batch_size": 16}  # enough to be right on 150 rows
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("estimator", [NetworkClassifier(**CHECKED), NetworkRegressor(**CHECKED)], ids=str)
+def test_every_check_of_scikit_learn_passes(estimator: NetworkEstimator) -> None:
+    results = check_estimator(estimator, on_fail=None, on_skip=None)
+    assert [(result["check_name"], result["exception"]) for result in results if result["status"] == "failed"] == []
+    assert sum(result["status"] == "passed" for result in results) > 50
+
+
+@pytest.mark.parametrize("check", [check_classifiers_regression_target, check_fit2d_1sample])
+def test_what_a_classifier_refuses_it_refuses_in_scikit_learns_words(check: Callable[..., None]) -> None:
+    check("NetworkClassifier", NetworkClassifier(**CHECKED))
 
 
 def two_classes(rows: int = 120, seed: int = 0) -> tuple[Floats, Floats]:
@@ -110,7 +132,7 @@ def validated_on(X: Floats, y: NDArray[Any], held_out_y: NDArray[Any]) -> Networ
 
 
 REFUSED = [
-    ("one class", lambda X, y: logistic_regression().fit(X, np.zeros(len(X))), "needs two classes"),
+    ("one class", lambda X, y: logistic_regression().fit(X, np.zeros(len(X))), "but there is one class"),
     ("a missing value", lambda X, y: logistic_regression().fit(np.where(X > 1, np.nan, X), y), "NaN"),
     ("an infinity", lambda X, y: linear_regression().fit(np.where(X > 1, np.inf, X), y), "infinity"),
     ("another width", lambda X, y: logistic_regression(epochs=1).fit(X, y).predict(X[:, :2]), "expecting 3 features"),

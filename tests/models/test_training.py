@@ -13,7 +13,7 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_score,
 
 from ml.data.cleaning import LABEL
 from ml.errors import ConfigError, StoreUnavailable
-from ml.metrics.scores import CLASS_METRICS, class_metric
+from ml.metrics.scores import CLASS_METRICS, PROBABILITY_SCORES, class_metric
 from ml.models import training
 from ml.models.encoding import fit_encoder
 from ml.models.handles import Step
@@ -114,6 +114,13 @@ def test_the_threshold_of_a_model_is_that_of_its_use_cases_metric() -> None:
     found = sigmoid(output.slope * outputs + output.offset) >= output.threshold
     assert found[y == 1].all()
     assert not found.all()
+
+
+@pytest.mark.parametrize("metric", PROBABILITY_SCORES)
+def test_where_no_threshold_matters_to_the_metric_it_is_that_of_the_best_f1(metric: str) -> None:
+    outputs, y = validation_outputs()
+    assert best_threshold(metric, y, sigmoid(outputs)) == best_threshold("f1", y, sigmoid(outputs))
+    assert choose_output(parcels(metric=metric), outputs[:, None], y) == choose_output(parcels(), outputs[:, None], y)
 
 
 TIES = [

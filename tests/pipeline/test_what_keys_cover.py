@@ -38,7 +38,12 @@ PROCESSES = (
 )
 LEARNERS = {
     "a network": "NetworkClassifier(hidden=(4,), epochs=2, batch_size=256)",
+    "of scikit-learn": 'ScikitLearn(HistGradientBoostingClassifier(max_iter=5), rows="frame")',
+    "boosted trees": "Trees(rounds=3, options={'max_depth': 3})",
 }
+# skops imports every module of scikit-learn, and one of them each of these that is installed; nothing asks them.
+IDLE = {"of scikit-learn": {"torch", "pytest", "pluggy", "iniconfig"}}
+IMPORTS = "from company import twice\nfrom sklearn.ensemble import HistGradientBoostingClassifier"
 COMPANY = "def twice(rows):\n    return rows.assign(twice=rows['amount'] * 2)\n"
 RATES = 'side_tables=(SideTable(name="rates", source=Source(folder="rates"), on=("country",), take=("rate",)),),'
 SERVED = re.compile(r".*/retrain_serving_[0-9a-f]+/(.*)")  # a model's copy of ml/serving
@@ -46,10 +51,11 @@ SERVED = re.compile(r".*/retrain_serving_[0-9a-f]+/(.*)")  # a model's copy of m
 
 @dataclass
 class Traced:
-    """The folder in which all stages ran, and the use case's kind of model."""
+    """The folder in which all stages ran, the code of the use case's kind of model, and what is only imported."""
 
     folder: Path
     training: Code
+    idle: frozenset[str]
 
     def code_of(self, stage: str) -> Code:
         """What the key of this stage's results covers."""
@@ -61,7 +67,8 @@ class Traced:
 
     def executed(self, stage: str) -> set[str]:
         """Our files and the distributions that the stage executed."""
-        return {name for file in json.loads((self.folder / f"{stage}.json").read_text()) for name in _owner(file)}
+        files = json.loads((self.folder / f"{stage}.json").read_text())
+        return {name for file in files for name in _owner(file)} - self.idle
 
 
 def _owner(file: str) -> list[str]:
@@ -94,11 +101,14 @@ def night(request: pytest.FixtureRequest, empty_mlflow: Path, tmp_path_factory: 
         file = project / "use_cases" / "shop.py"
         for old, new in (
             ("logistic_regression(batch_size=256, learning_rate=0.05, epochs=4)", LEARNERS[request.param]),
-            ("logistic_regression,", "NetworkClassifier,\n    FileSource,\n    SideTable,"),
+            (
+                "logistic_regression,",
+                "NetworkClassifier,\n    ScikitLearn,\n    FileSource,\n    SideTable,\n    Trees,",
+            ),
             ('Source(folder="shop")', 'FileSource(file="shop.parquet", time_column="bought_at")'),
             (
                 "USE_CASE = UseCase(",
-                f"from company import twice\n\nUSE_CASE = UseCase(\n    derive=twice,\n    {RATES}",
+                f"{IMPORTS}\n\nUSE_CASE = UseCase(\n    derive=twice,\n    {RATES}",
             ),
             (
                 'Column(name="amount"',
@@ -115,7 +125,8 @@ def night(request: pytest.FixtureRequest, empty_mlflow: Path, tmp_path_factory: 
             environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
             done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr
-        return Traced(folder, training_code(load_use_case("shop", project).model))
+        idle = frozenset(IDLE.get(request.param, ()))
+        return Traced(folder, training_code(load_use_case("shop", project).model), idle)
 
 
 def _in_one_file(data: Path) -> None:
@@ -165,6 +176,8 @@ def test_a_key_covers_what_its_stage_executes(stage: str, night: Traced) -> None
     ],
 )
 def test_a_module_or_library_that_is_left_out_is_found(stage: str, left_out: str, night: Traced) -> None:
+    if left_out in night.idle:
+        pytest.skip("this kind of model does not use it")
     code = night.code_of(stage)
     less = Code(tuple(file for file in code.files if file != left_out), tuple({*code.libraries} - {left_out}))
     assert uncovered(night.executed(stage), less) == [left_out]

@@ -100,6 +100,43 @@ def document(decision: DecisionName = "PROMOTE", before: int | None = 3, after: 
     return result_document(tills(), night(use_case="tills"), "k" * 64, trail(decision, **more), 4, old, new)
 
 
+def of_fit(reused: int = 0, seconds: float | None = 3.46, **training: Any) -> Any:
+    made = document()
+    stages = {} if seconds is None else {"train candidate": seconds}
+    fit = {**made["training"], **training}
+    return {
+        **made,
+        "training": fit,
+        "seconds": stages,
+        "reused": {"train candidate": reused},
+        "computed": {**made["computed"], "train candidate": 1},
+    }
+
+
+@pytest.mark.parametrize(
+    ("made", "sentence"),
+    [
+        (of_fit(model="Trees", step="tree", epochs=198, best_epoch=168),
+         "Fitted: Trees on cpu, 198 trees in 3.5 s. The model of tree 168 is kept."),
+        (of_fit(device="cuda"), "Fitted: NetworkClassifier on cuda, 3 epochs in 3.5 s. The model of epoch 2 is kept."),
+        (of_fit(model="Constant", step="", epochs=0, best_epoch=None), "Fitted: Constant on cpu, in 3.5 s."),
+        (of_fit(reused=1, model="N"), "Fitted by an earlier run: N on cpu, 3 epochs. The model of epoch 2 is kept."),
+        (of_fit(reused=1, epochs=0, best_epoch=None), "Fitted by an earlier run: NetworkClassifier on cpu."),
+    ],
+)  # fmt: skip
+def test_a_report_says_the_same_of_a_fit_of_any_kind(made: Any, sentence: str) -> None:
+    assert sentence in markdown(made).splitlines()
+
+
+def test_an_entry_from_before_there_were_kinds_has_a_sentence_on_its_fit_too() -> None:
+    made = of_fit()
+    for name in ("model", "step", "device"):
+        del made["training"][name]
+    assert "Fitted: network on cpu, 3 epochs in 3.5 s. The model of epoch 2 is kept." in markdown(made)
+    idle = nothing_new_document(tills(), night(use_case="tills"), "k", snapshot(), "Nothing changed.", champion(3))
+    assert "Fitted" not in markdown(of_fit(seconds=None)) + markdown(idle)
+
+
 def test_a_document_is_strict_json_with_every_part_of_the_night() -> None:
     made = document()
     assert json.loads(json.dumps(made, allow_nan=False)) == made

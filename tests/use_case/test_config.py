@@ -148,7 +148,7 @@ TYPOS = [
     ('metric="f1",\n    derive', "windw=30,\n    derive", "'windw' is none (line 11): did you mean window_days?"),
     ('Column(name="x")', 'Column(name="x", nulable=True)', "'nulable' is none (line 15): did you mean nullable?"),
     ("learning_rate=", "learning_rat=", "'learning_rat' is none (line 18): did you mean learning_rate?"),
-    ("floor=0.5", "zzz=0.5", "'zzz' is none (line 19): write one of metric, why, floor."),
+    ("floor=0.5", "zzz=0.5", "'zzz' is none (line 19): write one of metric, why, floor, first_only."),
     ("(hidden=(8,), ", "_of(epoch=3, ", "'epoch' is none (line 18): did you mean epochs?"),
 ]
 

@@ -22,12 +22,14 @@ from ml.evaluation.gates import (
     Comparison,
     Gate,
     MinMetric,
+    NotSurelyWorse,
     NotWorseThanChampion,
     NotWorseThanReference,
 )
-from ml.metrics.scores import METRICS
+from ml.metrics.scores import METRICS, PROBABILITY_SCORES
 from ml.models.demands import RECIPE
 from ml.models.networks.estimators import NetworkClassifier, NetworkEstimator, NetworkRegressor
+from ml.models.trees import Trees
 from ml.use_case.definition import USE_CASE
 from ml.use_case.operation import OPERATION, _is_cron
 from tests.tiny import TARGETS, parcels, tills
@@ -71,6 +73,10 @@ def floor(value: Any, metric: str = "f1") -> dict[str, Any]:
 
 def drop(value: Any) -> dict[str, Any]:
     return gates(NotWorseThanChampion(metric="f1", max_drop=value, why="a test"))
+
+
+def option(**options: Any) -> dict[str, Any]:
+    return {"model": Trees(options=options)}
 
 
 def side(**changes: Any) -> dict[str, Any]:
@@ -320,12 +326,31 @@ TOGETHER: list[Case] = [
     (parcels, {"weight": "zone"}, "weight of the use case parcels", "zone has no minimum of 0 or more"),
     (values, {"model": NetworkRegressor(class_weight="balanced")}, "class_weight of the model", "'balanced'"),
     (values, {"model": NetworkRegressor(loss="cross_entropy")}, "loss of the model of parcels", "'cross_entropy'"),
+    (values, {"model": Trees(class_weight="balanced")}, "class_weight of the model of parcels", "'balanced'"),
+    (parcels, {"model": Trees(monotone={"carrier": 1})}, "monotone of the model of parcels", "'carrier' is none"),
+    (parcels, {"model": Trees(monotone={"no": 1})}, "monotone of the model of parcels", "they are distance, weight"),
+    (several, {"model": Trees(monotone={"weight": 1})}, "monotone of the model of parcels", "more than two classes"),
+    (parcels, option(num_leafs=5), "options of the model of parcels", "no 'num_leafs' (the nearest is num_leaf)"),
+    (parcels, option(qqqq=5), "options of the model of parcels", "it has no 'qqqq': write"),
+    (parcels, option(eta=0.1), "options of the model of parcels", "'eta' follows from learning_rate"),
+    (parcels, option(objective="poisson"), "options of the model of parcels", "from the use case's target"),
+    (parcels, option(machines="10.0.0.1:1"), "options of the model of parcels", "'machines' is about something else"),
+    (parcels, option(linear_tree=True), "options of the model of parcels", "'linear_tree' is about something else"),
+    (parcels, option(mc_method="best"), "options of the model of parcels", "knows basic, intermediate, advanced"),
+    (parcels, option(max_depth=[3]), "options of the model of parcels", "'max_depth' is [3]"),
+    (parcels, option(max_depth=2**40), "options of the model of parcels", "'max_depth' is 1099511627776"),
+    (parcels, option(lambda_l1=1.0, reg_alpha=2.0), "options of the model of parcels", "'lambda_l1' is there twice"),
     (tills, floor(0.5, "mae"), "metric of the gate MinMetric mae of tills", "'mae' where binary has f1"),
     (tills, gates(trivial(why=" ")), "why of the gate BetterThanTrivial f1 of tills", "write a sentence"),
     (tills, gates(trivial(metric="recall")), "metric of the gate BetterThanTrivial recall of tills", "the use case's"),
     (tills, floor(70), "floor of the gate MinMetric f1 of tills", "it is 70"),
     (tills, floor(-0.1), "floor of the gate MinMetric f1 of tills", "it is -0.1"),
     (values, floor(1.5, "r2"), "floor of the gate MinMetric r2 of parcels", "it is 1.5"),
+    (tills, floor(1.1, "brier"), "floor of the gate MinMetric brier of tills", "it is 1.1"),
+    (several, floor(2.1, "brier"), "floor of the gate MinMetric brier of parcels", "it is 2.1"),
+    (tills, floor(-0.1, "log_loss"), "floor of the gate MinMetric log_loss of tills", "it is -0.1"),
+    (tills, floor(1.1, "roc_auc"), "floor of the gate MinMetric roc_auc of tills", "it is 1.1"),
+    (values, {"metric": "log_loss"}, "metric of the use case parcels", "'log_loss' where regression has rmse"),
     (values, floor(-3, "rmse"), "floor of the gate MinMetric rmse of parcels", "it is -3"),
     (tills, gates(AgainstNobody(metric="f1", why="a test")), "opponent of the gate AgainstNobody f1", "'nobody'"),
     (
@@ -366,8 +391,8 @@ def test_what_a_use_case_cannot_be_is_refused_by_a_sentence_when_it_is_made(case
 
 def test_every_demand_is_tested() -> None:
     tables: list[Any] = [
-        DATASET, CALENDAR, SOURCE, COLUMN, TARGET, SIDE_TABLE, RECIPE, NetworkRegressor.demands, GATE, OPERATION,
-        USE_CASE,
+        DATASET, CALENDAR, SOURCE, COLUMN, TARGET, SIDE_TABLE, RECIPE, NetworkRegressor.demands, Trees.demands, GATE,
+        OPERATION, USE_CASE,
     ]  # fmt: skip
     demands = {(field, must) for table in tables for field, must, _, _ in table}
     seen = {sentence_of(make, changes) for make, changes, _, _ in TOGETHER}
@@ -394,6 +419,15 @@ POSSIBLE: list[tuple[Make, dict[str, Any]]] = [
     (tills, {"side_tables": (*side(take=("till",))["side_tables"], *side(name="tills", on=("till",))["side_tables"])}),
     (tills, floor(0)),
     (values, floor(-1, "r2")),
+    (several, floor(1.9, "brier")),
+    (tills, floor(7, "log_loss")),
+    (tills, gates(MinMetric(metric="f1", floor=0.5, first_only=True, why="a test"))),
+    (tills, gates(NotSurelyWorse(metric="pr_auc", why="a test"))),
+    *(
+        (make, {"metric": name, **gates(trivial(metric=name))})
+        for make in (tills, several)
+        for name in PROBABILITY_SCORES
+    ),
     (several, column(several, "pace", values=("slow", "usual", "quick", "lost"))),
     (values, {"target": dataclasses.replace(TARGETS["regression"], log=False)}),
     (tills, gates(NotWorseThanReference(metric="recall", max_drop=0.1, why="a test"))),

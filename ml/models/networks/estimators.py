@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
-from sklearn.base import ClassifierMixin, RegressorMixin, clone
+from sklearn.base import ClassifierMixin, RegressorMixin, clone, is_classifier
+from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array, check_is_fitted, check_X_y
 
 from ml.errors import ConfigError
@@ -41,7 +42,7 @@ def encode(job: Job, encoder: Encoder, frames: JobRows) -> tuple[NDArray[np.floa
     """X (rows, width), the labels that the network learns (rows,) and the weights of the rows, if they have any."""
     parts = [(encoder.transform(frame), job.labels(frame), job.weights(frame)) for frame in frames]
     X, y, weights = zip(*parts, strict=True)
-    return np.concatenate(X), np.concatenate(y), None if weights[0] is None else np.concatenate(weights)
+    return np.concatenate(X), np.concatenate(y), job.usable_weights(weights)
 
 
 def _of_mean_one(weights: ArrayLike | None) -> NDArray[np.float32] | None:
@@ -125,6 +126,8 @@ class NetworkEstimator(Learner):
         have, and Diverged (a ValueError) if the first epoch ends without numbers.
         """
         rows, labels = check_X_y(X, y, dtype=np.float32)
+        if is_classifier(self):
+            check_classification_targets(labels)
         self.n_features_in_ = rows.shape[1]
         self.category_sizes_ = category_sizes
         targets = self._learn_target(np.asarray(labels))
@@ -159,8 +162,10 @@ class NetworkEstimator(Learner):
     def fit_rows(self, job: Job) -> Fitted:
         """Encodes the job's rows, fits a clone with its seed on its device, and writes the network of the best epoch.
 
-        Raises ConfigError if the loss is no number after the first epoch.
+        Raises ConfigError if the loss is no number after the first epoch, and DataRejected if the train rows lack a
+        class or have no weight.
         """
+        job.require_every_class()
         estimator = clone(self).set_params(seed=job.seed, device=job.device)
         if job.chosen is not None:
             estimator.set_params(epochs=job.chosen["epochs"], patience=None)
@@ -292,7 +297,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
     def _learn_target(self, y: NDArray[Any]) -> NDArray[np.float32]:
         self.classes_ = np.unique(y)
         if len(self.classes_) < 2:
-            raise ValueError(f"a classifier needs two classes, but every label is {self.classes_[0]!r}")
+            raise ValueError(f"a classifier needs two classes, but there is one class, {self.classes_[0]!r}: add rows")
         from sklearn.utils.class_weight import compute_class_weight
 
         self.class_weight_ = compute_class_weight(self.class_weight, classes=self.classes_, y=y)
