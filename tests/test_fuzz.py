@@ -38,7 +38,7 @@ from deployments.cli import main
 from expectations import suite
 from expectations.suite import from_gx, load_rules, to_gx
 from ml import Source, UseCase, errors
-from ml.data.dataset import ROW, SideTable
+from ml.data.dataset import SideTable
 from ml.data.derived import derived
 from ml.data.handles import Manifest, Month, Partition
 from ml.data.partitions import read_partition
@@ -48,6 +48,7 @@ from ml.days import month_of
 from ml.digests import digest_bytes
 from ml.errors import ConfigError, DataRejected, RetrainError
 from ml.operations.scoring import score_file
+from ml.serving.derived import ROW
 from ml.serving.rules import Rule
 from ml.storage import registry
 from ml.storage.json_form import to_json

@@ -437,7 +437,8 @@ def test_no_night_tells_a_secret_or_a_sensitive_value(
         leaks = {place for place in holders(places, value) if not place.startswith(raw)}
         assert leaks == set(), value
     kept = {place.rpartition("/")[2] for place in holders(places, "918273") if not place.startswith("home/data")}
-    assert kept == {"block.arrow", "statistics.json", "quarantine.parquet", "proof.parquet"}
+    proofs = {"proof.parquet", "source-proof-0.parquet", "source-proof-1.parquet"}
+    assert kept == {"block.arrow", "statistics.json", "quarantine.parquet", *proofs}
     (table,) = [text for place, text in places.items() if place.endswith("answers.parquet")]
     assert table.splitlines()[0] == ",label,answer,probability_0,probability_1", "figures are drawn from it alone"
 

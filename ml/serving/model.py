@@ -20,7 +20,7 @@ from .source import Source
 
 FORMAT = 2
 KIND = "kind"  # the folder with the files of the fitted model
-ALL, LABEL, PROBABILITY, CONTRIBUTIONS = ANSWERS = ("all", "label", "probability", "contributions")
+ALL, LABEL, PROBABILITY, CONTRIBUTIONS = ANSWER_FORMS = ("all", "label", "probability", "contributions")
 OWN = "own"  # the folder of a version's code with a company's own modules
 
 
@@ -77,15 +77,15 @@ class PackagedModel:
         return self
 
     def predict(self, rows: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame | NDArray[Any]:
-        """One answer a row, in the same order. `answer` in `params` says which, one of ANSWERS; otherwise the model's
-        own `answer` does, which whoever loads the model may choose.
+        """One answer a row, in the same order. `answer` in `params` says which, one of ANSWER_FORMS; otherwise the
+        model's own `answer` does, which whoever loads the model may choose.
 
         Rows that have all of the model's columns are raw rows. Other rows are rows of the source, if the model takes
         these. Raises ValueError where a column is missing or has another type; extra columns are ignored.
         """
         answer = (params or {}).get("answer") or self.answer
-        if answer not in ANSWERS:
-            raise refusal(f"answer must be one of {', '.join(ANSWERS)}, but it is {str(answer)[:40]!r}")
+        if answer not in ANSWER_FORMS:
+            raise refusal(f"answer must be one of {', '.join(ANSWER_FORMS)}, but it is {str(answer)[:40]!r}")
         if answer == CONTRIBUTIONS:
             return self.contributions(rows)
         answers = self.answers(rows)

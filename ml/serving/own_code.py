@@ -13,10 +13,10 @@ import importlib
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from importlib.machinery import ModuleSpec
-from importlib.util import resolve_name
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, resolve_name, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 import pandas as pd
@@ -26,6 +26,18 @@ from .columns import Column
 OURS, FACE = "ml", {"Column": Column}  # what own modules may import of this project, here as in a night
 MODULES, DERIVE, INIT = "modules", "derive.py", "__init__.py"
 _LOADING = threading.RLock()
+
+
+class AsRead(SourceFileLoader):
+    """Runs the bytes that were read, because the file may have changed since."""
+
+    def __init__(self, fullname: str, path: Path | str, source: bytes) -> None:
+        super().__init__(fullname, str(path))
+        self.source = source
+
+    def get_code(self, fullname: str) -> CodeType:
+        """The compiled source; no compiled file is written. Raises SyntaxError or ValueError if that cannot be done."""
+        return self.source_to_code(self.source, self.get_filename(fullname))
 
 
 class OwnCode:
@@ -77,33 +89,35 @@ class OwnCode:
 
     def derive_function(self) -> Callable[[pd.DataFrame], pd.DataFrame]:
         """The company's `derive`."""
-        module = ModuleType(f"{self.prefix}.{hashlib.sha256(self.derive).hexdigest()[:16]}")
+        private = f"{self.prefix}.{hashlib.sha256(self.derive).hexdigest()[:16]}"
         with _LOADING:
-            derive: Callable[[pd.DataFrame], pd.DataFrame] = self._executed(module, "", self.derive, DERIVE).DERIVE
+            derive: Callable[[pd.DataFrame], pd.DataFrame] = self._executed(private, "", self.derive, DERIVE).DERIVE
         return derive
 
     def _loaded(self, name: str, private: str) -> ModuleType:
         if not self._is_own(name):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-        module, is_file = ModuleType(private), name in self.modules
-        is_package = name in self.packages or not is_file
-        module.__spec__ = ModuleSpec(private, None, is_package=is_package)
-        if is_package:
-            module.__path__ = []
+        is_package = name in self.packages or name not in self.modules
+        package = name if is_package else name.rpartition(".")[0]
+        module = self._executed(private, package, self.modules.get(name, b""), self.path_of(name), is_package)
         if name == OURS:
             vars(module).update(FACE)
-        package = name if is_package else name.rpartition(".")[0]
-        return self._executed(module, package, self.modules.get(name, b""), self.path_of(name))
+        return module
 
-    def _executed(self, module: ModuleType, package: str, source: bytes, file: str) -> ModuleType:
+    def _executed(self, private: str, package: str, source: bytes, file: str, is_package: bool = False) -> ModuleType:
         """Runs the source as this module, with our `_import` for its import statements."""
+        loader = AsRead(private, file, source)
+        below: list[str] | None = [] if is_package else None
+        spec = spec_from_file_location(private, file, loader=loader, submodule_search_locations=below)
+        assert spec is not None, file
+        module = module_from_spec(spec)
         own_import = functools.partial(self._import, package)
-        vars(module).update(__file__=file, __builtins__={**vars(builtins), "__import__": own_import})
-        sys.modules[module.__name__] = module  # dataclasses look up the names in their hints there
+        vars(module)["__builtins__"] = {**vars(builtins), "__import__": own_import}
+        sys.modules[private] = module  # dataclasses look up the names in their hints there
         try:
-            exec(compile(source, file, "exec", dont_inherit=True), vars(module))
+            loader.exec_module(module)
         except BaseException:
-            del sys.modules[module.__name__]
+            del sys.modules[private]
             raise
         return module
 

@@ -25,15 +25,15 @@ from importlib.machinery import (
     BuiltinImporter,
     FrozenImporter,
     PathFinder,
-    SourceFileLoader,
 )
 from importlib.metadata import PathDistribution
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import ModuleType
 from typing import Any
 
 from ml.digests import digest_bytes
 from ml.errors import ConfigError
+from ml.serving.own_code import AsRead
 
 SUFFIXES = (*EXTENSION_SUFFIXES, *SOURCE_SUFFIXES, *BYTECODE_SUFFIXES)
 OURS = Path(__file__).resolve().parents[2]
@@ -69,18 +69,6 @@ class Module:
     def package(self) -> str:
         """The package that its relative imports start from."""
         return self.name if self.place.folders else self.name.rpartition(".")[0]
-
-
-class AsRead(SourceFileLoader):
-    """Runs the bytes that were read, because the file may have changed since."""
-
-    def __init__(self, fullname: str, path: Path, source: bytes) -> None:
-        super().__init__(fullname, str(path))
-        self.source = source
-
-    def get_code(self, fullname: str) -> CodeType:
-        """The compiled source; no compiled file is written. Raises SyntaxError or ValueError if that cannot be done."""
-        return self.source_to_code(self.source, self.get_filename(fullname))
 
 
 class OwnModules:

@@ -76,11 +76,12 @@ def travelling_modules(own: OwnModules, names: Iterable[str]) -> Travelling:
     source = "".join(f"import {name}\n" for name in names).encode()
     if not source:
         return NOTHING
+    modules = _imported(own, source)
     try:
-        modules = _imported(own, source)
+        _refuse_made_up_names(own, source, modules)
         why_not = _why_not(own, source, modules)
     except CannotFollow as reason:
-        modules, why_not = {}, str(reason)
+        why_not = str(reason)
     return Travelling(
         source=source,
         modules=modules,
