@@ -57,7 +57,6 @@ from ml.use_case.loading import load, load_use_case
 from tests import tiny
 from tests.reporting import test_report
 from tests.story import SHOP, Shop, shop_day
-from tests.tiny import tills
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
@@ -271,7 +270,7 @@ def test_the_usual_gates_of_the_page_can_be_made(tmp_path: Path) -> None:
 
 def test_gates_on_probabilities_as_the_page_has_them_fit_a_use_case() -> None:
     exec("from ml import *\n" + block("docs/use-case.md", "Gates", "py"), names := dict[str, Any]())
-    use_case = tills(metric=names["metric"], gates=names["gates"])
+    use_case = tiny.tills(metric=names["metric"], gates=names["gates"])
     assert [gate.metric for gate in use_case.gates] == ["f1", "log_loss", "log_loss", "f1"]
 
 

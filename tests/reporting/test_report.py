@@ -14,7 +14,7 @@ from ml.reporting.data_section import data_sentences
 from ml.reporting.decision_section import champion_sentence, champion_then, headline
 from ml.reporting.document import dry_run_document, nothing_new_document, result_document
 from ml.reporting.page import markdown
-from ml.reporting.score_section import cell, comparison_sentence, model_metrics, score_rows
+from ml.reporting.score_section import cell, comparison_sentence, model_metrics, score_list, score_rows
 from ml.reporting.trail import Trail
 from ml.reporting.words import window_words
 from ml.storage.json_form import to_json
@@ -263,6 +263,25 @@ def test_the_model_is_compared_with_a_rule_of_thumb_whichever_way_it_ends(name: 
     assert "what rule is" in sentence
     assert ("is better than" in sentence) is (name == "PASS")
     assert comparison_sentence(document()) == ""
+
+
+@pytest.mark.parametrize("metric", ["pr_auc", "log_loss"])
+def test_the_own_metric_is_no_second_reason_for_a_model_that_a_rule_equals(metric: str) -> None:
+    """In which it is not surely better, although its value may be."""
+    made = document(against=verdict("INCONCLUSIVE", difference=0.01, low=-0.01, high=0.02)) | {"metric": metric}
+    for who, better in (("candidate", True), ("rule", False)):
+        made["scores"][who] |= {"pr_auc": {"value": 0.6 + 0.1 * better}, "log_loss": {"value": 0.4 - 0.1 * better}}
+    sentence = comparison_sentence(made)
+    assert ("PR AUC 0.700 against 0.600" in sentence) == (metric == "log_loss")
+    assert ("log loss 0.300 against 0.400" in sentence) == (metric == "pr_auc")
+
+
+def test_the_brier_score_is_shown_where_a_gate_names_it() -> None:
+    """It has an interval there."""
+    made = document()
+    for low, shown in ((None, False), (0.1, True)):
+        made["scores"]["candidate"]["brier"] = {"value": 0.2, "low": low, "high": low and 0.3, "reason": None}
+        assert ("Brier 0.200" in score_list(made)) == shown
 
 
 def test_everyone_who_was_scored_has_a_row() -> None:

@@ -16,8 +16,7 @@ LISTED = (
     "BetterThanRule BetterThanTrivial BusinessDays Column Comparison DatabaseSource DaySource Difference Evidence "
     "FileSource Fitted Gate Interval Job Learner MinMetric NetworkClassifier NetworkRegressor NotSurelyWorse "
     "NotWorseThanChampion NotWorseThanReference Pair Retention ScikitLearn SideTable Source Step Target Trees UseCase "
-    "Verdict "
-    "VerdictName linear_regression logistic_regression metric_interval"
+    "Verdict VerdictName linear_regression logistic_regression metric_interval"
 ).split()
 
 
