@@ -127,6 +127,8 @@ def test_a_gate_that_was_too_strict_is_mended_and_the_same_model_promoted(shop: 
 
 def test_a_new_gate_on_a_score_that_was_not_kept_scores_the_same_model_again(shop: Shop) -> None:
     assert shop.document()["version"] == 1
+    _edit(shop, "floor=0.5", "floor=0.51")
+    assert shop.document()["version"] == 1, "scored beside the champion, whose opponents stay the same from now on"
     _edit(shop, "    gates=(", '    gates=(\n        MinMetric(metric="log_loss", floor=9.0, why="a test"),')
     again = shop.document()
     assert _reused_all(again)
