@@ -487,8 +487,18 @@ def _libraries(own: OwnModules, source: bytes, modules: Iterable[str]) -> frozen
 
 
 def _names_of_ours(source: bytes) -> Iterator[str]:
-    for node in ast.walk(ast.parse(source)):
+    nodes = list(ast.walk(ast.parse(source)))
+    faces = {
+        alias.asname or "ml"
+        for node in nodes
+        if isinstance(node, ast.Import)
+        for alias in node.names
+        if alias.name == "ml"
+    }
+    for node in nodes:
         if isinstance(node, ast.ImportFrom) and not node.level and _is_of_ml(node.module or ""):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if _is_of_ml(alias.name))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in faces:
+            yield f"ml.{node.attr}"

@@ -8,7 +8,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
+import ml
 import ml.code
+from ml.code import imported_code
 from ml.pipeline.site import own_code_digest
 from ml.use_case.loading import Loaded, load
 from ml.use_case.travelling import NOTHING, Travelling
@@ -306,6 +308,22 @@ def test_the_libraries_that_own_code_imports_are_part_of_its_keys(
     monkeypatch.undo()
     ml.code._digest_of.cache_clear()
     assert own_code_digest(loaded.deriving) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("import ml\n\nclass Late(ml.BetterThanRule):\n    pass\n", {"ml", "ml.BetterThanRule"}),
+        ("import ml as retrain\n\nclass Late(retrain.BetterThanRule):\n    pass\n", {"ml", "ml.BetterThanRule"}),
+        ("from ml import BetterThanRule\n\nclass Late(BetterThanRule):\n    ml = 1\n", {"ml.BetterThanRule"}),
+    ],
+)
+def test_what_own_code_takes_of_ml_is_known_however_it_imports_it(text: str, names: set[str], project: Project) -> None:
+    body = "from company.late import Late\n\nassert Late\n" + BODIES["a function"][0] + DERIVE
+    tail = TAIL.replace("gates=(", "gates=(Late(metric='f1', why='a test'), ")
+    late = written(project(), body, tail, **{"company/late.py": text}).judging
+    assert late.ours >= names
+    assert "ml/evaluation/gates.py" in imported_code(names, ml.FACE).files
 
 
 SETTINGS = {
