@@ -147,6 +147,21 @@ def version_of(library: str) -> str:
         ) from None
 
 
+@functools.cache
+def distributions_of(module: str) -> tuple[str, ...]:
+    """The installed distributions that a top-level module belongs to; none if it is not installed."""
+    try:
+        metadata.version(module)
+    except metadata.PackageNotFoundError:
+        return tuple(sorted({*_distributions_by_module().get(module, ())}))
+    return (module,)
+
+
+@functools.cache
+def _distributions_by_module() -> Mapping[str, list[str]]:
+    return metadata.packages_distributions()  # reads the lists of all installed files, which takes 0.3 s
+
+
 def require_unchanged() -> None:
     """Raises ConfigError if a module that is in a key of this process has changed on disk: modules that are imported
     from now on would be others than those in the key."""

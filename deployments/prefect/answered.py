@@ -33,7 +33,8 @@ def resume_answered(settings: Settings, api: str, use_cases: Collection[str]) ->
             # Not Prefect's own `resume`, which would need an answer for the form, as if somebody had given a second.
             message = f"Entry {closed.seq} of the ledger closed the question."
             state = {"type": "SCHEDULED", "name": "Resuming", "message": message}
-            ask(f"{api}/flow_runs/{run['id']}/set_state", {"state": state})
+            if ask(f"{api}/flow_runs/{run['id']}/set_state", {"state": state}) is None:
+                return None
             resumed.append(str(run["id"]))
     return resumed
 

@@ -11,13 +11,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 import ml.serving
+from ml.code import distributions_of
 from ml.data.cleaning import from_parquet, to_parquet
 from ml.data.dataset import Reading, Table
 from ml.digests import digest_sources
@@ -88,8 +88,7 @@ def libraries_of(own: OwnCode) -> list[str]:
     names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
     tops = {name.partition(".")[0] for name in names} - sys.stdlib_module_names
     tops -= {name.partition(".")[0] for name in own.modules} | {"ml", ""}
-    installed = metadata.packages_distributions() if tops else {}
-    return sorted({library for top in tops for library in installed.get(top, ())})
+    return sorted({library for top in tops for library in distributions_of(top)})
 
 
 def synthetic_rows(columns: tuple[Column, ...], rules: tuple[Rule, ...]) -> pd.DataFrame:

@@ -18,7 +18,7 @@ from ml.models.handles import Step
 from ml.models.packaging import travelling
 from ml.models.recipe import Recipe
 from ml.serving.columns import conform
-from ml.serving.model import PackagedModel, load_served
+from ml.serving.model import PackagedModel, is_own_kind, load_served
 from ml.serving.output import Output, sigmoid
 from ml.serving.own_code import NO_OWN_CODE, OwnCode
 from ml.serving.refusal import failure
@@ -101,12 +101,13 @@ def package(
 
 def _outputs(kind: str, folder: Path, threads: int, own: OwnCode, typed: pd.DataFrame) -> Floats:
     """The outputs of the fitted model in the folder. Raises ConfigError if a company's own module cannot give them."""
+    is_own = is_own_kind(kind, own)
     try:
-        if kind in own.modules and not hasattr(own.load(kind), "load"):
+        if is_own and not hasattr(own.load(kind), "load"):
             raise ConfigError(f"{kind} must define load(folder, threads)", "it does not", "define it")
         return load_served(kind, folder, threads, own).outputs(typed)
     except Exception as error:  # a company's own code; its message may quote a row
-        if kind not in own.modules or isinstance(error, RetrainError) or is_passing(error):
+        if not is_own or isinstance(error, RetrainError) or is_passing(error):
             raise
         rule = f"{kind} must load what was fitted, and answer rows with it"
         raise ConfigError(rule, f"it {failure(error)}", "mend it, then run it again") from None

@@ -21,7 +21,7 @@ from ml.evaluation.decision import comparability, decide, is_open
 from ml.evaluation.gates import ALLOWING, BetterThanRule, Difference, Evidence, Gate
 from ml.evaluation.handles import Evaluations, Judgement, Verdict, VerdictName
 from ml.evaluation.judging import NoAnswer, answer_table, baselines, judge_all, model_answers
-from ml.metrics.scores import Answers
+from ml.metrics.scores import PROBABILITY_SCORES, Answers
 from ml.models.handles import Upload
 from ml.operations.scoring import model_columns
 from ml.pipeline.site import Site, resume
@@ -32,6 +32,7 @@ from ml.storage.json_form import from_json, to_json
 from ml.storage.ledger import AnyEntry
 from ml.storage.records import Champion, Night
 from ml.storage.store import get_file, is_whole, put_file
+from ml.use_case.definition import UseCase
 
 RULE_OF_THUMB = "a model that a rule of thumb equals must say so"
 
@@ -41,14 +42,15 @@ def evaluate_models(
 ) -> Evaluations:
     """Scores candidate, champion, reference and baselines on the same test rows.
 
-    The result is kept under a key that includes who the opponents are and whether their files are undamaged. The gates
-    are not part of it: other gates judge the same scores.
+    The result is kept under a key that includes who the opponents are and whether their files are undamaged. Of the
+    gates only the scores of probabilities that they name are part of it, because the evidence has sums for these alone.
     """
     champion, reference = (head.champion, head.reference) if head else (None, None)
     opponents = {"champion": champion, "reference": reference}
     identities = [model.identity if model else None for model in opponents.values()]
     lost = {who: _lost_files(site, model) for who, model in opponents.items()}
-    key = digest_value([training_key, JUDGING.digest, upload.digest, split.test_digest, identities, lost])
+    named = named_scores(site.use_case)
+    key = digest_value([training_key, JUDGING.digest, upload.digest, split.test_digest, identities, lost, named])
 
     def make() -> Evaluations:
         return _evaluate(site, night, key, cleaned, split, upload, opponents)
@@ -68,8 +70,7 @@ def _evaluate(
     answers["candidate"] = _candidates_answers(site, upload, test)
     descriptions = {who: rule.description for who, rule in simple_rules.items()} | {"candidate": "tonight's model"}
     absent, incomparable = _compare_opponents(site, split, opponents, test, answers, descriptions)
-    named = {site.use_case.metric, *(gate.metric for gate in site.use_case.gates)}
-    judged = judge_all(site.use_case, test, split.test_digest, answers, descriptions, named)
+    judged = judge_all(site.use_case, test, split.test_digest, answers, descriptions, named_scores(site.use_case))
     evidence = replace(judged.evidence, not_applicable=absent, not_comparable=incomparable)
     table = to_parquet(answer_table(test, answers["candidate"]))
     return Evaluations(
@@ -85,6 +86,12 @@ def _evaluate(
         ),
         answers=put_file(site.store, paths.stage_file(night.use_case, "evaluate", key, "answers.parquet"), table),
     )
+
+
+def named_scores(use_case: UseCase) -> list[str]:
+    """The scores of probabilities that the use case or one of its gates names."""
+    named = {use_case.metric, *(gate.metric for gate in use_case.gates)}
+    return [name for name in PROBABILITY_SCORES if name in named]
 
 
 def _is(upload: Upload, model: Champion | None) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import ml
-from ml.code import imported_code
+from ml.code import Code, imported_code
 from ml.data.cleaned import CleanedReader
 from ml.data.handles import Cleaned
 from ml.data.validation import PARTITION_FACTS, SNAPSHOT_FACTS, Fact, partition_rules, snapshot_rules
@@ -92,8 +92,9 @@ class Site:
 
 
 def own_code_digest(own: Travelling) -> str:
-    """A digest of a use case's own code, and of what it imports of ours; "" if there is none."""
-    return digest_value([own.digest, imported_code(own.ours, ml.FACE).digest]) if own.digest else ""
+    """A digest of a use case's own code, and of what it imports of ours and of libraries; "" if there is none."""
+    imported = imported_code(own.ours, ml.FACE) + Code(libraries=tuple(sorted(own.libraries)))
+    return digest_value([own.digest, imported.digest]) if own.digest else ""
 
 
 def open_site(use_case_name: str, load_suite: LoadSuite, confirm: Confirm) -> Site:

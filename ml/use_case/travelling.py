@@ -8,11 +8,13 @@ version. A file that cannot be followed for certain counts as a whole, with all 
 import ast
 import functools
 import symtable
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from importlib.machinery import SOURCE_SUFFIXES
 from typing import Any
 
+from ml.code import distributions_of
 from ml.declarations import is_estimator
 from ml.digests import digest_bytes, digest_value
 from ml.use_case.own_modules import Module, OwnModules, digest_of_sources, names_in
@@ -32,15 +34,16 @@ class Travelling:
 
     `source` is a module. It ends with one assignment for each field, such as `DERIVE = ...`. `modules` are the own
     modules that it imports, by the names by which it does, with their bytes; `packages` are those among them that are
-    packages. `ours` are the names of our project that the code imports. `why_not` says why it cannot run where our
-    project is not installed; None if it can. `digest` changes with everything that the code executes, also where it
-    cannot travel.
+    packages. `ours` are the names of our project that the code imports, and `libraries` the installed distributions.
+    `why_not` says why it cannot run where our project is not installed; None if it can. `digest` changes with all own
+    code that is executed, also where it cannot travel.
     """
 
     source: bytes = b""
     modules: Mapping[str, bytes] = field(default_factory=dict)
     packages: frozenset[str] = frozenset()
     ours: frozenset[str] = frozenset()
+    libraries: frozenset[str] = frozenset()
     why_not: str | None = None
     digest: str = ""
 
@@ -66,6 +69,7 @@ def travelling(own: OwnModules, use_case: object, fields: Iterable[str]) -> Trav
             modules=modules,
             packages=_packages(own, modules),
             ours=_ours(own, own.main.source, modules),
+            libraries=_libraries(own, own.main.source, modules),
             why_not=str(reason),
             digest=digest_of_sources(own.main.source, own.digests),
         )
@@ -87,6 +91,7 @@ def travelling_modules(own: OwnModules, names: Iterable[str]) -> Travelling:
         modules=modules,
         packages=_packages(own, modules),
         ours=_ours(own, source, modules),
+        libraries=_libraries(own, source, modules),
         why_not=why_not,
         digest=digest_value({name: digest_bytes(data) for name, data in sorted(modules.items())}),
     )
@@ -95,13 +100,16 @@ def travelling_modules(own: OwnModules, names: Iterable[str]) -> Travelling:
 def done_at_import(own: OwnModules) -> str:
     """Digest of what the file does to libraries when it is imported; "" if it does nothing to them.
 
-    That is each statement like `torch.set_default_dtype(...)`, and each own module that is imported and never named
-    again. They may decide results of code that the file does not have.
+    That is each statement like `torch.set_default_dtype(...)`, also in a block or in a function of the file that is
+    called, with what it needs; and each own module that is imported and never named again. They may decide results of
+    code that the file does not have.
     """
     file = _file(own.main)
     settings = [one.node for one in file.statements if file.sets_a_library(one)]
-    imports = [one.node for one in file.statements if file.is_for_effect(one, own)]
-    source = ast.unparse(ast.Module([*settings, *imports], [])).encode()
+    effects = any(file.is_for_effect(one, own) for one in file.statements)
+    chosen = [*file.needed_by(settings, own), *settings] if settings or effects else []
+    tree = ast.Module([_absolute(node, own.main.package) for node in chosen], [])
+    source = ast.unparse(ast.fix_missing_locations(tree)).encode()
     modules = {name: digest_bytes(data) for name, data in _imported(own, source).items()}
     return digest_value([digest_bytes(source), modules]) if source else ""
 
@@ -142,6 +150,7 @@ def _cut(own: OwnModules, use_case: object, wanted: Sequence[str]) -> Travelling
         modules=modules,
         packages=_packages(own, modules),
         ours=_ours(own, source, modules),
+        libraries=_libraries(own, source, modules),
         why_not=_why_not(own, source, modules),
         digest=digest,
     )
@@ -210,14 +219,12 @@ class File:
         return len(binding) == 1 and isinstance(binding[0].node, Function)
 
     def sets_a_library(self, one: Statement) -> bool:
-        """Whether the statement sets or calls something of a library, and is nothing but that."""
-        node = one.node
-        acted_on = node.value if isinstance(node, ast.Expr) else next(iter(_targets(node)), None)
-        if isinstance(acted_on, ast.Name):
+        """Whether the statement, or a function of the file that it calls, sets or calls something of a library."""
+        if one.is_import or one.defines:
             return False
-        while isinstance(acted_on, ast.Attribute | ast.Subscript | ast.Call):
-            acted_on = acted_on.func if isinstance(acted_on, ast.Call) else acted_on.value
-        return isinstance(acted_on, ast.Name) and acted_on.id in self._imported_names()
+        names = _acted_on(one.node)
+        called = [other.node for other in self.statements if other.defines and other.binds & self._reach(names)]
+        return bool(names.union(*map(_acted_on, called)) & self._imported_names())
 
     def needed_by(self, ends: Iterable[ast.stmt], own: OwnModules) -> list[ast.stmt]:
         """The statements, in their order, without which `ends` would run otherwise or not at all."""
@@ -372,6 +379,21 @@ def _bound_by(alias: ast.alias) -> str:
     return alias.asname or alias.name.partition(".")[0]
 
 
+def _acted_on(node: ast.stmt) -> set[str]:
+    """The names of what the statement, or one inside it, calls, or sets something of."""
+    parts = [part for part in ast.walk(node) if isinstance(part, ast.stmt)]
+    acted_on = (part.value if isinstance(part, ast.Expr) else next(iter(_targets(part)), None) for part in parts)
+    roots = (_root(place) for place in acted_on if place is not None and not isinstance(place, ast.Name))
+    return {root.id for root in roots if isinstance(root, ast.Name)}
+
+
+def _root(place: ast.expr) -> ast.expr:
+    """What the attribute, item or call is of: `torch` in `torch.backends.cudnn.flags(...)`."""
+    while isinstance(place, ast.Attribute | ast.Subscript | ast.Call):
+        place = place.func if isinstance(place, ast.Call) else place.value
+    return place
+
+
 def _is_future(node: ast.stmt) -> bool:
     return isinstance(node, ast.ImportFrom) and node.module == "__future__"
 
@@ -457,9 +479,27 @@ def _ours(own: OwnModules, source: bytes, modules: Iterable[str]) -> frozenset[s
     return frozenset(name for text in (source, *texts) for name in _names_of_ours(text))
 
 
+def _libraries(own: OwnModules, source: bytes, modules: Iterable[str]) -> frozenset[str]:
+    """The installed distributions that the code imports."""
+    texts = [Module(own.main.name, own.main.place, source), *(own.read[name] for name in modules)]
+    tops = {name.partition(".")[0] for text in texts for name in names_in(text)}
+    tops -= {*sys.stdlib_module_names, "ml", *(name.partition(".")[0] for name in own.read)}
+    return frozenset(library for top in tops for library in distributions_of(top))
+
+
 def _names_of_ours(source: bytes) -> Iterator[str]:
-    for node in ast.walk(ast.parse(source)):
+    nodes = list(ast.walk(ast.parse(source)))
+    faces = {
+        alias.asname or "ml"
+        for node in nodes
+        if isinstance(node, ast.Import)
+        for alias in node.names
+        if alias.name == "ml"
+    }
+    for node in nodes:
         if isinstance(node, ast.ImportFrom) and not node.level and _is_of_ml(node.module or ""):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if _is_of_ml(alias.name))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in faces:
+            yield f"ml.{node.attr}"

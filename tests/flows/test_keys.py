@@ -125,6 +125,19 @@ def test_a_gate_that_was_too_strict_is_mended_and_the_same_model_promoted(shop: 
     assert RUN_KEY not in version.tags
 
 
+def test_a_new_gate_on_a_score_that_was_not_kept_scores_the_same_model_again(shop: Shop) -> None:
+    assert shop.document()["version"] == 1
+    _edit(shop, "floor=0.5", "floor=0.51")
+    assert shop.document()["version"] == 1, "scored beside the champion, whose opponents stay the same from now on"
+    _edit(shop, "    gates=(", '    gates=(\n        MinMetric(metric="log_loss", floor=9.0, why="a test"),')
+    again = shop.document()
+    assert _reused_all(again)
+    assert again["computed"]["evaluate models"] == 1
+    verdicts = {verdict["gate"]: (verdict["verdict"], verdict["reason"]) for verdict in again["verdicts"]}
+    assert verdicts["MinMetric log_loss"][0] == "PASS", verdicts["MinMetric log_loss"]
+    assert (again["decision"], again["version"]) == ("KEEP", 1)
+
+
 def test_a_night_without_dates_that_has_other_gates_trains_nothing_again(shop: Shop) -> None:
     """Although it is of another day: as_of decides nothing about its model."""
     undated(shop)

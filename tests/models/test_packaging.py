@@ -36,6 +36,7 @@ from ml.models.packaging import (
     upload_folder,
     write_model,
 )
+from ml.models.training import package
 from ml.operations.scoring import model_columns, model_rules, score_file
 from ml.serving.columns import Column, conform
 from ml.serving.kinds.network import Architecture, ServedNetwork, TabularNetwork
@@ -48,7 +49,7 @@ from ml.storage.store import get_file, open_store
 from ml.use_case.loading import load_use_case, use_case_files
 from tasks.registration import open_night
 from tests.story import SHOP
-from tests.tiny import packaged, parcel_rows, parcels, raw_parcels, site
+from tests.tiny import cleaned, packaged, parcel_rows, parcels, raw_parcels, site
 
 ORDERS = (("ours",), ("other",), ("ours", "other"), ("other", "ours"))
 # Imports the libraries once; each order of loading then has a process of its own, forked before any model is loaded.
@@ -152,6 +153,15 @@ def test_a_model_folder_holds_no_pickle_and_no_row_of_data(folder: Path, name: s
     assert {path.rpartition(".")[2] for path in files} <= {"MLmodel", "json", "safetensors", "py", "yaml", "txt"}
     example = json.loads((folder / name / "input_example.json").read_text())
     assert example["data"] == [[15.0, 1.0, "AA", 1.0]]
+
+
+def test_a_module_of_a_derive_may_have_the_name_of_a_kind_of_ours(tmp_path: Path) -> None:
+    use_case, own = parcels(), OwnCode({"network": b"LINES = 4\n"}, derive=b"import network\nDERIVE = None\n")
+    rows = cleaned(use_case, parcel_rows(50))
+    model = package(use_case, use_case.column_rules, packaged().folder, 1, rows, own)
+    write_model(model, use_case.model, tmp_path / "model")
+    answers = registry.load_model(tmp_path / "model").predict(raw_parcels(50))
+    pd.testing.assert_frame_equal(answers, model.predict(raw_parcels(50)))
 
 
 def test_a_model_says_what_it_needs_and_takes(folder: Path) -> None:

@@ -8,6 +8,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
+import ml
+import ml.code
+from ml.code import imported_code
+from ml.pipeline.site import own_code_digest
 from ml.use_case.loading import Loaded, load
 from ml.use_case.travelling import NOTHING, Travelling
 from tests.use_case.test_own_modules import Project, project, write_files
@@ -272,11 +276,93 @@ def test_of_ml_only_a_column_travels(imported: str, why: str | None, project: Pr
     assert cut.ours == {f"ml.{imported}"}
 
 
-def test_what_the_file_sets_in_a_library_is_part_of_a_key(project: Project) -> None:
+@pytest.mark.parametrize(
+    ("where", "libraries"),
+    [
+        ("in the file", {"numpy", "scikit-learn"}),
+        ("in an own module", {"numpy", "scikit-learn"}),
+        ("by a function", {"numpy", "scikit-learn"}),
+        ("by another field", {"numpy"}),
+    ],
+)
+def test_the_libraries_that_own_code_imports_are_part_of_its_keys(
+    where: str, libraries: set[str], project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scaled = "import sklearn\n\ndef value(rows):\n    return rows['x']\n"
+    value = "def value(rows):\n    return np.abs(rows['x'])"
+    imports = {
+        "in the file": f"from sklearn import preprocessing\n\n{value} if preprocessing else None",
+        "in an own module": "import company.scaled\n\ndef value(rows):\n    return np.abs(company.scaled.value(rows))",
+        "by a function": value.replace("    ", "    import sklearn.preprocessing\n    "),
+        "by another field": f"import sklearn\n\ndef other():\n    return sklearn\n\n{value}",
+    }
+    loaded = written(project(), f"import numpy as np\n{imports[where]}\n" + DERIVE, **{"company/scaled.py": scaled})
+    assert loaded.deriving.libraries == libraries
+    before = own_code_digest(loaded.deriving)
+    monkeypatch.setattr(ml.code, "version_of", lambda library: "9.9" if library == "scikit-learn" else "1.0")
+    ml.code._digest_of.cache_clear()
+    first = own_code_digest(loaded.deriving)
+    monkeypatch.setattr(ml.code, "version_of", lambda library: "1.0")
+    ml.code._digest_of.cache_clear()
+    assert (own_code_digest(loaded.deriving) != first) is ("scikit-learn" in libraries)
+    monkeypatch.undo()
+    ml.code._digest_of.cache_clear()
+    assert own_code_digest(loaded.deriving) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("import ml\n\nclass Late(ml.BetterThanRule):\n    pass\n", {"ml", "ml.BetterThanRule"}),
+        ("import ml as retrain\n\nclass Late(retrain.BetterThanRule):\n    pass\n", {"ml", "ml.BetterThanRule"}),
+        ("from ml import BetterThanRule\n\nclass Late(BetterThanRule):\n    ml = 1\n", {"ml.BetterThanRule"}),
+    ],
+)
+def test_what_own_code_takes_of_ml_is_known_however_it_imports_it(text: str, names: set[str], project: Project) -> None:
+    body = "from company.late import Late\n\nassert Late\n" + BODIES["a function"][0] + DERIVE
+    tail = TAIL.replace("gates=(", "gates=(Late(metric='f1', why='a test'), ")
+    late = written(project(), body, tail, **{"company/late.py": text}).judging
+    assert late.ours >= names
+    assert "ml/evaluation/gates.py" in imported_code(names, ml.FACE).files
+
+
+SETTINGS = {
+    "a statement": "pd.options.display.width = WIDTH\n",
+    "a block": "if pd.__version__:\n    pd.options.display.width = WIDTH\n",
+    "a function": "def set_width():\n    pd.set_option('display.width', WIDTH)\n\nset_width()\n",
+    "a function in a function": (
+        "def inner():\n    pd.set_option('display.width', WIDTH)\n\ndef outer():\n    inner()\n\nouter()\n"
+    ),
+    "a constant": "WIDE = WIDTH\npd.options.display.width = WIDE\n",
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_what_the_file_sets_in_a_library_is_part_of_a_key(name: str, project: Project) -> None:
     folder = project()
-    body = "import pandas as pd\n\npd.options.display.width = WIDTH\n" + BODIES["a function"][0] + DERIVE
+    body = f"import pandas as pd\n\n{SETTINGS[name]}" + BODIES["a function"][0] + DERIVE
     settings: list[Any] = [written(folder, body.replace("WIDTH", width)).at_import for width in ("80", "81")]
     assert settings[0] != settings[1]
+
+
+def test_an_own_module_whose_function_the_file_calls_is_part_of_a_key(project: Project) -> None:
+    folder = project()
+    body = "from company.setup import set_width\n\nset_width()\n" + BODIES["a function"][0] + DERIVE
+    text = "import pandas as pd\n\ndef set_width():\n    pd.options.display.width = {}\n"
+    settings: list[Any] = [written(folder, body, **{"company/setup.py": text.format(n)}).at_import for n in (80, 81)]
+    assert settings[0] != settings[1]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "GATES = []\nGATES.append(Mine(metric='f1', floor=0.5, why='a test'))\n",
+        "def say():\n    print('loaded')\n\nsay()\n",
+        "import math\nFLOOR = math.sqrt(0.25)\n",
+    ],
+)
+def test_a_file_that_sets_nothing_in_a_library_has_nothing_of_it_in_its_keys(body: str, project: Project) -> None:
+    assert written(project(), body + BODIES["a function"][0] + DERIVE).at_import == ""
 
 
 def test_a_module_that_is_imported_for_its_effect_counts_for_everything(project: Project) -> None:
