@@ -94,6 +94,15 @@ def empty_mlflow(home: Path) -> Path:
     return home / "mlflow.db"
 
 
+@pytest.fixture(autouse=True)
+def the_database_that_is_copied_stays_empty(home: Path) -> Iterator[None]:
+    """A test that works in the session's home, instead of one of its own, would leave its versions to all later ones."""
+    database = home / "mlflow.db"
+    before = database.stat().st_mtime_ns if database.exists() else None
+    yield
+    assert before is None or database.stat().st_mtime_ns == before, "this test wrote into the session's MLflow"
+
+
 @pytest.fixture
 def shop_in_full(prefect: str, empty_mlflow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
     """A fresh home with 80 days of a shop, on the session's Prefect server."""
