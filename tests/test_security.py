@@ -53,6 +53,7 @@ SOURCES = ("ml", "expectations", "tasks", "flows", "deployments")
 LOADERS = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 CALLS = {"eval", "exec", "compile", "__import__"}
 METHODS = {"read_pickle", "to_pickle", "unsafe_load", "full_load"}
+READS_NOTHING = {("joblib", "parallel_config")}  # of a module that also has a pickler
 
 
 def loads_code(source: str) -> list[str]:
@@ -60,7 +61,10 @@ def loads_code(source: str) -> list[str]:
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import | ast.ImportFrom):
-            names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+            module = getattr(node, "module", None) or ""
+            if all((module, alias.name) in READS_NOTHING for alias in node.names):
+                continue
+            names = [alias.name for alias in node.names] + [module]
             found += [name for name in names if name.partition(".")[0] in LOADERS]
             found += ["torch.load"] if getattr(node, "module", "") == "torch" and "load" in names else []
         if isinstance(node, ast.Call):
@@ -75,6 +79,7 @@ def loads_code(source: str) -> list[str]:
     [
         "import pickle",
         "import joblib.numpy_pickle as j",
+        "from joblib import load, parallel_config",
         "def f():\n    from cloudpickle import loads",
         "import torch\ntorch.load(f)",
         "from torch import load",
