@@ -96,7 +96,7 @@ def empty_mlflow(home: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def the_database_that_is_copied_stays_empty(home: Path) -> Iterator[None]:
-    """A test that works in the session's home, instead of one of its own, would leave its versions to all later ones."""
+    """A test that works in the session's home, not in one of its own, would leave its versions to all later ones."""
     database = home / "mlflow.db"
     before = database.stat().st_mtime_ns if database.exists() else None
     yield

@@ -70,7 +70,9 @@ def loads_code(source: str) -> list[str]:
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
             found += [called] if called in CALLS | {"torch.load"} or called.rpartition(".")[2] in METHODS else []
-            found += [called for word in node.keywords if word.arg in {"allow_pickle", "weights_only"}]
+            refused = ("allow_pickle", "False")
+            words = [(word.arg, ast.unparse(word.value)) for word in node.keywords]
+            found += [called for word in words if word[0] in {"allow_pickle", "weights_only"} and word != refused]
     return found
 
 
