@@ -95,12 +95,10 @@ def empty_mlflow(home: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def the_database_that_is_copied_stays_empty(home: Path) -> Iterator[None]:
-    """A test that works in the session's home, not in one of its own, would leave its versions to all later ones."""
-    database = home / "mlflow.db"
-    before = database.stat().st_mtime_ns if database.exists() else None
+def no_mlflow_is_left_behind(home: Path) -> Iterator[None]:
+    """`mlflow.set_tracking_uri` writes into the environment: all later nights of the session would use that MLflow."""
     yield
-    assert before is None or database.stat().st_mtime_ns == before, "this test wrote into the session's MLflow"
+    assert "MLFLOW_TRACKING_URI" not in os.environ
 
 
 @pytest.fixture

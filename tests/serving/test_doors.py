@@ -128,8 +128,9 @@ def test_mlflow_evaluates_a_version(
     evaluator: str, score: str,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    before, uri = mlflow.get_tracking_uri(), f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)  # what MLflow writes there itself would stay
+    mlflow.set_tracking_uri(uri)
     rows = parcel_rows(200, 5)
     try:
         result = mlflow.models.evaluate(
