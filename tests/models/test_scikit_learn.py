@@ -240,7 +240,10 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "a transformer": (lambda: use(StandardScaler()), "a ScikitLearn of StandardScaler for binary"),
     "a regressor of classes": (lambda: use(Ridge()), "it is a ScikitLearn of Ridge for binary"),
     "a classifier of values": (lambda: use(GaussianNB(), "regression"), "a ScikitLearn of GaussianNB for regression"),
-    "a class": (lambda: use(LogisticRegression), "must be an instance of BaseEstimator, but it is <class.*: write an unfitted"),
+    "a class": (
+        lambda: use(LogisticRegression),
+        "must be an instance of BaseEstimator, but it is <class.*: write an unfitted",
+    ),
     "another form": (lambda: use(GaussianNB(), rows="sparse"), "must be 'encoded' or 'frame', but it is 'sparse'"),
     "no categories": (lambda: use(GaussianNB(), categories=0), "categories of the model of parcels must be greater"),
     "a parameter": (lambda: use(LogisticRegression(C=-1)), "The 'C' parameter of LogisticRegression must be a float"),
