@@ -5,6 +5,7 @@ percentile interval of the paired bootstrap over resampling units. docs/gates.md
 gates; the methods without a leading _ are what it may use and define.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, ClassVar
@@ -168,7 +169,7 @@ class NotWorse(Comparison):
 
     def decide(self, difference: "Difference") -> tuple[VerdictName, str]:
         differs = f"{self.metric} differs from the {self.opponent}'s by {difference.in_words(self.metric)}"
-        words = f"{differs}; a loss of {_amount(self.metric, self.max_drop)} is allowed"
+        words = f"{differs}; a loss of {_allowed(self.metric, self.max_drop)} is allowed"
         if difference.low > -self.max_drop:
             return "PASS", words
         if difference.high < -self.max_drop:
@@ -320,6 +321,14 @@ def _plain_figure(figure: Any) -> Any:
     """A figure as JSON can hold it, which has neither numpy's types nor NaN."""
     plain = figure.item() if isinstance(figure, np.generic) else figure
     return None if isinstance(plain, float) and not np.isfinite(plain) else plain
+
+
+def _allowed(metric: str, drop: float) -> str:
+    """The declared loss in words, with as many digits as it was declared with."""
+    usual = _amount(metric, drop)
+    if metric in LOWER_IS_BETTER:
+        return usual if math.isclose(float(usual[:-1]), 100 * drop) else f"{100 * drop:g}%"
+    return usual if math.isclose(float(usual), drop) else f"{drop:g}"
 
 
 def _amount(metric: str, value: float, *, signed: bool = False) -> str:

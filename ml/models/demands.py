@@ -7,6 +7,7 @@ from ml.data.dataset import NUMBERS
 from ml.data.demands import is_not_of_type, undeclared
 from ml.declarations import Broken, Demands
 from ml.metrics.scores import METRICS
+from ml.models.protocol import Learner
 from ml.models.recipe import Recipe
 
 
@@ -26,13 +27,31 @@ def _may_be_no_weight(recipe: Recipe) -> Broken:
     return False
 
 
+def _text_for_a_tuple(learner: Learner) -> Broken:
+    """The attribute of a company's own class that is one text instead of a tuple of texts; False if none is."""
+    texts = [name for name in ("learns", "served") if isinstance(getattr(learner, name), str)]
+    return bool(texts) and f"{texts[0]} of {learner.title} is {getattr(learner, texts[0])!r}"
+
+
 RECIPE: Demands[Recipe, Recipe] = (
     ("metric", "be one that its target has", lambda u, _: unmeasured(u.metric, u), "choose one of them"),
     (
         "model",
         "fit its target",
         lambda u, _: u.target.kind not in u.model.learns and f"it is a {u.model.title} for {u.target.kind}",
-        "use a learner whose `learns` has that target, like NetworkRegressor for a regression",
+        "take Trees(), a classifier for classes, or a regressor for numbers",
+    ),
+    (
+        "model",
+        "define fit_rows",
+        lambda u, _: type(u.model).fit_rows is Learner.fit_rows and f"{u.model.title} does not",
+        "define fit_rows(self, job) in its class",
+    ),
+    (
+        "model",
+        "have `learns` and `served` that are tuples",
+        lambda u, _: _text_for_a_tuple(u.model),
+        "write it with brackets and a comma, like ('my_kind',)",
     ),
     ("weight", "be a declared column", lambda u, _: undeclared([u.weight], u), "name one of its columns"),
     ("weight", "be a number", lambda u, _: is_not_of_type(u.weight, NUMBERS, u), "name a column of numbers"),

@@ -165,7 +165,7 @@ class ScikitLearn(Learner):
             raise ConfigError(rule, f"skops cannot save it ({error})", "take another one") from error
         untrusted = sorted({*skops.io.get_untrusted_types(data=data)} - {*TRUSTED, *self.trusted})
         if untrusted:
-            next_step = "name those of an installed library in `trusted`, and take a function of one for your own"
+            next_step = "let `derive` do what is your own, and name types of an installed library in `trusted`"
             raise ConfigError(rule, f"it has {', '.join(untrusted)}", next_step)
         return with_equal_bytes(data)
 

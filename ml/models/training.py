@@ -16,6 +16,7 @@ from ml.data.cleaning import LABEL
 from ml.errors import ConfigError, RetrainError, StoreUnavailable, is_passing
 from ml.models.handles import Step
 from ml.models.packaging import travelling
+from ml.models.protocol import Fitted, Job, Learner
 from ml.models.recipe import Recipe
 from ml.serving.columns import conform
 from ml.serving.model import PackagedModel, is_own_kind, load_served
@@ -68,6 +69,24 @@ def _figures(step: Step) -> str:
         "validation score": step.validation_score,
     }
     return ", ".join(f"{name} {figure:.4f}" for name, figure in figures.items() if figure is not None)
+
+
+def fit(learner: Learner, job: Job) -> Fitted:
+    """What the learner tells of its fit. Raises ConfigError if a company's own learner fails, or tells nothing."""
+    rule = f"fit_rows of {learner.title} must learn from the rows and return Fitted"
+    try:
+        fitted: object = learner.fit_rows(job)
+    except Exception as error:  # a company's own code; its message may quote a row
+        if _is_ours(learner) or isinstance(error, RetrainError) or is_passing(error):
+            raise
+        raise ConfigError(rule, f"it {failure(error)}", "read it with --debug, and mend it") from error
+    if not isinstance(fitted, Fitted):
+        raise ConfigError(rule, f"it returns a {type(fitted).__name__}", "return Fitted(chosen={}) at its end")
+    return fitted
+
+
+def _is_ours(learner: Learner) -> bool:
+    return type(learner).__module__.partition(".")[0] == "ml"
 
 
 def package(
@@ -129,8 +148,15 @@ def _refuse_other_outputs(use_case: Recipe, outputs: Floats, rows: int) -> None:
         raise ConfigError(
             f"the model of {use_case.name} must answer with numbers",
             f"what it says to {int((~finite).sum())} of {rows} validation rows is none",
-            "look at its curve and its parameters: a lower learning_rate may help",
+            _after_no_numbers(use_case.model),
         )
+
+
+def _after_no_numbers(learner: Learner) -> str:
+    """The next step after a model that answers with no numbers."""
+    if learner.step_name:
+        return "look at its curve and its parameters: a lower learning_rate may help"
+    return f"look at its parameters, and at `outputs` of {learner.served[0]}"
 
 
 def choose_output(use_case: Recipe, outputs: Floats, y: Floats) -> Output:

@@ -209,7 +209,7 @@ def _recorded(ledger: Ledger, version: int) -> Champion:
     """The version with this number. Raises UsageError if no night recorded it."""
     model = ledger.candidate(version)
     if model is None:
-        known = [str(version_of(night.candidate)) for night in ledger.nights() if night.candidate]
+        known = dict.fromkeys(str(version_of(night.candidate)) for night in ledger.nights() if night.candidate)
         raise UsageError(
             f"--version names a version that a night recorded ({', '.join(known) or 'there is none'})",
             f"it is {version}",

@@ -40,7 +40,7 @@ def train_candidate(
 
 
 def _fit(site: Site, night: Night, training_key: str, cleaned: Cleaned, split: Split) -> Fit:
-    from ml.models.training import StoredDiary
+    from ml.models.training import StoredDiary, fit
 
     require_same_code_and_machine(site, night)
     learner, reader = site.use_case.model, site.reader(cleaned)
@@ -50,7 +50,8 @@ def _fit(site: Site, night: Night, training_key: str, cleaned: Cleaned, split: S
         learner.title, night.device, night.threads, f"{split.train.rows:,}",
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
-        fitted = learner.fit_rows(
+        fitted = fit(
+            learner,
             Job(
                 folder=Path(scratch),
                 table=site.use_case,
@@ -62,7 +63,7 @@ def _fit(site: Site, night: Night, training_key: str, cleaned: Cleaned, split: S
                 threads=night.threads,
                 diary=StoredDiary(site.store, paths.checkpoint(night.use_case, training_key), learner.step_name),
                 weight=site.use_case.weight,
-            )
+            ),
         )
         files = upload_folder(site.store, Path(scratch), folder)
     return Fit(

@@ -25,10 +25,12 @@ NEXT_STEPS: dict[tuple[str, type], str] = {
     ("float_type", str): "write it without quotes",
     ("date_type", str): "write it like date(2013, 10, 1)",
 }
-# Of fields that take values of several types.
+# Of fields that take values of several types, or of a class that has many kinds.
 CHOICES = {
     "calendar": "write one of them, BusinessDays(weekdays=..., holidays=...), or a tuple of dates",
     "source": "write Source(...), FileSource(...), DatabaseSource(...) or one of a class that inherits from DaySource",
+    "model": "write an estimator of ml, like Trees(), or ScikitLearn(...) around an unfitted one of scikit-learn",
+    "estimator": "write an unfitted estimator of scikit-learn, with its brackets, like LogisticRegression()",
 }
 
 

@@ -170,6 +170,21 @@ def test_errors_are_judged_as_fractions_of_the_champions() -> None:
     assert MinMetric(metric="rmse", floor=20.0, why="a ceiling").judge(evidence(pair)).verdict == "PASS"
 
 
+@pytest.mark.parametrize(
+    ("metric", "max_drop", "words"),
+    [
+        ("log_loss", 0.05, "a loss of 5.0% is allowed"),
+        ("log_loss", 0.0001, "a loss of 0.01% is allowed"),
+        ("log_loss", 0.0125, "a loss of 1.25% is allowed"),
+        ("roc_auc", 0.02, "a loss of 0.0200 is allowed"),
+        ("roc_auc", 0.00125, "a loss of 0.00125 is allowed"),
+    ],
+)
+def test_the_allowed_loss_is_told_as_it_was_declared(metric: str, max_drop: float, words: str) -> None:
+    gate = NotWorseThanChampion(metric=metric, max_drop=max_drop, why="a test")
+    assert words in gate.judge(evidence(BETTER)).reason
+
+
 def test_the_rule_gate_wants_more_than_a_rule_of_thumb() -> None:
     gate = BetterThanRule(metric="f1", why="a test")
     same = binary(LABELS, GOOD, GOOD, 100)

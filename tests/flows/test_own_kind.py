@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from ml.errors import ConfigError
-from ml.models.training import package
+from ml.models.training import fit, package
 from ml.pipeline.site import Site
 from ml.serving.own_code import OwnCode
 from ml.storage import registry
@@ -195,6 +195,13 @@ BAD: list[tuple[str, dict[str, str], str]] = [
     ("is named by nobody", {"my_learner": LEARNER.replace('("my_kind",)', "()")}, "it names none"),
     ("needs ours", {"my_kind": "from ml.data import reading\n" + KIND}, "it uses ml.data.reading"),
     ("makes up names", {"my_kind": KIND + "__import__('my_' + FILE)\n"}, "a name that is made up"),
+    ("has no fit_rows", {"my_learner": LEARNER.replace("def fit_rows", "def fit")}, "LeastSquares does not"),
+    (
+        "is named by a text",
+        {"my_learner": LEARNER.replace('("my_kind",)', '"my_kind"')},
+        "served of LeastSquares is 'my",
+    ),
+    ("learns a text", {"my_learner": LEARNER.replace('("binary",)', '"binary"')}, "learns of LeastSquares is 'binary'"),
     ("is no Python", {"my_kind": KIND + "this is no Python\n"}, "SyntaxError"),
 ]
 
@@ -212,7 +219,7 @@ WRONG = [
     ("has another shape", KIND.replace("[:, None]", ""), r"60 validation rows has the shape \(60,\)"),
     ("answers with a list", KIND.replace("[:, None]", ".tolist()"), "60 validation rows is a list"),
     ("answers with texts", KIND.replace("[:, None]", ".astype(str)[:, None]"), "must answer each row with 1 number"),
-    ("answers with no numbers", KIND.replace("return (numbers", "return np.nan * (numbers"), "answer with numbers"),
+    ("answers with no numbers", KIND.replace("return (numbers", "return np.nan * (numbers"), "at `outputs` of my_kind"),
     (
         "fails",
         KIND.replace("return Served(", "return Served(1 / 0, "),
@@ -237,3 +244,24 @@ def test_a_kind_that_does_not_keep_to_the_protocol_is_refused_in_one_sentence(
     own = OwnCode(loaded.serving.modules, loaded.serving.packages)
     with pytest.raises(ConfigError, match=words):
         package(use_case, use_case.column_rules, tmp_path / "fitted", 1, rows, own)
+
+
+UNFIT = [
+    (
+        "fails",
+        LEARNER.replace("weights = ", "weights = 1 / 0 * "),
+        "it fails with ZeroDivisionError in line .* of my_learner",
+    ),
+    ("returns nothing", LEARNER.replace("return Fitted(chosen={})", "return"), "it returns a NoneType: return Fitted"),
+    ("returns something else", LEARNER.replace("return Fitted(chosen={})", "return {}"), "it returns a dict: return"),
+]
+
+
+@pytest.mark.parametrize(("learner", "words"), [case[1:] for case in UNFIT], ids=[case[0] for case in UNFIT])
+def test_a_fit_that_does_not_keep_to_the_protocol_is_refused_in_one_sentence(
+    tmp_path: Path, learner: str, words: str
+) -> None:
+    use_case = load("shop", write(tmp_path / "project", **(PROJECT | {"my_learner": learner}))).use_case
+    rows = cleaned(use_case, shop_day(date(2024, 1, 1)))
+    with pytest.raises(ConfigError, match=words):
+        fit(use_case.model, job(use_case, tmp_path / "fitted", rows, rows))

@@ -235,12 +235,15 @@ def use(estimator: Any, kind: TaskKind = "binary", **changes: Any) -> UseCase:
 
 
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
-    "a clusterer": (lambda: use(KMeans()), "it is a ScikitLearn of KMeans for binary: use a learner"),
+    "a clusterer": (lambda: use(KMeans()), "it is a ScikitLearn of KMeans for binary: take Trees()"),
     "what finds outliers": (lambda: use(IsolationForest()), "a ScikitLearn of IsolationForest for binary"),
     "a transformer": (lambda: use(StandardScaler()), "a ScikitLearn of StandardScaler for binary"),
     "a regressor of classes": (lambda: use(Ridge()), "it is a ScikitLearn of Ridge for binary"),
     "a classifier of values": (lambda: use(GaussianNB(), "regression"), "a ScikitLearn of GaussianNB for regression"),
-    "a class": (lambda: use(LogisticRegression), "must be an instance of BaseEstimator, but it is <class"),
+    "a class": (
+        lambda: use(LogisticRegression),
+        "must be an instance of BaseEstimator, but it is <class.*: write an unfitted",
+    ),
     "another form": (lambda: use(GaussianNB(), rows="sparse"), "must be 'encoded' or 'frame', but it is 'sparse'"),
     "no categories": (lambda: use(GaussianNB(), categories=0), "categories of the model of parcels must be greater"),
     "a parameter": (lambda: use(LogisticRegression(C=-1)), "The 'C' parameter of LogisticRegression must be a float"),
@@ -281,7 +284,7 @@ def add_one(values: Any) -> Any:
 def test_a_type_that_nobody_trusts_is_named_before_the_fit(function: Any, tmp_path: Path) -> None:
     use_case = use(make_pipeline(FunctionTransformer(function), Keeping()), trusted=TRUSTED_HERE)
     Keeping.X = None
-    with pytest.raises(ConfigError, match=rf"but it has {__name__}\.\W?{function.__name__}: name those of"):
+    with pytest.raises(ConfigError, match=rf"but it has {__name__}\.\W?{function.__name__}: let `derive` do"):
         use_case.model.fit_rows(job(use_case, tmp_path / "fit", cleaned(use_case, parcel_rows(50)), None))
     assert Keeping.X is None
 

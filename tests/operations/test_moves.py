@@ -67,6 +67,13 @@ def test_only_what_a_night_recorded_can_be_promoted(ledger: Ledger) -> None:
         plan_promote(ledger, 4, "so")
 
 
+def test_a_version_that_was_judged_twice_is_named_once(ledger: Ledger) -> None:
+    two = version(2)
+    assert ledger.append(entry(4, candidate=version(3), champion_before=two, champion=two, reference=version(1)))
+    with pytest.raises(UsageError, match=r"recorded \(1, 2, 3\), but it is 4"):
+        plan_promote(ledger, 4, "so")
+
+
 def test_a_hold_lasts_until_it_is_released(ledger: Ledger) -> None:
     carry_out(ledger, None, plan_hold(ledger, "audit"))
     with pytest.raises(UsageError, match="audit"):

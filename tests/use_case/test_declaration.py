@@ -6,11 +6,12 @@ import re
 from collections.abc import Callable, Iterator
 from datetime import date, datetime
 from itertools import product
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 from ml import BusinessDays, Column, DaySource, FileSource, SideTable, Source, UseCase
 from ml.data.demands import CALENDAR, COLUMN, DATASET, SIDE_TABLE, SOURCE, TARGET
@@ -29,6 +30,7 @@ from ml.evaluation.gates import (
 from ml.metrics.scores import METRICS, PROBABILITY_SCORES
 from ml.models.demands import RECIPE
 from ml.models.networks.estimators import NetworkClassifier, NetworkEstimator, NetworkRegressor
+from ml.models.protocol import Learner
 from ml.models.trees import Trees
 from ml.use_case.definition import USE_CASE
 from ml.use_case.operation import OPERATION, _is_cron
@@ -147,6 +149,7 @@ TYPES: list[Case] = [
     (tills, {"source": Source(folder="")}, "folder of the source of tills", "''"),
     (tills, {"target": "returned_after"}, "target of", "instance of Target"),
     (tills, {"model": NetworkClassifier}, "model of", "instance of Learner"),
+    (tills, {"model": LogisticRegression()}, "model of", "or ScikitLearn(...) around an unfitted one"),
     (tills, {"gates": (BetterThanTrivial,)}, "gates[0] of", "instance of Gate"),
     (tills, {"replay_from": "2024-01-01"}, "replay_from of", "write it like date(2013, 10, 1)"),
     (tills, {"replay_from": datetime(2024, 1, 1)}, "replay_from of", "valid date"),
@@ -185,6 +188,13 @@ TYPES: list[Case] = [
     (tills, side(source="stock"), "source of side table stock of tills", "instance of RowSource"),
     (tills, side(source=Source(folder=" ")), "folder of the source of side table stock of tills", "' '"),
 ]
+
+
+class OneText(Trees):
+    """A learner of a company, whose class names its module without the brackets of a tuple."""
+
+    served: ClassVar[Any] = "trees"
+
 
 TOGETHER: list[Case] = [
     (tills, {"name": "my tills"}, "name of the use case my tills", "'my tills': rename it"),
@@ -319,6 +329,8 @@ TOGETHER: list[Case] = [
     (tills, column(tills, "returned_after", maximum=0), "above of the target of tills", "it is 0"),
     (values, column(values, "price", minimum=0), "log of the target of parcels", "price is none or too low"),
     (values, column(values, "price", minimum=None), "log of the target of parcels", "price is none or too low"),
+    (tills, {"model": Learner()}, "model of the use case tills", "Learner does not"),
+    (tills, {"model": OneText()}, "model of the use case tills", "served of OneText is 'trees'"),
     (tills, {"weight": "prise"}, "weight of the use case tills", "prise is not among its columns"),
     (tills, {"weight": "shop"}, "weight of the use case tills", "column shop is of type text"),
     (values, {"weight": "price"}, "weight of the use case parcels", "name another column"),
