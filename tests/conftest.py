@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -96,9 +97,11 @@ def empty_mlflow(home: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_mlflow_is_left_behind(home: Path) -> Iterator[None]:
-    """`mlflow.set_tracking_uri` writes into the environment: all later nights of the session would use that MLflow."""
+    """What `mlflow.set_tracking_uri` is told, it also writes into the environment, and all later tests would use it."""
     yield
+    mlflow = sys.modules.get("mlflow.tracking")
     assert "MLFLOW_TRACKING_URI" not in os.environ
+    assert mlflow is None or not mlflow.is_tracking_uri_set()
 
 
 @pytest.fixture

@@ -110,6 +110,7 @@ def test_what_decides_about_a_model_judges_it_again_and_trains_nothing(company: 
     assert len({key for key, _ in keys}) == len({version for _, version in keys}) == 1 + len(TRAINED)
 
 
+@pytest.mark.slow
 def test_a_gate_that_was_too_strict_is_mended_and_the_same_model_promoted(shop: Shop) -> None:
     _edit(shop, "floor=0.5", "floor=0.99")
     strict = shop.document()
@@ -138,6 +139,7 @@ def test_a_new_gate_on_a_score_that_was_not_kept_scores_the_same_model_again(sho
     assert (again["decision"], again["version"]) == ("KEEP", 1)
 
 
+@pytest.mark.slow
 def test_a_night_without_dates_that_has_other_gates_trains_nothing_again(shop: Shop) -> None:
     """Although it is of another day: as_of decides nothing about its model."""
     undated(shop)
@@ -149,6 +151,7 @@ def test_a_night_without_dates_that_has_other_gates_trains_nothing_again(shop: S
     assert versions(shop) == [1]
 
 
+@pytest.mark.slow
 def test_a_new_evaluation_is_made_again_without_training(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     assert shop.document()["version"] == 1
     other = Code(("ml/evaluation/gates.py",))
@@ -159,11 +162,13 @@ def test_a_new_evaluation_is_made_again_without_training(shop: Shop, monkeypatch
     assert (again["computed"]["evaluate models"], again["version"], again["replayed"]) == (1, 1, False)
 
 
+@pytest.mark.slow
 def test_a_seed_and_a_reason_still_train_a_new_version(shop: Shop) -> None:
     assert [shop.document(**more)["version"] for more in ({}, {"seed": 7}, {"again": "a test"})] == [1, 2, 3]
     assert Registry(shop.settings, "shop").alias(CHAMPION) == 1
 
 
+@pytest.mark.slow
 def test_a_registered_model_is_made_again_with_equal_bytes_or_not_at_all(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

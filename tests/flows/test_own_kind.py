@@ -171,11 +171,13 @@ def test_a_night_fits_it_and_its_versions_answer_where_nothing_of_the_project_is
     assert len({path.name for path in Path(company.settings.store).glob("mlflow/*/artifacts/model/code/*")}) == 3
 
 
+@pytest.mark.slow
 def test_a_night_that_changes_nothing_makes_no_other_version(company: Shop) -> None:
     company.document("2024-03-15")
     assert company.document("2024-03-15")["replayed"]
 
 
+@pytest.mark.slow
 def test_a_module_that_changes_while_a_night_runs_is_refused_in_one_sentence(
     company: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,8 @@
 import re
 from typing import Any
 
+import pytest
+
 from deployments.commands.status import _score_of
 from ml.evaluation.gates import Evidence
 from ml.metrics.scores import PROBABILITY_SCORES
@@ -49,6 +51,7 @@ def verdicts_of(document: dict[str, Any]) -> dict[str, str]:
     return {verdict["gate"]: verdict["verdict"] for verdict in document["verdicts"]}
 
 
+@pytest.mark.slow
 def test_three_nights_are_judged_by_scores_of_probabilities(shop: Shop) -> None:
     """The first serves, an equal one follows it, and one that learnt next to nothing is kept from serving."""
     judged_by_probabilities(shop)

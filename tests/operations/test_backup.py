@@ -40,16 +40,13 @@ def quiet(_total: int) -> Callable[[int], object]:
     return lambda _done: None
 
 
-def answers(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
+def answers(shop: Shop) -> pd.DataFrame:
     """What the champion says, as a service gets it: through MLflow's alias."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", shop.settings.tracking_uri)
-    before = mlflow.get_tracking_uri()
     try:
         mlflow.set_tracking_uri(shop.settings.tracking_uri)
         return mlflow.pyfunc.load_model("models:/shop@champion").predict(pd.read_parquet(shop.file(ROWS)))
     finally:
-        mlflow.set_tracking_uri(before)
-        monkeypatch.delenv("MLFLOW_TRACKING_URI")
+        mlflow.set_tracking_uri(None)
 
 
 def scored(shop: Shop, out: Path) -> pd.DataFrame:
@@ -109,7 +106,7 @@ def test_after_the_loss_of_any_part_all_that_the_backup_held_is_there_again(
 ) -> None:
     shop.night("2024-03-15")
     shop.night("2024-03-15", seed=5)
-    before, ledger = answers(shop, monkeypatch), shop.ledger.by_digest()
+    before, ledger = answers(shop), shop.ledger.by_digest()
     backup = str(tmp_path / "backup.tar")
     assert main(["backup", backup]) == 0
     assert "shop up to entry 2 of its ledger, MLflow's database" in capsys.readouterr().out
@@ -119,7 +116,7 @@ def test_after_the_loss_of_any_part_all_that_the_backup_held_is_there_again(
         assert main(["restore", backup, "--yes"]) == 0, lose
         forget_connections()
         assert shop.ledger.by_digest() == ledger, lose
-        pd.testing.assert_frame_equal(answers(shop, monkeypatch), before)
+        pd.testing.assert_frame_equal(answers(shop), before)
         assert [version.number for version in Registry(shop.settings, "shop").versions()] == [1, 2]
         assert main(["restore", backup, "--json"]) == 0, "nothing is missing, so nothing is asked"
     capsys.readouterr()
@@ -167,7 +164,7 @@ def test_a_backup_made_at_any_moment_of_a_night_is_one_that_the_night_ends_from(
     with monkeypatch.context() as patch:
         copy_at_every_moment(shop, tmp_path, patch)
         shop.night("2024-03-15")
-    before, result = answers(shop, monkeypatch), shop.entries()[0].result
+    before, result = answers(shop), shop.entries()[0].result
     for number, moment in enumerate(MOMENTS):
         home = tmp_path / f"home{number}"
         shutil.copytree(shop.settings.data, home / "data")
@@ -188,7 +185,7 @@ def test_a_backup_comes_back_from_s3_into_a_store_in_s3(
 ) -> None:
     """MLflow names the new place of every file, so that its models load when the old place is gone."""
     shop.night("2024-03-15")
-    before, backup = answers(shop, monkeypatch), f"s3://{BUCKET}/{tmp_path.name}/backup.tar"
+    before, backup = answers(shop), f"s3://{BUCKET}/{tmp_path.name}/backup.tar"
     assert main(["backup", backup]) == 0
     assert main(["backup", backup]) == 2, "a backup is never written over"
     home, old = tmp_path / "another", shop.settings.store

@@ -98,15 +98,14 @@ def served(shop: Shop) -> pd.DataFrame:
     """What the champion says, as a service gets it: through MLflow's alias."""
     import mlflow
 
-    uri, before = shop.settings.tracking_uri, mlflow.get_tracking_uri()
     rows = pd.read_parquet(shop.file("2024-03-10"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.MonkeyPatch.context() as patch:  # which puts back the address that the test has set
+        patch.setenv("MLFLOW_TRACKING_URI", shop.settings.tracking_uri)
         try:
-            mlflow.set_tracking_uri(uri)
+            mlflow.set_tracking_uri(shop.settings.tracking_uri)
             return mlflow.pyfunc.load_model("models:/shop@champion").predict(rows)
         finally:
-            mlflow.set_tracking_uri(before)
+            mlflow.set_tracking_uri(None)
 
 
 @pytest.mark.slow

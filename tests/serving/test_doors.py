@@ -128,9 +128,7 @@ def test_mlflow_evaluates_a_version(
     evaluator: str, score: str,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    before, uri = mlflow.get_tracking_uri(), f"sqlite:///{tmp_path}/mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)  # what MLflow writes there itself would stay
-    mlflow.set_tracking_uri(uri)
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     rows = parcel_rows(200, 5)
     try:
         result = mlflow.models.evaluate(
@@ -142,7 +140,7 @@ def test_mlflow_evaluates_a_version(
             model_config={"answer": "label"},
         )
     finally:
-        mlflow.set_tracking_uri(before)
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
     said = packaged(kind).answers(raw_parcels(200, 5))["prediction"]
     expected = (said - rows[target]).abs().mean() if kind == "regression" else (said == rows[target]).mean()
     assert result.metrics[score] == pytest.approx(expected)
