@@ -155,11 +155,13 @@ def test_an_answer_of_the_ledger_is_a_run_of_the_page_that_has_ended(
     chosen = {"deployment_id": {"any_": [str(deployment)]}, "start_time": {"after_": since}}
     shown = ask(f"{prefect}/flow_runs/filter", {"flow_runs": chosen})
     ended = {run["state"]["message"].split(":")[0]: run for run in shown if run["state_name"] == "Completed"}
-    assert set(ended) == {"NothingNew", "Promoted"}
+    assert set(ended) == {"NothingNew", "Replay, Promoted"}
     assert ended["NothingNew"]["name"] == "shop 2024-03-16"
-    assert ended["Promoted"]["state"]["message"].startswith("Promoted: Version 1 was promoted then, in entry 1 of the")
-    assert ended["Promoted"]["name"].startswith("shop 2024-03-15, F1 0.")
-    assert [run["tags"] for run in ended.values()] == [["shop", "nightly", word] for word in ended]
+    again = ended["Replay, Promoted"]
+    assert again["state"]["message"].startswith("Replay, Promoted: Version 1 was promoted then, in entry 1 of the")
+    assert again["name"].startswith("shop 2024-03-15 (replay), F1 0.")
+    assert set(again["tags"]) == {"shop", "nightly", "Promoted", "replay"}
+    assert set(ended["NothingNew"]["tags"]) == {"shop", "nightly", "NothingNew"}
     chosen = {"artifacts": {"flow_run_id": {"any_": [ended["NothingNew"]["id"]]}}}
     (table,) = ask(f"{prefect}/artifacts/filter", chosen)
     assert (table["key"], json.loads(table["data"])) == ("shop-stages", idle["stages"])
