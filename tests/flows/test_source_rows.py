@@ -65,6 +65,7 @@ def scored(shop: Shop, rows: pd.DataFrame, folder: Path) -> pd.DataFrame:
     return pd.read_parquet(folder / "out.parquet").drop(columns="basket", errors="ignore")
 
 
+@pytest.mark.slow
 def test_night_score_and_served_model_give_rows_of_the_source_the_same_answers(far: Shop, tmp_path: Path) -> None:
     document = far.document("2024-03-15")
     assert document["decision"] == "FIRST"
