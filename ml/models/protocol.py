@@ -8,7 +8,7 @@ pipeline knows what a kind does.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,7 @@ from ml.models.handles import Step
 from ml.serving.output import TaskKind
 
 Floats = NDArray[np.float64]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,14 @@ class Job:
         """(rows,) the weight of each row; None if rows have none."""
         return None if self.weight is None else frame[self.weight].to_numpy(np.float64)
 
-    def usable_weights(self, frames: Iterable[Floats | None]) -> Floats | None:
-        """(rows,) the weights of all frames; None if rows have none. Raises DataRejected if each of them is 0."""
+    def read(self, rows: Rows, features: Callable[[pd.DataFrame], T]) -> tuple[list[T], Floats, Floats | None]:
+        """What `features` makes of each frame, the labels of all rows (rows,), and their weights (rows,), if they have
+        any. Frames without rows are left out. Raises DataRejected if each weight is 0."""
+        parts = [(features(frame), self.labels(frame), self.weights(frame)) for frame in rows if len(frame)]
+        of_frames, labels, weights = zip(*parts, strict=True)
+        return list(of_frames), np.concatenate(labels), self._usable(weights)
+
+    def _usable(self, frames: Iterable[Floats | None]) -> Floats | None:
         if self.weight is None:
             return None
         weights = np.concatenate([weights for weights in frames if weights is not None])

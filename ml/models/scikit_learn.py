@@ -29,7 +29,7 @@ from ml.declarations import Broken, twice
 from ml.errors import ConfigError, what_and_where
 from ml.models.encoding import fit_encoder
 from ml.models.protocol import Fitted, Floats, Job, Learner
-from ml.serving.features import CategoryFeature
+from ml.serving.features import CategoryFeature, Encoder
 from ml.serving.output import TaskKind
 
 SEEDS = 2**32  # scikit-learn takes no larger random_state
@@ -102,7 +102,7 @@ class ScikitLearn(Learner):
         estimator = _configured(self.estimator, job)
         self._saved(estimator, job.table.name)  # what cannot be saved is not fitted
         encoder = fit_encoder(job.table, job.statistics)
-        preparation = Preparation(rows=self.rows, numbers=encoder.numbers, categories=self._most_frequent(job))
+        preparation = Preparation(rows=self.rows, numbers=encoder.numbers, categories=self._most_frequent(job, encoder))
         if repeated := twice([*(n.column for n in encoder.numbers), *map(name_of, encoder.categories)]):
             rule = f"the columns of {job.table.name} and the parts of its times must have names of their own"
             raise ConfigError(rule, str(repeated), "rename the column")
@@ -118,13 +118,12 @@ class ScikitLearn(Learner):
         )
         return Fitted(chosen={}, notes=notes)
 
-    def _most_frequent(self, job: Job) -> tuple[CategoryFeature, ...]:
-        """The category features, each with its most frequent values that are not rare."""
-        features = fit_encoder(job.table, job.statistics).categories
+    def _most_frequent(self, job: Job, encoder: Encoder) -> tuple[CategoryFeature, ...]:
+        """The encoder's category features, each with its most frequent values alone."""
         keys = [category_key(column, part) for column, part in categories(job.table)]
         return tuple(
             replace(feature, values=_largest(feature.values, job.statistics.texts[key], self.categories))
-            for feature, key in zip(features, keys, strict=True)
+            for feature, key in zip(encoder.categories, keys, strict=True)
         )
 
     def _fit(self, estimator: BaseEstimator, X: Any, y: Floats, weights: Floats | None, job: Job) -> tuple[str, ...]:
@@ -184,13 +183,11 @@ def _largest(values: tuple[str, ...], counts: dict[str, int], number: int) -> tu
 
 def _together(job: Job, preparation: Any) -> tuple[Any, Floats, Floats | None]:
     """All train rows as the estimator wants them, with their labels (rows,) and their weights, if they have any."""
-    parts = [(preparation.transform(frame), job.labels(frame), job.weights(frame)) for frame in job.train]
-    X, y, weights = zip(*parts, strict=True)
-    labels = np.concatenate(y)
+    X, labels, weights = job.read(job.train, preparation.transform)
     return (
         np.concatenate(X) if preparation.rows == "encoded" else pd.concat(X, ignore_index=True),
         labels if job.table.target.kind == "regression" else labels.astype(np.int64),
-        job.usable_weights(weights),
+        weights,
     )
 
 

@@ -181,17 +181,11 @@ class Growth:
         """The rows as LightGBM keeps them, with numbers in the bins of the train rows, and the loss on these rows."""
         import lightgbm
 
-        parts = [
-            (self.features.transform(frame), self.job.labels(frame), self.job.weights(frame))
-            for frame in rows
-            if len(frame)
-        ]
-        x, labels, weights_of_rows = zip(*parts, strict=True)
-        y = np.concatenate(labels)
+        x, y, weights_of_rows = self.job.read(rows, self.features.transform)
         _refuse_equal_labels(self.job, y)
-        weights = self._weights(y, self.job.usable_weights(weights_of_rows))
+        weights = self._weights(y, weights_of_rows)
         dataset = lightgbm.Dataset(
-            list(x),
+            x,
             y,
             weight=weights,
             reference=train,

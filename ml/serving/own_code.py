@@ -40,6 +40,13 @@ class AsRead(SourceFileLoader):
         return self.source_to_code(self.source, self.get_filename(fullname))
 
 
+def importlib_with(import_module: Callable[..., ModuleType]) -> ModuleType:
+    """A copy of Python's `importlib` with this `import_module`, which knows own modules."""
+    own = ModuleType("importlib")
+    vars(own).update(vars(importlib), import_module=import_module)
+    return own
+
+
 class OwnCode:
     """Own modules by their names, with their bytes. `packages` are those among them that are packages.
 
@@ -128,7 +135,8 @@ class OwnCode:
         full = resolve_name("." * level + name, package) if level else name
         if full.startswith(self.prefix) or not self._is_own(full.partition(".")[0]):  # pickle asks by private names
             imported = builtins.__import__(name, globals, locals, fromlist, level)
-            return self._importlib(package) if imported is importlib else imported
+            own_import = functools.partial(self._import_module, package)
+            return importlib_with(own_import) if imported is importlib else imported
         module = self.load(full)
         if not fromlist:
             return self.load(full.partition(".")[0])
@@ -140,13 +148,6 @@ class OwnCode:
     def _is_own(self, name: str) -> bool:
         """Whether it is an own module, a folder without a file of its own in which one lies, or `ml`."""
         return name in {OURS, *self.modules} or any(module.startswith(f"{name}.") for module in self.modules)
-
-    def _importlib(self, package: str) -> ModuleType:
-        """A copy of Python's `importlib` with an `import_module` that knows the own modules."""
-        own = ModuleType("importlib")
-        vars(own).update(vars(importlib))
-        vars(own)["import_module"] = functools.partial(self._import_module, package)
-        return own
 
     def _import_module(self, importing: str, name: str, package: str | None = None) -> ModuleType:
         above = importing if package is None or package.startswith(self.prefix) else package

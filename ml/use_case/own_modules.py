@@ -33,7 +33,7 @@ from typing import Any
 
 from ml.digests import digest_bytes
 from ml.errors import ConfigError
-from ml.serving.own_code import AsRead
+from ml.serving.own_code import AsRead, importlib_with
 
 SUFFIXES = (*EXTENSION_SUFFIXES, *SOURCE_SUFFIXES, *BYTECODE_SUFFIXES)
 OURS = Path(__file__).resolve().parents[2]
@@ -176,7 +176,7 @@ class OwnModules:
             imported = builtins.__import__(name, globals, locals, fromlist, level)
             if not full.startswith(self.prefix):  # pickle looks up classes by names with the prefix
                 _refuse_unreadable(full)
-            return self._importlib() if imported is importlib else imported
+            return importlib_with(self._import_module) if imported is importlib else imported
         module = self._load(full)
         if not fromlist:
             return self._load(full.partition(".")[0])
@@ -184,13 +184,6 @@ class OwnModules:
             if attribute != "*" and not hasattr(module, attribute) and self._own_place(f"{full}.{attribute}"):
                 self._load(f"{full}.{attribute}")
         return module
-
-    def _importlib(self) -> ModuleType:
-        """A copy of Python's `importlib` with an `import_module` that knows the own modules."""
-        own = ModuleType("importlib")
-        vars(own).update(vars(importlib))
-        vars(own)["import_module"] = self._import_module
-        return own
 
     def _import_module(self, name: str, package: str | None = None) -> ModuleType:
         plain = (package or "").removeprefix(f"{self.prefix}.")

@@ -64,15 +64,8 @@ def travelling(own: OwnModules, use_case: object, fields: Iterable[str]) -> Trav
         return _cut(own, use_case, wanted)
     except CannotFollow as reason:
         modules = {name: module.source for name, module in own.read.items()}
-        return Travelling(
-            source=own.main.source,
-            modules=modules,
-            packages=_packages(own, modules),
-            ours=_ours(own, own.main.source, modules),
-            libraries=_libraries(own, own.main.source, modules),
-            why_not=str(reason),
-            digest=digest_of_sources(own.main.source, own.digests),
-        )
+        digest = digest_of_sources(own.main.source, own.digests)
+        return _made_of(own, own.main.source, modules, str(reason), digest)
 
 
 def travelling_modules(own: OwnModules, names: Iterable[str]) -> Travelling:
@@ -86,15 +79,7 @@ def travelling_modules(own: OwnModules, names: Iterable[str]) -> Travelling:
         why_not = _why_not(own, source, modules)
     except CannotFollow as reason:
         why_not = str(reason)
-    return Travelling(
-        source=source,
-        modules=modules,
-        packages=_packages(own, modules),
-        ours=_ours(own, source, modules),
-        libraries=_libraries(own, source, modules),
-        why_not=why_not,
-        digest=digest_value({name: digest_bytes(data) for name, data in sorted(modules.items())}),
-    )
+    return _made_of(own, source, modules, why_not, digest_value(_digests(modules)))
 
 
 def done_at_import(own: OwnModules) -> str:
@@ -110,8 +95,7 @@ def done_at_import(own: OwnModules) -> str:
     chosen = [*file.needed_by(settings, own), *settings] if settings or effects else []
     tree = ast.Module([_absolute(node, own.main.package) for node in chosen], [])
     source = ast.unparse(ast.fix_missing_locations(tree)).encode()
-    modules = {name: digest_bytes(data) for name, data in _imported(own, source).items()}
-    return digest_value([digest_bytes(source), modules]) if source else ""
+    return digest_value([digest_bytes(source), _digests(_imported(own, source))]) if source else ""
 
 
 def has_own_code(value: Any, prefix: str) -> bool:
@@ -144,16 +128,26 @@ def _cut(own: OwnModules, use_case: object, wanted: Sequence[str]) -> Travelling
     source = ast.unparse(ast.fix_missing_locations(tree)).encode() + b"\n"
     modules = _imported(own, source)
     _refuse_made_up_names(own, source, modules)
-    digest = digest_value([digest_bytes(source), {name: digest_bytes(data) for name, data in sorted(modules.items())}])
+    digest = digest_value([digest_bytes(source), _digests(modules)])
+    return _made_of(own, source, modules, _why_not(own, source, modules), digest)
+
+
+def _made_of(
+    own: OwnModules, source: bytes, modules: Mapping[str, bytes], why_not: str | None, digest: str
+) -> Travelling:
     return Travelling(
         source=source,
         modules=modules,
         packages=_packages(own, modules),
         ours=_ours(own, source, modules),
         libraries=_libraries(own, source, modules),
-        why_not=_why_not(own, source, modules),
+        why_not=why_not,
         digest=digest,
     )
+
+
+def _digests(modules: Mapping[str, bytes]) -> dict[str, str]:
+    return {name: digest_bytes(data) for name, data in modules.items()}
 
 
 def _expression(file: "File", own: OwnModules, use_case: object, name: str) -> ast.expr:

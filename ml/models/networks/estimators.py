@@ -40,9 +40,8 @@ class Diverged(ValueError):
 
 def encode(job: Job, encoder: Encoder, frames: JobRows) -> tuple[NDArray[np.float32], Floats, Floats | None]:
     """X (rows, width), the labels that the network learns (rows,) and the weights of the rows, if they have any."""
-    parts = [(encoder.transform(frame), job.labels(frame), job.weights(frame)) for frame in frames]
-    X, y, weights = zip(*parts, strict=True)
-    return np.concatenate(X), np.concatenate(y), job.usable_weights(weights)
+    X, y, weights = job.read(frames, encoder.transform)
+    return np.concatenate(X), y, weights
 
 
 def _of_mean_one(weights: ArrayLike | None) -> NDArray[np.float32] | None:
