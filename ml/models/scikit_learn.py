@@ -12,7 +12,6 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib.metadata import packages_distributions
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -24,6 +23,7 @@ from sklearn.utils import get_tags
 from sklearn.utils._param_validation import InvalidParameterError
 from sklearn.utils.validation import has_fit_parameter
 
+from ml.code import distributions_of
 from ml.data.statistics import categories, category_key
 from ml.declarations import Broken, twice
 from ml.errors import ConfigError, what_and_where
@@ -87,8 +87,7 @@ class ScikitLearn(Learner):
         """The installed libraries besides scikit-learn's own that its parts and trusted types are of."""
         names = [*(type(part).__module__ for part in _parts(self.estimator)), *self.trusted]
         packages = {name.partition(".")[0] for name in names} - set(OWN_PACKAGES)
-        known = packages_distributions() if packages else {}
-        return tuple(sorted({name for package in packages for name in known.get(package, [])}))
+        return tuple(sorted({name for package in packages for name in distributions_of(package)}))
 
     def fit_rows(self, job: Job) -> Fitted:
         """Prepares the job's rows, fits a clone with its seed and threads, and writes it with what prepares rows.
