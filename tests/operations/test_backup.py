@@ -175,7 +175,7 @@ def test_a_backup_made_at_any_moment_of_a_night_is_one_that_the_night_ends_from(
         again = there.document("2024-03-15")
         assert (again["decision"], again["scores"]) == ("FIRST", result["scores"]), moment
         assert [version.number for version in Registry(there.settings, "shop").versions()] == [1], moment
-        pd.testing.assert_frame_equal(answers(there, monkeypatch), before)
+        pd.testing.assert_frame_equal(answers(there), before)
         assert main(["doctor", "shop"]) == 0, moment
 
 
@@ -195,7 +195,7 @@ def test_a_backup_comes_back_from_s3_into_a_store_in_s3(
     monkeypatch.setenv("RETRAIN_STORE", f"s3://{BUCKET}/{tmp_path.name}/store")
     assert main(["restore", backup, "--yes"]) == 0
     moved = Shop(Settings.from_environment())
-    pd.testing.assert_frame_equal(answers(moved, monkeypatch), before)
+    pd.testing.assert_frame_equal(answers(moved), before)
     assert cells_with(home / "mlflow.db", old) == []
     assert moved.document("2024-03-15")["replayed"]
     assert moved.document("2024-03-16")["decision"] in {"KEEP", "PROMOTE"}

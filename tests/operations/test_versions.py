@@ -83,10 +83,10 @@ def test_the_ledgers_models_serve_again_however_mlflow_lost_them(
     file, registry = shop.settings.home / "mlflow.db", Registry(shop.settings, "shop")
     shop.night("2024-03-15")
     older = shutil.copy(file, tmp_path / "older.db")
-    first = answers(shop, monkeypatch)
+    first = answers(shop)
     shop.night("2024-03-15", seed=5)
     assert main(["promote", "shop", "--version", "2", *BY_NAME]) == 0
-    second, whole = answers(shop, monkeypatch), shutil.copy(file, tmp_path / "whole.db")
+    second, whole = answers(shop), shutil.copy(file, tmp_path / "whole.db")
     assert not second.equals(first)
     lost = Lost(shop, empty_mlflow, Path(older))
     entries = len(shop.ledger.entries())
@@ -103,7 +103,7 @@ def test_the_ledgers_models_serve_again_however_mlflow_lost_them(
         assert len(shop.ledger.entries()) == entries, "a refused move is not recorded"
         code, said = check(capsys, "--mend")
         assert code == 0, (lose, said)
-        pd.testing.assert_frame_equal(answers(shop, monkeypatch), second)
+        pd.testing.assert_frame_equal(answers(shop), second)
         numbers = renumbered(shop.ledger, registry)
         assert numbers == ({2: 4} if lose == lost.stranger_in_between else {}), lose
         assert ("2 is MLflow's 4" in check(capsys)[1]) == bool(numbers)
@@ -116,12 +116,12 @@ def test_the_ledgers_models_serve_again_however_mlflow_lost_them(
     assert (kept["decision"], kept["version"]) == ("KEEP", 3), "no number of the ledger is given away twice"
     assert "The ledger's version 2 is no longer in MLflow (run" in kept["reason"]
     assert check(capsys, "--mend")[0] == 0
-    pd.testing.assert_frame_equal(answers(shop, monkeypatch), second)
+    pd.testing.assert_frame_equal(answers(shop), second)
     assert renumbered(shop.ledger, registry) == {1: 4, 2: 5}
     assert main(["promote", "shop", "--version", "1", *BY_NAME]) == 0
-    pd.testing.assert_frame_equal(answers(shop, monkeypatch), first)
+    pd.testing.assert_frame_equal(answers(shop), first)
     assert main(["rollback", "shop", "--to", "2", *BY_NAME]) == 0
-    pd.testing.assert_frame_equal(answers(shop, monkeypatch), second)
+    pd.testing.assert_frame_equal(answers(shop), second)
     assert shop.document("2024-03-17")["version"] == 6
     assert check(capsys)[0] == 0
 
