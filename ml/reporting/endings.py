@@ -114,7 +114,7 @@ def moved_by_hand(entries: Sequence[AnyEntry]) -> str | None:
         return None
     deed = {"ROLLBACK": "rolled back to it", "OPERATOR_PROMOTE": "promoted it"}[move.decision]
     why = f"entry {move.seq}: {move.reason.rstrip('.')}"
-    return f"version {move.champion.version} serves: {move.by} {deed} on {move.at[:10]} ({why})."
+    return f"version {move.champion.served.version} serves: {move.by} {deed} on {move.at[:10]} ({why})."
 
 
 def _move_sentence(move: AnyEntry, candidate: Champion) -> str:

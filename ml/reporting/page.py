@@ -11,14 +11,13 @@ from ml.reporting.data_section import data_sentences
 from ml.reporting.decision_section import (
     champion_then,
     headline,
-    refit_sentence,
-    serving_sentence,
+    serving_words,
     verdict_list,
     way_out,
 )
 from ml.reporting.document import Document
 from ml.reporting.escaping import on_a_page
-from ml.reporting.fit_section import fit_sentence
+from ml.reporting.fit_section import fit_sentence, refit_fit_sentence
 from ml.reporting.score_section import comparison_sentence, score_table, scored
 
 
@@ -49,19 +48,13 @@ def markdown(document: Document) -> str:
         "",
         f"**{document['decision']}.** {document['reason']}",
         "",
-        _champion_line(document),
+        f"{champion_then(document)} {serving_words(document)}".rstrip(),
         *([way_out(document)] if way_out(document) else []),
     ]
     for section in SECTIONS:
         if of_section := section.lines(document):
             lines += ["", f"## {section.heading}", "", *of_section]
     return "\n".join(lines) + "\n"
-
-
-def _champion_line(document: Document) -> str:
-    """Who was champion after the night, which version served, up to which day it learnt, and why no refit did."""
-    sentences = champion_then(document), refit_sentence(document), serving_sentence(document.get("serves"))
-    return " ".join(filter(None, sentences))
 
 
 def _score_lines(document: Document) -> list[str]:
@@ -77,7 +70,7 @@ def _data_lines(document: Document) -> list[str]:
 
 
 def _fit_lines(document: Document) -> list[str]:
-    return [sentence] if (sentence := fit_sentence(document)) else []
+    return [sentence for sentence in (fit_sentence(document), refit_fit_sentence(document)) if sentence]
 
 
 def _cost_lines(document: Document) -> list[str]:

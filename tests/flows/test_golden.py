@@ -24,6 +24,7 @@ from ml.digests import digest_bytes, digest_value
 from ml.evaluation.decision import decide
 from ml.evaluation.judging import baselines, judge_all, model_answers
 from ml.models import packaging
+from ml.pipeline import refit
 from ml.serving.model import PackagedModel
 from ml.serving.output import TaskKind
 from ml.settings import Settings
@@ -58,6 +59,7 @@ def golden_home(prefect: str, tmp_path_factory: pytest.TempPathFactory, one_thre
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RETRAIN_HOME", str(tmp_path_factory.mktemp("golden")))
         patch.setattr(packaging, "answers_of_a_fresh_process", _answers_here)
+        patch.setattr(refit, "is_due", lambda *_: False)  # `tests/flows/test_refit.py` has nights with refits
         yield Settings.from_environment()
 
 

@@ -234,9 +234,19 @@ def test_a_broken_refit_is_refused_and_the_judged_model_serves(
     planting(monkeypatch, raises(StoreUnavailable("a", "b", "c")))
     with pytest.raises(StoreUnavailable):
         whole(site, of_night, f"{key}-away", *more, **options)
-    planting(monkeypatch, fit)
+    learnt: list[pd.DataFrame] = []
+
+    def noting(learner: NetworkClassifier, job: Job) -> Fitted:
+        learnt.extend(job.train)
+        assert job.validation is None
+        return fit(learner, job)
+
+    planting(monkeypatch, noting)
     done = whole(site, of_night, f"{key}-away", *more, **options)
+    rows = pd.concat(learnt)
     assert (done.refused, done.rows) == (None, sum(night["split"][part]["rows"] for part in night["split"]))
+    assert (len(rows), str(rows["bought_at"].max())[:10]) == (done.rows, night["split"]["test"]["last_day"])
+    assert rows["bought_at"].dt.date.is_monotonic_increasing
 
 
 def judgement(decision: Any, *, asks: bool = False) -> Judgement:
