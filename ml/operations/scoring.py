@@ -148,14 +148,14 @@ def model_rules(model_folder: Path) -> tuple[Rule, ...]:
 
 
 def model_output(model_folder: Path) -> Output:
-    """How a packaged model's outputs become answers."""
+    """How the outputs of a model that today's code packaged become answers. Older ones have other fields."""
     return Output(**with_tuples(_contents(model_folder)["output"]))
 
 
 def model_threshold(model_folder: Path) -> float | None:
     """The probability from which a model of two classes answers the second class; None for any other model."""
-    output = model_output(model_folder)
-    return float(output.threshold) if output.kind == "binary" else None
+    output = _contents(model_folder)["output"]
+    return float(output["threshold"]) if output["kind"] == "binary" else None
 
 
 def _contents(model_folder: Path) -> dict[str, Any]:
