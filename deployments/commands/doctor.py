@@ -236,12 +236,12 @@ def _champion_answers(settings: Settings, store: Store, name: str) -> Iterator[F
         return
     from ml.models import packaging
     from ml.operations.scoring import model_columns, model_rules
-    from ml.storage.registry import load_model
+    from ml.storage.registry import load_model, predict_raw
 
     model = head.champion
     try:
         folder = packaging.fetch_model(store, model.folder, model.files, settings.home / "cache")
-        load_model(folder).predict(packaging.synthetic_rows(model_columns(folder), model_rules(folder)))
+        predict_raw(load_model(folder), packaging.synthetic_rows(model_columns(folder), model_rules(folder)))
     except Corrupt:
         return  # the check of the version's files has reported it
     except RetrainError:

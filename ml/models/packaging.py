@@ -25,7 +25,7 @@ from ml.errors import ConfigError, Corrupt
 from ml.models.protocol import Learner
 from ml.models.source_rows import sentence
 from ml.serving.columns import Column, conform
-from ml.serving.model import OWN
+from ml.serving.model import OF_SOURCE, OWN, RAW
 from ml.serving.own_code import OwnCode
 from ml.serving.rules import Between, InSet, Rule, UniqueKey
 from ml.storage import registry
@@ -167,34 +167,40 @@ def fetch_model(store: Store, folder_key: str, files: tuple[FileRef, ...], cache
 
 def make_proof(store: Store, key: str, model: "PackagedModel", rows: pd.DataFrame) -> FileRef:
     """Stores up to PROOF_ROWS raw rows together with the answers that the model gives in this process."""
-    return make_source_proof(store, key, model, rows[[column.name for column in model.columns]])
+    return _make_proof(store, key, model, rows[[column.name for column in model.columns]], RAW)
 
 
 def make_source_proof(store: Store, key: str, model: "PackagedModel", rows: pd.DataFrame) -> FileRef:
     """The same for rows of the source."""
+    return _make_proof(store, key, model, rows, OF_SOURCE)
+
+
+def _make_proof(store: Store, key: str, model: "PackagedModel", rows: pd.DataFrame, form: str) -> FileRef:
     asked = rows.head(PROOF_ROWS).reset_index(drop=True)
-    return put_file(store, key, to_parquet(pd.concat([asked, model.answers(asked).add_prefix(ANSWER)], axis=1)))
+    return put_file(store, key, to_parquet(pd.concat([asked, model.answers(asked, form).add_prefix(ANSWER)], axis=1)))
 
 
-def prove(store: Store, folder: Path, *proofs: FileRef) -> int:
+def prove(store: Store, folder: Path, proof: FileRef, *of_source: FileRef) -> int:
     """Compares the stored answers with those of a fresh process, and returns how many rows were compared.
 
-    Raises Corrupt unless all answers are exactly equal.
+    The first proof is of raw rows. Raises Corrupt unless all answers are exactly equal.
     """
-    frames = [from_parquet(get_file(store, proof)) for proof in proofs]
-    asked = [frame[[name for name in frame.columns if not name.startswith(ANSWER)]] for frame in frames]
-    for frame, rows, answers in zip(frames, asked, answers_of_a_fresh_process(folder, *asked), strict=True):
+    frames = [from_parquet(get_file(store, each)) for each in (proof, *of_source)]
+    raw, *others = (frame[[name for name in frame.columns if not name.startswith(ANSWER)]] for frame in frames)
+    told = answers_of_a_fresh_process(folder, raw, *others)
+    for frame, rows, answers in zip(frames, (raw, *others), told, strict=True):
         if not answers.add_prefix(ANSWER).equals(frame.drop(columns=list(rows.columns))):
             rule = "a model gives the same answers in a fresh process"
             raise Corrupt(rule, "they differ", "run again on this machine")
     return sum(map(len, frames))
 
 
-def answers_of_a_fresh_process(folder: Path, *frames: pd.DataFrame) -> list[pd.DataFrame]:
-    """The model's answers to each of the frames, from a new process that imports nothing of ours.
+def answers_of_a_fresh_process(folder: Path, raw: pd.DataFrame, *of_source: pd.DataFrame) -> list[pd.DataFrame]:
+    """The model's answers to raw rows and to rows of the source, from a new process that imports nothing of ours.
 
     Raises Corrupt if it fails.
     """
+    frames = (raw, *of_source)
     with tempfile.TemporaryDirectory() as scratch:
         files = [
             (Path(scratch) / f"rows-{n}.parquet", Path(scratch) / f"answers-{n}.parquet") for n in range(len(frames))

@@ -5,6 +5,7 @@ compared is named with the reason. A candidate that does not answer every test r
 """
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -116,7 +117,8 @@ def _answers(site: Site, model_folder: Path, test: pd.DataFrame) -> Answers:
     and would come again. Only its kind and place are told, because its text may quote rows.
     """
     try:
-        return model_answers(site.use_case, registry.load_model(model_folder).predict, test)
+        predict = partial(registry.predict_raw, registry.load_model(model_folder))
+        return model_answers(site.use_case, predict, test)
     except (NoAnswer, MemoryError, OSError):  # the last two are this machine's and may pass
         raise
     except Exception as error:

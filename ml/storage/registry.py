@@ -26,7 +26,7 @@ import pandas as pd
 from ml.digests import digest_file, digest_value
 from ml.errors import ConfigError, RegistryUnavailable, without_passwords
 from ml.serving.columns import Column
-from ml.serving.model import ALL
+from ml.serving.model import ALL, EITHER, RAW
 from ml.serving.output import Output
 from ml.settings import Settings
 from ml.storage import paths
@@ -528,6 +528,17 @@ def load_model(folder: Path) -> Any:
     return mlflow.pyfunc.load_model(str(folder))
 
 
+def predict_raw(model: Any, rows: pd.DataFrame, **params: str) -> pd.DataFrame:
+    """What a loaded version answers to rows that are raw rows for certain, whatever its derive would make of them.
+
+    A version of before 2026-11-28 takes no others, and has no parameter to say so.
+    """
+    schema = model.metadata.get_params_schema()
+    said = {"rows": RAW} if schema is not None and "rows" in {spec.name for spec in schema.params} else {}
+    answers: pd.DataFrame = model.predict(rows, params=params | said or None)
+    return answers
+
+
 def write_pyfunc(
     folder: Path, *, code: Path, data: Path, columns: tuple[Column, ...], output: Output, example: pd.DataFrame,
     libraries: Iterable[str], takes: str, others: Iterable[str] = (),
@@ -553,7 +564,8 @@ def write_pyfunc(
             _input_schema([column.name for column in columns], others), _output_schema(output), _parameters()
         ),
         input_example=example,
-        model_config={"answer": ALL},  # another may be chosen at loading: mlflow.models.evaluate passes no params
+        # others may be chosen at loading: mlflow.models.evaluate passes no params
+        model_config={"answer": ALL, "rows": EITHER},
         pip_requirements=[f"{name}=={metadata.version(name).split('+')[0]}" for name in libraries],
     )
 
@@ -574,7 +586,7 @@ def _parameters() -> Any:
     """What `predict` takes besides rows."""
     from mlflow.types import DataType, ParamSchema, ParamSpec
 
-    return ParamSchema([ParamSpec("answer", DataType.string, None)])
+    return ParamSchema([ParamSpec(name, DataType.string, None) for name in ("answer", "rows")])
 
 
 def _output_schema(output: Output) -> Any:

@@ -8,6 +8,7 @@ from copy import copy
 from pathlib import Path
 from typing import Any
 
+import mlflow.pyfunc
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,6 +20,7 @@ from ml.models.source_rows import Sample, Taken, rows_taken, sentence
 from ml.serving.columns import conform
 from ml.serving.model import PackagedModel
 from ml.serving.own_code import OwnCode
+from ml.storage import registry
 from ml.use_case.loading import Loaded, load
 from tests.tiny import packaged, parcels, raw_parcels
 
@@ -295,8 +297,56 @@ def test_a_derive_that_changes_a_feature_of_few_rows_is_found_where_it_does(tmp_
     assert taken.source is not None
     rows = sample("clips", "none").rows.assign(distance=1.0)
     model.predict(rows)
-    with pytest.raises(ValueError, match="rows must be read in one way, but derive changes weight"):
+    with pytest.raises(ValueError, match=r"derive changes weight: .* \(say rows='raw' or rows='source'\)"):
         model.predict(rows.assign(weight=200.0))
+
+
+RARE = {
+    "adds a column": "    return rows.assign(distance=rows['metres'] / 1000, weight=rows['weight'].where(rows['weight'] < 90, 1.0))",
+    "has the source's own columns": "    return rows.assign(weight=rows['weight'].where(rows['weight'] < 90, rows['weight'] - 75))",
+}
+
+
+@pytest.mark.parametrize("derive", RARE)
+def test_rows_are_answered_in_the_form_that_they_are_said_to_have(tmp_path: Path, derive: str) -> None:
+    """A derive that changes rows of which the day that was tried had none, and would change them again."""
+    some = sample("nothing" if derive != "adds a column" else "rare", "none")
+    usual = some.rows.assign(weight=some.rows["weight"].clip(0, 30))
+    model, taken = packed(
+        project(tmp_path, DEF + RARE[derive], "kilometres"), Sample(rows=usual, sides={}, undated=set())
+    )
+    assert taken.source is not None
+    rare = some.rows.assign(weight=95.0)
+    raw = rare.assign(distance=rare.get("metres", 3000) / 1000 if "metres" in rare else rare["distance"])
+    write_model(model, parcels().model, tmp_path / "model")
+    loaded = registry.load_model(tmp_path / "model")
+    plain = copy(packaged())
+    assert registry.predict_raw(loaded, raw).equals(plain.predict(raw))
+    assert loaded.predict(raw, params={"rows": "raw"}).equals(plain.predict(raw))
+    after = raw.assign(weight=1.0 if derive == "adds a column" else 20.0)
+    assert loaded.predict(rare, params={"rows": "source"}).equals(plain.predict(after))
+    assert loaded.predict(raw, params={"rows": "source"}).equals(plain.predict(after))
+    chosen = mlflow.pyfunc.load_model(str(tmp_path / "model"), model_config={"rows": "raw"})
+    assert chosen.predict(raw).equals(plain.predict(raw))
+    with pytest.raises(ValueError, match="rows must be one of either, raw, source, but it is 'any'"):
+        loaded.predict(raw, params={"rows": "any"})
+
+
+def test_a_version_that_takes_raw_rows_only_refuses_rows_that_are_said_to_be_of_the_source(tmp_path: Path) -> None:
+    code, derive, why = RAW_ONLY["changes a feature"]
+    model, _ = packed(project(tmp_path, code, derive), sample("changes", "none"))
+    rows = raw_parcels(5)
+    assert model.predict(rows, {"rows": "raw"}).equals(packaged().predict(rows))
+    with pytest.raises(ValueError, match=f"rows must be raw rows, as the model takes no rows of the source .*{why}"):
+        model.predict(rows, {"rows": "source"})
+    assert packaged().predict(rows, {"rows": "source"}).equals(packaged().predict(rows))  # both are the same
+
+
+def test_rows_that_are_said_to_be_of_the_source_must_have_its_columns(model: PackagedModel) -> None:
+    rows = sample("groups", "undated").rows.assign(distance=1.0, zone=1).drop(columns="metres")
+    model.predict(rows)
+    with pytest.raises(ValueError, match=r"rows of the source must have .* but \['metres'\] are missing"):
+        model.predict(rows, {"rows": "source"})
 
 
 def test_what_a_version_takes_is_said_in_words(model: PackagedModel) -> None:

@@ -63,6 +63,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 @pytest.fixture(autouse=True)
 def loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "load_model", lambda folder: packaged())
+    monkeypatch.setattr(registry, "predict_raw", predict_raw)
+
+
+def predict_raw(model: Any, rows: pd.DataFrame, **params: str) -> Any:
+    """As `registry.predict_raw`, of a model that MLflow has not loaded."""
+    return model.predict(rows, {"rows": "raw", **params})
 
 
 def source_rows() -> pd.DataFrame:
