@@ -23,7 +23,7 @@ from ml.data.dataset import Reading, Table
 from ml.digests import digest_sources
 from ml.errors import ConfigError, Corrupt
 from ml.models.protocol import Learner
-from ml.models.source_rows import sentence
+from ml.models.source_rows import ANSWER, sentence
 from ml.serving.columns import Column, conform
 from ml.serving.model import OF_SOURCE, OWN, RAW
 from ml.serving.own_code import OwnCode
@@ -40,7 +40,6 @@ SERVING = Path(ml.serving.__file__).parent
 KINDS = "kinds"  # the folder of the serving code with one module for each kind of model
 NEEDED_BY_ALL = ("mlflow", "numpy", "pandas", "pyarrow")
 PROOF_ROWS = 256
-ANSWER = "answer__"  # begins the names of the columns with answers in a proof
 ENDING = re.compile(r"\w+( of [\w.]+)? at [\w.<> -]+:\d+")  # how `ml.models.proof_process` names an exception
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from .columns import Column, conform, with_tuples, wrong_type
-from .output import Output, probabilities, values
+from .output import BASE, Output, contribution_names, probabilities, values
 from .own_code import NO_OWN_CODE, OwnCode
 from .refusal import UnusableRows, refusal
 from .rules import Rule, first_broken, rule_from_dict, rule_to_dict
@@ -23,7 +23,6 @@ KIND = "kind"  # the folder with the files of the fitted model
 ALL, LABEL, PROBABILITY, CONTRIBUTIONS = ANSWER_FORMS = ("all", "label", "probability", "contributions")
 EITHER, RAW, OF_SOURCE = ROW_FORMS = ("either", "raw", "source")
 OWN = "own"  # the folder of a version's code with a company's own modules
-CONTRIBUTION, BASE = "contribution_", "base"  # how names of contributions begin; the output without any column
 ADDS_UP = 1e-6  # of the output, or of 1 if that is more: how far the sum of contributions may lie from it
 
 
@@ -125,20 +124,21 @@ class PackagedModel:
                 f"answer must be one that this kind of model has, but the kind {self.kind} cannot tell contributions"
             )
             raise refusal(words)
-        of_outputs = (f"{name}_" for name in self.output.classes) if self.output.kind == "multiclass" else [""]
         outputs = self.served.outputs(typed)
-        told = pd.concat([self._added_up(typed, n, name, outputs[:, n]) for n, name in enumerate(of_outputs)], axis=1)
-        twice = sorted(set(told.columns[told.columns.duplicated()]))
+        of_outputs = [self._added_up(typed, place, output) for place, output in enumerate(outputs.T)]
+        names = contribution_names(self.output.kind, self.output.classes, of_outputs[0].columns[:-1])
+        told = pd.concat(of_outputs, axis=1).set_axis(names, axis=1)
+        twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise refusal(f"each contribution must have a name of its own, but {twice} are there twice")
         return _unless_broken(told.set_axis(rows.index), broken)
 
-    def _added_up(self, typed: pd.DataFrame, place: int, name: str, output: NDArray[np.float64]) -> pd.DataFrame:
-        """The contributions to one of the outputs, beside its base. Raises ValueError if they do not add up to it."""
+    def _added_up(self, typed: pd.DataFrame, place: int, output: NDArray[np.float64]) -> pd.DataFrame:
+        """The contributions to one of the outputs, with its base last. Raises ValueError if they do not add up to
+        it."""
         served: Any = self.served
-        told = served.contributions(typed, place)
-        base = pd.DataFrame({BASE: np.full(len(typed), served.base_values[place])}, index=told.index)
-        whole = pd.concat([told, base], axis=1).add_prefix(f"{CONTRIBUTION}{name}")
+        told: pd.DataFrame = served.contributions(typed, place)
+        whole = pd.concat([told, pd.Series(served.base_values[place], told.index, name=BASE)], axis=1)
         away = np.abs(whole.to_numpy(np.float64).sum(axis=1) - output)
         if not (away <= ADDS_UP * np.maximum(1, np.abs(output))).all():
             raise refusal("contributions must add up to the output, but those of this kind of model do not")

@@ -27,7 +27,7 @@ from ml.digests import digest_file, digest_value
 from ml.errors import ConfigError, RegistryUnavailable, without_passwords
 from ml.serving.columns import Column
 from ml.serving.model import ALL, EITHER, RAW
-from ml.serving.output import Output
+from ml.serving.output import Output, answer_names
 from ml.settings import Settings
 from ml.storage import paths
 from ml.storage.locks import held_lock
@@ -592,12 +592,7 @@ def _parameters() -> Any:
 def _output_schema(output: Output) -> Any:
     from mlflow.types import ColSpec, DataType, Schema
 
-    text, number = DataType.string, DataType.double
-    if output.kind == "regression":
-        answers = [ColSpec(number, "prediction")]
-    elif output.kind == "binary":
-        answers = [ColSpec(text, "prediction"), ColSpec(number, "probability")]
-    else:
-        shares = [ColSpec(number, f"probability_{name}") for name in output.classes]
-        answers = [ColSpec(text, "prediction"), *shares]
-    return Schema([*answers, ColSpec(text, "broken_rule")])
+    prediction, *shares, broken_rule = answer_names(output.kind, output.classes)
+    answer = DataType.double if output.kind == "regression" else DataType.string
+    numbers = [ColSpec(DataType.double, name) for name in shares]
+    return Schema([ColSpec(answer, prediction), *numbers, ColSpec(DataType.string, broken_rule)])

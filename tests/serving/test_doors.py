@@ -74,20 +74,20 @@ class Explaining:
 
     base_values = (0.5, 0.5, 0.5)
 
-    def __init__(self, names: tuple[str, ...] = ("weight", "zone"), missing: float = 0.0) -> None:
-        self.names, self.missing = names, missing
+    def __init__(self, width: int, names: tuple[str, ...] = ("weight", "zone"), missing: float = 0.0) -> None:
+        self.width, self.names, self.missing = width, names, missing
 
     def contributions(self, typed: pd.DataFrame, output: int = 0) -> pd.DataFrame:
         return typed[["weight", "zone"]].set_axis(list(self.names), axis=1) * (output + 1)
 
     def outputs(self, typed: pd.DataFrame) -> np.ndarray:
-        added = [self.contributions(typed, output).sum(axis=1) + 0.5 + self.missing for output in range(3)]
+        added = [self.contributions(typed, output).sum(axis=1) + 0.5 + self.missing for output in range(self.width)]
         return np.column_stack(added)
 
 
 def explaining(kind: TaskKind, **options: Any) -> PackagedModel:
     model = copy(packaged(kind))
-    model.served = Explaining(**options)  # type: ignore[assignment]
+    model.served = Explaining(3 if kind == "multiclass" else 1, **options)  # type: ignore[assignment]
     return model
 
 
