@@ -122,8 +122,6 @@ def _outputs(kind: str, folder: Path, threads: int, own: OwnCode, typed: pd.Data
     """The outputs of the fitted model in the folder. Raises ConfigError if a company's own module cannot give them."""
     is_own = is_own_kind(kind, own)
     try:
-        if is_own and not hasattr(own.load(kind), "load"):
-            raise ConfigError(f"{kind} must define load(folder, threads)", "it does not", "define it")
         return load_served(kind, folder, threads, own).outputs(typed)
     except Exception as error:  # a company's own code; its message may quote a row
         if not is_own or isinstance(error, RetrainError) or is_passing(error):
