@@ -186,9 +186,8 @@ def _too_many_values(estimator: BaseEstimator, X: Any) -> str | None:
     most = max(levels, key=lambda name: levels[name], default=None)
     if not limits or most is None or levels[most] <= min(limits):
         return None
-    return (
-        f"it takes {min(limits)} values of a category (max_bins), and {most} has {levels[most]} with that of the others"
-    )
+    taken = f"it takes {min(limits)} values of a category (max_bins)"
+    return f"{taken}, and {most} has {levels[most]} with that of the others"
 
 
 def _shares(job: Job) -> tuple[float, ...]:

@@ -80,6 +80,7 @@ def register_again(registry: Registry, night: NightEntry) -> int:
         "target": model.target_digest,
     }
     tags = version_tags(night.use_case, night.as_of, model.fit_until, digest_of_files(model.files), digests)
+    tags |= registry.takes(model.run_id)
     run_name, run_tags = f"{night.use_case} {night.as_of}", {"as_of": str(night.as_of)}
     registry.run_id(night.model_key, run_name, run_tags, known=model.run_id)
     number = registry.register(model.run_id, night.model_key, tags, above=model.version - 1)

@@ -14,6 +14,7 @@ that the ledger uses.
 import contextlib
 import logging
 import secrets
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -310,6 +311,18 @@ class Registry:
             source = f"{self.store.uri}/{paths.model_folder(run_id)}"
             all_tags = {**tags, **made_again, **self._own_tags()}
             self.client.create_model_version(self.name, source, run.info.run_id, tags=all_tags)
+
+    def takes(self, run_id: str) -> dict[str, str]:
+        """The tag that says which rows a version takes, from its files; none for versions from before 2026-11-28."""
+        from mlflow.models import Model
+
+        data = self.store.get(f"{paths.model_folder(run_id)}/MLmodel")
+        if data is None:
+            return {}
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "MLmodel").write_bytes(data)
+            words = (Model.load(folder).metadata or {}).get("takes")
+        return {"takes": cut(words)} if words else {}
 
     def _make_registered_model(self) -> None:
         tags = {OURS: self.name, **self._own_tags()}

@@ -26,6 +26,7 @@ from ml.evaluation.judging import baselines, judge_all, model_answers
 from ml.models import packaging
 from ml.serving.model import PackagedModel
 from ml.serving.output import TaskKind
+from ml.serving.rules import rule_to_dict
 from ml.settings import Settings
 from ml.storage.json_form import to_json
 from ml.storage.ledger import Ledger, NightEntry
@@ -208,7 +209,11 @@ def test_digests_by_which_kept_champions_are_compared_stay_as_they_are() -> None
         }
         for name, use_case in use_cases.items()
     }
-    resolved = {name: open_site(name).digest for name in SHIPPED}
+    sites = {name: open_site(name) for name in SHIPPED}
+    resolved = {
+        name: digest_value([site.use_case.digest, [rule_to_dict(rule) for rule in site.rules]])
+        for name, site in sites.items()
+    }
     golden_answers.compare_with(golden_answers.FOLDER / "digests.json", {"use cases": digests, "resolved": resolved})
 
 
