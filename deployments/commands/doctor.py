@@ -235,7 +235,7 @@ def _champion_answers(settings: Settings, store: Store, name: str) -> Iterator[F
     if head is None or head.champion is None:
         return
     from ml.models import packaging
-    from ml.operations.scoring import model_columns, model_rules
+    from ml.models.description import model_columns, model_rules
     from ml.storage.registry import load_model, predict_raw
 
     model = head.champion

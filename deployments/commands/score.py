@@ -23,7 +23,8 @@ def score(options: argparse.Namespace) -> int:
     use_case = load_use_case(options.use_case, settings.project)
     writer = _writer(Path(options.output))
     _require_input(options)
-    from ml.operations.scoring import model_threshold, score_file
+    from ml.models.description import model_threshold
+    from ml.operations.scoring import score_file
 
     store = open_store(settings.store)
     champion = _champion(store, options.use_case)

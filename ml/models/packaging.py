@@ -4,7 +4,6 @@ The files are in MLflow's format: the model's data and a copy of `ml/serving`, s
 this project.
 """
 
-import ast
 import re
 import shutil
 import subprocess
@@ -17,7 +16,6 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 import ml.serving
-from ml.code import distributions_of
 from ml.data.cleaning import from_parquet, to_parquet
 from ml.data.dataset import Reading, Table
 from ml.digests import digest_sources
@@ -61,8 +59,11 @@ def copy_code(kinds: Iterable[str], own: OwnCode, folder: Path, source: Path = S
     return copy.rename(folder / f"{SERVING_PREFIX}{digest_sources(copy, copy.rglob('*.py'))[:16]}")
 
 
-def write_model(model: "PackagedModel", learner: Learner, folder: Path, source: Path = SERVING) -> None:
-    """Writes an MLflow model folder. Loading it needs nothing of this project."""
+def write_model(
+    model: "PackagedModel", learner: Learner, folder: Path, source: Path = SERVING, *, libraries: Iterable[str] = ()
+) -> None:
+    """Writes an MLflow model folder. Loading it needs nothing of this project. `libraries` are those that the company's
+    own code in it imports."""
     with tempfile.TemporaryDirectory() as scratch:
         code = copy_code(learner.served, model.own, Path(scratch), source)
         model.save(Path(scratch) / "model")
@@ -73,21 +74,10 @@ def write_model(model: "PackagedModel", learner: Learner, folder: Path, source: 
             columns=model.columns,
             output=model.output,
             example=synthetic_rows(model.columns, model.rules),
-            libraries=dict.fromkeys((*NEEDED_BY_ALL, *learner.needs, *libraries_of(model.own))),
+            libraries=dict.fromkeys((*NEEDED_BY_ALL, *learner.needs, *sorted(libraries))),
             takes=sentence(model.columns, model.source, model.raw_only),
             others=() if model.source is None else (*model.source.known, *model.source.joined),
         )
-
-
-def libraries_of(own: OwnCode) -> list[str]:
-    """The installed distributions that a company's own code imports."""
-    sources = [*own.modules.values(), own.derive]
-    nodes = [node for source in sources for node in ast.walk(ast.parse(source))]
-    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
-    names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
-    tops = {name.partition(".")[0] for name in names} - sys.stdlib_module_names
-    tops -= {name.partition(".")[0] for name in own.modules} | {"ml", ""}
-    return sorted({library for top in tops for library in distributions_of(top)})
 
 
 def synthetic_rows(columns: tuple[Column, ...], rules: tuple[Rule, ...]) -> pd.DataFrame:

@@ -1,9 +1,8 @@
-"""A registered model applied to the rows of a file, and what a packaged model says about itself.
+"""A registered model applied to the rows of a file.
 
 A file that could be read in two ways, or whose columns do not fit the model, is refused.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -22,11 +21,11 @@ from ml.data.reading import (
     refuse_other_columns,
 )
 from ml.errors import ConfigError, DataRejected, UsageError, printable
+from ml.models.description import description, model_columns
 from ml.serving.columns import Column, conform, with_tuples
 from ml.serving.derived import rewritten
 from ml.serving.features import UNKNOWN, CategoryFeature
 from ml.serving.model import CONTRIBUTIONS
-from ml.serving.rules import Rule, rule_from_dict
 from ml.serving.source import Side, Source
 from ml.settings import Settings
 from ml.storage import registry
@@ -68,7 +67,7 @@ def score_file(
     table = _as_the_version_knows_it(use_case, model_folder)
     try:
         rows, keys = read_with_columns_as_written(file, Declared.of(table, table.source), table.key)
-        source = model.get_raw_model().source if _contents(model_folder).get("source") else None
+        source = model.get_raw_model().source if description(model_folder).get("source") else None
         whole = _raw_rows(settings, table, source, rows, columns)
         refuse_other_columns(table, whole.rows, columns)
     except UnusablePartition as error:
@@ -87,7 +86,7 @@ def score_file(
 def _as_the_version_knows_it(use_case: UseCase, model_folder: Path) -> Table:
     """The use case with the version's own columns and time zone; other columns are as they are declared today. What is
     sensitive today stays so."""
-    contents = _contents(model_folder)
+    contents = description(model_folder)
     stored = [*(contents.get("source") or {"columns": []})["columns"], *contents["columns"]]
     own = {each["name"]: Column(**with_tuples(each)) for each in stored}
     today = {column.name: column for column in use_case.columns}
@@ -99,7 +98,7 @@ def _as_the_version_knows_it(use_case: UseCase, model_folder: Path) -> Table:
 
 def _refuse_unexplained(model: Any, model_folder: Path) -> None:
     """Raises UsageError for a version of a kind that cannot say what each column adds."""
-    kind = _contents(model_folder).get("kind", "network")  # all that were registered before 2026-11-28
+    kind = description(model_folder).get("kind", "network")  # all that were registered before 2026-11-28
     if kind == "network" or not hasattr(model.get_raw_model().served, "contributions"):
         raise UsageError(
             "--explain needs a kind of model that tells what each column adds to an answer",
@@ -129,7 +128,7 @@ def _not_learnt(model_folder: Path, typed: pd.DataFrame) -> dict[str, int]:
 
 def _learnt(model_folder: Path) -> dict[str, tuple[str, ...]]:
     """The values that the model has learnt, by category column."""
-    contents = _contents(model_folder)
+    contents = description(model_folder)
     if "vocabulary" in contents:
         return {name: tuple(values) for name, values in contents["vocabulary"].items()}
     older = contents["categories"]  # of a model that was registered before 2026-11-28
@@ -172,25 +171,3 @@ def _side_tables(use_case: Table, sides: Mapping[str, Side]) -> tuple[SideTable,
         replace(table, on=sides[name].on, take=sides[name].take) if name in sides else table
         for name, table in (today | gone).items()
     )
-
-
-def model_columns(model_folder: Path) -> tuple[Column, ...]:
-    """The raw columns that a packaged model takes."""
-    return tuple(Column(**with_tuples(fields)) for fields in _contents(model_folder)["columns"])
-
-
-def model_rules(model_folder: Path) -> tuple[Rule, ...]:
-    """The rules by which a packaged model refuses a row."""
-    return tuple(rule_from_dict(fields) for fields in _contents(model_folder)["rules"])
-
-
-def model_threshold(model_folder: Path) -> float | None:
-    """The probability from which a model of two classes answers the second class; None for any other model."""
-    output = _contents(model_folder)["output"]
-    return float(output["threshold"]) if output["kind"] == "binary" else None
-
-
-def _contents(model_folder: Path) -> dict[str, Any]:
-    """The model's description of itself."""
-    contents: dict[str, Any] = json.loads((model_folder / "data" / "model" / "model.json").read_text(encoding="utf-8"))
-    return contents

@@ -23,8 +23,8 @@ from ml.evaluation.gates import ALLOWING, BetterThanRule, Difference, Evidence, 
 from ml.evaluation.handles import Evaluations, Judgement, Verdict, VerdictName
 from ml.evaluation.judging import NoAnswer, answer_table, baselines, judge_all, model_answers
 from ml.metrics.scores import PROBABILITY_SCORES, Answers
+from ml.models.description import model_columns
 from ml.models.handles import Upload
-from ml.operations.scoring import model_columns
 from ml.pipeline.site import Site, resume
 from ml.pipeline.upload import fetch
 from ml.serving.columns import Column

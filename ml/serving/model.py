@@ -41,16 +41,12 @@ class Served(Protocol):
 
 
 def load_served(kind: str, folder: Path, threads: int, own: OwnCode = NO_OWN_CODE) -> Served:
-    """The fitted model in the folder, loaded by the module `kind` of `kinds/`, or of the company's own."""
-    module = own.load(kind) if is_own_kind(kind, own) else import_module(f".kinds.{kind}", __package__)
+    """The fitted model in the folder, loaded by the module `kind` of `kinds/`, or else of the company's own, of which
+    `derive` may import one with the name of one of `kinds/`."""
+    is_ours = (Path(__file__).parent / "kinds" / f"{kind}.py").is_file()
+    module = import_module(f".kinds.{kind}", __package__) if is_ours else own.load(kind)
     served: Served = module.load(folder, threads)
     return served
-
-
-def is_own_kind(kind: str, own: OwnCode) -> bool:
-    """Whether a company's own module loads this kind of model, and not one of `kinds/`. A company's `derive` may import
-    a module of its own that has the name of one of `kinds/`."""
-    return kind in own.modules and not (Path(__file__).parent / "kinds" / f"{kind}.py").is_file()
 
 
 class PackagedModel:

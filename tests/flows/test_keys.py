@@ -184,8 +184,8 @@ def test_a_registered_model_is_made_again_with_equal_bytes_or_not_at_all(
     _edit(shop, "floor=0.51", "floor=0.52")
     write = packaging.write_model
 
-    def write_otherwise(model: Any, learner: Any, folder: Path) -> None:
-        write(model, learner, folder)
+    def write_otherwise(model: Any, learner: Any, folder: Path, **more: Any) -> None:
+        write(model, learner, folder, **more)
         (folder / "MLmodel").write_text("other bytes")
 
     monkeypatch.setattr(packaging, "write_model", write_otherwise)

@@ -15,7 +15,7 @@ import pytest
 
 from ml.data.joins import complete
 from ml.models import source_rows
-from ml.models.packaging import libraries_of, write_model
+from ml.models.packaging import write_model
 from ml.models.source_rows import Sample, Taken, rows_taken, sentence
 from ml.serving.columns import conform
 from ml.serving.model import PackagedModel
@@ -360,9 +360,17 @@ def test_what_a_version_takes_is_said_in_words(model: PackagedModel) -> None:
     )
 
 
-def test_a_version_names_the_libraries_that_its_own_code_imports() -> None:
-    own = OwnCode({"helper": b"import sklearn.base, os\nfrom . import x"}, (), b"import helper, pandas as pd\nDERIVE=1")
-    assert libraries_of(own) == ["pandas", "scikit-learn"]
+def test_a_version_names_the_libraries_that_its_own_code_imports(tmp_path: Path) -> None:
+    code = "import os\nfrom sklearn import base\n" + DEF + (
+        "    return rows.assign(distance=rows['metres'] / (1000 if base and os.sep else 1))"
+    )  # fmt: skip
+    loaded = project(tmp_path, code, "kilometres")
+    model, _ = packed(loaded, sample("one", "none"))
+    write_model(model, parcels().model, tmp_path / "model", libraries=loaded.deriving.libraries)
+    needed = (tmp_path / "model" / "requirements.txt").read_text().split()
+    assert [line.partition("==")[0] for line in needed] == [
+        "mlflow", "numpy", "pandas", "pyarrow", "torch", "safetensors", "scikit-learn"
+    ]  # fmt: skip
 
 
 def test_the_same_raw_rows_are_made_as_in_a_night(model: PackagedModel, tmp_path: Path) -> None:
