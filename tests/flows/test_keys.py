@@ -84,6 +84,7 @@ def _reused_all(night: dict[str, Any]) -> bool:
     return all(night["computed"][stage] == 0 for stage in STAGES)
 
 
+@pytest.mark.slow
 def test_what_decides_about_a_model_judges_it_again_and_trains_nothing(company: Shop) -> None:
     first = company.document()
     assert first["decision"] == "FIRST"
@@ -126,6 +127,7 @@ def test_a_gate_that_was_too_strict_is_mended_and_the_same_model_promoted(shop: 
     assert RUN_KEY not in version.tags
 
 
+@pytest.mark.slow
 def test_a_new_gate_on_a_score_that_was_not_kept_scores_the_same_model_again(shop: Shop) -> None:
     assert shop.document()["version"] == 1
     _edit(shop, "floor=0.5", "floor=0.51")

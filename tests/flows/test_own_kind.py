@@ -146,6 +146,7 @@ def answers_elsewhere(
     return {number: pd.read_parquet(f"{file}.{number}") for number in versions}
 
 
+@pytest.mark.slow
 def test_a_night_fits_it_and_its_versions_answer_where_nothing_of_the_project_is(company: Shop, tmp_path: Path) -> None:
     first = company.document("2024-03-15")
     assert first["decision"] == "FIRST"

@@ -279,6 +279,7 @@ def stages(document: Any) -> list[str]:
     return [row["stage"] for row in document["dates"]]
 
 
+@pytest.mark.slow
 def test_a_backfill_registers_versions_and_moves_no_champion(
     shop: Shop, typed: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
