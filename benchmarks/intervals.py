@@ -20,12 +20,12 @@ Floats = NDArray[np.float64]
 # Each interval says how far its lower end lies below the estimate, from the influences (tests, days) of the days.
 Below = Callable[[Floats], Floats]
 
-POPULATIONS = {  # kind of dependence, its strength
+POPULATIONS = {  # how good days resemble each other, and how much; what a metric shows of it is a little less
     "independent": ("days", 0.0),
-    "AR(1) 0.1": ("days", 0.1),
-    "AR(1) 0.15": ("days", 0.15),
-    "AR(1) 0.6": ("days", 0.6),
-    "weeks 0.25": ("weeks", 0.25),
+    "AR(1) 0.1": ("days", 0.12),
+    "AR(1) 0.15": ("days", 0.18),
+    "AR(1) 0.6": ("days", 0.68),
+    "weeks": ("weeks", 0.25),
 }
 METRICS = ("f1", "accuracy", "log_loss", "roc_auc", "rmse")
 RESAMPLES, DAYS_OF_THE_TRUTH = 999, 400_000

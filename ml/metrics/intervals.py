@@ -93,7 +93,8 @@ class Pair:
         """(distinct units, m) the totals without each of them, as far as they matter to the metric."""
         part, width = self._part(name), len(self.statistics[0])
         totals = np.repeat(self.totals(), len(part.counts), axis=0)
-        totals[:, slice(width) if part is self else slice(width, None)] -= np.array(part.statistics, np.float64)
+        with np.errstate(invalid="ignore"):  # another side's error may be too large to be summed
+            totals[:, slice(width) if part is self else slice(width, None)] -= np.array(part.statistics, np.float64)
         return totals
 
     def of_each_unit(self, name: str, of_distinct: Floats) -> Floats:
@@ -223,8 +224,10 @@ class Estimate:
             return pair.difference(name, totals) if len(sides) > 1 else pair.metric(name, sides[0], totals)
 
         value = float(measured(pair.totals())[0])
+        if not np.isfinite(value) or pair.carriers(name, *sides) < MIN_CARRIERS:
+            return cls(value=value)
         without = pair.of_each_unit(name, measured(pair.without_each_unit(name)))
-        if pair.carriers(name, *sides) < MIN_CARRIERS or not np.isfinite(without).all():
+        if not np.isfinite(without).all():
             return cls(value=value)
         error, independent = spread((pair.units - 1) * (value - without), in_order=bool(pair.order))
         half = half_width(error, independent)
