@@ -28,6 +28,7 @@ from ml.metrics.scores import (
 from ml.serving.output import TaskKind
 
 ONE_SIDED_ERROR = 0.05  # of each end of an interval
+SIMULATED_ERRORS = (0.04, 0.14)  # of days that are independent, and of those that resemble each other most
 MIN_CARRIERS = 7  # of six, one resample of units in 400 would have none
 TYPICAL_AUTOCORRELATION = 0.1  # of two models up to 30 nights apart, from one day to the next: 0.05 to 0.15
 TYPICAL_DAYS = 14  # as many days' evidence is that figure worth
