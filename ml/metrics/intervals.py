@@ -231,9 +231,8 @@ class Estimate:
         if not np.isfinite(without).all():
             return cls(value=value)
         error, independent = spread((pair.units - 1) * (value - without), in_order=bool(pair.order))
-        half = half_width(error, independent)
-        low, high, *rest = (float(figure) for figure in (value - half, value + half, error, independent))
-        return cls(value=value, low=low, high=high, error=rest[0], independent=rest[1])
+        half = float(half_width(error, independent))
+        return cls(value=value, low=value - half, high=value + half, error=float(error), independent=float(independent))
 
 
 def make_pair(
