@@ -71,7 +71,7 @@ def _evaluate(
     answers["candidate"] = _candidates_answers(site, upload, test)
     descriptions = {who: rule.description for who, rule in simple_rules.items()} | {"candidate": "tonight's model"}
     absent, incomparable = _compare_opponents(site, split, opponents, test, answers, descriptions)
-    judged = judge_all(site.use_case, test, split.test_digest, answers, descriptions, named_scores(site.use_case))
+    judged = judge_all(site.use_case, test, answers, descriptions, named_scores(site.use_case))
     evidence = replace(judged.evidence, not_applicable=absent, not_comparable=incomparable)
     table = to_parquet(answer_table(test, answers["candidate"]))
     return Evaluations(
@@ -238,4 +238,4 @@ def _proved_better(site: Site, evidence: Evidence) -> bool:
     """Whether the whole interval of the difference says that the candidate is better than the champion. A candidate
     that is promoted then becomes the reference too."""
     pair = evidence.pairs.get("champion")
-    return pair is not None and Difference.of(pair, site.use_case.metric, evidence.seed).low > 0
+    return pair is not None and Difference.of(pair, site.use_case.metric).low > 0
