@@ -39,7 +39,14 @@ from tasks.flow_run import (
     publish_work,
     show_ending,
 )
-from tasks.model import evaluate_models, judge_gates, train_candidate, upload_candidate, verify_candidate
+from tasks.model import (
+    evaluate_models,
+    judge_gates,
+    train_candidate,
+    try_parameters,
+    upload_candidate,
+    verify_candidate,
+)
 from tasks.night_notes import beginning_forgotten, red_end_noted
 from tasks.question import answered_by, asked_before, unused_answer
 from tasks.refit import refit_winner
@@ -144,6 +151,7 @@ def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any
     idle = None if finished or request.dry_run else skip_if_nothing_new(night, key, snapshot)
     if idle:
         return concluded(idle, ending(idle))
+    try_parameters(night)
     checks = validate_partitions(night, snapshot)
     cleaned = clean_partitions(night, snapshot, checks)
     split = split_rows(night, cleaned)

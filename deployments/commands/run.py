@@ -95,6 +95,8 @@ def print_summary(
     if score_section.scored(document):
         say(*_score_lines(document), "")
         say(*(f"{v['verdict']:<15}{v['gate']}: {v['reason']}" for v in document["verdicts"]), "")
+        if resolution := score_section.resolution_sentence(document):
+            say(resolution, "")
         say(score_section.comparison_sentence(document), "")
     now = "" if document["replayed"] or answer else decision_section.champion_sentence(document)
     serves = decision_section.serving_words(document) if now else ""

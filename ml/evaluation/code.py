@@ -5,6 +5,7 @@ from ml.code import Code
 JUDGING = Code(
     (
         "ml/metrics",
+        "ml/models/description.py",
         "ml/evaluation/baselines.py",
         "ml/evaluation/decision.py",
         "ml/evaluation/gates.py",

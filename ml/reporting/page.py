@@ -18,7 +18,7 @@ from ml.reporting.decision_section import (
 from ml.reporting.document import Document
 from ml.reporting.escaping import on_a_page
 from ml.reporting.fit_section import fit_sentence, refit_fit_sentence
-from ml.reporting.score_section import comparison_sentence, score_table, scored
+from ml.reporting.score_section import comparison_sentence, resolution_sentence, score_table, scored
 
 
 def artifact_key(use_case: str, what: str) -> str:
@@ -62,7 +62,10 @@ def _score_lines(document: Document) -> list[str]:
 
 
 def _gate_lines(document: Document) -> list[str]:
-    return verdict_list(document) if scored(document) else []
+    if not scored(document):
+        return []
+    resolution = resolution_sentence(document)
+    return [*verdict_list(document), *(["", resolution] if resolution else [])]
 
 
 def _data_lines(document: Document) -> list[str]:

@@ -14,7 +14,14 @@ from ml.reporting.data_section import data_sentences
 from ml.reporting.decision_section import champion_sentence, champion_then, headline
 from ml.reporting.document import dry_run_document, nothing_new_document, result_document
 from ml.reporting.page import markdown
-from ml.reporting.score_section import cell, comparison_sentence, model_metrics, score_list, score_rows
+from ml.reporting.score_section import (
+    cell,
+    comparison_sentence,
+    model_metrics,
+    resolution_sentence,
+    score_list,
+    score_rows,
+)
 from ml.reporting.trail import Trail
 from ml.reporting.words import window_words
 from ml.storage.json_form import to_json
@@ -147,6 +154,37 @@ def test_a_document_is_strict_json_with_every_part_of_the_night() -> None:
     assert made["seconds"]["validate partitions"] == 1.25
     assert (made["reused"]["validate partitions"], made["computed"]["validate partitions"]) == (3, 1)
     assert {"run_key", "test_digest", "split", "decision", "reason", "verdicts", "seed", "device"} <= made.keys()
+
+
+def resolved(metric: str, unit: str = "day", **figures: float) -> Any:
+    kept = {"smallest_detectable_drop": 0.0282, "independent_units": 17.3, "max_drop": 0.01, **figures}
+    gates = [("BetterThanTrivial f1", {"difference": 0.1}), (f"NotWorseThanChampion {metric}", kept)]
+    verdicts = [{"gate": gate, "verdict": "PASS", "reason": "so", "figures": of} for gate, of in gates]
+    return {**document(), "verdicts": verdicts, "units": {"name": unit, "count": 28}}
+
+
+def test_a_report_says_what_its_test_days_can_show() -> None:
+    said = (
+        "28 days like these equal 17 independent ones: a loss of F1 under 0.0282 cannot be seen; 56 days would see one "
+        "of 0.0199. Of candidates that are worse by exactly what a gate allows, 5% pass by design, and of simulated "
+        "days 4% to 14%."
+    )
+    assert said in markdown(resolved("f1")).splitlines()
+    assert "a loss of log loss under 2.8% cannot be seen; 56 days would see one of 2.0%." in markdown(
+        resolved("log_loss")
+    )
+
+
+def test_rows_and_groups_have_no_days_to_equal() -> None:
+    said = resolution_sentence(resolved("f1", "school"))
+    assert said.startswith("There are 28 schools: a loss of F1 under 0.0282 cannot be seen; 56 schools would see one")
+    assert said.endswith("5% pass by design.")
+
+
+def test_a_night_without_a_champion_or_of_before_says_nothing_of_its_resolution() -> None:
+    before = resolved("f1")
+    del before["verdicts"][1]["figures"]["independent_units"]
+    assert resolution_sentence(before) == resolution_sentence(document()) == ""
 
 
 def test_the_other_documents_share_its_head() -> None:
