@@ -87,4 +87,4 @@ def test_a_reference_stops_small_losses_that_add_up(tmp_path: Path) -> None:
     wide = replace(GATES[1], max_drop=0.3)
     without = promoted(tmp_path, "ours", worse_each_night, gates=(wide,))
     bounded = promoted(tmp_path, "ours", worse_each_night, gates=(wide, GATES[2]))
-    assert max(without) > max(bounded) + 10
+    assert max(place for place in bounded if place < 60) + 10 < max(place for place in without if place < 60)
