@@ -23,8 +23,8 @@ import numpy as np
 
 from ml.code import Code
 from ml.digests import digest_value
-from ml.metrics.scores import Answers
-from ml.serving.output import Output
+from ml.metrics.scores import Answers, Floats
+from ml.serving.output import Output, sigmoid
 from ml.settings import Settings
 from ml.simulation.faults import Fault
 from ml.simulation.learning import Float32s, learn
@@ -40,12 +40,13 @@ STAGE = "simulate"
 AHEAD = 28  # days with rows on which a candidate with a fault is compared with the champion that it replaced
 CODE = Code(
     (
-        "ml/simulation/faults.py", "ml/simulation/learning.py", "ml/simulation/nights.py", "ml/simulation/source.py",
-        "ml/models/training.py", "ml/models/trees.py", "ml/models/encoding.py", "ml/serving/features.py",
-        "ml/serving/output.py", "ml/serving/kinds/trees.py", "ml/data/split.py", "ml/data/statistics.py",
+        "ml/simulation/faults.py", "ml/simulation/learning.py", "ml/simulation/source.py", "ml/models/training.py",
+        "ml/models/trees.py", "ml/models/encoding.py", "ml/serving/features.py", "ml/serving/output.py",
+        "ml/serving/kinds/trees.py", "ml/data/statistics.py",
     ),
     ("lightgbm", "numpy", "pandas", "scikit-learn"),
 )  # fmt: skip
+TINY = 1e-7  # float32 keeps no probability nearer to 1
 Told = Callable[[int, int], None]  # is told how many of how many candidates are there
 
 
@@ -82,25 +83,39 @@ class Candidate:
     kept: KeptCandidate
     name: str
 
-    def answers(self, rows: slice, *, refitted: bool, threshold: float | None = None) -> Answers:
-        """The answers to these rows of the source, by the judged model or its refit."""
+    def answers(self, rows: slice, *, refitted: bool, output: Output | None = None) -> Answers:
+        """The answers to these rows of the source, by the judged model or its refit.
+
+        `output` is another calibration and threshold than those that the night chose.
+        """
         file = self.kept.answers
-        arrays, first = _read(cast(Hashable, self.store), file), self.kept.refitted_from if refitted else self.kept.judged_from
+        arrays, first = (
+            _read(cast(Hashable, self.store), file),
+            self.kept.refitted_from if refitted else self.kept.judged_from,
+        )
         array = arrays["refitted" if refitted else "judged"][rows.start - first : rows.stop - first]
         assert rows.start >= first and len(array) == rows.stop - rows.start, (self.name, rows, first)
-        return as_answers(self.kept.output, array, threshold)
+        return as_answers(self.kept.output, array, output)
 
 
-def as_answers(output: Output, array: Float32s, threshold: float | None = None) -> Answers:
-    """Answers as gates and scores take them. `threshold` replaces the model's own."""
+def as_answers(output: Output, array: Float32s, other: Output | None = None) -> Answers:
+    """Answers as gates and scores take them. `other` replaces the calibration and threshold of the kept `output`."""
     numbers = array.astype(np.float64)
+    if other is not None:
+        numbers = sigmoid(other.slope * logits_of(output, numbers) + other.offset)
     if output.kind == "regression":
         return Answers(numbers[:, 0])
     if output.kind == "multiclass":
         return Answers(numbers.argmax(axis=1).astype(np.float64), numbers)
     positive = numbers[:, 0]
-    chosen = positive >= (output.threshold if threshold is None else threshold)
+    chosen = positive >= (other or output).threshold
     return Answers(chosen.astype(np.float64), np.column_stack([1 - positive, positive]))
+
+
+def logits_of(output: Output, probabilities: Floats) -> Floats:
+    """The logits that were calibrated to these probabilities of the second of two classes."""
+    kept = np.clip(probabilities, TINY, 1 - TINY)
+    return (np.log(kept / (1 - kept)) - output.offset) / output.slope
 
 
 @lru_cache(maxsize=24)

@@ -46,8 +46,8 @@ def nights_of(
     """Every so many nights (`every`) from `first` on, of at most `count` dates; by default of the newest ones.
 
     There is no night for a date whose newest due day has no rows, or on which a part of the split would lack rows or a
-    class: the pipeline refuses such data. The first train rows are of at least as many days as validation and test
-    together. Raises UsageError if no night is left.
+    class: the pipeline refuses such data. Train rows are of at least as many days as validation and test together, or
+    of half as many as validation if `first` is given. Raises UsageError if fewer than two nights are left.
     """
     dates = _dates(rows, first, count)
     nights = [night for as_of in dates[::every] if (night := _night(rows, as_of)) is not None]
@@ -61,20 +61,21 @@ def _dates(rows: SourceRows, first: date | None, count: int) -> list[date]:
     begin, end = date.fromisoformat(rows.days[0]), date.fromisoformat(rows.days[-1])
     usable = [
         day for day in (begin + timedelta(days=number) for number in range((end - begin).days + 1))
-        if _has_train_days(rows, day)
+        if _has_train_days(rows, day, early=first is not None)
     ]  # fmt: skip
     if first is not None:
         return [day for day in usable if day >= first][:count]
     return usable[-count:]
 
 
-def _has_train_days(rows: SourceRows, as_of: date) -> bool:
+def _has_train_days(rows: SourceRows, as_of: date, *, early: bool) -> bool:
     use_case = rows.use_case
     last = str(last_due_day(use_case, as_of))
     first = str(date.fromisoformat(last) - timedelta(days=use_case.window_days - 1))
     days = rows.days_between(first, last)
     held_out = use_case.test_days + use_case.validation_days
-    enough = min(2 * held_out, use_case.window_days - use_case.max_missing_days)
+    train_days = use_case.validation_days // 2 if early else held_out
+    enough = min(held_out + train_days, use_case.window_days - use_case.max_missing_days)
     return len(days) >= max(1, enough) and days[-1] == _newest_counted(rows, last)
 
 

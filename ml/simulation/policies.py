@@ -201,7 +201,7 @@ def _gated(name: str, words: str, gates: Sequence[Gate]) -> Policy:
     return Policy(name=name, words=words, promotes=promotes, first=promotes, with_reference=with_reference)
 
 
-OURS = "ours"
+OURS, EVERY_NIGHT = "ours", "every night"
 
 
 def policies_of(use_case: UseCase) -> tuple[Policy, ...]:
@@ -214,7 +214,7 @@ def policies_of(use_case: UseCase) -> tuple[Policy, ...]:
     point_and_gate = _both(_point_not_worse(loss), by_gates([NotSurelyWorse(metric=metric, why="")]))
     return (
         Policy(name="never", words="the first candidate serves for ever", promotes=lambda _: False),
-        Policy(name="every night", words="every candidate is promoted", promotes=lambda _: True),
+        Policy(name=EVERY_NIGHT, words="every candidate is promoted", promotes=lambda _: True),
         Policy(name="weekly", words="a candidate a week is promoted", promotes=_every_days(WEEK)),
         Policy(name="monthly", words="a candidate every 28 days is promoted", promotes=_every_days(MONTH)),
         Policy(name="point score", words=f"{metric} is not worse", promotes=_point_not_worse(metric)),

@@ -9,7 +9,7 @@ from ml.metrics.scores import LOWER_IS_BETTER
 from ml.simulation.candidates import AHEAD, Candidate, Candidates, Told, Wanted, learn_all
 from ml.simulation.faults import faults_for
 from ml.simulation.nights import SimulatedNight
-from ml.simulation.policies import OURS, Judge, Policy, Step, decides, named_scores, policies_of, replay
+from ml.simulation.policies import EVERY_NIGHT, OURS, Judge, Policy, Step, decides, named_scores, policies_of, replay
 from ml.simulation.served import (
     HARM,
     Compared,
@@ -126,9 +126,13 @@ class Replays:
         return [served(self.server, stretches(self.rows, steps), serving) for steps in self.steps[policy]]
 
 
-def servings(use_case: UseCase) -> tuple[Serving, ...]:
-    """In which forms a champion may serve. A threshold is chosen for two classes only."""
-    return ("judged", "refitted", "threshold anew") if use_case.target.kind == "binary" else ("judged", "refitted")
+def servings(use_case: UseCase, policy: str) -> tuple[Serving, ...]:
+    """In which forms a policy's champions serve. Calibration and threshold are chosen for two classes only, and their
+    choice does not depend on the policy: it is shown for two of them."""
+    forms: tuple[Serving, ...] = ("judged", "refitted")
+    if use_case.target.kind != "binary" or policy not in {OURS, EVERY_NIGHT}:
+        return forms
+    return (*forms, "threshold anew", "both anew", "uncalibrated")
 
 
 def simulate(
@@ -160,12 +164,12 @@ def _told(replays: Replays, every: int, faults: tuple[FaultRow, ...]) -> Simulat
     rows, nights = replays.rows, replays.nights
     use_case, named = rows.use_case, replays.judge.named
     names = [policy.name for policy in replays.with_champion]
-    all_served = {(name, serving): replays.served(name, serving) for name in names for serving in servings(use_case)}
+    forms = [(name, serving) for name in names for serving in servings(use_case, name)]
+    all_served = {(name, serving): replays.served(name, serving) for name, serving in forms}
     start = max((one.start for ones in all_served.values() for one in ones), default=0)
     metrics = metrics_of(use_case)
     table = policy_rows(replays, all_served, start, metrics)
-    shown = [(name, "refitted") for name in names]
-    weeks = {name: by_week(rows, start, all_served[name, "refitted"][0], metrics[0], named) for name, _ in shown}
+    weeks = {name: by_week(rows, start, all_served[name, "refitted"][0], metrics[0], named) for name in names}
     return Simulation(
         use_case=use_case.name,
         metrics=metrics,
@@ -279,7 +283,7 @@ def summed_faults(faults: Sequence[FaultRow], policy: str, serving: Serving) -> 
     """The rows of a policy over all kinds of faults, and over those that harm a fifth of "every night"."""
     harmful_kinds = {
         row.fault for row in faults
-        if (row.policy, row.serving) == ("every night", serving) and row.harmful >= HARMS_MUCH * row.nights
+        if (row.policy, row.serving) == (EVERY_NIGHT, serving) and row.harmful >= HARMS_MUCH * row.nights
     }  # fmt: skip
     kinds = {"all kinds": {row.fault for row in faults}, "kinds that harm": harmful_kinds}
     sums = {}

@@ -1,7 +1,7 @@
 """What would have served each day under a policy, how good it was, and which promotions did harm."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from functools import cache
 from typing import Literal
@@ -11,14 +11,15 @@ import numpy as np
 from ml.evaluation.gates import Difference, metric_interval
 from ml.metrics.intervals import Pair, make_pair
 from ml.metrics.scores import Answers
-from ml.models.training import best_threshold
-from ml.simulation.candidates import AHEAD, Candidate
+from ml.models.training import best_threshold, calibrate
+from ml.serving.output import Output, sigmoid
+from ml.simulation.candidates import AHEAD, Candidate, logits_of
 from ml.simulation.policies import Judge, Step, labels_of
 from ml.simulation.source import SourceRows
 
 HARM = 0.01  # points of a score, or a share of a loss
 SEED = 20_260  # of intervals: what served is judged on all days at once, not on a night's test rows
-Serving = Literal["judged", "refitted", "threshold anew"]
+Serving = Literal["judged", "refitted", "threshold anew", "both anew", "uncalibrated"]
 Units = Literal["day", "week"]
 
 
@@ -45,23 +46,36 @@ def _first_row(rows: SourceRows, day: date) -> int:
 
 
 class Server:
-    """The answers of candidates as they would serve: as judged, refitted, or with a threshold that is chosen anew."""
+    """The answers of candidates in the form in which they would serve.
+
+    That is as judged; refitted, with the calibration and the threshold of the judged model; or refitted with what the
+    newest labelled days choose anew by the judged model's answers, which has not seen these days: the threshold alone,
+    calibration and threshold, or the threshold without any calibration.
+    """
 
     def __init__(self, rows: SourceRows) -> None:
         self.rows = rows
-        self._threshold = cache(self._best_threshold)
+        self._output = cache(self._chosen_anew)
 
     def answers(self, stretch: Stretch, serving: Serving) -> Answers:
         """The answers to the rows of a stretch."""
-        threshold = self._threshold(stretch.candidate) if serving == "threshold anew" else None
-        return stretch.candidate.answers(stretch.rows, refitted=serving != "judged", threshold=threshold)
+        own = serving in {"judged", "refitted"}
+        output = None if own else self._output(stretch.candidate, serving)
+        return stretch.candidate.answers(stretch.rows, refitted=serving != "judged", output=output)
 
-    def _best_threshold(self, candidate: Candidate) -> float:
-        """The best threshold on the newest labelled days, by the judged model, which has not seen them."""
-        newest = candidate.night.test
-        answers = candidate.answers(newest, refitted=False)
+    def _chosen_anew(self, candidate: Candidate, serving: Serving) -> Output:
+        """What the test rows of the candidate's night choose for its refit."""
+        kept, newest = candidate.kept.output, candidate.night.test
+        answers, y = candidate.answers(newest, refitted=False), labels_of(self.rows, newest)
         assert answers.probability is not None
-        return best_threshold(self.rows.use_case.metric, labels_of(self.rows, newest), answers.probability[:, 1])
+        logits = logits_of(kept, answers.probability[:, 1])
+        slope, offset = {
+            "threshold anew": lambda: (kept.slope, kept.offset),
+            "both anew": lambda: calibrate(logits, y),
+            "uncalibrated": lambda: (1.0, 0.0),
+        }[serving]()
+        threshold = best_threshold(self.rows.use_case.metric, y, sigmoid(slope * logits + offset))
+        return replace(kept, slope=slope, offset=offset, threshold=threshold)
 
 
 @dataclass(frozen=True, kw_only=True)

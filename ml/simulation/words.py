@@ -9,6 +9,7 @@ from ml.simulation.served import Serving
 Aligned = Callable[[list[list[str]]], list[str]]
 FORMS: dict[Serving, str] = {
     "judged": "as judged", "refitted": "refitted", "threshold anew": "refitted, threshold anew",
+    "both anew": "refitted, calibrated anew", "uncalibrated": "refitted, uncalibrated",
 }  # fmt: skip
 
 

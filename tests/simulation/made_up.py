@@ -56,10 +56,16 @@ def candidate(
     return Candidate(store=store, night=night, kept=kept, name=name)
 
 
-def year(folder: Path, rows: SourceRows, shares: Mapping[int, float], usual: float = 0.2) -> Any:
-    """Nights, and a candidate for each: the share of errors of a night's candidate, by its place among them."""
+def year(
+    folder: Path, rows: SourceRows, shares: Mapping[int, float], usual: float = 0.2, *, alike: bool = False
+) -> Any:
+    """Nights, and a candidate for each: the share of errors of a night's candidate, by its place among them.
+
+    If they are `alike`, a worse candidate is wrong about all rows that a better one is wrong about, and about more.
+    """
     nights = nights_of(rows)
     candidates = [
-        candidate(folder, rows, night, shares.get(place, usual), seed=place) for place, night in enumerate(nights)
+        candidate(folder, rows, night, shares.get(place, usual), seed=0 if alike else place)
+        for place, night in enumerate(nights)
     ]
     return nights, candidates

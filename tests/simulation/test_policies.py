@@ -20,10 +20,12 @@ GATES = (
 SHARES = {10: BAD, 20: GOOD, 21: USUAL}
 
 
-def promoted(folder: Path, name: str, shares: dict[int, float] = SHARES, **changes: Any) -> list[int]:
+def promoted(
+    folder: Path, name: str, shares: dict[int, float] = SHARES, *, alike: bool = False, **changes: Any
+) -> list[int]:
     """The places of the nights whose candidate the policy of this name promotes, in a year with 80 days of nights."""
     rows = source(**{"gates": GATES, **changes})
-    nights, candidates = year(folder, rows, shares, USUAL)
+    nights, candidates = year(folder, rows, shares, USUAL, alike=alike)
     policy: Policy = next(policy for policy in policies_of(rows.use_case) if policy.name == name)
     steps = replay(policy, Judge(rows, named_scores(rows.use_case)), nights, candidates)
     return [place for place, step in enumerate(steps) if step.promoted]
@@ -85,6 +87,6 @@ def test_point_loss_needs_a_loss_that_is_not_worse(tmp_path: Path) -> None:
 def test_a_reference_stops_small_losses_that_add_up(tmp_path: Path) -> None:
     worse_each_night = {place: 0.05 + 0.006 * place for place in range(60)}
     wide = replace(GATES[1], max_drop=0.3)
-    without = promoted(tmp_path, "ours", worse_each_night, gates=(wide,))
-    bounded = promoted(tmp_path, "ours", worse_each_night, gates=(wide, GATES[2]))
+    without = promoted(tmp_path, "ours", worse_each_night, alike=True, gates=(wide,))
+    bounded = promoted(tmp_path, "ours", worse_each_night, alike=True, gates=(wide, GATES[2]))
     assert max(place for place in bounded if place < 60) + 10 < max(place for place in without if place < 60)
