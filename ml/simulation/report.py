@@ -132,7 +132,7 @@ def servings(use_case: UseCase, policy: str) -> tuple[Serving, ...]:
     forms: tuple[Serving, ...] = ("judged", "refitted")
     if use_case.target.kind != "binary" or policy not in {OURS, EVERY_NIGHT}:
         return forms
-    return (*forms, "threshold anew", "both anew", "uncalibrated")
+    return ("judged", "judged uncalibrated", "refitted", "threshold anew", "calibration anew", "uncalibrated")
 
 
 def simulate(

@@ -19,7 +19,7 @@ from ml.simulation.source import SourceRows
 
 HARM = 0.01  # points of a score, or a share of a loss
 SEED = 20_260  # of intervals: what served is judged on all days at once, not on a night's test rows
-Serving = Literal["judged", "refitted", "threshold anew", "both anew", "uncalibrated"]
+Serving = Literal["judged", "judged uncalibrated", "refitted", "threshold anew", "calibration anew", "uncalibrated"]
 Units = Literal["day", "week"]
 
 
@@ -48,9 +48,9 @@ def _first_row(rows: SourceRows, day: date) -> int:
 class Server:
     """The answers of candidates in the form in which they would serve.
 
-    That is as judged; refitted, with the calibration and the threshold of the judged model; or refitted with what the
-    newest labelled days choose anew by the judged model's answers, which has not seen these days: the threshold alone,
-    calibration and threshold, or the threshold without any calibration.
+    That is as judged, or refitted with the calibration and the threshold of the judged model. In the other forms one of
+    the two is another: the newest labelled days choose it anew by the answers of the judged model, which has not seen
+    these days, or there is no calibration. A calibration changes the probabilities, and no answer of yes or no.
     """
 
     def __init__(self, rows: SourceRows) -> None:
@@ -61,21 +61,25 @@ class Server:
         """The answers to the rows of a stretch."""
         own = serving in {"judged", "refitted"}
         output = None if own else self._output(stretch.candidate, serving)
-        return stretch.candidate.answers(stretch.rows, refitted=serving != "judged", output=output)
+        return stretch.candidate.answers(stretch.rows, refitted=not serving.startswith("judged"), output=output)
 
     def _chosen_anew(self, candidate: Candidate, serving: Serving) -> Output:
-        """What the test rows of the candidate's night choose for its refit."""
+        """The output of a form that is not the candidate's own."""
         kept, newest = candidate.kept.output, candidate.night.test
+        if serving.endswith("uncalibrated"):
+            return _with_calibration(kept, 1.0, 0.0)
         answers, y = candidate.answers(newest, refitted=False), labels_of(self.rows, newest)
         assert answers.probability is not None
-        logits = logits_of(kept, answers.probability[:, 1])
-        slope, offset = {
-            "threshold anew": lambda: (kept.slope, kept.offset),
-            "both anew": lambda: calibrate(logits, y),
-            "uncalibrated": lambda: (1.0, 0.0),
-        }[serving]()
-        threshold = best_threshold(self.rows.use_case.metric, y, sigmoid(slope * logits + offset))
-        return replace(kept, slope=slope, offset=offset, threshold=threshold)
+        probability = answers.probability[:, 1]
+        if serving == "threshold anew":
+            return replace(kept, threshold=best_threshold(self.rows.use_case.metric, y, probability))
+        return _with_calibration(kept, *calibrate(logits_of(kept, probability), y))
+
+
+def _with_calibration(output: Output, slope: float, offset: float) -> Output:
+    """Another calibration, and the threshold that answers the same rows with yes."""
+    cut = float(logits_of(output, np.array(output.threshold)))
+    return replace(output, slope=slope, offset=offset, threshold=float(sigmoid(np.array(slope * cut + offset))))
 
 
 @dataclass(frozen=True, kw_only=True)

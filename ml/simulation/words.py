@@ -9,7 +9,8 @@ from ml.simulation.served import Serving
 Aligned = Callable[[list[list[str]]], list[str]]
 FORMS: dict[Serving, str] = {
     "judged": "as judged", "refitted": "refitted", "threshold anew": "refitted, threshold anew",
-    "both anew": "refitted, calibrated anew", "uncalibrated": "refitted, uncalibrated",
+    "calibration anew": "refitted, calibrated anew", "uncalibrated": "refitted, uncalibrated",
+    "judged uncalibrated": "as judged, uncalibrated",
 }  # fmt: skip
 
 
