@@ -160,12 +160,12 @@ class Candidates:
         return digest_value([*self._decided, rows, parts, str(night.as_of), wanted.seed, fault])
 
     def find(self, wanted: Sequence[Wanted]) -> list[Candidate | None]:
-        """The kept candidates in the order of `wanted`, None where there is none yet."""
+        """The kept candidates in the order of `wanted`, None where there is none yet, or its answers are damaged."""
         keys = [self.key(one) for one in wanted]
-        found = self.kept.find(keys)
+        found = [self.kept.whole(key) for key in keys]
         return [
-            Candidate(store=self.store, night=one.night, kept=found[key], name=key) if key in found else None
-            for one, key in zip(wanted, keys, strict=True)
+            Candidate(store=self.store, night=one.night, kept=kept, name=key) if kept is not None else None
+            for one, key, kept in zip(wanted, keys, found, strict=True)
         ]
 
     def keep(self, wanted: Wanted) -> None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from ml.metrics.scores import LOWER_IS_BETTER
@@ -197,7 +198,7 @@ def policy_rows(
     for which, ones in all_served.items():
         others, named = ours or ones, replays.judge.named
         pairs = [pair_served(replays.rows, start, ones, others, named, units) for units in UNITS]
-        by_day, by_weeks = ({metric: compared(pair, metric) for metric in metrics} for pair in pairs)
+        by_day, by_weeks = ({metric: compared(pair, metric, alone=not ours) for metric in metrics} for pair in pairs)
         scored[which] = by_day, by_weeks
     return [
         _policy_row(replays, policies[name], serving, *scores, regret=_regret(scores[0], scored, metrics))
@@ -247,6 +248,11 @@ def fault_rows(replays: Replays, planted: Sequence[Wanted], faulty: Sequence[Can
     """What became of each kind of fault under each policy, judged against the policy's clean champion of that night."""
     counts: dict[tuple[str, str, Serving], list[bool | None]] = {}
     forms: tuple[Serving, ...] = ("judged", "refitted")
+
+    @cache
+    def gained(new: Candidate, champion: Candidate, serving: Serving) -> float:
+        return gain(replays.judge, replays.server, new, champion, serving) or 0.0
+
     for policy in replays.with_champion:
         by_night = {step.night.as_of: step for step in replays.steps[policy.name][0]}
         for wanted, candidate in zip(planted, faulty, strict=True):
@@ -256,9 +262,8 @@ def fault_rows(replays: Replays, planted: Sequence[Wanted], faulty: Sequence[Can
                 continue
             promoted = decides(policy, step.before.with_candidate(candidate))
             for serving in forms:
-                difference = gain(replays.judge, replays.server, candidate, step.before.champion, serving)
-                harmful = difference is not None and difference < -HARM
-                counts.setdefault((wanted.fault.name, policy.name, serving), []).append(harmful if promoted else None)
+                harmful = gained(candidate, step.before.champion, serving) < -HARM if promoted else None
+                counts.setdefault((wanted.fault.name, policy.name, serving), []).append(harmful)
     return [
         FaultRow(
             fault=fault, policy=policy, serving=serving, nights=len(outcomes),

@@ -143,8 +143,11 @@ class Compared:
     high: float | None
 
 
-def compared(pair: Pair, metric: str) -> Compared:
-    """The score of the pair's candidate with its difference to the other."""
+def compared(pair: Pair, metric: str, *, alone: bool = False) -> Compared:
+    """The score of the pair's candidate with its difference to the other; the score `alone` if there is no other."""
+    if alone:
+        score = metric_interval(pair, metric, "candidate", SEED).value
+        return Compared(value=score, difference=None, low=None, high=None)
     difference = Difference.of(pair, metric, SEED)
     figures = {"difference": difference.value, "low": difference.low, "high": difference.high}
     return Compared(
