@@ -113,7 +113,8 @@ def anchors(text: str) -> set[str]:
 
 def test_the_readme_is_a_tour_that_names_every_page() -> None:
     assert len(README.splitlines()) <= 200
-    assert {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")} <= {target for target, _ in LINK.findall(README)}
+    pages = {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
+    assert pages <= {target for target, _ in LINK.findall(README)}
 
 
 @pytest.mark.parametrize("page", PAGES)
