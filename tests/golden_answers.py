@@ -23,6 +23,7 @@ from ml.digests import digest_bytes, digest_value
 from ml.reporting import page
 from ml.settings import Settings
 from ml.storage.ledger import NightEntry
+from ml.storage.records import Registered
 from ml.storage.registry import Registry
 from ml.storage.store import open_store
 
@@ -121,8 +122,7 @@ def night_answers(settings: Settings, entry: NightEntry) -> dict[str, Any]:
     document["snapshot"] = {name: value for name, value in document["snapshot"].items() if name != "digest"}
     candidate = entry.candidate
     assert candidate is not None
-    store = open_store(settings.store)
-    files = {file.key.rpartition("/")[2]: store.get(file.key) or b"" for file in candidate.files}
+    files = _files(settings, candidate)
     comparable = {
         "target": candidate.target_digest, "split": candidate.split_digest, "fit_until": candidate.fit_until,
         "reference": entry.reference.version if entry.reference else None,
@@ -137,6 +137,27 @@ def night_answers(settings: Settings, entry: NightEntry) -> dict[str, Any]:
         "words": {**dict(_words(document)), "report": _report(entry.result)},
         "work": {name: entry.result[name] for name in WORK},
     }  # fmt: skip
+
+
+def refit_answers(settings: Settings, entry: NightEntry) -> dict[str, Any]:
+    """What the refit of a night is: its rows, its weights, what it is said to serve, and the threshold and calibration,
+    which are those of the judged model."""
+    assert entry.candidate is not None
+    assert entry.candidate.refit is not None
+    judged, refit = (_files(settings, version) for version in entry.candidate.versions)
+    outputs = [json.loads(files["model.json"])["output"] for files in (judged, refit)]
+    assert outputs[0] == outputs[1]
+    return {
+        **{name: entry.result[name] for name in REFIT},
+        "output": outputs[1],
+        "weights": tensors(refit["weights.safetensors"]),
+    }
+
+
+def _files(settings: Settings, version: Registered) -> dict[str, bytes]:
+    """The files of a version by their names."""
+    store = open_store(settings.store)
+    return {file.key.rpartition("/")[2]: store.get(file.key) or b"" for file in version.files}
 
 
 def model_answers(contents: Mapping[str, Any], network: Mapping[str, Any]) -> dict[str, Any]:

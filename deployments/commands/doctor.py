@@ -248,7 +248,7 @@ def _champion_answers(settings: Settings, store: Store, name: str) -> Iterator[F
         raise
     except Exception as error:  # noqa: BLE001 - the model's own code may raise anything, and each is a finding
         yield Finding(
-            seen=f"champion version {model.version} gives no answer ({what_and_where(error)})",
+            seen=f"version {model.version}, which serves, gives no answer ({what_and_where(error)})",
             mend=f"retrain rollback {name} --reason WHY, or retrain promote {name} --version N --reason WHY",
         )
 

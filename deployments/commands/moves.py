@@ -114,7 +114,9 @@ def _move_champion(options: argparse.Namespace, plan: Callable[[Ledger, Registry
     with one_move_at_a_time(settings.home, entry.use_case):
         require_whole(ledger, registry, entry.champion)
         carry_out(ledger, registry, entry)
-    words = f"Champion of {entry.use_case} is now version {named(entry.champion)} (it was {before})."
+    refit = entry.champion.refit
+    serves = f", whose refit, version {refit.version}, serves" if refit else ""
+    words = f"Champion of {entry.use_case} is now version {entry.champion.version}{serves} (it was {before})."
     if judged:
         words += f" This answers no question: {judged}."
     if not entry.held:

@@ -17,9 +17,11 @@ from deployments.terminal import (
 )
 from ml.errors import Busy, UsageError
 from ml.reporting import data_section, decision_section, score_section
+from ml.reporting.document import served_document
 from ml.reporting.endings import answer_sentence, answered_yes, since
 from ml.settings import Settings
 from ml.storage.ledger import AnyEntry, Ledger, NightEntry, version_of
+from ml.storage.records import Champion
 from ml.storage.store import open_store
 from ml.use_case.loading import load_use_case
 from tasks.night_notes import red_end_noted
@@ -48,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     show(options, document, "")
     if not options.json:
         answer = ledger.entry(result["answer"]) if result["answer"] else None
-        print_summary(settings, document, entry, version_of(head.champion), answer)
+        print_summary(settings, document, entry, head.champion, answer)
     return 0
 
 
@@ -86,7 +88,7 @@ def _dry_run_words(document: dict[str, Any]) -> str:
 
 
 def print_summary(
-    settings: Settings, document: dict[str, Any], entry: NightEntry, champion_today: int | None,
+    settings: Settings, document: dict[str, Any], entry: NightEntry, champion_today: Champion | None,
     answer: AnyEntry | None = None,
 ) -> None:  # fmt: skip
     """Prints what an operator reads at the end of a run."""
@@ -102,7 +104,8 @@ def print_summary(
     serves = decision_section.serving_words(document) if now else ""
     say(" ".join(filter(None, (decision_section.decision_sentence(document), now, serves))), "")
     if answer is not None:
-        say(f"{answer_sentence(answer)} Champion today: {words_of(champion_today)}.", "")
+        today = decision_section.serving_sentence(served_document(champion_today))
+        say(f"{answer_sentence(answer)} Champion today: {words_of(version_of(champion_today))}. {today}".rstrip(), "")
     elif document["replayed"]:
         say(f"Finished before; nothing was judged again. {document['became']}", "")
     elif way := decision_section.way_out(document):

@@ -25,7 +25,9 @@ def description(night: NightEntry) -> str:
     """The night's decision and the version's scores as Markdown: MLflow's page of a version shows no scores itself."""
     decided = literal(f"The night as of {night.as_of} decided {night.decision}. {night.reason}")
     table = score_section.own_score_table(night.result) if _is_scored(night) else []
-    return "\n".join([f"{decided} Which version serves now, the alias champion says.", "", *table])
+    refit = night.candidate.refit if night.candidate else None
+    served = f" Its recipe was fitted once more as version {refit.version}, which serves in its place." if refit else ""
+    return "\n".join([f"{decided}{served} Which version serves now, the alias champion says.", "", *table])
 
 
 def describe_refit(registry: Registry, night: NightEntry, number: int) -> None:
@@ -55,8 +57,8 @@ def tell_unused_refit(registry: Registry, night: NightEntry, run_id: str, number
     assert night.candidate is not None, night.seq
     judged = night.candidate.version
     text = (
-        f"This is the recipe of version {judged}, fitted once more because version {judged} was to be promoted. Another "
-        "run was first, and the champion was kept, so no night recorded it and it does not serve."
+        f"This is the recipe of version {judged}, fitted once more because version {judged} was to be promoted. "
+        "Another run was first, and the champion was kept, so no night recorded it and it does not serve."
     )
     tags = {REFIT_OF: str(judged), "mlflow.note.content": text}
     registry.finish_run(run_id, {}, {}, tags, f"{night.use_case} {night.as_of} refit")

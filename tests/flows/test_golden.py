@@ -42,6 +42,7 @@ from tests.story import Shop
 SHIPPED = sorted(use_case_files(None))
 UNDATED_AS_OF = date(2026, 1, 1)  # any day of the past: no row has a date
 OTHER_SEED = 7
+IS_DUE = refit.is_due  # the nights of `golden_home` have no refit
 
 
 shop = test_data.shop
@@ -60,7 +61,7 @@ def golden_home(prefect: str, tmp_path_factory: pytest.TempPathFactory, one_thre
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RETRAIN_HOME", str(tmp_path_factory.mktemp("golden")))
         patch.setattr(packaging, "answers_of_a_fresh_process", _answers_here)
-        patch.setattr(refit, "is_due", lambda *_: False)  # `tests/flows/test_refit.py` has nights with refits
+        patch.setattr(refit, "is_due", lambda *_: False)
         yield Settings.from_environment()
 
 
@@ -86,6 +87,22 @@ def test_two_nights_of_a_shipped_use_case_answer_as_ever(
         assert isinstance(entry, NightEntry)
         answers[which] = golden_answers.night_answers(golden_home, entry)
     golden_answers.compare(name, answers)
+
+
+@pytest.mark.slow
+def test_a_night_and_its_refit_answer_as_ever(
+    prefect: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None, one_blas_thread: None
+) -> None:
+    from deployments.prefect.night import run_here
+
+    monkeypatch.setenv("RETRAIN_HOME", str(tmp_path))
+    monkeypatch.setattr(packaging, "answers_of_a_fresh_process", _answers_here)
+    monkeypatch.setattr(refit, "is_due", IS_DUE)
+    settings = Settings.from_environment()
+    done = run_here({"use_case": "credit_default", "as_of": str(UNDATED_AS_OF)})
+    entry = Ledger(open_store(settings.store), "credit_default").entry(done["entry"])
+    assert isinstance(entry, NightEntry)
+    golden_answers.compare("credit_default_refit", golden_answers.refit_answers(settings, entry))
 
 
 def learnt(use_case: UseCase, seed: int, train: pd.DataFrame, validation: pd.DataFrame, folder: Path) -> PackagedModel:

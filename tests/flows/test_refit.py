@@ -98,7 +98,12 @@ def test_two_promoted_nights(refitted: Shop, capsys: pytest.CaptureFixture[str])
     typed(capsys, "rollback", "shop", *BY_NAME)
     assert registry(refitted).alias(CHAMPION) == 2
     assert champion(refitted) == one
-    typed(capsys, "promote", "shop", "--version", "4", *BY_NAME)
+    assert main(["promote", "shop", "--version", "4", *BY_NAME]) == 0
+    assert "Champion of shop is now version 3, whose refit, version 4, serves (it was 2)." in capsys.readouterr().out
+    judged, refit = (registry(refitted).client.get_model_version("shop", number) for number in ("3", "4"))
+    assert "fitted once more as version 4, which serves in its place." in judged.description
+    assert "Version 3 was judged. This is its recipe, fitted once more on all due rows up to 2024" in refit.description
+    assert (refit.tags["refit_of"], refit.tags["fit_until"]) == ("3", "2024-03-15")
     assert champion(refitted) == two
     assert (registry(refitted).alias(CHAMPION), registry(refitted).alias(REFERENCE)) == (4, 3)
 
@@ -243,6 +248,44 @@ def test_a_refit_that_another_run_made_needless_is_not_the_candidates(
     assert "no night recorded it" not in registry(refitted).client.get_model_version("shop", "4").description
     assert [version.number for version in registry(refitted).versions()] == [1, 2, 3, 4]
     assert typed(capsys, "doctor", "shop")["left"] == 0
+
+
+@pytest.mark.slow
+def test_only_a_night_that_promotes_makes_a_refit(
+    refitted: Shop, prefect: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not one that is held, nor a date of a backfill that moves no champion, nor one that is run again and is not newer
+    than the champion. A night that is replayed makes nothing."""
+    monkeypatch.setenv("PREFECT_API_URL", prefect)
+
+    def made() -> dict[int, list[int]]:
+        """The versions and refits of each date, in the order of the ledger."""
+        days: dict[int, list[int]] = {}
+        for night in refitted.entries():
+            assert night.candidate is not None
+            days.setdefault(night.as_of.day, []).extend(version.version for version in night.candidate.versions)
+        return days
+
+    def backfill(*words: str) -> None:
+        plan = typed(capsys, "backfill", "plan", "shop", *words)["plan"]
+        assert typed(capsys, "backfill", "apply", plan)["state"] == "finished"
+
+    refitted.night("2024-03-14")
+    typed(capsys, "hold", "shop", *BY_NAME)
+    assert refitted.document("2024-03-15")["refit"] is None
+    typed(capsys, "release", "shop", *BY_NAME)
+    backfill("--from", "2024-03-16", "--to", "2024-03-16")
+    assert made() == {14: [1, 2], 15: [3], 16: [4]}
+    backfill("--from", "2024-03-13", "--to", "2024-03-17", "--promote", "if-newer", "--reprocess", "completed")
+    assert made() == {13: [5], 14: [1, 2, 6], 15: [3, 7, 8], 16: [4, 9, 10], 17: [11, 12]}
+    assert registry(refitted).alias(CHAMPION) == 12
+    again = refitted.document("2024-03-17", again="to see it twice")
+    assert (again["decision"], again["refit"], made()[17]) == ("KEEP", None, [11, 12, 13])
+    before = len(refitted.entries())
+    assert refitted.document("2024-03-17", again="to see it twice")["replayed"]
+    assert (len(refitted.entries()), registry(refitted).alias(CHAMPION)) == (before, 12)
+    assert [version.number for version in registry(refitted).versions()] == [*range(1, 14)]
+    assert (registry(refitted).running(), typed(capsys, "doctor", "shop")["left"]) == ([], 0)
 
 
 def test_a_broken_refit_is_refused_and_the_judged_model_serves(
