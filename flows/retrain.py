@@ -39,7 +39,14 @@ from tasks.flow_run import (
     publish_work,
     show_ending,
 )
-from tasks.model import evaluate_models, judge_gates, train_candidate, upload_candidate, verify_candidate
+from tasks.model import (
+    evaluate_models,
+    judge_gates,
+    train_candidate,
+    upload_candidate,
+    verify_candidate,
+    watch_source,
+)
 from tasks.night_notes import beginning_forgotten, red_end_noted
 from tasks.question import answered_by, asked_before, unused_answer
 from tasks.registration import (
@@ -162,11 +169,12 @@ def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any
         entry is None
     ):  # if another run reaches the ledger first, the candidate is judged again, but not trained again
         head, blocked = read_head(night, snapshot, finished, plan)
+        watched = watch_source(night, trained, snapshot, checks, cleaned, head)
         evaluations = evaluate_models(night, trained, cleaned, split, upload, head)
-        judgement = judge_gates(night, evaluations, head, blocked)
+        judgement = judge_gates(night, evaluations, watched, head, blocked)
         trail = Trail(
             snapshot=snapshot, checks=checks, cleaned=cleaned, split=split, fit=fit, upload=upload, verified=verified,
-            evaluations=evaluations, judgement=judgement,
+            watch=watched, evaluations=evaluations, judgement=judgement,
         )  # fmt: skip
         entry = finished or record_decision(night, key, candidate, trail, head)
     move_alias(night, entry)

@@ -1,12 +1,12 @@
-"""The stages that make and judge the model: train, upload, verify, evaluate, judge."""
+"""The stages that make and judge the model: train, upload, verify, watch the source, evaluate, judge."""
 
 import logging
 from collections import Counter
 
-from ml.data.handles import Cleaned, Split
-from ml.evaluation.handles import Evaluations, Judgement
+from ml.data.handles import Checks, Cleaned, Snapshot, Split
+from ml.evaluation.handles import Evaluations, Judgement, SourceWatch
 from ml.models.handles import Fit, Upload, Verified
-from ml.pipeline import evaluate, train, upload
+from ml.pipeline import evaluate, train, upload, watch
 from ml.storage.ledger import AnyEntry
 from ml.storage.records import Night
 from tasks.site import site_of
@@ -49,10 +49,22 @@ def evaluate_models(
     return evaluations
 
 
+@stage("watch source", timeout_seconds=1800)
+def watch_source(night: Night, training_key: str, snapshot: Snapshot, checks: Checks, cleaned: Cleaned,
+                 head: AnyEntry | None) -> SourceWatch:  # fmt: skip
+    """Compares the newest days, and days that came out otherwise, with what the champion's own night saw."""
+    watched = watch.watch_source(site_of(night), night, training_key, snapshot, checks, cleaned, head)
+    changes = watched.evidence.changes if watched.evidence else ()
+    log.info("Watched the source: %d changes since the champion was judged.", len(changes))
+    return watched
+
+
 @stage("judge gates", timeout_seconds=600)
-def judge_gates(night: Night, evaluations: Evaluations, head: AnyEntry | None, blocked: str | None) -> Judgement:
+def judge_gates(
+    night: Night, evaluations: Evaluations, watched: SourceWatch, head: AnyEntry | None, blocked: str | None
+) -> Judgement:
     """Lets every gate weigh the evidence, and makes the decision."""
-    judgement = evaluate.judge_gates(site_of(night), night, evaluations, head, blocked)
+    judgement = evaluate.judge_gates(site_of(night), night, evaluations, watched, head, blocked)
     counts = Counter(verdict.verdict for verdict in judgement.verdicts)
     words = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
     log.info("Judged %d gates (%s): %s.", len(judgement.verdicts), words, judgement.decision)

@@ -213,7 +213,8 @@ def _questions(store: Store, name: str) -> Iterator[Finding]:
     for night in open_questions(Ledger(store, name).entries()):
         version = version_of(night.candidate)
         seen = f"the night as of {night.as_of} asks whether version {version} is to serve: {night.reason.rstrip('.')}"
-        mend = f"press Resume on its run's page, or answer here. {ways_to_answer(name, version)}"
+        answers = ways_to_answer(name, version, source_changed=bool(night.source_changes))
+        mend = f"press Resume on its run's page, or answer here. {answers}"
         yield Finding(note=True, seen=seen, mend=mend)
 
 

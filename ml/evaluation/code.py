@@ -10,7 +10,12 @@ JUDGING = Code(
         "ml/evaluation/gates.py",
         "ml/evaluation/handles.py",
         "ml/evaluation/judging.py",
+        "ml/evaluation/source_changes.py",
+        "ml/evaluation/source_evidence.py",
+        "ml/evaluation/source_unchanged.py",
+        "ml/data/day_counts.py",
         "ml/pipeline/evaluate.py",
+        "ml/pipeline/watch.py",
     ),
     ("numpy", "pandas", "scikit-learn", "scipy"),
 )

@@ -85,12 +85,24 @@ def result_document(
         "decision": trail.judgement.decision,
         "reason": trail.judgement.reason,
         "asks": trail.judgement.asks,
+        **_source(trail),
         "version": version,
         "mlflow_run": trail.upload.run_id,
         "seconds": {work.stage: work.seconds for work in trail.work},
         "reused": {work.stage: work.reused for work in trail.work},
         "computed": {work.stage: work.computed for work in trail.work},
     }
+
+
+def _source(trail: Trail) -> Document:
+    """What changed in the source and is not answered, and what other code made of the same bytes; each if there is
+    any."""
+    changes = [
+        {"column": change.column, "kind": change.kind, "days": list(change.days[-MOST_KEPT:]), "words": change.words}
+        for change in trail.judgement.source_changes[:MOST_KEPT]
+    ]
+    found = {"source_changes": changes, "rewritten": list(trail.watch.sentences[:MOST_KEPT])}
+    return {name: of_kind for name, of_kind in found.items() if of_kind}
 
 
 def _left_out(checks: Checks) -> Document:

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from ml.data.handles import Checks, Cleaned, Snapshot, Split
-from ml.evaluation.handles import Evaluations, Judgement
+from ml.evaluation.handles import Evaluations, Judgement, SourceWatch
 from ml.models.handles import Fit, Upload, Verified
 from ml.storage.records import Work
 
@@ -20,6 +20,7 @@ class Trail:
     fit: Fit
     upload: Upload
     verified: Verified
+    watch: SourceWatch
     evaluations: Evaluations
     judgement: Judgement
 

@@ -22,7 +22,7 @@ from ml.digests import digest_bytes, sealed, unsealed
 from ml.errors import Corrupt
 from ml.storage import paths
 from ml.storage.json_form import to_json
-from ml.storage.records import Champion, DecisionName
+from ml.storage.records import Champion, DecisionName, SourceAnswer, SourceChange
 from ml.storage.store import Store
 
 MoveName = Literal["OPERATOR_PROMOTE", "OPERATOR_KEEP", "ROLLBACK", "HOLD", "RELEASE", "EXCLUDE", "INCLUDE"]
@@ -35,6 +35,7 @@ class Entry:
     """What every entry says: when, by whom, why, and what is true after it.
 
     `held` says who holds the champion and why. `excluded` and `accepted` map days to the operator's reason.
+    `source_answers` are what operators said of changes of the source, the oldest first.
     """
 
     seq: int
@@ -49,6 +50,7 @@ class Entry:
     held: str | None = None
     excluded: dict[str, str] = field(default_factory=dict)
     accepted: dict[str, str] = field(default_factory=dict)
+    source_answers: tuple[SourceAnswer, ...] = ()
     nonce: str = ""  # makes the bytes of every entry different, so that `Store.create` tells whose entry was created
 
     @property
@@ -63,7 +65,8 @@ class NightEntry(Entry):
     `training_key` is that of its model; entries from before 2026-11-28 have none, and their run key names their model.
     `blocked` is set if every gate allowed the promotion and only a hold, a backfill or a moved alias prevented it; it
     says which. Such a night may be judged again later. `asks` says that the gates could not decide and that an operator
-    was asked. `result` is the document that `--json` prints.
+    was asked. `source_changes` are the changes of the source that it asks about. `result` is the document that `--json`
+    prints.
     """
 
     kind: Literal["night"] = "night"
@@ -76,6 +79,7 @@ class NightEntry(Entry):
     judged_against: int
     blocked: str | None = None
     asks: bool = False
+    source_changes: tuple[SourceChange, ...] = ()
     manifest: str
     result: dict[str, Any]
 
@@ -121,6 +125,7 @@ def next_after(head: "AnyEntry | None", use_case: str) -> dict[str, Any]:
         "held": head.held if head else None,
         "excluded": head.excluded if head else {},
         "accepted": head.accepted if head else {},
+        "source_answers": head.source_answers if head else (),
         "nonce": secrets.token_hex(8),
     }
 

@@ -34,7 +34,7 @@ PROCESSES = (
     ("train",),
     ("upload",),
     ("verify",),
-    ("evaluate", "gates"),
+    ("watch", "evaluate", "gates"),
 )
 LEARNERS = {
     "a network": "NetworkClassifier(hidden=(4,), epochs=2, batch_size=256)",
@@ -64,7 +64,7 @@ class Traced:
             return KEPT[stage]
         if stage in {"validate", "clean", "split"}:
             return ROWS
-        return self.training + (JUDGING if stage in {"evaluate", "gates"} else Code())
+        return self.training + (JUDGING if stage in {"watch", "evaluate", "gates"} else Code())
 
     def executed(self, stage: str) -> set[str]:
         """Our files and the distributions that the stage executed."""

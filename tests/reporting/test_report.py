@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ml.data.handles import Checks, Cleaned, LeftOut, Move, RuleCount, Snapshot, Split, SplitRows, Undeclared
-from ml.evaluation.handles import Evaluations, Interval, Judgement, ModelScores, Verdict
+from ml.evaluation.handles import Evaluations, Interval, Judgement, ModelScores, SourceWatch, Verdict
 from ml.models.handles import Fit, Step, Upload, Verified
 from ml.reporting.data_section import data_sentences
 from ml.reporting.decision_section import champion_sentence, champion_then, headline
@@ -73,6 +73,7 @@ def trail(decision: DecisionName = "PROMOTE", against: Verdict | None = None, **
                 "rule": scores("rule", Interval(value=None, reason="no row")),
             },
         ),
+        watch=SourceWatch(),
         judgement=Judgement(
             verdicts=(verdict("PASS", low=0.1),), decision=decision, reason="All gates allow it.",
             proved_better=True, against_rule=against,
