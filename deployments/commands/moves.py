@@ -16,7 +16,7 @@ from deployments.terminal import asked_on_terminal, home_settings, require_use_c
 from ml.data.handles import CheckedDays
 from ml.data.sources.bringing import partition_files
 from ml.errors import UsageError, printable
-from ml.evaluation.source_evidence import days_of
+from ml.evaluation.source_evidence import days_to_exclude
 from ml.operations.alias import alias_words
 from ml.operations.moves import (
     carry_out,
@@ -144,7 +144,7 @@ def _say_no(options: argparse.Namespace) -> int:
 def _changed_days(ledger: Ledger, entry: OperatorEntry) -> list[str]:
     """The days of the changes that the answered question names."""
     asked = ledger.entry(entry.answers) if entry.answers else None
-    return days_of(asked.source_changes) if isinstance(asked, NightEntry) else []
+    return days_to_exclude(asked.source_changes) if isinstance(asked, NightEntry) else []
 
 
 def _runs_that_asked(settings: Settings, use_case: str) -> str:

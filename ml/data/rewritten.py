@@ -19,6 +19,10 @@ class Rewritten:
     of: int
     by: tuple[float, ...] = ()
 
+    @property
+    def share(self) -> float:
+        return self.rows / max(1, self.of)
+
 
 def cleaned_rows(data: bytes) -> pd.DataFrame:
     """All cleaned rows of a partition, by their row number."""
@@ -26,23 +30,21 @@ def cleaned_rows(data: bytes) -> pd.DataFrame:
 
 
 def rewritten_columns(before: pd.DataFrame, after: pd.DataFrame, target: str) -> dict[str, Rewritten]:
-    """The columns that differ, by name, of the rows that both have; a column that only one has differs in all."""
+    """Every column that both have, by name, with the rows in which it differs, among the rows that both have."""
     rows = before.index.intersection(after.index)
     one, other = before.loc[rows], after.loc[rows]
-    columns = dict.fromkeys([*one.columns, *other.columns])
-    found = {target if name == LABEL else name: _difference(one, other, name) for name in columns}
-    return {name: difference for name, difference in found.items() if difference.rows}
+    return {
+        target if name == LABEL else str(name): _difference(one[name], other[name])
+        for name in one.columns.intersection(other.columns)
+    }
 
 
-def _difference(before: pd.DataFrame, after: pd.DataFrame, name: str) -> Rewritten:
-    if name not in before or name not in after:
-        return Rewritten(rows=len(before), of=len(before))
-    one, other = before[name], after[name]
+def _difference(one: pd.Series, other: pd.Series) -> Rewritten:
     if pd.api.types.is_numeric_dtype(one) and pd.api.types.is_numeric_dtype(other):
         return _of_numbers(one.to_numpy(np.float64), other.to_numpy(np.float64))
     texts = one.astype("object"), other.astype("object")
     same = (texts[0] == texts[1]) | (texts[0].isna() & texts[1].isna())
-    return Rewritten(rows=int((~same).sum()), of=len(before))
+    return Rewritten(rows=int((~same).sum()), of=len(one))
 
 
 def _of_numbers(one: NDArray[np.float64], other: NDArray[np.float64]) -> Rewritten:
@@ -51,11 +53,11 @@ def _of_numbers(one: NDArray[np.float64], other: NDArray[np.float64]) -> Rewritt
     return Rewritten(rows=int(differs.sum()), of=len(one), by=tuple(by.tolist()))
 
 
-def together(days: Iterable[dict[str, Rewritten]], rows: int) -> dict[str, Rewritten]:
-    """The differences of several days, which have `rows` rows in all, those that differ most first."""
+def together(days: Iterable[dict[str, Rewritten]]) -> dict[str, Rewritten]:
+    """The columns that differ on any of these days, those that differ in most rows first."""
     found: dict[str, Rewritten] = {}
     for day in days:
-        for name, difference in day.items():
-            so_far = found.get(name, Rewritten(rows=0, of=rows))
-            found[name] = Rewritten(rows=so_far.rows + difference.rows, of=rows, by=so_far.by + difference.by)
-    return dict(sorted(found.items(), key=lambda item: -item[1].rows))
+        for name, one in day.items():
+            so_far = found.get(name, Rewritten(rows=0, of=0))
+            found[name] = Rewritten(rows=so_far.rows + one.rows, of=so_far.of + one.of, by=so_far.by + one.by)
+    return {name: one for name, one in sorted(found.items(), key=lambda item: -item[1].rows) if one.rows}

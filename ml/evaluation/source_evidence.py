@@ -6,7 +6,13 @@ A change is asked about once. The ledger keeps the answers (`ml.storage.records.
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from ml.data.code import COUNTED
+from ml.digests import digest_value
 from ml.storage.records import SourceAnswer, SourceChange
+
+WATCHED = "watched"  # the stage that keeps how the days of a night were spread
+REWRITTEN = "rewritten"  # the kind of a change that other code made of the same bytes
+LOSS = "loss"  # the kind of a change that only the champion's answers show
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,3 +65,14 @@ class SourceEvidence:
 def days_of(changes: Iterable[SourceChange]) -> list[str]:
     """Every day on which one of them was seen, in order."""
     return sorted({day for change in changes for day in change.days})
+
+
+def days_to_exclude(changes: Iterable[SourceChange]) -> list[str]:
+    """The days that can be left out because of these changes. What other code made of the same bytes is mended in the
+    code instead, because it made it of all days."""
+    return days_of(change for change in changes if change.kind != REWRITTEN)
+
+
+def watched_key(training_key: str) -> str:
+    """The key under which a night keeps how its days were spread."""
+    return digest_value([training_key, COUNTED.digest])

@@ -50,6 +50,7 @@ class SourceUnchanged(Gate):
             f"{told}{more}: {then} ({self.why})",
             changes=len(changes),
             column=changes[0].column,
+            kind=changes[0].kind,
             first_day=days[0],
             last_day=days[-1],
         )

@@ -1,11 +1,15 @@
 """What is said of a change in the source: which column, on which days, and how far it moved."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from ml.evaluation.source_changes import Change
+import numpy as np
+
+from ml.data.rewritten import Rewritten
+from ml.evaluation.source_changes import Change, LossChange
+from ml.evaluation.source_evidence import LOSS, REWRITTEN
 from ml.storage.records import SourceChange
 
-MOST_DAYS = 3
 OF_SHARES = {
     "missing": "{} has no value",
     "unmatched": "side table {} does not match",
@@ -22,6 +26,37 @@ def told(change: Change, *, sensitive: bool) -> SourceChange:
     )  # fmt: skip
 
 
+def told_delivered(change: Change, *, sensitive: bool) -> SourceChange:
+    """A column that is others on days that were delivered again, as the ledger keeps it."""
+    days, share = span_of(change.days), f"{change.share:.0%}"
+    words = f"{change.column or change.kind} of {days} was delivered again with other values in {share} of the rows"
+    return replace(told(change, sensitive=sensitive), words=f"{words}{_middles(change, sensitive=sensitive)}")
+
+
+def told_loss(change: LossChange) -> SourceChange:
+    """What only the champion's answers show, as the ledger keeps it."""
+    return SourceChange(
+        column="", kind=LOSS, first_day=change.days[0], days=change.days, share=1.0, usual=0.0,
+        words=f"on {span_of(change.days)} the champion's loss was {change.relative:.2f} of the best constant's, where "
+        f"on the days of the weeks before it was {change.low:.2f} to {change.high:.2f}",
+    )  # fmt: skip
+
+
+def told_rewritten(name: str, days: Sequence[str], column: Rewritten, *, sensitive: bool) -> SourceChange:
+    """A column that other code made of the same bytes, as the ledger keeps it."""
+    return SourceChange(
+        column=name, kind=REWRITTEN, first_day=days[0], days=tuple(days), share=round(column.share, 4), usual=0.0,
+        words=words_of_rewritten(name, days, column, sensitive=sensitive),
+    )  # fmt: skip
+
+
+def words_of_rewritten(name: str, days: Sequence[str], column: Rewritten, *, sensitive: bool) -> str:
+    """How far other code moved a column, without a full stop."""
+    words = f"{name} differs in {column.rows:,} of {column.of:,} rows of {span_of(days)}, whose bytes are the same"
+    by = f", by {np.median(column.by):+.4g} in the median" if column.by and not sensitive else ""
+    return f"{words}{by}: derive, a join or the code that reads has changed"
+
+
 def _words(change: Change, *, sensitive: bool) -> str:
     days = span_of(change.days)
     if change.kind in OF_SHARES:
@@ -31,9 +66,13 @@ def _words(change: Change, *, sensitive: bool) -> str:
         f"on {days} {change.column} is spread as on no day of the weeks before: {change.share:.0%} of the rows are "
         f"where no such day had them, and until then {change.usual:.0%} was the most"
     )
+    return f"{spread}{_middles(change, sensitive=sensitive)}"
+
+
+def _middles(change: Change, *, sensitive: bool) -> str:
     if change.before is None or change.after is None or sensitive:
-        return spread
-    return f"{spread}; its median was {change.before:.4g} and is {change.after:.4g}"
+        return ""
+    return f"; its median was {change.before:.4g} and is {change.after:.4g}"
 
 
 def span_of(days: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from ml.errors import Busy, UsageError
+from ml.evaluation.source_evidence import days_to_exclude
 from ml.operations.alias import follow_ledger
 from ml.operations.usable import champions_before, way_back, why_unusable
 from ml.storage.ledger import (
@@ -56,7 +57,7 @@ def plan_no(ledger: Ledger, version: int, reason: str, *, exclude: bool = False)
             f"there is none about version {version}",
             f"choose one of those asked about: {', '.join(asked)}" if asked else "nothing is to be done",
         )
-    if exclude and not asking.source_changes:
+    if exclude and not days_to_exclude(asking.source_changes):
         raise UsageError(
             "--exclude leaves out the days of a changed source",
             f"the question about version {version} names none",
@@ -201,8 +202,8 @@ def _answer_entry(
     if promote:
         changes |= {"champion": night.candidate, "reference": (head and head.reference) or night.candidate}
     elif exclude:
-        days = {day for change in night.source_changes for day in change.days}
-        changes["excluded"] = {**dict.fromkeys(sorted(days), reason), **(head.excluded if head else {})}
+        days = dict.fromkeys(days_to_exclude(night.source_changes), reason)
+        changes["excluded"] = {**days, **(head.excluded if head else {})}
     word = "yes" if promote else "no"
     named = {"by": name, "reason": f"{word} to version {version_of(night.candidate)} of entry {night.seq}: {reason}"}
     decision: MoveName = "OPERATOR_PROMOTE" if promote else "OPERATOR_KEEP"

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from ml.evaluation.source_evidence import WATCHED, watched_key
 from ml.storage import paths
 from ml.storage.kept import words_of
-from ml.storage.ledger import Ledger, NightEntry, open_questions
+from ml.storage.ledger import Ledger, NightEntry, is_same, open_questions
 from ml.storage.records import Identity
 from ml.storage.registry import Registry, Version
 from ml.storage.store import Store
@@ -96,14 +97,28 @@ def _delete(store: Store, keys: list[str]) -> None:
 
 
 def _stages(store: Store, use_case: UseCase) -> Iterator[Garbage]:
-    """Old results and files of stages, from which a night that was cut off could be resumed."""
+    """Old results and files of stages, from which a night that was cut off could be resumed.
+
+    What the champion's night kept of its days stays, because later nights compare theirs with it.
+    """
     old = store.sizes(paths.stages(use_case.name), use_case.retention.state_days * DAY_SECONDS)
+    for key in _watched_by_champion(store, use_case):
+        old.pop(key, None)
     if old:
         yield Garbage(
             what=f"{len(old)} files of stages older than {use_case.retention.state_days} days",
             size=sum(old.values()),
             delete=partial(_delete, store, sorted(old)),
         )
+
+
+def _watched_by_champion(store: Store, use_case: UseCase) -> list[str]:
+    """The keys of what nights kept of their days that judged the champion."""
+    ledger = Ledger(store, use_case.name)
+    head = ledger.head()
+    nights = ledger.nights() if head and head.champion else []
+    keys = {night.model_key for night in nights if head and is_same(night.candidate, head.champion)}
+    return [paths.stage(use_case.name, WATCHED, watched_key(key)) for key in keys]
 
 
 def _partitions(store: Store, use_case: UseCase) -> Iterator[Garbage]:

@@ -10,26 +10,29 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from ml.data.code import COUNTED
 from ml.data.day_counts import DayCounts, Kind, count_day
 from ml.data.handles import Checks, Cleaned, CleanedPartition, PartitionCheck, Snapshot
 from ml.data.partitions import inputs_by_day
+from ml.data.rewritten import Rewritten, cleaned_rows, rewritten_columns, together
 from ml.data.snapshots import read_manifest
 from ml.digests import digest_value
+from ml.errors import Corrupt
 from ml.evaluation.handles import SourceWatch
-from ml.evaluation.source_changes import DAYS_BEFORE, changes_of
-from ml.evaluation.source_evidence import DayLoss, SourceEvidence
+from ml.evaluation.source_changes import DAYS_BEFORE, changes_of, delivered_otherwise, loss_changes
+from ml.evaluation.source_evidence import WATCHED, DayLoss, SourceEvidence, watched_key
 from ml.evaluation.source_unchanged import SourceUnchanged
-from ml.evaluation.source_words import told
+from ml.evaluation.source_words import span_of, told, told_delivered, told_loss, told_rewritten, words_of_rewritten
 from ml.pipeline.site import Site, kept_results
 from ml.storage.json_form import packed, parsed
 from ml.storage.ledger import AnyEntry, NightEntry, is_same
 from ml.storage.records import FileRef, Handle, Night, SourceChange, Work
+from ml.storage.store import get_file
 
 log = logging.getLogger("retrain.source")
 KEPT_DAYS = 2 * DAYS_BEFORE + 28  # the newest days that a night keeps: those judged, and those they are compared with
 FIRST_LOOK = 7  # days that are judged if there is no champion
-STAGE = "watched"
+COMPARED_DAYS = 28  # the newest days that are compared with what they were before
+MOST_REWRITTEN = 0.05  # the share of rows that other code may change in a column without a question
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +76,7 @@ def watch_source(
     return SourceWatch(
         work=Work(stage="", reused=len(tonight) - counted, computed=counted),
         evidence=_evidence(site, night, cleaned, head, champions, tonight) if _is_watched(site) else None,
+        sentences=tuple(_since_last_night(site, last_night, tonight)),
     )
 
 
@@ -88,13 +92,9 @@ def _nights_of_champion(nights: Sequence[NightEntry], head: AnyEntry | None) -> 
 
 def _days_of(site: Site, nights: Sequence[NightEntry]) -> Days:
     """The days that the night kept; none if there is no night, or it kept none that can be read."""
-    keys = [_key(entry.model_key) for entry in nights]
-    kept = kept_results(site, WatchedDays, STAGE).find(keys)
+    keys = [watched_key(entry.model_key) for entry in nights]
+    kept = kept_results(site, WatchedDays, WATCHED).find(keys)
     return {day: watched for days in kept.values() for day, watched in days.by_day.items()}
-
-
-def _key(training_key: str) -> str:
-    return digest_value([training_key, COUNTED.digest])
 
 
 def _tonight(
@@ -117,7 +117,7 @@ def _tonight(
             days[partition.day] = same
         return WatchedDays(days=packed(Days, days))
 
-    kept, _ = kept_results(site, WatchedDays, STAGE).resume_or_make(_key(training_key), make)
+    kept, _ = kept_results(site, WatchedDays, WATCHED).resume_or_make(watched_key(training_key), make)
     return kept.by_day, counted
 
 
@@ -148,14 +148,84 @@ def _evidence(
 ) -> SourceEvidence:
     """What the gate looks at. Days that the champion's night has not seen are compared with those that it has."""
     newest = _first_new_day(site, night, head)
-    days = {day: champions.get(day, watched) if day < newest else watched for day, watched in tonight.items()}
-    counts = {day: watched.counts for day, watched in days.items() if watched.counts}
+    seen = {day: champions[day] for day in tonight if day < newest and day in champions}
+    changes = _made_otherwise(site, seen, tonight)
+    known = {change.column for change in changes}
+    counts = {day: seen.get(day, watched).counts for day, watched in tonight.items()}
+    spread = _changes(site, {day: counted for day, counted in counts.items() if counted}, newest)
+    losses = losses_of(site, night, cleaned, head)
     return SourceEvidence(
-        days=tuple(days),
-        changes=tuple(_changes(site, counts, newest)),
+        days=tuple(tonight),
+        changes=(
+            *changes,
+            *(change for change in spread if change.column not in known),
+            *map(told_loss, loss_changes({day: loss for day, loss in losses.items() if day in tonight}, newest)),
+        ),
         answers=head.source_answers if head else (),
-        losses=losses_of(site, night, cleaned, head),
+        losses=losses,
     )
+
+
+def _made_otherwise(site: Site, before: Days, after: Days) -> list[SourceChange]:
+    """The columns that are others, on days that the champion's night has seen: by other code, or by a new delivery."""
+    by_code = rewritten(site, before, after)
+    changes = [
+        told_rewritten(name, by_code.days, column, sensitive=name in _sensitive(site))
+        for name, column in by_code.columns.items()
+        if column.share > MOST_REWRITTEN
+    ]
+    days = [day for day in before if day not in by_code.days and before[day].counts != after[day].counts]
+    pairs = {day: (before[day].counts, after[day].counts) for day in days[-COMPARED_DAYS:]}
+    changes += [
+        told_delivered(change, sensitive=change.column in _sensitive(site))
+        for change in delivered_otherwise({day: (one, other) for day, (one, other) in pairs.items() if one and other})
+    ]
+    return changes
+
+
+@dataclass(frozen=True)
+class ByCode:
+    """What other code made of `days`, whose bytes are the same: the columns that differ, and the rows set aside."""
+
+    days: tuple[str, ...]
+    columns: dict[str, Rewritten]
+    rows_before: int = 0
+    rows_after: int = 0
+
+
+def rewritten(site: Site, before: Days, after: Days) -> ByCode:
+    """Compares the newest days whose bytes are the same and whose rows are not."""
+    days = [day for day, watched in before.items() if day in after and _is_rewritten(watched, after[day])]
+    compared: dict[str, dict[str, Rewritten]] = {}
+    for day in days[-COMPARED_DAYS:]:
+        try:
+            one, other = (cleaned_rows(get_file(site.store, kept[day].cleaned)) for kept in (before, after))
+        except Corrupt as error:
+            log.warning("%s It is not compared with what it was before.", error)
+            continue
+        compared[day] = rewritten_columns(one, other, site.use_case.target.column)
+    rows = [sum(kept[day].rows for day in compared) for kept in (before, after)]
+    return ByCode(tuple(compared), together(compared.values()), *rows)
+
+
+def _is_rewritten(one: WatchedDay, other: WatchedDay) -> bool:
+    return one.inputs == other.inputs and (one.cleaned.digest, one.set_aside) != (other.cleaned.digest, other.set_aside)
+
+
+def _since_last_night(site: Site, before: Days, after: Days) -> Iterator[str]:
+    """What other code made of the same bytes since the last night, as sentences for the report."""
+    by_code = rewritten(site, before, after)
+    for name, column in by_code.columns.items():
+        yield f"{words_of_rewritten(name, by_code.days, column, sensitive=name in _sensitive(site))}."
+    if by_code.rows_before != by_code.rows_after:
+        yield (
+            f"Of the same bytes of {span_of(by_code.days)}, {by_code.rows_after:,} rows are used, before "
+            f"{by_code.rows_before:,}: a rule has changed, or the code that reads or cleans."
+        )
+
+
+def _sensitive(site: Site) -> set[str]:
+    return {column.name for column in site.use_case.columns if column.sensitive}
 
 
 def _first_new_day(site: Site, night: Night, head: AnyEntry | None) -> str:
@@ -167,12 +237,11 @@ def _first_new_day(site: Site, night: Night, head: AnyEntry | None) -> str:
 
 def _changes(site: Site, days: Mapping[str, DayCounts], newest: str) -> list[SourceChange]:
     """The changes that began on the new days, by every column and kind of counts that all these days have."""
-    sensitive = {column.name for column in site.use_case.columns if column.sensitive}
     kinds: dict[Kind, dict[str, None]] = {}
     for counts in list(days.values())[-1:]:
         kinds = {kind: dict.fromkeys(columns) for kind, columns in counts.counts.items()}
     return [
-        told(change, sensitive=column in sensitive)
+        told(change, sensitive=column in _sensitive(site))
         for kind, columns in kinds.items()
         for column in columns
         for change in changes_of(kind, column, _of_column(days, kind, column), newest)

@@ -1,6 +1,7 @@
 """What a report says about the decision: its headline, the verdicts, who is champion, and what an operator can do."""
 
 from ml.evaluation.gates import ALLOWING
+from ml.evaluation.source_evidence import REWRITTEN
 from ml.reporting.document import Document
 
 TRAINING_VIEW = "workflowType=machine_learning"  # otherwise MLflow's pages begin with traces of language models
@@ -110,8 +111,11 @@ def refused_source(document: Document) -> str:
     name, figures = document["use_case"], refused[0]["figures"]
     first, last = figures["first_day"], figures["last_day"]
     days = first if first == last else f"each day from {first} to {last}"
+    right = f"If that is right after all: {_promote(name, document['version'])}"
+    if figures["kind"] == REWRITTEN:
+        return f"Mend the code that makes {figures['column']}. {right}"
     exclude = f"retrain data exclude {name} {first if first == last else 'DAY'} --reason WHY"
-    return f"Leave out {days}: {exclude}. If they are right after all: {_promote(name, document['version'])}"
+    return f"Leave out {days}: {exclude}. {right}"
 
 
 def _promote(use_case: str, version: int | None) -> str:

@@ -5,8 +5,6 @@ from collections.abc import Iterator
 import pandas as pd
 import pytest
 
-from deployments.cli import main
-from ml.storage.ledger import open_questions, version_of
 from tests.story import SHOP, Shop
 
 GATE = 'SourceUnchanged(why="what changed in the source is no merit of a candidate"),\n        MinMetric('
