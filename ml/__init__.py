@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from ml.evaluation.handles import Interval as Interval
     from ml.evaluation.handles import Verdict as Verdict
     from ml.evaluation.handles import VerdictName as VerdictName
-    from ml.evaluation.source_evidence import DayLoss as DayLoss
-    from ml.evaluation.source_evidence import SourceEvidence as SourceEvidence
     from ml.evaluation.source_unchanged import SourceUnchanged as SourceUnchanged
     from ml.metrics.intervals import Pair as Pair
     from ml.models.handles import Step as Step

@@ -14,6 +14,7 @@ from prefect.runtime import deployment, flow_run
 from prefect.states import Suspended
 from pydantic import Field, StringConstraints
 
+from ml.evaluation.source_evidence import days_to_exclude
 from ml.operations.backfill import Plan
 from ml.pipeline.register import answer_question
 from ml.reporting import decision_section
@@ -122,7 +123,9 @@ def _labels(entry: NightEntry) -> dict[str, bool | int | float | str]:
     return {
         ASKED: str(entry.seq),
         QUESTION: question,
-        ANSWERS: decision_section.ways_to_answer(entry.use_case, version, source_changed=bool(entry.source_changes)),
+        ANSWERS: decision_section.ways_to_answer(
+            entry.use_case, version, has_days=bool(days_to_exclude(entry.source_changes))
+        ),
     }
 
 

@@ -10,6 +10,7 @@ from deployments.commands.ledger import entry_row, print_entries
 from deployments.prefect.last_night import red_nights, running_now
 from deployments.terminal import BEGIN, aligned, chosen_or_recorded, home_if_any, no_file, print_json, say, words_of
 from ml.errors import ConfigError, RegistryUnavailable
+from ml.evaluation.source_evidence import days_to_exclude
 from ml.reporting import score_section
 from ml.reporting.decision_section import ways_to_answer
 from ml.reporting.endings import moved_by_hand
@@ -81,8 +82,8 @@ def _running_words(night: dict[str, str | None]) -> str:
 
 
 def _question(row: dict[str, Any], version: int) -> str:
-    use_case, source_changed = row["use_case"], version in row["asks_about_source"]
-    ways = ways_to_answer(use_case, version, source_changed=source_changed)
+    use_case = row["use_case"]
+    ways = ways_to_answer(use_case, version, has_days=version in row["asks_about_days"])
     answers = f"press Resume on its run's page, or answer here. {ways}"
     return f"{use_case} asks whether version {version} is to serve: {answers}"
 
@@ -111,7 +112,9 @@ def _status_row(settings: Settings, store: Store, name: str) -> dict[str, Any]:
         "last_success": nights[-1].at if nights else None,
         "mlflow": _mlflow_differs(settings, Ledger(store, name)) if head and head.champion else [],
         "asks": [version_of(night.candidate) for night in questions],
-        "asks_about_source": [version_of(night.candidate) for night in questions if night.source_changes],
+        "asks_about_days": [
+            version_of(night.candidate) for night in questions if days_to_exclude(night.source_changes)
+        ],
         "held": head.held if head else None,
         "waits_until": _waits_until(head),
         "excluded": head.excluded if head else {},

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from ml.data.day_counts import BinCounts, DayCounts, Kind, start_of
@@ -93,7 +94,10 @@ def changes_of(kind: Kind, column: str, days: Mapping[str, BinCounts], newest: s
         return []
     known = max(2 * FEWEST_BEFORE, sum(day < newest for day in judged))
     history = _History(kind, list(judged.values()), known)
-    names, runs = list(judged), _runs(history, [sum(counts.values()) for counts in judged.values()])
+    rows = [sum(counts.values()) for counts in judged.values()]
+    if history.is_unmoved(rows):
+        return []
+    names, runs = list(judged), _runs(history, rows)
     return [_change(kind, column, judged, {names[position]: moved for position, moved in run.items()}) for run in runs]
 
 
@@ -137,6 +141,31 @@ class _History:
         slack = SLACK * _nine_in_ten(groups.exact[:known])
         return Groups(groups.exact, groups.wide + slack, groups.narrow - slack)
 
+    def is_unmoved(self, rows: Sequence[int]) -> bool:
+        """Whether no day moved. It is looked at in one go, as if later days were compared with every day: then they
+        are, and most columns need no second look."""
+        return not any(self._moves(view, np.array(rows)) for view in VIEWS)
+
+    def _moves(self, view: "View", rows: NDArray[np.int64]) -> bool:
+        excesses = self._excesses(view)
+        if len(excesses) <= FEWEST_BEFORE:
+            return False
+        usual = _last_most(excesses)[FEWEST_BEFORE - 1 : -1]
+        excess, of_rows = excesses[FEWEST_BEFORE:], rows[len(rows) - len(excesses) + FEWEST_BEFORE :]
+        limits = usual + MARGIN * (1 - usual) + NOISE / np.sqrt(of_rows * view.days)
+        return bool(((excess > limits) & (usual <= CLOCK)).any())
+
+    def _excesses(self, view: "View") -> Shares:
+        """The excess of every day that has one, if later days are compared with every day."""
+        groups, first = self.groups[view], view.days - 1
+        wide, narrow = _last_most(groups.wide[first:]), -_last_most(-groups.narrow[first:])
+        before, day = slice(FEWEST_BEFORE - 1, -view.days), groups.exact[first + FEWEST_BEFORE - 1 + view.days :]
+        over, under = day - wide[before], narrow[before] - day
+        if self.is_number:
+            return np.maximum(over.max(axis=1, initial=0.0), under.max(axis=1, initial=0.0))
+        summed: Shares = np.clip(over, 0, None).sum(axis=1)
+        return summed
+
     def excess(self, view: "View", position: int) -> float | None:
         """By which share of the rows the mean of the days up to this one leaves the range.
 
@@ -175,6 +204,13 @@ class _History:
         for view, excess in excesses.items():
             if excess is not None:
                 self.left[view].append(excess)
+
+
+def _last_most(days: Shares) -> Shares:
+    """Row by row, the largest of each column among the last `DAYS_BEFORE` rows."""
+    whole = np.concatenate([np.repeat(days[:1], DAYS_BEFORE - 1, axis=0), days])
+    most: Shares = sliding_window_view(whole, DAYS_BEFORE, axis=0).max(axis=-1)
+    return most
 
 
 def _means(shares: Shares, span: int) -> Shares:

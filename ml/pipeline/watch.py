@@ -174,8 +174,9 @@ def _made_otherwise(site: Site, before: Days, after: Days) -> list[SourceChange]
         for name, column in by_code.columns.items()
         if column.share > MOST_REWRITTEN
     ]
-    days = [day for day in before if day not in by_code.days and before[day].counts != after[day].counts]
-    pairs = {day: (before[day].counts, after[day].counts) for day in days[-COMPARED_DAYS:]}
+    anew = [day for day, watched in before.items() if watched.inputs != after[day].inputs][-COMPARED_DAYS:]
+    days = sorted({*anew, *by_code.lost})
+    pairs = {day: (before[day].counts, after[day].counts) for day in days}
     changes += [
         told_delivered(change, sensitive=change.column in _sensitive(site))
         for change in delivered_otherwise({day: (one, other) for day, (one, other) in pairs.items() if one and other})
@@ -185,9 +186,13 @@ def _made_otherwise(site: Site, before: Days, after: Days) -> list[SourceChange]
 
 @dataclass(frozen=True)
 class ByCode:
-    """What other code made of `days`, whose bytes are the same: the columns that differ, and the rows set aside."""
+    """What other code made of `days`, whose bytes are the same: the columns that differ, and how many rows are used.
+
+    `lost`: days that cannot be compared row by row, because their older rows are gone.
+    """
 
     days: tuple[str, ...]
+    lost: tuple[str, ...]
     columns: dict[str, Rewritten]
     rows_before: int = 0
     rows_after: int = 0
@@ -196,8 +201,9 @@ class ByCode:
 def rewritten(site: Site, before: Days, after: Days) -> ByCode:
     """Compares the newest days whose bytes are the same and whose rows are not."""
     days = [day for day, watched in before.items() if day in after and _is_rewritten(watched, after[day])]
+    days = days[-COMPARED_DAYS:]
     compared: dict[str, dict[str, Rewritten]] = {}
-    for day in days[-COMPARED_DAYS:]:
+    for day in days:
         try:
             one, other = (cleaned_rows(get_file(site.store, kept[day].cleaned)) for kept in (before, after))
         except Corrupt as error:
@@ -205,7 +211,8 @@ def rewritten(site: Site, before: Days, after: Days) -> ByCode:
             continue
         compared[day] = rewritten_columns(one, other, site.use_case.target.column)
     rows = [sum(kept[day].rows for day in compared) for kept in (before, after)]
-    return ByCode(tuple(compared), together(compared.values()), *rows)
+    lost = tuple(day for day in days if day not in compared)
+    return ByCode(tuple(compared), lost, together(compared.values()), *rows)
 
 
 def _is_rewritten(one: WatchedDay, other: WatchedDay) -> bool:

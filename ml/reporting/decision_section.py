@@ -86,19 +86,19 @@ def way_out(document: Document) -> str:
     if not (not_judged or document["asks"]):
         return ""
     if document["asks"]:
-        changed = bool(document.get("source_changes"))
-        return f"Is version {version} to serve? {ways_to_answer(name, version, source_changed=changed)}"
+        has_days = any(change["kind"] != REWRITTEN for change in document.get("source_changes", []))
+        return f"Is version {version} to serve? {ways_to_answer(name, version, has_days=has_days)}"
     return f"If version {version} is to serve all the same: {_promote(name, version)}"
 
 
-def ways_to_answer(use_case: str, version: int | None, *, source_changed: bool = False) -> str:
+def ways_to_answer(use_case: str, version: int | None, *, has_days: bool = False) -> str:
     """The commands that answer the question whether the version is to serve.
 
-    If it was asked because the source changed, one of them also leaves out the days on which it did.
+    If it was asked because of days on which the source changed (`has_days`), one of them also leaves these out.
     """
     yes = _promote(use_case, version)
     ways = f"Yes: {yes}. No: {yes.replace(' --reason', ' --no --reason')}"
-    if not source_changed:
+    if not has_days:
         return ways
     return f"{ways}. No, and the days are to be left out: {yes.replace(' --reason', ' --no --exclude --reason')}"
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ml.data.day_counts import BinCounts, DayCounts, Kind, count_numbers
+from ml.evaluation import source_changes
 from ml.evaluation.source_changes import (
     FEWEST_BEFORE,
     SETTLED,
@@ -125,6 +126,21 @@ def test_a_day_between_that_is_as_ever_ends_a_change() -> None:
     assert found[0].days == tuple(NAMES[NEW : NEW + 2])
 
 
+@pytest.mark.parametrize("kind", ["number", "category"])
+@pytest.mark.parametrize("days", [57, 58, 64, 130])
+def test_looking_at_all_days_in_one_go_finds_the_same_shares(kind: Kind, days: int) -> None:
+    make = of_numbers if kind == "number" else of_categories
+    history = source_changes._History(kind, [make(day) for day in range(days)], 60)
+    for view in source_changes.VIEWS:
+        one_by_one = []
+        for position in range(days):
+            one_by_one.append(history.excess(view, position))
+            history.usable[position] = True
+        history.usable[:] = False
+        found = [excess for excess in one_by_one if excess is not None]
+        assert history._excesses(view) == pytest.approx(found, abs=1e-12)
+
+
 def test_too_few_days_or_rows_are_not_judged() -> None:
     few_days = dict(list(days_of(of_numbers, BROKEN[0][3]).items())[-2 * FEWEST_BEFORE :])
     assert changes_of("number", "delay", few_days, NAMES[NEW]) == []
@@ -132,7 +148,7 @@ def test_too_few_days_or_rows_are_not_judged() -> None:
     days[NAMES[-1]] = count_numbers(np.full(9, 500.0))
     assert changes_of("number", "delay", days, NAMES[NEW]) == []
     assert changes_of("number", "delay", {}, NAMES[NEW]) == []
-    assert changes_of("number", "never there", dict.fromkeys(NAMES, {}), NAMES[NEW]) == []
+    assert changes_of("number", "never there", {name: {} for name in NAMES}, NAMES[NEW]) == []
 
 
 def test_the_words_name_the_column_the_days_and_how_far_it_moved() -> None:

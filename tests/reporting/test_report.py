@@ -305,7 +305,7 @@ def test_a_window_is_said_in_words() -> None:
 
 def test_a_trail_lists_its_work_in_the_order_of_its_stages() -> None:
     assert [work.stage for work in trail().work][:2] == ["take snapshot", "validate partitions"]
-    assert len(trail().work) == 9
+    assert len(trail().work) == 10
     assert to_json(trail().checks)
 
 
