@@ -4,7 +4,7 @@ Sets: flights (which alone set the limits), load_peak and elecdemand. Clean nigh
 every column, share and label is looked at. Broken sources: from four nights on, one column of the new days is shifted
 by 60 (of others than a delay, by 1.5 standard deviations), divided by 60, turned in its sign, all zero, or what is to
 be predicted. A table says on which new day the spread of the column shows it, on which the champion's loss does, and
-how many rows are in another bin if the days before were changed too.
+how many rows differ if the four weeks before were changed too.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 from functools import cached_property, partial
 from pathlib import Path
@@ -32,8 +32,9 @@ from ml import Source
 from ml.data.cleaning import LABEL
 from ml.data.day_counts import DayCounts, Kind, count_day, count_numbers
 from ml.data.handles import PartitionCheck
+from ml.data.rewritten import rewritten_columns, together
 from ml.data.statistics import numbers
-from ml.evaluation.source_changes import REDELIVERED, changes_of, delivered_otherwise, loss_changes
+from ml.evaluation.source_changes import REDELIVERED, changes_of, loss_changes
 from ml.evaluation.source_evidence import DayLoss
 from ml.pipeline.clean import clean_partitions
 from ml.pipeline.opening import open_night, take_snapshot
@@ -186,13 +187,11 @@ def found_in_spread(days: Days, column: str, broken: Break, start: int) -> int |
 
 
 def found_at_once(days: Days, broken: Break, start: int) -> float:
-    """The share of rows that are in another bin if the days before were delivered anew with the broken column."""
-    pairs = {}
-    for day in days.names[start - 28 : start]:
-        values, counts = days.rows[day][days.column].to_numpy(np.float64), days.counts[day]
-        changed = {**counts.counts["number"], days.column: count_numbers(broken(day, values))}
-        pairs[day] = (counts, replace(counts, counts={**counts.counts, "number": changed}))
-    return max((change.share for change in delivered_otherwise(pairs)), default=0.0)
+    """The share of rows that differ if other code, or a new delivery, broke the column on the four weeks before."""
+    pairs = [(days.rows[day], broken(day, days.rows[day][days.column].to_numpy(np.float64)))
+             for day in days.names[start - 28 : start]]  # fmt: skip
+    compared = [rewritten_columns(rows, rows.assign(**{days.column: values}), "label") for rows, values in pairs]
+    return max((column.share for column in together(compared).values()), default=0.0)
 
 
 class Champions:
@@ -245,7 +244,7 @@ def table_of(name: str, every: int) -> None:
         if loss_changes({days.names[p]: loss for p, loss in losses.items() if p <= position}, days.names[position])
     ]
     print(f"Of {len(range(128, len(days.names), every))} clean nights, the champion's loss asks on {by_loss}\n")
-    print(f"| {days.column} | spread: new day | loss: new day | before, anew: share of rows (over {REDELIVERED}) |")
+    print(f"| {days.column} | spread: new day | loss: new day | four weeks before: rows (over {REDELIVERED} asks) |")
     print("| --- | --- | --- | --- |")
     for words, broken in days.breaks.items():
         spread = [found_in_spread(days, days.column, broken, start) for start in days.starts]

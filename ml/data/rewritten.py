@@ -1,4 +1,4 @@
-"""What other code made of the same bytes: in how many rows each column differs between two cleanings of a day."""
+"""In how many rows each column differs between two cleanings of a day: by other code, or of a day that came anew."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,9 +24,16 @@ class Rewritten:
         return self.rows / max(1, self.of)
 
 
-def cleaned_rows(data: bytes) -> pd.DataFrame:
-    """All cleaned rows of a partition, by their row number."""
-    return pa.ipc.open_file(pa.py_buffer(data)).read_all().to_pandas().set_index(ROW_NUMBER)
+def cleaned_rows(data: bytes, by: tuple[str, ...] = (ROW_NUMBER,)) -> pd.DataFrame:
+    """All cleaned rows of a partition, by their row number, or by a key. Rows with the same key are left out."""
+    rows = pa.ipc.open_file(pa.py_buffer(data)).read_all().to_pandas()
+    texts = {name: "str" for name in by if isinstance(rows[name].dtype, pd.CategoricalDtype)}
+    return (
+        rows.astype(texts)
+        .drop_duplicates(list(by), keep=False)
+        .set_index(list(by))
+        .drop(columns=ROW_NUMBER, errors="ignore")
+    )
 
 
 def rewritten_columns(before: pd.DataFrame, after: pd.DataFrame, target: str) -> dict[str, Rewritten]:

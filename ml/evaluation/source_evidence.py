@@ -12,6 +12,7 @@ from ml.storage.records import SourceAnswer, SourceChange
 
 WATCHED = "watched"  # the stage that keeps how the days of a night were spread
 REWRITTEN = "rewritten"  # the kind of a change that other code made of the same bytes
+DELIVERED = "delivered"  # the kind of a change that days have which were delivered again
 LOSS = "loss"  # the kind of a change that only the champion's answers show
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from ml.data.rewritten import Rewritten
 from ml.evaluation.source_changes import Change, LossChange
-from ml.evaluation.source_evidence import LOSS, REWRITTEN
+from ml.evaluation.source_evidence import DELIVERED, LOSS, REWRITTEN
 from ml.storage.records import SourceChange
 
 OF_SHARES = {
@@ -42,19 +42,28 @@ def told_loss(change: LossChange) -> SourceChange:
     )  # fmt: skip
 
 
-def told_rewritten(name: str, days: Sequence[str], column: Rewritten, *, sensitive: bool) -> SourceChange:
-    """A column that other code made of the same bytes, as the ledger keeps it."""
+def told_rewritten(name: str, days: Sequence[str], column: Rewritten, *, sensitive: bool, anew: bool) -> SourceChange:
+    """A column that other code made of the same bytes, or that came `anew`, as the ledger keeps it."""
     return SourceChange(
-        column=name, kind=REWRITTEN, first_day=days[0], days=tuple(days), share=round(column.share, 4), usual=0.0,
-        words=words_of_rewritten(name, days, column, sensitive=sensitive),
-    )  # fmt: skip
+        column=name,
+        kind=DELIVERED if anew else REWRITTEN,
+        first_day=days[0],
+        days=tuple(days),
+        share=round(column.share, 4),
+        usual=0.0,
+        words=words_of_rewritten(name, days, column, sensitive=sensitive, anew=anew),
+    )
 
 
-def words_of_rewritten(name: str, days: Sequence[str], column: Rewritten, *, sensitive: bool) -> str:
-    """How far other code moved a column, without a full stop."""
-    words = f"{name} differs in {column.rows:,} of {column.of:,} rows of {span_of(days)}, whose bytes are the same"
+def words_of_rewritten(
+    name: str, days: Sequence[str], column: Rewritten, *, sensitive: bool, anew: bool = False
+) -> str:
+    """In how many rows, and how far, a column moved on days that were known before, without a full stop."""
     by = f", by {np.median(column.by):+.4g} in the median" if column.by and not sensitive else ""
-    return f"{words}{by}: derive, a join or the code that reads has changed"
+    words = f"{name} differs in {column.rows:,} of {column.of:,} rows of {span_of(days)}"
+    if anew:
+        return f"{words}, which were delivered again{by}"
+    return f"{words}, whose bytes are the same{by}: derive, a join or the code that reads has changed"
 
 
 def _words(change: Change, *, sensitive: bool) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
+from ml.data.cleaning import ROW_NUMBER
 from ml.data.day_counts import DayCounts, Kind, count_day
 from ml.data.handles import Checks, Cleaned, CleanedPartition, PartitionCheck, Snapshot
 from ml.data.partitions import inputs_by_day
@@ -18,7 +19,7 @@ from ml.data.snapshots import read_manifest
 from ml.digests import digest_value
 from ml.errors import Corrupt
 from ml.evaluation.handles import SourceWatch
-from ml.evaluation.source_changes import DAYS_BEFORE, changes_of, delivered_otherwise, loss_changes
+from ml.evaluation.source_changes import DAYS_BEFORE, REDELIVERED, changes_of, delivered_otherwise, loss_changes
 from ml.evaluation.source_evidence import WATCHED, DayLoss, SourceEvidence, watched_key
 from ml.evaluation.source_unchanged import SourceUnchanged
 from ml.evaluation.source_words import span_of, told, told_delivered, told_loss, told_rewritten, words_of_rewritten
@@ -167,16 +168,15 @@ def _evidence(
 
 
 def _made_otherwise(site: Site, before: Days, after: Days) -> list[SourceChange]:
-    """The columns that are others, on days that the champion's night has seen: by other code, or by a new delivery."""
-    by_code = rewritten(site, before, after)
+    """The columns that are others on days that the champion's night has seen: by other code, or by a new delivery."""
+    by_code, anew = rewritten(site, before, after), rewritten(site, before, after, anew=True)
     changes = [
-        told_rewritten(name, by_code.days, column, sensitive=name in _sensitive(site))
-        for name, column in by_code.columns.items()
-        if column.share > MOST_REWRITTEN
+        told_rewritten(name, compared.days, column, sensitive=name in _sensitive(site), anew=compared is anew)
+        for compared, most in ((by_code, MOST_REWRITTEN), (anew, REDELIVERED))
+        for name, column in compared.columns.items()
+        if column.share > most
     ]
-    anew = [day for day, watched in before.items() if watched.inputs != after[day].inputs][-COMPARED_DAYS:]
-    days = sorted({*anew, *by_code.lost})
-    pairs = {day: (before[day].counts, after[day].counts) for day in days}
+    pairs = {day: (before[day].counts, after[day].counts) for day in sorted({*by_code.lost, *anew.lost})}
     changes += [
         told_delivered(change, sensitive=change.column in _sensitive(site))
         for change in delivered_otherwise({day: (one, other) for day, (one, other) in pairs.items() if one and other})
@@ -185,38 +185,42 @@ def _made_otherwise(site: Site, before: Days, after: Days) -> list[SourceChange]
 
 
 @dataclass(frozen=True)
-class ByCode:
-    """What other code made of `days`, whose bytes are the same: the columns that differ, and how many rows are used.
+class Compared:
+    """Days whose rows are not what they were: the columns that differ, and how many rows are used.
 
-    `lost`: days that cannot be compared row by row, because their older rows are gone.
+    `lost`: days that cannot be compared row by row, because older rows are gone, or no key says which row is which.
     """
 
     days: tuple[str, ...]
     lost: tuple[str, ...]
     columns: dict[str, Rewritten]
-    rows_before: int = 0
-    rows_after: int = 0
+    rows_before: int
+    rows_after: int
 
 
-def rewritten(site: Site, before: Days, after: Days) -> ByCode:
-    """Compares the newest days whose bytes are the same and whose rows are not."""
-    days = [day for day, watched in before.items() if day in after and _is_rewritten(watched, after[day])]
-    days = days[-COMPARED_DAYS:]
+def rewritten(site: Site, before: Days, after: Days, *, anew: bool = False) -> Compared:
+    """Compares the newest days whose rows are not what they were: those of the same bytes, or, `anew`, of other bytes.
+
+    The rows of the same bytes have the same row numbers. Rows that were delivered anew are known by the key.
+    """
+    days = [day for day, watched in before.items() if day in after and _is_rewritten(watched, after[day], anew=anew)]
+    days, by = days[-COMPARED_DAYS:], site.use_case.key if anew else (ROW_NUMBER,)
     compared: dict[str, dict[str, Rewritten]] = {}
-    for day in days:
+    for day in days if by else []:
         try:
-            one, other = (cleaned_rows(get_file(site.store, kept[day].cleaned)) for kept in (before, after))
+            one, other = (cleaned_rows(get_file(site.store, kept[day].cleaned), by) for kept in (before, after))
         except Corrupt as error:
             log.warning("%s It is not compared with what it was before.", error)
             continue
         compared[day] = rewritten_columns(one, other, site.use_case.target.column)
-    rows = [sum(kept[day].rows for day in compared) for kept in (before, after)]
     lost = tuple(day for day in days if day not in compared)
-    return ByCode(tuple(compared), lost, together(compared.values()), *rows)
+    rows = [sum(kept[day].rows for day in compared) for kept in (before, after)]
+    return Compared(tuple(compared), lost, together(compared.values()), *rows)
 
 
-def _is_rewritten(one: WatchedDay, other: WatchedDay) -> bool:
-    return one.inputs == other.inputs and (one.cleaned.digest, one.set_aside) != (other.cleaned.digest, other.set_aside)
+def _is_rewritten(one: WatchedDay, other: WatchedDay, *, anew: bool) -> bool:
+    same_rows = (one.cleaned.digest, one.set_aside) == (other.cleaned.digest, other.set_aside)
+    return (one.inputs != other.inputs) is anew and not same_rows
 
 
 def _since_last_night(site: Site, before: Days, after: Days) -> Iterator[str]:

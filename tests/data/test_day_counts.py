@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ml.data.cleaning import clean
+from ml.data.cleaning import clean, to_arrow
 from ml.data.day_counts import bins_of, count_categories, count_day, count_numbers, start_of
 from ml.data.handles import PartitionCheck
-from ml.data.rewritten import Rewritten, rewritten_columns, together
+from ml.data.rewritten import Rewritten, cleaned_rows, rewritten_columns, together
 from tests.tiny import sales, tills
 
 ORDERED = [-1e300, -60.5, -60.0, -2.0, -1.0, -1e-310, -0.0, 0.0, 1e-310, 0.5, 1.0, 2.0, 255.0, 256.0, 1013.0, 1e300]
@@ -100,3 +100,14 @@ def test_rows_are_compared_by_their_number_and_days_are_added_up() -> None:
     day = rewritten_columns(before, after, "paid")
     assert day["amount"] == Rewritten(rows=1, of=2, by=(0.5,))
     assert together([day, day])["amount"] == Rewritten(rows=2, of=4, by=(0.5, 0.5))
+
+
+def test_rows_of_a_day_that_came_anew_are_known_by_their_key() -> None:
+    before = cleaned(sale=[1, 2, 3], row_number__=[0, 1, 2])
+    after = before.iloc[[2, 0, 1]].assign(row_number__=[0, 1, 2], amount=lambda rows: rows.amount + 5)
+    twice = pd.concat([after, after.iloc[:1]])
+    one, other = (cleaned_rows(to_arrow(rows), ("sale",)) for rows in (before, twice))
+    found = together([rewritten_columns(one, other, "paid")])
+    assert {name: (column.rows, column.of, column.by) for name, column in found.items()} == {
+        "amount": (2, 2, (5.0, 5.0))
+    }
