@@ -101,8 +101,8 @@ def _days_of(site: Site, nights: Sequence[NightEntry]) -> Days:
 def _tonight(
     site: Site, training_key: str, snapshot: Snapshot, checks: Checks, cleaned: Cleaned, known: Days
 ) -> tuple[Days, int]:
-    """Tonight's newest days, which are kept, and how many of them were counted now. `known` are those of an earlier
-    night, which need not be counted again."""
+    """Tonight's newest days, which are kept, and how many of them are new. `known` are those of an earlier night, which
+    need not be counted again."""
     counted = 0
 
     def make() -> WatchedDays:
@@ -113,7 +113,7 @@ def _tonight(
             same = known.get(partition.day)
             if same is None or not _is_as(same, partition, inputs) or (same.counts is None and _is_watched(site)):
                 counts = count_day(site.use_case, reader.rows(partition), check) if _is_watched(site) else None
-                counted += counts is not None
+                counted += 1
                 same = _watched(partition, inputs, counts)
             days[partition.day] = same
         return WatchedDays(days=packed(Days, days))
