@@ -1,7 +1,7 @@
 """The gate SourceUnchanged: a candidate that learnt from a source that has changed is promoted by a person alone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ml.evaluation.gates import Evidence, Gate
@@ -21,7 +21,7 @@ class SourceUnchanged(Gate):
     gate fails as long as the days are learnt from.
     """
 
-    metric: str = ""
+    metric: str = field(default="", init=False)  # it looks at no score
     always_asks: ClassVar[bool] = True
 
     @property
