@@ -6,6 +6,7 @@ compared is named with the reason. A candidate that does not answer every test r
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -23,8 +24,8 @@ from ml.evaluation.gates import ALLOWING, BetterThanRule, Difference, Evidence, 
 from ml.evaluation.handles import Evaluations, Judgement, SourceWatch, Verdict, VerdictName
 from ml.evaluation.judging import NoAnswer, answer_table, baselines, judge_all, model_answers
 from ml.metrics.scores import PROBABILITY_SCORES, Answers
+from ml.models.description import model_columns
 from ml.models.handles import Upload
-from ml.operations.scoring import model_columns
 from ml.pipeline.site import Site, resume
 from ml.pipeline.upload import fetch
 from ml.serving.columns import Column
@@ -71,7 +72,7 @@ def _evaluate(
     answers["candidate"] = _candidates_answers(site, upload, test)
     descriptions = {who: rule.description for who, rule in simple_rules.items()} | {"candidate": "tonight's model"}
     absent, incomparable = _compare_opponents(site, split, opponents, test, answers, descriptions)
-    judged = judge_all(site.use_case, test, split.test_digest, answers, descriptions, named_scores(site.use_case))
+    judged = judge_all(site.use_case, test, answers, descriptions, named_scores(site.use_case))
     evidence = replace(judged.evidence, not_applicable=absent, not_comparable=incomparable)
     table = to_parquet(answer_table(test, answers["candidate"]))
     return Evaluations(
@@ -117,7 +118,8 @@ def _answers(site: Site, model_folder: Path, test: pd.DataFrame) -> Answers:
     and would come again. Only its kind and place are told, because its text may quote rows.
     """
     try:
-        return model_answers(site.use_case, registry.load_model(model_folder).predict, test)
+        predict = partial(registry.predict_raw, registry.load_model(model_folder))
+        return model_answers(site.use_case, predict, test)
     except (NoAnswer, MemoryError, OSError):  # the last two are this machine's and may pass
         raise
     except Exception as error:
@@ -246,4 +248,4 @@ def _proved_better(site: Site, evidence: Evidence) -> bool:
     """Whether the whole interval of the difference says that the candidate is better than the champion. A candidate
     that is promoted then becomes the reference too."""
     pair = evidence.pairs.get("champion")
-    return pair is not None and Difference.of(pair, site.use_case.metric, evidence.seed).low > 0
+    return pair is not None and Difference.of(pair, site.use_case.metric).low > 0
