@@ -23,7 +23,7 @@ from ml.evaluation.gates import ALLOWING, BetterThanRule, Difference, Evidence, 
 from ml.evaluation.handles import Evaluations, Judgement, Verdict, VerdictName
 from ml.evaluation.judging import NoAnswer, answer_table, baselines, judge_all, model_answers
 from ml.metrics.scores import PROBABILITY_SCORES, Answers
-from ml.models.description import model_columns
+from ml.models.description import model_columns, predict_raw
 from ml.models.handles import Upload
 from ml.pipeline.site import Site, resume
 from ml.pipeline.upload import fetch
@@ -117,7 +117,7 @@ def _answers(site: Site, model_folder: Path, test: pd.DataFrame) -> Answers:
     and would come again. Only its kind and place are told, because its text may quote rows.
     """
     try:
-        predict = partial(registry.predict_raw, registry.load_model(model_folder))
+        predict = partial(predict_raw, registry.load_model(model_folder))
         return model_answers(site.use_case, predict, test)
     except (NoAnswer, MemoryError, OSError):  # the last two are this machine's and may pass
         raise
