@@ -11,7 +11,7 @@ from ml.errors import Corrupt, UsageError
 from ml.reporting.words import counted, listed
 from ml.settings import Settings
 from ml.storage.ledger import Ledger
-from ml.storage.records import Champion
+from ml.storage.records import Champion, Registered
 from ml.storage.store import Store, open_store
 from ml.use_case.loading import load_use_case
 
@@ -23,21 +23,22 @@ def score(options: argparse.Namespace) -> int:
     use_case = load_use_case(options.use_case, settings.project)
     writer = _writer(Path(options.output))
     _require_input(options)
-    from ml.operations.scoring import model_threshold, score_file
+    from ml.models.description import model_threshold
+    from ml.operations.scoring import score_file
 
     store = open_store(settings.store)
     champion = _champion(store, options.use_case)
-    folder = _fetched(settings, store, champion, options.use_case)
-    scored = score_file(settings, use_case, folder, Path(options.file))
-    answers = scored.answers
-    keys = scored.keys.drop(columns=[*answers], errors="ignore")  # a key with the name of an answer is left out
-    writer(keys.join(answers))
+    folder = _fetched(settings, store, champion.served, options.use_case)
+    scored = score_file(settings, use_case, folder, Path(options.file), explain=options.explain)
+    answers, told = scored.answers, scored.contributions
+    writer(scored.keys.join(answers if told is None else answers.join(told)))
     document = {
         "use_case": options.use_case,
-        "version": champion.version,
+        "version": champion.served.version,
+        "refit_of": champion.version if champion.refit else None,
         "rows": len(answers),
         "refused_rows": int(answers.broken_rule.notna().sum()),
-        "key_columns": [*keys],
+        "key_columns": [*scored.keys],
         "ignored_columns": scored.ignored_columns,
         "joins": {
             name: {"null_keys": c.null_keys, "unmatched": c.unmatched, "side_null_keys": c.side_null_keys}
@@ -45,6 +46,7 @@ def score(options: argparse.Namespace) -> int:
         },
         "not_learnt": scored.not_learnt,
         "threshold": model_threshold(folder),
+        "contribution_columns": [] if told is None else [*told],
         "output": options.output,
     }
     show(options, document, "".join(_sentences(document, use_case.target.classes)))
@@ -68,12 +70,12 @@ def _champion(store: Store, name: str) -> Champion:
     return head.champion
 
 
-def _fetched(settings: Settings, store: Store, champion: Champion, name: str) -> Path:
-    """The folder with the champion's files on this disk. Raises Corrupt if one of them is damaged."""
+def _fetched(settings: Settings, store: Store, served: Registered, name: str) -> Path:
+    """The folder with the served version's files on this disk. Raises Corrupt if one of them is damaged."""
     from ml.models import packaging
 
     try:
-        return packaging.fetch_model(store, champion.folder, champion.files, settings.home / "cache")
+        return packaging.fetch_model(store, served.folder, served.files, settings.home / "cache")
     except Corrupt as error:
         raise Corrupt(error.rule, error.value, f"retrain doctor {name} says what leads out") from error
 
@@ -81,12 +83,15 @@ def _fetched(settings: Settings, store: Store, champion: Champion, name: str) ->
 def _sentences(document: dict[str, Any], classes: tuple[str, ...]) -> Iterator[str]:
     """What was scored, and what an operator must know about it; all but the first begin with a space."""
     beside = f", beside {listed(document['key_columns'])}" if document["key_columns"] else ""
+    refit = "" if document["refit_of"] is None else f", the refit of version {document['refit_of']},"
     yield (
-        f"Scored {counted(document['rows'], 'row')} with {document['use_case']} version {document['version']} into "
-        f"{document['output']}{beside}; {document['refused_rows']:,} of them broke a rule and got no answer."
+        f"Scored {counted(document['rows'], 'row')} with {document['use_case']} version {document['version']}{refit} "
+        f"into {document['output']}{beside}; {document['refused_rows']:,} of them broke a rule and got no answer."
     )
     if document["threshold"] is not None:
         yield f" From probability {document['threshold']:.4g} on it says {classes[1]}."
+    if document["contribution_columns"]:
+        yield " The contributions of a row add up to the model's output, before calibration."
     for name, join in document["joins"].items():
         if met_nothing := join["null_keys"] + join["unmatched"]:
             yield f" {counted(met_nothing, 'row')} met nothing in {name} ({join['null_keys']:,} without a key)."

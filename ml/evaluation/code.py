@@ -5,6 +5,7 @@ from ml.code import Code
 JUDGING = Code(
     (
         "ml/metrics",
+        "ml/models/description.py",
         "ml/evaluation/baselines.py",
         "ml/evaluation/decision.py",
         "ml/evaluation/gates.py",
@@ -14,3 +15,4 @@ JUDGING = Code(
     ),
     ("numpy", "pandas", "scikit-learn", "scipy"),
 )
+REFITTING = Code(("ml/evaluation/twin.py", "ml/pipeline/refit.py"))  # beside what fits, reads rows and judges

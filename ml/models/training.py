@@ -14,12 +14,13 @@ from sklearn.linear_model import LogisticRegression
 
 from ml.data.cleaning import LABEL
 from ml.errors import ConfigError, RetrainError, StoreUnavailable, is_passing
+from ml.models.code import own_kinds
 from ml.models.handles import Step
 from ml.models.packaging import travelling
 from ml.models.protocol import Fitted, Job, Learner
 from ml.models.recipe import Recipe
 from ml.serving.columns import conform
-from ml.serving.model import PackagedModel, is_own_kind, load_served
+from ml.serving.model import PackagedModel, load_served
 from ml.serving.output import Output, sigmoid
 from ml.serving.own_code import NO_OWN_CODE, OwnCode
 from ml.serving.refusal import failure
@@ -96,37 +97,37 @@ def package(
     threads: int,
     held_out: pd.DataFrame,
     own: OwnCode = NO_OWN_CODE,
+    output: Output | None = None,
 ) -> PackagedModel:
-    """The packaged model, which takes raw rows. Its outputs on validation rows choose calibration and threshold.
+    """The packaged model, which takes raw rows. Its outputs on validation rows choose calibration and threshold, unless
+    `output` has those of an earlier fit.
 
     `folder` has the files of the fitted model, and must stay until the packaged model was saved. `held_out` are
     validation rows with their label. `own` are the company's modules that travel. Raises ConfigError if an output is no
     number, or if there are not as many as the target needs.
     """
     kind = use_case.model.served[0]
-    outputs = _outputs(kind, folder, threads, own, conform(held_out, use_case.features))
+    outputs = _outputs(use_case.model, folder, threads, own, conform(held_out, use_case.features))
     _refuse_other_outputs(use_case, outputs, len(held_out))
     return PackagedModel(
         columns=use_case.features,
         rules=travelling(use_case, rules),
         kind=kind,
         folder=folder,
-        output=choose_output(use_case, outputs, held_out[LABEL].to_numpy(np.float64)),
+        output=output or choose_output(use_case, outputs, held_out[LABEL].to_numpy(np.float64)),
         threads=threads,
         time_zone=use_case.time_zone,
         own=own,
     )
 
 
-def _outputs(kind: str, folder: Path, threads: int, own: OwnCode, typed: pd.DataFrame) -> Floats:
+def _outputs(learner: Learner, folder: Path, threads: int, own: OwnCode, typed: pd.DataFrame) -> Floats:
     """The outputs of the fitted model in the folder. Raises ConfigError if a company's own module cannot give them."""
-    is_own = is_own_kind(kind, own)
+    kind = learner.served[0]
     try:
-        if is_own and not hasattr(own.load(kind), "load"):
-            raise ConfigError(f"{kind} must define load(folder, threads)", "it does not", "define it")
         return load_served(kind, folder, threads, own).outputs(typed)
     except Exception as error:  # a company's own code; its message may quote a row
-        if not is_own or isinstance(error, RetrainError) or is_passing(error):
+        if kind not in own_kinds(learner) or isinstance(error, RetrainError) or is_passing(error):
             raise
         rule = f"{kind} must load what was fitted, and answer rows with it"
         raise ConfigError(rule, f"it {failure(error)}", "mend it, then run it again") from None

@@ -16,7 +16,9 @@ from ml.storage.ledger import (
     MoveName,
     NightEntry,
     OperatorEntry,
+    closing_of,
     is_same,
+    named,
     next_after,
     open_questions,
     operator_name,
@@ -32,6 +34,7 @@ MOST_LISTED = 10  # days in one message
 def plan_promote(ledger: Ledger, version: int, reason: str) -> OperatorEntry:
     """The entry that makes a recorded version champion and reference, whatever the gates said of it.
 
+    `version` is the number of a judged version or of its refit: the two move together, and the refit serves.
     If a night asks about the version, it is the answer yes, just as if it had been given on the page of the run.
     """
     model = _recorded(ledger, version)
@@ -43,12 +46,14 @@ def plan_promote(ledger: Ledger, version: int, reason: str) -> OperatorEntry:
 
 def plan_no(ledger: Ledger, version: int, reason: str) -> OperatorEntry:
     """The entry that answers the open question about this version with no. Raises UsageError if there is none."""
-    asking = _asking_about(ledger, _recorded(ledger, version))
+    model = _recorded(ledger, version)
+    asking = _asking_about(ledger, model)
     if asking is None:
+        closed = judged_since(ledger, model)
         asked = [str(version_of(night.candidate)) for night in open_questions(ledger.entries())]
         raise UsageError(
             "--no answers an open question about the version",
-            f"there is none about version {version}",
+            f"there is none about version {version}" + (f" ({closed})" if closed else ""),
             f"choose one of those asked about: {', '.join(asked)}" if asked else "nothing is to be done",
         )
     return _answer_of_operator(ledger, asking, promote=False, reason=reason)
@@ -74,11 +79,11 @@ def plan_rollback(
         )
     if version is None:
         return _choose(ledger, "ROLLBACK", _before(ledger, head.champion, lost), reason)
-    if version not in served:
-        raise UsageError(
-            f"--to names an earlier champion ({', '.join(map(str, served))})", f"it is {version}", "choose one of them"
-        )
-    return _choose(ledger, "ROLLBACK", served[version], reason)
+    chosen = next((model for model in served.values() if version in {one.version for one in model.versions}), None)
+    if chosen is None:
+        known = ", ".join(map(named, served.values()))
+        raise UsageError(f"--to names an earlier champion ({known})", f"it is {version}", "choose one of them")
+    return _choose(ledger, "ROLLBACK", chosen, reason)
 
 
 def plan_hold(ledger: Ledger, reason: str) -> OperatorEntry:
@@ -152,11 +157,11 @@ def carry_out(ledger: Ledger, registry: Registry | None, entry: OperatorEntry) -
 
 
 def require_whole(ledger: Ledger, registry: Registry, model: Champion) -> None:
-    """Raises UsageError for a version that MLflow no longer has, or whose files are gone or changed."""
-    reason = why_unusable(ledger.store, registry, model)
+    """Raises UsageError if MLflow no longer has the version that is to serve, or if its files are gone or changed."""
+    reason = why_unusable(ledger.store, registry, model.served)
     if reason is not None:
         rule = "a champion is in MLflow, and its files are as they were registered"
-        raise UsageError(rule, reason, way_back(ledger, registry, model))
+        raise UsageError(rule, reason, way_back(ledger, registry, model.served))
 
 
 def answer(
@@ -199,6 +204,16 @@ def _answer_of_operator(ledger: Ledger, asking: NightEntry, *, promote: bool, re
     return _answer_entry(ledger.head(), asking, promote=promote, name=operator_name(), reason=reason)
 
 
+def judged_since(ledger: Ledger, model: Champion) -> str:
+    """Which later night closed the last question about this version, in words; "" if none did."""
+    entries = ledger.entries()
+    asked = [entry for entry in entries if isinstance(entry, NightEntry) and entry.asks]
+    about = [night for night in asked if is_same(night.candidate, model)]
+    closing = closing_of(entries, about[-1]) if about else None
+    is_night = isinstance(closing, NightEntry) and not closing.moves_champion
+    return f"entry {closing.seq} judged it again, {closing.decision}" if closing and is_night else ""
+
+
 def _asking_about(ledger: Ledger, model: Champion) -> NightEntry | None:
     """The newest night whose open question is about this version; None if there is none."""
     asking = [night for night in open_questions(ledger.entries()) if is_same(night.candidate, model)]
@@ -209,7 +224,7 @@ def _recorded(ledger: Ledger, version: int) -> Champion:
     """The version with this number. Raises UsageError if no night recorded it."""
     model = ledger.candidate(version)
     if model is None:
-        known = dict.fromkeys(str(version_of(night.candidate)) for night in ledger.nights() if night.candidate)
+        known = dict.fromkeys(named(night.candidate) for night in ledger.nights() if night.candidate)
         raise UsageError(
             f"--version names a version that a night recorded ({', '.join(known) or 'there is none'})",
             f"it is {version}",

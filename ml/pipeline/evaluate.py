@@ -5,6 +5,7 @@ compared is named with the reason. A candidate that does not answer every test r
 """
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -22,8 +23,8 @@ from ml.evaluation.gates import ALLOWING, BetterThanRule, Difference, Evidence, 
 from ml.evaluation.handles import Evaluations, Judgement, Verdict, VerdictName
 from ml.evaluation.judging import NoAnswer, answer_table, baselines, judge_all, model_answers
 from ml.metrics.scores import PROBABILITY_SCORES, Answers
+from ml.models.description import model_columns
 from ml.models.handles import Upload
-from ml.operations.scoring import model_columns
 from ml.pipeline.site import Site, resume
 from ml.pipeline.upload import fetch
 from ml.serving.columns import Column
@@ -116,7 +117,8 @@ def _answers(site: Site, model_folder: Path, test: pd.DataFrame) -> Answers:
     and would come again. Only its kind and place are told, because its text may quote rows.
     """
     try:
-        return model_answers(site.use_case, registry.load_model(model_folder).predict, test)
+        predict = partial(registry.predict_raw, registry.load_model(model_folder))
+        return model_answers(site.use_case, predict, test)
     except (NoAnswer, MemoryError, OSError):  # the last two are this machine's and may pass
         raise
     except Exception as error:

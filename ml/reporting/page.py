@@ -8,10 +8,16 @@ from datetime import date
 from typing import NamedTuple
 
 from ml.reporting.data_section import data_sentences
-from ml.reporting.decision_section import champion_then, headline, verdict_list, way_out
+from ml.reporting.decision_section import (
+    champion_then,
+    headline,
+    serving_words,
+    verdict_list,
+    way_out,
+)
 from ml.reporting.document import Document
 from ml.reporting.escaping import on_a_page
-from ml.reporting.fit_section import fit_sentence
+from ml.reporting.fit_section import fit_sentence, refit_fit_sentence
 from ml.reporting.score_section import comparison_sentence, resolution_sentence, score_table, scored
 
 
@@ -42,7 +48,7 @@ def markdown(document: Document) -> str:
         "",
         f"**{document['decision']}.** {document['reason']}",
         "",
-        champion_then(document),
+        f"{champion_then(document)} {serving_words(document)}".rstrip(),
         *([way_out(document)] if way_out(document) else []),
     ]
     for section in SECTIONS:
@@ -67,7 +73,7 @@ def _data_lines(document: Document) -> list[str]:
 
 
 def _fit_lines(document: Document) -> list[str]:
-    return [sentence] if (sentence := fit_sentence(document)) else []
+    return [sentence for sentence in (fit_sentence(document), refit_fit_sentence(document)) if sentence]
 
 
 def _cost_lines(document: Document) -> list[str]:

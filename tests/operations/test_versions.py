@@ -17,8 +17,9 @@ from ml.operations import health
 from ml.operations.alias import follow_ledger, register_lost, roll_alias_forward
 from ml.operations.moves import require_whole
 from ml.operations.usable import way_back
-from ml.operations.versions import highest_number, lost_versions, recorded_as, register_again, renumbered
+from ml.operations.versions import highest_number, lost_versions, recorded, recorded_as, register_again, renumbered
 from ml.settings import Settings
+from ml.storage import paths
 from ml.storage.ledger import Ledger
 from ml.storage.records import Champion, FileRef
 from ml.storage.registry import CHAMPION, LEDGER_RUN, MODEL_DIGEST, REFERENCE, RUN_KEY, TRAINING_KEY, Registry
@@ -170,6 +171,20 @@ def test_versions_get_their_own_numbers_again_in_a_registry_that_was_emptied(
     assert renumbered(ledger, registry) == {2: 4}
 
 
+def test_a_version_that_is_registered_again_says_which_rows_it_takes(ledger: Ledger, registry: Registry) -> None:
+    (night, older, _) = lost_versions(ledger, registry)
+    words = b"metadata:\n  takes: Raw rows need weight.\nflavors: {}\n"
+    ledger.store.put(f"{paths.model_folder('run1')}/MLmodel", words)
+    for each in (night, older):
+        register_again(registry, each)
+    for _ in range(2):  # the second time MLflow has the version, without the tag
+        number = register_again(registry, night)
+        tags = registry.client.get_model_version(registry.name, str(number)).tags
+        assert tags["takes"] == "Raw rows need weight."
+        registry.client.delete_model_version_tag(registry.name, str(number), "takes")
+    assert "takes" not in registry.client.get_model_version(registry.name, "2").tags
+
+
 def test_a_gap_in_the_ledgers_numbers_stays_one(ledger: Ledger, registry: Registry) -> None:
     for file in ledger.nights()[1].candidate.files:  # type: ignore[union-attr]
         ledger.store.delete(file.key)
@@ -182,7 +197,7 @@ def test_a_version_whose_files_are_not_whole_is_not_registered_again(
 ) -> None:
     key = "mlflow/run2/artifacts/model/weights"
     ledger.store.put(key, data) if data is not None else ledger.store.delete(key)
-    assert [night.candidate.version for night in lost_versions(ledger, registry) if night.candidate] == [1, 3]
+    assert [each.version.version for each in lost_versions(ledger, registry)] == [1, 3]
 
 
 @pytest.mark.parametrize(
@@ -237,7 +252,7 @@ def test_an_alias_on_an_older_version_of_ours_follows_once_the_champion_is_there
     ledger: Ledger, registry: Registry
 ) -> None:
     """As in an older copy of the database, where the alias names the champion of then."""
-    register_again(registry, ledger.nights()[0])
+    register_again(registry, recorded(ledger.entries())[0])
     registry.set_alias(CHAMPION, 1)
     move = ledger.last_move()
     assert move is not None

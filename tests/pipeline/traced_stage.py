@@ -69,7 +69,7 @@ def stages() -> dict[str, Callable[[Any, dict[str, Any]], Any]]:
     from ml.data.snapshots import read_manifest
     from ml.data.sources.bringing import bring
     from ml.data.window_sums import WindowSums
-    from ml.pipeline import clean, evaluate, opening, split, train, upload, validate
+    from ml.pipeline import clean, evaluate, opening, refit, split, train, upload, validate
     from ml.pipeline.run_key import training_key
 
     def key(done: dict[str, Any]) -> str:
@@ -96,11 +96,14 @@ def stages() -> dict[str, Callable[[Any, dict[str, Any]], Any]]:
         "upload": lambda site, done: upload.upload_candidate(
             site, done["night"], key(done), done["clean"], done["train"]
         ),
-        "verify": lambda site, done: upload.verify_candidate(site, key(done), done["upload"]),
+        "verify": lambda site, done: upload.verify(site, key(done), done["upload"]),
         "evaluate": lambda site, done: evaluate.evaluate_models(
             site, done["night"], key(done), done["clean"], done["split"], done["upload"], None
         ),
         "gates": lambda site, done: evaluate.judge_gates(site, done["night"], done["evaluate"], None, None),
+        "refit": lambda site, done: refit.refit_candidate(
+            site, done["night"], key(done), done["clean"], done["train"], done["upload"], done["evaluate"], nightly=True
+        ),
     }
 
 
