@@ -39,7 +39,14 @@ from tasks.flow_run import (
     publish_work,
     show_ending,
 )
-from tasks.model import evaluate_models, judge_gates, train_candidate, upload_candidate, verify_candidate
+from tasks.model import (
+    evaluate_models,
+    judge_gates,
+    score_what_serves,
+    train_candidate,
+    upload_candidate,
+    verify_candidate,
+)
 from tasks.night_notes import beginning_forgotten, red_end_noted
 from tasks.question import answered_by, asked_before, unused_answer
 from tasks.registration import (
@@ -157,6 +164,7 @@ def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any
     candidate = register_candidate(night, trained, snapshot, split, upload)
     if plan and plan.promote == "if-newer":
         await_turn(night, plan)
+    served = score_what_serves(night, cleaned)
     entry = None
     while (
         entry is None
@@ -166,7 +174,7 @@ def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any
         judgement = judge_gates(night, evaluations, head, blocked)
         trail = Trail(
             snapshot=snapshot, checks=checks, cleaned=cleaned, split=split, fit=fit, upload=upload, verified=verified,
-            evaluations=evaluations, judgement=judgement,
+            served=served, evaluations=evaluations, judgement=judgement,
         )  # fmt: skip
         entry = finished or record_decision(night, key, candidate, trail, head)
     move_alias(night, entry)

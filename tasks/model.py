@@ -1,12 +1,14 @@
-"""The stages that make and judge the model: train, upload, verify, evaluate, judge."""
+"""The stages that make and judge models: train, upload, verify, score what serves, evaluate, judge."""
 
 import logging
 from collections import Counter
 
 from ml.data.handles import Cleaned, Split
 from ml.evaluation.handles import Evaluations, Judgement
+from ml.evaluation.served import Served
 from ml.models.handles import Fit, Upload, Verified
-from ml.pipeline import evaluate, train, upload
+from ml.pipeline import evaluate, served, train, upload
+from ml.reporting import served_section
 from ml.storage.ledger import AnyEntry
 from ml.storage.records import Night
 from tasks.site import site_of
@@ -37,6 +39,16 @@ def verify_candidate(night: Night, training_key: str, uploaded: Upload) -> Verif
     verified = upload.verify_candidate(site_of(night), training_key, uploaded)
     log.info("Verified the model's %d files and %d answers in a fresh process.", verified.files, verified.rows)
     return verified
+
+
+@stage("score what serves", timeout_seconds=1800)
+def score_what_serves(night: Night, cleaned: Cleaned) -> Served:
+    """Scores what served on the days whose labels are due, each day once."""
+    scored = served.score_served(site_of(night), night, cleaned)
+    for day, why in scored.unscored:
+        log.warning("%s: %s.", day, why.rstrip("."))
+    log.info("Scored what serves on %d days. %s", scored.work.computed, served_section.sentence(scored.score))
+    return scored
 
 
 @stage("evaluate models", timeout_seconds=1800)

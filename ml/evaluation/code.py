@@ -1,7 +1,21 @@
-"""What of our code, and which libraries, the judging of a fitted model executes."""
+"""What of our code, and which libraries, the judging of a fitted model executes, and the scoring of what serves."""
 
 from ml.code import Code
 
+SERVED = Code(  # what the score of a day that a version served follows from
+    (
+        "ml/metrics/day_sums.py",
+        "ml/metrics/scores.py",
+        "ml/evaluation/baselines.py",
+        "ml/evaluation/decision.py",
+        "ml/evaluation/judging.py",
+        "ml/evaluation/promise.py",
+        "ml/evaluation/served.py",
+        "ml/pipeline/evaluate.py",
+        "ml/pipeline/served.py",
+    ),
+    ("numpy", "pandas", "scikit-learn", "scipy"),
+)
 JUDGING = Code(
     (
         "ml/metrics",
@@ -10,6 +24,8 @@ JUDGING = Code(
         "ml/evaluation/gates.py",
         "ml/evaluation/handles.py",
         "ml/evaluation/judging.py",
+        "ml/evaluation/promise.py",
+        "ml/evaluation/served.py",
         "ml/pipeline/evaluate.py",
     ),
     ("numpy", "pandas", "scikit-learn", "scipy"),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ml.data.handles import Checks, Cleaned, Snapshot, Split
 from ml.evaluation.handles import Evaluations, Judgement
+from ml.evaluation.served import Served
 from ml.models.handles import Fit, Upload, Verified
 from ml.storage.records import Work
 
@@ -20,6 +21,7 @@ class Trail:
     fit: Fit
     upload: Upload
     verified: Verified
+    served: Served
     evaluations: Evaluations
     judgement: Judgement
 

@@ -1,0 +1,275 @@
+"""How the model that serves did on each day that it served: what is kept of a day, and what follows for several days.
+
+The score of what served is that of the newest days, as many as a judgement has, whichever versions served on them.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ml.data.cleaning import DAY, LABEL
+from ml.data.dataset import Dataset
+from ml.digests import canonical_json
+from ml.evaluation.handles import LearntConstant
+from ml.evaluation.promise import Band, Promise, relative_loss, score_of
+from ml.metrics.day_sums import DaySums, day_sums, of_rows
+from ml.metrics.scores import LOWER_IS_BETTER, Answers
+from ml.storage import paths
+from ml.storage.json_form import from_json
+from ml.storage.kept import unseal
+from ml.storage.ledger import AnyEntry, NightEntry
+from ml.storage.records import Handle, Identity
+from ml.storage.store import Store
+
+NEWEST_DAYS = 98  # of the curve; 14 weeks
+K = TypeVar("K")
+Side = Literal["worse", "better"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DayScore:
+    """What is kept of one day: the sums of the version that served on it.
+
+    `judged` is the identity of the version that the gates judged, and `at` the time at which the rows were answered.
+    `constant` has the sums of the best constant that was learnt with the version; None if that is not known.
+    """
+
+    day: str
+    version: int
+    judged: Identity
+    at: str
+    served: DaySums
+    constant: DaySums | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedDay:
+    """One day of the curve.
+
+    `relative` is the loss relative to that of the best constant. `one_day` is where the day was promised to lie.
+    `newest` is the score of the `days` newest days up to this one, and `promised` is where that was promised to lie.
+    """
+
+    day: str
+    version: int
+    rows: int
+    score: float | None
+    relative: float | None
+    one_day: Band | None = None
+    days: int = 1
+    newest: float | None = None
+    promised: Band | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedScore:
+    """The score of what served on the newest days, beside what the judgements promised.
+
+    `version` served on the last day, and `versions` is how many served on these days. `promised` is where the score was
+    promised to lie, and `one_day` the same for any one day; None if nothing was promised. `outside` counts the days
+    that were worse than promised for them. `left` is the day since which the score lies outside of what was promised
+    without a break, and `left_side` says on which side; None if it lies inside.
+    """
+
+    version: int
+    versions: int
+    metric: str
+    days: int
+    rows: int
+    first_day: str
+    last_day: str
+    score: float | None
+    relative: float | None
+    promised: Band | None
+    one_day: Band | None
+    outside: int
+    left: str | None
+    left_side: Side | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served(Handle):
+    """What the stage found: the score of what served, the curve, the judgement of the version that served last, and why
+    days could not be scored."""
+
+    score: ServedScore | None = None
+    curve: tuple[ServedDay, ...] = ()
+    judgement: Promise | None = None
+    unscored: tuple[tuple[str, str], ...] = ()
+
+
+def sums_by_day(use_case: Dataset, rows: pd.DataFrame, answers: Answers, level: float) -> dict[str, DaySums]:
+    """The sums of the answers on each day of the rows."""
+    y, target = rows[LABEL].to_numpy(np.float64), use_case.target
+    places: dict[str, NDArray[np.int_]] = rows.groupby(DAY, observed=True).indices
+    return {
+        str(day): day_sums(target.kind, len(target.classes), y[places[day]], of_rows(answers, places[day]), level)
+        for day in sorted(places)
+    }
+
+
+def read_days(store: Store, use_case: str) -> dict[str, DayScore]:
+    """All that is kept of the newest days that have a result, by the object's key, oldest results first.
+
+    A damaged object is left out.
+    """
+    keys = store.keys(paths.served_days(use_case))
+    days = sorted({paths.day_of_served(key) for key in keys})[-2 * NEWEST_DAYS :]
+    newest_keys = [key for key in keys if days and paths.day_of_served(key) >= days[0]]
+    objects = zip(newest_keys, store.get_many(newest_keys), strict=True)
+    results = {key: day for key, data in objects if (day := unseal(DayScore, key, data)) is not None}
+    return dict(sorted(results.items(), key=lambda item: (item[1].at, item[0])))
+
+
+def as_they_are(results: Iterable[DayScore]) -> dict[str, DayScore]:
+    """The newest result of each day, in the order of the days. `results` are oldest first."""
+    return dict(sorted({result.day: result for result in results}.items()))
+
+
+def as_first_judged(results: Iterable[DayScore]) -> dict[str, DayScore]:
+    """The first result of each day, which later changes of its rows leave as it was, in the order of the days."""
+    return as_they_are(reversed([*results]))
+
+
+def curve_of(
+    days: Mapping[str, DayScore], metric: str, promises: Mapping[Identity, Promise], window: int
+) -> tuple[ServedDay, ...]:  # fmt: skip
+    """The curve of these days, which are in order. `window` is how many days have a score together.
+
+    `promises` are by the judged version's identity. One that was given in another metric counts as none.
+    """
+    measured = [result for result in days.values() if result.served.measures(metric)]
+    kept = {identity: promise for identity, promise in promises.items() if promise.metric == metric}
+    return tuple(
+        _point(measured[max(0, place - window + 1) : place + 1], metric, kept) for place in range(len(measured))
+    )
+
+
+def _point(newest: Sequence[DayScore], metric: str, promises: Mapping[Identity, Promise]) -> ServedDay:
+    """The last of these days, and the score of all of them."""
+    last = newest[-1]
+    promise = promises.get(last.judged)
+    return ServedDay(
+        day=last.day,
+        version=last.version,
+        rows=last.served.rows,
+        score=score_of(metric, [last.served]),
+        relative=_relative([last]),
+        one_day=promise.one_day() if promise else None,
+        days=len(newest),
+        newest=score_of(metric, [result.served for result in newest]),
+        promised=_promised_together(newest, promises),
+    )
+
+
+def _promised_together(days: Sequence[DayScore], promises: Mapping[Identity, Promise]) -> Band | None:
+    """Where the score of all of these days was promised to lie: the mean of the promises, weighted by rows.
+
+    Their errors are counted as if they were one, for the judgements of neighbouring nights share most of their days.
+    None if one of the versions promised nothing.
+    """
+    bands = [promise.several_days(len(days)) if (promise := promises.get(day.judged)) else None for day in days]
+    known = [of_day for of_day in bands if of_day is not None]
+    if len(known) < len(days):
+        return None
+    ends = np.average(
+        [[of_day.low, of_day.high] for of_day in known], axis=0, weights=[day.served.rows for day in days]
+    )
+    return Band(low=float(ends[0]), high=float(ends[1]))
+
+
+def score_of_newest(days: Mapping[str, DayScore], curve: Sequence[ServedDay], metric: str) -> ServedScore | None:
+    """The score at the end of the curve; None if there is no day."""
+    if not curve:
+        return None
+    last = curve[-1]
+    points = curve[-last.days :]
+    left, side = _since_when_outside(curve, metric)
+    return ServedScore(
+        version=last.version,
+        versions=len({point.version for point in points}),
+        metric=metric,
+        days=last.days,
+        rows=sum(point.rows for point in points),
+        first_day=points[0].day,
+        last_day=last.day,
+        score=last.newest,
+        relative=_relative([days[point.day] for point in points]),
+        promised=last.promised,
+        one_day=last.one_day,
+        outside=sum(side_of(point.score, point.one_day, metric) == "worse" for point in points),
+        left=left,
+        left_side=side,
+    )
+
+
+def _since_when_outside(curve: Sequence[ServedDay], metric: str) -> tuple[str | None, Side | None]:
+    """Since which day the score has been on this side of what was promised; None if it is as promised."""
+    side = side_of(curve[-1].newest, curve[-1].promised, metric)
+    if side is None:
+        return None, None
+    since = curve[-1].day
+    for point in reversed(curve):
+        if side_of(point.newest, point.promised, metric) != side:
+            break
+        since = point.day
+    return since, side
+
+
+def side_of(score: float | None, band: Band | None, metric: str) -> Side | None:
+    """On which side of the interval the score lies; None if it lies inside, or if one of the two is not known."""
+    if score is None or band is None or band.low <= score <= band.high:
+        return None
+    is_worse = score > band.high if metric in LOWER_IS_BETTER else score < band.low
+    return "worse" if is_worse else "better"
+
+
+def _relative(days: Sequence[DayScore]) -> float | None:
+    """The loss on all of these days relative to that of the best constants that were learnt with the versions."""
+    constants = [day.constant for day in days if day.constant is not None]
+    return relative_loss([day.served for day in days], constants) if len(constants) == len(days) else None
+
+
+def summary(
+    results: Iterable[DayScore], entries: Sequence[AnyEntry], metric: str, window: int
+) -> Served:  # fmt: skip
+    """Curve and score of the newest days. `results` are oldest first, and `entries` are all of the ledger.
+
+    Days that an operator excluded since are left out.
+    """
+    excluded = entries[-1].excluded if entries else {}
+    days = {day: result for day, result in as_they_are(results).items() if day not in excluded}
+    promises = promises_in(entries, {result.judged for result in days.values()})
+    curve = curve_of(days, metric, promises, window)[-NEWEST_DAYS:]
+    judgement = promises.get(days[curve[-1].day].judged) if curve else None
+    return Served(score=score_of_newest(days, curve, metric), curve=curve, judgement=judgement)
+
+
+def promises_in(entries: Sequence[AnyEntry], versions: Iterable[Identity]) -> dict[Identity, Promise]:
+    """What the first judgement of each version promised. Versions from before promises were kept are left out."""
+    documents = _judgements(entries)
+    read = {version: _read(Promise, documents.get(version, {}).get("promise")) for version in versions}
+    return {version: promise for version, promise in read.items() if promise is not None}
+
+
+def constant_in(entries: Sequence[AnyEntry], version: Identity) -> LearntConstant | None:
+    """The best constant that was learnt with the version; None for a version from before it was kept."""
+    return _read(LearntConstant, _judgements(entries).get(version, {}).get("constant"))
+
+
+def _judgements(entries: Sequence[AnyEntry]) -> dict[Identity, dict[str, Any]]:
+    """The document of the night that first judged each version."""
+    nights = [entry for entry in reversed(entries) if isinstance(entry, NightEntry)]
+    return {night.candidate.identity: night.result for night in nights if night.candidate}
+
+
+def _read(kind: type[K], value: Any) -> K | None:
+    """The value of a document's field; None if it is null, or if newer code wrote it in another form."""
+    try:
+        return None if value is None else from_json(kind, canonical_json(value))
+    except ValueError:
+        return None
