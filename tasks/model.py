@@ -36,7 +36,7 @@ def upload_candidate(night: Night, training_key: str, cleaned: Cleaned, fit: Fit
 @stage("verify candidate", timeout_seconds=900)
 def verify_candidate(night: Night, training_key: str, uploaded: Upload) -> Verified:
     """Reads the model back from the store, loads it in a fresh process and compares its answers exactly."""
-    verified = upload.verify_candidate(site_of(night), training_key, uploaded)
+    verified = upload.verify(site_of(night), training_key, uploaded)
     log.info("Verified the model's %d files and %d answers in a fresh process.", verified.files, verified.rows)
     return verified
 

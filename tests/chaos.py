@@ -78,7 +78,7 @@ def end_state(settings: Settings, use_case: str) -> dict[str, Any]:
         "run_key": entry.run_key,
         "versions": [version.number for version in registry.versions()],
         "aliases": (registry.alias(CHAMPION), registry.alias(REFERENCE)),
-        "model": [(Path(file.key).name, file.digest) for file in entry.candidate.files],
+        "models": [[(Path(file.key).name, file.digest) for file in one.files] for one in entry.candidate.versions],
         "published": ledger.is_published(entry),
     }
 

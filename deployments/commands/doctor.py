@@ -238,7 +238,7 @@ def _champion_answers(settings: Settings, store: Store, name: str) -> Iterator[F
     from ml.operations.scoring import model_columns, model_rules
     from ml.storage.registry import load_model
 
-    model = head.champion
+    model = head.champion.served
     try:
         folder = packaging.fetch_model(store, model.folder, model.files, settings.home / "cache")
         load_model(folder).predict(packaging.synthetic_rows(model_columns(folder), model_rules(folder)))

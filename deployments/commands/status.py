@@ -12,7 +12,8 @@ from deployments.prefect.last_night import red_nights, running_now
 from deployments.terminal import BEGIN, aligned, chosen_or_recorded, home_if_any, no_file, print_json, say, words_of
 from ml.errors import ConfigError, RegistryUnavailable
 from ml.reporting import score_section, served_section
-from ml.reporting.decision_section import ways_to_answer
+from ml.reporting.decision_section import serving_sentence, ways_to_answer
+from ml.reporting.document import served_document
 from ml.reporting.endings import moved_by_hand
 from ml.settings import Settings
 from ml.storage.json_form import to_json
@@ -57,6 +58,7 @@ def _print_status(document: dict[str, Any]) -> None:
     rows = document["use_cases"]
     cells = [[words_of(row[name]) for name in STATUS_COLUMNS] for row in rows]
     say(*aligned([[name.replace("_", " ") for name in STATUS_COLUMNS], *cells]))
+    say(*(f"{row['use_case']}: {serving_sentence(row['serves'])}" for row in rows if row["serves"]))
     say(*(f"{row['use_case']}: {row['moved_by_hand']}" for row in rows if row["moved_by_hand"]))
     say(*(f"{row['use_case']}: {words}" for row in rows for words in row["mlflow"]), "")
     say(*(f"{row['use_case']}: {row['served']['sentence']}" for row in rows if row["served"]))
@@ -101,6 +103,7 @@ def _status_row(settings: Settings, store: Store, name: str) -> dict[str, Any]:
         "red": [{**json.loads(to_json(red_night)), "seen": red_night.seen} for red_night in red],
         "running": running_now(settings, name),
         "champion": version_of(head.champion) if head else None,
+        "serves": served_document(head.champion) if head else None,
         "champion_as_of": str(head.champion.as_of) if head and head.champion else None,
         "score": _score_of(nights, version_of(head.champion)) if head else None,
         "served": _served(nights),

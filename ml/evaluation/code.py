@@ -30,3 +30,4 @@ JUDGING = Code(
     ),
     ("numpy", "pandas", "scikit-learn", "scipy"),
 )
+REFITTING = Code(("ml/evaluation/twin.py", "ml/pipeline/refit.py"))  # beside what fits, reads rows and judges

@@ -25,6 +25,7 @@ from ml.errors import DataRejected, printable
 from ml.serving.columns import Column, conform, with_tuples
 from ml.serving.derived import rewritten
 from ml.serving.features import UNKNOWN, CategoryFeature
+from ml.serving.output import Output
 from ml.serving.rules import Rule, rule_from_dict
 from ml.serving.source import Side, Source
 from ml.settings import Settings
@@ -146,10 +147,15 @@ def model_rules(model_folder: Path) -> tuple[Rule, ...]:
     return tuple(rule_from_dict(fields) for fields in _contents(model_folder)["rules"])
 
 
+def model_output(model_folder: Path) -> Output:
+    """How a packaged model's outputs become answers."""
+    return Output(**with_tuples(_contents(model_folder)["output"]))
+
+
 def model_threshold(model_folder: Path) -> float | None:
     """The probability from which a model of two classes answers the second class; None for any other model."""
-    output = _contents(model_folder)["output"]
-    return float(output["threshold"]) if output["kind"] == "binary" else None
+    output = model_output(model_folder)
+    return float(output.threshold) if output.kind == "binary" else None
 
 
 def _contents(model_folder: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from ml.data.cleaning import from_parquet
 from ml.pipeline.site import Site
 from ml.reporting import page, score_section
 from ml.reporting.figures import night_figures, served_figure
-from ml.reporting.mlflow_pages import run_name, run_tags
+from ml.reporting.mlflow_pages import end_refit_run, run_name, run_tags
 from ml.reporting.trail import Trail
 from ml.storage import paths
 from ml.storage.ledger import NightEntry
@@ -28,4 +28,6 @@ def publish_to_mlflow(site: Site, night: Night, entry: NightEntry, trail: Trail)
     tags = {**run_tags(entry), "mlflow.note.content": text}
     history = score_section.history(fit.steps, entry.result)
     site.registry.finish_run(run_id, history, params, tags, run_name(entry))
+    if entry.candidate and entry.candidate.refit:
+        end_refit_run(site.registry, entry, entry.candidate.refit)
     return len(figures)

@@ -70,6 +70,24 @@ def champion_then(document: Document) -> str:
     return f"This night made version {after} champion" + (f" in place of version {before}." if before else ".")
 
 
+def serving_sentence(served: Document | None) -> str:
+    """Which version serves, and up to which day it learnt; "" for a night from before refits, or without champion.
+
+    `served` is the part `serves` of a night's document.
+    """
+    if served is None:
+        return ""
+    of = f", the refit of version {served['refit_of']}" if served["refit_of"] is not None else ", as it was judged"
+    until = f" It learnt from rows up to {served['fit_until']}." if served["fit_until"] else ""
+    return f"Version {served['version']} serves{of}.{until}"
+
+
+def refit_sentence(document: Document) -> str:
+    """Why the refit of the night was refused; "" if it was not, or if there was none."""
+    refused = (document.get("refit") or {}).get("refused")
+    return f"The refit is refused, and the judged model serves: {refused}." if refused else ""
+
+
 def way_out(document: Document) -> str:
     """The command by which an operator promotes a candidate that the gates could not judge; "" for any other night.
 

@@ -11,10 +11,11 @@ from typing import Any
 from ml.data.handles import Checks, Snapshot, Split, SplitRows
 from ml.evaluation.handles import ModelScores, Verdict
 from ml.evaluation.served import Served
+from ml.models.handles import Refitted
 from ml.reporting.trail import Trail
 from ml.reporting.words import MOST_KEPT
 from ml.storage.ledger import NightEntry
-from ml.storage.records import Champion, Night, Work
+from ml.storage.records import Champion, Night, Refit, Work
 from ml.use_case.definition import UseCase
 
 Document = dict[str, Any]
@@ -33,7 +34,7 @@ WHO = {
 
 def result_document(
     use_case: UseCase, night: Night, run_key: str, trail: Trail,
-    version: int, before: Champion | None, after: Champion | None,
+    candidate: Champion, before: Champion | None, after: Champion | None,
 ) -> Document:  # fmt: skip
     """The document of a night that was judged. `before` and `after` are the champions before and after it."""
     checks, split, fit, evaluations = trail.checks, trail.split, trail.fit, trail.evaluations
@@ -90,7 +91,9 @@ def result_document(
         "decision": trail.judgement.decision,
         "reason": trail.judgement.reason,
         "asks": trail.judgement.asks,
-        "version": version,
+        "version": candidate.version,
+        "refit": _refit(trail.refitted, candidate.refit) if trail.refitted else None,
+        "serves": served_document(after),
         "mlflow_run": trail.upload.run_id,
         "seconds": {work.stage: work.seconds for work in trail.work},
         "reused": {work.stage: work.reused for work in trail.work},
@@ -108,6 +111,23 @@ def _served(served: Served) -> Document | None:
         "unscored": dict(served.unscored[-MOST_KEPT:]),
         "unscored_days": len(served.unscored),
     }
+
+
+def _refit(refitted: Refitted, refit: Refit | None) -> Document:
+    """What became of the refit: its version, or why there is none."""
+    return {
+        "rows": refitted.rows,
+        "refused": refitted.refused,
+        "version": refit.version if refit else None,
+    }
+
+
+def served_document(champion: Champion | None) -> Document | None:
+    """Which version serves after the night, which judged one it is the refit of, and the last day that it learnt."""
+    if champion is None:
+        return None
+    served, of = champion.served, champion.version if champion.refit else None
+    return {"version": served.version, "refit_of": of, "fit_until": served.fit_until}
 
 
 def _left_out(checks: Checks) -> Document:
@@ -138,6 +158,8 @@ def nothing_new_document(
         "reason": reason,
         "asks": False,
         "version": None,
+        "refit": None,
+        "serves": served_document(champion),
         "mlflow_run": None,
         "seconds": {work.stage: work.seconds},
         "reused": {work.stage: work.reused},

@@ -8,7 +8,14 @@ from datetime import date
 from typing import NamedTuple
 
 from ml.reporting.data_section import data_sentences
-from ml.reporting.decision_section import champion_then, headline, verdict_list, way_out
+from ml.reporting.decision_section import (
+    champion_then,
+    headline,
+    refit_sentence,
+    serving_sentence,
+    verdict_list,
+    way_out,
+)
 from ml.reporting.document import Document
 from ml.reporting.escaping import on_a_page
 from ml.reporting.fit_section import fit_sentence
@@ -43,13 +50,19 @@ def markdown(document: Document) -> str:
         "",
         f"**{document['decision']}.** {document['reason']}",
         "",
-        champion_then(document),
+        _champion_line(document),
         *([way_out(document)] if way_out(document) else []),
     ]
     for section in SECTIONS:
         if of_section := section.lines(document):
             lines += ["", f"## {section.heading}", "", *of_section]
     return "\n".join(lines) + "\n"
+
+
+def _champion_line(document: Document) -> str:
+    """Who was champion after the night, which version served, up to which day it learnt, and why no refit did."""
+    sentences = champion_then(document), refit_sentence(document), serving_sentence(document.get("serves"))
+    return " ".join(filter(None, sentences))
 
 
 def _score_lines(document: Document) -> list[str]:

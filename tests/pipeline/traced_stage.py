@@ -96,7 +96,7 @@ def stages() -> dict[str, Callable[[Any, dict[str, Any]], Any]]:
         "upload": lambda site, done: upload.upload_candidate(
             site, done["night"], key(done), done["clean"], done["train"]
         ),
-        "verify": lambda site, done: upload.verify_candidate(site, key(done), done["upload"]),
+        "verify": lambda site, done: upload.verify(site, key(done), done["upload"]),
         "evaluate": lambda site, done: evaluate.evaluate_models(
             site, done["night"], key(done), done["clean"], done["split"], done["upload"], None
         ),
