@@ -165,7 +165,7 @@ def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any
     candidate = register_candidate(night, trained, snapshot, split, upload)
     if plan and plan.promote == "if-newer":
         await_turn(night, plan)
-    served = score_what_serves(night, cleaned)
+    served = score_what_serves(night, cleaned, finished, plan)
     entry = None
     while entry is None:  # if another run reaches the ledger first, all is judged again, and nothing is fitted again
         head, blocked = read_head(night, snapshot, finished, plan)

@@ -14,7 +14,7 @@ from ml.errors import ConfigError, RegistryUnavailable
 from ml.reporting import score_section, served_section
 from ml.reporting.decision_section import serving_sentence, ways_to_answer
 from ml.reporting.document import served_document
-from ml.reporting.endings import moved_by_hand
+from ml.reporting.endings import moved_by_hand, taken_over
 from ml.settings import Settings
 from ml.storage.json_form import to_json
 from ml.storage.ledger import AnyEntry, Ledger, NightEntry, open_questions, version_of
@@ -60,6 +60,7 @@ def _print_status(document: dict[str, Any]) -> None:
     say(*aligned([[name.replace("_", " ") for name in STATUS_COLUMNS], *cells]))
     say(*(f"{row['use_case']}: {serving_sentence(row['serves'])}" for row in rows if row["serves"]))
     say(*(f"{row['use_case']}: {row['moved_by_hand']}" for row in rows if row["moved_by_hand"]))
+    say(*(f"{row['use_case']}: {row['taken_over']}" for row in rows if row["taken_over"]))
     say(*(f"{row['use_case']}: {words}" for row in rows for words in row["mlflow"]), "")
     say(*(f"{row['use_case']}: {row['served']['sentence']}" for row in rows if row["served"]))
     say(*(f"{row['use_case']}: {_running_words(row['running'])}" for row in rows if row["running"]))
@@ -111,6 +112,7 @@ def _status_row(settings: Settings, store: Store, name: str) -> dict[str, Any]:
         "last_as_of": str(night.as_of) if night else None,
         "last_decision": night.decision if night else None,
         "moved_by_hand": moved_by_hand(entries),
+        "taken_over": taken_over(entries),
         "last_success": nights[-1].at if nights else None,
         "mlflow": _mlflow_differs(settings, Ledger(store, name)) if head and head.champion else [],
         "asks": [version_of(night.candidate) for night in open_questions(entries)],

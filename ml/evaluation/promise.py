@@ -58,7 +58,7 @@ class Promise:
         if self.error is None or self.mean is None or self.spread is None:
             return None
         count = sum(day.score is not None for day in self.days.values())
-        return band(self.metric, self.mean, _quantile(count, ONE_DAY) * self.spread * np.sqrt(1 + 1 / count))
+        return band(self.metric, self.mean, quantile(count, ONE_DAY) * self.spread * np.sqrt(1 + 1 / count))
 
     def several_days(self, days: int) -> Band | None:
         """Where the score of so many days together is expected; None if nothing is promised.
@@ -68,7 +68,7 @@ class Promise:
         if self.error is None or self.value is None or self.independent is None:
             return None
         error = self.error * np.sqrt(1 + len(self.days) / days)
-        return band(self.metric, self.value, _quantile(self.independent, SEVERAL_DAYS) * error)
+        return band(self.metric, self.value, quantile(self.independent, SEVERAL_DAYS) * error)
 
 
 def promise_of(metric: str, model: Mapping[str, DaySums], constant: Mapping[str, DaySums]) -> Promise:
@@ -97,10 +97,19 @@ def standard_error(metric: str, days: Sequence[DaySums]) -> tuple[float | None, 
     The influence of a day is how much the score would change without it (jackknife).
     """
     sums, count = matrix(days), len(days)
-    totals = sums.sum(axis=0)
-    influences = (count - 1) * (days[0].metric(metric, totals[None]) - days[0].metric(metric, totals - sums))
+    totals = sums.sum(axis=0, keepdims=True)
+    influences = (count - 1) * (days[0].metric(metric, totals) - days[0].metric(metric, totals - sums))
     if not np.isfinite(influences).all():
         return None, None
+    return standard_error_of(influences)
+
+
+def standard_error_of(influences: Floats) -> tuple[float, float]:
+    """The standard error of the mean of the influences of days (days,), and how many independent days they equal.
+
+    What a score of days is sure of is decided here alone.
+    """
+    count = len(influences)
     return float(influences.std(ddof=1) / np.sqrt(count)), float(count)
 
 
@@ -140,7 +149,8 @@ def plain(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _quantile(independent: float, level: float) -> float:
+def quantile(independent: float, level: float) -> float:
+    """The quantile of Student's t for the mean of so many independent days."""
     from scipy.special import stdtrit
 
     return float(stdtrit(max(independent - 1, 1), level))

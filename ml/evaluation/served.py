@@ -16,6 +16,7 @@ from ml.data.dataset import Dataset
 from ml.digests import canonical_json
 from ml.evaluation.handles import LearntConstant
 from ml.evaluation.promise import Band, Promise, relative_loss, score_of
+from ml.evaluation.take_over import why_surely_worse
 from ml.metrics.day_sums import DaySums, day_sums, of_rows
 from ml.metrics.scores import LOWER_IS_BETTER, Answers
 from ml.storage import paths
@@ -35,7 +36,8 @@ class DayScore:
     """What is kept of one day: the sums of the version that served on it.
 
     `judged` is the identity of the version that the gates judged, and `at` the time at which the rows were answered.
-    `constant` has the sums of the best constant that was learnt with the version; None if that is not known.
+    `twin` has the sums of that version if its refit served, and `constant` those of the best constant that was learnt
+    with it; None if it could not answer, or is not known.
     """
 
     day: str
@@ -43,6 +45,7 @@ class DayScore:
     judged: Identity
     at: str
     served: DaySums
+    twin: DaySums | None = None
     constant: DaySums | None = None
 
 
@@ -94,12 +97,15 @@ class ServedScore:
 @dataclass(frozen=True, kw_only=True)
 class Served(Handle):
     """What the stage found: the score of what served, the curve, the judgement of the version that served last, and why
-    days could not be scored."""
+    days could not be scored. `twin` says what becomes of a refit that is surely worse than its twin, and `takes_over`
+    whether that one takes over."""
 
     score: ServedScore | None = None
     curve: tuple[ServedDay, ...] = ()
     judgement: Promise | None = None
     unscored: tuple[tuple[str, str], ...] = ()
+    twin: str | None = None
+    takes_over: bool = False
 
 
 def sums_by_day(use_case: Dataset, rows: pd.DataFrame, answers: Answers, level: float) -> dict[str, DaySums]:
@@ -247,6 +253,17 @@ def summary(
     curve = curve_of(days, metric, promises, window)[-NEWEST_DAYS:]
     judgement = promises.get(days[curve[-1].day].judged) if curve else None
     return Served(score=score_of_newest(days, curve, metric), curve=curve, judgement=judgement)
+
+
+def why_twin_is_better(results: Iterable[DayScore], head: AnyEntry, metric: str) -> str | None:
+    """Why the champion's refit is surely worse than its twin, as a clause; None if it is not sure, or has no refit."""
+    champion = head.champion
+    if champion is None or champion.refit is None:
+        return None
+    days = as_they_are(results).values()
+    own = [day for day in days if (day.judged, day.version) == (champion.identity, champion.served.version)]
+    both = [(day.served, day.twin) for day in own if day.twin is not None and day.day not in head.excluded]
+    return why_surely_worse(metric, [refit for refit, _ in both], [twin for _, twin in both])
 
 
 def promises_in(entries: Sequence[AnyEntry], versions: Iterable[Identity]) -> dict[Identity, Promise]:

@@ -33,7 +33,7 @@ from ml.serving.columns import Column
 from ml.storage import paths, registry
 from ml.storage.json_form import from_json, to_json
 from ml.storage.ledger import AnyEntry
-from ml.storage.records import Champion, Night
+from ml.storage.records import Champion, Night, Registered
 from ml.storage.store import get_file, is_whole, put_file
 from ml.use_case.definition import UseCase
 
@@ -176,7 +176,7 @@ def _opponents_answers(site: Site, model: Champion, test: pd.DataFrame) -> Answe
     return opened_version(site, model)(test)
 
 
-def opened_version(site: Site, model: Champion) -> Callable[[pd.DataFrame], Answers]:
+def opened_version(site: Site, model: Registered) -> Callable[[pd.DataFrame], Answers]:
     """A function that answers raw rows with a registered version, which is loaded once.
 
     Both raise NoAnswer if the version can never answer, StoreUnavailable if its files cannot be read now.
@@ -200,7 +200,7 @@ def opened_version(site: Site, model: Champion) -> Callable[[pd.DataFrame], Answ
     return answers
 
 
-def _lost_files(site: Site, model: Champion | None) -> str | None:
+def _lost_files(site: Site, model: Registered | None) -> str | None:
     """Which files of a registered version are gone from the store or changed, in words; None if all are undamaged."""
     damaged = [file.key for file in model.files if not is_whole(site.store, file)] if model else []
     return f"{damaged[0]} is gone or changed ({len(damaged)} of its files)" if damaged else None

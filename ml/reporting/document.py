@@ -103,13 +103,14 @@ def result_document(
 
 def _served(served: Served) -> Document | None:
     """The score of what served, the newest days of the curve, and what could not be scored; None if there is none."""
-    if served.score is None and not served.unscored:
+    if served.score is None and not served.unscored and not served.twin:
         return None
     return {
         **(asdict(served.score) if served.score else {"version": None}),
         "newest_days": [asdict(day) for day in served.curve[-MOST_KEPT:]],
         "unscored": dict(served.unscored[-MOST_KEPT:]),
         "unscored_days": len(served.unscored),
+        "twin": served.twin,
     }
 
 

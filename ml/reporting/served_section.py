@@ -45,7 +45,8 @@ def served_lines(document: dict[str, Any]) -> list[str]:
     unscored = [f"- {day}: {why}" for day, why in served["unscored"].items()]
     more = served["unscored_days"] - len(unscored)
     unscored += [f"- and {counted(more, 'earlier day')}"] if more else []
-    return _paragraphs([" ".join(lines)] if lines else [], _table(served), unscored)
+    twin = [served["twin"]] if served["twin"] else []
+    return _paragraphs([" ".join(lines)] if lines else [], twin, _table(served), unscored)
 
 
 def _paragraphs(*parts: list[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """What the stages of a night returned: the input of its report."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ml.data.handles import Checks, Cleaned, Snapshot, Split
 from ml.evaluation.handles import Evaluations, Judgement
@@ -22,7 +22,7 @@ class Trail:
     fit: Fit
     upload: Upload
     verified: Verified
-    served: Served
+    served: Served = field(default_factory=Served)
     evaluations: Evaluations
     judgement: Judgement
     refitted: Refitted | None = None

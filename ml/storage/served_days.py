@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from datetime import date, datetime
 
 from ml.days import local_date
-from ml.storage.ledger import AnyEntry, NightEntry
+from ml.storage.ledger import AnyEntry, OperatorEntry
 from ml.storage.records import Champion
 
 
@@ -29,11 +29,11 @@ def dates_of(entries: Sequence[AnyEntry], time_zone: str) -> list[date]:
     """
     newest, dates = date.min, []
     for entry in entries:
-        if isinstance(entry, NightEntry):
+        if isinstance(entry, OperatorEntry):
+            dates.append(max(newest, local_date(datetime.fromisoformat(entry.at), time_zone)))
+        else:
             newest = max(newest, entry.as_of)
             dates.append(newest)
-        else:
-            dates.append(max(newest, local_date(datetime.fromisoformat(entry.at), time_zone)))
     for place in reversed(range(len(dates) - 1)):
         dates[place] = min(dates[place], dates[place + 1])
     return dates
