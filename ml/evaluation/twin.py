@@ -56,5 +56,5 @@ def _of_values(labels: Floats, twin: Answers, refit: Answers) -> Iterator[str]:
     if abs(after - before) > max(spread, FEW * abs(before)):
         yield f"the mean of its answers to the test rows is {short(after)}, and the judged one's {short(before)}"
     before, after = float(twin.chosen.std()), float(refit.chosen.std())
-    if not before / FACTOR - FEW * spread <= after <= FACTOR * before + FEW * max(spread, abs(before)):
+    if not before / FACTOR - FEW * spread <= after <= FACTOR * before + spread:
         yield f"its answers to the test rows spread by {short(after)}, and the judged one's by {short(before)}"

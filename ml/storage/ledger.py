@@ -167,8 +167,8 @@ def version_of(model: Champion | None) -> int | None:
 
 
 def named(model: Champion) -> str:
-    """The judged version and, if there is one, its refit by their numbers: `4`, or `4, refitted as 5`."""
-    return f"{model.version}" if model.refit is None else f"{model.version}, refitted as {model.refit.version}"
+    """The judged version and, if there is one, its refit by their numbers: `4`, or `4 (refitted as 5)`."""
+    return f"{model.version}" if model.refit is None else f"{model.version} (refitted as {model.refit.version})"
 
 
 class Ledger:

@@ -97,7 +97,7 @@ def champion(version: int) -> Champion:
 
 def document(decision: DecisionName = "PROMOTE", before: int | None = 3, after: int | None = 4, **more: Any) -> Any:
     old, new = (None if version is None else champion(version) for version in (before, after))
-    return result_document(tills(), night(use_case="tills"), "k" * 64, trail(decision, **more), 4, old, new)
+    return result_document(tills(), night(use_case="tills"), "k" * 64, trail(decision, **more), champion(4), old, new)
 
 
 def of_fit(reused: int = 0, seconds: float | None = 3.46, **training: Any) -> Any:
@@ -211,7 +211,7 @@ def test_the_share_of_test_rows_of_known_groups_is_said_and_older_documents_have
     night_trail = trail()
     split = replace(night_trail.split, test=replace(night_trail.split.test, group_in_train=0.875))
     grouped = replace(night_trail, split=split)
-    made = result_document(tills(group="shop"), night(), "k", grouped, 4, None, champion(4))
+    made = result_document(tills(group="shop"), night(), "k", grouped, champion(4), None, champion(4))
     assert made["split"]["test"]["group_in_train"] == 0.875
     sentence = "87.5% of the test rows are of a shop that has train rows too."
     assert sentence in data_sentences(made) and sentence in markdown(made)
@@ -224,7 +224,7 @@ def test_what_scarce_memory_changed_is_said() -> None:
     note = "Memory of cuda ran out in epoch 2: from there on the CPU trains."
     night_trail = trail()
     fit = replace(night_trail.fit, device="cpu", notes=(note,))
-    made = result_document(tills(), night(), "k", replace(night_trail, fit=fit), 4, None, champion(4))
+    made = result_document(tills(), night(), "k", replace(night_trail, fit=fit), champion(4), None, champion(4))
     assert (made["training"]["device"], made["training"]["notes"]) == ("cpu", [note])
     assert f"- {note}" in markdown(made)
     assert document()["training"]["notes"] == []
