@@ -124,11 +124,16 @@ def read_days(store: Store, use_case: str) -> dict[str, DayScore]:
     A damaged object is left out.
     """
     keys = store.keys(paths.served_days(use_case))
-    days = sorted({paths.day_of_served(key) for key in keys})[-2 * NEWEST_DAYS :]
-    newest_keys = [key for key in keys if days and paths.day_of_served(key) >= days[0]]
+    days = sorted({_day_of(key) for key in keys})[-2 * NEWEST_DAYS :]
+    newest_keys = [key for key in keys if days and _day_of(key) >= days[0]]
     objects = zip(newest_keys, store.get_many(newest_keys), strict=True)
     results = {key: day for key, data in objects if (day := unseal(DayScore, key, data)) is not None}
     return dict(sorted(results.items(), key=lambda item: (item[1].at, item[0])))
+
+
+def _day_of(key: str) -> str:
+    """The day of a result, from the object's key."""
+    return key.rpartition("/")[2][: len("2013-09-30")]
 
 
 def as_they_are(results: Iterable[DayScore]) -> dict[str, DayScore]:

@@ -101,9 +101,9 @@ def result_document(
     }
 
 
-def _served(served: Served) -> Document | None:
+def _served(served: Served | None) -> Document | None:
     """The score of what served, the newest days of the curve, and what could not be scored; None if there is none."""
-    if served.score is None and not served.unscored and not served.twin:
+    if served is None or not (served.score or served.unscored or served.twin):
         return None
     return {
         **(asdict(served.score) if served.score else {"version": None}),

@@ -28,9 +28,9 @@ def night_figures(use_case: UseCase, fit: Fit, answers: pd.DataFrame) -> dict[st
     return figures
 
 
-def served_figure(use_case: UseCase, served: Served) -> dict[str, bytes]:
+def served_figure(use_case: UseCase, served: Served | None) -> dict[str, bytes]:
     """The score of each day that versions served, beside what their judgements promised; none without such a day."""
-    if not (served.curve and served.score):
+    if served is None or not served.curve or served.score is None:
         return {}
     figure, axes = _new(width=9.0)
     name, days = LABELS[served.score.metric], [date.fromisoformat(point.day) for point in served.curve]

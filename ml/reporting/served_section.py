@@ -59,10 +59,8 @@ def _single_days(score: ServedScore | None) -> str:
     if score is None or score.one_day is None:
         return ""
     worse = {0: "none was", 1: "1 was"}.get(score.outside, f"{score.outside} were")
-    return (
-        f"Of single days, nine in ten were promised to reach {in_words(score.one_day)}, and one in twenty to be worse: "
-        f"{worse}."
-    )
+    band = in_words(score.one_day)
+    return f"Nine in ten single days were promised to lie within {band}, and one in twenty to be worse: {worse}."
 
 
 def score_in(served: dict[str, Any]) -> ServedScore | None:

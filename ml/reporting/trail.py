@@ -1,7 +1,7 @@
 """What the stages of a night returned: the input of its report."""
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ml.data.handles import Checks, Cleaned, Snapshot, Split
 from ml.evaluation.handles import Evaluations, Judgement
@@ -22,9 +22,9 @@ class Trail:
     fit: Fit
     upload: Upload
     verified: Verified
-    served: Served = field(default_factory=Served)
     evaluations: Evaluations
     judgement: Judgement
+    served: Served | None = None
     refitted: Refitted | None = None
     refit_upload: Upload | None = None
     refit_verified: Verified | None = None

@@ -157,11 +157,6 @@ def served_day(use_case: str, day: str, key: str) -> str:
     return f"{served_days(use_case)}/{day}-{key}.json"
 
 
-def day_of_served(key: str) -> str:
-    """The day in the key of such an object."""
-    return key.rpartition("/")[2][: len("2013-09-30")]
-
-
 def backfills() -> str:
     """The folder of all backfills."""
     return "backfills"
