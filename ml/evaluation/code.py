@@ -2,7 +2,7 @@
 
 from ml.code import Code
 
-SERVED = Code(  # what the score of a day that a version served follows from
+SERVED_DAYS = Code(  # what the score of a day that a version served follows from
     (
         "ml/metrics/day_sums.py",
         "ml/metrics/scores.py",

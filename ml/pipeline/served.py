@@ -21,7 +21,7 @@ from ml.data.window import last_due_day
 from ml.digests import digest_value
 from ml.errors import RetrainError, Unavailable
 from ml.evaluation.baselines import Constant
-from ml.evaluation.code import SERVED
+from ml.evaluation.code import SERVED_DAYS
 from ml.evaluation.decision import comparability
 from ml.evaluation.handles import LearntConstant
 from ml.evaluation.judging import NoAnswer
@@ -153,7 +153,7 @@ class Service:
         """Each day by the place of its result, which names all that decides it."""
         target, versions = self.site.use_case.target.digest, [list(one.identity) for one in self.champion.versions]
         learnt = [self.constant.answer, list(self.constant.shares)] if self.constant else None
-        decided = [versions, target, SERVED.digest, learnt]
+        decided = [versions, target, SERVED_DAYS.digest, learnt]
         return {
             paths.served_day(self.night.use_case, part.day, digest_value([*decided, list(part.digests)])): part
             for part in self.partitions
