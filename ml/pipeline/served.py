@@ -1,7 +1,8 @@
 """The stage that scores what serves: each version answers the rows of the days on which it served, once they are due.
 
 Nobody judged the version on these days. Each day is answered once and its sums are kept, so that a night pays for new
-days only. What cannot be scored is named with its reason, and does not end the night.
+days only. A night that has nothing new to learn has no new day either. What cannot be scored is named with its reason,
+and does not end the night.
 """
 
 from collections.abc import Callable, Iterator

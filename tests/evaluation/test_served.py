@@ -1,6 +1,6 @@
 """What judged days promise, what served days make of it, and when the twin of a refit is surely better."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ml.evaluation.served import (
     as_first_judged,
     as_they_are,
     curve_of,
+    losses_when_first_judged,
     read_days,
     score_of_newest,
     side_of,
@@ -209,3 +210,28 @@ def test_only_days_of_the_champions_own_refit_count() -> None:
     assert why_twin_is_better([replace(day, twin=None) for day in days], head, "accuracy") is None
     excluded = replace(head, excluded=dict.fromkeys(names[:30], "so"))
     assert why_twin_is_better(days, excluded, "accuracy") is None, "too few days are left"
+
+
+def test_losses_of_days_are_those_that_were_first_known() -> None:
+    """Two days were served, and one of them was answered anew; the days before are those of the judgements."""
+    model = version(1)
+    judged = replace(promise(), days={day: of_day for day, of_day in promise().days.items() if day > "2024-01-20"})
+    night = entry(1, candidate=model, champion=model, result={"promise": asdict(judged)})
+    served_days = list(days_from(28, 3))
+    first = [
+        DayScore(day=day, version=1, judged=model.identity, at="1", served=a_day(1), constant=a_day(2, 0.5))
+        for day in served_days
+    ]
+    again = replace(first[0], at="2", served=a_day(3, 0.1))
+    head = entry(2, champion=model, excluded={served_days[2]: "so"})
+    losses = losses_when_first_judged([*first, again], [night, head])
+    assert list(losses) == [*judged.days, *served_days[:2]]
+    assert losses[served_days[0]] == losses[served_days[1]] == (50, pytest.approx(0.7, abs=0.2))
+    assert losses["2024-01-21"] == (50, judged.days["2024-01-21"].relative)
+
+
+def test_losses_that_are_not_known_are_left_out() -> None:
+    model = version(1)
+    days = results(days_from(28, 3), judged=model.identity)  # no constant is known
+    assert losses_when_first_judged(days.values(), [entry(1, candidate=model, champion=model)]) == {}
+    assert losses_when_first_judged([], []) == {}
