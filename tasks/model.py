@@ -13,6 +13,7 @@ from ml.models.handles import Fit, Upload, Verified
 from ml.operations.backfill import Plan
 from ml.pipeline import evaluate, served, train, upload
 from ml.reporting import served_section
+from ml.reporting.words import counted
 from ml.storage.ledger import AnyEntry, NightEntry
 from ml.storage.records import Night
 from tasks.site import site_of
@@ -56,7 +57,8 @@ def score_what_serves(night: Night, cleaned: Cleaned, finished: NightEntry | Non
     if scored.takes_over:
         resource = {"prefect.resource.id": f"retrain.use-case.{night.use_case}"}
         emit_event(TAKEN_OVER_EVENT, resource, payload={"use_case": night.use_case, "reason": scored.twin})
-    log.info("Scored what serves on %d days. %s", scored.work.computed, served_section.sentence(scored.score))
+    days = counted(scored.work.computed, "new day")
+    log.info("%s", f"Scored what serves on {days}. {served_section.sentence(scored.score)}".rstrip())
     return scored
 
 

@@ -36,7 +36,7 @@ def served_figure(use_case: UseCase, served: Served | None) -> dict[str, bytes]:
     name, days = LABELS[served.score.metric], [date.fromisoformat(point.day) for point in served.curve]
     if served.judgement is not None:
         judged = {date.fromisoformat(day): of_day.score for day, of_day in served.judgement.days.items()}
-        label = f"a day on which version {served.score.version} was judged"
+        label = "a day on which what served last was judged"
         axes.plot(list(judged), _or_nan(judged.values()), "o-", color="0.7", markersize=3, lw=0.8, label=label)
     _fill(axes, days, [point.one_day for point in served.curve], "promised of a day: nine of ten lie here", "0.88")
     axes.plot(days, _or_nan(point.score for point in served.curve), "o", color="C0", markersize=4, label="a served day")
