@@ -160,6 +160,7 @@ def _add_score(commands: Any, shared: argparse.ArgumentParser) -> None:
     score.add_argument("use_case", metavar="USE_CASE")
     score.add_argument("file", metavar="FILE", help="a .parquet, .csv or .csv.gz file of raw rows")
     score.add_argument("-o", "--output", metavar="OUT", required=True, help="a .parquet or .csv file to write")
+    score.add_argument("--explain", action="store_true", help="say also what each column adds to each answer")
 
 
 def _add_demo_data(commands: Any, shared: argparse.ArgumentParser) -> None:

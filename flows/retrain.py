@@ -44,6 +44,7 @@ from tasks.model import (
     judge_gates,
     score_what_serves,
     train_candidate,
+    try_parameters,
     upload_candidate,
     verify_candidate,
 )
@@ -151,6 +152,7 @@ def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any
     idle = None if finished or request.dry_run else skip_if_nothing_new(night, key, snapshot)
     if idle:
         return concluded(idle, ending(idle))
+    try_parameters(night)
     checks = validate_partitions(night, snapshot)
     cleaned = clean_partitions(night, snapshot, checks)
     split = split_rows(night, cleaned)

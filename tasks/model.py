@@ -22,6 +22,15 @@ from tasks.stage import stage
 log = logging.getLogger("retrain.model")
 
 
+def try_parameters(night: Night) -> None:
+    """Refuses what only the library of this kind of model can refuse, before the night reads data.
+
+    It is no stage: it keeps nothing, and takes no time but that of the library's import, which the fit saves.
+    """
+    use_case = site_of(night).use_case
+    use_case.model.try_parameters(use_case)
+
+
 @stage("train candidate", timeout_seconds=24 * 3600)  # this includes waiting for its turn
 def train_candidate(night: Night, training_key: str, cleaned: Cleaned, split: Split, *, nightly: bool) -> Fit:
     """Fits the use case's learner, when it is its turn, and keeps the files that it writes."""

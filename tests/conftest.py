@@ -121,9 +121,9 @@ def shop(shop_in_full: Shop, monkeypatch: pytest.MonkeyPatch) -> Shop:
     return shop_in_full
 
 
-def _answers_here(folder: Path, *frames: pd.DataFrame) -> list[pd.DataFrame]:
+def _answers_here(folder: Path, raw: pd.DataFrame, *of_source: pd.DataFrame) -> list[pd.DataFrame]:
     model = load_model(folder)
-    return [model.predict(rows) for rows in frames]
+    return [model.predict(raw, {"rows": "raw"}), *(model.predict(rows, {"rows": "source"}) for rows in of_source)]
 
 
 @pytest.fixture(scope="session")

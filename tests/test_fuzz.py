@@ -52,6 +52,7 @@ from ml.serving.derived import ROW
 from ml.serving.rules import Rule
 from ml.storage import registry
 from ml.storage.json_form import to_json
+from tests.operations.test_scoring import predict_raw
 from tests.tiny import packaged, parcels, raw_parcels, sales, site, tills
 
 QUICK = settings(
@@ -317,6 +318,7 @@ def test_a_file_to_score_is_answered_row_by_row_or_refused(
     model = packaged()
     model.save(tmp_path / "data" / "model")
     monkeypatch.setattr(registry, "load_model", lambda folder: model)
+    monkeypatch.setattr(registry, "predict_raw", predict_raw)
     csv = raw_parcels(20).to_csv(index=False).encode()
     parquet = bytes_of(lambda buffer: raw_parcels(20).to_parquet(buffer))
     header = csv.splitlines()[0]

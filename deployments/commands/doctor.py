@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from deployments.environment import discard, left_behind
 from deployments.prefect.announcement import Servers, prefect_api, running_servers
-from deployments.prefect.client import ask
+from deployments.prefect.client import ask, ask_all
 from deployments.prefect.crashed import OURS, is_ours, posting, signs_of
 from deployments.prefect.last_night import red_nights
 from deployments.terminal import BEGIN, chosen_or_recorded, home_if_any, home_settings, no_file, say, show
@@ -235,13 +235,13 @@ def _champion_answers(settings: Settings, store: Store, name: str) -> Iterator[F
     if head is None or head.champion is None:
         return
     from ml.models import packaging
-    from ml.operations.scoring import model_columns, model_rules
-    from ml.storage.registry import load_model
+    from ml.models.description import model_columns, model_rules
+    from ml.storage.registry import load_model, predict_raw
 
     model = head.champion.served
     try:
         folder = packaging.fetch_model(store, model.folder, model.files, settings.home / "cache")
-        load_model(folder).predict(packaging.synthetic_rows(model_columns(folder), model_rules(folder)))
+        predict_raw(load_model(folder), packaging.synthetic_rows(model_columns(folder), model_rules(folder)))
     except Corrupt:
         return  # the check of the version's files has reported it
     except RetrainError:
@@ -273,7 +273,7 @@ def _loadable(settings: Settings) -> Iterator[UseCase]:
 
 def _schedules(servers: Servers, names: list[str]) -> Iterator[Finding]:
     """Which of these use cases are not served, or have a paused schedule."""
-    deployments = ask(f"{servers.prefect_api}/deployments/filter", {}) or []
+    deployments = ask_all(f"{servers.prefect_api}/deployments/filter", {}) or []
     by_name = {deployment["name"]: deployment for deployment in deployments}
     for name in names:
         deployment = by_name.get(name)
@@ -294,7 +294,7 @@ def _runs(settings: Settings) -> Iterator[Finding]:
         "start_time": {"before_": before.isoformat()},
         "deployment_id": {"is_null_": False},  # a command executes the others, and it may send no heartbeat
     }
-    for run in ask(f"{api}/flow_runs/filter", {"flows": OURS, "flow_runs": running}) or []:
+    for run in ask_all(f"{api}/flow_runs/filter", {"flows": OURS, "flow_runs": running}) or []:
         if is_ours(run, use_case_files(settings.project)) and _is_silent(settings, api, run):
             yield Finding(
                 seen=f"{run['name']} is {run['state_name']} since {run['start_time'][:16]} and says nothing any more",

@@ -18,6 +18,7 @@ from ml.errors import UsageError, printable
 from ml.operations.alias import alias_words
 from ml.operations.moves import (
     carry_out,
+    judged_since,
     plan_exclude,
     plan_hold,
     plan_include,
@@ -108,11 +109,14 @@ def _move_champion(options: argparse.Namespace, plan: Callable[[Ledger, Registry
     assert entry.champion is not None
     require_whole(ledger, registry, entry.champion)
     before, asking = alias_words(ledger, registry), open_questions(ledger.entries())
+    judged = judged_since(ledger, entry.champion)
     _confirm(options, f"Champion of {entry.use_case}: {before} -> {named(entry.champion)} ({entry.reason})")
     with one_move_at_a_time(settings.home, entry.use_case):
         require_whole(ledger, registry, entry.champion)
         carry_out(ledger, registry, entry)
     words = f"Champion of {entry.use_case} is now version {named(entry.champion)} (it was {before})."
+    if judged:
+        words += f" This answers no question: {judged}."
     if not entry.held:
         words += f" The next night may promote again: retrain hold {entry.use_case} --reason WHY prevents it."
     if asking:

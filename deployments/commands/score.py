@@ -23,22 +23,22 @@ def score(options: argparse.Namespace) -> int:
     use_case = load_use_case(options.use_case, settings.project)
     writer = _writer(Path(options.output))
     _require_input(options)
-    from ml.operations.scoring import model_threshold, score_file
+    from ml.models.description import model_threshold
+    from ml.operations.scoring import score_file
 
     store = open_store(settings.store)
     champion = _champion(store, options.use_case)
     folder = _fetched(settings, store, champion.served, options.use_case)
-    scored = score_file(settings, use_case, folder, Path(options.file))
-    answers = scored.answers
-    keys = scored.keys.drop(columns=[*answers], errors="ignore")  # a key with the name of an answer is left out
-    writer(keys.join(answers))
+    scored = score_file(settings, use_case, folder, Path(options.file), explain=options.explain)
+    answers, told = scored.answers, scored.contributions
+    writer(scored.keys.join(answers if told is None else answers.join(told)))
     document = {
         "use_case": options.use_case,
         "version": champion.served.version,
         "refit_of": champion.version if champion.refit else None,
         "rows": len(answers),
         "refused_rows": int(answers.broken_rule.notna().sum()),
-        "key_columns": [*keys],
+        "key_columns": [*scored.keys],
         "ignored_columns": scored.ignored_columns,
         "joins": {
             name: {"null_keys": c.null_keys, "unmatched": c.unmatched, "side_null_keys": c.side_null_keys}
@@ -46,6 +46,7 @@ def score(options: argparse.Namespace) -> int:
         },
         "not_learnt": scored.not_learnt,
         "threshold": model_threshold(folder),
+        "contribution_columns": [] if told is None else [*told],
         "output": options.output,
     }
     show(options, document, "".join(_sentences(document, use_case.target.classes)))
@@ -89,6 +90,8 @@ def _sentences(document: dict[str, Any], classes: tuple[str, ...]) -> Iterator[s
     )
     if document["threshold"] is not None:
         yield f" From probability {document['threshold']:.4g} on it says {classes[1]}."
+    if document["contribution_columns"]:
+        yield " The contributions of a row add up to the model's output, before calibration."
     for name, join in document["joins"].items():
         if met_nothing := join["null_keys"] + join["unmatched"]:
             yield f" {counted(met_nothing, 'row')} met nothing in {name} ({join['null_keys']:,} without a key)."

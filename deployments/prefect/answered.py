@@ -7,7 +7,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from typing import Any
 
-from deployments.prefect.client import ask
+from deployments.prefect.client import ask, ask_all
 from deployments.prefect.crashed import is_ours
 from ml.errors import RetrainError
 from ml.settings import Settings
@@ -23,7 +23,7 @@ def resume_answered(settings: Settings, api: str, use_cases: Collection[str]) ->
 
     A resumed run ends by itself: it says what the ledger says. Returns None if Prefect does not answer.
     """
-    waiting = ask(f"{api}/flow_runs/filter", WAITING)
+    waiting = ask_all(f"{api}/flow_runs/filter", WAITING)
     if waiting is None:
         return None
     resumed = []

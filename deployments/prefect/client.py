@@ -32,6 +32,14 @@ def ask(url: str, query: Mapping[str, Any] | None = None, *, method: str = "POST
     return json.loads(body) if status in SUCCESS and body else None
 
 
+def ask_all(url: str, query: Mapping[str, Any]) -> list[Any] | None:
+    """All rows that a filter of Prefect's API finds, which it gives in pages; None if it does not answer."""
+    rows: list[Any] = []
+    while page := ask(url, {**query, "offset": len(rows)}):
+        rows += page
+    return None if page is None else rows
+
+
 def insisted(url: str, query: dict[str, Any]) -> Any:
     """Like `ask`, but tries again if there is no answer: on sqlite, a request may find the database locked.
 

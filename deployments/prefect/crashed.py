@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from deployments.prefect.client import ask
+from deployments.prefect.client import ask, ask_all
 from ml.operations.dead_runs import Signs, is_dead
 from tasks.lost import ACTIVE, EXECUTED, FLOWS, LOCK, Post, end_lost, end_tasks
 
@@ -46,7 +46,7 @@ def resubmit_crashed(api: str, use_cases: Collection[str]) -> None:
             "deployment_id": {"is_null_": False},
         },
     }
-    for run in ask(f"{api}/flow_runs/filter", query) or []:
+    for run in ask_all(f"{api}/flow_runs/filter", query) or []:
         if not is_ours(run, use_cases):
             continue
         attempt = attempt_after(api, run["id"], datetime.now(UTC), recent=True)
@@ -65,7 +65,7 @@ def end_left_tasks(api: str, use_cases: Collection[str]) -> None:
     ended = {"before_": recorded.isoformat(), "after_": (now - RECENT).isoformat()}
     chosen = {"state": {"type": {"any_": ["CRASHED", "CANCELLED", "FAILED"]}}, "end_time": ended}
     left = {"task_runs": {"state": {"type": {"any_": ACTIVE}}}}
-    for run in ask(f"{api}/flow_runs/filter", {"flows": OURS, "flow_runs": chosen, **left}) or []:
+    for run in ask_all(f"{api}/flow_runs/filter", {"flows": OURS, "flow_runs": chosen, **left}) or []:
         if is_ours(run, use_cases):
             end_type = "CANCELLED" if run["state_type"] == "CANCELLED" else "CRASHED"
             end_tasks(posting(api), run["id"], end_type, GONE)
@@ -119,7 +119,7 @@ class Lost:
     def end(self, api: str) -> None:
         """Ends runs that have been lost for LOST_SECONDS. One that was being cancelled becomes cancelled."""
         query = {"flows": OURS, "flow_runs": {"state": {"type": {"any_": EXECUTED}}}}
-        runs = [run for run in ask(f"{api}/flow_runs/filter", query) or [] if is_ours(run, self.use_cases)]
+        runs = [run for run in ask_all(f"{api}/flow_runs/filter", query) or [] if is_ours(run, self.use_cases)]
         lost_runs = {run["id"]: run for run in runs if is_dead(self.home, signs_of(run))}
         now = time.monotonic()
         self.since = {run_id: self.since.get(run_id, now) for run_id in lost_runs}

@@ -11,7 +11,7 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import takewhile
 from typing import Any
 
-from deployments.prefect.client import ask, insisted
+from deployments.prefect.client import ask_all, insisted
 from deployments.prefect.crashed import attempt_after, run_again
 from ml.days import local_date
 from ml.errors import ConfigError
@@ -74,7 +74,7 @@ def make_up(settings: Settings, api: str, now: datetime) -> list[str]:
     Call it before the deployments are served. A deployment was last served when it last asked for work. Runs that were
     late even then have been decided about, or wait for their turn. A deployment that never asked has missed nothing.
     """
-    deployments = ask(f"{api}/deployments/filter", {"flows": {"name": {"any_": ["retrain"]}}})
+    deployments = ask_all(f"{api}/deployments/filter", {"flows": {"name": {"any_": ["retrain"]}}})
     if deployments is None:
         log.warning("Missed nights were not looked for: Prefect's API does not tell its deployments.")
     return [

@@ -16,7 +16,7 @@ from deployments.environment import discard, left_behind
 from deployments.prefect.announcement import Servers, announce, only_up
 from deployments.prefect.answered import resume_answered
 from deployments.prefect.children import Child, child
-from deployments.prefect.client import ask, insisted
+from deployments.prefect.client import ask, ask_all, insisted
 from deployments.prefect.crashed import OURS, Lost, end_left_tasks, posting, resubmit_crashed
 from deployments.prefect.missed import make_up
 from deployments.prefect.servers import (
@@ -198,7 +198,7 @@ def _served(api: str, since: datetime) -> float:
 
     Infinity if the API does not tell, because a password is missing: then nothing is waited for.
     """
-    deployments = ask(f"{api}/deployments/filter", {"sort": "UPDATED_DESC"})
+    deployments = ask_all(f"{api}/deployments/filter", {"sort": "UPDATED_DESC"})
     if deployments is None:
         return float("inf")
     last_asked = ((deployment["flow_id"], deployment["last_polled"]) for deployment in deployments)

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from deployments.prefect.client import ask
+from deployments.prefect.client import ask, ask_all
 from ml.days import local_date
 from ml.errors import ConfigError
 from ml.reporting.endings import run_title
@@ -21,7 +21,7 @@ def name_upcoming(settings: Settings, api: str) -> None:
         "expected_start_time": {"after_": (datetime.now(UTC) + SOON).isoformat()},
     }
     query = {"flows": {"name": {"any_": ["retrain"]}}, "flow_runs": chosen}
-    for run in ask(f"{api}/flow_runs/filter", query) or []:
+    for run in ask_all(f"{api}/flow_runs/filter", query) or []:
         name = (run["parameters"].get("request") or {}).get("use_case", "")
         if run["auto_scheduled"] and name in use_case_files(settings.project) and not run["name"].startswith(name):
             _rename(settings, api, run, name)

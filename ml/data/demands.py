@@ -19,6 +19,7 @@ from ml.data.dataset import NUMBERS, Dataset, SideTable, Target
 from ml.data.source_kinds import CsvForm, DatabaseSource, DaySource, FileSource, RowSource, Source
 from ml.declarations import Broken, Demands, cannot_be_called, default_of, twice
 from ml.serving.columns import TIME_UNITS, Column
+from ml.serving.output import answer_names, contribution_names
 
 SAFE_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 SAFE = "have at most 64 small letters, digits and _, a letter first"
@@ -138,6 +139,14 @@ def _positive_or_above(target: Target) -> Broken:
     return "there is neither" if target.above is None else "there are both"
 
 
+def _named_like_an_answer(dataset: Dataset) -> Broken:
+    """The first column of the key that has the name of an answer or of a contribution, in words."""
+    kind, classes = dataset.target.kind, dataset.target.classes
+    contributions = contribution_names(kind, classes, [column.name for column in dataset.features])
+    taken = [name for name in dataset.key if name in {*answer_names(kind, classes), *contributions}]
+    return bool(taken) and f"{taken[0]} is one"
+
+
 # The tables
 
 DATASET: Demands[Dataset, Dataset] = (
@@ -156,6 +165,12 @@ DATASET: Demands[Dataset, Dataset] = (
     ("key", "be declared", lambda u, _: undeclared(u.key, u), "mend its columns"),
     ("key", "name each column once", lambda u, _: twice(u.key), "remove one"),
     ("key", "not hold the target's column", lambda u, _: u.target.column in u.key, "name what tells rows apart"),
+    (
+        "key",
+        "have other names than answers, which `retrain score` writes beside it",
+        lambda u, _: _named_like_an_answer(u),
+        "rename the column in the source or in `derive`",
+    ),
     ("group", "not be the target's column", lambda u, _: u.group == u.target.column, "name another or none"),
     *(
         (

@@ -5,6 +5,7 @@ from ml.code import Code
 SERVED_DAYS = Code(  # what the score of a day that a version served follows from
     (
         "ml/metrics/day_sums.py",
+        "ml/metrics/intervals.py",
         "ml/metrics/scores.py",
         "ml/evaluation/baselines.py",
         "ml/evaluation/decision.py",
@@ -20,6 +21,7 @@ SERVED_DAYS = Code(  # what the score of a day that a version served follows fro
 JUDGING = Code(
     (
         "ml/metrics",
+        "ml/models/description.py",
         "ml/evaluation/baselines.py",
         "ml/evaluation/decision.py",
         "ml/evaluation/gates.py",

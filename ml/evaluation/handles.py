@@ -16,7 +16,7 @@ def short(value: float) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A point estimate with its 90 % percentile interval. What is undefined is None, and `reason` says why."""
+    """A point estimate with its 90 % interval. What is undefined is None, and `reason` says why."""
 
     value: float | None
     low: float | None = None

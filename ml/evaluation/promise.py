@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ml.metrics.day_sums import DaySums, matrix
+from ml.metrics.intervals import spread
 from ml.metrics.scores import LOWER_IS_BETTER, Floats
 
 FEWEST_DAYS = 7  # with fewer judged days nothing is promised
 ONE_DAY = 0.95  # one-sided: nine of ten days lie within the interval for one day
 # One-sided. The score of the newest days is looked at every night: at 0.95, half of the models that keep their promise
-# would leave it within a year. At this level 6 % do, and 12 % where neighbouring days correlate by 0.15 and the
-# standard error does not know it (28 judged days, 4,000 simulated years).
+# would leave it within a year. At this level 6 % do, and 12 % if neighbouring days correlate by 0.15 more than the
+# standard error assumes (28 judged days, 4,000 simulated years).
 SEVERAL_DAYS = 0.998
 
 
@@ -105,12 +106,10 @@ def standard_error(metric: str, days: Sequence[DaySums]) -> tuple[float | None, 
 
 
 def standard_error_of(influences: Floats) -> tuple[float, float]:
-    """The standard error of the mean of the influences of days (days,), and how many independent days they equal.
-
-    What a score of days is sure of is decided here alone.
-    """
-    count = len(influences)
-    return float(influences.std(ddof=1) / np.sqrt(count)), float(count)
+    """The standard error of the mean of the influences of days (days,) in their order, and how many independent days
+    they equal."""
+    error, independent = spread(influences, in_order=True)
+    return float(error), float(independent)
 
 
 def day_scores(metric: str, days: Sequence[DaySums]) -> Floats:

@@ -1,21 +1,23 @@
 """Whether a refit is broken: its answers to the test rows beside those of its twin, the judged model.
 
-The refit has learnt these rows, so its scores on them prove nothing. The bounds are so wide that they catch a fit that
-went wrong, and no other.
+The refit has learnt these rows, so a good score on them proves nothing, but a far worse one than its twin's does. The
+bounds are so wide that they catch a fit that went wrong, and no other.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ml.evaluation.handles import short
-from ml.metrics.scores import Answers
+from ml.metrics.scores import Answers, values_of_rows
 
 Floats = NDArray[np.float64]
 FACTOR = 3.0  # a count, a mean or a spread becomes so many times larger or smaller at most
 FEW_ROWS, FEW = 10, 0.05  # and so many rows, or this share of all, more
 MEAN_MOVES = 0.25  # a mean probability moves by so much at most
+LOSS_FACTOR = 1.5  # a loss on rows that were learnt is so many times that of a model that never saw them, at most
 
 
 def why_broken(classes: Sequence[str], labels: Floats, twin: Answers, refit: Answers) -> str | None:
@@ -25,8 +27,8 @@ def why_broken(classes: Sequence[str], labels: Floats, twin: Answers, refit: Ans
     """
     if not _all_finite(refit):
         return "not all of its answers are finite numbers"
-    broken = _of_classes(classes, twin, refit) if classes else _of_values(labels, twin, refit)
-    return next(broken, None)
+    moved = _of_classes(classes, twin, refit) if classes else _of_values(labels, twin, refit)
+    return next(chain(moved, _of_losses(labels, twin, refit)), None)
 
 
 def _all_finite(answers: Answers) -> bool:
@@ -58,3 +60,18 @@ def _of_values(labels: Floats, twin: Answers, refit: Answers) -> Iterator[str]:
     before, after = float(twin.chosen.std()), float(refit.chosen.std())
     if not before / FACTOR - FEW * spread <= after <= FACTOR * before + spread:
         yield f"its answers to the test rows spread by {short(after)}, and the judged one's by {short(before)}"
+
+
+def _of_losses(labels: Floats, twin: Answers, refit: Answers) -> Iterator[str]:
+    before, after = _loss(labels, twin), _loss(labels, refit)
+    unit = float(labels.std()) if twin.probability is None else 1.0
+    if after > LOSS_FACTOR * before + FEW * unit:
+        yield f"its loss on the test rows, which it has learnt, is {short(after)}, and the judged one's {short(before)}"
+
+
+def _loss(labels: Floats, answers: Answers) -> float:
+    """The mean log loss; of values the root of the mean squared error."""
+    if answers.probability is None:
+        return float(np.sqrt(np.square(answers.chosen - labels).mean()))
+    binary = answers.probability.shape[1] == 2
+    return float(values_of_rows("log_loss", labels, answers.probability, binary=binary).mean())

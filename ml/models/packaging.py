@@ -4,7 +4,6 @@ The files are in MLflow's format: the model's data and a copy of `ml/serving`, s
 this project.
 """
 
-import ast
 import re
 import shutil
 import subprocess
@@ -17,15 +16,14 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 import ml.serving
-from ml.code import distributions_of
 from ml.data.cleaning import from_parquet, to_parquet
 from ml.data.dataset import Reading, Table
 from ml.digests import digest_sources
 from ml.errors import ConfigError, Corrupt
 from ml.models.protocol import Learner
-from ml.models.source_rows import sentence
+from ml.models.source_rows import ANSWER, sentence
 from ml.serving.columns import Column, conform
-from ml.serving.model import OWN
+from ml.serving.model import OF_SOURCE, OWN, RAW
 from ml.serving.own_code import OwnCode
 from ml.serving.rules import Between, InSet, Rule, UniqueKey
 from ml.storage import registry
@@ -40,7 +38,6 @@ SERVING = Path(ml.serving.__file__).parent
 KINDS = "kinds"  # the folder of the serving code with one module for each kind of model
 NEEDED_BY_ALL = ("mlflow", "numpy", "pandas", "pyarrow")
 PROOF_ROWS = 256
-ANSWER = "answer__"  # begins the names of the columns with answers in a proof
 ENDING = re.compile(r"\w+( of [\w.]+)? at [\w.<> -]+:\d+")  # how `ml.models.proof_process` names an exception
 
 
@@ -62,8 +59,11 @@ def copy_code(kinds: Iterable[str], own: OwnCode, folder: Path, source: Path = S
     return copy.rename(folder / f"{SERVING_PREFIX}{digest_sources(copy, copy.rglob('*.py'))[:16]}")
 
 
-def write_model(model: "PackagedModel", learner: Learner, folder: Path, source: Path = SERVING) -> None:
-    """Writes an MLflow model folder. Loading it needs nothing of this project."""
+def write_model(
+    model: "PackagedModel", learner: Learner, folder: Path, source: Path = SERVING, *, libraries: Iterable[str] = ()
+) -> None:
+    """Writes an MLflow model folder. Loading it needs nothing of this project. `libraries` are those that the company's
+    own code in it imports."""
     with tempfile.TemporaryDirectory() as scratch:
         code = copy_code(learner.served, model.own, Path(scratch), source)
         model.save(Path(scratch) / "model")
@@ -74,21 +74,10 @@ def write_model(model: "PackagedModel", learner: Learner, folder: Path, source: 
             columns=model.columns,
             output=model.output,
             example=synthetic_rows(model.columns, model.rules),
-            libraries=dict.fromkeys((*NEEDED_BY_ALL, *learner.needs, *libraries_of(model.own))),
+            libraries=dict.fromkeys((*NEEDED_BY_ALL, *learner.needs, *sorted(libraries))),
             takes=sentence(model.columns, model.source, model.raw_only),
             others=() if model.source is None else (*model.source.known, *model.source.joined),
         )
-
-
-def libraries_of(own: OwnCode) -> list[str]:
-    """The installed distributions that a company's own code imports."""
-    sources = [*own.modules.values(), own.derive]
-    nodes = [node for source in sources for node in ast.walk(ast.parse(source))]
-    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
-    names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
-    tops = {name.partition(".")[0] for name in names} - sys.stdlib_module_names
-    tops -= {name.partition(".")[0] for name in own.modules} | {"ml", ""}
-    return sorted({library for top in tops for library in distributions_of(top)})
 
 
 def synthetic_rows(columns: tuple[Column, ...], rules: tuple[Rule, ...]) -> pd.DataFrame:
@@ -167,34 +156,40 @@ def fetch_model(store: Store, folder_key: str, files: tuple[FileRef, ...], cache
 
 def make_proof(store: Store, key: str, model: "PackagedModel", rows: pd.DataFrame) -> FileRef:
     """Stores up to PROOF_ROWS raw rows together with the answers that the model gives in this process."""
-    return make_source_proof(store, key, model, rows[[column.name for column in model.columns]])
+    return _make_proof(store, key, model, rows[[column.name for column in model.columns]], RAW)
 
 
 def make_source_proof(store: Store, key: str, model: "PackagedModel", rows: pd.DataFrame) -> FileRef:
     """The same for rows of the source."""
+    return _make_proof(store, key, model, rows, OF_SOURCE)
+
+
+def _make_proof(store: Store, key: str, model: "PackagedModel", rows: pd.DataFrame, form: str) -> FileRef:
     asked = rows.head(PROOF_ROWS).reset_index(drop=True)
-    return put_file(store, key, to_parquet(pd.concat([asked, model.answers(asked).add_prefix(ANSWER)], axis=1)))
+    return put_file(store, key, to_parquet(pd.concat([asked, model.answers(asked, form).add_prefix(ANSWER)], axis=1)))
 
 
-def prove(store: Store, folder: Path, *proofs: FileRef) -> int:
+def prove(store: Store, folder: Path, proof: FileRef, *of_source: FileRef) -> int:
     """Compares the stored answers with those of a fresh process, and returns how many rows were compared.
 
-    Raises Corrupt unless all answers are exactly equal.
+    The first proof is of raw rows. Raises Corrupt unless all answers are exactly equal.
     """
-    frames = [from_parquet(get_file(store, proof)) for proof in proofs]
-    asked = [frame[[name for name in frame.columns if not name.startswith(ANSWER)]] for frame in frames]
-    for frame, rows, answers in zip(frames, asked, answers_of_a_fresh_process(folder, *asked), strict=True):
+    frames = [from_parquet(get_file(store, each)) for each in (proof, *of_source)]
+    raw, *others = (frame[[name for name in frame.columns if not name.startswith(ANSWER)]] for frame in frames)
+    told = answers_of_a_fresh_process(folder, raw, *others)
+    for frame, rows, answers in zip(frames, (raw, *others), told, strict=True):
         if not answers.add_prefix(ANSWER).equals(frame.drop(columns=list(rows.columns))):
             rule = "a model gives the same answers in a fresh process"
             raise Corrupt(rule, "they differ", "run again on this machine")
     return sum(map(len, frames))
 
 
-def answers_of_a_fresh_process(folder: Path, *frames: pd.DataFrame) -> list[pd.DataFrame]:
-    """The model's answers to each of the frames, from a new process that imports nothing of ours.
+def answers_of_a_fresh_process(folder: Path, raw: pd.DataFrame, *of_source: pd.DataFrame) -> list[pd.DataFrame]:
+    """The model's answers to raw rows and to rows of the source, from a new process that imports nothing of ours.
 
     Raises Corrupt if it fails.
     """
+    frames = (raw, *of_source)
     with tempfile.TemporaryDirectory() as scratch:
         files = [
             (Path(scratch) / f"rows-{n}.parquet", Path(scratch) / f"answers-{n}.parquet") for n in range(len(frames))

@@ -133,7 +133,8 @@ class Learner(BaseEstimator):
     inside its versions; the first one has `load(folder, threads)`. `code` are further modules of ours, files or folders
     below the checkout, that its fit executes, and `libraries` the installed ones. `needs` are the libraries that a
     served version needs besides numpy, pandas and pyarrow. `step_name` is what a step of its curve is called.
-    `repeats` is how far apart two answers to the same row may lie, in probability; 0.0 means equal bit for bit.
+    `uses_gpu` is False if its fit never looks at the job's device. `repeats` is how far apart two answers to the same
+    row may lie, in probability; 0.0 means equal bit for bit.
     `demands` are what its parameters must be in a use case.
     """
 
@@ -143,6 +144,7 @@ class Learner(BaseEstimator):
     libraries: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[tuple[str, ...]] = ()
     step_name: ClassVar[str] = ""
+    uses_gpu: ClassVar[bool] = True
     repeats: ClassVar[float] = 0.0
     demands: ClassVar[Demands[Any, Any]] = ()
 
@@ -150,6 +152,14 @@ class Learner(BaseEstimator):
     def title(self) -> str:
         """What a report and an error call it."""
         return type(self).__name__
+
+    def device_on(self, device: str) -> str:
+        """Where its fit runs on a machine with this device."""
+        return device if self.uses_gpu else "cpu"
+
+    def try_parameters(self, table: Dataset) -> None:
+        """Raises ConfigError for a parameter that only its library can refuse. A night calls this before it reads data;
+        the demands, which import no library, were met when the use case was read."""
 
     def fit_rows(self, job: Job) -> Fitted:
         """Learns from the job's rows and writes the fitted model into its folder.

@@ -24,6 +24,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 from sklearn.utils.validation import has_fit_parameter
 
 from ml.code import distributions_of
+from ml.data.dataset import Dataset
 from ml.data.statistics import categories, category_key
 from ml.declarations import Broken, twice
 from ml.errors import ConfigError, what_and_where
@@ -50,6 +51,7 @@ class ScikitLearn(Learner):
 
     served = ("scikit_learn",)
     code = ("ml/models/scikit_learn.py", "ml/models/encoding.py")
+    uses_gpu = False
 
     def __init__(
         self,
@@ -98,8 +100,8 @@ class ScikitLearn(Learner):
         from ml.serving.kinds.scikit_learn import Preparation, name_of, save
 
         job.require_every_class()
+        self.try_parameters(job.table)
         estimator = _configured(self.estimator, job)
-        self._saved(estimator, job.table.name)  # what cannot be saved is not fitted
         encoder = fit_encoder(job.table, job.statistics)
         preparation = Preparation(rows=self.rows, numbers=encoder.numbers, categories=self._most_frequent(job, encoder))
         if repeated := twice([*(n.column for n in encoder.numbers), *map(name_of, encoder.categories)]):
@@ -116,6 +118,10 @@ class ScikitLearn(Learner):
             trusted=self.trusted,
         )
         return Fitted(chosen={}, notes=notes)
+
+    def try_parameters(self, table: Dataset) -> None:
+        """Raises ConfigError if skops would not load the estimator: what cannot be saved is not fitted."""
+        self._saved(self.estimator, table.name)
 
     def _most_frequent(self, job: Job, encoder: Encoder) -> tuple[CategoryFeature, ...]:
         """The encoder's category features, each with its most frequent values alone."""
@@ -141,6 +147,8 @@ class ScikitLearn(Learner):
                 estimator.fit(X, y, **options)
         except (ValueError, TypeError) as error:
             rule = f"the estimator of {job.table.name} must learn from its rows"
+            if many := _too_many_values(self.estimator, X):
+                raise ConfigError(rule, many, "let `categories` be smaller") from error
             value = f"{type(_last_step(self.estimator)).__name__} raises {what_and_where(error)}"
             raise ConfigError(rule, value, f'read it with --debug, or try rows="{self._other_rows}"') from error
         return tuple(sorted({_in_our_words(warning) for warning in warned} - {""}))
@@ -166,6 +174,20 @@ class ScikitLearn(Learner):
             next_step = "let `derive` do what is your own, and name types of an installed library in `trusted`"
             raise ConfigError(rule, f"it has {', '.join(untrusted)}", next_step)
         return with_equal_bytes(data)
+
+
+def _too_many_values(estimator: BaseEstimator, X: Any) -> str | None:
+    """The category with more values than a part of the estimator takes, in words; None if there is none.
+
+    HistGradientBoosting takes `max_bins` of them, where the value for all others counts as one.
+    """
+    limits = [part.max_bins for part in _parts(estimator) if hasattr(part, "max_bins")]
+    levels = {name: X[name].nunique() for name in X.select_dtypes("category")} if isinstance(X, pd.DataFrame) else {}
+    most = max(levels, key=lambda name: levels[name], default=None)
+    if not limits or most is None or levels[most] <= min(limits):
+        return None
+    taken = f"it takes {min(limits)} values of a category (max_bins)"
+    return f"{taken}, and {most} has {levels[most]} with that of the others"
 
 
 def _shares(job: Job) -> tuple[float, ...]:

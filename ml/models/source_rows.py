@@ -19,6 +19,7 @@ from ml.serving.source import Side, Source
 
 MOST_BYTES = 20_000_000  # of a side table's Parquet file: every process that serves keeps its rows in memory
 TRIED_ROWS = 256
+ANSWER = "answer__"  # begins the names of the columns with answers in a proof
 MOST_TRIED = 300  # columns; with more than these that no model takes, each counts as needed
 NOT_AS_IN_A_NIGHT = "derive gives other values where it runs alone"
 
@@ -54,6 +55,8 @@ def rows_taken(use_case: Dataset, derive: Derive | None, why_not: str | None, sa
     if why_not:
         return Taken(raw_only=f"derive does not travel: {why_not}")
     rows = sample.rows
+    if taken := [name for name in map(str, rows.columns) if name.startswith(ANSWER)]:
+        return Taken(raw_only=f"the source has a column {taken[0]}, whose name is kept for proofs of answers")
     changed = changed_by(derive, rows, use_case.features, use_case.time_zone) if derive else []
     if changed:
         return Taken(raw_only=f"derive changes {changed[0]}, so rows with it may be those before derive or after")

@@ -14,12 +14,13 @@ from sklearn.linear_model import LogisticRegression
 
 from ml.data.cleaning import LABEL
 from ml.errors import ConfigError, RetrainError, StoreUnavailable, is_passing
+from ml.models.code import own_kinds
 from ml.models.handles import Step
 from ml.models.packaging import travelling
 from ml.models.protocol import Fitted, Job, Learner
 from ml.models.recipe import Recipe
 from ml.serving.columns import conform
-from ml.serving.model import PackagedModel, is_own_kind, load_served
+from ml.serving.model import PackagedModel, load_served
 from ml.serving.output import Output, sigmoid
 from ml.serving.own_code import NO_OWN_CODE, OwnCode
 from ml.serving.refusal import failure
@@ -106,7 +107,7 @@ def package(
     number, or if there are not as many as the target needs.
     """
     kind = use_case.model.served[0]
-    outputs = _outputs(kind, folder, threads, own, conform(held_out, use_case.features))
+    outputs = _outputs(use_case.model, folder, threads, own, conform(held_out, use_case.features))
     _refuse_other_outputs(use_case, outputs, len(held_out))
     return PackagedModel(
         columns=use_case.features,
@@ -120,15 +121,13 @@ def package(
     )
 
 
-def _outputs(kind: str, folder: Path, threads: int, own: OwnCode, typed: pd.DataFrame) -> Floats:
+def _outputs(learner: Learner, folder: Path, threads: int, own: OwnCode, typed: pd.DataFrame) -> Floats:
     """The outputs of the fitted model in the folder. Raises ConfigError if a company's own module cannot give them."""
-    is_own = is_own_kind(kind, own)
+    kind = learner.served[0]
     try:
-        if is_own and not hasattr(own.load(kind), "load"):
-            raise ConfigError(f"{kind} must define load(folder, threads)", "it does not", "define it")
         return load_served(kind, folder, threads, own).outputs(typed)
     except Exception as error:  # a company's own code; its message may quote a row
-        if not is_own or isinstance(error, RetrainError) or is_passing(error):
+        if kind not in own_kinds(learner) or isinstance(error, RetrainError) or is_passing(error):
             raise
         rule = f"{kind} must load what was fitted, and answer rows with it"
         raise ConfigError(rule, f"it {failure(error)}", "mend it, then run it again") from None

@@ -6,6 +6,7 @@ Declaring a learner imports no LightGBM.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -54,6 +55,7 @@ class Trees(Learner):
     libraries = ("lightgbm", "joblib", "threadpoolctl")  # it imports scikit-learn, which imports the other two
     needs = ("lightgbm",)
     step_name = "tree"
+    uses_gpu = False
     demands: ClassVar[Demands[Any, Any]] = (
         (
             "class_weight",
@@ -112,20 +114,36 @@ class Trees(Learner):
 
         job.require_every_class()
         _refuse_empty_samples(self, job)
+        self.try_parameters(job.table)
         features = fit_features(job.table, job.statistics)
-        parameters = self.parameters(job, features)
-        _refuse_values(self, job, parameters)
+        parameters = self.parameters(job.table, features.columns, job.seed, job.threads)
         growth = Growth(self, job, features, parameters)
         growth.run()
         save(job.folder, features, growth.text())
         return Fitted(chosen={"trees": growth.best}, steps=tuple(growth.steps), best=growth.best)
 
-    def parameters(self, job: Job, features: PlainFeatures) -> Parameters:
-        """What LightGBM is told, apart from the rows."""
-        kind = job.table.target.kind
+    def try_parameters(self, table: Dataset) -> None:
+        """Raises ConfigError for an option whose value LightGBM refuses. It is asked with rows that are made up, so
+        that what it says quotes no row."""
+        import lightgbm
+
+        x, y = np.arange(8.0)[:, None], np.arange(8.0) % max(2, len(table.target.classes))
+        asked = self.parameters(table, [*(self.monotone or ["x"])][:1], seed=0, threads=1)
+        try:
+            lightgbm.Booster(asked, lightgbm.Dataset(x, y, params=asked)).update()
+        except lightgbm.basic.LightGBMError as error:
+            said = WHERE.sub("", str(error).strip())
+            raise ConfigError(
+                f"the parameters of {table.name}'s trees must be values that LightGBM takes", f"it says '{said}'",
+                "change that one in `options`",
+            ) from None  # fmt: skip
+
+    def parameters(self, table: Dataset, columns: Iterable[str], seed: int, threads: int) -> Parameters:
+        """What LightGBM is told, apart from the rows. `columns` are those that its features are made of."""
+        kind = table.target.kind
         return {
             "objective": OBJECTIVES[kind],
-            **({"num_class": len(job.table.target.classes)} if kind == "multiclass" else {}),
+            **({"num_class": len(table.target.classes)} if kind == "multiclass" else {}),
             "learning_rate": self.learning_rate,
             "num_leaves": self.num_leaves,
             "min_data_in_leaf": self.min_child_samples,
@@ -133,19 +151,15 @@ class Trees(Learner):
             "bagging_freq": int(self.subsample < 1),
             "feature_fraction": self.colsample_bytree,
             "lambda_l2": self.reg_lambda,
-            **({"monotone_constraints": self._constraints(features)} if self.monotone else {}),
+            **({"monotone_constraints": [self.monotone.get(name, 0) for name in columns]} if self.monotone else {}),
             "data_random_seed": 1,  # LightGBM's default: of many rows it takes some to choose the bins of numbers
             **(self.options or {}),
-            "seed": job.seed % 2**31,
-            "num_threads": job.threads,
+            "seed": seed % 2**31,
+            "num_threads": threads,
             "metric": "none",
             "verbosity": -1,
             **REPEATABLE,
         }
-
-    def _constraints(self, features: PlainFeatures) -> list[int]:
-        """1, -1 or 0 for each feature."""
-        return [(self.monotone or {}).get(column, 0) for column in features.columns]
 
 
 def fit_features(table: Dataset, train: Statistics) -> PlainFeatures:
@@ -296,23 +310,6 @@ def _refuse_equal_labels(job: Job, y: Floats) -> None:
             f"its rounding moves one by {moved / std:.2g} standard deviations",
             "learn the difference from a constant, made by `derive`",
         )
-
-
-def _refuse_values(learner: Trees, job: Job, parameters: Parameters) -> None:
-    """Raises ConfigError for an option whose value LightGBM refuses. It is asked with rows that are made up, so that
-    what it says quotes no row."""
-    import lightgbm
-
-    x, y = np.arange(8.0)[:, None], np.arange(8.0) % max(2, len(job.table.target.classes))
-    asked = {**parameters, **({"monotone_constraints": [1]} if learner.monotone else {})}
-    try:
-        lightgbm.Booster(asked, lightgbm.Dataset(x, y, params=asked)).update()
-    except lightgbm.basic.LightGBMError as error:
-        said = WHERE.sub("", str(error).strip())
-        raise ConfigError(
-            f"the parameters of {job.table.name}'s trees must be values that LightGBM takes", f"it says '{said}'",
-            "change that one in `options`",
-        ) from None  # fmt: skip
 
 
 def _no_number(monotone: dict[str, Any] | None, table: Dataset) -> Broken:

@@ -19,6 +19,7 @@ from ml.storage.ledger import (
     NightEntry,
     OperatorEntry,
     TakeOverEntry,
+    closing_of,
     is_same,
     named,
     next_after,
@@ -48,12 +49,14 @@ def plan_promote(ledger: Ledger, version: int, reason: str) -> OperatorEntry:
 
 def plan_no(ledger: Ledger, version: int, reason: str) -> OperatorEntry:
     """The entry that answers the open question about this version with no. Raises UsageError if there is none."""
-    asking = _asking_about(ledger, _recorded(ledger, version))
+    model = _recorded(ledger, version)
+    asking = _asking_about(ledger, model)
     if asking is None:
+        closed = judged_since(ledger, model)
         asked = [str(version_of(night.candidate)) for night in open_questions(ledger.entries())]
         raise UsageError(
             "--no answers an open question about the version",
-            f"there is none about version {version}",
+            f"there is none about version {version}" + (f" ({closed})" if closed else ""),
             f"choose one of those asked about: {', '.join(asked)}" if asked else "nothing is to be done",
         )
     return _answer_of_operator(ledger, asking, promote=False, reason=reason)
@@ -217,6 +220,16 @@ def _answer_of_operator(ledger: Ledger, asking: NightEntry, *, promote: bool, re
     """The answer to the night's question by the user of this process. Raises UsageError for a bad reason."""
     _require_reason(reason)
     return _answer_entry(ledger.head(), asking, promote=promote, name=operator_name(), reason=reason)
+
+
+def judged_since(ledger: Ledger, model: Champion) -> str:
+    """Which later night closed the last question about this version, in words; "" if none did."""
+    entries = ledger.entries()
+    asked = [entry for entry in entries if isinstance(entry, NightEntry) and entry.asks]
+    about = [night for night in asked if is_same(night.candidate, model)]
+    closing = closing_of(entries, about[-1]) if about else None
+    is_night = isinstance(closing, NightEntry) and not closing.moves_champion
+    return f"entry {closing.seq} judged it again, {closing.decision}" if closing and is_night else ""
 
 
 def _asking_about(ledger: Ledger, model: Champion) -> NightEntry | None:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from ml.models.handles import Upload
 from ml.storage import paths
-from ml.storage.kept import words_of
+from ml.storage.kept import unseal, words_of
 from ml.storage.ledger import Ledger, open_questions
 from ml.storage.records import Champion, Identity
 from ml.storage.registry import Registry, Version
@@ -20,11 +21,13 @@ DAY_SECONDS = 86_400.0
 
 @dataclass(frozen=True, kw_only=True)
 class Garbage:
-    """One thing that may be deleted: what it is in words, its size in bytes, and the deletion."""
+    """One thing that may be deleted: what it is in words, its size in bytes, and the deletion. `run_id` is that of a
+    version."""
 
     what: str
     size: int
     delete: Callable[[], None]
+    run_id: str = ""
 
 
 def garbage(store: Store, registry: Registry | None, use_case: UseCase) -> Iterator[Garbage]:
@@ -32,9 +35,9 @@ def garbage(store: Store, registry: Registry | None, use_case: UseCase) -> Itera
 
     Without a registry, no version is among it.
     """
-    if registry is not None:
-        yield from _versions(store, registry, use_case)
-    yield from _stages(store, use_case)
+    versions = [] if registry is None else list(_versions(store, registry, use_case))
+    yield from versions
+    yield from _stages(store, use_case, {version.run_id for version in versions})
     yield from _partitions(store, use_case)
 
 
@@ -56,6 +59,7 @@ def _versions(store: Store, registry: Registry, use_case: UseCase) -> Iterator[G
                 what=f"version {version.number}, which never served",
                 size=sum(store.sizes(paths.run_artifacts(version.run_id)).values()),
                 delete=partial(_delete_unless_served, store, registry, use_case, version),
+                run_id=version.run_id,
             )
 
 
@@ -105,15 +109,31 @@ def _delete(store: Store, keys: list[str]) -> None:
         store.delete(key)
 
 
-def _stages(store: Store, use_case: UseCase) -> Iterator[Garbage]:
-    """Old results and files of stages, from which a night that was cut off could be resumed."""
+def _stages(store: Store, use_case: UseCase, gone: set[str]) -> Iterator[Garbage]:
+    """Old results and files of stages, from which a night that was cut off could be resumed. `gone` are the runs of
+    versions that are deleted too.
+
+    What made a version that stays is left: other gates can then judge it without training it again.
+    """
     old = store.sizes(paths.stages(use_case.name), use_case.retention.state_days * DAY_SECONDS)
+    needed = _made_a_version(store, use_case, gone)
+    old = {key: size for key, size in old.items() if not any(part in key for part in needed)}
     if old:
         yield Garbage(
             what=f"{len(old)} files of stages older than {use_case.retention.state_days} days",
             size=sum(old.values()),
             delete=partial(_delete, store, sorted(old)),
         )
+
+
+def _made_a_version(store: Store, use_case: UseCase, gone: set[str]) -> set[str]:
+    """Parts of the keys of what training and upload kept of versions whose files are there: some ten kilobytes each,
+    and the fitted model once more."""
+    keys = [key for key in store.keys(f"{paths.stages(use_case.name)}/upload") if key.endswith(".json")]
+    kept = zip(keys, store.get_many(keys), strict=True)
+    uploads = {key: upload for key, data in kept if (upload := unseal(Upload, key, data)) is not None}
+    there = {key: each for key, each in uploads.items() if each.run_id not in gone and store.keys(each.folder)}
+    return {*there, *(each.proof.key.split("/")[-2] for each in there.values())}
 
 
 def _partitions(store: Store, use_case: UseCase) -> Iterator[Garbage]:

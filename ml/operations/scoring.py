@@ -1,9 +1,8 @@
-"""A registered model applied to the rows of a file, and what a packaged model says about itself.
+"""A registered model applied to the rows of a file.
 
 A file that could be read in two ways, or whose columns do not fit the model, is refused.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -21,12 +20,12 @@ from ml.data.reading import (
     refuse_missing,
     refuse_other_columns,
 )
-from ml.errors import DataRejected, printable
+from ml.errors import ConfigError, DataRejected, UsageError, printable
+from ml.models.description import description, model_columns
 from ml.serving.columns import Column, conform, with_tuples
 from ml.serving.derived import rewritten
 from ml.serving.features import UNKNOWN, CategoryFeature
-from ml.serving.output import Output
-from ml.serving.rules import Rule, rule_from_dict
+from ml.serving.model import CONTRIBUTIONS
 from ml.serving.source import Side, Source
 from ml.settings import Settings
 from ml.storage import registry
@@ -39,7 +38,8 @@ class Scored:
 
     `answers` has one row for each row of the file, in its order. `keys` are the key columns that the file has, as they
     stand in it. `joins` says how many rows met each side table. `not_learnt` is column to the number of rows with a
-    category that the model has not learned.
+    category that the model has not learned. `contributions` say what each column adds to each answer, if they were
+    asked for.
     """
 
     answers: pd.DataFrame
@@ -47,32 +47,73 @@ class Scored:
     ignored_columns: list[str]
     joins: dict[str, JoinCounts]
     not_learnt: dict[str, int]
+    contributions: pd.DataFrame | None = None
 
 
-def score_file(settings: Settings, use_case: UseCase, model_folder: Path, file: Path) -> Scored:
-    """The model's answers to the rows of a file.
+def score_file(
+    settings: Settings, use_case: UseCase, model_folder: Path, file: Path, *, explain: bool = False
+) -> Scored:
+    """The model's answers to the rows of a file. To `explain` them is to say what each column adds.
 
     The file has raw rows, with all columns that the model takes, or rows of the use case's source. These are derived
     and joined by the version itself. What it does not have is taken from the use case of today: side tables with days,
-    or all of it if the version takes raw rows only. Raises DataRejected if the file cannot be read, if its rows may be
-    either, or if a column is missing or of another type.
+    or all of it if the version takes raw rows only. Columns have the types that the version knows them by, and times
+    its time zone, whatever is declared today. Raises DataRejected if the file cannot be read, if its rows may be
+    either, or if a column is missing or of another type; UsageError if the model cannot explain its answers.
     """
     columns, model = model_columns(model_folder), registry.load_model(model_folder)
+    if explain:
+        _refuse_unexplained(model, model_folder)
+    table = _as_the_version_knows_it(use_case, model_folder)
     try:
-        declared = Declared.of(use_case, use_case.source)
-        rows, keys = read_with_columns_as_written(file, declared, use_case.key)
-        source = model.get_raw_model().source if _contents(model_folder).get("source") else None
-        whole = _raw_rows(settings, use_case, source, rows, columns)
-        refuse_other_columns(use_case, whole.rows, columns)
+        rows, keys = read_with_columns_as_written(file, Declared.of(table, table.source), table.key)
+        source = model.get_raw_model().source if description(model_folder).get("source") else None
+        whole = _raw_rows(settings, table, source, rows, columns)
+        refuse_other_columns(table, whole.rows, columns)
     except UnusablePartition as error:
         raise DataRejected(
             "a file to score has the columns of a raw row", str(error), "mend the file and score again"
         ) from error
     names = {column.name for column in columns}
     ignored = [printable(str(name)) for name in rows.columns if name not in names and name not in keys]
-    typed = conform(whole.rows, columns, use_case.time_zone)
-    answers = model.predict(typed)
-    return Scored(answers, keys, ignored, whole.joins, _not_learnt(model_folder, typed))
+    typed = conform(whole.rows, columns, table.time_zone)
+    answers = registry.predict_raw(model, typed)
+    told = registry.predict_raw(model, typed, answer=CONTRIBUTIONS).drop(columns="broken_rule") if explain else None
+    _refuse_names_of_answers(use_case, keys, [*answers, *([] if told is None else told)])
+    return Scored(answers, keys, ignored, whole.joins, _not_learnt(model_folder, typed), told)
+
+
+def _as_the_version_knows_it(use_case: UseCase, model_folder: Path) -> Table:
+    """The use case with the version's own columns and time zone; other columns are as they are declared today. What is
+    sensitive today stays so."""
+    contents = description(model_folder)
+    stored = [*(contents.get("source") or {"columns": []})["columns"], *contents["columns"]]
+    own = {each["name"]: Column(**with_tuples(each)) for each in stored}
+    today = {column.name: column for column in use_case.columns}
+    secret = {name for name, column in today.items() if column.sensitive}
+    columns = (replace(each, sensitive=each.sensitive or name in secret) for name, each in (today | own).items())
+    table = Table(**{field.name: getattr(use_case, field.name) for field in fields(Table)})
+    return replace(table, columns=tuple(columns), time_zone=contents.get("time_zone", use_case.time_zone))
+
+
+def _refuse_unexplained(model: Any, model_folder: Path) -> None:
+    """Raises UsageError for a version of a kind that cannot say what each column adds."""
+    kind = description(model_folder).get("kind", "network")  # all that were registered before 2026-11-28
+    if kind == "network" or not hasattr(model.get_raw_model().served, "contributions"):
+        raise UsageError(
+            "--explain needs a kind of model that tells what each column adds to an answer",
+            f"the kind {kind} does not",
+            "leave --explain out, or learn with Trees",
+        )
+
+
+def _refuse_names_of_answers(use_case: UseCase, keys: pd.DataFrame, names: list[str]) -> None:
+    """Raises ConfigError for a key column that has the name of an answer of this version. Today's classes are looked at
+    when the use case is read; a version may have had others."""
+    twice = [name for name in keys if name in names]
+    if twice:
+        rule = f"key of {use_case.name} must not name an answer of the version"
+        raise ConfigError(rule, f"{twice[0]} is one", "rename the column")
 
 
 def _not_learnt(model_folder: Path, typed: pd.DataFrame) -> dict[str, int]:
@@ -87,7 +128,7 @@ def _not_learnt(model_folder: Path, typed: pd.DataFrame) -> dict[str, int]:
 
 def _learnt(model_folder: Path) -> dict[str, tuple[str, ...]]:
     """The values that the model has learnt, by category column."""
-    contents = _contents(model_folder)
+    contents = description(model_folder)
     if "vocabulary" in contents:
         return {name: tuple(values) for name, values in contents["vocabulary"].items()}
     older = contents["categories"]  # of a model that was registered before 2026-11-28
@@ -95,31 +136,26 @@ def _learnt(model_folder: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _raw_rows(
-    settings: Settings, use_case: UseCase, source: Source | None, rows: pd.DataFrame, columns: tuple[Column, ...]
+    settings: Settings, table: Table, source: Source | None, rows: pd.DataFrame, columns: tuple[Column, ...]
 ) -> Joined:
     """The rows with all columns that the model takes. Raises DataRejected if they may be read in two ways."""
     if not {column.name for column in columns} <= set(rows.columns):
-        return (
-            complete_by_day(settings, use_case, rows)
-            if source is None
-            else _completed(settings, use_case, source, rows)
-        )
-    derive = use_case.derive if source is None else source.derive
-    if changed := rewritten(derive, rows, columns, use_case.time_zone):
+        return complete_by_day(settings, table, rows) if source is None else _completed(settings, table, source, rows)
+    derive = table.derive if source is None else source.derive
+    if changed := rewritten(derive, rows, columns, table.time_zone):
         raise DataRejected(
             "a file to score must be read in one way",
-            f"derive of {use_case.name} reads and changes {changed}, so its rows may be those before or after",
+            f"derive of {table.name} reads and changes {changed}, so its rows may be those before or after",
             "let derive give what it computes a name of its own",
         )
     return Joined(rows, {})
 
 
-def _completed(settings: Settings, use_case: UseCase, source: Source, rows: pd.DataFrame) -> Joined:
+def _completed(settings: Settings, table: Table, source: Source, rows: pd.DataFrame) -> Joined:
     """Rows of the source as raw rows, by what the version has, and by today's side tables where it has none."""
     if not any(name in rows.columns for name in source.joined):
-        table = Table(**{field.name: getattr(use_case, field.name) for field in fields(Table)})
         sides = {side.name: side for side in source.sides}
-        of_version = replace(table, derive=source.derive, side_tables=_side_tables(use_case, sides))
+        of_version = replace(table, derive=source.derive, side_tables=_side_tables(table, sides))
         own_rows = {name: side.rows for name, side in sides.items()}
         return complete_by_day(settings, of_version, source.with_blank(rows), own_rows)
     refuse_missing(rows, tuple(source.missing(rows)))
@@ -127,7 +163,7 @@ def _completed(settings: Settings, use_case: UseCase, source: Source, rows: pd.D
     return Joined(whole, {name: JoinCounts(rows=len(rows), **asdict(met)) for name, met in counts.items()})
 
 
-def _side_tables(use_case: UseCase, sides: Mapping[str, Side]) -> tuple[SideTable, ...]:
+def _side_tables(use_case: Table, sides: Mapping[str, Side]) -> tuple[SideTable, ...]:
     """Today's side tables, with those that the version has as they are declared there."""
     today = {table.name: table for table in use_case.side_tables}
     gone = {name: SideTable(name=name, source=use_case.source, on=(), take=()) for name in sides if name not in today}
@@ -135,30 +171,3 @@ def _side_tables(use_case: UseCase, sides: Mapping[str, Side]) -> tuple[SideTabl
         replace(table, on=sides[name].on, take=sides[name].take) if name in sides else table
         for name, table in (today | gone).items()
     )
-
-
-def model_columns(model_folder: Path) -> tuple[Column, ...]:
-    """The raw columns that a packaged model takes."""
-    return tuple(Column(**with_tuples(fields)) for fields in _contents(model_folder)["columns"])
-
-
-def model_rules(model_folder: Path) -> tuple[Rule, ...]:
-    """The rules by which a packaged model refuses a row."""
-    return tuple(rule_from_dict(fields) for fields in _contents(model_folder)["rules"])
-
-
-def model_output(model_folder: Path) -> Output:
-    """How a packaged model's outputs become answers."""
-    return Output(**with_tuples(_contents(model_folder)["output"]))
-
-
-def model_threshold(model_folder: Path) -> float | None:
-    """The probability from which a model of two classes answers the second class; None for any other model."""
-    output = model_output(model_folder)
-    return float(output.threshold) if output.kind == "binary" else None
-
-
-def _contents(model_folder: Path) -> dict[str, Any]:
-    """The model's description of itself."""
-    contents: dict[str, Any] = json.loads((model_folder / "data" / "model" / "model.json").read_text(encoding="utf-8"))
-    return contents

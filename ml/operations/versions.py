@@ -81,7 +81,8 @@ def register_again(registry: Registry, lost: Recorded) -> int:
     Its run is made again too if MLflow lost it. Tags and description are written even if MLflow has the version:
     somebody may have removed the tag by which it is recognized.
     """
-    night, version, tags = lost.night, lost.version, _tags(lost)
+    night, version = lost.night, lost.version
+    tags = {**_tags(lost), **registry.takes(version.run_id)}
     run_name, run_tags = f"{night.use_case} {night.as_of}", {"as_of": str(night.as_of)}
     registry.run_id(lost.key, run_name, run_tags, known=version.run_id)
     number = registry.register(version.run_id, lost.key, tags, above=version.version - 1)

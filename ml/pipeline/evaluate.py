@@ -6,6 +6,7 @@ compared is named with the reason. A candidate that does not answer every test r
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar, get_args
 
@@ -21,12 +22,12 @@ from ml.evaluation.code import JUDGING
 from ml.evaluation.decision import comparability, decide, is_open
 from ml.evaluation.gates import ALLOWING, BetterThanRule, Difference, Evidence, Gate
 from ml.evaluation.handles import Evaluations, Judgement, LearntConstant, Verdict, VerdictName
-from ml.evaluation.judging import NoAnswer, answer_table, baselines, judge_all, model_answers
+from ml.evaluation.judging import NoAnswer, Predict, answer_table, baselines, judge_all, model_answers
 from ml.evaluation.promise import Promise, promise_of
 from ml.evaluation.served import sums_by_day
 from ml.metrics.scores import PROBABILITY_SCORES, Answers
+from ml.models.description import model_columns
 from ml.models.handles import Upload
-from ml.operations.scoring import model_columns
 from ml.pipeline.site import Site, resume
 from ml.pipeline.upload import fetch
 from ml.serving.columns import Column
@@ -74,7 +75,7 @@ def _evaluate(
     answers["candidate"] = _candidates_answers(site, upload, test)
     descriptions = {who: rule.description for who, rule in simple_rules.items()} | {"candidate": "tonight's model"}
     absent, incomparable = _compare_opponents(site, split, opponents, test, answers, descriptions)
-    judged = judge_all(site.use_case, test, split.test_digest, answers, descriptions, named_scores(site.use_case))
+    judged = judge_all(site.use_case, test, answers, descriptions, named_scores(site.use_case))
     evidence = replace(judged.evidence, not_applicable=absent, not_comparable=incomparable)
     table = to_parquet(answer_table(test, answers["candidate"]))
     constant = simple_rules["constant"]
@@ -125,7 +126,12 @@ def _candidates_answers(site: Site, upload: Upload, test: pd.DataFrame) -> Answe
 
 def _answers(site: Site, model_folder: Path, test: pd.DataFrame) -> Answers:
     """The packaged model's answers to the test rows. Raises NoAnswer if it can never answer them."""
-    return _told(lambda: model_answers(site.use_case, registry.load_model(model_folder).predict, test))
+    return _told(lambda: model_answers(site.use_case, _predict_of(model_folder), test))
+
+
+def _predict_of(model_folder: Path) -> Predict:
+    """The function by which the packaged model answers raw rows."""
+    return partial(registry.predict_raw, registry.load_model(model_folder))
 
 
 def _told(run: Callable[[], R]) -> R:
@@ -189,7 +195,7 @@ def opened_version(site: Site, model: Registered) -> Callable[[pd.DataFrame], An
         columns = model_columns(folder)
     except (KeyError, TypeError, ValueError) as error:
         raise NoAnswer(f"its description cannot be read ({what_and_where(error)})") from error
-    predict = _told(lambda: registry.load_model(folder).predict)
+    predict = _told(lambda: _predict_of(folder))
 
     def answers(rows: pd.DataFrame) -> Answers:
         reason = _why_columns_differ(site, columns, rows)
@@ -267,4 +273,4 @@ def _proved_better(site: Site, evidence: Evidence) -> bool:
     """Whether the whole interval of the difference says that the candidate is better than the champion. A candidate
     that is promoted then becomes the reference too."""
     pair = evidence.pairs.get("champion")
-    return pair is not None and Difference.of(pair, site.use_case.metric, evidence.seed).low > 0
+    return pair is not None and Difference.of(pair, site.use_case.metric).low > 0

@@ -58,7 +58,7 @@ def open_night(
         code_digest=site.code,
         judging_digest=site.judging,
         instructions=machine.instructions,
-        device=machine.device,
+        device=site.use_case.model.device_on(machine.device),
         threads=site.settings.threads,
         dated=site.use_case.dated or site.use_case.known_at_column is not None,
     )

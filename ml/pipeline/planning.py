@@ -70,5 +70,5 @@ def _world(site: Site, *, driving: bool) -> World:
 
 
 def _code(site: Site) -> str:
-    """A digest of the use case and of all code that runs it."""
-    return digest_value([site.digest, site.code, site.judging])
+    """A digest of what its nights would learn and judge by: the same that the keys of their runs hold."""
+    return digest_value([site.training, site.code, site.judging])

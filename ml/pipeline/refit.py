@@ -25,8 +25,8 @@ from ml.evaluation.handles import Evaluations, Judgement
 from ml.evaluation.judging import NoAnswer, model_answers
 from ml.evaluation.twin import why_broken
 from ml.metrics.scores import Answers
+from ml.models.description import model_output
 from ml.models.handles import Fit, Refitted, Upload
-from ml.operations.scoring import model_output
 from ml.operations.versions import highest_number, refit_tags
 from ml.pipeline.site import Site, resume
 from ml.pipeline.train import Lesson, fit_lesson, require_same_code_and_machine

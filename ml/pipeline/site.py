@@ -62,17 +62,9 @@ class Site:
         return CleanedReader(self.settings, self.store, self.use_case, self.rules, cleaned)
 
     @property
-    def digest(self) -> str:
-        """A digest of the use case and of all its rules, those of its suite file too."""
-        return self._with_rules(self.use_case.digest)
-
-    @property
     def training(self) -> str:
         """A digest of what the use case says about its data and its model, and of all its rules."""
-        return self._with_rules(self.use_case.training_digest)
-
-    def _with_rules(self, digest: str) -> str:
-        return digest_value([digest, [rule_to_dict(rule) for rule in self.rules]])
+        return digest_value([self.use_case.training_digest, [rule_to_dict(rule) for rule in self.rules]])
 
     @property
     def code(self) -> str:

@@ -124,7 +124,8 @@ def require_same_code_and_machine(site: Site, night: Night) -> None:
     """
     require_unchanged()
     machine = this_machine(site.settings.home)
-    if (machine.device, machine.instructions) != (night.device, night.instructions):
+    device = site.use_case.model.device_on(machine.device)
+    if (device, machine.instructions) != (night.device, night.instructions):
         raise ConfigError(
-            "a machine stays as it is during a night", f"torch now says {machine.device}", "run the same command again"
+            "a machine stays as it is during a night", f"torch now says {device}", "run the same command again"
         )

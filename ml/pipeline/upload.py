@@ -73,7 +73,9 @@ def _upload(site: Site, night: Night, shipment: Shipment, cleaned: Cleaned) -> U
         own = own_code(site, derives=taken.source is not None)
         model = packaged(site, night, shipment.fit, Path(scratch) / "fitted", held_out, own, shipment.output)
         model.source, model.raw_only = taken.source, taken.raw_only
-        packaging.write_model(model, site.use_case.model, Path(scratch) / "model")
+        loaded = (site.loaded.serving, site.loaded.deriving) if own.derive else (site.loaded.serving,)
+        libraries = {library for code in loaded for library in code.libraries}
+        packaging.write_model(model, site.use_case.model, Path(scratch) / "model", libraries=libraries)
         if recorded:
             _refuse_other_bytes(recorded, Path(scratch) / "model")
         files = packaging.upload_folder(site.store, Path(scratch) / "model", paths.model_folder(run_id))

@@ -73,7 +73,7 @@ def champion_then(document: Document) -> str:
 def serving_sentence(served: Document | None) -> str:
     """Which version serves, and up to which day it learnt; "" for a night from before refits, or without champion.
 
-    `served` is the part `serves` of a night's document.
+    `served` is the part `serves` of a night's document, as `served_document` makes it.
     """
     if served is None:
         return ""
@@ -83,9 +83,21 @@ def serving_sentence(served: Document | None) -> str:
 
 
 def refit_sentence(document: Document) -> str:
-    """Why the refit of the night was refused; "" if it was not, or if there was none."""
-    refused = (document.get("refit") or {}).get("refused")
-    return f"The refit is refused, and the judged model serves: {refused}." if refused else ""
+    """What became of the night's refit if it does not serve: it was refused, or waits for an answer; else ""."""
+    refit = document.get("refit")
+    if refit is None:
+        return ""
+    if refit["refused"]:
+        serves = "would serve" if document["asks"] else "serves"
+        return f"The refit is refused, and the judged model {serves}: {refit['refused']}."
+    if document["asks"]:
+        return f"If the answer is yes, version {refit['version']} serves, the refit of version {document['version']}."
+    return ""
+
+
+def serving_words(document: Document) -> str:
+    """What serves after the night and, if it has a refit that does not, why."""
+    return " ".join(filter(None, (refit_sentence(document), serving_sentence(document.get("serves")))))
 
 
 def way_out(document: Document) -> str:

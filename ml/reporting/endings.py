@@ -83,10 +83,14 @@ def _reason(entry: NightEntry, answer: AnyEntry | None) -> str:
 
 
 def answer_sentence(answer: AnyEntry) -> str:
-    """What closed a night's question: who answered what and when, or which other choice of the champion it was."""
+    """What closed a night's question: who answered what and when, which other choice of the champion it was, or which
+    later night judged the version again."""
     when, why = f"{answer.at[:16].replace('T', ' ')} UTC", answer.reason.rstrip(".")
     if isinstance(answer, OperatorEntry) and answer.answers is not None:
         return f"{answer.by} answered on {when} (entry {answer.seq}): {why}."
+    if isinstance(answer, NightEntry) and not answer.moves_champion:
+        judged = f"which judged version {version_of(answer.candidate)} again, {answer.decision}"
+        return f"The question was closed on {when} by entry {answer.seq}, {judged}: {why}."
     chosen = f"{answer.decision} of version {version_of(answer.champion)} by {answer.by}"
     return f"The question was closed on {when} by entry {answer.seq}, {chosen}: {why}."
 
@@ -114,7 +118,7 @@ def moved_by_hand(entries: Sequence[AnyEntry]) -> str | None:
         return None
     deed = {"ROLLBACK": "rolled back to it", "OPERATOR_PROMOTE": "promoted it"}[move.decision]
     why = f"entry {move.seq}: {move.reason.rstrip('.')}"
-    return f"version {move.champion.version} serves: {move.by} {deed} on {move.at[:10]} ({why})."
+    return f"version {move.champion.served.version} serves: {move.by} {deed} on {move.at[:10]} ({why})."
 
 
 def taken_over(entries: Sequence[AnyEntry]) -> str | None:

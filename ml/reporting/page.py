@@ -11,15 +11,14 @@ from ml.reporting.data_section import data_sentences
 from ml.reporting.decision_section import (
     champion_then,
     headline,
-    refit_sentence,
-    serving_sentence,
+    serving_words,
     verdict_list,
     way_out,
 )
 from ml.reporting.document import Document
 from ml.reporting.escaping import on_a_page
-from ml.reporting.fit_section import fit_sentence
-from ml.reporting.score_section import comparison_sentence, score_table, scored
+from ml.reporting.fit_section import fit_sentence, refit_fit_sentence
+from ml.reporting.score_section import comparison_sentence, resolution_sentence, score_table, scored
 from ml.reporting.served_section import served_lines
 
 
@@ -50,7 +49,7 @@ def markdown(document: Document) -> str:
         "",
         f"**{document['decision']}.** {document['reason']}",
         "",
-        _champion_line(document),
+        f"{champion_then(document)} {serving_words(document)}".rstrip(),
         *([way_out(document)] if way_out(document) else []),
     ]
     for section in SECTIONS:
@@ -59,18 +58,15 @@ def markdown(document: Document) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _champion_line(document: Document) -> str:
-    """Who was champion after the night, which version served, up to which day it learnt, and why no refit did."""
-    sentences = champion_then(document), refit_sentence(document), serving_sentence(document.get("serves"))
-    return " ".join(filter(None, sentences))
-
-
 def _score_lines(document: Document) -> list[str]:
     return [*score_table(document), "", comparison_sentence(document)] if scored(document) else []
 
 
 def _gate_lines(document: Document) -> list[str]:
-    return verdict_list(document) if scored(document) else []
+    if not scored(document):
+        return []
+    resolution = resolution_sentence(document)
+    return [*verdict_list(document), *(["", resolution] if resolution else [])]
 
 
 def _data_lines(document: Document) -> list[str]:
@@ -78,7 +74,7 @@ def _data_lines(document: Document) -> list[str]:
 
 
 def _fit_lines(document: Document) -> list[str]:
-    return [sentence] if (sentence := fit_sentence(document)) else []
+    return [sentence for sentence in (fit_sentence(document), refit_fit_sentence(document)) if sentence]
 
 
 def _cost_lines(document: Document) -> list[str]:

@@ -16,5 +16,6 @@ def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> "Pack
     from .model import PackagedModel  # the other modules here are imported without it
 
     model = PackagedModel.load(Path(path))
-    model.answer = (model_config or {}).get("answer", model.answer)
+    chosen = model_config or {}
+    model.answer, model.rows = chosen.get("answer", model.answer), chosen.get("rows", model.rows)
     return model

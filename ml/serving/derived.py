@@ -29,6 +29,8 @@ def derived(derive: Derive | None, rows: pd.DataFrame, telling: Iterable[str] = 
     """
     if derive is None:
         return rows
+    if ROW in rows.columns:
+        raise UnusableRows(f"the source has a column {ROW}, where derive gets the numbers of rows (rename it)")
     try:
         result = derive(numbered(rows))
     except MemoryError:

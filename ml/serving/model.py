@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from .columns import Column, conform, with_tuples, wrong_type
-from .output import Output, probabilities, values
+from .output import BASE, Output, contribution_names, probabilities, values
 from .own_code import NO_OWN_CODE, OwnCode
 from .refusal import UnusableRows, refusal
 from .rules import Rule, first_broken, rule_from_dict, rule_to_dict
@@ -21,7 +21,9 @@ from .source import Source
 FORMAT = 2
 KIND = "kind"  # the folder with the files of the fitted model
 ALL, LABEL, PROBABILITY, CONTRIBUTIONS = ANSWER_FORMS = ("all", "label", "probability", "contributions")
+EITHER, RAW, OF_SOURCE = ROW_FORMS = ("either", "raw", "source")
 OWN = "own"  # the folder of a version's code with a company's own modules
+ADDS_UP = 1e-6  # of the output, or of 1 if that is more: how far the sum of contributions may lie from it
 
 
 class Served(Protocol):
@@ -39,16 +41,12 @@ class Served(Protocol):
 
 
 def load_served(kind: str, folder: Path, threads: int, own: OwnCode = NO_OWN_CODE) -> Served:
-    """The fitted model in the folder, loaded by the module `kind` of `kinds/`, or of the company's own."""
-    module = own.load(kind) if is_own_kind(kind, own) else import_module(f".kinds.{kind}", __package__)
+    """The fitted model in the folder, loaded by the module `kind` of `kinds/`, or else of the company's own, of which
+    `derive` may import one with the name of one of `kinds/`."""
+    is_ours = (Path(__file__).parent / "kinds" / f"{kind}.py").is_file()
+    module = import_module(f".kinds.{kind}", __package__) if is_ours else own.load(kind)
     served: Served = module.load(folder, threads)
     return served
-
-
-def is_own_kind(kind: str, own: OwnCode) -> bool:
-    """Whether a company's own module loads this kind of model, and not one of `kinds/`. A company's `derive` may import
-    a module of its own that has the name of one of `kinds/`."""
-    return kind in own.modules and not (Path(__file__).parent / "kinds" / f"{kind}.py").is_file()
 
 
 class PackagedModel:
@@ -75,7 +73,7 @@ class PackagedModel:
     ) -> None:
         self.columns, self.rules, self.kind, self.folder = columns, rules, kind, folder
         self.output, self.threads, self.time_zone, self.own = output, threads, time_zone, own
-        self.source, self.raw_only, self.answer = source, raw_only, ALL
+        self.source, self.raw_only, self.answer, self.rows = source, raw_only, ALL, EITHER
         self.served = load_served(kind, folder, threads, own)
 
     def get_raw_model(self) -> "PackagedModel":
@@ -83,49 +81,68 @@ class PackagedModel:
         return self
 
     def predict(self, rows: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame | NDArray[Any]:
-        """One answer a row, in the same order. `answer` in `params` says which, one of ANSWER_FORMS; otherwise the
-        model's own `answer` does, which whoever loads the model may choose.
+        """One answer a row, in the same order. `answer` in `params` says which, one of ANSWER_FORMS, and `rows` says
+        what the rows are, one of ROW_FORMS. Without them the model's own `answer` and `rows` count, which whoever loads
+        the model may choose.
 
-        Rows that have all of the model's columns are raw rows. Other rows are rows of the source, if the model takes
-        these. Raises ValueError where a column is missing or has another type; extra columns are ignored.
+        If the rows may be either, those that have all of the model's columns are raw rows. Other rows are rows of the
+        source, if the model takes these. Raises ValueError where a column is missing or has another type; extra columns
+        are ignored.
         """
-        answer = (params or {}).get("answer") or self.answer
-        if answer not in ANSWER_FORMS:
-            raise refusal(f"answer must be one of {', '.join(ANSWER_FORMS)}, but it is {str(answer)[:40]!r}")
+        answer = _choice("answer", ANSWER_FORMS, (params or {}).get("answer") or self.answer)
+        form = _choice("rows", ROW_FORMS, (params or {}).get("rows") or self.rows)
         if answer == CONTRIBUTIONS:
-            return self.contributions(rows)
-        answers = self.answers(rows)
+            return self.contributions(rows, form)
+        answers = self.answers(rows, form)
         if answer == LABEL:
             return answers["prediction"].to_numpy()
         return answers if answer == ALL else self._plain_probabilities(answers)
 
-    def answers(self, rows: pd.DataFrame) -> pd.DataFrame:
+    def answers(self, rows: pd.DataFrame, form: str = EITHER) -> pd.DataFrame:
         """All that the model answers, under the rows' index.
 
         Columns: `prediction` (class name, or the value), `probability` (binary: of the second class) or
         `probability_<class>` (multiclass), and `broken_rule`: the rule that a row breaks, its answers being null.
         """
-        typed, broken = self._typed(rows)
+        typed, broken = self._typed(rows, form)
         return _unless_broken(self._of_outputs(self.served.outputs(typed), rows.index), broken)
 
-    def contributions(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """What each column adds to the output of each row, under the rows' index; of more classes to each one's output,
-        in columns like `<class>: <column>`. Raises ValueError for a kind of model that cannot say it."""
-        typed, broken = self._typed(rows)
-        served: Any = self.served
-        if not hasattr(served, "contributions"):
-            raise refusal("answer must be one that this kind of model has, but it cannot tell contributions")
-        if self.output.kind != "multiclass":
-            return _unless_broken(served.contributions(typed).set_axis(rows.index), broken)
-        of_class = (
-            served.contributions(typed, output).add_prefix(f"{name}: ")
-            for output, name in enumerate(self.output.classes)
-        )
-        return _unless_broken(pd.concat(of_class, axis=1).set_axis(rows.index), broken)
+    def contributions(self, rows: pd.DataFrame, form: str = EITHER) -> pd.DataFrame:
+        """What each column adds to the output of each row, under the rows' index, and the output without any column.
 
-    def _typed(self, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
+        Columns are `contribution_<column>` and `contribution_base`; of more classes, for each one's output,
+        `contribution_<class>_<column>`. They add up to the output, before calibration, within ADDS_UP. Raises
+        ValueError for a kind of model that cannot say it.
+        """
+        typed, broken = self._typed(rows, form)
+        if not hasattr(self.served, "contributions"):
+            words = (
+                f"answer must be one that this kind of model has, but the kind {self.kind} cannot tell contributions"
+            )
+            raise refusal(words)
+        outputs = self.served.outputs(typed)
+        of_outputs = [self._added_up(typed, place, output) for place, output in enumerate(outputs.T)]
+        names = contribution_names(self.output.kind, self.output.classes, of_outputs[0].columns[:-1])
+        told = pd.concat(of_outputs, axis=1).set_axis(names, axis=1)
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise refusal(f"each contribution must have a name of its own, but {twice} are there twice")
+        return _unless_broken(told.set_axis(rows.index), broken)
+
+    def _added_up(self, typed: pd.DataFrame, place: int, output: NDArray[np.float64]) -> pd.DataFrame:
+        """The contributions to one of the outputs, with its base last. Raises ValueError if they do not add up to
+        it."""
+        served: Any = self.served
+        told: pd.DataFrame = served.contributions(typed, place)
+        whole = pd.concat([told, pd.Series(served.base_values[place], told.index, name=BASE)], axis=1)
+        away = np.abs(whole.to_numpy(np.float64).sum(axis=1) - output)
+        if not (away <= ADDS_UP * np.maximum(1, np.abs(output))).all():
+            raise refusal("contributions must add up to the output, but those of this kind of model do not")
+        return whole
+
+    def _typed(self, rows: pd.DataFrame, form: str) -> tuple[pd.DataFrame, pd.Series]:
         """The rows as the model computes with them, and which rule each one breaks."""
-        raw = self._raw_rows(rows)
+        raw = self._raw_rows(rows, form)
         self._refuse_other_columns(raw)
         typed = conform(raw, self.columns, self.time_zone)
         return typed, first_broken(self.rules, typed)
@@ -140,28 +157,33 @@ class PackagedModel:
             list(self.output.classes), axis=1
         )
 
-    def _raw_rows(self, rows: pd.DataFrame) -> pd.DataFrame:
+    def _raw_rows(self, rows: pd.DataFrame, form: str) -> pd.DataFrame:
         """The rows as raw rows. Raises ValueError where that cannot be, or where they may be read in two ways."""
-        missing = [column.name for column in self.columns if column.name not in rows.columns]
-        if self.source is None:
+        if form == OF_SOURCE and self.source is None and self.raw_only:
+            raise refusal(f"rows must be raw rows, as the model takes no rows of the source ({self.raw_only})")
+        if form == RAW or self.source is None:
             return rows
+        absent = [column.name for column in self.columns if column.name not in rows.columns]
         lacking = self.source.missing(rows)
-        if missing and lacking:
+        if absent and lacking:
             raise refusal(
-                f"rows must have the columns that the model was trained on, but {missing} are missing; as rows of the "
+                f"rows must have the columns that the model was trained on, but {absent} are missing; as rows of the "
                 f"source they lack {lacking}"
             )
+        if lacking and form == OF_SOURCE:
+            raise refusal(f"rows of the source must have the columns that the model needs, but {lacking} are missing")
         _refuse_twice(rows, [*self.source.known, *self.source.joined])
-        if missing and not len(rows):  # of which a derive need not make anything
-            return rows.assign(**dict.fromkeys(missing, np.nan))
+        if absent and not len(rows):  # of which a derive need not make anything
+            return rows.assign(**dict.fromkeys(absent, np.nan))
         try:
-            if missing:
+            if absent or form == OF_SOURCE:
                 return self.source.completed(rows)[0]
         except UnusableRows as error:
             raise refusal(str(error)) from None
         changed = None if lacking else self.source.rewritten(rows, self.columns)
         if changed:
-            raise refusal(f"rows must be read in one way, but derive changes {changed}: they may be before it or after")
+            words = f"rows must be read in one way, but derive changes {changed}: they may be before it or after"
+            raise refusal(f"{words} (say rows='raw' or rows='source')")
         return rows
 
     def _refuse_other_columns(self, rows: pd.DataFrame) -> None:
@@ -222,6 +244,13 @@ class PackagedModel:
             source=None if source is None else Source.load(source, folder, own),
             raw_only=contents["raw_only"],
         )
+
+
+def _choice(name: str, known: tuple[str, ...], value: Any) -> str:
+    """The value of a parameter of `predict`. Raises ValueError for one that is not known."""
+    if value not in known:
+        raise refusal(f"{name} must be one of {', '.join(known)}, but it is {str(value)[:40]!r}")
+    return str(value)
 
 
 def _unless_broken(answers: pd.DataFrame, broken: pd.Series) -> pd.DataFrame:

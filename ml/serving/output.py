@@ -1,5 +1,6 @@
 """How a model's outputs become probabilities and values; numpy only."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -7,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 TaskKind = Literal["binary", "multiclass", "regression"]
+BASE = "base"  # in names of contributions: the output without what any column adds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +25,18 @@ class Output:
     slope: float = 1.0
     offset: float = 0.0
     log: bool = False
+
+
+def answer_names(kind: TaskKind, classes: Iterable[str]) -> list[str]:
+    """The columns of a model's answers, in their order."""
+    shares = {"binary": ["probability"], "multiclass": [f"probability_{name}" for name in classes], "regression": []}
+    return ["prediction", *shares[kind], "broken_rule"]
+
+
+def contribution_names(kind: TaskKind, classes: Iterable[str], columns: Iterable[str]) -> list[str]:
+    """The columns of contributions: for each output those of the model's columns, and that of the base value."""
+    outputs = [f"{name}_" for name in classes] if kind == "multiclass" else [""]
+    return [f"contribution_{output}{name}" for output in outputs for name in (*columns, BASE)]
 
 
 def probabilities(output: Output, outputs: NDArray[np.float64]) -> NDArray[np.float64]:

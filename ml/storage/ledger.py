@@ -311,16 +311,20 @@ def refuse_replaced_in_part(keys: Iterable[str]) -> None:
 
 
 def open_questions(entries: Sequence[AnyEntry]) -> list[NightEntry]:
-    """The nights among all entries that asked an operator and are not answered, oldest first."""
+    """The nights among all entries that asked an operator and are not answered, oldest first.
+
+    Of several that asked about one version it is the last one.
+    """
     asking_nights = [entry for entry in entries if isinstance(entry, NightEntry) and entry.asks]
-    return [night for night in asking_nights if closing_of(entries, night) is None]
+    still_open = [night for night in asking_nights if closing_of(entries, night) is None]
+    return list({night.candidate and night.candidate.identity: night for night in still_open}.values())
 
 
 def closing_of(entries: Iterable[AnyEntry], night: NightEntry) -> AnyEntry | None:
     """The first later entry that closed the night's question; None if it is open or the night asked nothing.
 
-    A question is closed by its answer, by the answer to a later question about the same version, and by any choice of
-    the champion.
+    A question is closed by its answer, by any choice of the champion, and by a later night that judged the same version
+    and has no question. If that night asks too, the question goes on, and an answer to one is an answer to both.
     """
     if not night.asks:
         return None
@@ -328,7 +332,9 @@ def closing_of(entries: Iterable[AnyEntry], night: NightEntry) -> AnyEntry | Non
     for entry in (entry for entry in entries if entry.seq > night.seq):
         if entry.chooses_champion or (isinstance(entry, OperatorEntry) and entry.answers in same_question):
             return entry
-        if isinstance(entry, NightEntry) and entry.asks and is_same(entry.candidate, night.candidate):
+        if isinstance(entry, NightEntry) and is_same(entry.candidate, night.candidate):
+            if not entry.asks:
+                return entry
             same_question.add(entry.seq)
     return None
 

@@ -14,6 +14,7 @@ that the ledger uses.
 import contextlib
 import logging
 import secrets
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -26,8 +27,8 @@ import pandas as pd
 from ml.digests import digest_file, digest_value
 from ml.errors import ConfigError, RegistryUnavailable, without_passwords
 from ml.serving.columns import Column
-from ml.serving.model import ALL
-from ml.serving.output import Output
+from ml.serving.model import ALL, EITHER, RAW
+from ml.serving.output import Output, answer_names
 from ml.settings import Settings
 from ml.storage import paths
 from ml.storage.locks import held_lock
@@ -312,6 +313,18 @@ class Registry:
             all_tags = {**tags, **made_again, **self._own_tags()}
             self.client.create_model_version(self.name, source, run.info.run_id, tags=all_tags)
 
+    def takes(self, run_id: str) -> dict[str, str]:
+        """The tag that says which rows a version takes, from its files; none for versions from before 2026-11-28."""
+        from mlflow.models import Model
+
+        data = self.store.get(f"{paths.model_folder(run_id)}/MLmodel")
+        if data is None:
+            return {}
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "MLmodel").write_bytes(data)
+            words = (Model.load(folder).metadata or {}).get("takes")
+        return {"takes": cut(words)} if words else {}
+
     def _make_registered_model(self) -> None:
         tags = {OURS: self.name, **self._own_tags()}
         try:
@@ -529,6 +542,17 @@ def load_model(folder: Path) -> Any:
     return mlflow.pyfunc.load_model(str(folder))
 
 
+def predict_raw(model: Any, rows: pd.DataFrame, **params: str) -> pd.DataFrame:
+    """What a loaded version answers to rows that are raw rows for certain, whatever its derive would make of them.
+
+    A version of before 2026-11-28 takes no others, and has no parameter to say so.
+    """
+    schema = model.metadata.get_params_schema()
+    said = {"rows": RAW} if schema is not None and "rows" in {spec.name for spec in schema.params} else {}
+    answers: pd.DataFrame = model.predict(rows, params=params | said or None)
+    return answers
+
+
 def write_pyfunc(
     folder: Path, *, code: Path, data: Path, columns: tuple[Column, ...], output: Output, example: pd.DataFrame,
     libraries: Iterable[str], takes: str, others: Iterable[str] = (),
@@ -554,7 +578,8 @@ def write_pyfunc(
             _input_schema([column.name for column in columns], others), _output_schema(output), _parameters()
         ),
         input_example=example,
-        model_config={"answer": ALL},  # another may be chosen at loading: mlflow.models.evaluate passes no params
+        # others may be chosen at loading: mlflow.models.evaluate passes no params
+        model_config={"answer": ALL, "rows": EITHER},
         pip_requirements=[f"{name}=={metadata.version(name).split('+')[0]}" for name in libraries],
     )
 
@@ -575,18 +600,13 @@ def _parameters() -> Any:
     """What `predict` takes besides rows."""
     from mlflow.types import DataType, ParamSchema, ParamSpec
 
-    return ParamSchema([ParamSpec("answer", DataType.string, None)])
+    return ParamSchema([ParamSpec(name, DataType.string, None) for name in ("answer", "rows")])
 
 
 def _output_schema(output: Output) -> Any:
     from mlflow.types import ColSpec, DataType, Schema
 
-    text, number = DataType.string, DataType.double
-    if output.kind == "regression":
-        answers = [ColSpec(number, "prediction")]
-    elif output.kind == "binary":
-        answers = [ColSpec(text, "prediction"), ColSpec(number, "probability")]
-    else:
-        shares = [ColSpec(number, f"probability_{name}") for name in output.classes]
-        answers = [ColSpec(text, "prediction"), *shares]
-    return Schema([*answers, ColSpec(text, "broken_rule")])
+    prediction, *shares, broken_rule = answer_names(output.kind, output.classes)
+    answer = DataType.double if output.kind == "regression" else DataType.string
+    numbers = [ColSpec(DataType.double, name) for name in shares]
+    return Schema([ColSpec(answer, prediction), *numbers, ColSpec(DataType.string, broken_rule)])

@@ -164,12 +164,36 @@ def _refuse_unserved(loaded: Loaded) -> None:
             f"{absent[0]} is neither" if absent else "it names none",
             f"write {absent[0]}.py beside the use case" if absent else "name one",
         )
+    _refuse_unloadable(loaded)
     if loaded.serving.why_not:
         raise ConfigError(
             f"what serves {kind} travels inside its versions, so it must run without the rest of the project",
             loaded.serving.why_not,
             "import nothing else of ml in it, nor by names that are made up",
         )
+
+
+def _refuse_unloadable(loaded: Loaded) -> None:
+    """Raises ConfigError if a company's own module that is to load its kind of model has no `load`."""
+    first, own = loaded.use_case.model.served[0], own_kinds(loaded.use_case.model)
+    if first in own and not {"load", "*"} & _names_of(loaded.own.read[first].source):
+        raise ConfigError(f"{first} must define load(folder, threads)", "it does not", "define it")
+
+
+def _names_of(source: bytes) -> set[str]:
+    """The names that a module's own statements define or import; `*` where it imports all of another one."""
+    names, nodes = set(), list[ast.AST](ast.parse(source).body)
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+            continue  # what it defines inside is no name of the module
+        if isinstance(node, ast.alias):
+            names.add(node.asname or node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        nodes += ast.iter_child_nodes(node)
+    return names
 
 
 def _bytes_of(path: Path) -> bytes:

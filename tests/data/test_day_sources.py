@@ -194,6 +194,7 @@ def shop_of_lines(shop: Shop) -> Shop:
     return shop
 
 
+@pytest.mark.slow
 def test_the_source_of_the_page_feeds_a_whole_night_and_a_changed_class_brings_all_days_again(
     shop_of_lines: Shop,
 ) -> None:

@@ -62,7 +62,7 @@ def test_a_schedule_that_does_not_run_is_told_by_its_name(monkeypatch: pytest.Mo
         {"name": "one", "paused": True, "schedules": []},
         {"name": "two", "paused": False, "schedules": [{"active": True}]},
     ]
-    monkeypatch.setattr(deployments.commands.doctor, "ask", lambda url, query: served)
+    monkeypatch.setattr(deployments.commands.doctor, "ask_all", lambda url, query: served)
     up = Servers("api", "page", "page", 1, "store", "uri")
     found = [finding.seen for finding in deployments.commands.doctor._schedules(up, ["one", "two", "three"])]
     assert found == ["the schedule of one is paused", "three is not served"]

@@ -30,6 +30,10 @@ def of_values(values: Any) -> Answers:
     return Answers(np.broadcast_to(np.asarray(values, float), (ROWS,)))
 
 
+def labels_of(classes: tuple[str, ...]) -> np.ndarray:
+    return np.random.default_rng(7).integers(0, len(classes), ROWS).astype(float) if classes else LABELS
+
+
 LABELS = np.random.default_rng(9).normal(100, 20, ROWS)
 PRICES = LABELS + np.random.default_rng(8).normal(0, 5, ROWS)
 RARE = np.where(np.arange(ROWS) < 60, 0.9, 0.001)
@@ -46,13 +50,13 @@ RARE = np.where(np.arange(ROWS) < 60, 0.9, 0.001)
         (TWO, of_two(0.01), of_two(np.where(np.arange(ROWS) < 40, 0.6, 0.01))),
         (THREE, of_three(0.3, 0.4, 0.3), of_three(0.2, 0.4, 0.4)),
         (THREE, of_three(0.0, 0.5, 0.5), of_three(0.03, 0.5, 0.47)),
-        ((), of_values(PRICES), of_values(PRICES + 10)),
+        ((), of_values(PRICES), of_values(PRICES + 3)),
         ((), of_values(PRICES), of_values(LABELS)),
         ((), of_values(100.0), of_values(LABELS * 0.1 + 90)),
     ],
 )
 def test_a_refit_that_learnt_more_is_not_broken(classes: tuple[str, ...], twin: Answers, refit: Answers) -> None:
-    assert why_broken(classes, LABELS, twin, refit) is None
+    assert why_broken(classes, labels_of(classes), twin, refit) is None
 
 
 @pytest.mark.parametrize(
@@ -78,6 +82,25 @@ def test_a_refit_that_learnt_more_is_not_broken(classes: tuple[str, ...], twin: 
 def test_a_broken_refit_is_told_by_its_answers(
     classes: tuple[str, ...], twin: Answers, refit: Answers, said: str
 ) -> None:
-    why = why_broken(classes, LABELS, twin, refit)
+    why = why_broken(classes, labels_of(classes), twin, refit)
     assert why is not None
     assert said in why
+
+
+EXPLODED = np.where(np.random.default_rng(3).random(ROWS) < 0.25, 1 - 1e-9, 1e-9)  # certain, of a quarter, and wrong
+
+
+@pytest.mark.parametrize(
+    ("classes", "labels", "twin", "refit"),
+    [
+        (TWO, (usual() >= 0.5).astype(float), of_two(usual()), of_two(EXPLODED)),
+        ((), LABELS, of_values(PRICES), of_values(np.random.default_rng(2).permutation(PRICES))),
+    ],
+)
+def test_a_refit_that_does_far_worse_on_what_it_learnt_is_broken(
+    classes: tuple[str, ...], labels: np.ndarray, twin: Answers, refit: Answers
+) -> None:
+    why = why_broken(classes, labels, twin, refit)
+    assert why is not None
+    assert why.startswith("its loss on the test rows, which it has learnt, is ")
+    assert why_broken(classes, labels, refit, twin) is None, "doing better proves nothing"

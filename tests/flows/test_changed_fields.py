@@ -15,7 +15,6 @@ from typing import Any
 import pandas as pd
 import pytest
 
-import ml.metrics.intervals
 import ml.pipeline.train
 import ml.pipeline.upload
 import tasks.data
@@ -274,7 +273,6 @@ def one_project(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("RETRAIN_PROJECT", str(tmp_path / "project"))
     monkeypatch.setenv("TILLS", f"sqlite:///{data / 'tills.db'}")
     monkeypatch.setattr(tasks.site, "confirm", lambda facts: None)  # Great Expectations says the same, slowly
-    monkeypatch.setattr(ml.metrics.intervals, "RESAMPLES", 100)
     for module in (ml.pipeline.train, ml.pipeline.upload):
         monkeypatch.setattr(module, "require_same_code_and_machine", lambda site, night: None)
     yield
@@ -314,7 +312,7 @@ def night_of(as_of: date) -> dict[str, Any]:
     test = reader.raw_rows(as_of, "test")
     answers = {who: baseline.answers(test) for who, baseline in found.items()}
     answers["candidate"] = model_answers(site.use_case, lambda rows: model.predict(rows[[*_names(model)]]), test)
-    judged = judge_all(site.use_case, test, split.test_digest, answers, dict.fromkeys(answers, ""))
+    judged = judge_all(site.use_case, test, answers, dict.fromkeys(answers, ""))
     absent = {who: "there is none" for who in ("champion", "reference")}
     evidence = replace(judged.evidence, not_applicable=absent)
     return {

@@ -84,6 +84,7 @@ def _reused_all(night: dict[str, Any]) -> bool:
     return all(night["computed"][stage] == 0 for stage in STAGES)
 
 
+@pytest.mark.slow
 def test_what_decides_about_a_model_judges_it_again_and_trains_nothing(company: Shop) -> None:
     first = company.document()
     assert first["decision"] == "FIRST"
@@ -126,6 +127,7 @@ def test_a_gate_that_was_too_strict_is_mended_and_the_same_model_promoted(shop: 
     assert RUN_KEY not in version.tags
 
 
+@pytest.mark.slow
 def test_a_new_gate_on_a_score_that_was_not_kept_scores_the_same_model_again(shop: Shop) -> None:
     assert shop.document()["version"] == 1
     _edit(shop, "floor=0.5", "floor=0.51")
@@ -184,8 +186,8 @@ def test_a_registered_model_is_made_again_with_equal_bytes_or_not_at_all(
     _edit(shop, "floor=0.51", "floor=0.52")
     write = packaging.write_model
 
-    def write_otherwise(model: Any, learner: Any, folder: Path) -> None:
-        write(model, learner, folder)
+    def write_otherwise(model: Any, learner: Any, folder: Path, **more: Any) -> None:
+        write(model, learner, folder, **more)
         (folder / "MLmodel").write_text("other bytes")
 
     monkeypatch.setattr(packaging, "write_model", write_otherwise)

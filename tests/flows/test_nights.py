@@ -269,6 +269,7 @@ def test_a_replay_takes_the_day_after_the_last_finished_one(shop: Shop) -> None:
     assert shop.document(None)["as_of"] == "2024-03-02"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "dates", [("2024-03-15", "2024-03-16", "2024-03-17"), ("2031-01-01", "2024-03-15", "2024-03-15")]
 )
@@ -373,6 +374,7 @@ mlflow.pyfunc.load_model("models:/shop@champion").predict(pd.read_parquet(rows))
 """
 
 
+@pytest.mark.slow
 def test_the_champion_gives_its_reported_scores_where_nothing_of_ours_can_be_imported(
     shop: Shop, tmp_path: Path
 ) -> None:
@@ -408,6 +410,7 @@ USE_CASE = UseCase(
 """
 
 
+@pytest.mark.slow
 def test_what_derive_sorts_is_learnt_and_scored_row_by_row_without_a_key(shop: Shop, tmp_path: Path) -> None:
     """The report's F1 is that of `score` on the test days' own files, row by row in the file's order."""
     assert shop.settings.project is not None

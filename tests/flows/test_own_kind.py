@@ -146,6 +146,7 @@ def answers_elsewhere(
     return {number: pd.read_parquet(f"{file}.{number}") for number in versions}
 
 
+@pytest.mark.slow
 def test_a_night_fits_it_and_its_versions_answer_where_nothing_of_the_project_is(company: Shop, tmp_path: Path) -> None:
     first = company.document("2024-03-15")
     assert first["decision"] == "FIRST"
@@ -204,6 +205,12 @@ BAD: list[tuple[str, dict[str, str], str]] = [
         "served of LeastSquares is 'my",
     ),
     ("learns a text", {"my_learner": LEARNER.replace('("binary",)', '"binary"')}, "learns of LeastSquares is 'binary'"),
+    ("has no load", {"my_kind": KIND.replace("def load", "def open")}, r"my_kind must define load\(folder, threads\)"),
+    (
+        "has a load inside a class alone",
+        {"my_kind": KIND.replace("def load", "class A:\n    def load(self): pass\n\n\ndef open")},
+        "my_kind must define load",
+    ),
     ("is no Python", {"my_kind": KIND + "this is no Python\n"}, "SyntaxError"),
 ]
 
@@ -216,8 +223,22 @@ def test_a_kind_that_could_not_serve_is_refused_before_a_night(
         load("shop", write(tmp_path, **(PROJECT | files)))
 
 
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        "from my_scale import load",
+        "from my_scale import open as load",
+        "from my_scale import *",
+        "load = open",
+        "if 1:\n    load = 1",
+    ],
+)
+def test_a_kind_may_take_its_load_from_another_module(tmp_path: Path, elsewhere: str) -> None:
+    text = KIND.replace("def load", "def open") + f"\n{elsewhere}\n"
+    load("shop", write(tmp_path, **(PROJECT | {"my_kind": text})))
+
+
 WRONG = [
-    ("has no load", KIND.replace("def load", "def open"), r"my_kind must define load\(folder, threads\)"),
     ("has another shape", KIND.replace("[:, None]", ""), r"60 validation rows has the shape \(60,\)"),
     ("answers with a list", KIND.replace("[:, None]", ".tolist()"), "60 validation rows is a list"),
     ("answers with texts", KIND.replace("[:, None]", ".astype(str)[:, None]"), "must answer each row with 1 number"),

@@ -14,7 +14,7 @@ from unittest.mock import Mock
 import pytest
 
 from deployments.cli import main
-from deployments.prefect import up
+from deployments.prefect import answered, client, up
 from deployments.prefect.announcement import Servers
 from deployments.prefect.answered import resume_answered
 from deployments.prefect.client import ask, insisted
@@ -22,11 +22,13 @@ from deployments.prefect.night import follow
 from ml.errors import UsageError
 from ml.evaluation.decision import is_open
 from ml.evaluation.handles import Verdict
-from ml.operations.moves import answer, carry_out, plan_hold, plan_no, plan_promote
+from ml.operations.moves import answer, carry_out, judged_since, plan_hold, plan_no, plan_promote
+from ml.reporting.endings import answer_sentence, end_word
 from ml.settings import Settings
 from ml.storage.ledger import Ledger, NightEntry, OperatorEntry, open_questions, version_of
 from ml.storage.registry import CHAMPION, Registry
 from ml.storage.store import open_store
+from tasks.lost import ASKED
 from tests.deployments.test_schedules import wait_for
 from tests.evaluation.test_gates import champion
 from tests.storage.test_ledger import entry, version
@@ -119,6 +121,65 @@ def test_an_answer_closes_earlier_questions_about_the_same_version(asked: tuple[
     carry_out(ledger, None, plan_no(ledger, 2, "so"))
     assert open_questions(ledger.entries()) == []
     assert ledger.answer_to(night) == ledger.answer_to(again) == ledger.head()
+
+
+@pytest.mark.parametrize("decision", ["KEEP", "REJECT"])
+def test_a_later_night_that_judges_the_same_version_and_asks_nothing_closes_the_question(
+    asked: tuple[Ledger, NightEntry], decision: Any
+) -> None:
+    """As with gates that were changed. Another version's night closes nothing, and nor does one without a version."""
+    ledger, night = asked
+    again = replace(night, seq=3, run_key="asks again")
+    other = replace(night, seq=4, run_key="other", candidate=version(3), asks=False)
+    idle = replace(night, seq=5, run_key="idle", candidate=None, asks=False, decision="NOTHING_NEW")
+    for between in (again, other, idle):
+        assert ledger.append(between)
+    assert open_questions(ledger.entries()) == [again]  # one question, told once
+    judged = replace(night, seq=6, run_key="judged", asks=False, decision=decision, reason="f1 is too low.")
+    assert ledger.append(judged)
+    assert open_questions(ledger.entries()) == []
+    assert ledger.answer_to(night) == ledger.answer_to(again) == judged
+    assert answer(ledger, None, night, **GIVEN) == judged == ledger.head()
+    said = answer_sentence(judged)
+    assert f"by entry 6, which judged version 2 again, {decision}: f1 is too low." in said
+    assert end_word(night, judged) == "KeptChampion"
+    with pytest.raises(UsageError, match=rf"none about version 2 \(entry 6 judged it again, {decision}\): nothing is"):
+        plan_no(ledger, 2, "so")
+    assert plan_promote(ledger, 2, "after all").answers is None
+    assert (judged_since(ledger, version(2)), judged_since(ledger, version(3))) == (
+        f"entry 6 judged it again, {decision}",
+        "",
+    )
+
+
+@pytest.mark.parametrize("runs", [0, 1, 200, 450])
+def test_all_pages_of_waiting_runs_are_read(
+    asked: tuple[Ledger, NightEntry], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: int
+) -> None:
+    """Prefect gives 200 in one answer. Of these runs the last one's question is closed."""
+    ledger, night = asked
+    carry_out(ledger, None, plan_no(ledger, 2, "so"))
+    request = {"parameters": {"request": {"use_case": "tills"}}}
+    waiting = [{"id": place, "labels": {}, **request} for place in range(runs)]
+    for run in waiting[-1:]:
+        run["labels"] = {ASKED: str(night.seq)}
+    told: list[str] = []
+
+    def prefect_says(url: str, query: dict[str, Any]) -> Any:
+        if url.endswith("/filter"):
+            return waiting[query["offset"] : query["offset"] + 200]
+        return told.append(url) or {}
+
+    monkeypatch.setattr(client, "ask", prefect_says)
+    monkeypatch.setattr(answered, "ask", prefect_says)
+    of_store = replace(Settings.from_environment(), store=str(tmp_path))
+    assert resume_answered(of_store, "api", {"tills"}) == [str(place) for place in range(runs)][-1:]
+    assert told == [f"api/flow_runs/{runs - 1}/set_state"][: bool(runs)]
+
+
+def test_a_page_that_prefect_does_not_give_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "ask", lambda url, query: None if query["offset"] else [1, 2])
+    assert client.ask_all("url", {}) is None
 
 
 def test_an_answer_comes_too_late_once_the_champion_was_chosen_otherwise(asked: tuple[Ledger, NightEntry]) -> None:

@@ -12,7 +12,8 @@ import pytest
 import ml.pipeline.opening
 from deployments.cli import main
 from deployments.prefect import last_night
-from ml.errors import Busy, DataRejected, StoreUnavailable
+from ml.errors import Busy, ConfigError, DataRejected, StoreUnavailable
+from ml.pipeline.machine import Machine
 from ml.settings import Settings
 from ml.storage import nights, paths
 from ml.storage.kept import seal
@@ -331,6 +332,26 @@ def test_what_is_no_night_leaves_no_note(shop: Shop, prefect: str, seen: Any, mo
     row, finding, _ = seen()
     assert (row["last_night"], row["red"], finding["state"]) == ("good", [], "well")
     assert open_store(shop.settings.store).keys("nights") == []
+
+
+def test_a_parameter_that_only_its_library_refuses_is_refused_before_data_are_read(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a dry run names the device that the learner uses, not the one that the machine has."""
+    monkeypatch.setattr(ml.pipeline.opening, "this_machine", lambda home: Machine(device="cuda", instructions="AVX2"))
+    model = SHOP[SHOP.index("    model=") : SHOP.index("    metric=")]
+    trees = SHOP.replace(model, "    model=Trees(options={'max_bin': 1}),\n").replace(
+        "    Target,\n", "    Target,\n    Trees,\n"
+    )
+    file = shop.settings.project / "use_cases" / "shop.py"  # type: ignore[operator]
+    file.write_text(trees)
+    with pytest.raises(
+        ConfigError, match=r"must be values that LightGBM takes, but it says 'Check failed: \(max_bin\)"
+    ):
+        shop.night(dry_run=True)
+    assert open_store(shop.settings.store).keys(paths.partitions("shop")) == []
+    file.write_text(trees.replace("{'max_bin': 1}", "None"))
+    assert shop.night(dry_run=True)["device"] == "cpu"
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from deployments.cli import main
-from ml.operations.scoring import model_columns
+from ml.models.description import model_columns
 from ml.storage import registry
 from tests.flows.test_own_kind import OURS, answers_elsewhere, write
 from tests.story import DAYS, FIRST_DAY, SHOP, Shop

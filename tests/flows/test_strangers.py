@@ -306,7 +306,7 @@ def test_crashed_runs_of_others_are_not_run_again(monkeypatch: pytest.MonkeyPatc
         {"id": "c", "parameters": {"config": 1}},
         {"id": "d", "parameters": {}},
     ]
-    monkeypatch.setattr(crashed, "ask", lambda url, query=None: runs)
+    monkeypatch.setattr(crashed, "ask_all", lambda url, query: runs)
     monkeypatch.setattr(crashed, "attempt_after", lambda *words, **more: 2)
     again: list[str] = []
     monkeypatch.setattr(crashed, "run_again", lambda api, run, attempt: again.append(run))

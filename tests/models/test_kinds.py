@@ -261,6 +261,12 @@ def test_a_seed_decides_what_is_random(name: str, tmp_path: Path) -> None:
 
 
 @each
+def test_a_kind_says_where_its_fit_runs(name: str) -> None:
+    learner = LEARNERS[name]("binary")
+    assert (learner.device_on("cpu"), learner.device_on("cuda")) == ("cpu", "cuda" if name == "network" else "cpu")
+
+
+@each
 def test_a_fit_on_two_threads_repeats_itself(name: str, tmp_path: Path) -> None:
     use_case = parcels(model=LEARNERS[name]("binary"))
     block = cleaned(use_case, parcel_rows(400))

@@ -23,6 +23,7 @@ from ml import Source, UseCase
 from ml.data.cleaning import LABEL, from_parquet
 from ml.data.statistics import Statistics
 from ml.errors import ConfigError, Corrupt, DataRejected
+from ml.models.description import model_columns, model_rules
 from ml.models.encoding import fit_encoder
 from ml.models.networks.first_weights import draw_first_weights
 from ml.models.packaging import (
@@ -37,7 +38,7 @@ from ml.models.packaging import (
     write_model,
 )
 from ml.models.training import package
-from ml.operations.scoring import model_columns, model_rules, score_file
+from ml.operations.scoring import score_file
 from ml.serving.columns import Column, conform
 from ml.serving.kinds.network import Architecture, ServedNetwork, TabularNetwork
 from ml.serving.model import PackagedModel

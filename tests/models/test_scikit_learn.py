@@ -284,9 +284,36 @@ def add_one(values: Any) -> Any:
 def test_a_type_that_nobody_trusts_is_named_before_the_fit(function: Any, tmp_path: Path) -> None:
     use_case = use(make_pipeline(FunctionTransformer(function), Keeping()), trusted=TRUSTED_HERE)
     Keeping.X = None
-    with pytest.raises(ConfigError, match=rf"but it has {__name__}\.\W?{function.__name__}: let `derive` do"):
-        use_case.model.fit_rows(job(use_case, tmp_path / "fit", cleaned(use_case, parcel_rows(50)), None))
+    fit_job = job(use_case, tmp_path / "fit", cleaned(use_case, parcel_rows(50)), None)
+    for ask in (lambda: use_case.model.try_parameters(use_case), lambda: use_case.model.fit_rows(fit_job)):
+        with pytest.raises(ConfigError, match=rf"but it has {__name__}\.\W?{function.__name__}: let `derive` do"):
+            ask()
     assert Keeping.X is None
+
+
+HISTOGRAMS: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
+    "itself": (lambda: HistGradientBoostingClassifier(max_iter=2), {"categories": 300}, r"takes 255 .* has 301"),
+    "with fewer bins": (lambda: HistGradientBoostingClassifier(max_iter=2, max_bins=20), {}, r"takes 20 .* has 201"),
+    "in a search": (
+        lambda: GridSearchCV(HistGradientBoostingClassifier(max_iter=2), {}, cv=2), {"categories": 300},
+        r"takes 255 .* has 301"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HISTOGRAMS)
+def test_a_category_with_too_many_values_for_an_estimator_is_named(name: str, tmp_path: Path) -> None:
+    make, options, words = HISTOGRAMS[name]
+    rows = parcel_rows(700).assign(carrier=pd.Series([f"c{place % 350}" for place in range(700)], dtype="str"))
+    use_case = use(make(), rows="frame", rare_below=1, **options)
+    block = cleaned(use_case, rows)
+    with pytest.raises(
+        ConfigError, match=rf"it {words} with that of the others: let `categories` be smaller"
+    ) as refused:
+        use_case.model.fit_rows(job(use_case, tmp_path / "fit", block, None))
+    assert "and carrier has" in str(refused.value)
+    fewer = use(make(), rows="frame", rare_below=1, categories=19)
+    fewer.model.fit_rows(job(fewer, tmp_path / "fewer", block, None))
 
 
 def test_a_file_with_another_type_is_not_loaded(tmp_path: Path) -> None:

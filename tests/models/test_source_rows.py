@@ -8,17 +8,19 @@ from copy import copy
 from pathlib import Path
 from typing import Any
 
+import mlflow.pyfunc
 import numpy as np
 import pandas as pd
 import pytest
 
 from ml.data.joins import complete
 from ml.models import source_rows
-from ml.models.packaging import libraries_of, write_model
+from ml.models.packaging import write_model
 from ml.models.source_rows import Sample, Taken, rows_taken, sentence
 from ml.serving.columns import conform
 from ml.serving.model import PackagedModel
 from ml.serving.own_code import OwnCode
+from ml.storage import registry
 from ml.use_case.loading import Loaded, load
 from tests.tiny import packaged, parcels, raw_parcels
 
@@ -295,8 +297,59 @@ def test_a_derive_that_changes_a_feature_of_few_rows_is_found_where_it_does(tmp_
     assert taken.source is not None
     rows = sample("clips", "none").rows.assign(distance=1.0)
     model.predict(rows)
-    with pytest.raises(ValueError, match="rows must be read in one way, but derive changes weight"):
+    with pytest.raises(ValueError, match=r"derive changes weight: .* \(say rows='raw' or rows='source'\)"):
         model.predict(rows.assign(weight=200.0))
+
+
+RARE = {
+    "adds a column": (
+        "    changed = rows['weight'].mask(rows['weight'] > 90, 7)\n"
+        "    return rows.assign(distance=rows['metres'] / 1000, weight=changed)"
+    ),
+    "has the source's own columns": "    return rows.assign(weight=rows['weight'].mask(rows['weight'] > 90, 7))",
+}
+
+
+@pytest.mark.parametrize("derive", RARE)
+def test_rows_are_answered_in_the_form_that_they_are_said_to_have(tmp_path: Path, derive: str) -> None:
+    """The day on which the derive was tried has none of the rows that it changes."""
+    some = sample("nothing" if "own" in derive else "", "none")
+    usual = some.rows.assign(weight=some.rows["weight"].clip(0, 30))
+    model, taken = packed(
+        project(tmp_path, DEF + RARE[derive], "kilometres"), Sample(rows=usual, sides={}, undated=set())
+    )
+    assert taken.source is not None
+    rare = some.rows.assign(weight=95.0)
+    raw = rare if "own" in derive else rare.assign(distance=rare["metres"] / 1000)
+    write_model(model, parcels().model, tmp_path / "model")
+    loaded = registry.load_model(tmp_path / "model")
+    plain = copy(packaged())
+    assert registry.predict_raw(loaded, raw).equals(plain.predict(raw))
+    assert loaded.predict(raw, params={"rows": "raw"}).equals(plain.predict(raw))
+    after = raw.assign(weight=7)
+    assert loaded.predict(rare, params={"rows": "source"}).equals(plain.predict(after))
+    assert loaded.predict(raw, params={"rows": "source"}).equals(plain.predict(after))
+    chosen = mlflow.pyfunc.load_model(str(tmp_path / "model"), model_config={"rows": "raw"})
+    assert chosen.predict(raw).equals(plain.predict(raw))
+    with pytest.raises(ValueError, match="rows must be one of either, raw, source, but it is 'any'"):
+        loaded.predict(raw, params={"rows": "any"})
+
+
+def test_a_version_that_takes_raw_rows_only_refuses_rows_that_are_said_to_be_of_the_source(tmp_path: Path) -> None:
+    code, derive, why = RAW_ONLY["changes a feature"]
+    model, _ = packed(project(tmp_path, code, derive), sample("changes", "none"))
+    rows = raw_parcels(5)
+    assert model.predict(rows, {"rows": "raw"}).equals(packaged().predict(rows))
+    with pytest.raises(ValueError, match=f"rows must be raw rows, as the model takes no rows of the source .*{why}"):
+        model.predict(rows, {"rows": "source"})
+    assert packaged().predict(rows, {"rows": "source"}).equals(packaged().predict(rows))  # both are the same
+
+
+def test_rows_that_are_said_to_be_of_the_source_must_have_its_columns(model: PackagedModel) -> None:
+    rows = sample("groups", "undated").rows.assign(distance=1.0, zone=1).drop(columns="metres")
+    model.predict(rows)
+    with pytest.raises(ValueError, match=r"rows of the source must have .* but \['metres'\] are missing"):
+        model.predict(rows, {"rows": "source"})
 
 
 def test_what_a_version_takes_is_said_in_words(model: PackagedModel) -> None:
@@ -307,9 +360,17 @@ def test_what_a_version_takes_is_said_in_words(model: PackagedModel) -> None:
     )
 
 
-def test_a_version_names_the_libraries_that_its_own_code_imports() -> None:
-    own = OwnCode({"helper": b"import sklearn.base, os\nfrom . import x"}, (), b"import helper, pandas as pd\nDERIVE=1")
-    assert libraries_of(own) == ["pandas", "scikit-learn"]
+def test_a_version_names_the_libraries_that_its_own_code_imports(tmp_path: Path) -> None:
+    code = "import os\nfrom sklearn import base\n" + DEF + (
+        "    return rows.assign(distance=rows['metres'] / (1000 if base and os.sep else 1))"
+    )  # fmt: skip
+    loaded = project(tmp_path, code, "kilometres")
+    model, _ = packed(loaded, sample("one", "none"))
+    write_model(model, parcels().model, tmp_path / "model", libraries=loaded.deriving.libraries)
+    needed = (tmp_path / "model" / "requirements.txt").read_text().split()
+    assert [line.partition("==")[0] for line in needed] == [
+        "mlflow", "numpy", "pandas", "pyarrow", "torch", "safetensors", "scikit-learn"
+    ]  # fmt: skip
 
 
 def test_the_same_raw_rows_are_made_as_in_a_night(model: PackagedModel, tmp_path: Path) -> None:

@@ -438,10 +438,18 @@ def test_a_value_that_lightgbm_refuses_is_refused_with_its_words(
     options: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
     use_case, train, validation = parcels_of(model=Trees(options=options))
-    with pytest.raises(ConfigError) as refused:
-        grown(use_case, tmp_path / "fitted", train, validation)
-    assert words in str(refused.value)
-    assert "trees must be values that LightGBM takes" in str(refused.value)
+    for ask in (use_case.model.try_parameters, lambda _: grown(use_case, tmp_path / "fitted", train, validation)):
+        with pytest.raises(ConfigError) as refused:
+            ask(use_case)
+        assert words in str(refused.value)
+        assert "trees must be values that LightGBM takes" in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_values_that_lightgbm_takes_are_tried_without_a_word(kind: TaskKind) -> None:
+    monotone: Any = None if kind == "multiclass" else {"weight": 1}
+    use_case = parcels(kind, model=Trees(options={"max_depth": 3}, monotone=monotone, subsample=0.5))
+    use_case.model.try_parameters(use_case)
 
 
 def test_options_reach_lightgbm_under_any_of_its_names(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import pytest
 from prefect.states import Failed
 
 import flows.backfill
+import ml.pipeline.site
 from deployments.cli import main
 from flows.backfill import BackfillRequest, _outcome
 from ml.errors import Corrupt, DataRejected, PrefectUnavailable, UsageError
@@ -37,15 +38,18 @@ from ml.operations.backfill import (
     refuse_changed_world,
     start_attempt,
 )
+from ml.pipeline.planning import _code
 from ml.pipeline.site import Site
 from ml.reporting.score_section import cell
 from ml.storage.registry import CHAMPION, Registry
 from ml.storage.store import Store, open_store
 from ml.use_case.loading import load_use_case
 from tasks.site import open_site
-from tests.story import Shop, open_shop
+from tests.story import SHOP, Shop, open_shop
 from tests.tally import tally
 
+WORDS = {"Will the basket be paid late?": "Is it paid late?", "0 3 * * *": "0 4 * * *"}
+DECIDES = {"floor=0.5": "floor=0.6", "epochs=4": "epochs=5", "min_rows=10": "min_rows=11"}
 NEW = "will run: no night has this date yet"
 RANGES = [
     ("1d", [1, 2, 3, 4, 5, 6, 7, 8, 9]),
@@ -54,6 +58,22 @@ RANGES = [
     ("0 3 * * 1", [4]),
     ("*/5 * 2-3 * *", [2, 3]),
 ]
+
+
+@pytest.mark.parametrize(("old", "new"), (WORDS | DECIDES).items())
+def test_a_plan_is_for_what_its_nights_learn_and_judge_by(
+    old: str, new: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another question in the title of reports, or another schedule, changes no date of it."""
+    file = tmp_path / "use_cases" / "shop.py"
+    file.parent.mkdir()
+    monkeypatch.setenv("RETRAIN_PROJECT", str(tmp_path))
+    monkeypatch.setenv("RETRAIN_HOME", str(tmp_path / "home"))
+    codes = set()
+    for text in (SHOP, SHOP.replace(old, new)):
+        file.write_text(text)
+        codes.add(_code(ml.pipeline.site.open_site("shop", lambda name, project: (), Mock())))
+    assert len(codes) == (1 if old in WORDS else 2)
 
 
 @pytest.mark.parametrize(("every", "days"), RANGES)
@@ -259,6 +279,7 @@ def stages(document: Any) -> list[str]:
     return [row["stage"] for row in document["dates"]]
 
 
+@pytest.mark.slow
 def test_a_backfill_registers_versions_and_moves_no_champion(
     shop: Shop, typed: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

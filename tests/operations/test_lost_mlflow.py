@@ -206,6 +206,7 @@ def lost(mlflow_server_url: str, tmp_path: Path) -> tuple[Ledger, Registry]:
     return ledger, Registry(Settings(tmp_path, store, mlflow_server_url, None, 1), name)
 
 
+@pytest.mark.slow
 def test_over_http_a_version_on_disk_whose_run_is_lost_is_registered_again(lost: tuple[Ledger, Registry]) -> None:
     ledger, registry = lost
     (one,) = lost_versions(ledger, registry)
@@ -220,6 +221,7 @@ def test_over_http_a_version_on_disk_whose_run_is_lost_is_registered_again(lost:
     assert registry.client.list_artifacts(found.run_id, "model")[0].path == "model/weights", "its page shows its files"
 
 
+@pytest.mark.slow
 def test_a_run_that_was_made_again_is_the_same_run_to_every_later_night(lost: tuple[Ledger, Registry]) -> None:
     ledger, registry = lost
     (one,) = recorded(ledger.entries())
@@ -231,6 +233,7 @@ def test_a_run_that_was_made_again_is_the_same_run_to_every_later_night(lost: tu
     assert [version.run_id for version in registry.versions()] == [one.version.run_id]
 
 
+@pytest.mark.slow
 def test_files_of_a_run_that_was_made_again_are_listed_once_and_deleted_with_their_version(
     lost: tuple[Ledger, Registry],
 ) -> None:

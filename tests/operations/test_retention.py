@@ -56,6 +56,10 @@ def test_only_what_nobody_needs_goes_and_only_if_asked(nights: Shop, collected: 
     assert versions(nights) == [1, 3]
     assert collected() == []
     assert nights.document("2024-03-15")["replayed"]
+    file = nights.settings.project / "use_cases" / "shop.py"  # type: ignore[operator]
+    file.write_text(file.read_text().replace("floor=0.5", "floor=0.51"))
+    again = nights.document("2024-03-15")
+    assert (again["computed"]["train candidate"], again["computed"]["upload candidate"], again["version"]) == (0, 0, 1)
     assert nights.document("2024-03-16")["champion_before"] == 1, "the champion is read again and compared"
 
 

@@ -3,6 +3,7 @@
 import csv
 import re
 from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
 from datetime import date
 from decimal import Decimal
@@ -18,15 +19,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployments.commands.score import _writer
-from ml import Column, SideTable, Source, UseCase
+from ml import Column, SideTable, Source, Trees, UseCase
 from ml.data.handles import JoinCounts
-from ml.errors import DataRejected
-from ml.operations.scoring import score_file
+from ml.errors import ConfigError, DataRejected, UsageError
+from ml.models.packaging import write_model
+from ml.operations.scoring import _as_the_version_knows_it, score_file
 from ml.serving.derived import rewritten
+from ml.serving.model import ADDS_UP
+from ml.serving.output import TaskKind, answer_names, contribution_names, probabilities
 from ml.settings import Settings
 from ml.storage import registry
 from tests import tiny
-from tests.tiny import packaged, parcels, raw_parcels, site, to_parquet
+from tests.tiny import KINDS, learnt, packaged, parcels, raw_parcels, site, to_parquet
 
 DEPOTS = SideTable(name="depots", source=Source(folder="depots"), on=("depot",), take=("zone",))
 
@@ -63,6 +67,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 @pytest.fixture(autouse=True)
 def loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "load_model", lambda folder: packaged())
+    monkeypatch.setattr(registry, "predict_raw", predict_raw)
+
+
+def predict_raw(model: Any, rows: pd.DataFrame, **params: str) -> Any:
+    """As `registry.predict_raw`, of a model that MLflow has not loaded."""
+    return model.predict(rows, {"rows": "raw", **params})
 
 
 def source_rows() -> pd.DataFrame:
@@ -185,7 +195,107 @@ def test_a_derive_that_loses_rows_gives_no_answers_at_all(place: Settings, tmp_p
         score_file(place, losing, place.home, tmp_path / "rows.parquet")
 
 
+# The version's own columns
+
+
+@pytest.mark.parametrize(
+    ("name", "today"),
+    [
+        ("carrier", {"type": "integer"}),
+        ("zone", {"type": "text"}),
+        ("distance", {"type": "integer", "minimum": 50}),
+        ("weight", {"type": "timestamp", "minimum": None, "maximum": None, "parts": ("hour",), "unit": "s"}),
+    ],
+)
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_a_version_gives_its_own_answers_whatever_type_a_column_has_today(
+    place: Settings, tmp_path: Path, name: str, today: dict[str, Any], ending: str
+) -> None:
+    file = tmp_path / f"rows.{ending}"
+    raw_parcels(30).to_parquet(file) if ending == "parquet" else raw_parcels(30).to_csv(file, index=False)
+    before = score_file(place, parcels(), place.home, file)
+    columns = tuple(replace(c, **today) if c.name == name else c for c in parcels().columns)
+    after = score_file(place, parcels(columns=columns), place.home, file)
+    pd.testing.assert_frame_equal(after.answers, before.answers, check_exact=True)
+
+
+def test_times_are_those_of_the_versions_own_time_zone_whatever_zone_is_declared_today(tmp_path: Path) -> None:
+    """The derive of today, which these rows need not, is asked in it too."""
+    columns = (Column(name="at", type="timestamp", parts=("hour",)), *packaged().columns)
+    model = copy(packaged())
+    model.columns, model.time_zone = columns, "Asia/Tokyo"
+    model.save(tmp_path / "data" / "model")
+    known = _as_the_version_knows_it(tiny.tills(time_zone="Europe/Berlin"), tmp_path)
+    assert known.time_zone == "Asia/Tokyo"
+    assert {"at": "timestamp", "weight": "number", "shop": "text"}.items() <= {
+        c.name: c.type for c in known.columns
+    }.items()
+
+
+def test_what_is_declared_sensitive_today_stays_so(place: Settings, tmp_path: Path) -> None:
+    secret = Column(name="carrier", type="text", nullable=True, sensitive=True, values=("ant", "bee"))
+    columns = tuple(secret if column.name == "carrier" else column for column in parcels().columns)
+    raw_parcels(3).assign(weight="SECRET").to_csv(tmp_path / "rows.csv", index=False)
+    with pytest.raises(DataRejected, match="column weight must be number") as caught:
+        score_file(place, parcels(columns=columns), place.home, tmp_path / "rows.csv")
+    assert "SECRET" not in str(caught.value)
+
+
+# What each column adds
+
+
+@pytest.fixture(scope="module")
+def of_trees(tmp_path_factory: pytest.TempPathFactory) -> dict[TaskKind, Path]:
+    """A version of trees for each kind of target."""
+    folder = tmp_path_factory.mktemp("trees")
+    for kind in KINDS:
+        learner = Trees(rounds=12, patience=None, num_leaves=8)
+        write_model(learnt(kind, model=learner)[1], learner, folder / kind)
+    return {kind: folder / kind for kind in KINDS}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_contributions_add_up_to_the_output_that_the_answers_come_from(
+    of_trees: dict[TaskKind, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: TaskKind
+) -> None:
+    monkeypatch.undo()
+    rows = raw_parcels(40)
+    rows.loc[3, "weight"] = 99.0
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    scored = score_file(site(tmp_path), parcels(kind), of_trees[kind], tmp_path / "rows.csv", explain=True)
+    told = scored.contributions
+    assert told is not None and told.iloc[3].isna().all() and told.drop(index=3).notna().all(axis=None)
+    model = registry.load_model(of_trees[kind]).get_raw_model()
+    assert [*scored.answers] == answer_names(kind, model.output.classes)
+    assert [*told] == contribution_names(kind, model.output.classes, ["weight", "distance", "carrier", "zone"])
+    width = max(1, len(model.output.classes)) if kind == "multiclass" else 1
+    sums = np.stack(np.split(told.drop(index=3).to_numpy(np.float64), width, axis=1)).sum(axis=2).T
+    answers = scored.answers.drop(index=3)
+    if kind == "regression":
+        assert np.allclose(np.exp(sums[:, 0]), answers["prediction"].astype(float), rtol=ADDS_UP)
+    else:
+        expected = probabilities(model.output, sums)
+        given = answers.filter(like="probability").to_numpy(np.float64)
+        assert np.allclose(expected[:, 1:] if kind == "binary" else expected, given, atol=ADDS_UP)
+
+
+def test_a_kind_without_contributions_is_named_when_they_are_asked_for(place: Settings, tmp_path: Path) -> None:
+    raw_parcels(3).to_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(UsageError, match=r"needs a kind of model that tells .*, but the kind network does not: leave"):
+        score_file(place, parcels(), place.home, tmp_path / "rows.parquet", explain=True)
+
+
 # The key
+
+
+def test_a_key_with_the_name_of_an_answer_of_an_older_version_is_refused(place: Settings, tmp_path: Path) -> None:
+    """Its classes may be others than today's, which are looked at when the use case is read."""
+    columns = (*parcels().columns, Column(name="probability", type="text", feature=False))
+    now_a_regression = parcels("regression", columns=columns, key=("probability",))
+    raw_parcels(3).assign(probability="7").to_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(ConfigError, match=r"key of parcels must not name an answer .*, but probability is one"):
+        score_file(place, now_a_regression, place.home, tmp_path / "rows.parquet")
+
 
 AS_WRITTEN = {
     "with noughts": ["007", "0", "00012"],

@@ -19,6 +19,7 @@ from ml.operations.moves import require_whole
 from ml.operations.usable import way_back
 from ml.operations.versions import highest_number, lost_versions, recorded, recorded_as, register_again, renumbered
 from ml.settings import Settings
+from ml.storage import paths
 from ml.storage.ledger import Ledger
 from ml.storage.records import Champion, FileRef
 from ml.storage.registry import CHAMPION, LEDGER_RUN, MODEL_DIGEST, REFERENCE, RUN_KEY, TRAINING_KEY, Registry
@@ -168,6 +169,20 @@ def test_versions_get_their_own_numbers_again_in_a_registry_that_was_emptied(
     registry.delete_version(2)
     assert register_all(ledger, registry) == [4]
     assert renumbered(ledger, registry) == {2: 4}
+
+
+def test_a_version_that_is_registered_again_says_which_rows_it_takes(ledger: Ledger, registry: Registry) -> None:
+    (night, older, _) = lost_versions(ledger, registry)
+    words = b"metadata:\n  takes: Raw rows need weight.\nflavors: {}\n"
+    ledger.store.put(f"{paths.model_folder('run1')}/MLmodel", words)
+    for each in (night, older):
+        register_again(registry, each)
+    for _ in range(2):  # the second time MLflow has the version, without the tag
+        number = register_again(registry, night)
+        tags = registry.client.get_model_version(registry.name, str(number)).tags
+        assert tags["takes"] == "Raw rows need weight."
+        registry.client.delete_model_version_tag(registry.name, str(number), "takes")
+    assert "takes" not in registry.client.get_model_version(registry.name, "2").tags
 
 
 def test_a_gap_in_the_ledgers_numbers_stays_one(ledger: Ledger, registry: Registry) -> None:

@@ -209,6 +209,7 @@ def test_a_rollback_passes_over_a_champion_that_cannot_serve(walk: Walk) -> None
     walk.ends_well()
 
 
+@pytest.mark.slow
 def test_a_deleted_experiment_is_restored_as_the_night_says(walk: Walk) -> None:
     client = walk.registry.client
     client.delete_experiment(client.get_experiment_by_name("shop").experiment_id)

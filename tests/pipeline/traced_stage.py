@@ -69,7 +69,7 @@ def stages() -> dict[str, Callable[[Any, dict[str, Any]], Any]]:
     from ml.data.snapshots import read_manifest
     from ml.data.sources.bringing import bring
     from ml.data.window_sums import WindowSums
-    from ml.pipeline import clean, evaluate, opening, served, split, train, upload, validate
+    from ml.pipeline import clean, evaluate, opening, refit, served, split, train, upload, validate
     from ml.pipeline.run_key import training_key
 
     def key(done: dict[str, Any]) -> str:
@@ -101,6 +101,9 @@ def stages() -> dict[str, Callable[[Any, dict[str, Any]], Any]]:
             site, done["night"], key(done), done["clean"], done["split"], done["upload"], None
         ),
         "gates": lambda site, done: evaluate.judge_gates(site, done["night"], done["evaluate"], None, None),
+        "refit": lambda site, done: refit.refit_candidate(
+            site, done["night"], key(done), done["clean"], done["train"], done["upload"], done["evaluate"], nightly=True
+        ),
         "recorded": lambda site, done: _record(site, done),
         "served": lambda site, done: served.score_served(site, done["night"], done["clean"], None, None),
     }

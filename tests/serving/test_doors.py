@@ -72,24 +72,48 @@ def test_another_answer_is_refused_by_name(answer: Any) -> None:
 class Explaining:
     """A fitted model that can tell contributions: each number's own value, for the first output."""
 
+    base_values = (0.5, 0.5, 0.5)
+
+    def __init__(self, width: int, names: tuple[str, ...] = ("weight", "zone"), missing: float = 0.0) -> None:
+        self.width, self.names, self.missing = width, names, missing
+
     def contributions(self, typed: pd.DataFrame, output: int = 0) -> pd.DataFrame:
-        return typed[["weight", "zone"]] * (output + 1)
+        return typed[["weight", "zone"]].set_axis(list(self.names), axis=1) * (output + 1)
+
+    def outputs(self, typed: pd.DataFrame) -> np.ndarray:
+        added = [self.contributions(typed, output).sum(axis=1) + 0.5 + self.missing for output in range(self.width)]
+        return np.column_stack(added)
+
+
+def explaining(kind: TaskKind, **options: Any) -> PackagedModel:
+    model = copy(packaged(kind))
+    model.served = Explaining(3 if kind == "multiclass" else 1, **options)  # type: ignore[assignment]
+    return model
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_contributions_are_told_by_column_where_the_kind_of_model_has_them(kind: TaskKind) -> None:
-    with pytest.raises(ValueError, match="cannot tell contributions"):
+    with pytest.raises(ValueError, match="the kind network cannot tell contributions"):
         packaged(kind).predict(broken(), {"answer": "contributions"})
-    model = copy(packaged(kind))
-    model.served = Explaining()  # type: ignore[assignment]
     rows = broken().set_axis([7] * 20)
-    told = model.predict(rows, {"answer": "contributions"})
+    told = explaining(kind).predict(rows, {"answer": "contributions"})
     assert isinstance(told, pd.DataFrame)
-    first = "slow: " if kind == "multiclass" else ""
-    columns = ["slow: weight", "slow: zone", "usual: weight", "usual: zone", "quick: weight", "quick: zone"]
-    assert list(told) == [*(columns if first else ["weight", "zone"]), "broken_rule"]
-    assert told.index.equals(rows.index) and told.iloc[3][f"{first}weight"] is None
-    assert told[f"{first}weight"].iloc[0] == rows["weight"].iloc[0]
+    outputs = [f"contribution_{name}_" for name in TARGETS[kind].classes] if kind == "multiclass" else ["contribution_"]
+    columns = [f"{output}{name}" for output in outputs for name in ("weight", "zone", "base")]
+    assert list(told) == [*columns, "broken_rule"]
+    assert told.index.equals(rows.index) and told.iloc[3][columns[0]] is None
+    assert told[columns[0]].iloc[0] == rows["weight"].iloc[0] and told[columns[2]].iloc[0] == 0.5
+
+
+@pytest.mark.parametrize("missing", [1e-5, np.nan])
+def test_contributions_that_do_not_add_up_are_refused(missing: float) -> None:
+    with pytest.raises(ValueError, match="contributions must add up to the output"):
+        explaining("regression", missing=missing).contributions(broken())
+
+
+def test_a_column_with_the_name_of_the_base_value_is_refused_where_contributions_are_asked_for() -> None:
+    with pytest.raises(ValueError, match=r"must have a name of its own, but \['contribution_base'\] are there twice"):
+        explaining("binary", names=("weight", "base")).contributions(broken())
 
 
 DICTIONARY = pd.ArrowDtype(pa.dictionary(pa.int32(), pa.string()))

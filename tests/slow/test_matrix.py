@@ -118,6 +118,7 @@ def decisions() -> list[tuple[str, int | None]]:
     return [(entry.decision, version_of(entry.candidate)) for entry in entries]
 
 
+@pytest.mark.slow
 def test_a_night_on_s3_with_mlflow_over_http(
     on_s3: str, mlflow_server_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

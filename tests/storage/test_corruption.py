@@ -42,6 +42,7 @@ def resumed_over(
     return again, [key for key in spoilt if not any(key in line for line in said)]
 
 
+@pytest.mark.slow
 def test_flipped_bits_are_found_and_the_night_ends_as_undisturbed(
     bad_rows: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

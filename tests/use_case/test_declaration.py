@@ -53,6 +53,14 @@ def without(make: Make, *names: str) -> dict[str, Any]:
     return {"columns": tuple(c for c in make().columns if c.name not in names)}
 
 
+def keyed(make: Make, name: str) -> dict[str, Any]:
+    """With one more column, which is in the key."""
+    return {**column(make, name, type="text", feature=False), "key": (*make().key, name)}
+
+
+OF_ANSWERS = ("prediction", "probability", "broken_rule", "contribution_amount", "contribution_base")
+
+
 def target(make: Make, **changes: Any) -> dict[str, Any]:
     return {"target": dataclasses.replace(make().target, **changes)}
 
@@ -217,6 +225,9 @@ TOGETHER: list[Case] = [
     (tills, {"derive": in_pieces}, "derive of", "define it with def, without yield"),
     (tills, {"key": ("sale", "sale")}, "key of", "'sale' is there twice"),
     (tills, {"key": ("sale", "returned_after")}, "key of", "target's column"),
+    *((tills, keyed(tills, name), "key of", f"{name} is one") for name in OF_ANSWERS),
+    (several, keyed(several, "probability_quick"), "key of", "probability_quick is one"),
+    (several, keyed(several, "contribution_quick_base"), "key of", "contribution_quick_base is one"),
     (parcels, {"group": "outcome"}, "group of", "'outcome'"),
     (tills, {"time_column": "amount"}, "time_column of", "column amount is of type number"),
     (tills, {"known_at_column": "shop"}, "known_at_column of", "column shop is of type text"),

@@ -1,0 +1,36 @@
+"""What a packaged model says about itself, read from its files without loading it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ml.serving.columns import Column, with_tuples
+from ml.serving.output import Output
+from ml.serving.rules import Rule, rule_from_dict
+
+
+def model_columns(model_folder: Path) -> tuple[Column, ...]:
+    """The raw columns that a packaged model takes."""
+    return tuple(Column(**with_tuples(fields)) for fields in description(model_folder)["columns"])
+
+
+def model_rules(model_folder: Path) -> tuple[Rule, ...]:
+    """The rules by which a packaged model refuses a row."""
+    return tuple(rule_from_dict(fields) for fields in description(model_folder)["rules"])
+
+
+def model_output(model_folder: Path) -> Output:
+    """How the outputs of a model that today's code packaged become answers. Older ones have other fields."""
+    return Output(**with_tuples(description(model_folder)["output"]))
+
+
+def model_threshold(model_folder: Path) -> float | None:
+    """The probability from which a model of two classes answers the second class; None for any other model."""
+    output = description(model_folder)["output"]
+    return float(output["threshold"]) if output["kind"] == "binary" else None
+
+
+def description(model_folder: Path) -> dict[str, Any]:
+    """All that the model says about itself, in JSON's types."""
+    contents: dict[str, Any] = json.loads((model_folder / "data" / "model" / "model.json").read_text(encoding="utf-8"))
+    return contents
