@@ -2,17 +2,15 @@
 
 from ml.code import Code
 
-SERVED_DAYS = Code(  # what the score of a day that a version served follows from
+SERVED_DAYS = Code(  # what is kept of a day on which a version served
     (
         "ml/metrics/day_sums.py",
-        "ml/metrics/intervals.py",
         "ml/metrics/scores.py",
+        "ml/models/description.py",
         "ml/evaluation/baselines.py",
+        "ml/evaluation/day_scores.py",
         "ml/evaluation/decision.py",
         "ml/evaluation/judging.py",
-        "ml/evaluation/promise.py",
-        "ml/evaluation/served.py",
-        "ml/evaluation/take_over.py",
         "ml/pipeline/evaluate.py",
         "ml/pipeline/served.py",
     ),
@@ -23,13 +21,12 @@ JUDGING = Code(
         "ml/metrics",
         "ml/models/description.py",
         "ml/evaluation/baselines.py",
+        "ml/evaluation/day_scores.py",
         "ml/evaluation/decision.py",
         "ml/evaluation/gates.py",
         "ml/evaluation/handles.py",
         "ml/evaluation/judging.py",
         "ml/evaluation/promise.py",
-        "ml/evaluation/served.py",
-        "ml/evaluation/take_over.py",
         "ml/pipeline/evaluate.py",
     ),
     ("numpy", "pandas", "scikit-learn", "scipy"),

@@ -19,12 +19,12 @@ from ml.digests import digest_value
 from ml.errors import ConfigError, what_and_where
 from ml.evaluation.baselines import Constant, rule_columns
 from ml.evaluation.code import JUDGING
+from ml.evaluation.day_scores import sums_by_day
 from ml.evaluation.decision import comparability, decide, is_open
 from ml.evaluation.gates import ALLOWING, BetterThanRule, Difference, Evidence, Gate
 from ml.evaluation.handles import Evaluations, Judgement, LearntConstant, Verdict, VerdictName
 from ml.evaluation.judging import NoAnswer, Predict, answer_table, baselines, judge_all, model_answers
 from ml.evaluation.promise import Promise, promise_of
-from ml.evaluation.served import sums_by_day
 from ml.metrics.scores import PROBABILITY_SCORES, Answers
 from ml.models.description import model_columns
 from ml.models.handles import Upload

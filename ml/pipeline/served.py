@@ -23,19 +23,11 @@ from ml.digests import digest_value
 from ml.errors import RetrainError, Unavailable
 from ml.evaluation.baselines import Constant
 from ml.evaluation.code import SERVED_DAYS
+from ml.evaluation.day_scores import NEWEST_DAYS, DayScore, constant_in, read_days, sums_by_day
 from ml.evaluation.decision import comparability
 from ml.evaluation.handles import LearntConstant
 from ml.evaluation.judging import NoAnswer
-from ml.evaluation.served import (
-    NEWEST_DAYS,
-    DayScore,
-    Served,
-    constant_in,
-    read_days,
-    summary,
-    sums_by_day,
-    why_twin_is_better,
-)
+from ml.evaluation.served import Served, summary, why_twin_is_better
 from ml.metrics.day_sums import DaySums
 from ml.metrics.scores import Answers
 from ml.operations.alias import roll_alias_forward
@@ -56,7 +48,9 @@ PATIENCE = timedelta(days=14)  # how long a day waits for rows that are not know
 T = TypeVar("T")
 
 
-def score_served(site: Site, night: Night, cleaned: Cleaned, finished: NightEntry | None, plan: Plan | None) -> Served:
+def score_served(
+    site: Site, night: Night, cleaned: Cleaned, finished: NightEntry | None, plan: Plan | None
+) -> Served:  # fmt: skip
     """Scores the days that are due and were not scored yet, and sums up the newest days.
 
     If the refit that serves is then surely worse than its twin, the twin takes over. A run that was `finished` before
@@ -65,21 +59,33 @@ def score_served(site: Site, night: Night, cleaned: Cleaned, finished: NightEntr
     entries = site.ledger.entries()
     if not (site.use_case.dated and entries):
         return Served()
+    days = score_days(site, night, cleaned, entries)
+    served = summary(days.results, entries, site.use_case.metric, site.use_case.test_days)
+    twin, takes_over = (None, False) if finished else _twin(site, night, days.results, entries, plan)
+    return replace(served, work=days.work, unscored=days.unscored, twin=twin, takes_over=takes_over)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Everything that is kept of the newest days, oldest results first, and the reason for each day without one."""
+
+    results: list[DayScore]
+    unscored: tuple[tuple[str, str], ...]
+    work: Work
+
+
+def score_days(site: Site, night: Night, cleaned: Cleaned, entries: list[AnyEntry]) -> Scored:
+    """Lets each version answer the days on which it served, those that are due and have no result yet."""
     kept = read_days(site.store, night.use_case)
-    new: dict[str, DayScore] = {}
-    unscored: dict[str, str] = {}
-    reused = 0
+    new, unscored, reused = dict[str, DayScore](), dict[str, str](), 0
     for service in _services(site, night, site.reader(cleaned), entries):
         missing = {key: partition for key, partition in service.days.items() if key not in kept}
         reused += len(service.days) - len(missing)
         answered, reasons = service.answered(missing) if missing else ({}, {})
         new |= answered
         unscored |= reasons
-    results = [*kept.values(), *new.values()]
-    served = summary(results, entries, site.use_case.metric, site.use_case.test_days)
     work = Work(stage="", reused=reused, computed=len(new))
-    twin, takes_over = (None, False) if finished else _twin(site, night, results, entries, plan)
-    return replace(served, work=work, unscored=tuple(sorted(unscored.items())), twin=twin, takes_over=takes_over)
+    return Scored([*kept.values(), *new.values()], tuple(sorted(unscored.items())), work)
 
 
 def _twin(

@@ -7,15 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ml.evaluation.day_scores import DayScore, as_first_judged, as_they_are, read_days
 from ml.evaluation.promise import FEWEST_DAYS, Band, Promise, promise_of
 from ml.evaluation.served import (
-    DayScore,
     ServedDay,
-    as_first_judged,
-    as_they_are,
     curve_of,
     losses_when_first_judged,
-    read_days,
     score_of_newest,
     side_of,
     summary,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from deployments import cli
-from ml.evaluation.served import as_first_judged, as_they_are, read_days
+from ml.evaluation.day_scores import as_first_judged, as_they_are, read_days
 from ml.operations import moves
 from ml.pipeline import served
 from ml.reporting.page import markdown

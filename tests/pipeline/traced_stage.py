@@ -105,7 +105,7 @@ def stages() -> dict[str, Callable[[Any, dict[str, Any]], Any]]:
             site, done["night"], key(done), done["clean"], done["train"], done["upload"], done["evaluate"], nightly=True
         ),
         "recorded": lambda site, done: _record(site, done),
-        "served": lambda site, done: served.score_served(site, done["night"], done["clean"], None, None),
+        "served": lambda site, done: served.score_days(site, done["night"], done["clean"], site.ledger.entries()),
     }
 
 
