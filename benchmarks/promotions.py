@@ -4,9 +4,9 @@ Every night has a candidate. Its true quality is normal, 0.5 points wide. Candid
 newest test days, 27 of which the night before had as well. The standard error of a difference on 28 days is 1 point;
 days resemble the day before by 0.15, and candidates of neighbouring nights share half of their luck. A promotion is
 *harmful* if the new champion is truly worse by more than a point. In a world that drifts, each day is worth a part of a
-point to those who learnt it; one that breaks is worth 3 points, learnt over 60 days from the middle of the year on. What
-is judged learnt up to its first test day, and what serves is refitted on all days of its night. `--picture FILE` draws
-the frontier.
+point to those who learnt it. In one that breaks it is 3 points, learnt over 60 days from the middle of the year on.
+What is judged learnt up to its first test day, and what serves is refitted on all days of its night. `--picture FILE`
+draws the frontier.
 """
 
 import sys

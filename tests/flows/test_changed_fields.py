@@ -19,6 +19,7 @@ import ml.pipeline.train
 import ml.pipeline.upload
 import tasks.data
 import tasks.site
+from ml.data.statistics import Statistics
 from ml.errors import ConfigError, DataRejected
 from ml.evaluation.baselines import rule_columns
 from ml.evaluation.judging import baselines, judge_all, model_answers
@@ -26,8 +27,8 @@ from ml.models.handles import Fit
 from ml.models.packaging import copy_files
 from ml.models.training import package
 from ml.pipeline.run_key import training_key
-from ml.pipeline.train import _fit
-from ml.storage.json_form import to_json
+from ml.pipeline.train import Lesson, _fit
+from ml.storage.json_form import from_json, to_json
 from ml.storage.store import get_file
 from tasks.site import open_site
 from tests import tiny
@@ -303,7 +304,9 @@ def night_of(as_of: date) -> dict[str, Any]:
     checks = tasks.data.validate_partitions.fn(night, snapshot)
     cleaned = tasks.data.clean_partitions.fn(night, snapshot, checks)
     split = tasks.data.split_rows.fn(night, cleaned)
-    fit: Fit = _fit(site, night, training_key(night, snapshot.digest), cleaned, split)
+    statistics = from_json(Statistics, get_file(site.store, split.statistics))
+    lesson = Lesson(training_key(night, snapshot.digest), ("train",), lambda: statistics)
+    fit: Fit = _fit(site, night, lesson, cleaned)
     reader = site.reader(cleaned)
     with tempfile.TemporaryDirectory() as folder:
         copy_files(site.store, fit.folder, fit.files, Path(folder))

@@ -33,6 +33,13 @@ POINTS_OF_FLIGHTS = (
     "ledger: before the link", "ledger: after the link", "alias: after the first", "alias: after the second",
     "publish report: end",
 )  # fmt: skip
+# The same from the gates on: what came before is kept, so the second epoch is the refit's, and so is the fifth file.
+POINTS_OF_REFIT = (
+    "judge gates: end", "refit candidate: start", "epoch 2", "refit: fitted, and not compared", "refit candidate: end",
+    "upload refit: start", "upload: file 5", "upload refit: end", "verify refit: start", "verify refit: end",
+    "register refit: start", "register: version made", "register refit: end", "ledger: before the link",
+    "ledger: after the link", "alias: after the first", "publish report: end",
+)  # fmt: skip
 
 
 @dataclass
@@ -154,6 +161,18 @@ def test_a_kill_at_each_named_point_changes_nothing(shop_nights: Case) -> None:
 
 def test_kills_at_random_moments_change_nothing(shop_nights: Case) -> None:
     random_kills(shop_nights, RANDOM_KILLS)
+
+
+def test_a_refit_killed_again_and_again_ends_as_in_peace(shop_nights: Case) -> None:
+    """One night, killed before, in and after each stage of its refit."""
+    undisturbed, _ = shop_nights.undisturbed()
+    home = shop_nights.fresh()
+    survived = [point for point in POINTS_OF_REFIT if not shop_nights.killed(home, point=point)]
+    shop_nights.finish(home)
+    shop_nights.count(f"{NAMED}, a refit", home, len(POINTS_OF_REFIT) - len(survived))
+    assert shop_nights.end(home) == undisturbed
+    assert shop_nights.left_over(home) == []
+    assert survived == [], "points that were never reached"
 
 
 def test_flights_killed_again_and_again_end_as_in_peace(flights_nights: Case) -> None:
