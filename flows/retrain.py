@@ -42,6 +42,7 @@ from tasks.flow_run import (
 from tasks.model import (
     evaluate_models,
     judge_gates,
+    score_what_serves,
     train_candidate,
     try_parameters,
     upload_candidate,
@@ -166,6 +167,7 @@ def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any
     candidate = register_candidate(night, trained, snapshot, split, upload)
     if plan and plan.promote == "if-newer":
         await_turn(night, plan)
+    served = score_what_serves(night, cleaned, finished, plan)
     entry = None
     while entry is None:  # if another run reaches the ledger first, all is judged again, and nothing is fitted again
         head, blocked = read_head(night, snapshot, finished, plan)
@@ -173,7 +175,7 @@ def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any
         judgement = judge_gates(night, evaluations, head, blocked)
         trail = Trail(
             snapshot=snapshot, checks=checks, cleaned=cleaned, split=split, fit=fit, upload=upload, verified=verified,
-            evaluations=evaluations, judgement=judgement,
+            served=served, evaluations=evaluations, judgement=judgement,
         )  # fmt: skip
         candidate, trail = refit_winner(night, trained, candidate, trail, finished, nightly=plan is None)
         entry = finished or record_decision(night, key, candidate, trail, head)

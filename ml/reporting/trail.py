@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ml.data.handles import Checks, Cleaned, Snapshot, Split
 from ml.evaluation.handles import Evaluations, Judgement
+from ml.evaluation.served import Served
 from ml.models.handles import Fit, Refitted, Upload, Verified
 from ml.storage.records import Work
 
@@ -23,6 +24,7 @@ class Trail:
     verified: Verified
     evaluations: Evaluations
     judgement: Judgement
+    served: Served | None = None
     refitted: Refitted | None = None
     refit_upload: Upload | None = None
     refit_verified: Verified | None = None
