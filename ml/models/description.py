@@ -1,4 +1,4 @@
-"""What a packaged model says about itself, read from its files without loading it; and how raw rows are given to one."""
+"""What a packaged model says about itself, read from its files without loading it; and how it gets raw rows."""
 
 import json
 from pathlib import Path
