@@ -120,6 +120,7 @@ def parser() -> argparse.ArgumentParser:
         _add_backup,
         _add_gc,
         _add_alerts,
+        _add_simulate,
     ):
         add(commands, shared)
     return top
@@ -270,6 +271,22 @@ def _add_plan(plan: Parser) -> None:
         "--promote", choices=("never", "if-newer"), default="never", help="move the champion or not (default: never)"
     )
     plan.add_argument("--newest-first", action="store_true", help="begin with the last date")
+
+
+def _add_simulate(commands: Any, shared: argparse.ArgumentParser) -> None:
+    simulate = _add(commands, shared, "simulate", "replay a year of nights: which gates would have served best")
+    simulate.add_argument("use_case", metavar="USE_CASE")
+    simulate.add_argument(
+        "--nights", type=_at_least_1, default=365, metavar="N", help="dates (default: the newest 365)"
+    )
+    simulate.add_argument("--from", dest="first", type=_date, metavar="D", help="the first date")
+    simulate.add_argument("--every", type=_at_least_1, default=1, metavar="N", help="only each N-th night (default: 1)")
+    simulate.add_argument("--seeds", type=_at_least_1, default=1, metavar="N", help="candidates a night (default: 1)")
+    simulate.add_argument(
+        "--faults", action="store_true", help="plant faults in the training data of single nights too"
+    )
+    simulate.add_argument("--jobs", type=_from_1_to_16, default=2, metavar="N", help="fits at once (default: 2)")
+    simulate.add_argument("--picture", metavar="FILE", help="draw the served score over the year: a .png or .svg file")
 
 
 def _at_least_1(text: str) -> int:

@@ -42,6 +42,7 @@ from tasks.flow_run import (
 from tasks.model import (
     evaluate_models,
     judge_gates,
+    score_what_serves,
     train_candidate,
     try_parameters,
     upload_candidate,
@@ -49,6 +50,7 @@ from tasks.model import (
 )
 from tasks.night_notes import beginning_forgotten, red_end_noted
 from tasks.question import answered_by, asked_before, unused_answer
+from tasks.refit import refit_winner
 from tasks.registration import (
     find_finished,
     find_what_became,
@@ -84,7 +86,7 @@ class RetrainRequest(BaseModel):
 
 @flow(name="retrain", flow_run_name="{request.title}", persist_result=True, result_serializer="json")
 def retrain(request: RetrainRequest) -> State[dict[str, Any]]:
-    """Snapshot, validate, clean, split, train, verify, register, evaluate, judge, record, promote or keep, report."""
+    """Snapshot, validate, clean, split, train, verify, register, judge, refit, record, promote or keep, report."""
     with in_our_words(), red_noted(request), only_night_of(request):
         asked_night = asked_before(request.use_case)
         return answered(request) if asked_night is None else resumed(asked_night)
@@ -165,17 +167,17 @@ def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any
     candidate = register_candidate(night, trained, snapshot, split, upload)
     if plan and plan.promote == "if-newer":
         await_turn(night, plan)
+    served = score_what_serves(night, cleaned, finished, plan)
     entry = None
-    while (
-        entry is None
-    ):  # if another run reaches the ledger first, the candidate is judged again, but not trained again
+    while entry is None:  # if another run reaches the ledger first, all is judged again, and nothing is fitted again
         head, blocked = read_head(night, snapshot, finished, plan)
         evaluations = evaluate_models(night, trained, cleaned, split, upload, head)
         judgement = judge_gates(night, evaluations, head, blocked)
         trail = Trail(
             snapshot=snapshot, checks=checks, cleaned=cleaned, split=split, fit=fit, upload=upload, verified=verified,
-            evaluations=evaluations, judgement=judgement,
+            served=served, evaluations=evaluations, judgement=judgement,
         )  # fmt: skip
+        candidate, trail = refit_winner(night, trained, candidate, trail, finished, nightly=plan is None)
         entry = finished or record_decision(night, key, candidate, trail, head)
     move_alias(night, entry)
     publish_report(night, entry, trail)

@@ -142,5 +142,6 @@ def _question(entry: NightEntry) -> str:
         f"{decision_section.headline(entry.result)}.",
         entry.reason,
         decision_section.champion_sentence(entry.result),
+        decision_section.serving_words(entry.result),
     )
-    return "\n\n".join(map(literal, paragraphs))
+    return "\n\n".join(literal(paragraph) for paragraph in paragraphs if paragraph)

@@ -78,7 +78,7 @@ def end_state(settings: Settings, use_case: str) -> dict[str, Any]:
         "run_key": entry.run_key,
         "versions": [version.number for version in registry.versions()],
         "aliases": (registry.alias(CHAMPION), registry.alias(REFERENCE)),
-        "model": [(Path(file.key).name, file.digest) for file in entry.candidate.files],
+        "models": [[(Path(file.key).name, file.digest) for file in one.files] for one in entry.candidate.versions],
         "published": ledger.is_published(entry),
     }
 
@@ -93,7 +93,9 @@ def left_over(settings: Settings, use_case: str) -> list[str]:
 
 
 def count(fault: str, happens: str, settings: Settings, use_case: str, times: int = 1) -> None:
-    """One home in the table of faults: one decision and one version are wanted of it."""
-    entries = len(Ledger(open_store(settings.store), use_case).nights())
-    versions = len(Registry(settings, use_case).versions())
-    tally(fault, happens, wanted=1, entries=entries, versions=versions, times=times)
+    """One home in the table of faults: one decision and one version are wanted of it, not counting the refit that the
+    decision names."""
+    nights = Ledger(open_store(settings.store), use_case).nights()
+    refits = sum(night.candidate is not None and night.candidate.refit is not None for night in nights)
+    versions = len(Registry(settings, use_case).versions()) - refits
+    tally(fault, happens, wanted=1, entries=len(nights), versions=versions, times=times)

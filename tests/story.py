@@ -57,6 +57,7 @@ USE_CASE = UseCase(
         NotWorseThanChampion(metric="f1", max_drop=0.05, why="the noise of a retraining"),
         NotWorseThanReference(metric="f1", max_drop=0.1, why="twice that"),
     ),
+    refit="never",
     max_quarantined_fraction=0.2,
     min_rows=10,
     schedule="0 3 * * *",

@@ -43,6 +43,7 @@ from ml.data.partitions import read_partition
 from ml.data.snapshots import take_manifest
 from ml.evaluation.decision import ALL_END_WORDS, DATA_REJECTED, END_WORDS
 from ml.evaluation.handles import VerdictName
+from ml.metrics.intervals import SIMULATED_ERRORS
 from ml.metrics.scores import LOWER_IS_BETTER, METRICS
 from ml.models.packaging import refuse_broken_example
 from ml.models.training import package
@@ -113,7 +114,8 @@ def anchors(text: str) -> set[str]:
 
 def test_the_readme_is_a_tour_that_names_every_page() -> None:
     assert len(README.splitlines()) <= 200
-    assert {f"docs/{path.name}" for path in (ROOT / "docs").iterdir()} <= {target for target, _ in LINK.findall(README)}
+    pages = {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
+    assert pages <= {target for target, _ in LINK.findall(README)}
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -284,6 +286,16 @@ def test_every_metric_is_in_the_table_with_its_direction() -> None:
     assert told == {(name, name not in LOWER_IS_BETTER) for name in every}
 
 
+def test_reports_tell_the_simulated_errors_of_the_page() -> None:
+    """The lowest and the highest mean over metrics, of 20 to 90 days."""
+    simulated = re.findall(r"^\| (?:20|28|56|90) \| (.*) \|$", GUIDES["docs/gates.md"], re.MULTILINE)
+    errors = [float(cell) for row in simulated for cell in row.split(" | ")]
+    assert len(simulated) == 4
+    assert (round(min(errors)) / 100, round(max(errors)) / 100) == SIMULATED_ERRORS
+    low, high = (round(100 * error) for error in SIMULATED_ERRORS)
+    assert f"errors: 5 % by design, {low} to {high} % in the simulation" in " ".join(GUIDES["docs/gates.md"].split())
+
+
 @pytest.fixture
 def shop_with_gates_of_the_page(shop: Shop) -> Shop:
     """The tests' shop, whose use case takes the gates that the page shows from a module of its project."""
@@ -297,7 +309,6 @@ def shop_with_gates_of_the_page(shop: Shop) -> Shop:
     return shop
 
 
-@pytest.mark.slow
 def test_the_gates_of_the_page_judge_a_whole_night(
     shop_with_gates_of_the_page: Shop, prefect: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -32,21 +32,28 @@ def points() -> dict[str, Callable[[], None]]:
     from prefect import Task
 
     import flows.retrain
+    import tasks.refit
+    from ml.models.training import StoredDiary
     from ml.storage.registry import Registry
 
     found: dict[str, Callable[[], None]] = {}
-    for stage in vars(flows.retrain).values():
+    for stage in (*vars(flows.retrain).values(), *vars(tasks.refit).values()):
         if isinstance(stage, Task) and stage.name not in OF_OTHER_NIGHTS:
             found[f"{stage.name}: start"] = lambda stage=stage: _patch(stage, "fn", before=True)
             found[f"{stage.name}: end"] = lambda stage=stage: _patch(stage, "fn", before=False)
     for number in (1, 2, 3, 4):
-        found[f"epoch {number}"] = lambda number=number: _patch(
-            "ml.pipeline.train", "_progress", before=True, call=number
-        )
+        found[f"epoch {number}"] = lambda number=number: _patch(StoredDiary, "step", call=number)
+        found[f"epoch {number} of the refit"] = lambda number=number: _patch(StoredDiary, "step", call=4 + number)
+    found["refit: fitted, and not compared"] = lambda: _patch("ml.pipeline.refit", "_why_refused", before=True)
+    found["upload of the refit: packaged"] = lambda: _patch("ml.models.packaging", "write_model", call=2)
+    found["upload of the refit: all but its proof"] = lambda: _patch(
+        "ml.models.packaging", "make_proof", before=True, call=2
+    )
     for number in (1, 5, 15):
         found[f"upload: file {number}"] = lambda number=number: _patch("ml.models.packaging", "put_file", call=number)
     found["register: model made"] = lambda: _patch_client("create_registered_model")
     found["register: version made"] = lambda: _patch_client("create_model_version")
+    found["register: version of the refit made"] = lambda: _patch_client("create_model_version", call=2)
     for when, before in (("before", True), ("after", False)):
         found[f"ledger: {when} the link"] = lambda before=before: _patch_link(before=before)
         found[f"alias: {when} the first"] = lambda before=before: _patch(Registry, "set_alias", before=before)
@@ -75,10 +82,10 @@ def _patch(owner: Any, name: str, *, before: bool = False, call: int = 1) -> Non
     setattr(owner, name, dying)
 
 
-def _patch_client(name: str) -> None:
+def _patch_client(name: str, call: int = 1) -> None:
     from mlflow import MlflowClient
 
-    _patch(MlflowClient, name)
+    _patch(MlflowClient, name, call=call)
 
 
 def _patch_link(*, before: bool) -> None:

@@ -238,7 +238,7 @@ def _champion_answers(settings: Settings, store: Store, name: str) -> Iterator[F
     from ml.models.description import model_columns, model_rules, predict_raw
     from ml.storage.registry import load_model
 
-    model = head.champion
+    model = head.champion.served
     try:
         folder = packaging.fetch_model(store, model.folder, model.files, settings.home / "cache")
         predict_raw(load_model(folder), packaging.synthetic_rows(model_columns(folder), model_rules(folder)))

@@ -35,8 +35,10 @@ def entry_row(entry: AnyEntry, digest: str) -> dict[str, Any]:
         "decision": entry.decision,
         "as_of": str(night.as_of) if night else None,
         "version": version_of(candidate),
+        "refit": candidate.refit.version if candidate and candidate.refit else None,
         "champion_before": version_of(entry.champion_before),
         "champion_after": version_of(entry.champion),
+        "serves": entry.champion.served.version if entry.champion else None,
         "reference_after": version_of(entry.reference),
         "held": entry.held,
         "excluded": entry.excluded,
@@ -54,6 +56,7 @@ def entry_row(entry: AnyEntry, digest: str) -> dict[str, Any]:
             "snapshot": result.get("snapshot", {}).get("digest"),
             "test": result.get("test_digest"),
             "model": digest_of_files(candidate.files) if candidate else None,
+            "refit": digest_of_files(candidate.refit.files) if candidate and candidate.refit else None,
         },
         "verdicts": result.get("verdicts", []),
     }
@@ -62,12 +65,13 @@ def entry_row(entry: AnyEntry, digest: str) -> dict[str, Any]:
 def print_entries(rows: list[dict[str, Any]]) -> None:
     """Prints a few lines for each of the rows that `entry_row` makes."""
     for row in rows:
-        night = (
-            f"as of {row['as_of']}  version {words_of(row['version'])}  seed {row['seed']}  " if row["as_of"] else ""
-        )
+        refit = f", refitted as {row['refit']}" if row["refit"] else ""
+        version = f"version {words_of(row['version'])}{refit}"
+        night = f"as of {row['as_of']}  {version}  seed {row['seed']}  " if row["as_of"] else ""
         again = f"again: {row['again']}  " if row["again"] else ""
         answers = f"answers entry {row['answers']}  " if row["answers"] else ""
         moved = f"champion {words_of(row['champion_before'])} -> {words_of(row['champion_after'])}"
+        moved += "" if row["serves"] in {None, row["champion_after"]} else f" (version {row['serves']} serves)"
         say(
             "",
             f"{row['entry']}  {row['at']}  by {row['by']}  {row['decision']}  {night}{again}{answers}{moved}",

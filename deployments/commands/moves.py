@@ -7,7 +7,6 @@ import argparse
 import sys
 from collections.abc import Callable
 from datetime import date
-from functools import partial
 
 from deployments.commands.ledger import entry_row
 from deployments.prefect.announcement import prefect_api
@@ -32,7 +31,7 @@ from ml.operations.moves import (
 from ml.operations.usable import why_unusable
 from ml.settings import Settings
 from ml.storage.kept import KeptMonths
-from ml.storage.ledger import Ledger, OperatorEntry, open_questions
+from ml.storage.ledger import Ledger, OperatorEntry, named, open_questions
 from ml.storage.locks import one_move_at_a_time
 from ml.storage.registry import Registry
 from ml.storage.store import Store, open_store
@@ -54,7 +53,7 @@ def rollback(options: argparse.Namespace) -> int:
     """Makes an earlier champion champion again."""
 
     def plan(ledger: Ledger, registry: Registry, reason: str) -> OperatorEntry:
-        return plan_rollback(ledger, options.to, reason, partial(why_unusable, ledger.store, registry))
+        return plan_rollback(ledger, options.to, reason, lambda one: why_unusable(ledger.store, registry, one.served))
 
     return _move_champion(options, plan)
 
@@ -111,11 +110,11 @@ def _move_champion(options: argparse.Namespace, plan: Callable[[Ledger, Registry
     require_whole(ledger, registry, entry.champion)
     before, asking = alias_words(ledger, registry), open_questions(ledger.entries())
     judged = judged_since(ledger, entry.champion)
-    _confirm(options, f"Champion of {entry.use_case}: {before} -> {entry.champion.version} ({entry.reason})")
+    _confirm(options, f"Champion of {entry.use_case}: {before} -> {named(entry.champion)} ({entry.reason})")
     with one_move_at_a_time(settings.home, entry.use_case):
         require_whole(ledger, registry, entry.champion)
         carry_out(ledger, registry, entry)
-    words = f"Champion of {entry.use_case} is now version {entry.champion.version} (it was {before})."
+    words = f"Champion of {entry.use_case} is now version {named(entry.champion)} (it was {before})."
     if judged:
         words += f" This answers no question: {judged}."
     if not entry.held:
@@ -129,7 +128,7 @@ def _move_champion(options: argparse.Namespace, plan: Callable[[Ledger, Registry
 def _say_no(options: argparse.Namespace) -> int:
     """Answers no to the question whether a version is to serve, and lets the run that asked end."""
     settings, ledger, entry = _noted(options, lambda ledger, reason: plan_no(ledger, options.version, reason))
-    champion = f"the champion stays version {entry.champion.version}" if entry.champion else "there is no champion"
+    champion = f"the champion stays version {named(entry.champion)}" if entry.champion else "there is no champion"
     words = f"Answered no: version {options.version} of {entry.use_case} is not promoted, and {champion}."
     words += _runs_that_asked(settings, entry.use_case)
     show(options, entry_row(entry, ledger.digest(entry.seq)), words)

@@ -95,9 +95,12 @@ def print_summary(
     if score_section.scored(document):
         say(*_score_lines(document), "")
         say(*(f"{v['verdict']:<15}{v['gate']}: {v['reason']}" for v in document["verdicts"]), "")
+        if resolution := score_section.resolution_sentence(document):
+            say(resolution, "")
         say(score_section.comparison_sentence(document), "")
     now = "" if document["replayed"] or answer else decision_section.champion_sentence(document)
-    say(f"{decision_section.decision_sentence(document)} {now}".rstrip(), "")
+    serves = decision_section.serving_words(document) if now else ""
+    say(" ".join(filter(None, (decision_section.decision_sentence(document), now, serves))), "")
     if answer is not None:
         say(f"{answer_sentence(answer)} Champion today: {words_of(champion_today)}.", "")
     elif document["replayed"]:

@@ -11,7 +11,7 @@ from ml.errors import Corrupt, UsageError
 from ml.reporting.words import counted, listed
 from ml.settings import Settings
 from ml.storage.ledger import Ledger
-from ml.storage.records import Champion
+from ml.storage.records import Champion, Registered
 from ml.storage.store import Store, open_store
 from ml.use_case.loading import load_use_case
 
@@ -28,13 +28,14 @@ def score(options: argparse.Namespace) -> int:
 
     store = open_store(settings.store)
     champion = _champion(store, options.use_case)
-    folder = _fetched(settings, store, champion, options.use_case)
+    folder = _fetched(settings, store, champion.served, options.use_case)
     scored = score_file(settings, use_case, folder, Path(options.file), explain=options.explain)
     answers, told = scored.answers, scored.contributions
     writer(scored.keys.join(answers if told is None else answers.join(told)))
     document = {
         "use_case": options.use_case,
-        "version": champion.version,
+        "version": champion.served.version,
+        "refit_of": champion.version if champion.refit else None,
         "rows": len(answers),
         "refused_rows": int(answers.broken_rule.notna().sum()),
         "key_columns": [*scored.keys],
@@ -69,12 +70,12 @@ def _champion(store: Store, name: str) -> Champion:
     return head.champion
 
 
-def _fetched(settings: Settings, store: Store, champion: Champion, name: str) -> Path:
-    """The folder with the champion's files on this disk. Raises Corrupt if one of them is damaged."""
+def _fetched(settings: Settings, store: Store, served: Registered, name: str) -> Path:
+    """The folder with the served version's files on this disk. Raises Corrupt if one of them is damaged."""
     from ml.models import packaging
 
     try:
-        return packaging.fetch_model(store, champion.folder, champion.files, settings.home / "cache")
+        return packaging.fetch_model(store, served.folder, served.files, settings.home / "cache")
     except Corrupt as error:
         raise Corrupt(error.rule, error.value, f"retrain doctor {name} says what leads out") from error
 
@@ -82,9 +83,10 @@ def _fetched(settings: Settings, store: Store, champion: Champion, name: str) ->
 def _sentences(document: dict[str, Any], classes: tuple[str, ...]) -> Iterator[str]:
     """What was scored, and what an operator must know about it; all but the first begin with a space."""
     beside = f", beside {listed(document['key_columns'])}" if document["key_columns"] else ""
+    refit = "" if document["refit_of"] is None else f", the refit of version {document['refit_of']},"
     yield (
-        f"Scored {counted(document['rows'], 'row')} with {document['use_case']} version {document['version']} into "
-        f"{document['output']}{beside}; {document['refused_rows']:,} of them broke a rule and got no answer."
+        f"Scored {counted(document['rows'], 'row')} with {document['use_case']} version {document['version']}{refit} "
+        f"into {document['output']}{beside}; {document['refused_rows']:,} of them broke a rule and got no answer."
     )
     if document["threshold"] is not None:
         yield f" From probability {document['threshold']:.4g} on it says {classes[1]}."

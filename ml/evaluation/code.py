@@ -1,17 +1,34 @@
-"""What of our code, and which libraries, the judging of a fitted model executes."""
+"""What of our code, and which libraries, the judging of a fitted model executes, and the scoring of what serves."""
 
 from ml.code import Code
 
+SERVED_DAYS = Code(  # what is kept of a day on which a version served
+    (
+        "ml/metrics/day_sums.py",
+        "ml/metrics/scores.py",
+        "ml/models/description.py",
+        "ml/evaluation/baselines.py",
+        "ml/evaluation/day_scores.py",
+        "ml/evaluation/decision.py",
+        "ml/evaluation/judging.py",
+        "ml/pipeline/evaluate.py",
+        "ml/pipeline/served.py",
+    ),
+    ("numpy", "pandas", "scikit-learn", "scipy"),
+)
 JUDGING = Code(
     (
         "ml/metrics",
         "ml/models/description.py",
         "ml/evaluation/baselines.py",
+        "ml/evaluation/day_scores.py",
         "ml/evaluation/decision.py",
         "ml/evaluation/gates.py",
         "ml/evaluation/handles.py",
         "ml/evaluation/judging.py",
+        "ml/evaluation/promise.py",
         "ml/pipeline/evaluate.py",
     ),
     ("numpy", "pandas", "scikit-learn", "scipy"),
 )
+REFITTING = Code(("ml/evaluation/twin.py", "ml/pipeline/refit.py"))  # beside what fits, reads rows and judges

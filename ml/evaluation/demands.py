@@ -1,22 +1,14 @@
 """What a use case may say about its gates. Each row of the table is one demand."""
 
-import numpy as np
-
 from ml.data.dataset import NUMBERS
 from ml.declarations import Broken, Demands
 from ml.evaluation.gates import Comparison, Gate, MinMetric
-from ml.metrics.scores import AREAS, CLASS_METRICS
+from ml.metrics.scores import RANGES
 from ml.models.demands import unmeasured
 from ml.models.recipe import Recipe
 
 BASELINES = ("constant", "rule")
 OPPONENTS = (*BASELINES, "champion", "reference")
-RANGES = {
-    **dict.fromkeys((*CLASS_METRICS, *AREAS), (0, 1)),
-    **dict.fromkeys(("log_loss", "rmse", "mae"), (0, np.inf)),
-    "brier": (0, 2),
-    "r2": (-np.inf, 1),
-}
 
 
 def has_no_rule(recipe: Recipe) -> bool:

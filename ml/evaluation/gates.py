@@ -1,8 +1,8 @@
 """Gates: each weighs the evidence and says, with a sentence, whether a candidate may become champion.
 
-A gate is a pure function of the evidence, and one that cannot judge blocks the candidate. Every interval is the 90 %
-percentile interval of the paired bootstrap over resampling units. docs/gates.md shows how a company writes its own
-gates; the methods without a leading _ are what it may use and define.
+A gate is a pure function of the evidence, and one that cannot judge blocks the candidate. Every interval is a 90 %
+interval of ml/metrics/intervals.py. docs/gates.md says how often it errs and shows how a company writes its own gates;
+the methods without a leading _ are what it may use and define.
 """
 
 import math
@@ -14,13 +14,11 @@ import numpy as np
 from pydantic import Field
 
 from ml.evaluation.handles import Interval, Verdict, VerdictName
-from ml.metrics.intervals import Pair, Side
-from ml.metrics.scores import AREAS, LOWER_IS_BETTER, METRICS, Floats
+from ml.metrics.intervals import MIN_CARRIERS, Estimate, Pair, Side
+from ml.metrics.scores import AREAS, LOWER_IS_BETTER, METRICS, RANGES
 
 MIN_UNITS = 20
-MAX_UNDEFINED = 0.001
 DETECTABLE = 2.49  # in standard errors: z(0.95) + z(0.80), for a one-sided 5 % test with power 0.8
-LEVELS = (5.0, 95.0)
 ALLOWING: frozenset[VerdictName] = frozenset({"PASS", "NOT_APPLICABLE"})
 
 
@@ -29,11 +27,10 @@ class Evidence:
     """What gates may look at: the candidate paired with each other predictor on the same test rows.
 
     A predictor without a pair has its reason in one of two places: in `not_applicable` if the registry has no such
-    version, in `not_comparable` if it exists and cannot be compared. `unit` is the name of a resampling unit.
+    version, in `not_comparable` if it exists and cannot be compared. `unit` is what a unit is called.
     """
 
     unit: str
-    seed: int
     pairs: dict[str, Pair]
     not_applicable: dict[str, str] = field(default_factory=dict)
     not_comparable: dict[str, str] = field(default_factory=dict)
@@ -114,7 +111,8 @@ class MinMetric(Gate):
         )
 
     def weigh(self, pair: Pair, evidence: Evidence) -> Verdict:
-        interval = metric_interval(pair, self.metric, "candidate", evidence.seed)
+        del evidence  # what stands beside the pair does not matter to a floor
+        interval = metric_interval(pair, self.metric, "candidate")
         if interval.value is None:
             return self.verdict("FAIL", f"{self.metric} is undefined on these rows: {interval.reason}")
         above = interval.value <= self.floor if self.metric in LOWER_IS_BETTER else interval.value >= self.floor
@@ -134,20 +132,19 @@ class Comparison(Gate):
     """A gate on the difference between candidate and opponent. The interval of the difference decides."""
 
     def weigh(self, pair: Pair, evidence: Evidence) -> Verdict:
-        difference = Difference.of(pair, self.metric, evidence.seed)
+        difference = Difference.of(pair, self.metric, evidence.unit)
         if not np.isfinite(difference.value):
             why = why_no_difference(pair, self.metric, self.opponent)
             return self.verdict("FAIL", f"the difference in {self.metric} is undefined on these rows: {why}")
-        if difference.undefined > MAX_UNDEFINED:
-            return self.verdict(
-                "INCONCLUSIVE", f"{difference.undefined:.1%} of the resamples leave {self.metric} undefined"
-            )
+        if not np.isfinite(difference.low):
+            return self.verdict("INCONCLUSIVE", why_no_interval(pair, self.metric, evidence.unit))
         verdict, reason = self.decide(difference)
         measured = {
             "difference": difference.value,
             "low": difference.low,
             "high": difference.high,
             "smallest_detectable_drop": difference.detectable,
+            "independent_units": difference.independent,
         }
         return self.verdict(verdict, f"{reason} ({self.why})", **measured, **self._own_figures(measured))
 
@@ -175,8 +172,7 @@ class NotWorse(Comparison):
         if difference.high < -self.max_drop:
             return "FAIL", words
         if difference.detectable > self.max_drop:
-            smallest = _amount(self.metric, difference.detectable)
-            return "INCONCLUSIVE", f"{words}, but this test set cannot show a loss under {smallest}"
+            return "INCONCLUSIVE", f"{words}, but {difference.what_it_can_show(self.metric, self.max_drop)}"
         return "INCONCLUSIVE", f"{words}, and the interval leaves it open"
 
 
@@ -248,29 +244,38 @@ OPPONENT_WORDS = {"constant": "best constant", "rule": "best one-column rule"}
 class Difference:
     """Candidate minus opponent, where larger is better, with its interval.
 
-    `undefined` is the share of resamples in which there is no difference. `detectable` is the smallest loss that this
-    test set can show.
+    `detectable` is the smallest loss that these `units` (each a `unit`: day, row, or the group's name) can show, and
+    `independent` says how many independent ones they equal. Without an interval these figures are NaN.
     """
 
     value: float
     low: float
     high: float
-    undefined: float
     detectable: float
+    independent: float
+    units: int
+    unit: str
 
     @classmethod
-    def of(cls, pair: Pair, metric: str, seed: int) -> "Difference":
+    def of(cls, pair: Pair, metric: str, unit: str = "unit") -> "Difference":
         """The difference of a pair in this metric; NaN where it is undefined."""
-        value = float(pair.difference(metric, pair.totals())[0])
-        draws = pair.difference(metric, pair.resampled(seed))
-        defined = draws[np.isfinite(draws)]
-        low, high = np.percentile(defined, LEVELS) if len(defined) else (np.nan, np.nan)
+        found = Estimate.of(pair, metric, "candidate", "other")
         return cls(
-            value=value,
-            low=float(low),
-            high=float(high),
-            undefined=1 - len(defined) / len(draws),
-            detectable=DETECTABLE * float(defined.std()) if len(defined) else float("nan"),
+            value=found.value,
+            low=found.low,
+            high=found.high,
+            detectable=DETECTABLE * found.error,
+            independent=found.independent,
+            units=pair.units,
+            unit=unit,
+        )
+
+    def what_it_can_show(self, metric: str, loss: float) -> str:
+        """The smallest loss that these units can show, and how many such units could show this one."""
+        enough = math.ceil(self.units * (self.detectable / loss) ** 2)
+        smallest = _amount(metric, self.detectable)
+        return (
+            f"{self.units} {self.unit}s cannot show a loss under {smallest}; about {enough:,} such {self.unit}s could"
         )
 
     def in_words(self, metric: str) -> str:
@@ -279,19 +284,15 @@ class Difference:
         return f"{value} [{low}, {high}]"
 
 
-def metric_interval(pair: Pair, metric: str, side: Side, seed: int) -> Interval:
+def metric_interval(pair: Pair, metric: str, side: Side) -> Interval:
     """The metric of one side with its interval; no interval if there are too few units."""
-    value = float(pair.metric(metric, side, pair.totals())[0])
-    if not np.isfinite(value):
+    found = Estimate.of(pair, metric, side)
+    if not np.isfinite(found.value):
         return Interval(value=None, reason=why_undefined(pair, metric, side))
-    draws: Floats = pair.metric(metric, side, pair.resampled(seed))
-    defined = draws[np.isfinite(draws)]
-    if pair.units < MIN_UNITS or 1 - len(defined) / len(draws) > MAX_UNDEFINED:
-        return Interval(value=value, reason="too few units for an interval")
-    low, high = np.percentile(defined, LEVELS)
-    if metric in AREAS:  # first-order estimates of areas near 1 may lie a little above it
-        low, high = np.clip([low, high], 0, 1)
-    return Interval(value=value, low=float(low), high=float(high))
+    if pair.units < MIN_UNITS or not np.isfinite(found.error):
+        return Interval(value=found.value, reason="too few units for an interval")
+    low, high = np.clip([found.low, found.high], *RANGES[metric])
+    return Interval(value=found.value, low=float(low), high=float(high))
 
 
 def why_undefined(pair: Pair, metric: str, side: Side) -> str:
@@ -306,6 +307,12 @@ def why_undefined(pair: Pair, metric: str, side: Side) -> str:
     rows = cells.sum(axis=1)[judged_classes]  # by label
     which = "the second class" if pair.kind == "binary" else "a class"
     return f"{which} has no rows" if not rows.all() and metric != "precision" else f"{which} is never the answer"
+
+
+def why_no_interval(pair: Pair, metric: str, unit: str) -> str:
+    """Why a difference has a value but no interval."""
+    carriers = pair.carriers(metric, "candidate", "other")
+    return f"{metric} rests on {carriers} of {pair.units} {unit}s alone, too few to judge; {MIN_CARRIERS} are needed"
 
 
 def why_no_difference(pair: Pair, metric: str, opponent: str) -> str:

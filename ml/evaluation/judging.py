@@ -87,7 +87,6 @@ def answer_table(test: pd.DataFrame, answers: Answers) -> pd.DataFrame:
 def judge_all(
     use_case: Table,
     test: pd.DataFrame,
-    test_digest: str,
     answers: dict[str, Answers],
     descriptions: Mapping[str, str],
     named: Collection[str] = (),
@@ -97,30 +96,22 @@ def judge_all(
     `answers` and `descriptions` are by the predictor's name; "candidate" is one of them. `named` are the metrics that
     the use case and its gates name: scores of probabilities have intervals where they are among them.
     """
-    seed = judging_seed(test_digest)
     y = test[LABEL].to_numpy(np.float64)
-    units, unit = resampling_units(use_case, test)
+    units, unit = units_of(use_case, test)
     classes = len(use_case.target.classes)
     pairs = {
-        who: make_pair(use_case.target.kind, classes, y, answers["candidate"], other, units, named)
+        who: make_pair(
+            use_case.target.kind, classes, y, answers["candidate"], other, units, named, in_order=use_case.dated
+        )
         for who, other in answers.items()
     }
-    models = {who: _scores(use_case, who, y, answers[who], pairs[who], descriptions[who], seed) for who in answers}
+    models = {who: _scores(use_case, who, y, answers[who], pairs[who], descriptions[who]) for who in answers}
     others = {who: pair for who, pair in pairs.items() if who != "candidate"}
-    return Judged(models, Evidence(unit=unit, seed=seed, pairs=others))
+    return Judged(models, Evidence(unit=unit, pairs=others))
 
 
-def judging_seed(test_digest: str) -> int:
-    """The seed of every random draw in judging.
-
-    It follows from the test rows alone. So equal answers to equal rows get equal intervals, even if the code or the
-    seed of the fit has changed, or the night is run again.
-    """
-    return int(test_digest[:15], 16)
-
-
-def resampling_units(use_case: Table, test: pd.DataFrame) -> tuple[Any, str]:
-    """The resampling unit of each row, and what a unit is called.
+def units_of(use_case: Table, test: pd.DataFrame) -> tuple[Any, str]:
+    """The unit of each row, and what a unit is called: rows of one unit depend on each other.
 
     The units are days for dated rows, and groups if the use case has them (null for a row without one). Otherwise they
     are None, which makes every row a unit.
@@ -132,12 +123,10 @@ def resampling_units(use_case: Table, test: pd.DataFrame) -> tuple[Any, str]:
     return None, "row"
 
 
-def _scores(
-    use_case: Reading, who: str, y: Any, answers: Answers, pair: Pair, description: str, seed: int
-) -> ModelScores:
+def _scores(use_case: Reading, who: str, y: Any, answers: Answers, pair: Pair, description: str) -> ModelScores:
     """One predictor's scores: what the pair measures with intervals, other scores of its probabilities without."""
     kind = use_case.target.kind
-    scores = {name: metric_interval(pair, name, "other", seed) for name in METRICS[kind] if pair.measures(name)}
+    scores = {name: metric_interval(pair, name, "other") for name in METRICS[kind] if pair.measures(name)}
     points = probability_scores(kind, y, answers.probability)
     undefined = "one class is missing"
     scores |= {

@@ -1,11 +1,10 @@
-"""Pairs of predictors on the same rows, and the resampling that gives intervals of their scores.
+"""Pairs of predictors on the same rows, and how sure their scores are.
 
-A pair keeps, for every resampling unit, the few sums (sufficient statistics) from which all metrics follow. The paired
-bootstrap draws units with replacement (Efron and Tibshirani 1993, chapter 13). Units with equal statistics are kept
-once, with their count, so that ten thousand resamples can be one multinomial draw.
+A pair keeps, for every unit (a day, a group or a row), the few sums (sufficient statistics) from which all metrics
+follow. How much a metric would change without each unit says how sure it is. Days keep their order, because good days
+follow good ones. Groups and rows have no order: of those with equal statistics one is kept, with their count.
 """
 
-import functools
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -28,22 +27,28 @@ from ml.metrics.scores import (
 )
 from ml.serving.output import TaskKind
 
-RESAMPLES = 10_000
-FEW_DISTINCT = 64
+ONE_SIDED_ERROR = 0.05  # of each end of an interval
+SIMULATED_ERRORS = (0.04, 0.14)  # of days that are independent, and of those that resemble each other most
+MIN_CARRIERS = 7  # of six, one resample of units in 400 would have none
+TYPICAL_AUTOCORRELATION = 0.1  # of two models up to 30 nights apart, from one day to the next: 0.05 to 0.15
+TYPICAL_DAYS = 14  # as many days' evidence is that figure worth
+UNWRITTEN_IF_EMPTY = Field(exclude_if=lambda value: not value)  # such evidence is stored as it always was
 Side = Literal["candidate", "other"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreSums:
-    """Sums per resampling unit from which scores of probabilities follow.
+    """Sums per unit from which scores of probabilities follow.
 
-    `statistics` is (distinct units, m), and `counts` says how often each of them occurs. m is the number of rows by
-    label, and then, for each score in `names`, the sums of the values of rows of the other and of the candidate.
+    `statistics` is (distinct units, m), and `counts` says how often each of them occurs; `order` is as in Pair. m is
+    the number of rows by label, and then, for each score in `names`, the sums of the values of rows of the other and of
+    the candidate.
     """
 
     names: tuple[str, ...]
     statistics: tuple[tuple[float, ...], ...]
     counts: tuple[int, ...]
+    order: Annotated[tuple[int, ...], UNWRITTEN_IF_EMPTY] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,20 +60,20 @@ class Pair:
     number of rows; the sums of y - y[0] and of its square; the sums of squared errors of the other and of the
     candidate; the sums of absolute errors of the two.
 
-    `scores` has the sums for the scores of probabilities that the use case or a gate names. They are drawn by
-    themselves, so that naming one moves no interval of another metric. None is not written, so that evidence without
-    them is stored as it always was.
+    `scores` has the sums for the scores of probabilities that the use case or a gate names. `order` (units,) says which
+    of the statistics each day has, from the first day to the last; it is empty where units have no order.
     """
 
     kind: TaskKind
     classes: int
     statistics: tuple[tuple[float, ...], ...]
     counts: tuple[int, ...]
-    scores: Annotated[ScoreSums | None, Field(exclude_if=lambda scores: scores is None)] = None
+    scores: Annotated[ScoreSums | None, UNWRITTEN_IF_EMPTY] = None
+    order: Annotated[tuple[int, ...], UNWRITTEN_IF_EMPTY] = ()
 
     @property
     def units(self) -> int:
-        """How many resampling units there are, equal ones counted each."""
+        """How many units there are, equal ones counted each."""
         return sum(self.counts)
 
     def totals(self) -> Floats:
@@ -77,13 +82,26 @@ class Pair:
             [np.array(part.counts, np.float64)[None] @ np.array(part.statistics, np.float64) for part in self._parts]
         )
 
-    def resampled(self, seed: int) -> Floats:
-        """(RESAMPLES, m) sums over the units of each resample, those of `scores` last."""
-        return _resampled(self, seed)
-
     @property
     def _parts(self) -> "list[Pair | ScoreSums]":
         return [self] if self.scores is None else [self, self.scores]
+
+    def _part(self, name: str) -> "Pair | ScoreSums":
+        """Where the sums of a metric are."""
+        return self.scores if self.scores is not None and name in PROBABILITY_SCORES else self
+
+    def without_each_unit(self, name: str) -> Floats:
+        """(distinct units, m) the totals without each of them, as far as they matter to the metric."""
+        part, width = self._part(name), len(self.statistics[0])
+        totals = np.repeat(self.totals(), len(part.counts), axis=0)
+        with np.errstate(invalid="ignore"):  # another side's error may be too large to be summed
+            totals[:, slice(width) if part is self else slice(width, None)] -= np.array(part.statistics, np.float64)
+        return totals
+
+    def of_each_unit(self, name: str, of_distinct: Floats) -> Floats:
+        """(units,) from the values of distinct units, in the order of days if there is one."""
+        part = self._part(name)
+        return of_distinct[list(part.order)] if part.order else np.repeat(of_distinct, part.counts)
 
     def measures(self, name: str) -> bool:
         """Whether the metric follows from these statistics."""
@@ -107,10 +125,8 @@ class Pair:
 
     def _probability_score(self, name: str, side: Side, sums: Floats) -> Floats:
         """(draws,) the score from the sums of `scores`; an area is NaN where a class has no rows."""
-        assert self.scores is not None, name
-        column = self.classes + 2 * self.scores.names.index(name) + (side == "candidate")
         rows = sums[:, : self.classes]
-        means: Floats = sums[:, column] / rows.sum(axis=1)
+        means: Floats = sums[:, self._column(name, side)] / rows.sum(axis=1)
         return np.where(rows.all(axis=1), means, np.nan) if name in AREAS else means
 
     def difference(self, name: str, totals: Floats) -> Floats:
@@ -121,49 +137,114 @@ class Pair:
                 return np.where(other > 0, (other - candidate) / other, np.nan)
         return candidate - other
 
+    def carriers(self, name: str, *sides: Side) -> int:
+        """How many units carry the metric of the sides: without them it would have no value.
 
-@functools.lru_cache(maxsize=8)
-def _resampled(pair: Pair, seed: int) -> Floats:
-    """(RESAMPLES, m) sums, drawn once and used for all metrics."""
-    return np.hstack([_drawn_sums(part, seed) for part in pair._parts])
+        They have rows of the class, or answers of it; of several classes or sides those of the rarest are counted. A
+        loss of both sides is compared as a fraction of the other's, and is carried by the units in which that one errs.
+        """
+        part = self._part(name)
+        statistics, times = np.array(part.statistics, np.float64), np.array(part.counts)[:, None]
+        amounts = [self._needed(name, side, statistics) for side in sides]
+        if name in LOWER_IS_BETTER and len(sides) > 1:
+            amounts.append(statistics[:, [self._column(name, "other")]])
+        return min(int(((amount > 0) * times).sum(axis=0).min()) for amount in amounts)
+
+    def _needed(self, name: str, side: Side, statistics: Floats) -> Floats:
+        """(distinct units, k) amounts, of each of which there must be some in all units together."""
+        if name in LOWER_IS_BETTER or name == "accuracy":
+            return np.ones((len(statistics), 1))
+        if name == "r2":
+            return statistics[:, 2:3]
+        if name in AREAS:
+            return statistics[:, : self.classes]
+        cells = statistics.reshape(-1, self.classes, self.classes, self.classes)
+        of_class = cells.sum(axis=(2, 3) if name != "precision" else (1, 3) if side == "other" else (1, 2))
+        return of_class[:, 1:] if self.kind == "binary" else of_class
+
+    def _column(self, name: str, side: Side) -> int:
+        """Where the sums of errors of a side are, or of the values of a score of probabilities."""
+        if self.kind == "regression":
+            return {"rmse": 3, "mae": 5}[name] + (side == "candidate")
+        assert self.scores is not None, name
+        return self.classes + 2 * self.scores.names.index(name) + (side == "candidate")
 
 
-def _drawn_sums(units: Pair | ScoreSums, seed: int) -> Floats:
-    """(RESAMPLES, m) sums over the units of each resample.
+def spread(influences: Floats, *, in_order: bool) -> tuple[Floats, Floats]:
+    """The standard error of the mean of `influences` (..., units), and how many independent units its units equal.
 
-    If there are few distinct units, it draws how often each of them occurs; otherwise it draws single units.
+    If they are days in their order, they count as a process in which each day resembles the day before (AR(1)), and n
+    days equal n (1 - r) / (1 + r) independent ones. The autocorrelation r is that of these days, corrected for its
+    bias (Marriott and Pope 1954), and drawn to the typical one, because few days say little about it. Days that
+    alternate make nothing surer.
     """
-    generator = np.random.default_rng(seed)
-    statistics, counts = np.array(units.statistics, np.float64), np.array(units.counts)
-    total = int(counts.sum())
-    if len(counts) <= FEW_DISTINCT:
-        return generator.multinomial(total, counts / total, size=RESAMPLES) @ statistics
-    of_units = statistics[np.repeat(np.arange(len(counts)), counts)]
-    return np.concatenate([_drawn(generator, of_units, len(block)) for block in _draw_blocks(total)])
+    units = influences.shape[-1]
+    deviations = influences - influences.mean(axis=-1, keepdims=True)
+    squares = np.square(deviations).sum(axis=-1)
+    independent = np.full(squares.shape, float(units))
+    if in_order:
+        neighbours = (deviations[..., 1:] * deviations[..., :-1]).sum(axis=-1)
+        seen = np.divide(neighbours, squares, out=np.zeros_like(squares), where=squares > 0)
+        unbiased = seen + (1 + 3 * seen) / units
+        drawn = (units * unbiased + TYPICAL_DAYS * TYPICAL_AUTOCORRELATION) / (units + TYPICAL_DAYS)
+        autocorrelation = drawn.clip(0, 0.95)
+        independent = units * (1 - autocorrelation) / (1 + autocorrelation)
+    return np.sqrt(squares / (units - 1) / independent), independent
 
 
-def _drawn(generator: np.random.Generator, of_units: Floats, draws: int) -> Floats:
-    """(draws, m) sums over as many units as `of_units` (units, m) has, drawn with replacement."""
-    units = len(of_units)
-    chosen = generator.integers(0, units, size=(draws, units)) + np.arange(draws)[:, None] * units
-    times = np.bincount(chosen.ravel(), minlength=draws * units).reshape(draws, units)
-    return times @ of_units
+def half_width(error: Floats, independent: Floats) -> Floats:
+    """How far the ends of a 90 % interval lie from the estimate: the quantile of Student's t of so many units."""
+    from scipy.special import stdtrit
+
+    half: Floats = error * stdtrit(np.maximum(independent - 1, 1), 1 - ONE_SIDED_ERROR)
+    return half
 
 
-def _draw_blocks(units: int) -> list[NDArray[np.int_]]:
-    """The numbers of all resamples, in blocks that each need about 80 MB at most."""
-    return np.array_split(np.arange(RESAMPLES), max(1, RESAMPLES * units // 10_000_000))
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A metric of one side, or the difference of both, with its 90 % interval. What is undefined is NaN.
+
+    `error` is the standard error of `value`, and `independent` says how many independent units its units equal. All but
+    `value` are NaN if too few units carry the metric.
+    """
+
+    value: float
+    low: float = np.nan
+    high: float = np.nan
+    error: float = np.nan
+    independent: float = np.nan
+
+    @classmethod
+    def of(cls, pair: Pair, name: str, *sides: Side) -> "Estimate":
+        """The metric of one side, or by how much the candidate is better where both are given.
+
+        The influence of a unit is how much the estimate would change without it: the jackknife (Efron 1982).
+        """
+
+        def measured(totals: Floats) -> Floats:
+            return pair.difference(name, totals) if len(sides) > 1 else pair.metric(name, sides[0], totals)
+
+        value = float(measured(pair.totals())[0])
+        if not np.isfinite(value) or pair.carriers(name, *sides) < MIN_CARRIERS:
+            return cls(value=value)
+        without = pair.of_each_unit(name, measured(pair.without_each_unit(name)))
+        if not np.isfinite(without).all():
+            return cls(value=value)
+        error, independent = spread((pair.units - 1) * (value - without), in_order=bool(pair.order))
+        half = float(half_width(error, independent))
+        return cls(value=value, low=value - half, high=value + half, error=float(error), independent=float(independent))
 
 
 def make_pair(
     kind: TaskKind, classes: int, y: Floats, candidate: Answers, other: Answers, units: NDArray[np.object_] | None,
-    named: Collection[str] = (),
+    named: Collection[str] = (), *, in_order: bool = False,
 ) -> Pair:  # fmt: skip
     """The pair of two predictors' answers to the same rows with labels `y` (rows,).
 
-    `units` (rows,) has the resampling unit of each row; a row whose unit is null is a unit of its own. If `units` is
-    None, every row is a unit. `named` are the metrics that the use case and its gates name: of the scores of
-    probabilities only these are kept. Raises ValueError for an answer that is no number or no class.
+    `units` (rows,) has the unit of each row; a row whose unit is null is a unit of its own. If `units` is None, every
+    row is a unit. With `in_order` the units are days, which follow each other in the order of their names. `named` are
+    the metrics that the use case and its gates name: of the scores of probabilities only these are kept. Raises
+    ValueError for an answer that is no number or no class.
     """
     for answers in (candidate, other):
         _refuse_no_answers(classes, y, answers)
@@ -174,14 +255,14 @@ def make_pair(
     else:
         cell = (y * classes + other.chosen) * classes + candidate.chosen
         statistics = np.eye(classes**3)[cell.astype(int)]
-    rows, counts = _distinct_units(statistics, units)
-    scores = _score_sums(kind, classes, y, candidate, other, units, named)
-    return Pair(kind=kind, classes=classes, statistics=rows, counts=counts, scores=scores)
+    distinct, counts, order = _distinct_units(statistics, units, in_order=in_order)
+    scores = _score_sums(kind, classes, y, candidate, other, units, named, in_order=in_order)
+    return Pair(kind=kind, classes=classes, statistics=distinct, counts=counts, scores=scores, order=order)
 
 
 def _score_sums(
     kind: TaskKind, classes: int, y: Floats, candidate: Answers, other: Answers,
-    units: NDArray[np.object_] | None, named: Collection[str],
+    units: NDArray[np.object_] | None, named: Collection[str], *, in_order: bool,
 ) -> ScoreSums | None:  # fmt: skip
     """The sums for the named scores of probabilities; None if none is named, or if a side has no probabilities."""
     names = tuple(name for name in PROBABILITY_SCORES if name in named)
@@ -189,24 +270,25 @@ def _score_sums(
         return None
     sides, binary = (other.probability, candidate.probability), kind == "binary"
     values = [values_of_rows(name, y, side, binary=binary) for name in names for side in sides]
-    rows, counts = _distinct_units(np.column_stack([np.eye(classes)[y.astype(int)], *values]), units)
-    return ScoreSums(names=names, statistics=rows, counts=counts)
+    statistics = np.column_stack([np.eye(classes)[y.astype(int)], *values])
+    distinct, counts, order = _distinct_units(statistics, units, in_order=in_order)
+    return ScoreSums(names=names, statistics=distinct, counts=counts, order=order)
 
 
 def _distinct_units(
-    statistics: Floats, units: NDArray[np.object_] | None
-) -> tuple[tuple[tuple[float, ...], ...], tuple[int, ...]]:
-    """The sums (rows, m) over each unit: the distinct ones, and how often each occurs."""
+    statistics: Floats, units: NDArray[np.object_] | None, *, in_order: bool
+) -> tuple[tuple[tuple[float, ...], ...], tuple[int, ...], tuple[int, ...]]:
+    """The sums (rows, m) over each unit: the distinct ones, how often each occurs, and which of them each unit has."""
     if units is not None:
-        statistics = pd.DataFrame(statistics).groupby(_unit_numbers(units)).sum().to_numpy()
-    distinct, counts = np.unique(statistics, axis=0, return_counts=True)
+        statistics = pd.DataFrame(statistics).groupby(_unit_numbers(units, in_order=in_order)).sum().to_numpy()
+    distinct, order, counts = np.unique(statistics, axis=0, return_inverse=True, return_counts=True)
     rows = tuple(tuple(float(value) for value in row) for row in distinct)
-    return rows, tuple(int(count) for count in counts)
+    return rows, tuple(map(int, counts)), tuple(map(int, order)) if in_order else ()
 
 
-def _unit_numbers(units: NDArray[np.object_]) -> NDArray[np.int_]:
+def _unit_numbers(units: NDArray[np.object_], *, in_order: bool) -> NDArray[np.int_]:
     """(rows,) the number of each row's unit. Rows without a unit get numbers of their own: pandas would drop them."""
-    numbers, names = pd.factorize(units)
+    numbers, names = pd.factorize(units, sort=in_order)
     alone = numbers < 0
     return np.where(alone, len(names) + np.cumsum(alone), numbers)
 

@@ -16,6 +16,12 @@ METRICS: dict[TaskKind, tuple[str, ...]] = {
     "multiclass": CLASS_METRICS + PROBABILITY_SCORES,
     "regression": ("rmse", "mae", "r2"),
 }
+RANGES = {
+    **dict.fromkeys((*CLASS_METRICS, *AREAS), (0.0, 1.0)),
+    **dict.fromkeys(("log_loss", "rmse", "mae"), (0.0, np.inf)),
+    "brier": (0.0, 2.0),
+    "r2": (-np.inf, 1.0),
+}
 Floats = NDArray[np.float64]
 
 
@@ -86,8 +92,8 @@ def values_of_rows(name: str, y: Floats, probability: Floats, *, binary: bool) -
     """(rows,) values whose mean is the score of the probabilities (rows, classes) for the labels `y` (rows,).
 
     Log loss and Brier score are means by themselves. An area is made one: a row's value is the area plus the number of
-    rows times the row's influence, which is the derivative of the area by the row's weight. So the mean over resampled
-    rows is the area of the resample to first order: the infinitesimal jackknife (Efron 1982, chapter 6). The values are
+    rows times the row's influence, which is the derivative of the area by the row's weight. So the mean over fewer rows
+    is their area to first order: the infinitesimal jackknife (Efron 1982, chapter 6). The values are
     0 where a class has no rows, and the area is undefined.
     """
     if name == "log_loss":

@@ -8,6 +8,7 @@ import pandas as pd
 
 from ml.serving.columns import Column, with_tuples
 from ml.serving.model import RAW
+from ml.serving.output import Output
 from ml.serving.rules import Rule, rule_from_dict
 
 
@@ -19,6 +20,11 @@ def model_columns(model_folder: Path) -> tuple[Column, ...]:
 def model_rules(model_folder: Path) -> tuple[Rule, ...]:
     """The rules by which a packaged model refuses a row."""
     return tuple(rule_from_dict(fields) for fields in description(model_folder)["rules"])
+
+
+def model_output(model_folder: Path) -> Output:
+    """How the outputs of a model that today's code packaged become answers. Older ones have other fields."""
+    return Output(**with_tuples(description(model_folder)["output"]))
 
 
 def model_threshold(model_folder: Path) -> float | None:

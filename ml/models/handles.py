@@ -53,6 +53,17 @@ class Fit(Handle):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Refitted(Handle):
+    """A winner's recipe fitted once more, on `rows` due rows. If `refused` says why the fit is broken, the judged model
+    serves; `fit` is None if there is no fit at all.
+    """
+
+    rows: int
+    fit: Fit | None
+    refused: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Upload(Handle):
     """A packaged model at its final place in the store: all its files, and the answers that it must give (`proof`).
 

@@ -97,8 +97,10 @@ def package(
     threads: int,
     held_out: pd.DataFrame,
     own: OwnCode = NO_OWN_CODE,
+    output: Output | None = None,
 ) -> PackagedModel:
-    """The packaged model, which takes raw rows. Its outputs on validation rows choose calibration and threshold.
+    """The packaged model, which takes raw rows. Its outputs on validation rows choose calibration and threshold, unless
+    `output` has those of an earlier fit.
 
     `folder` has the files of the fitted model, and must stay until the packaged model was saved. `held_out` are
     validation rows with their label. `own` are the company's modules that travel. Raises ConfigError if an output is no
@@ -112,7 +114,7 @@ def package(
         rules=travelling(use_case, rules),
         kind=kind,
         folder=folder,
-        output=choose_output(use_case, outputs, held_out[LABEL].to_numpy(np.float64)),
+        output=output or choose_output(use_case, outputs, held_out[LABEL].to_numpy(np.float64)),
         threads=threads,
         time_zone=use_case.time_zone,
         own=own,

@@ -7,7 +7,7 @@ from ml.errors import ConfigError
 from ml.operations.usable import way_back
 from ml.operations.versions import lost_versions, lost_words, recorded_as, register_again
 from ml.storage.ledger import AnyEntry, Ledger, OperatorEntry
-from ml.storage.records import Champion
+from ml.storage.records import Registered
 from ml.storage.registry import CHAMPION, REFERENCE, Registry
 
 NONE = "none"
@@ -27,20 +27,20 @@ def roll_alias_forward(ledger: Ledger, registry: Registry) -> str | None:
     """
     move = ledger.last_move()
     champion, before = (move.champion, move.champion_before) if move else (None, None)
-    alias, expected = registry.alias(CHAMPION), registry.number_of(champion) if champion else None
+    alias, expected = registry.alias(CHAMPION), registry.number_of(champion.served) if champion else None
     if champion and expected is None:
-        lost = lost_words(registry, champion)
+        lost = lost_words(registry, champion.served)
         return f"{lost[0].upper()}{lost[1:]}. Nothing is promoted meanwhile: {way_back(ledger, registry, champion)}."
     if alias == expected:
         if move:
             ledger.confirm_alias(move)
         return None
-    untouched = isinstance(move, OperatorEntry) or alias == (registry.number_of(before) if before else None)
+    untouched = isinstance(move, OperatorEntry) or alias == (registry.number_of(before.served) if before else None)
     if move and untouched and not ledger.alias_confirmed(move):
         follow_ledger(ledger, registry, move)
         return None
     return (
-        f"The alias champion was moved by hand: the ledger says {_words(ledger_words(champion))}, "
+        f"The alias champion was moved by hand: the ledger says {_words(ledger_words(champion and champion.served))}, "
         f"MLflow says {_words(alias_words(ledger, registry))}. "
         "Nothing is promoted until an operator says which holds: "
         f"retrain promote {ledger.use_case} --version N --reason WHY."
@@ -51,7 +51,7 @@ def _words(version: str) -> str:
     return "that there is none" if version == NONE else f"version {version}"
 
 
-def ledger_words(model: Champion | None) -> str:
+def ledger_words(model: Registered | None) -> str:
     """The version's number in the ledger; `none` if there is no version."""
     return NONE if model is None else str(model.version)
 
@@ -68,13 +68,14 @@ def alias_words(ledger: Ledger, registry: Registry) -> str:
 def follow_ledger(ledger: Ledger, registry: Registry, move: AnyEntry) -> None:
     """Sets the aliases reference and champion as the entry says, then notes that they follow it.
 
+    The alias champion names the version that serves, the alias reference the judged one that gates compare with.
     Afterwards it looks for a newer move, and follows that: otherwise this call could overwrite what that move set. A
     reference that MLflow has lost is skipped. Raises ConfigError if MLflow has lost the champion.
     """
     if move.reference and registry.number_of(move.reference) is not None:
         point(ledger, registry, REFERENCE, move.reference)
     if move.champion:
-        point(ledger, registry, CHAMPION, move.champion)
+        point(ledger, registry, CHAMPION, move.champion.served)
     newest = ledger.last_move()
     if newest is not None and newest.seq > move.seq:
         follow_ledger(ledger, registry, newest)
@@ -82,7 +83,7 @@ def follow_ledger(ledger: Ledger, registry: Registry, move: AnyEntry) -> None:
     ledger.confirm_alias(move)
 
 
-def point(ledger: Ledger, registry: Registry, alias: str, model: Champion) -> None:
+def point(ledger: Ledger, registry: Registry, alias: str, model: Registered) -> None:
     """Lets the alias name the ledger's version under its number in MLflow. Raises ConfigError if MLflow lost it."""
     number = registry.number_of(model)
     if number is None:
@@ -102,10 +103,10 @@ def register_lost(ledger: Ledger, registry: Registry) -> None:
     """
     lost, alias = lost_versions(ledger, registry), registry.alias(CHAMPION)
     may_move = alias is None or recorded_as(ledger, registry, alias) is not None
-    for night in lost:
-        register_again(registry, night)
-    move, identities = ledger.last_move(), {night.candidate.identity for night in lost if night.candidate}
-    if move and move.champion and move.champion.identity in identities and may_move:
+    for each in lost:
+        register_again(registry, each)
+    move, identities = ledger.last_move(), {each.version.identity for each in lost}
+    if move and move.champion and move.champion.served.identity in identities and may_move:
         follow_ledger(ledger, registry, move)
     elif move and move.reference and move.reference.identity in identities:
         point(ledger, registry, REFERENCE, move.reference)

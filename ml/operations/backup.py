@@ -306,9 +306,9 @@ def _damaged(store: Store, index: dict[str, list[Any]], cut: Cut) -> Iterator[st
 
 
 def served_files(entries: list[AnyEntry]) -> Iterator[FileRef]:
-    """The files of every champion and reference that the entries name, each once."""
+    """The files of every champion and reference that the entries name, judged version and refit, each once."""
     served = [model for entry in entries for model in (entry.champion, entry.reference) if model]
-    files = {file.key: file for model in served for file in model.files}
+    files = {file.key: file for model in served for version in model.versions for file in version.files}
     yield from files.values()
 
 

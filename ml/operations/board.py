@@ -6,7 +6,7 @@ from datetime import date
 
 from ml.operations.backfill import Progress
 from ml.reporting.score_section import cell
-from ml.storage.ledger import Ledger, NightEntry
+from ml.storage.ledger import Ledger, NightEntry, named
 
 
 def board_rows(
@@ -43,7 +43,7 @@ def _board_row(
         "as_of": str(as_of),
         "stage": str(stage),
         "decision": night.decision if night else "",
-        "version": str(night.candidate.version) if night and night.candidate else "",
+        "version": named(night.candidate) if night and night.candidate else "",
         **_scores(night),
         "verdicts": ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items()),
         "reason": attempt.reason if attempt else "" if planned else reason,

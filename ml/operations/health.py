@@ -4,7 +4,7 @@ What a killed run leaves behind is no damage, because the run can be resumed. It
 of the use case is active.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
@@ -17,7 +17,7 @@ from ml.operations.versions import all_lost_words, lost_versions, recorded_as, r
 from ml.storage import paths
 from ml.storage.ledger import AnyEntry, Ledger, NightEntry, is_same
 from ml.storage.paths import SERVING_PREFIX
-from ml.storage.records import Champion
+from ml.storage.records import Registered
 from ml.storage.registry import CHAMPION, Registry
 from ml.storage.store import Store
 
@@ -92,12 +92,13 @@ def _lost_versions(ledger: Ledger, registry: Registry, entries: list[AnyEntry]) 
     """
     lost = lost_versions(ledger, registry)
     if lost:
-        served = {model.identity for entry in entries for model in (entry.champion, entry.reference) if model}
+        models = [model for entry in entries for model in (entry.champion, entry.reference) if model]
+        served = {version.identity for model in models for version in model.versions}
         yield Finding(
             seen=all_lost_words(registry, lost),
             mend="registered again from the store, and the alias follows the ledger",
             repair=partial(register_lost, ledger, registry),
-            note=not any(night.candidate and night.candidate.identity in served for night in lost),
+            note=not any(each.version.identity in served for each in lost),
         )
     numbers = renumbered(ledger, registry)
     if numbers:
@@ -107,7 +108,7 @@ def _lost_versions(ledger: Ledger, registry: Registry, entries: list[AnyEntry]) 
 def _alias(ledger: Ledger, registry: Registry) -> Iterator[Finding]:
     """An alias champion that does not follow the ledger, because a run was killed or somebody moved it."""
     move, number = ledger.last_move(), registry.alias(CHAMPION)
-    champion = move.champion if move else None
+    champion = move.champion.served if move and move.champion else None
     expected = registry.number_of(champion) if champion else None
     if number == expected or (champion and expected is None):  # `_lost_versions` reports a lost champion
         return
@@ -121,29 +122,31 @@ def _alias(ledger: Ledger, registry: Registry) -> Iterator[Finding]:
         )
         return
     other = recorded_as(ledger, registry, number)
-    usable = usable_versions(ledger, registry)
-    choices = [model.version for model in (champion, other) if model and model in usable.values()]
+    usable = {one.identity for model in usable_versions(ledger, registry).values() for one in model.versions}
+    choices = [model.version for model in (champion, other) if model and model.identity in usable]
     commands = " or ".join(f"retrain promote {ledger.use_case} --version {version} --reason WHY" for version in choices)
     mend = f"say which holds: {commands}" if choices else way_out(ledger, registry)
     yield Finding(seen=f"{difference}: it was moved by hand", mend=mend)
 
 
 def _served_models(ledger: Ledger, registry: Registry, entries: list[AnyEntry]) -> Iterator[Finding]:
-    """A champion or reference whose files in the store are gone or changed."""
+    """A champion or reference, the judged version or its refit, whose files in the store are gone or changed."""
     for who, model in _serving(entries).items():
         reason = why_unusable(ledger.store, registry, model)
         if reason and not is_lost(ledger.store, registry, model):  # `_lost_versions` reports a lost one
             yield Finding(seen=f"{who} {reason}", mend=way_back(ledger, registry, model))
 
 
-def _serving(entries: list[AnyEntry]) -> dict[str, Champion]:
-    """Champion and reference, as one if they are the same version."""
+def _serving(entries: list[AnyEntry]) -> dict[str, Registered]:
+    """Champion and reference, as one if they are the same judged version, and the refit that serves."""
     head = entries[-1] if entries else None
     if head is None or head.champion is None or head.reference is None:
         return {}
-    if is_same(head.champion, head.reference):
-        return {"champion and reference": head.champion}
-    return {"champion": head.champion, "reference": head.reference}
+    same, champion = is_same(head.champion, head.reference), head.champion
+    judged: dict[str, Registered] = (
+        {"champion and reference": champion} if same else {"champion": champion, "reference": head.reference}
+    )
+    return judged if champion.refit is None else {**judged, "the champion's refit": champion.refit}
 
 
 def _unrecorded_versions(store: Store, registry: Registry, entries: list[AnyEntry]) -> Iterator[Finding]:
@@ -154,7 +157,7 @@ def _unrecorded_versions(store: Store, registry: Registry, entries: list[AnyEntr
     changed in MLflow: that must not cost a champion its files.
     """
     nights = [entry for entry in entries if isinstance(entry, NightEntry)]
-    recorded = {night.candidate.run_id for night in nights if night.candidate}
+    recorded = _runs(nights)
     for version in registry.versions():
         if version.ours and version.run_id not in recorded and version.age_seconds >= OLD_SECONDS:
             yield Finding(
@@ -162,6 +165,11 @@ def _unrecorded_versions(store: Store, registry: Registry, entries: list[AnyEntr
                 mend="run its night again, which finishes it; mending deletes it and its files",
                 repair=partial(delete_version, store, registry, version),
             )
+
+
+def _runs(nights: Iterable[NightEntry]) -> set[str]:
+    """The runs of all versions that nights recorded."""
+    return {version.run_id for night in nights if night.candidate for version in night.candidate.versions}
 
 
 def _stuck_runs(registry: Registry) -> Iterator[Finding]:
@@ -196,7 +204,7 @@ def stray_runs(store: Store, registry: Registry) -> Iterator[Finding]:
         return
     use_cases = {key.split("/")[1] for key in store.keys(paths.ledgers())}
     nights = [night for name in use_cases for night in Ledger(store, name).nights()]
-    known = registry.every_run_id() | {night.candidate.run_id for night in nights if night.candidate}
+    known = registry.every_run_id() | _runs(nights)
     for run_id in sorted(stored - known):
         if _has_our_model(store, run_id):
             yield Finding(

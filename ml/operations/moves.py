@@ -5,6 +5,8 @@ what makes no sense; `carry_out` adds it.
 """
 
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
+from datetime import date
 from typing import Any
 
 from ml.errors import Busy, UsageError
@@ -16,8 +18,10 @@ from ml.storage.ledger import (
     MoveName,
     NightEntry,
     OperatorEntry,
+    TakeOverEntry,
     closing_of,
     is_same,
+    named,
     next_after,
     open_questions,
     operator_name,
@@ -33,6 +37,7 @@ MOST_LISTED = 10  # days in one message
 def plan_promote(ledger: Ledger, version: int, reason: str) -> OperatorEntry:
     """The entry that makes a recorded version champion and reference, whatever the gates said of it.
 
+    `version` is the number of a judged version or of its refit: the two move together, and the refit serves.
     If a night asks about the version, it is the answer yes, just as if it had been given on the page of the run.
     """
     model = _recorded(ledger, version)
@@ -77,11 +82,11 @@ def plan_rollback(
         )
     if version is None:
         return _choose(ledger, "ROLLBACK", _before(ledger, head.champion, lost), reason)
-    if version not in served:
-        raise UsageError(
-            f"--to names an earlier champion ({', '.join(map(str, served))})", f"it is {version}", "choose one of them"
-        )
-    return _choose(ledger, "ROLLBACK", served[version], reason)
+    chosen = next((model for model in served.values() if version in {one.version for one in model.versions}), None)
+    if chosen is None:
+        known = ", ".join(map(named, served.values()))
+        raise UsageError(f"--to names an earlier champion ({known})", f"it is {version}", "choose one of them")
+    return _choose(ledger, "ROLLBACK", chosen, reason)
 
 
 def plan_hold(ledger: Ledger, reason: str) -> OperatorEntry:
@@ -154,12 +159,27 @@ def carry_out(ledger: Ledger, registry: Registry | None, entry: OperatorEntry) -
         follow_ledger(ledger, registry, entry)
 
 
+def take_over(ledger: Ledger, registry: Registry, head: AnyEntry, as_of: date, reason: str) -> bool:
+    """Lets the judged version serve in place of its refit: adds the entry after this head, and lets the alias follow.
+
+    Returns False if another entry was added meanwhile: then a later night looks again. If it is cut off after the
+    entry, the next night sets the alias.
+    """
+    assert head.champion is not None, head.seq
+    twin = replace(head.champion, refit=None)
+    entry = TakeOverEntry(**{**next_after(head, ledger.use_case), "champion": twin, "reason": reason, "as_of": as_of})
+    if not ledger.append(entry):
+        return False
+    follow_ledger(ledger, registry, entry)
+    return True
+
+
 def require_whole(ledger: Ledger, registry: Registry, model: Champion) -> None:
-    """Raises UsageError for a version that MLflow no longer has, or whose files are gone or changed."""
-    reason = why_unusable(ledger.store, registry, model)
+    """Raises UsageError if MLflow no longer has the version that is to serve, or if its files are gone or changed."""
+    reason = why_unusable(ledger.store, registry, model.served)
     if reason is not None:
         rule = "a champion is in MLflow, and its files are as they were registered"
-        raise UsageError(rule, reason, way_back(ledger, registry, model))
+        raise UsageError(rule, reason, way_back(ledger, registry, model.served))
 
 
 def answer(
@@ -222,7 +242,7 @@ def _recorded(ledger: Ledger, version: int) -> Champion:
     """The version with this number. Raises UsageError if no night recorded it."""
     model = ledger.candidate(version)
     if model is None:
-        known = dict.fromkeys(str(version_of(night.candidate)) for night in ledger.nights() if night.candidate)
+        known = dict.fromkeys(named(night.candidate) for night in ledger.nights() if night.candidate)
         raise UsageError(
             f"--version names a version that a night recorded ({', '.join(known) or 'there is none'})",
             f"it is {version}",

@@ -3,15 +3,15 @@
 Nothing is deleted until somebody calls what is found here, and nothing that is in use is found.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
 from ml.models.handles import Upload
 from ml.storage import paths
 from ml.storage.kept import unseal, words_of
-from ml.storage.ledger import Ledger, NightEntry, open_questions
-from ml.storage.records import Identity
+from ml.storage.ledger import Ledger, open_questions
+from ml.storage.records import Champion, Identity
 from ml.storage.registry import Registry, Version
 from ml.storage.store import Store
 from ml.use_case.definition import UseCase
@@ -44,14 +44,17 @@ def garbage(store: Store, registry: Registry | None, use_case: UseCase) -> Itera
 def _versions(store: Store, registry: Registry, use_case: UseCase) -> Iterator[Garbage]:
     """Recorded versions that are not among the newest, have no alias, never served, and are in no open question.
 
-    Their scores stay in the ledger.
+    A judged version and its refit are kept or deleted together. Their scores stay in the ledger.
     """
-    recorded, served = _recorded_and_served(store, use_case)
+    pairs = _recorded(store, use_case)
     ours = [version for version in registry.versions() if version.ours]
-    kept = served | {version.identity for version in ours[-use_case.retention.versions :]}
+    refits = {pair.refit.identity for pair in pairs if pair.refit}
+    judged = [version.identity for version in ours if version.identity not in refits]
     aliased = registry.aliased()
+    kept = {*judged[-use_case.retention.versions :], *(one.identity for one in ours if one.number in aliased)}
+    garbage = _unserved(pairs, kept, store, use_case)
     for version in ours:
-        if version.identity in recorded - kept and version.number not in aliased:
+        if version.identity in garbage:
             yield Garbage(
                 what=f"version {version.number}, which never served",
                 size=sum(store.sizes(paths.run_artifacts(version.run_id)).values()),
@@ -60,20 +63,27 @@ def _versions(store: Store, registry: Registry, use_case: UseCase) -> Iterator[G
             )
 
 
-def _recorded_and_served(store: Store, use_case: UseCase) -> tuple[set[Identity], set[Identity]]:
-    """The versions that nights recorded; and those that were champion or reference, or that an open question is
-    about."""
+def _recorded(store: Store, use_case: UseCase) -> list[Champion]:
+    """The judged versions that nights recorded, each with its refit if it has one."""
+    return [night.candidate for night in Ledger(store, use_case.name).nights() if night.candidate]
+
+
+def _unserved(pairs: Iterable[Champion], kept: set[Identity], store: Store, use_case: UseCase) -> set[Identity]:
+    """The versions of pairs of which no version is `kept`, was champion or reference, or is in an open question."""
     entries = Ledger(store, use_case.name).entries()
-    recorded = {entry.candidate for entry in entries if isinstance(entry, NightEntry)}
-    served = {model for entry in entries for model in (entry.champion, entry.reference)}
-    served |= {night.candidate for night in open_questions(entries)}
-    return {model.identity for model in recorded if model}, {model.identity for model in served if model}
+    needed = [model for entry in entries for model in (entry.champion, entry.reference) if model]
+    needed += [night.candidate for night in open_questions(entries) if night.candidate]
+    needed += [pair for pair in pairs if kept & {one.identity for one in pair.versions}]
+    return _identities(pairs) - _identities(pair for pair in pairs if _identities([pair]) & _identities(needed))
+
+
+def _identities(pairs: Iterable[Champion]) -> set[Identity]:
+    return {one.identity for pair in pairs for one in pair.versions}
 
 
 def _delete_unless_served(store: Store, registry: Registry, use_case: UseCase, version: Version) -> None:
-    """Deletes the version, unless an operator has promoted it since it was listed."""
-    _, served = _recorded_and_served(store, use_case)
-    if version.identity not in served:
+    """Deletes the version, unless an operator has promoted it or its twin since it was listed."""
+    if version.identity in _unserved(_recorded(store, use_case), set(), store, use_case):
         delete_version(store, registry, version)
 
 

@@ -5,12 +5,12 @@ All messages about a version that cannot serve take their command from here, so 
 
 from ml.operations.versions import lost_words
 from ml.storage.ledger import Ledger, is_same
-from ml.storage.records import Champion
+from ml.storage.records import Champion, Registered
 from ml.storage.registry import Registry
 from ml.storage.store import Store, is_whole
 
 
-def why_unusable(store: Store, registry: Registry, model: Champion) -> str | None:
+def why_unusable(store: Store, registry: Registry, model: Registered) -> str | None:
     """Why a recorded version cannot serve: MLflow does not have it, or its files are damaged. None if it can serve."""
     if registry.number_of(model) is None:
         return lost_words(registry, model)
@@ -20,7 +20,7 @@ def why_unusable(store: Store, registry: Registry, model: Champion) -> str | Non
     return None
 
 
-def is_lost(store: Store, registry: Registry, model: Champion) -> bool:
+def is_lost(store: Store, registry: Registry, model: Registered) -> bool:
     """Whether MLflow has lost the version but its files are undamaged, so that it can be registered again."""
     return registry.number_of(model) is None and all(is_whole(store, file) for file in model.files)
 
@@ -33,11 +33,15 @@ def way_out(ledger: Ledger, registry: Registry) -> str:
     """
     name, head, usable = ledger.use_case, ledger.head(), usable_versions(ledger, registry)
     champion = head.champion if head else None
-    if champion and is_lost(ledger.store, registry, champion):
-        return f"retrain doctor {name} --mend restores version {champion.version}"
-    if champion and usable.get(champion.version) == champion:  # the reference or another version cannot serve
+    if champion and is_lost(ledger.store, registry, champion.served):
+        return f"retrain doctor {name} --mend restores version {champion.served.version}"
+    if champion and is_same(usable.get(champion.version), champion):  # the reference or another version cannot serve
         return f"retrain promote {name} --version {champion.version} --reason WHY"
-    earlier = [version for version, model in champions_before(ledger, champion).items() if usable.get(version) == model]
+    earlier = [
+        version
+        for version, model in champions_before(ledger, champion).items()
+        if is_same(usable.get(version), model) and why_unusable(ledger.store, registry, model.served) is None
+    ]
     if earlier:
         return f"retrain rollback {name} --to {earlier[0]} --reason WHY"
     if usable:
@@ -46,12 +50,16 @@ def way_out(ledger: Ledger, registry: Registry) -> str:
 
 
 def usable_versions(ledger: Ledger, registry: Registry) -> dict[int, Champion]:
-    """The recorded versions that could serve, by number."""
+    """The judged versions, by number, that could serve, or whose refit could."""
     recorded = {night.candidate.version: night.candidate for night in ledger.nights() if night.candidate}
-    return {number: model for number, model in recorded.items() if why_unusable(ledger.store, registry, model) is None}
+    return {
+        number: model
+        for number, model in recorded.items()
+        if why_unusable(ledger.store, registry, model.served) is None
+    }
 
 
-def way_back(ledger: Ledger, registry: Registry, model: Champion) -> str:
+def way_back(ledger: Ledger, registry: Registry, model: Registered) -> str:
     """The command to type if this very version cannot serve. A version that MLflow lost is registered again from the
     store; damaged files come back only from a backup."""
     if is_lost(ledger.store, registry, model):

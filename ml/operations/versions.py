@@ -7,90 +7,112 @@ next one; then messages say both.
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import date
 
-from ml.reporting.mlflow_pages import describe_version, tell_run_again
+from ml.reporting.mlflow_pages import describe_refit, describe_version, end_refit_run, tell_run_again
 from ml.storage import paths
 from ml.storage.ledger import AnyEntry, Ledger, NightEntry
-from ml.storage.records import Champion, digest_of_files
-from ml.storage.registry import LEDGER_RUN, MODEL_DIGEST, USE_CASE, Registry
+from ml.storage.records import Champion, Refit, Registered, digest_of_files
+from ml.storage.registry import LEDGER_RUN, MODEL_DIGEST, REFIT_OF, USE_CASE, Registry
 from ml.storage.store import Store, is_whole
 
 NAMED = 5  # how many versions one sentence names
 
 
-def recorded(entries: Iterable[AnyEntry]) -> list[NightEntry]:
-    """The nights that made a version, one for each version, in the order of the versions' numbers in the ledger."""
-    nights = [entry for entry in entries if isinstance(entry, NightEntry) and entry.candidate]
-    by_identity = {night.candidate.identity: night for night in reversed(nights) if night.candidate}
-    return sorted(by_identity.values(), key=_number)
+@dataclass(frozen=True)
+class Recorded:
+    """A version, judged or a refit, and the night that made it."""
+
+    night: NightEntry
+    judged: Champion
+    version: Registered
+
+    @property
+    def key(self) -> str:
+        """The training key that it is registered under."""
+        return self.version.key if isinstance(self.version, Refit) else self.night.model_key
 
 
-def _number(night: NightEntry) -> int:
-    assert night.candidate is not None
-    return night.candidate.version
+def recorded(entries: Iterable[AnyEntry]) -> list[Recorded]:
+    """Every version that nights made, judged ones and refits, in the order of their numbers in the ledger."""
+    nights = [entry for entry in entries if isinstance(entry, NightEntry)]
+    made = [(night, night.candidate) for night in reversed(nights) if night.candidate]
+    by_identity = {one.identity: Recorded(night, judged, one) for night, judged in made for one in judged.versions}
+    return sorted(by_identity.values(), key=lambda each: each.version.version)
 
 
 def highest_number(ledger: Ledger) -> int:
     """The largest number that the ledger has given to a version; 0 if it has none."""
-    return max(map(_number, recorded(ledger.entries())), default=0)
+    return max((each.version.version for each in recorded(ledger.entries())), default=0)
 
 
-def recorded_as(ledger: Ledger, registry: Registry, number: int | None) -> Champion | None:
+def recorded_as(ledger: Ledger, registry: Registry, number: int | None) -> Registered | None:
     """The ledger's version that has this number in MLflow; None for one that no night recorded."""
     identities = {version.identity for version in registry.versions() if version.number == number and version.ours}
-    models = (night.candidate for night in recorded(ledger.entries()))
-    return next((model for model in models if model and model.identity in identities), None)
+    versions = (each.version for each in recorded(ledger.entries()))
+    return next((version for version in versions if version.identity in identities), None)
 
 
-def lost_versions(ledger: Ledger, registry: Registry) -> list[NightEntry]:
-    """The nights whose versions MLflow does not have, although all of their files are in the store.
+def lost_versions(ledger: Ledger, registry: Registry) -> list[Recorded]:
+    """The versions that MLflow does not have, although all of their files are in the store.
 
     Versions that `retrain gc` deleted are not among them, because it deletes their files too.
     """
     known = {version.identity for version in registry.versions() if version.ours}
     sizes = ledger.store.sizes(paths.mlflow_root())
     return [
-        night
-        for night in recorded(ledger.entries())
-        if night.candidate
-        and night.candidate.identity not in known
-        and _has_files(ledger.store, sizes, night.candidate)
+        each
+        for each in recorded(ledger.entries())
+        if each.version.identity not in known and _has_files(ledger.store, sizes, each.version)
     ]
 
 
-def _has_files(store: Store, sizes: dict[str, int], model: Champion) -> bool:
+def _has_files(store: Store, sizes: dict[str, int], model: Registered) -> bool:
     """Whether all files of the version are undamaged. Sizes are compared first, so that nothing is read of deleted
     ones."""
     sized = all(sizes.get(file.key) == file.size for file in model.files)
     return sized and all(is_whole(store, file) for file in model.files)
 
 
-def register_again(registry: Registry, night: NightEntry) -> int:
-    """Registers the night's version again from its files in the store. Returns MLflow's number for it.
+def register_again(registry: Registry, lost: Recorded) -> int:
+    """Registers the version again from its files in the store. Returns MLflow's number for it.
 
     Its run is made again too if MLflow lost it. Tags and description are written even if MLflow has the version:
     somebody may have removed the tag by which it is recognized.
     """
-    model = night.candidate
-    assert model is not None
-    digests = {
-        "snapshot": str(night.result.get("snapshot", {}).get("digest")),
-        "test": str(night.result.get("test_digest")),
-        "target": model.target_digest,
-    }
-    tags = version_tags(night.use_case, night.as_of, model.fit_until, digest_of_files(model.files), digests)
-    tags |= registry.takes(model.run_id)
+    night, version = lost.night, lost.version
+    tags = {**_tags(lost), **registry.takes(version.run_id)}
     run_name, run_tags = f"{night.use_case} {night.as_of}", {"as_of": str(night.as_of)}
-    registry.run_id(night.model_key, run_name, run_tags, known=model.run_id)
-    number = registry.register(model.run_id, night.model_key, tags, above=model.version - 1)
-    run = registry.mlflow_run(model.run_id)
-    if any(version.number == number and version.mlflow_run == run for version in registry.versions()):
-        made_again = {} if run == model.run_id else {LEDGER_RUN: model.run_id}
+    registry.run_id(lost.key, run_name, run_tags, known=version.run_id)
+    number = registry.register(version.run_id, lost.key, tags, above=version.version - 1)
+    run = registry.mlflow_run(version.run_id)
+    if any(known.number == number and known.mlflow_run == run for known in registry.versions()):
+        made_again = {} if run == version.run_id else {LEDGER_RUN: version.run_id}
         registry.tag_version(number, {**tags, **made_again})
-        describe_version(registry, night, number)
-        tell_run_again(registry, night)
+        if isinstance(version, Refit):
+            describe_refit(registry, night, number)
+            end_refit_run(registry, night, version)
+        else:
+            describe_version(registry, night, number)
+            tell_run_again(registry, night)
     return number
+
+
+def _tags(lost: Recorded) -> dict[str, str]:
+    night, judged, version = lost.night, lost.judged, lost.version
+    snapshot = str(night.result.get("snapshot", {}).get("digest"))
+    if isinstance(version, Refit):
+        return refit_tags(night.use_case, judged, version, snapshot)
+    digests = {"snapshot": snapshot, "test": str(night.result.get("test_digest")), "target": judged.target_digest}
+    return version_tags(night.use_case, night.as_of, judged.fit_until, digest_of_files(judged.files), digests)
+
+
+def refit_tags(use_case: str, judged: Champion, refit: Refit, snapshot_digest: str) -> dict[str, str]:
+    """The tags of a refit in MLflow, with the number of the judged version that it is the refit of."""
+    digests = {"snapshot": snapshot_digest, "target": judged.target_digest}
+    tags = version_tags(use_case, judged.as_of, refit.fit_until, digest_of_files(refit.files), digests)
+    return {**tags, REFIT_OF: str(judged.version)}
 
 
 def version_tags(
@@ -107,15 +129,15 @@ def version_tags(
     }
 
 
-def lost_words(registry: Registry, model: Champion) -> str:
+def lost_words(registry: Registry, model: Registered) -> str:
     """Says that MLflow does not have the version, and whether it has another one under the same number."""
     other = _other_models(registry, [model.version])
     return f"the ledger's version {model.version} is no longer in MLflow {_identity_words(model)}{other}"
 
 
-def all_lost_words(registry: Registry, lost: list[NightEntry]) -> str:
+def all_lost_words(registry: Registry, lost: list[Recorded]) -> str:
     """Says the same of one or several versions."""
-    models = [night.candidate for night in lost if night.candidate]
+    models = [each.version for each in lost]
     if len(models) == 1:
         return lost_words(registry, models[0])
     more = f" and {len(models) - NAMED} more" if len(models) > NAMED else ""
@@ -124,7 +146,7 @@ def all_lost_words(registry: Registry, lost: list[NightEntry]) -> str:
     return f"the ledger's versions {named}{more} are no longer in MLflow{_other_models(registry, numbers)}"
 
 
-def _identity_words(model: Champion) -> str:
+def _identity_words(model: Registered) -> str:
     """What identifies the version whatever its number, in short."""
     return f"(run {model.run_id[:8]}, model {digest_of_files(model.files)[:8]})"
 
@@ -141,7 +163,7 @@ def _other_models(registry: Registry, numbers: list[int]) -> str:
 def renumbered(ledger: Ledger, registry: Registry) -> dict[int, int]:
     """The ledger's number to MLflow's number, of versions for which they differ."""
     numbers = {version.identity: version.number for version in reversed(registry.versions()) if version.ours}
-    models = [night.candidate for night in recorded(ledger.entries()) if night.candidate]
+    models = [each.version for each in recorded(ledger.entries())]
     pairs = ((model.version, numbers.get(model.identity, model.version)) for model in models)
     return {ours: theirs for ours, theirs in pairs if ours != theirs}
 

@@ -155,7 +155,8 @@ def _is_done(site: Site, entry: NightEntry) -> bool:
     """Whether the night was published and its model's files are undamaged. A night with damaged files runs again and
     writes the same bytes."""
     assert entry.candidate is not None, entry.seq
-    damaged = [file.key for file in entry.candidate.files if not is_whole(site.store, file)]
+    files = (file for version in entry.candidate.versions for file in version.files)
+    damaged = [file.key for file in files if not is_whole(site.store, file)]
     if damaged:
         log.warning("%s is gone or changed; the night makes it again.", ", ".join(damaged))
     return not damaged and site.ledger.is_published(entry)

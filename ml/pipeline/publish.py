@@ -3,8 +3,8 @@
 from ml.data.cleaning import from_parquet
 from ml.pipeline.site import Site
 from ml.reporting import page, score_section
-from ml.reporting.figures import night_figures
-from ml.reporting.mlflow_pages import run_name, run_tags
+from ml.reporting.figures import night_figures, served_figure
+from ml.reporting.mlflow_pages import end_refit_run, run_name, run_tags
 from ml.reporting.trail import Trail
 from ml.storage import paths
 from ml.storage.ledger import NightEntry
@@ -16,7 +16,7 @@ def publish_to_mlflow(site: Site, night: Night, entry: NightEntry, trail: Trail)
     """Puts report, curves and figures into the MLflow run. Returns the number of figures."""
     run_id = trail.upload.run_id
     answers = from_parquet(get_file(site.store, trail.evaluations.answers))
-    figures = night_figures(site.use_case, trail.fit, answers)
+    figures = {**night_figures(site.use_case, trail.fit, answers), **served_figure(site.use_case, trail.served)}
     for name, image in figures.items():
         put_file(site.store, f"{paths.run_artifacts(run_id)}/figures/{name}", image)
     text = page.markdown(entry.result)
@@ -28,4 +28,6 @@ def publish_to_mlflow(site: Site, night: Night, entry: NightEntry, trail: Trail)
     tags = {**run_tags(entry), "mlflow.note.content": text}
     history = score_section.history(fit.steps, entry.result)
     site.registry.finish_run(run_id, history, params, tags, run_name(entry))
+    if entry.candidate and entry.candidate.refit:
+        end_refit_run(site.registry, entry, entry.candidate.refit)
     return len(figures)

@@ -13,7 +13,7 @@ from ml.operations.versions import highest_number, version_tags
 from ml.pipeline import opening
 from ml.pipeline.site import Site
 from ml.reporting.document import result_document
-from ml.reporting.mlflow_pages import describe_version
+from ml.reporting.mlflow_pages import describe_refit, describe_version
 from ml.reporting.trail import Trail
 from ml.storage.ledger import AnyEntry, NightEntry
 from ml.storage.locks import one_move_at_a_time
@@ -49,7 +49,10 @@ def _excluded_since(head: AnyEntry | None, snapshot: Snapshot) -> str | None:
 def register_candidate(
     site: Site, night: Night, training_key: str, snapshot: Snapshot, split: Split, upload: Upload
 ) -> Champion:
-    """Registers the candidate as the one version of this training key, whether it will be promoted or not."""
+    """Registers the candidate as the one version of this training key, whether it will be promoted or not.
+
+    A candidate that an earlier night recorded has the refit that it has there.
+    """
     digests = {
         "snapshot": snapshot.digest,
         "test": split.test_digest,
@@ -70,6 +73,7 @@ def register_candidate(
         split_digest=split_digest(site.use_case),
         folder=upload.folder,
         files=upload.files,
+        refit=recorded.refit if recorded and site.use_case.refit == "promoted" else None,
     )
 
 
@@ -92,13 +96,14 @@ def record_decision(
         asks=judgement.asks,
         champion=champion,
         reference=candidate if moves and (before is None or judgement.proved_better) else head and head.reference,
-        result=result_document(site.use_case, night, run_key, trail, candidate.version, before, champion),
+        result=result_document(site.use_case, night, run_key, trail, candidate, before, champion),
     )  # fmt: skip
     return opening.append_once(site, entry)
 
 
 def move_alias(site: Site, entry: NightEntry) -> int | None:
-    """Makes MLflow say what the ledger says: aliases, and the tags and description of the candidate's version.
+    """Makes MLflow say what the ledger says: aliases, and the tags and description of the candidate's version
+    and of its refit.
 
     Returns the version that the champion's alias was moved to; None if it was not moved.
     """
@@ -106,6 +111,10 @@ def move_alias(site: Site, entry: NightEntry) -> int | None:
     version = site.registry.number_of(entry.candidate) if entry.candidate else None
     if version is not None:  # if MLflow has lost it, `retrain doctor` says so
         describe_version(site.registry, entry, version)
+    refit = entry.candidate.refit if entry.candidate else None
+    number = site.registry.number_of(refit) if refit else None
+    if number is not None:
+        describe_refit(site.registry, entry, number)
     return moved_to
 
 
@@ -115,7 +124,7 @@ def _follow_last_move(site: Site) -> int | None:
     if move is None or move.champion is None:
         return None
     follow_ledger(site.ledger, site.registry, move)
-    return move.champion.version
+    return move.champion.served.version
 
 
 def answer_question(site: Site, entry: NightEntry, *, promote: bool, name: str, reason: str) -> AnyEntry:

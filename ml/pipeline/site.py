@@ -16,7 +16,7 @@ from ml.data.handles import Cleaned
 from ml.data.validation import PARTITION_FACTS, SNAPSHOT_FACTS, Fact, partition_rules, snapshot_rules
 from ml.digests import digest_value
 from ml.errors import ConfigError
-from ml.evaluation.code import JUDGING
+from ml.evaluation.code import JUDGING, REFITTING
 from ml.pipeline.run_key import training_code
 from ml.serving.rules import Rule, rule_to_dict
 from ml.settings import Settings
@@ -79,8 +79,10 @@ class Site:
 
     @property
     def judging(self) -> str:
-        """A digest of the gates, and of all code that decides about a version."""
-        return digest_value([self.use_case.gates_digest, JUDGING.digest, own_code_digest(self.loaded.judging)])
+        """A digest of the gates, of whether a winner is refitted, and of all code that decides about a version."""
+        refitting = [] if self.use_case.refit == "never" else [REFITTING.digest]
+        own = own_code_digest(self.loaded.judging)
+        return digest_value([self.use_case.gates_digest, JUDGING.digest, own, *refitting])
 
 
 def own_code_digest(own: Travelling) -> str:

@@ -2,12 +2,18 @@
 
 import logging
 import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from ml.code import require_unchanged
-from ml.data.handles import Cleaned, Split
+from ml.data.handles import Cleaned, Part, Split
 from ml.data.statistics import Statistics
 from ml.errors import ConfigError
 from ml.models.handles import Fit
@@ -24,30 +30,53 @@ from ml.storage.store import get_file
 log = logging.getLogger("retrain.model")
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """What one fit learns from: the rows of these parts of the split, and their statistics. `key` is its training key.
+
+    If `chosen` is given, an earlier fit chose it on validation rows, and this fit chooses nothing.
+    """
+
+    key: str
+    parts: tuple[Part, ...]
+    statistics: Callable[[], Statistics]
+    chosen: Mapping[str, Any] | None = None
+
+
 def train_candidate(
     site: Site, night: Night, training_key: str, cleaned: Cleaned, split: Split, *, nightly: bool
 ) -> Fit:
+    """Fits the use case's learner on the train rows; validation rows choose what it is to choose."""
+
+    def statistics() -> Statistics:
+        return from_json(Statistics, get_file(site.store, split.statistics))
+
+    return fit_lesson(site, night, Lesson(training_key, ("train",), statistics), cleaned, nightly=nightly)
+
+
+def fit_lesson(site: Site, night: Night, lesson: Lesson, cleaned: Cleaned, *, nightly: bool) -> Fit:
     """Fits the use case's learner and keeps the files that it writes.
 
     One model at a time is fitted on this machine, and a night (`nightly`) goes before a backfill's dates. A fit that
     was killed goes on from its checkpoint.
     """
-    kept = kept_results(site, Fit, "train").whole(training_key)
+    kept = kept_results(site, Fit, "train").whole(lesson.key)
     with nullcontext() if kept else fit_turn(site.settings.home, nightly=nightly):
-        fit = resume(site, Fit, "train", training_key, lambda: _fit(site, night, training_key, cleaned, split))
-    site.store.delete(paths.checkpoint(night.use_case, training_key))  # no longer needed: the result is kept
+        fit = resume(site, Fit, "train", lesson.key, lambda: _fit(site, night, lesson, cleaned))
+    site.store.delete(paths.checkpoint(night.use_case, lesson.key))  # no longer needed: the result is kept
     return fit
 
 
-def _fit(site: Site, night: Night, training_key: str, cleaned: Cleaned, split: Split) -> Fit:
+def _fit(site: Site, night: Night, lesson: Lesson, cleaned: Cleaned) -> Fit:
     from ml.models.training import StoredDiary, fit
 
     require_same_code_and_machine(site, night)
-    learner, reader = site.use_case.model, site.reader(cleaned)
-    folder = paths.stage_file(night.use_case, "train", training_key, "model")
+    learner, statistics = site.use_case.model, lesson.statistics()
+    rows = partial(_frames, site, night, cleaned)
+    folder = paths.stage_file(night.use_case, "train", lesson.key, "model")
     log.info(
         "Training a %s on %s with %d thread(s) and %s rows.",
-        learner.title, night.device, night.threads, f"{split.train.rows:,}",
+        learner.title, night.device, night.threads, f"{statistics.rows:,}",
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
         fitted = fit(
@@ -55,13 +84,14 @@ def _fit(site: Site, night: Night, training_key: str, cleaned: Cleaned, split: S
             Job(
                 folder=Path(scratch),
                 table=site.use_case,
-                statistics=from_json(Statistics, get_file(site.store, split.statistics)),
-                train=Rows(partial(reader.part_frames, night.as_of, "train")),
-                validation=Rows(partial(reader.part_frames, night.as_of, "validation")),
+                statistics=statistics,
+                train=Rows(partial(rows, *lesson.parts)),
+                validation=Rows(partial(rows, "validation")) if lesson.chosen is None else None,
+                chosen=lesson.chosen,
                 seed=night.seed,
                 device=night.device,
                 threads=night.threads,
-                diary=StoredDiary(site.store, paths.checkpoint(night.use_case, training_key), learner.step_name),
+                diary=StoredDiary(site.store, paths.checkpoint(night.use_case, lesson.key), learner.step_name),
                 weight=site.use_case.weight,
             ),
         )
@@ -78,6 +108,13 @@ def _fit(site: Site, night: Night, training_key: str, cleaned: Cleaned, split: S
         threads=night.threads,
         notes=fitted.notes,
     )
+
+
+def _frames(site: Site, night: Night, cleaned: Cleaned, *parts: Part) -> Iterator[pd.DataFrame]:
+    """The rows of the parts, one frame for each partition. Parts of dated rows that follow each other are in date
+    order."""
+    reader = site.reader(cleaned)
+    return chain.from_iterable(reader.part_frames(night.as_of, part) for part in parts)
 
 
 def require_same_code_and_machine(site: Site, night: Night) -> None:

@@ -70,6 +70,36 @@ def champion_then(document: Document) -> str:
     return f"This night made version {after} champion" + (f" in place of version {before}." if before else ".")
 
 
+def serving_sentence(served: Document | None) -> str:
+    """Which version serves, and up to which day it learnt; "" for a night from before refits, or without champion.
+
+    `served` is the part `serves` of a night's document, as `served_document` makes it.
+    """
+    if served is None:
+        return ""
+    of = f", the refit of version {served['refit_of']}" if served["refit_of"] is not None else ", as it was judged"
+    until = f" It learnt from rows up to {served['fit_until']}." if served["fit_until"] else ""
+    return f"Version {served['version']} serves{of}.{until}"
+
+
+def refit_sentence(document: Document) -> str:
+    """What became of the night's refit if it does not serve: it was refused, or waits for an answer; else ""."""
+    refit = document.get("refit")
+    if refit is None:
+        return ""
+    if refit["refused"]:
+        serves = "would serve" if document["asks"] else "serves"
+        return f"The refit is refused, and the judged model {serves}: {refit['refused']}."
+    if document["asks"]:
+        return f"If the answer is yes, version {refit['version']} serves, the refit of version {document['version']}."
+    return ""
+
+
+def serving_words(document: Document) -> str:
+    """What serves after the night and, if it has a refit that does not, why."""
+    return " ".join(filter(None, (refit_sentence(document), serving_sentence(document.get("serves")))))
+
+
 def way_out(document: Document) -> str:
     """The command by which an operator promotes a candidate that the gates could not judge; "" for any other night.
 

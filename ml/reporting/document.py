@@ -5,14 +5,17 @@ the window are cut to the newest or worst, with their full number beside them.
 """
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 from ml.data.handles import Checks, Snapshot, Split, SplitRows
 from ml.evaluation.handles import ModelScores, Verdict
+from ml.evaluation.served import Served
+from ml.models.handles import Refitted
 from ml.reporting.trail import Trail
 from ml.reporting.words import MOST_KEPT
 from ml.storage.ledger import NightEntry
-from ml.storage.records import Champion, Night, Work
+from ml.storage.records import Champion, Night, Refit, Work
 from ml.use_case.definition import UseCase
 
 Document = dict[str, Any]
@@ -31,7 +34,7 @@ WHO = {
 
 def result_document(
     use_case: UseCase, night: Night, run_key: str, trail: Trail,
-    version: int, before: Champion | None, after: Champion | None,
+    candidate: Champion, before: Champion | None, after: Champion | None,
 ) -> Document:  # fmt: skip
     """The document of a night that was judged. `before` and `after` are the champions before and after it."""
     checks, split, fit, evaluations = trail.checks, trail.split, trail.fit, trail.evaluations
@@ -80,17 +83,52 @@ def result_document(
         "units": {"name": evaluations.unit, "count": evaluations.units},
         "scores": {who: _scores(evaluations.models.get(who)) for who in WHO},
         "not_comparable": dict(evaluations.not_comparable),
+        "constant": asdict(evaluations.constant) if evaluations.constant else None,
+        "promise": asdict(evaluations.promise) if evaluations.promise else None,
+        "served": _served(trail.served),
         "verdicts": [_verdict(verdict) for verdict in trail.judgement.verdicts],
         "against_rule": _verdict(trail.judgement.against_rule) if trail.judgement.against_rule else None,
         "decision": trail.judgement.decision,
         "reason": trail.judgement.reason,
         "asks": trail.judgement.asks,
-        "version": version,
+        "version": candidate.version,
+        "refit": _refit(trail.refitted, candidate.refit) if trail.refitted else None,
+        "serves": served_document(after),
         "mlflow_run": trail.upload.run_id,
         "seconds": {work.stage: work.seconds for work in trail.work},
         "reused": {work.stage: work.reused for work in trail.work},
         "computed": {work.stage: work.computed for work in trail.work},
     }
+
+
+def _served(served: Served | None) -> Document | None:
+    """The score of what served, the newest days of the curve, and what could not be scored; None if there is none."""
+    if served is None or not (served.score or served.unscored or served.twin):
+        return None
+    return {
+        **(asdict(served.score) if served.score else {"version": None}),
+        "newest_days": [asdict(day) for day in served.curve[-MOST_KEPT:]],
+        "unscored": dict(served.unscored[-MOST_KEPT:]),
+        "unscored_days": len(served.unscored),
+        "twin": served.twin,
+    }
+
+
+def _refit(refitted: Refitted, refit: Refit | None) -> Document:
+    """What became of the refit: its version, or why there is none."""
+    return {
+        "rows": refitted.rows,
+        "refused": refitted.refused,
+        "version": refit.version if refit else None,
+    }
+
+
+def served_document(champion: Champion | None) -> Document | None:
+    """Which version serves after the night, which judged one it is the refit of, and the last day that it learnt."""
+    if champion is None:
+        return None
+    served, of = champion.served, champion.version if champion.refit else None
+    return {"version": served.version, "refit_of": of, "fit_until": served.fit_until}
 
 
 def _left_out(checks: Checks) -> Document:
@@ -121,6 +159,8 @@ def nothing_new_document(
         "reason": reason,
         "asks": False,
         "version": None,
+        "refit": None,
+        "serves": served_document(champion),
         "mlflow_run": None,
         "seconds": {work.stage: work.seconds},
         "reused": {work.stage: work.reused},

@@ -3,7 +3,7 @@
 from ml.reporting.document import Document
 from ml.reporting.words import counted
 
-STAGE = "train candidate"
+STAGE, REFIT_STAGE = "train candidate", "refit candidate"
 OF_OLD = {"model": "network", "step": "epoch", "device": "cpu"}  # what entries do not name that knew networks only
 
 
@@ -20,3 +20,12 @@ def fit_sentence(document: Document) -> str:
     kept = "" if training["best_epoch"] is None else f" The model of {step} {training['best_epoch']} is kept."
     fitted = "Fitted by an earlier run" if by_an_earlier_run else "Fitted"
     return f"{fitted}: {model} on {device}{', ' if cost else ''}{' '.join(cost)}.{kept}"
+
+
+def refit_fit_sentence(document: Document) -> str:
+    """On how many rows the winner was fitted once more, and in how many seconds; "" where it was not."""
+    refit, seconds = document.get("refit"), document["seconds"].get(REFIT_STAGE)
+    if refit is None or seconds is None:
+        return ""
+    cost = " by an earlier run" if document["reused"].get(REFIT_STAGE) else f" in {seconds:.1f} s"
+    return f"Fitted once more, on all {counted(refit['rows'], 'due row')}{cost}."

@@ -8,7 +8,8 @@ from ml.reporting.endings import short_score, shown_name
 from ml.reporting.escaping import literal
 from ml.storage import paths
 from ml.storage.ledger import NightEntry
-from ml.storage.registry import Registry
+from ml.storage.records import Champion, Refit
+from ml.storage.registry import REFIT_OF, Registry
 
 
 def describe_version(registry: Registry, night: NightEntry, number: int) -> None:
@@ -25,6 +26,28 @@ def description(night: NightEntry) -> str:
     decided = literal(f"The night as of {night.as_of} decided {night.decision}. {night.reason}")
     table = score_section.own_score_table(night.result) if _is_scored(night) else []
     return "\n".join([f"{decided} Which version serves now, the alias champion says.", "", *table])
+
+
+def describe_refit(registry: Registry, night: NightEntry, number: int) -> None:
+    """Writes the description and the tags of the refit that the night made. It has no scores of its own."""
+    assert night.candidate is not None, night.seq
+    registry.tag_version(number, {"decision": night.decision, "reason": night.reason, "ledger_entry": str(night.seq)})
+    registry.describe_version(number, _refit_description(night.candidate))
+
+
+def _refit_description(judged: Champion) -> str:
+    until = f" up to {judged.served.fit_until}" if judged.served.fit_until else ""
+    return (
+        f"Version {judged.version} was judged. This is its recipe, fitted once more on all due rows{until}, with the "
+        f"threshold and the calibration of version {judged.version}. Which version serves now, the alias champion says."
+    )
+
+
+def end_refit_run(registry: Registry, night: NightEntry, refit: Refit) -> None:
+    """Ends the run of the refit, and says there of which version it is one."""
+    assert night.candidate is not None, night.seq
+    tags = {REFIT_OF: str(night.candidate.version), "mlflow.note.content": _refit_description(night.candidate)}
+    registry.finish_run(refit.run_id, {}, {}, tags, f"{night.use_case} {night.as_of} refit")
 
 
 def tell_run_again(registry: Registry, night: NightEntry) -> None:

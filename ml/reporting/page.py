@@ -8,11 +8,18 @@ from datetime import date
 from typing import NamedTuple
 
 from ml.reporting.data_section import data_sentences
-from ml.reporting.decision_section import champion_then, headline, verdict_list, way_out
+from ml.reporting.decision_section import (
+    champion_then,
+    headline,
+    serving_words,
+    verdict_list,
+    way_out,
+)
 from ml.reporting.document import Document
 from ml.reporting.escaping import on_a_page
-from ml.reporting.fit_section import fit_sentence
-from ml.reporting.score_section import comparison_sentence, score_table, scored
+from ml.reporting.fit_section import fit_sentence, refit_fit_sentence
+from ml.reporting.score_section import comparison_sentence, resolution_sentence, score_table, scored
+from ml.reporting.served_section import served_lines
 
 
 def artifact_key(use_case: str, what: str) -> str:
@@ -42,7 +49,7 @@ def markdown(document: Document) -> str:
         "",
         f"**{document['decision']}.** {document['reason']}",
         "",
-        champion_then(document),
+        f"{champion_then(document)} {serving_words(document)}".rstrip(),
         *([way_out(document)] if way_out(document) else []),
     ]
     for section in SECTIONS:
@@ -56,7 +63,10 @@ def _score_lines(document: Document) -> list[str]:
 
 
 def _gate_lines(document: Document) -> list[str]:
-    return verdict_list(document) if scored(document) else []
+    if not scored(document):
+        return []
+    resolution = resolution_sentence(document)
+    return [*verdict_list(document), *(["", resolution] if resolution else [])]
 
 
 def _data_lines(document: Document) -> list[str]:
@@ -64,7 +74,7 @@ def _data_lines(document: Document) -> list[str]:
 
 
 def _fit_lines(document: Document) -> list[str]:
-    return [sentence] if (sentence := fit_sentence(document)) else []
+    return [sentence for sentence in (fit_sentence(document), refit_fit_sentence(document)) if sentence]
 
 
 def _cost_lines(document: Document) -> list[str]:
@@ -84,6 +94,7 @@ def _cost_lines(document: Document) -> list[str]:
 SECTIONS = (
     Section("Scores on the same test rows", _score_lines),
     Section("Gates", _gate_lines),
+    Section("What served", served_lines),
     Section("Data", _data_lines),
     Section("Fit", _fit_lines),
     Section("Cost", _cost_lines),

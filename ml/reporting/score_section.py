@@ -1,8 +1,10 @@
 """What a report says about scores: tables and lists of them, and the comparison with a rule of thumb."""
 
+import math
 from collections.abc import Iterable
 
 from ml.evaluation.handles import short
+from ml.metrics.intervals import ONE_SIDED_ERROR, SIMULATED_ERRORS
 from ml.metrics.scores import LOWER_IS_BETTER, METRICS
 from ml.models.handles import Step
 from ml.reporting.document import WHO, Document
@@ -104,6 +106,27 @@ def _gain(scores: Document, name: str) -> str:
     return f"{short(scores['candidate'][name]['value'])} against {short(scores['rule'][name]['value'])}"
 
 
+def resolution_sentence(document: Document) -> str:
+    """What the test rows can show in the deciding comparison, and how often its proof errs; "" without a comparison.
+
+    The first gate that allows a loss is the deciding one. Nights of before kept no count of independent days.
+    """
+    deciding = [v for v in document["verdicts"] if {"max_drop", "independent_units"} <= v["figures"].keys()]
+    if not deciding:
+        return ""
+    metric, figures, units = deciding[0]["gate"].rpartition(" ")[2], deciding[0]["figures"], document["units"]
+    smallest, form = figures["smallest_detectable_drop"], ".1%" if metric in LOWER_IS_BETTER else ".4f"
+    count, name, equal = units["count"], f"{units['name']}s", round(figures["independent_units"])
+    days, (lowest, highest) = units["name"] == "day", SIMULATED_ERRORS
+    like = f"{count:,} {name} like these equal {equal:,} independent ones" if days else f"There are {count:,} {name}"
+    simulated = f", and of simulated days {lowest:.0%} to {highest:.0%}" if days else ""
+    return (
+        f"{like}: a loss of {LABELS.get(metric, metric)} under {smallest:{form}} cannot be seen; {2 * count:,} {name} "
+        f"would see one of {smallest / math.sqrt(2):{form}}. Of candidates that are worse by exactly what a gate "
+        f"allows, {ONE_SIDED_ERROR:.0%} pass by design{simulated}."
+    )
+
+
 def score_table(document: Document) -> list[str]:
     """The scores as a Markdown table, then the descriptions of the predictors as a list.
 
@@ -113,7 +136,7 @@ def score_table(document: Document) -> list[str]:
     head = "| predictor | " + " | ".join(LABELS[name] for name in names) + " |"
     lines = [head, "| --- |" + " ---: |" * len(names), *(f"| {who} | {' | '.join(cells)} |" for who, _, cells in rows)]
     units = document["units"]
-    note = f"Intervals are 90 % percentile intervals of a paired bootstrap over {units['count']} {units['name']}s."
+    note = f"Intervals are 90 % intervals from what each of {units['count']} {units['name']}s changes."
     return [*lines, "", *(f"- {who}: {description}" for who, description, _ in rows), "", note]
 
 

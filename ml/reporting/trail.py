@@ -5,13 +5,15 @@ from dataclasses import dataclass
 
 from ml.data.handles import Checks, Cleaned, Snapshot, Split
 from ml.evaluation.handles import Evaluations, Judgement
-from ml.models.handles import Fit, Upload, Verified
+from ml.evaluation.served import Served
+from ml.models.handles import Fit, Refitted, Upload, Verified
 from ml.storage.records import Work
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trail:
-    """The result of every stage of a night, in the order of the stages."""
+    """The result of every stage of a night, in the order of the stages. The last three are None if there was no refit,
+    or if it was refused."""
 
     snapshot: Snapshot
     checks: Checks
@@ -22,8 +24,13 @@ class Trail:
     verified: Verified
     evaluations: Evaluations
     judgement: Judgement
+    served: Served | None = None
+    refitted: Refitted | None = None
+    refit_upload: Upload | None = None
+    refit_verified: Verified | None = None
 
     @property
     def work(self) -> tuple[Work, ...]:
         """What every stage cost."""
-        return tuple(getattr(self, field.name).work for field in dataclasses.fields(self))
+        handles = (getattr(self, field.name) for field in dataclasses.fields(self))
+        return tuple(handle.work for handle in handles if handle is not None)

@@ -22,7 +22,7 @@ from ml.digests import digest_bytes, sealed, unsealed
 from ml.errors import Corrupt
 from ml.storage import paths
 from ml.storage.json_form import to_json
-from ml.storage.records import Champion, DecisionName
+from ml.storage.records import Champion, DecisionName, Identity, Refit
 from ml.storage.store import Store
 
 MoveName = Literal["OPERATOR_PROMOTE", "OPERATOR_KEEP", "ROLLBACK", "HOLD", "RELEASE", "EXCLUDE", "INCLUDE"]
@@ -52,18 +52,25 @@ class Entry:
     nonce: str = ""  # makes the bytes of every entry different, so that `Store.create` tells whose entry was created
 
     @property
+    def chooses_champion(self) -> bool:
+        """Whether it chose the champion. A twin that takes over chooses none: it is of the same champion."""
+        return self.moves_champion and self.decision != "TAKE_OVER"
+
+    @property
     def moves_champion(self) -> bool:
-        return not is_same(self.champion_before, self.champion)
+        """Whether another version serves after it. It may be the refit of the same judged version, or that one
+        itself in place of its refit."""
+        return _serving(self.champion_before) != _serving(self.champion)
 
 
 @dataclass(frozen=True, kw_only=True)
 class NightEntry(Entry):
     """A night's decision. `judged_against` is the number of the head that it was made under, 0 if there was none.
 
-    `training_key` is that of its model; entries from before 2026-11-28 have none, and their run key names their model.
-    `blocked` is set if every gate allowed the promotion and only a hold, a backfill or a moved alias prevented it; it
-    says which. Such a night may be judged again later. `asks` says that the gates could not decide and that an operator
-    was asked. `result` is the document that `--json` prints.
+    `training_key` is that of its judged model; entries from before 2026-11-28 have none, and their run key names
+    their model. `blocked` is set if every gate allowed the promotion and only a hold, a backfill or a moved alias
+    prevented it; it says which. Such a night may be judged again later. `asks` says that the gates could not decide and
+    that an operator was asked. `result` is the document that `--json` prints.
     """
 
     kind: Literal["night"] = "night"
@@ -104,7 +111,19 @@ class OperatorEntry(Entry):
         return self.decision in CHAMPION_MOVES
 
 
-AnyEntry = NightEntry | OperatorEntry
+@dataclass(frozen=True, kw_only=True)
+class TakeOverEntry(Entry):
+    """A night found that the refit which serves is surely worse than its twin: the judged version serves in its place.
+
+    The champion is still the same judged version, so that it answers no question and ends no count of kept nights.
+    """
+
+    kind: Literal["take-over"] = "take-over"
+    decision: Literal["TAKE_OVER"] = "TAKE_OVER"
+    as_of: date
+
+
+AnyEntry = NightEntry | OperatorEntry | TakeOverEntry
 ENTRY: TypeAdapter[AnyEntry] = TypeAdapter(Annotated[AnyEntry, Field(discriminator="kind")])
 
 
@@ -134,13 +153,22 @@ def operator_name() -> str:
 
 
 def is_same(one: Champion | None, other: Champion | None) -> bool:
-    """Whether both are the same registered version, or both are None."""
+    """Whether both are the same judged version, or both are None."""
     return (one and one.identity) == (other and other.identity)
 
 
+def _serving(champion: Champion | None) -> Identity | None:
+    return None if champion is None else champion.served.identity
+
+
 def version_of(model: Champion | None) -> int | None:
-    """The ledger's number of the version; None if there is none."""
+    """The ledger's number of the judged version; None if there is none."""
     return None if model is None else model.version
+
+
+def named(model: Champion) -> str:
+    """The judged version and, if there is one, its refit by their numbers: `4`, or `4 (refitted as 5)`."""
+    return f"{model.version}" if model.refit is None else f"{model.version} (refitted as {model.refit.version})"
 
 
 class Ledger:
@@ -190,6 +218,11 @@ class Ledger:
         nights = (night for night in reversed(self.nights()) if night.model_key == training_key)
         return next((night.candidate for night in nights if night.candidate), None)
 
+    def refitted(self, key: str) -> Refit | None:
+        """The refit with this training key as a night recorded it; None if none did."""
+        refits = (night.candidate.refit for night in reversed(self.nights()) if night.candidate)
+        return next((refit for refit in refits if refit and refit.key == key), None)
+
     def append(self, entry: AnyEntry) -> bool:
         """Adds the entry as the new head. Returns False if another entry took its number first."""
         data = sealed(self.digest(entry.seq - 1).encode() + b"\n" + to_json(entry))
@@ -215,7 +248,7 @@ class Ledger:
         Several nights of one date count once, and nights whose date is not after the champion's do not count. In a use
         case without dates every night counts. A night that judged the champion itself again does not.
         """
-        since = takewhile(lambda entry: not entry.moves_champion, self._newest_first())
+        since = takewhile(lambda entry: not entry.chooses_champion, self._newest_first())
         nights = (entry for entry in since if isinstance(entry, NightEntry))
         kept = [entry for entry in nights if entry.decision == "KEEP" and not entry.judged_champion]
         undated = {entry.seq for entry in kept if entry.champion and not entry.champion.dated}
@@ -223,13 +256,14 @@ class Ledger:
         return len(undated) + len(dates)
 
     def candidate(self, version: int) -> Champion | None:
-        """The version with this number as its night recorded it; None if no night did.
+        """The judged version with this number, or the one whose refit has it, as a night recorded it; None if no
+        night did.
 
         Two nights may have recorded the same number, as MLflow counts from 1 again in an emptied registry. Then it is
         the newer version.
         """
-        newest = reversed(self.nights())
-        return next((night.candidate for night in newest if version_of(night.candidate) == version), None)
+        candidates = (night.candidate for night in reversed(self.nights()) if night.candidate)
+        return next((model for model in candidates if version in {one.version for one in model.versions}), None)
 
     def answer_to(self, night: NightEntry) -> AnyEntry | None:
         """The entry that closed the night's question: an answer, or a later choice of the champion. None if open."""
@@ -296,7 +330,7 @@ def closing_of(entries: Iterable[AnyEntry], night: NightEntry) -> AnyEntry | Non
         return None
     same_question = {night.seq}
     for entry in (entry for entry in entries if entry.seq > night.seq):
-        if entry.moves_champion or (isinstance(entry, OperatorEntry) and entry.answers in same_question):
+        if entry.chooses_champion or (isinstance(entry, OperatorEntry) and entry.answers in same_question):
             return entry
         if isinstance(entry, NightEntry) and is_same(entry.candidate, night.candidate):
             if not entry.asks:

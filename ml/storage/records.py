@@ -6,7 +6,9 @@ Their fields are part of stored objects: a field that is renamed makes older sto
 import dataclasses
 from dataclasses import dataclass
 from datetime import date
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from ml.digests import digest_value
 
@@ -71,27 +73,63 @@ def digest_of_files(files: tuple[FileRef, ...]) -> str:
     return digest_value([[file.key, file.digest] for file in files])
 
 
+Identity = tuple[str, str]
+
+
 @dataclass(frozen=True, kw_only=True)
-class Champion:
-    """A registered version that the ledger names: its files, and what decides whether it can be compared with another.
+class Registered:
+    """A version that was registered in MLflow, with its files in the store.
 
     `fit_until` is the last day that it may have learned from; None for a use case without dates.
     """
 
     version: int
     run_id: str
-    as_of: date
     fit_until: str | None
-    target_digest: str
-    split_digest: str
     folder: str
     files: tuple[FileRef, ...]
 
     @property
-    def identity(self) -> "Identity":
+    def identity(self) -> Identity:
         """The run and the model's digest. MLflow's version number does not identify a version: MLflow counts from 1
         again in a registry that was emptied."""
         return self.run_id, digest_of_files(self.files)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refit(Registered):
+    """A judged version's recipe, fitted once more on all due rows. `key` is the training key that it is registered
+    under."""
+
+    key: str
+
+
+def _is_none(value: object) -> bool:
+    return value is None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Champion(Registered):
+    """A judged version that the ledger names, what decides whether it can be compared with another, and its refit.
+
+    Its own fields are those of the judged version, which gates compare and by which it is known. If it was refitted,
+    the `refit` serves. The field is left out of the JSON where it is None, as older entries do not have it.
+    """
+
+    as_of: date
+    target_digest: str
+    split_digest: str
+    refit: Annotated[Refit | None, Field(exclude_if=_is_none)] = None
+
+    @property
+    def served(self) -> Registered:
+        """The version that serves where this is champion: the refit, or the judged one if it has none."""
+        return self.refit or self
+
+    @property
+    def versions(self) -> tuple[Registered, ...]:
+        """The judged version and, if there is one, its refit."""
+        return (self,) if self.refit is None else (self, self.refit)
 
     @property
     def dated(self) -> bool:
@@ -101,9 +139,6 @@ class Champion:
     def dated_before(self, as_of: date) -> bool:
         """Whether this version has a date, and one before `as_of`."""
         return self.dated and as_of > self.as_of
-
-
-Identity = tuple[str, str]
 
 
 def with_work(handle: Any, work: Work) -> Any:

@@ -32,7 +32,7 @@ from ml.serving.output import Output, answer_names
 from ml.settings import Settings
 from ml.storage import paths
 from ml.storage.locks import held_lock
-from ml.storage.records import Champion, Identity, digest_of_files
+from ml.storage.records import Identity, Registered, digest_of_files
 from ml.storage.store import open_store
 
 log = logging.getLogger("retrain.registry")
@@ -41,6 +41,7 @@ USE_CASE = "use_case"  # a tag of every run and version of ours
 TRAINING_KEY = "training_key"  # another; those made before 2026-11-28 have RUN_KEY in its place
 RUN_KEY = "run_key"
 MODEL_DIGEST = "model_digest"  # a tag of every version of ours
+REFIT_OF = "refit_of"  # a tag of a refit and of its run: the number of the judged version
 OURS = "retrain.use_case"  # a tag of our experiments and registered models: the use case
 STORE = "retrain.store"  # a tag of our experiments, registered models and versions: the identifier of our store
 LEDGER_RUN = "ledger_run"  # a tag of a run that was made again, and of its versions: the run that the ledger names
@@ -271,7 +272,7 @@ class Registry:
                     break
         return sorted(int(version.version) for version in versions)
 
-    def number_of(self, model: Champion) -> int | None:
+    def number_of(self, model: Registered) -> int | None:
         """MLflow's number of the ledger's version; None if MLflow does not have it. It may differ from the ledger's."""
         condition = f"name = '{self.name}' and tags.`{MODEL_DIGEST}` = '{digest_of_files(model.files)}'"
         numbers = [v.number for v in self._versions(condition) if v.ours and v.identity == model.identity]

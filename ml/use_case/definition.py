@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ml.data.calendars import BusinessDays
 from ml.data.demands import CALENDAR, COLUMN, DATASET, SIDE_TABLE, SOURCE, TARGET
@@ -29,11 +29,14 @@ class UseCase(Recipe, Operation):
     """One thing to learn. Its fields belong to its parts, which say what they mean: Reading, Table, UsedDays, Limits
     (ml/data/dataset.py), Recipe (ml/models/recipe.py) and Operation (ml/use_case/operation.py).
 
-    `gates` say what a candidate must prove. `question` is the title of reports; `demo` writes example data.
+    `gates` say what a candidate must prove. `refit` says whether the recipe of a promoted candidate is fitted once more
+    on all due rows, test rows included, and that model serves; or `never`, and the judged one serves. `question` is the
+    title of reports; `demo` writes example data.
     """
 
     question: Text
     gates: tuple[Gate, ...]
+    refit: Literal["promoted", "never"] = "promoted"
     demo: Callable[[Path], None] | None = None
 
     def __post_init__(self) -> None:
@@ -55,8 +58,9 @@ class UseCase(Recipe, Operation):
 
     @functools.cached_property
     def gates_digest(self) -> str:
-        """Digest of what a model must prove."""
-        return digest_value(plain(self.gates))
+        """Digest of what a model must prove, and of whether it then serves as it was judged."""
+        gates = plain(self.gates)
+        return digest_value(gates if self.refit == "promoted" else [gates, self.refit])
 
 
 def _refuse_impossible(use_case: UseCase) -> None:

@@ -41,7 +41,7 @@ def binary(labels: list[int], candidate: list[int], other: list[int], repeat: in
 
 
 def evidence(pair: Pair, who: str = "champion") -> Evidence:
-    return Evidence(unit="row", seed=7, pairs={who: pair, "constant": pair})
+    return Evidence(unit="row", pairs={who: pair, "constant": pair})
 
 
 GOOD = [1, 1, 1, 0, 0, 0, 0, 0, 0, 1]
@@ -61,7 +61,7 @@ CASES = [
     ("better than a constant", TRIVIAL, binary(LABELS, GOOD, [1] * 10, 100), "PASS"),
     ("no better than a constant", TRIVIAL, binary(LABELS, [1] * 10, [1] * 10, 100), "FAIL"),
     ("an unknown metric", MinMetric(metric="rmse", floor=1, why="a test"), binary(LABELS, GOOD, GOOD, 100), "FAIL"),
-    ("a positive is too rare to resample", CHAMPION, binary([1] + [0] * 99, [1] + [0] * 99, [0] * 100), "INCONCLUSIVE"),
+    ("a positive is too rare to judge", CHAMPION, binary([1] + [0] * 99, [1] + [0] * 99, [0] * 100), "INCONCLUSIVE"),
 ]
 
 
@@ -120,17 +120,17 @@ def test_a_gate_answers(gate: Gate, pair: Pair, expected: str) -> None:
 def test_too_few_days_say_how_to_have_more(unit: str) -> None:
     """With 20 test days, one that is left out leaves no gate enough."""
     pair = binary([1], [1], [1], 19)
-    reason = FLOOR.judge(Evidence(unit=unit, seed=1, pairs={"constant": pair})).reason
+    reason = FLOOR.judge(Evidence(unit=unit, pairs={"constant": pair})).reason
     assert reason.startswith(f"19 {unit}s are too few to judge; 20 are needed")
     assert ("raise test_days, which counts days that are left out too" in reason) == (unit == "day")
 
 
 def test_absent_and_incomparable_opponents() -> None:
-    none = Evidence(unit="row", seed=1, pairs={}, not_applicable={"champion": "there is no champion yet"})
+    none = Evidence(unit="row", pairs={}, not_applicable={"champion": "there is no champion yet"})
     assert CHAMPION.judge(none).verdict == "NOT_APPLICABLE"
-    other = Evidence(unit="row", seed=1, pairs={}, not_comparable={"champion": "it has seen the test rows"})
+    other = Evidence(unit="row", pairs={}, not_comparable={"champion": "it has seen the test rows"})
     assert CHAMPION.judge(other).verdict == "NOT_JUDGED"
-    assert CHAMPION.judge(Evidence(unit="row", seed=1, pairs={})).verdict == "FAIL"
+    assert CHAMPION.judge(Evidence(unit="row", pairs={})).verdict == "FAIL"
 
 
 def test_an_open_interval_names_the_smallest_loss_that_could_be_seen() -> None:
@@ -143,7 +143,7 @@ def test_an_open_interval_names_the_smallest_loss_that_could_be_seen() -> None:
     assert "cannot show a loss under" in verdict.reason
 
 
-def test_days_are_resampled_whole() -> None:
+def test_days_are_judged_whole() -> None:
     """Rows of a day stand or fall together: a model that fails on some days is less sure than its rows suggest."""
     day_good, day_bad = binary(LABELS, GOOD, GOOD, 1), binary(LABELS, BAD, GOOD, 1)
     del day_good, day_bad
@@ -151,8 +151,8 @@ def test_days_are_resampled_whole() -> None:
     other = np.tile(np.array(GOOD, float), 30)
     candidate = np.concatenate([np.tile(np.array(BAD if d % 3 == 0 else GOOD, float), 1) for d in range(30)])
     days = np.repeat([f"{d:02}" for d in range(30)], 10).astype(object)
-    by_day = Difference.of(make_pair("binary", 2, labels, Answers(candidate), Answers(other), days), "f1", 3)
-    by_row = Difference.of(make_pair("binary", 2, labels, Answers(candidate), Answers(other), None), "f1", 3)
+    by_day = Difference.of(make_pair("binary", 2, labels, Answers(candidate), Answers(other), days), "f1")
+    by_row = Difference.of(make_pair("binary", 2, labels, Answers(candidate), Answers(other), None), "f1")
     assert by_day.value == pytest.approx(by_row.value)
     assert by_day.detectable > 1.2 * by_row.detectable
 
@@ -162,7 +162,7 @@ def test_errors_are_judged_as_fractions_of_the_champions() -> None:
     y = generator.normal(100, 20, 400)
     good, bad = y + generator.normal(0, 5, 400), y + generator.normal(0, 8, 400)
     pair = make_pair("regression", 0, y, Answers(bad), Answers(good), None)
-    difference = Difference.of(pair, "rmse", 1)
+    difference = Difference.of(pair, "rmse")
     rmse = lambda answer: float(np.sqrt(np.square(answer - y).mean()))  # noqa: E731
     assert difference.value == pytest.approx((rmse(good) - rmse(bad)) / rmse(good))
     gate = NotWorseThanReference(metric="rmse", max_drop=0.1, why="a test")
@@ -191,10 +191,15 @@ def test_the_rule_gate_wants_more_than_a_rule_of_thumb() -> None:
     assert gate.judge(evidence(same, "rule")).verdict == "FAIL"
 
 
-def test_seed_and_evidence_decide_the_interval() -> None:
+def test_the_evidence_alone_decides_the_interval() -> None:
     pair = binary(LABELS, GOOD, BAD, 10)
-    assert Difference.of(pair, "f1", 5) == Difference.of(pair, "f1", 5)
-    assert Difference.of(pair, "f1", 5) != Difference.of(pair, "f1", 6)
+    assert Difference.of(pair, "f1") == Difference.of(from_json(Pair, to_json(pair)), "f1")
+
+
+@pytest.mark.parametrize("metric", ["f1", "precision", "recall", "accuracy"])
+def test_the_difference_of_equal_predictors_is_exactly_nothing(metric: str) -> None:
+    found = Difference.of(binary(LABELS, GOOD, GOOD, 100), metric)
+    assert (found.value, found.low, found.high, found.detectable) == (0, 0, 0, 0)
 
 
 def verdict(name: str) -> Verdict:
@@ -256,7 +261,7 @@ WEIGHED: dict[str, tuple[Callable[[str], Gate], tuple[str, str, str, str]]] = {
 def test_gates_weigh_scores_of_probabilities(name: str, case: str, which: int) -> None:
     make, expected = WEIGHED[case]
     pair = (BETTER, SAME, WORSE, OPEN)[which]
-    everyone = Evidence(unit="day", seed=7, pairs=dict.fromkeys(("champion", "constant", "rule"), pair))
+    everyone = Evidence(unit="day", pairs=dict.fromkeys(("champion", "constant", "rule"), pair))
     verdict = make(name).judge(everyone)
     assert verdict.verdict == expected[which], verdict.reason
     assert ("%" in verdict.reason) == (name in LOSSES)
@@ -272,7 +277,7 @@ def test_scores_of_several_classes_are_weighed_too(name: str) -> None:
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_is_judged_as_a_fraction_of_the_champions(name: str) -> None:
     """So 0.01 means one per cent less sharp, whatever the share of the second class is."""
-    difference = Difference.of(WORSE, name, 1)
+    difference = Difference.of(WORSE, name)
     candidate, champion = (WORSE.metric(name, side, WORSE.totals())[0] for side in ("candidate", "other"))  # type: ignore[arg-type]
     assert difference.value == pytest.approx((champion - candidate) / champion)
     assert difference.low < difference.value < difference.high < 0
@@ -296,10 +301,40 @@ def one_day_has_them_all(rows: int = 1000) -> Pair:
 
 
 @pytest.mark.parametrize("name", PROBABILITY_SCORES)
-def test_an_area_that_many_resamples_leave_undefined_is_open(name: str) -> None:
+def test_an_area_that_one_day_carries_is_open(name: str) -> None:
     verdict = NotSurelyWorse(metric=name, why="a test").judge(evidence(one_day_has_them_all()))
     assert verdict.verdict == ("PASS" if name in LOSSES else "INCONCLUSIVE")
-    assert name in LOSSES or "of the resamples leave" in verdict.reason
+    assert name in LOSSES or verdict.reason == f"{name} rests on 1 of 40 rows alone, too few to judge; 7 are needed"
+
+
+def only(rows: int, kind: str) -> Pair:
+    """100 rows, of which this many have the second class, get it as the champion's answer, or are misjudged by it."""
+    y, some = np.tile([0.0, 1.0], 50), (np.arange(100) < rows).astype(float)
+    if kind == "rmse":
+        return make_pair("regression", 0, y, Answers(y + 0.1), Answers(y + some), None)
+    if kind == "f1":
+        return make_pair("binary", 2, some, Answers(y), Answers(some), None)
+    return make_pair("binary", 2, y, Answers(y), Answers(some), None)
+
+
+@pytest.mark.parametrize("metric", ["f1", "precision", "rmse"])
+@pytest.mark.parametrize("rows", [1, 6, 7])
+def test_a_metric_that_few_rows_carry_is_open(metric: str, rows: int) -> None:
+    pair = only(rows, metric)
+    verdict = NotSurelyWorse(metric=metric, why="a test").judge(evidence(pair))
+    is_open = verdict.reason == f"{metric} rests on {rows} of 100 rows alone, too few to judge; 7 are needed"
+    assert (verdict.verdict == "INCONCLUSIVE", is_open) == (rows < 7, rows < 7)
+    assert np.isfinite(Difference.of(pair, metric).value)
+
+
+@pytest.mark.parametrize("unit", ["day", "carrier"])
+def test_days_that_cannot_tell_say_how_many_could(unit: str) -> None:
+    """Sixteen times as many see a quarter of the loss."""
+    found = Difference.of(OPEN, "f1")
+    gate = NotWorseThanChampion(metric="f1", max_drop=found.detectable / 4, why="a test")
+    reason = gate.judge(Evidence(unit=unit, pairs={"champion": OPEN})).reason
+    smallest = f"but 40 {unit}s cannot show a loss under {found.detectable:.4f}"
+    assert f"{smallest}; about 640 such {unit}s could (a test)" in reason
 
 
 def test_a_metric_that_the_evidence_lacks_blocks() -> None:
@@ -314,7 +349,7 @@ def test_a_metric_that_the_evidence_lacks_blocks() -> None:
 @pytest.mark.parametrize("metric", ["f1", "precision", "recall", "accuracy"])
 def test_only_a_surely_worse_candidate_fails(metric: str) -> None:
     gate = NotSurelyWorse(metric=metric, why="a test")
-    none = Evidence(unit="row", seed=1, pairs={}, not_applicable={"champion": "there is no champion yet"})
+    none = Evidence(unit="row", pairs={}, not_applicable={"champion": "there is no champion yet"})
     assert gate.judge(none).verdict == "NOT_APPLICABLE"
     assert gate.judge(evidence(binary(LABELS, GOOD, GOOD, 100))).verdict == "PASS"
     assert gate.judge(evidence(binary(LABELS, BAD, GOOD, 100))).verdict == "FAIL"
@@ -335,8 +370,8 @@ FIRST_ONLY = MinMetric(metric="f1", floor=0.7, first_only=True, why="a test")
 NO_CHAMPION = {"champion": "there is no champion yet"}
 POOR = binary(LABELS, BAD, BAD, 100)
 WITH_CHAMPION = {
-    "comparable": Evidence(unit="row", seed=1, pairs={"constant": POOR, "champion": POOR}),
-    "not comparable": Evidence(unit="row", seed=1, pairs={"constant": POOR}, not_comparable={"champion": "it is not"}),
+    "comparable": Evidence(unit="row", pairs={"constant": POOR, "champion": POOR}),
+    "not comparable": Evidence(unit="row", pairs={"constant": POOR}, not_comparable={"champion": "it is not"}),
     "undefined": evidence(binary([0], [0], [0], 100)),
     "few rows": evidence(binary([1], [1], [1], 19)),
 }
@@ -353,7 +388,7 @@ def test_a_floor_for_the_first_champion_only_informs_later_ones(case: str) -> No
 
 @pytest.mark.parametrize(("pair", "expected"), [(POOR, "FAIL"), (binary(LABELS, GOOD, GOOD, 100), "PASS")])
 def test_a_floor_for_the_first_champion_binds_it(pair: Pair, expected: str) -> None:
-    found = Evidence(unit="row", seed=1, pairs={"constant": pair}, not_applicable=NO_CHAMPION)
+    found = Evidence(unit="row", pairs={"constant": pair}, not_applicable=NO_CHAMPION)
     assert FIRST_ONLY.judge(found) == FLOOR.judge(found)
     assert FIRST_ONLY.judge(found).verdict == expected
 
@@ -466,5 +501,6 @@ def test_a_comparison_of_ones_own_keeps_its_figures_beside_the_measured_ones() -
         "low": 0.0,
         "high": 0.0,
         "smallest_detectable_drop": 0.0,
+        "independent_units": 1000.0,
         "share": 0.25,
     }

@@ -10,21 +10,17 @@ from sklearn.metrics import confusion_matrix
 
 from ml import Column
 from ml.data.cleaning import DAY, LABEL
-from ml.digests import digest_value
 from ml.evaluation.judging import (
     NoAnswer,
     answer_table,
     baselines,
     judge_all,
-    judging_seed,
     model_answers,
-    resampling_units,
+    units_of,
 )
 from ml.metrics.scores import METRICS, PROBABILITY_SCORES
 from ml.serving.output import TaskKind
 from tests.tiny import KINDS, cleaned, packaged, parcel_rows, parcels, tills
-
-TEST_DIGEST, OTHER_DIGEST = "1" * 64, "2" * 64
 
 
 def rows_of(kind: TaskKind, rows: int = 100, seed: int = 5) -> pd.DataFrame:
@@ -37,7 +33,7 @@ def test_everyone_is_scored_with_every_metric_on_the_same_rows(kind: TaskKind) -
     found = baselines(use_case, rows_of(kind, 300, 6))
     answers = {who: baseline.answers(test) for who, baseline in found.items()}
     answers["candidate"] = model_answers(use_case, packaged(kind).predict, test)
-    judged = judge_all(use_case, test, TEST_DIGEST, answers, dict.fromkeys(answers, "words"))
+    judged = judge_all(use_case, test, answers, dict.fromkeys(answers, "words"))
     assert set(judged.models) == (
         {"candidate", "constant"} if kind == "multiclass" else {"candidate", "constant", "rule"}
     )
@@ -58,22 +54,30 @@ def test_everyone_is_scored_with_every_metric_on_the_same_rows(kind: TaskKind) -
     assert table.shape == (len(test), 2 + {"binary": 2, "multiclass": 3, "regression": 0}[kind])
 
 
+def judged_by_day(kind: TaskKind, days: Any) -> Any:
+    """Candidate and baselines on rows of these days."""
+    seen_at = Column(name="seen_at", type="timestamp", feature=False)
+    dated = parcels(kind, columns=(*parcels(kind).columns, seen_at), time_column="seen_at")
+    test = rows_of(kind, len(days)).assign(**{DAY: days})
+    answers = {who: baseline.answers(test) for who, baseline in baselines(dated, rows_of(kind, 300, 6)).items()}
+    answers["candidate"] = model_answers(parcels(kind), packaged(kind).predict, rows_of(kind, len(days)))
+    return judge_all(dated, test, answers, dict.fromkeys(answers, "words"))
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_intervals_follow_from_the_test_digest_alone(kind: TaskKind) -> None:
-    """Equal answers on equal rows have equal intervals; the rows of another digest are drawn in another way."""
-    use_case, test = parcels(kind), rows_of(kind)
-    answers = {who: baseline.answers(test) for who, baseline in baselines(use_case, rows_of(kind, 300, 6)).items()}
-    answers["candidate"] = model_answers(use_case, packaged(kind).predict, test)
+def test_days_are_judged_in_their_order_and_nothing_else_has_one(kind: TaskKind) -> None:
+    """With other names the same days follow each other in another order. That moves intervals and no value."""
+    names = np.array([f"2024-01-{day:02}" for day in range(1, 29)])
     first, same, other = (
-        judge_all(use_case, test, digest, answers, dict.fromkeys(answers, "words"))
-        for digest in (TEST_DIGEST, TEST_DIGEST, OTHER_DIGEST)
+        judged_by_day(kind, order[np.arange(560) // 20])
+        for order in (names, names, np.random.default_rng(0).permutation(names))
     )
     assert first == same
-    assert first.evidence.pairs == other.evidence.pairs
     name = METRICS[kind][0]
     ours, theirs = (judged.models["candidate"].scores[name] for judged in (first, other))
     assert ours.value == theirs.value
     assert (ours.low, ours.high) != (theirs.low, theirs.high)
+    assert all(len(pair.order) == 28 for pair in first.evidence.pairs.values())
 
 
 @pytest.mark.parametrize("kind", KINDS[:2])
@@ -84,7 +88,7 @@ def test_scores_of_probabilities_have_intervals_where_they_are_named(kind: TaskK
     answers = {who: baseline.answers(test) for who, baseline in baselines(use_case, rows_of(kind, 300, 6)).items()}
     answers["candidate"] = model_answers(use_case, packaged(kind).predict, test)
     plain, judged = (
-        judge_all(use_case, test, TEST_DIGEST, answers, dict.fromkeys(answers, "words"), names) for names in ((), named)
+        judge_all(use_case, test, answers, dict.fromkeys(answers, "words"), names) for names in ((), named)
     )
     for who, model in judged.models.items():
         before = plain.models[who].scores
@@ -100,24 +104,18 @@ def test_scores_of_probabilities_have_intervals_where_they_are_named(kind: TaskK
     assert measured == set(named) & set(PROBABILITY_SCORES)
 
 
-def test_every_test_digest_gives_a_seed_of_its_own() -> None:
-    digests = [digest_value(number) for number in range(100)]
-    assert len({judging_seed(digest) for digest in digests}) == 100
-    assert all(0 <= judging_seed(digest) < 2**63 for digest in digests)
-
-
-def test_the_resampling_unit_is_the_day_the_group_or_the_row() -> None:
+def test_the_unit_is_the_day_the_group_or_the_row() -> None:
     dated = pd.DataFrame({DAY: ["2024-01-01", "2024-01-02"], "shop": ["a", "b"]})
-    units, name = resampling_units(tills(group="shop"), dated)
+    units, name = units_of(tills(group="shop"), dated)
     assert (list(units), name) == (["2024-01-01", "2024-01-02"], "day")
-    units, name = resampling_units(parcels(group="carrier"), rows_of("binary", 4))
+    units, name = units_of(parcels(group="carrier"), rows_of("binary", 4))
     assert (len(units), name) == (4, "carrier")
-    assert resampling_units(parcels(), rows_of("binary", 4)) == (None, "row")
+    assert units_of(parcels(), rows_of("binary", 4)) == (None, "row")
 
 
 def test_a_blank_group_is_no_unit_as_it_is_no_group_of_the_split() -> None:
     rows = rows_of("binary", 4).assign(carrier=pd.Series(["a", "", "  ", "a"], dtype="str"))
-    units, _ = resampling_units(parcels(group="carrier"), rows)
+    units, _ = units_of(parcels(group="carrier"), rows)
     assert list(pd.isna(units)) == [False, True, True, False]
 
 
@@ -142,7 +140,7 @@ def test_evidence_report_and_scikit_learn_agree_on_all_test_rows(kind: TaskKind,
     found = baselines(use_case, rows_of(kind, 300, 6))
     answers = {who: baseline.answers(test) for who, baseline in found.items()}
     answers["candidate"] = model_answers(parcels(kind), packaged(kind).predict, rows_of(kind, 300))
-    judged = judge_all(use_case, test, TEST_DIGEST, answers, dict.fromkeys(answers, ""))
+    judged = judge_all(use_case, test, answers, dict.fromkeys(answers, ""))
     for pair in judged.evidence.pairs.values():
         totals = pair.totals()[0]
         assert (totals[0] if kind == "regression" else totals.sum()) == len(test)

@@ -15,11 +15,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-import ml.metrics.intervals
 import ml.pipeline.train
 import ml.pipeline.upload
 import tasks.data
 import tasks.site
+from ml.data.statistics import Statistics
 from ml.errors import ConfigError, DataRejected
 from ml.evaluation.baselines import rule_columns
 from ml.evaluation.judging import baselines, judge_all, model_answers
@@ -27,8 +27,8 @@ from ml.models.handles import Fit
 from ml.models.packaging import copy_files
 from ml.models.training import package
 from ml.pipeline.run_key import training_key
-from ml.pipeline.train import _fit
-from ml.storage.json_form import to_json
+from ml.pipeline.train import Lesson, _fit
+from ml.storage.json_form import from_json, to_json
 from ml.storage.store import get_file
 from tasks.site import open_site
 from tests import tiny
@@ -274,7 +274,6 @@ def one_project(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("RETRAIN_PROJECT", str(tmp_path / "project"))
     monkeypatch.setenv("TILLS", f"sqlite:///{data / 'tills.db'}")
     monkeypatch.setattr(tasks.site, "confirm", lambda facts: None)  # Great Expectations says the same, slowly
-    monkeypatch.setattr(ml.metrics.intervals, "RESAMPLES", 100)
     for module in (ml.pipeline.train, ml.pipeline.upload):
         monkeypatch.setattr(module, "require_same_code_and_machine", lambda site, night: None)
     yield
@@ -305,7 +304,9 @@ def night_of(as_of: date) -> dict[str, Any]:
     checks = tasks.data.validate_partitions.fn(night, snapshot)
     cleaned = tasks.data.clean_partitions.fn(night, snapshot, checks)
     split = tasks.data.split_rows.fn(night, cleaned)
-    fit: Fit = _fit(site, night, training_key(night, snapshot.digest), cleaned, split)
+    statistics = from_json(Statistics, get_file(site.store, split.statistics))
+    lesson = Lesson(training_key(night, snapshot.digest), ("train",), lambda: statistics)
+    fit: Fit = _fit(site, night, lesson, cleaned)
     reader = site.reader(cleaned)
     with tempfile.TemporaryDirectory() as folder:
         copy_files(site.store, fit.folder, fit.files, Path(folder))
@@ -314,7 +315,7 @@ def night_of(as_of: date) -> dict[str, Any]:
     test = reader.raw_rows(as_of, "test")
     answers = {who: baseline.answers(test) for who, baseline in found.items()}
     answers["candidate"] = model_answers(site.use_case, lambda rows: model.predict(rows[[*_names(model)]]), test)
-    judged = judge_all(site.use_case, test, split.test_digest, answers, dict.fromkeys(answers, ""))
+    judged = judge_all(site.use_case, test, answers, dict.fromkeys(answers, ""))
     absent = {who: "there is none" for who in ("champion", "reference")}
     evidence = replace(judged.evidence, not_applicable=absent)
     return {

@@ -22,7 +22,7 @@ import pytest
 from deployments.cli import main
 from deployments.prefect.servers import mlflow_server
 from ml.operations.retention import delete_version
-from ml.operations.versions import lost_versions, register_again, renumbered
+from ml.operations.versions import lost_versions, recorded, register_again, renumbered
 from ml.settings import Settings
 from ml.storage.ledger import Ledger, version_of
 from ml.storage.registry import CHAMPION, LEDGER_RUN, Registry
@@ -209,30 +209,28 @@ def lost(mlflow_server_url: str, tmp_path: Path) -> tuple[Ledger, Registry]:
 @pytest.mark.slow
 def test_over_http_a_version_on_disk_whose_run_is_lost_is_registered_again(lost: tuple[Ledger, Registry]) -> None:
     ledger, registry = lost
-    (night,) = lost_versions(ledger, registry)
-    assert night.candidate
-    assert register_again(registry, night) == 1
+    (one,) = lost_versions(ledger, registry)
+    assert register_again(registry, one) == 1
     assert (lost_versions(ledger, registry), renumbered(ledger, registry)) == ([], {})
-    assert registry.number_of(night.candidate) == 1
+    assert registry.number_of(one.version) == 1
     found = registry.client.get_model_version(registry.name, "1")
-    assert found.source == f"{ledger.store.uri}/{night.candidate.run_id}".replace("store/", "store/mlflow/") + (
+    assert found.source == f"{ledger.store.uri}/{one.version.run_id}".replace("store/", "store/mlflow/") + (
         "/artifacts/model"
     )
-    assert found.tags[LEDGER_RUN] == night.candidate.run_id != found.run_id
+    assert found.tags[LEDGER_RUN] == one.version.run_id != found.run_id
     assert registry.client.list_artifacts(found.run_id, "model")[0].path == "model/weights", "its page shows its files"
 
 
 @pytest.mark.slow
 def test_a_run_that_was_made_again_is_the_same_run_to_every_later_night(lost: tuple[Ledger, Registry]) -> None:
     ledger, registry = lost
-    (night,) = ledger.nights()
-    assert night.candidate
-    register_again(registry, night)
-    assert registry.run_id(night.model_key, "a night", {}) == night.candidate.run_id
-    register_again(registry, night)
+    (one,) = recorded(ledger.entries())
+    register_again(registry, one)
+    assert registry.run_id(one.key, "a night", {}) == one.version.run_id
+    register_again(registry, one)
     _, found = registry._find_experiment()
     assert found and len(registry.client.search_runs([found.experiment_id])) == 1
-    assert [version.run_id for version in registry.versions()] == [night.candidate.run_id]
+    assert [version.run_id for version in registry.versions()] == [one.version.run_id]
 
 
 @pytest.mark.slow

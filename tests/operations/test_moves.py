@@ -21,7 +21,7 @@ from ml.pipeline.register import _excluded_since
 from ml.storage.ledger import Ledger, version_of
 from ml.storage.records import Champion
 from ml.storage.store import open_store
-from tests.storage.test_ledger import entry, version
+from tests.storage.test_ledger import entry, pair, version
 
 
 @pytest.fixture
@@ -138,3 +138,51 @@ def test_a_moved_champion_keeps_what_decides_whether_it_can_be_compared(ledger: 
     chosen = plan_promote(ledger, 3, "so").champion
     assert isinstance(chosen, Champion)
     assert chosen == replace(version(3), as_of=date(2024, 3, 3))
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Ledger:
+    """Version 1 with its refit 2 was first, 3 with 4 was promoted, 5 was kept."""
+    made = Ledger(open_store(str(tmp_path)), "tills")
+    for night in (
+        entry(1, decision="FIRST", candidate=pair(1), champion=pair(1), reference=pair(1)),
+        entry(2, decision="PROMOTE", candidate=pair(3), champion_before=pair(1), champion=pair(3), reference=pair(1)),
+        entry(3, candidate=version(5), champion_before=pair(3), champion=pair(3), reference=pair(1)),
+    ):
+        assert made.append(night)
+    return made
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_judged_version_and_its_refit_move_together_whichever_is_named(pairs: Ledger, number: int) -> None:
+    assert plan_promote(pairs, number, "so").champion == pair(1)
+    assert plan_rollback(pairs, number, "so").champion == plan_rollback(pairs, None, "so").champion == pair(1)
+
+
+def test_a_kept_version_that_is_promoted_by_hand_serves_as_judged(pairs: Ledger) -> None:
+    assert plan_promote(pairs, 5, "so").champion == version(5)
+
+
+def test_a_rollback_skips_a_pair_that_is_lost(pairs: Ledger) -> None:
+    carry_out(pairs, None, plan_promote(pairs, 5, "so"))
+    lost = pair(3).served
+    assert plan_rollback(pairs, None, "so", lambda model: model.served == lost).champion == pair(1)
+
+
+def test_of_pairs_a_message_names_both_versions(pairs: Ledger) -> None:
+    with pytest.raises(UsageError, match=r"recorded \(1 \(refitted as 2\), 3 \(refitted as 4\), 5\), but it is 6"):
+        plan_promote(pairs, 6, "so")
+    with pytest.raises(UsageError, match=r"earlier champion \(1 \(refitted as 2\)\), but it is 6"):
+        plan_rollback(pairs, 6, "so")
+
+
+def test_a_twin_that_took_over_is_rolled_back_over_and_comes_back_without_its_refit(pairs: Ledger) -> None:
+    """Its entry names the same judged version, and nothing else serves than that one."""
+    alone = replace(pair(3), refit=None)
+    taken = entry(4, champion_before=pair(3), champion=alone, reference=pair(1), candidate=None)
+    assert pairs.append(taken)
+    assert taken.moves_champion
+    assert plan_rollback(pairs, None, "so").champion == pair(1)
+    carry_out(pairs, None, plan_rollback(pairs, None, "so"))
+    assert plan_rollback(pairs, 3, "so").champion == alone
+    assert plan_promote(pairs, 4, "by name it does").champion == pair(3)

@@ -10,9 +10,15 @@ import pytest
 
 from deployments.cli import main
 from ml.errors import Busy
+from ml.operations.retention import _unserved
+from ml.storage.ledger import Ledger
 from ml.storage.locks import held_lock
+from ml.storage.records import Registered
 from ml.storage.registry import Registry
+from ml.storage.store import open_store
+from tests.storage.test_ledger import entry, pair, version
 from tests.story import Shop
+from tests.tiny import tills
 
 
 @pytest.fixture
@@ -81,3 +87,18 @@ def test_a_use_case_of_which_a_run_is_active_is_left_alone(nights: Shop, collect
     with held_lock(nights.settings.home / "locks" / "shop.lock", 0, Busy("a", "b", "c")):
         assert collected("--yes") == ["left alone, for a run is active"]
     assert versions(nights) == [1, 2, 3]
+
+
+def test_a_version_and_its_refit_are_kept_or_deleted_together(tmp_path: Path) -> None:
+    """1 with its refit 2 is champion, 3 with 4 never served, and neither did 5."""
+    store = open_store(str(tmp_path))
+    ledger, candidates = Ledger(store, "tills"), [pair(1), pair(3), version(5)]
+    for seq, candidate in enumerate(candidates, start=1):
+        assert ledger.append(entry(seq, candidate=candidate, champion=pair(1), reference=pair(1)))
+
+    def deleted(*kept: Registered) -> list[str]:
+        return sorted(run for run, _ in _unserved(candidates, {one.identity for one in kept}, store, tills()))
+
+    assert deleted() == ["run3", "run4", "run5"]
+    assert deleted(pair(3)) == deleted(pair(3).served) == ["run5"]
+    assert deleted(version(5)) == ["run3", "run4"]

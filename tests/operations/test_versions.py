@@ -17,7 +17,7 @@ from ml.operations import health
 from ml.operations.alias import follow_ledger, register_lost, roll_alias_forward
 from ml.operations.moves import require_whole
 from ml.operations.usable import way_back
-from ml.operations.versions import highest_number, lost_versions, recorded_as, register_again, renumbered
+from ml.operations.versions import highest_number, lost_versions, recorded, recorded_as, register_again, renumbered
 from ml.settings import Settings
 from ml.storage import paths
 from ml.storage.ledger import Ledger
@@ -197,7 +197,7 @@ def test_a_version_whose_files_are_not_whole_is_not_registered_again(
 ) -> None:
     key = "mlflow/run2/artifacts/model/weights"
     ledger.store.put(key, data) if data is not None else ledger.store.delete(key)
-    assert [night.candidate.version for night in lost_versions(ledger, registry) if night.candidate] == [1, 3]
+    assert [each.version.version for each in lost_versions(ledger, registry)] == [1, 3]
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_an_alias_on_an_older_version_of_ours_follows_once_the_champion_is_there
     ledger: Ledger, registry: Registry
 ) -> None:
     """As in an older copy of the database, where the alias names the champion of then."""
-    register_again(registry, ledger.nights()[0])
+    register_again(registry, recorded(ledger.entries())[0])
     registry.set_alias(CHAMPION, 1)
     move = ledger.last_move()
     assert move is not None

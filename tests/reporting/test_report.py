@@ -9,16 +9,23 @@ import pytest
 
 from ml.data.handles import Checks, Cleaned, LeftOut, Move, RuleCount, Snapshot, Split, SplitRows, Undeclared
 from ml.evaluation.handles import Evaluations, Interval, Judgement, ModelScores, Verdict
-from ml.models.handles import Fit, Step, Upload, Verified
+from ml.models.handles import Fit, Refitted, Step, Upload, Verified
 from ml.reporting.data_section import data_sentences
 from ml.reporting.decision_section import champion_sentence, champion_then, headline
 from ml.reporting.document import dry_run_document, nothing_new_document, result_document
 from ml.reporting.page import markdown
-from ml.reporting.score_section import cell, comparison_sentence, model_metrics, score_list, score_rows
+from ml.reporting.score_section import (
+    cell,
+    comparison_sentence,
+    model_metrics,
+    resolution_sentence,
+    score_list,
+    score_rows,
+)
 from ml.reporting.trail import Trail
 from ml.reporting.words import window_words
 from ml.storage.json_form import to_json
-from ml.storage.records import Champion, DecisionName, FileRef, Work
+from ml.storage.records import Champion, DecisionName, FileRef, Refit, Work
 from tests.tiny import night, tills
 
 FILE = FileRef(key="a/b", size=3, digest="0" * 64)
@@ -97,7 +104,7 @@ def champion(version: int) -> Champion:
 
 def document(decision: DecisionName = "PROMOTE", before: int | None = 3, after: int | None = 4, **more: Any) -> Any:
     old, new = (None if version is None else champion(version) for version in (before, after))
-    return result_document(tills(), night(use_case="tills"), "k" * 64, trail(decision, **more), 4, old, new)
+    return result_document(tills(), night(use_case="tills"), "k" * 64, trail(decision, **more), champion(4), old, new)
 
 
 def of_fit(reused: int = 0, seconds: float | None = 3.46, **training: Any) -> Any:
@@ -147,6 +154,37 @@ def test_a_document_is_strict_json_with_every_part_of_the_night() -> None:
     assert made["seconds"]["validate partitions"] == 1.25
     assert (made["reused"]["validate partitions"], made["computed"]["validate partitions"]) == (3, 1)
     assert {"run_key", "test_digest", "split", "decision", "reason", "verdicts", "seed", "device"} <= made.keys()
+
+
+def resolved(metric: str, unit: str = "day", **figures: float) -> Any:
+    kept = {"smallest_detectable_drop": 0.0282, "independent_units": 17.3, "max_drop": 0.01, **figures}
+    gates = [("BetterThanTrivial f1", {"difference": 0.1}), (f"NotWorseThanChampion {metric}", kept)]
+    verdicts = [{"gate": gate, "verdict": "PASS", "reason": "so", "figures": of} for gate, of in gates]
+    return {**document(), "verdicts": verdicts, "units": {"name": unit, "count": 28}}
+
+
+def test_a_report_says_what_its_test_days_can_show() -> None:
+    said = (
+        "28 days like these equal 17 independent ones: a loss of F1 under 0.0282 cannot be seen; 56 days would see one "
+        "of 0.0199. Of candidates that are worse by exactly what a gate allows, 5% pass by design, and of simulated "
+        "days 4% to 14%."
+    )
+    assert said in markdown(resolved("f1")).splitlines()
+    assert "a loss of log loss under 2.8% cannot be seen; 56 days would see one of 2.0%." in markdown(
+        resolved("log_loss")
+    )
+
+
+def test_rows_and_groups_have_no_days_to_equal() -> None:
+    said = resolution_sentence(resolved("f1", "school"))
+    assert said.startswith("There are 28 schools: a loss of F1 under 0.0282 cannot be seen; 56 schools would see one")
+    assert said.endswith("5% pass by design.")
+
+
+def test_a_night_without_a_champion_or_of_before_says_nothing_of_its_resolution() -> None:
+    before = resolved("f1")
+    del before["verdicts"][1]["figures"]["independent_units"]
+    assert resolution_sentence(before) == resolution_sentence(document()) == ""
 
 
 def test_the_other_documents_share_its_head() -> None:
@@ -211,7 +249,7 @@ def test_the_share_of_test_rows_of_known_groups_is_said_and_older_documents_have
     night_trail = trail()
     split = replace(night_trail.split, test=replace(night_trail.split.test, group_in_train=0.875))
     grouped = replace(night_trail, split=split)
-    made = result_document(tills(group="shop"), night(), "k", grouped, 4, None, champion(4))
+    made = result_document(tills(group="shop"), night(), "k", grouped, champion(4), None, champion(4))
     assert made["split"]["test"]["group_in_train"] == 0.875
     sentence = "87.5% of the test rows are of a shop that has train rows too."
     assert sentence in data_sentences(made) and sentence in markdown(made)
@@ -224,7 +262,7 @@ def test_what_scarce_memory_changed_is_said() -> None:
     note = "Memory of cuda ran out in epoch 2: from there on the CPU trains."
     night_trail = trail()
     fit = replace(night_trail.fit, device="cpu", notes=(note,))
-    made = result_document(tills(), night(), "k", replace(night_trail, fit=fit), 4, None, champion(4))
+    made = result_document(tills(), night(), "k", replace(night_trail, fit=fit), champion(4), None, champion(4))
     assert (made["training"]["device"], made["training"]["notes"]) == ("cpu", [note])
     assert f"- {note}" in markdown(made)
     assert document()["training"]["notes"] == []
@@ -373,3 +411,52 @@ def test_an_older_entry_of_the_ledger_is_still_told() -> None:
     del old["snapshot"]["changed"]
     old["data"]["unknown_columns"] = {"2024-01-08": ["ape", "zebra"], "2024-01-09": ["ape"]}
     assert "Columns that nobody declared: ape (2 days), zebra (1 day)." in data_sentences(old)
+
+
+def with_refit(refused: str | None = None, decision: DecisionName = "PROMOTE", asks: bool = False) -> Any:
+    """The document of a night whose candidate, version 4, was refitted as 5."""
+    refit = None if refused else Refit(version=5, run_id="r5", fit_until="2024-02-28", folder="g", files=(), key="k")
+    four, three = replace(champion(4), fit_until="2024-02-01", refit=refit), champion(3)
+    refitted = Refitted(
+        work=Work(stage="refit candidate", seconds=2.5, computed=1), rows=4_440, fit=None, refused=refused
+    )
+    made = replace(trail(decision), refitted=refitted)
+    made = replace(made, judgement=replace(made.judgement, asks=asks))
+    after = three if asks else four
+    return result_document(tills(), night(use_case="tills"), "k" * 64, made, four, three, after)
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (
+            with_refit(),
+            "This night made version 4 champion in place of version 3. Version 5 serves, the refit of version 4. It "
+            "learnt from rows up to 2024-02-28.",
+        ),
+        (
+            with_refit("it raises KeyError"),
+            "in place of version 3. The refit is refused, and the judged model serves: it raises KeyError. Version 4 "
+            "serves, as it was judged. It learnt from rows up to 2024-02-01.",
+        ),
+        (
+            with_refit(decision="KEEP", asks=True),
+            "This night left version 3 champion. If the answer is yes, version 5 serves, the refit of version 4. "
+            "Version 3 serves, as it was judged.",
+        ),
+        (
+            with_refit("it is broken", decision="KEEP", asks=True),
+            "The refit is refused, and the judged model would serve: it is broken. Version 3 serves, as it was judged.",
+        ),
+    ],
+)
+def test_the_page_says_what_serves_and_up_to_which_day_it_learnt(made: Any, said: str) -> None:
+    assert said in markdown(made)
+    assert "Fitted once more, on all 4,440 due rows in 2.5 s." in markdown(made)
+    assert "| refit candidate | 2.5 | 0 | 1 |" in markdown(made)
+
+
+def test_the_page_of_a_night_from_before_refits_says_nothing_of_them() -> None:
+    old = {name: value for name, value in document().items() if name not in {"refit", "serves"}}
+    assert "This night made version 4 champion in place of version 3.\n" in markdown(old)
+    assert "refit" not in markdown(old)

@@ -17,10 +17,12 @@ from ml.settings import Settings
 from ml.use_case.demo import write_demo_data
 from ml.use_case.loading import load_use_case
 from tests.chaos import count, end_state, left_over, settings_of
+from tests.data.test_data import edit_use_case
 from tests.story import Shop
 
 pytestmark = pytest.mark.slow
 RANDOM_KILLS = int(os.environ.get("RANDOM_KILLS", "200"))
+POINTS = os.environ.get("KILL_POINTS", "")  # only points with these words; "" for all
 KILLS_A_HOME = 5
 NAMED, RANDOM = "SIGKILL at a named point", "SIGKILL at a random moment"
 RESUMED = "the same command again finishes it: same scores, same bytes, one version"
@@ -30,6 +32,13 @@ POINTS_OF_FLIGHTS = (
     "verify candidate: end", "register: model made", "register: version made", "evaluate models: end",
     "ledger: before the link", "ledger: after the link", "alias: after the first", "alias: after the second",
     "publish report: end",
+)  # fmt: skip
+# The same from the gates on: what came before is kept, so the second epoch is the refit's, and so is the fifth file.
+POINTS_OF_REFIT = (
+    "judge gates: end", "refit candidate: start", "epoch 2", "refit: fitted, and not compared", "refit candidate: end",
+    "upload refit: start", "upload: file 5", "upload refit: end", "verify refit: start", "verify refit: end",
+    "register refit: start", "register: version made", "register refit: end", "ledger: before the link",
+    "ledger: after the link", "alias: after the first", "publish report: end",
 )  # fmt: skip
 
 
@@ -119,6 +128,7 @@ class Case:
 
 @pytest.fixture
 def shop_nights(zygote: Zygote, shop: Shop, tmp_path: Path) -> Case:
+    edit_use_case(shop, '    refit="never",\n', "")
     return Case(zygote, "shop", "2024-03-15", shop.settings.project, shop.settings.home, tmp_path)
 
 
@@ -136,7 +146,7 @@ def test_a_kill_at_each_named_point_changes_nothing(shop_nights: Case) -> None:
     assert len(shop_nights.zygote.points) >= 25
     undisturbed, _ = shop_nights.undisturbed()
     survived, different = [], []
-    for point in shop_nights.zygote.points:
+    for point in (point for point in shop_nights.zygote.points if POINTS in point):
         home = shop_nights.fresh()
         if not shop_nights.killed(home, point=point):
             survived.append(point)
@@ -151,6 +161,18 @@ def test_a_kill_at_each_named_point_changes_nothing(shop_nights: Case) -> None:
 
 def test_kills_at_random_moments_change_nothing(shop_nights: Case) -> None:
     random_kills(shop_nights, RANDOM_KILLS)
+
+
+def test_a_refit_killed_again_and_again_ends_as_in_peace(shop_nights: Case) -> None:
+    """One night, killed before, in and after each stage of its refit."""
+    undisturbed, _ = shop_nights.undisturbed()
+    home = shop_nights.fresh()
+    survived = [point for point in POINTS_OF_REFIT if not shop_nights.killed(home, point=point)]
+    shop_nights.finish(home)
+    shop_nights.count(f"{NAMED}, a refit", home, len(POINTS_OF_REFIT) - len(survived))
+    assert shop_nights.end(home) == undisturbed
+    assert shop_nights.left_over(home) == []
+    assert survived == [], "points that were never reached"
 
 
 def test_flights_killed_again_and_again_end_as_in_peace(flights_nights: Case) -> None:

@@ -81,7 +81,6 @@ HANDLES = [
     ),
     Evidence(
         unit="day",
-        seed=1,
         pairs={"constant": Pair(kind="binary", classes=2, statistics=((1.0,) * 8,), counts=(3,))},
     ),
     Encoder(

@@ -11,8 +11,9 @@ import pytest
 from ml.digests import digest_bytes
 from ml.errors import Corrupt
 from ml.storage import paths
-from ml.storage.ledger import Ledger, NightEntry, next_after
-from ml.storage.records import Champion
+from ml.storage.json_form import from_json, to_json
+from ml.storage.ledger import Ledger, NightEntry, named, next_after
+from ml.storage.records import Champion, FileRef, Refit
 from ml.storage.store import open_store
 
 
@@ -32,6 +33,15 @@ def version(number: int) -> Champion:
         folder="f",
         files=(),
     )
+
+
+def pair(number: int) -> Champion:
+    """The judged version of this number, refitted as the next one."""
+    file = FileRef(key="g/model", size=1, digest="d")
+    refit = Refit(
+        version=number + 1, run_id=f"run{number + 1}", fit_until="2024-03-01", folder="g", files=(file,), key="k"
+    )
+    return replace(version(number), refit=refit)
 
 
 def entry(seq: int, **changes: Any) -> NightEntry:
@@ -225,3 +235,49 @@ def test_two_who_say_the_same_write_other_bytes(ledger: Ledger) -> None:
     """A creation of equal bytes counts as one's own, so that no two entries may have them."""
     fields = [next_after(None, "tills") for _ in range(50)]
     assert len({each["nonce"] for each in fields}) == 50
+
+
+OF_OLD = (
+    b'{"as_of":"2024-03-01","files":[],"fit_until":"2024-02-01","folder":"f","run_id":"run1","split_digest":"s",'
+    b'"target_digest":"t","version":1}'
+)
+
+
+def test_a_version_of_old_keeps_its_bytes_and_serves_as_it_was_judged() -> None:
+    one = from_json(Champion, OF_OLD)
+    assert one == version(1)
+    assert (one.served, one.versions) == (one, (one,))
+    assert to_json(one) == OF_OLD
+
+
+def test_a_refit_serves_and_the_judged_version_is_what_it_is_known_by() -> None:
+    both = from_json(Champion, to_json(pair(1)))
+    assert both == pair(1)
+    assert (both.version, both.served.version, named(both)) == (1, 2, "1 (refitted as 2)")
+    assert both.identity == version(1).identity != both.served.identity
+    assert both.fit_until == "2024-02-01" < str(both.served.fit_until)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "moves"),
+    [
+        (None, version(1), True),
+        (version(1), version(1), False),
+        (version(1), pair(1), True),
+        (pair(1), pair(1), False),
+        (pair(1), version(1), True),
+        (pair(1), pair(3), True),
+        (pair(1), None, True),
+    ],
+)
+def test_an_entry_moves_the_champion_if_another_version_serves_after_it(
+    before: Champion | None, after: Champion | None, moves: bool
+) -> None:
+    assert entry(1, champion_before=before, champion=after).moves_champion is moves
+
+
+def test_a_version_and_its_refit_are_found_by_either_number(ledger: Ledger) -> None:
+    assert ledger.append(entry(1, candidate=pair(1)))
+    assert ledger.append(entry(2, candidate=version(3)))
+    assert [ledger.candidate(number) for number in (1, 2, 3, 4)] == [pair(1), pair(1), version(3), None]
+    assert (ledger.refitted("k"), ledger.refitted("another")) == (pair(1).refit, None)
