@@ -11,6 +11,7 @@ from deployments.commands.ledger import entry_row, print_entries
 from deployments.prefect.last_night import red_nights, running_now
 from deployments.terminal import BEGIN, aligned, chosen_or_recorded, home_if_any, no_file, print_json, say, words_of
 from ml.errors import ConfigError, RegistryUnavailable
+from ml.evaluation.source_evidence import days_to_exclude
 from ml.reporting import score_section, served_section
 from ml.reporting.decision_section import serving_sentence, ways_to_answer
 from ml.reporting.document import served_document
@@ -70,7 +71,7 @@ def _print_status(document: dict[str, Any]) -> None:
         say(f"There is no home. {document['no_home']}.")
     if document["store"]:
         say(f"Store {document['store']}: {document['store_bytes'] / 1e6:.1f} MB")
-    say(*(_question(row["use_case"], version) for row in rows for version in row["asks"]))
+    say(*(_question(row, version) for row in rows for version in row["asks"]))
     say(*(_waiting(row["use_case"], row["waits_until"]) for row in rows if row["waits_until"]))
 
 
@@ -85,14 +86,17 @@ def _running_words(night: dict[str, str | None]) -> str:
     return f"the night as of {night['as_of']} has been running since {since}{stage}."
 
 
-def _question(use_case: str, version: int) -> str:
-    answers = f"press Resume on its run's page, or answer here. {ways_to_answer(use_case, version)}"
+def _question(row: dict[str, Any], version: int) -> str:
+    use_case = row["use_case"]
+    ways = ways_to_answer(use_case, version, has_days=version in row["asks_about_days"])
+    answers = f"press Resume on its run's page, or answer here. {ways}"
     return f"{use_case} asks whether version {version} is to serve: {answers}"
 
 
 def _status_row(settings: Settings, store: Store, name: str) -> dict[str, Any]:
     """The state of one use case, as `--json` prints it."""
     entries = Ledger(store, name).entries()
+    questions = open_questions(entries)
     head, nights = entries[-1] if entries else None, [entry for entry in entries if isinstance(entry, NightEntry)]
     night, red = last_of(nights), list(red_nights(settings, name))
     known = name in use_case_files(settings.project)
@@ -115,7 +119,10 @@ def _status_row(settings: Settings, store: Store, name: str) -> dict[str, Any]:
         "taken_over": taken_over(entries),
         "last_success": nights[-1].at if nights else None,
         "mlflow": _mlflow_differs(settings, Ledger(store, name)) if head and head.champion else [],
-        "asks": [version_of(night.candidate) for night in open_questions(entries)],
+        "asks": [version_of(night.candidate) for night in questions],
+        "asks_about_days": [
+            version_of(night.candidate) for night in questions if days_to_exclude(night.source_changes)
+        ],
         "held": head.held if head else None,
         "waits_until": _waits_until(head),
         "excluded": head.excluded if head else {},

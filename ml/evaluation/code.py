@@ -27,7 +27,12 @@ JUDGING = Code(
         "ml/evaluation/handles.py",
         "ml/evaluation/judging.py",
         "ml/evaluation/promise.py",
+        "ml/evaluation/source_changes.py",
+        "ml/evaluation/source_evidence.py",
+        "ml/evaluation/source_unchanged.py",
+        "ml/data/day_counts.py",
         "ml/pipeline/evaluate.py",
+        "ml/pipeline/watch.py",
     ),
     ("numpy", "pandas", "scikit-learn", "scipy"),
 )

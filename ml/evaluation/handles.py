@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ml.evaluation.promise import Promise
-from ml.storage.records import DecisionName, FileRef, Handle
+from ml.evaluation.source_evidence import SourceEvidence
+from ml.storage.records import DecisionName, FileRef, Handle, SourceChange
 
 VerdictName = Literal["PASS", "FAIL", "INCONCLUSIVE", "NOT_JUDGED", "NOT_APPLICABLE"]
 
@@ -77,6 +78,17 @@ class Evaluations(Handle):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SourceWatch(Handle):
+    """What is new in the source: `evidence` for the gate, None if the use case has no gate that looks at it.
+
+    `sentences` say what other code made of days whose bytes are the same, for the report.
+    """
+
+    evidence: SourceEvidence | None = None
+    sentences: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Verdict:
     """What one gate says, with its reason as a sentence and the figures that it weighed."""
 
@@ -91,8 +103,8 @@ class Judgement(Handle):
     """All verdicts and the decision that follows from them.
 
     `blocked` is the reason why nothing may be promoted, `asks` whether an operator is to decide. `proved_better` makes
-    a promoted candidate the new reference. `against_rule` compares the candidate with the best one-column rule, for
-    the report only.
+    a promoted candidate the new reference. `source_changes` are the changes of the source that nobody has answered.
+    `against_rule` compares the candidate with the best one-column rule, for the report only.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -101,4 +113,5 @@ class Judgement(Handle):
     proved_better: bool
     blocked: str | None = None
     asks: bool = False
+    source_changes: tuple[SourceChange, ...] = ()
     against_rule: Verdict | None

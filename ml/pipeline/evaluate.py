@@ -4,7 +4,7 @@ The predictors are the candidate, the champion, the reference and two simple bas
 compared is named with the reason. A candidate that does not answer every test row is refused with ConfigError.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,11 +22,11 @@ from ml.evaluation.code import JUDGING
 from ml.evaluation.day_scores import sums_by_day
 from ml.evaluation.decision import comparability, decide, is_open
 from ml.evaluation.gates import ALLOWING, BetterThanRule, Difference, Evidence, Gate
-from ml.evaluation.handles import Evaluations, Judgement, LearntConstant, Verdict, VerdictName
+from ml.evaluation.handles import Evaluations, Judgement, LearntConstant, SourceWatch, Verdict, VerdictName
 from ml.evaluation.judging import NoAnswer, Predict, answer_table, baselines, judge_all, model_answers
 from ml.evaluation.promise import Promise, promise_of
 from ml.metrics.scores import PROBABILITY_SCORES, Answers
-from ml.models.description import model_columns
+from ml.models.description import model_columns, predict_raw
 from ml.models.handles import Upload
 from ml.pipeline.site import Site, resume
 from ml.pipeline.upload import fetch
@@ -131,7 +131,7 @@ def _answers(site: Site, model_folder: Path, test: pd.DataFrame) -> Answers:
 
 def _predict_of(model_folder: Path) -> Predict:
     """The function by which the packaged model answers raw rows."""
-    return partial(registry.predict_raw, registry.load_model(model_folder))
+    return partial(predict_raw, registry.load_model(model_folder))
 
 
 def _told(run: Callable[[], R]) -> R:
@@ -225,10 +225,10 @@ def _why_columns_differ(site: Site, columns: tuple[Column, ...], test: pd.DataFr
 
 
 def judge_gates(
-    site: Site, night: Night, evaluations: Evaluations, head: AnyEntry | None, blocked: str | None
+    site: Site, night: Night, evaluations: Evaluations, watch: SourceWatch, head: AnyEntry | None, blocked: str | None
 ) -> Judgement:
     """Lets every gate weigh the evidence, and decides. `blocked` says why nothing may be promoted now, if so."""
-    evidence = from_json(Evidence, get_file(site.store, evaluations.evidence))
+    evidence = replace(from_json(Evidence, get_file(site.store, evaluations.evidence)), source=watch.evidence)
     verdicts = tuple(verdict_of(gate, evidence) for gate in site.use_case.gates)
     champion = head.champion if head else None
     as_of = night.as_of if site.use_case.dated else None
@@ -236,7 +236,7 @@ def judge_gates(
     decision, reason = decide(verdicts, champion, as_of, blocked, is_champion=serves)
     all_allow = all(verdict.verdict in ALLOWING for verdict in verdicts)
     rule_of_thumb = BetterThanRule(metric=site.use_case.metric, why=RULE_OF_THUMB)
-    asks = site.use_case.on_inconclusive == "ask" and not serves and is_open(verdicts, champion, as_of, blocked)
+    asks = _may_ask(site.use_case, verdicts) and not serves and is_open(verdicts, champion, as_of, blocked)
     return Judgement(
         verdicts=verdicts,
         decision=decision,
@@ -244,7 +244,16 @@ def judge_gates(
         proved_better=_proved_better(site, evidence),
         blocked=blocked if all_allow else None,
         asks=asks,
+        source_changes=tuple(evidence.source.open) if evidence.source else (),
         against_rule=rule_of_thumb.judge(evidence) if "rule" in evidence.pairs else None,
+    )
+
+
+def _may_ask(use_case: UseCase, verdicts: Sequence[Verdict]) -> bool:
+    """Whether a person is asked if these verdicts leave it open: by the use case, or by a gate that always asks."""
+    asking = {gate.name for gate in use_case.gates if gate.always_asks}
+    return use_case.on_inconclusive == "ask" or any(
+        verdict.gate in asking and verdict.verdict == "INCONCLUSIVE" for verdict in verdicts
     )
 
 

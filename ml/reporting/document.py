@@ -91,6 +91,7 @@ def result_document(
         "decision": trail.judgement.decision,
         "reason": trail.judgement.reason,
         "asks": trail.judgement.asks,
+        **_source(trail),
         "version": candidate.version,
         "refit": _refit(trail.refitted, candidate.refit) if trail.refitted else None,
         "serves": served_document(after),
@@ -112,6 +113,17 @@ def _served(served: Served | None) -> Document | None:
         "unscored_days": len(served.unscored),
         "twin": served.twin,
     }
+
+
+def _source(trail: Trail) -> Document:
+    """What changed in the source and is not answered, and what other code made of the same bytes; each if there is
+    any."""
+    changes = [
+        {"column": change.column, "kind": change.kind, "days": list(change.days[-MOST_KEPT:]), "words": change.words}
+        for change in trail.judgement.source_changes[:MOST_KEPT]
+    ]
+    found = {"source_changes": changes, "rewritten": list(trail.watch.sentences[:MOST_KEPT])}
+    return {name: of_kind for name, of_kind in found.items() if of_kind}
 
 
 def _refit(refitted: Refitted, refit: Refit | None) -> Document:

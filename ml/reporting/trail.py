@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from ml.data.handles import Checks, Cleaned, Snapshot, Split
-from ml.evaluation.handles import Evaluations, Judgement
+from ml.evaluation.handles import Evaluations, Judgement, SourceWatch
 from ml.evaluation.served import Served
 from ml.models.handles import Fit, Refitted, Upload, Verified
 from ml.storage.records import Work
@@ -22,6 +22,7 @@ class Trail:
     fit: Fit
     upload: Upload
     verified: Verified
+    watch: SourceWatch
     evaluations: Evaluations
     judgement: Judgement
     served: Served | None = None

@@ -22,7 +22,7 @@ from ml.digests import digest_bytes, sealed, unsealed
 from ml.errors import Corrupt
 from ml.storage import paths
 from ml.storage.json_form import to_json
-from ml.storage.records import Champion, DecisionName, Identity, Refit
+from ml.storage.records import Champion, DecisionName, Identity, Refit, SourceAnswer, SourceChange
 from ml.storage.store import Store
 
 MoveName = Literal["OPERATOR_PROMOTE", "OPERATOR_KEEP", "ROLLBACK", "HOLD", "RELEASE", "EXCLUDE", "INCLUDE"]
@@ -30,11 +30,17 @@ CHAMPION_MOVES = {"OPERATOR_PROMOTE", "ROLLBACK"}
 RESTORE = "restore it from a copy with retrain restore FILE"
 
 
+def _is_empty(value: Sequence[object]) -> bool:
+    return not value
+
+
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """What every entry says: when, by whom, why, and what is true after it.
 
     `held` says who holds the champion and why. `excluded` and `accepted` map days to the operator's reason.
+    `source_answers` are what operators said of changes of the source, the oldest first; like a night's
+    `source_changes` they are left out of the JSON where there are none, as older entries do not have them.
     """
 
     seq: int
@@ -49,6 +55,7 @@ class Entry:
     held: str | None = None
     excluded: dict[str, str] = field(default_factory=dict)
     accepted: dict[str, str] = field(default_factory=dict)
+    source_answers: Annotated[tuple[SourceAnswer, ...], Field(exclude_if=_is_empty)] = ()
     nonce: str = ""  # makes the bytes of every entry different, so that `Store.create` tells whose entry was created
 
     @property
@@ -70,7 +77,8 @@ class NightEntry(Entry):
     `training_key` is that of its judged model; entries from before 2026-11-28 have none, and their run key names
     their model. `blocked` is set if every gate allowed the promotion and only a hold, a backfill or a moved alias
     prevented it; it says which. Such a night may be judged again later. `asks` says that the gates could not decide and
-    that an operator was asked. `result` is the document that `--json` prints.
+    that an operator was asked. `source_changes` are the changes of the source that it asks about. `result` is the
+    document that `--json` prints.
     """
 
     kind: Literal["night"] = "night"
@@ -83,6 +91,7 @@ class NightEntry(Entry):
     judged_against: int
     blocked: str | None = None
     asks: bool = False
+    source_changes: Annotated[tuple[SourceChange, ...], Field(exclude_if=_is_empty)] = ()
     manifest: str
     result: dict[str, Any]
 
@@ -140,6 +149,7 @@ def next_after(head: "AnyEntry | None", use_case: str) -> dict[str, Any]:
         "held": head.held if head else None,
         "excluded": head.excluded if head else {},
         "accepted": head.accepted if head else {},
+        "source_answers": head.source_answers if head else (),
         "nonce": secrets.token_hex(8),
     }
 

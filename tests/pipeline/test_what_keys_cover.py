@@ -34,7 +34,7 @@ PROCESSES = (
     ("train",),
     ("upload",),
     ("verify",),
-    ("evaluate", "gates"),
+    ("watch", "evaluate", "gates"),
     ("refit",),
     ("recorded", "served"),
 )
@@ -68,7 +68,7 @@ class Traced:
             return ROWS
         if stage == "served":  # what answers is in the key as the version that served, and the rows by their digest
             return self.training + SERVED_DAYS
-        judging = JUDGING if stage in {"evaluate", "gates", "refit"} else Code()
+        judging = JUDGING if stage in {"watch", "evaluate", "gates", "refit"} else Code()
         return self.training + judging + (REFITTING if stage == "refit" else Code())
 
     def executed(self, stage: str) -> set[str]:

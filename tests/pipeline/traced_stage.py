@@ -69,7 +69,7 @@ def stages() -> dict[str, Callable[[Any, dict[str, Any]], Any]]:
     from ml.data.snapshots import read_manifest
     from ml.data.sources.bringing import bring
     from ml.data.window_sums import WindowSums
-    from ml.pipeline import clean, evaluate, opening, refit, served, split, train, upload, validate
+    from ml.pipeline import clean, evaluate, opening, refit, served, split, train, upload, validate, watch
     from ml.pipeline.run_key import training_key
 
     def key(done: dict[str, Any]) -> str:
@@ -97,10 +97,15 @@ def stages() -> dict[str, Callable[[Any, dict[str, Any]], Any]]:
             site, done["night"], key(done), done["clean"], done["train"]
         ),
         "verify": lambda site, done: upload.verify(site, key(done), done["upload"]),
+        "watch": lambda site, done: watch.watch_source(
+            site, done["night"], key(done), done["snapshot"], done["validate"], done["clean"], None
+        ),
         "evaluate": lambda site, done: evaluate.evaluate_models(
             site, done["night"], key(done), done["clean"], done["split"], done["upload"], None
         ),
-        "gates": lambda site, done: evaluate.judge_gates(site, done["night"], done["evaluate"], None, None),
+        "gates": lambda site, done: evaluate.judge_gates(
+            site, done["night"], done["evaluate"], done["watch"], None, None
+        ),
         "refit": lambda site, done: refit.refit_candidate(
             site, done["night"], key(done), done["clean"], done["train"], done["upload"], done["evaluate"], nightly=True
         ),
