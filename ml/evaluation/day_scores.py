@@ -12,6 +12,7 @@ from ml.data.cleaning import DAY, LABEL
 from ml.data.dataset import Dataset
 from ml.digests import canonical_json
 from ml.evaluation.handles import LearntConstant
+from ml.evaluation.promise import Promise, relative_loss
 from ml.metrics.day_sums import DaySums, day_sums, of_rows
 from ml.metrics.scores import Answers
 from ml.storage import paths
@@ -81,18 +82,50 @@ def as_first_judged(results: Iterable[DayScore]) -> dict[str, DayScore]:
     return as_they_are(reversed([*results]))
 
 
+def losses_when_first_judged(
+    results: Iterable[DayScore], entries: Sequence[AnyEntry]
+) -> dict[str, tuple[int, float]]:  # fmt: skip
+    """Each day's rows, and the loss of a champion on them relative to the best constant's, as they were at first.
+
+    On a day that was served it is the version that served. On an earlier day it is the first champion that was judged
+    on it. Days that an operator excluded, and days without such a loss, are left out.
+    """
+    champions = [entry.champion.identity for entry in entries if entry.champion]
+    promises = promises_in(entries, dict.fromkeys(champions))
+    losses: dict[str, tuple[int, float | None]] = {}
+    for day, result in as_first_judged(results).items():
+        losses[day] = result.served.rows, relative_loss([result.served], [result.constant]) if result.constant else None
+    for version in dict.fromkeys(champions):
+        judged = promises[version].days if version in promises else {}
+        for day, of_day in judged.items():
+            losses.setdefault(day, (of_day.rows, of_day.relative))
+    excluded = entries[-1].excluded if entries else {}
+    return {
+        day: (rows, relative)
+        for day, (rows, relative) in sorted(losses.items())
+        if relative is not None and day not in excluded
+    }
+
+
+def promises_in(entries: Sequence[AnyEntry], versions: Iterable[Identity]) -> dict[Identity, Promise]:
+    """What the first judgement of each version promised. Versions from before promises were kept are left out."""
+    documents = _judgements(entries)
+    read = {version: _read(Promise, documents.get(version, {}).get("promise")) for version in versions}
+    return {version: promise for version, promise in read.items() if promise is not None}
+
+
 def constant_in(entries: Sequence[AnyEntry], version: Identity) -> LearntConstant | None:
     """The best constant that was learnt with the version; None for a version from before it was kept."""
-    return read_field(LearntConstant, judgements(entries).get(version, {}).get("constant"))
+    return _read(LearntConstant, _judgements(entries).get(version, {}).get("constant"))
 
 
-def judgements(entries: Sequence[AnyEntry]) -> dict[Identity, dict[str, Any]]:
+def _judgements(entries: Sequence[AnyEntry]) -> dict[Identity, dict[str, Any]]:
     """The document of the night that first judged each version."""
     nights = [entry for entry in reversed(entries) if isinstance(entry, NightEntry)]
     return {night.candidate.identity: night.result for night in nights if night.candidate}
 
 
-def read_field(kind: type[K], value: Any) -> K | None:
+def _read(kind: type[K], value: Any) -> K | None:
     """The value of a document's field; None if it is null, or if newer code wrote it in another form."""
     try:
         return None if value is None else from_json(kind, canonical_json(value))

@@ -12,10 +12,8 @@ import numpy as np
 from ml.evaluation.day_scores import (
     NEWEST_DAYS,
     DayScore,
-    as_first_judged,
     as_they_are,
-    judgements,
-    read_field,
+    promises_in,
 )
 from ml.evaluation.promise import Band, Promise, relative_loss, score_of
 from ml.evaluation.take_over import why_surely_worse
@@ -208,35 +206,3 @@ def why_twin_is_better(results: Iterable[DayScore], head: AnyEntry, metric: str)
     own = [day for day in days if (day.judged, day.version) == (champion.identity, champion.served.version)]
     both = [(day.served, day.twin) for day in own if day.twin is not None and day.day not in head.excluded]
     return why_surely_worse(metric, [refit for refit, _ in both], [twin for _, twin in both])
-
-
-def losses_when_first_judged(
-    results: Iterable[DayScore], entries: Sequence[AnyEntry]
-) -> dict[str, tuple[int, float]]:  # fmt: skip
-    """Each day's rows, and the loss of a champion on them relative to the best constant's, as they were at first.
-
-    On a day that was served it is the version that served. On an earlier day it is the first champion that was judged
-    on it. Days that an operator excluded, and days without such a loss, are left out.
-    """
-    champions = [entry.champion.identity for entry in entries if entry.champion]
-    promises = promises_in(entries, dict.fromkeys(champions))
-    losses: dict[str, tuple[int, float | None]] = {}
-    for day, result in as_first_judged(results).items():
-        losses[day] = result.served.rows, _relative([result])
-    for version in dict.fromkeys(champions):
-        judged = promises[version].days if version in promises else {}
-        for day, of_day in judged.items():
-            losses.setdefault(day, (of_day.rows, of_day.relative))
-    excluded = entries[-1].excluded if entries else {}
-    return {
-        day: (rows, relative)
-        for day, (rows, relative) in sorted(losses.items())
-        if relative is not None and day not in excluded
-    }
-
-
-def promises_in(entries: Sequence[AnyEntry], versions: Iterable[Identity]) -> dict[Identity, Promise]:
-    """What the first judgement of each version promised. Versions from before promises were kept are left out."""
-    documents = judgements(entries)
-    read = {version: read_field(Promise, documents.get(version, {}).get("promise")) for version in versions}
-    return {version: promise for version, promise in read.items() if promise is not None}

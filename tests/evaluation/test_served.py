@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ml.evaluation.day_scores import DayScore, as_first_judged, as_they_are, read_days
+from ml.evaluation.day_scores import DayScore, as_first_judged, as_they_are, losses_when_first_judged, read_days
 from ml.evaluation.promise import FEWEST_DAYS, Band, Promise, promise_of
 from ml.evaluation.served import (
     ServedDay,
     curve_of,
-    losses_when_first_judged,
     score_of_newest,
     side_of,
     summary,
