@@ -171,8 +171,8 @@ def form_lines(documents: dict[str, Any]) -> Iterator[str]:
 
 def fault_lines(documents: dict[str, Any]) -> Iterator[str]:
     """Candidates with a fault, refitted: promoted and harmful, with the upper 95 % bound of the harmful share."""
-    names = list(documents)
-    yield "| policy | " + " | ".join(f"{name}: nights, promoted, harmful, at most" for name in names) + " |"
+    names = [name for name in documents if documents[name]["faults"]]
+    yield "| policy, refitted | " + " | ".join(f"{name}: nights, promoted, harmful, at most" for name in names) + " |"
     yield "| --- |" + " --- |" * len(names)
     sums: dict[str, dict[str, str]] = {}
     for name in names:

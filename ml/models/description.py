@@ -1,4 +1,4 @@
-"""What a packaged model says about itself, read from its files without loading it, and how it is given raw rows."""
+"""What a packaged model says about itself, read from its files without loading it; and how it gets raw rows."""
 
 import json
 from pathlib import Path
