@@ -39,7 +39,7 @@ def said(accepted: bool, first: int = 10, column: str = "amount", kind: str = "n
 
 def judged(*changes: SourceChange, answers: tuple[SourceAnswer, ...] = (), days: tuple[str, ...] = DAYS) -> Verdict:
     source = SourceEvidence(days=days, changes=changes, answers=answers)
-    return GATE.judge(Evidence(unit="day", seed=1, pairs={}, source=source))
+    return GATE.judge(Evidence(unit="day", pairs={}, source=source))
 
 
 WITHOUT_FIRST_DAYS = tuple(day for day in DAYS if day not in DAYS[9:11])
@@ -78,7 +78,7 @@ def test_the_sentence_names_the_changes_and_counts_the_rest() -> None:
 
 
 def test_without_evidence_it_fails() -> None:
-    assert GATE.judge(Evidence(unit="day", seed=1, pairs={})).verdict == "FAIL"
+    assert GATE.judge(Evidence(unit="day", pairs={})).verdict == "FAIL"
 
 
 def test_evidence_that_was_stored_before_there_was_a_source_is_read() -> None:
