@@ -17,6 +17,7 @@ from ml.evaluation.baselines import best_constant, best_rule
 from ml.evaluation.decision import comparability, decide
 from ml.evaluation.gates import Difference, Evidence, Gate, MinMetric, NotSurelyWorse
 from ml.evaluation.handles import Verdict
+from ml.evaluation.source_evidence import SourceEvidence
 from ml.metrics.intervals import Pair, make_pair
 from ml.metrics.scores import PROBABILITY_SCORES, Answers, Floats
 from ml.pipeline.evaluate import verdict_of
@@ -26,6 +27,7 @@ from ml.simulation.source import SourceRows
 from ml.storage.records import Champion
 from ml.use_case.definition import UseCase
 
+NOTHING_CHANGED = SourceEvidence()  # nobody can be asked: a simulation takes the source as it is
 WEEK, MONTH = 7, 28  # days
 
 
@@ -134,7 +136,9 @@ class Judge:
         if opponent in {"constant", "rule"} and (answers := self.baseline(opponent, night)) is not None:
             judged = situation.candidate.answers(night.test, refitted=False)
             pairs[opponent] = self.paired(night.test, judged, answers)
-        return Evidence(unit="day", pairs=pairs, not_applicable=absent, not_comparable=incomparable)
+        return Evidence(
+            unit="day", pairs=pairs, not_applicable=absent, not_comparable=incomparable, source=NOTHING_CHANGED
+        )
 
     def record(self, candidate: Candidate) -> Champion:
         """The candidate as the ledger would name it."""
