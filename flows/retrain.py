@@ -165,7 +165,7 @@ def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any
     fit = train_candidate(night, trained, cleaned, split, nightly=plan is None)
     upload = upload_candidate(night, trained, cleaned, fit)
     verified = verify_candidate(night, trained, upload)
-    candidate = register_candidate(night, trained, snapshot, split, upload)
+    registered = register_candidate(night, trained, snapshot, split, upload)
     if plan and plan.promote == "if-newer":
         await_turn(night, plan)
     served = score_what_serves(night, cleaned, finished, plan)
@@ -179,7 +179,7 @@ def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any
             snapshot=snapshot, checks=checks, cleaned=cleaned, split=split, fit=fit, upload=upload, verified=verified,
             served=served, watch=watched, evaluations=evaluations, judgement=judgement,
         )  # fmt: skip
-        candidate, trail = refit_winner(night, trained, candidate, trail, finished, nightly=plan is None)
+        candidate, trail = refit_winner(night, trained, registered, trail, finished, nightly=plan is None)
         entry = finished or record_decision(night, key, candidate, trail, head)
     move_alias(night, entry)
     publish_report(night, entry, trail)

@@ -1,6 +1,7 @@
 """The stage that publishes: report, curves and figures go into the night's MLflow run, for data scientists to read."""
 
 from ml.data.cleaning import from_parquet
+from ml.pipeline.refit import end_unused_refit
 from ml.pipeline.site import Site
 from ml.reporting import page, score_section
 from ml.reporting.figures import night_figures, served_figure
@@ -30,4 +31,6 @@ def publish_to_mlflow(site: Site, night: Night, entry: NightEntry, trail: Trail)
     site.registry.finish_run(run_id, history, params, tags, run_name(entry))
     if entry.candidate and entry.candidate.refit:
         end_refit_run(site.registry, entry, entry.candidate.refit)
+    else:
+        end_unused_refit(site, entry)
     return len(figures)
