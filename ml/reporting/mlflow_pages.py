@@ -55,8 +55,8 @@ def tell_unused_refit(registry: Registry, night: NightEntry, run_id: str, number
     assert night.candidate is not None, night.seq
     judged = night.candidate.version
     text = (
-        f"This is the recipe of version {judged}, fitted once more because version {judged} was to be promoted. Another "
-        "run was first, and the champion was kept, so no night recorded it and it does not serve."
+        f"This is the recipe of version {judged}, fitted once more because version {judged} was to be promoted. "
+        "Another run was first, and the champion was kept, so no night recorded it and it does not serve."
     )
     tags = {REFIT_OF: str(judged), "mlflow.note.content": text}
     registry.finish_run(run_id, {}, {}, tags, f"{night.use_case} {night.as_of} refit")
