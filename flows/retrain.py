@@ -42,6 +42,7 @@ from tasks.flow_run import (
 from tasks.model import (
     evaluate_models,
     judge_gates,
+    score_what_serves,
     train_candidate,
     try_parameters,
     upload_candidate,
@@ -164,9 +165,10 @@ def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any
     fit = train_candidate(night, trained, cleaned, split, nightly=plan is None)
     upload = upload_candidate(night, trained, cleaned, fit)
     verified = verify_candidate(night, trained, upload)
-    candidate = register_candidate(night, trained, snapshot, split, upload)
+    registered = register_candidate(night, trained, snapshot, split, upload)
     if plan and plan.promote == "if-newer":
         await_turn(night, plan)
+    served = score_what_serves(night, cleaned, finished, plan)
     entry = None
     while entry is None:  # if another run reaches the ledger first, all is judged again, and nothing is fitted again
         head, blocked = read_head(night, snapshot, finished, plan)
@@ -175,9 +177,9 @@ def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any
         judgement = judge_gates(night, evaluations, watched, head, blocked)
         trail = Trail(
             snapshot=snapshot, checks=checks, cleaned=cleaned, split=split, fit=fit, upload=upload, verified=verified,
-            watch=watched, evaluations=evaluations, judgement=judgement,
+            served=served, watch=watched, evaluations=evaluations, judgement=judgement,
         )  # fmt: skip
-        candidate, trail = refit_winner(night, trained, candidate, trail, finished, nightly=plan is None)
+        candidate, trail = refit_winner(night, trained, registered, trail, finished, nightly=plan is None)
         entry = finished or record_decision(night, key, candidate, trail, head)
     move_alias(night, entry)
     publish_report(night, entry, trail)

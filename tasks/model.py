@@ -1,13 +1,20 @@
-"""The stages that make and judge the model: train, upload, verify, watch the source, evaluate, judge."""
+"""The stages that make and judge models: train, upload, verify, score what serves, watch the source, evaluate."""
 
 import logging
 from collections import Counter
 
+from prefect.events import emit_event
+
 from ml.data.handles import Checks, Cleaned, Snapshot, Split
+from ml.evaluation.decision import TAKEN_OVER_EVENT
 from ml.evaluation.handles import Evaluations, Judgement, SourceWatch
+from ml.evaluation.served import Served
 from ml.models.handles import Fit, Upload, Verified
-from ml.pipeline import evaluate, train, upload, watch
-from ml.storage.ledger import AnyEntry
+from ml.operations.backfill import Plan
+from ml.pipeline import evaluate, served, train, upload, watch
+from ml.reporting import served_section
+from ml.reporting.words import counted
+from ml.storage.ledger import AnyEntry, NightEntry
 from ml.storage.records import Night
 from tasks.site import site_of
 from tasks.stage import stage
@@ -46,6 +53,22 @@ def verify_candidate(night: Night, training_key: str, uploaded: Upload) -> Verif
     verified = upload.verify(site_of(night), training_key, uploaded)
     log.info("Verified the model's %d files and %d answers in a fresh process.", verified.files, verified.rows)
     return verified
+
+
+@stage("score what serves", timeout_seconds=1800)
+def score_what_serves(night: Night, cleaned: Cleaned, finished: NightEntry | None, plan: Plan | None) -> Served:
+    """Scores what served on the days whose labels are due, each day once; a twin that is surely better takes over."""
+    scored = served.score_served(site_of(night), night, cleaned, finished, plan)
+    for day, why in scored.unscored:
+        log.warning("%s: %s.", day, why.rstrip("."))
+    if scored.twin:
+        log.warning("%s", scored.twin)
+    if scored.takes_over:
+        resource = {"prefect.resource.id": f"retrain.use-case.{night.use_case}"}
+        emit_event(TAKEN_OVER_EVENT, resource, payload={"use_case": night.use_case, "reason": scored.twin})
+    days = counted(scored.work.computed, "new day")
+    log.info("%s", f"Scored what serves on {days}. {served_section.sentence(scored.score)}".rstrip())
+    return scored
 
 
 @stage("evaluate models", timeout_seconds=1800)

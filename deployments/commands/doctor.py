@@ -237,8 +237,8 @@ def _champion_answers(settings: Settings, store: Store, name: str) -> Iterator[F
     if head is None or head.champion is None:
         return
     from ml.models import packaging
-    from ml.models.description import model_columns, model_rules
-    from ml.storage.registry import load_model, predict_raw
+    from ml.models.description import model_columns, model_rules, predict_raw
+    from ml.storage.registry import load_model
 
     model = head.champion.served
     try:

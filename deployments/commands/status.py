@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,10 +12,10 @@ from deployments.prefect.last_night import red_nights, running_now
 from deployments.terminal import BEGIN, aligned, chosen_or_recorded, home_if_any, no_file, print_json, say, words_of
 from ml.errors import ConfigError, RegistryUnavailable
 from ml.evaluation.source_evidence import days_to_exclude
-from ml.reporting import score_section
+from ml.reporting import score_section, served_section
 from ml.reporting.decision_section import serving_sentence, ways_to_answer
 from ml.reporting.document import served_document
-from ml.reporting.endings import moved_by_hand
+from ml.reporting.endings import moved_by_hand, taken_over
 from ml.settings import Settings
 from ml.storage.json_form import to_json
 from ml.storage.ledger import AnyEntry, Ledger, NightEntry, open_questions, version_of
@@ -60,7 +61,9 @@ def _print_status(document: dict[str, Any]) -> None:
     say(*aligned([[name.replace("_", " ") for name in STATUS_COLUMNS], *cells]))
     say(*(f"{row['use_case']}: {serving_sentence(row['serves'])}" for row in rows if row["serves"]))
     say(*(f"{row['use_case']}: {row['moved_by_hand']}" for row in rows if row["moved_by_hand"]))
+    say(*(f"{row['use_case']}: {row['taken_over']}" for row in rows if row["taken_over"]))
     say(*(f"{row['use_case']}: {words}" for row in rows for words in row["mlflow"]), "")
+    say(*(f"{row['use_case']}: {row['served']['sentence']}" for row in rows if row["served"]))
     say(*(f"{row['use_case']}: {_running_words(row['running'])}" for row in rows if row["running"]))
     say(*(f"{row['use_case']}: {words}" for row in rows for words in _red_words(row)))
     say(*(f"{row['use_case']} has no file here: {row['no_file']}." for row in rows if row["no_file"]))
@@ -108,10 +111,12 @@ def _status_row(settings: Settings, store: Store, name: str) -> dict[str, Any]:
         "serves": served_document(head.champion) if head else None,
         "champion_as_of": str(head.champion.as_of) if head and head.champion else None,
         "score": _score_of(nights, version_of(head.champion)) if head else None,
+        "served": _served(nights),
         "reference": version_of(head.reference) if head else None,
         "last_as_of": str(night.as_of) if night else None,
         "last_decision": night.decision if night else None,
         "moved_by_hand": moved_by_hand(entries),
+        "taken_over": taken_over(entries),
         "last_success": nights[-1].at if nights else None,
         "mlflow": _mlflow_differs(settings, Ledger(store, name)) if head and head.champion else [],
         "asks": [version_of(night.candidate) for night in questions],
@@ -154,6 +159,13 @@ def _score_of(nights: list[NightEntry], version: int | None) -> str | None:
     if not result:
         return None
     return f"{result['metric']} {score_section.cell(result['scores']['candidate'].get(result['metric']))}"
+
+
+def _served(nights: list[NightEntry]) -> dict[str, Any] | None:
+    """The score of what served as the last night that has one told it, and the sentence about it; None if none has."""
+    document = next((night.result["served"] for night in reversed(nights) if night.result.get("served")), None)
+    score = served_section.score_in(document) if document else None
+    return None if score is None else {**asdict(score), "sentence": served_section.sentence(score)}
 
 
 def _mlflow_differs(settings: Settings, ledger: Ledger) -> list[str]:

@@ -36,7 +36,7 @@ class Evidence:
     pairs: dict[str, Pair]
     not_applicable: dict[str, str] = field(default_factory=dict)
     not_comparable: dict[str, str] = field(default_factory=dict)
-    source: SourceEvidence | None = None
+    source: Annotated[SourceEvidence | None, Field(exclude_if=lambda source: source is None)] = None
 
     @property
     def has_champion(self) -> bool:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from ml.evaluation.promise import Promise
 from ml.evaluation.source_evidence import SourceEvidence
 from ml.storage.records import DecisionName, FileRef, Handle, SourceChange
 
@@ -46,12 +47,21 @@ class ModelScores:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LearntConstant:
+    """The best constant of the train rows: its answer and, for classes, their shares, which are its probabilities."""
+
+    answer: float
+    shares: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluations(Handle):
     """The scores of all predictors on one set of test rows, and the stored evidence that gates weigh.
 
     There are `rows` test rows and `units` resampling units, each of which is a `unit` (day, row, or the group's name).
     `not_comparable` says why a registered version was not scored. `is_champion` says that the candidate is the champion
-    itself: what it must prove has changed, and it is judged again.
+    itself: what it must prove has changed, and it is judged again. `promise` is what the candidate's scores on single
+    days promise of the days that it will serve; None without days.
     """
 
     test_digest: str
@@ -63,6 +73,8 @@ class Evaluations(Handle):
     evidence: FileRef
     answers: FileRef
     is_champion: bool = False
+    constant: LearntConstant | None = None
+    promise: Promise | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -162,7 +162,7 @@ def _unrecorded_versions(store: Store, registry: Registry, entries: list[AnyEntr
         if version.ours and version.run_id not in recorded and version.age_seconds >= OLD_SECONDS:
             yield Finding(
                 seen=f"version {version.number} is in MLflow, and no night recorded it",
-                mend="run its night again, which finishes it; mending deletes it and its files",
+                mend="a night that was cut off finishes it if it runs again; mending deletes it and its files",
                 repair=partial(delete_version, store, registry, version),
             )
 

@@ -6,6 +6,7 @@ what makes no sense; `carry_out` adds it.
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
+from datetime import date
 from typing import Any
 
 from ml.errors import Busy, UsageError
@@ -18,6 +19,7 @@ from ml.storage.ledger import (
     MoveName,
     NightEntry,
     OperatorEntry,
+    TakeOverEntry,
     closing_of,
     is_same,
     named,
@@ -166,6 +168,21 @@ def carry_out(ledger: Ledger, registry: Registry | None, entry: OperatorEntry) -
         )
     if registry is not None and entry.moves_champion:
         follow_ledger(ledger, registry, entry)
+
+
+def take_over(ledger: Ledger, registry: Registry, head: AnyEntry, as_of: date, reason: str) -> bool:
+    """Lets the judged version serve in place of its refit: adds the entry after this head, and lets the alias follow.
+
+    Returns False if another entry was added meanwhile: then a later night looks again. If it is cut off after the
+    entry, the next night sets the alias.
+    """
+    assert head.champion is not None, head.seq
+    twin = replace(head.champion, refit=None)
+    entry = TakeOverEntry(**{**next_after(head, ledger.use_case), "champion": twin, "reason": reason, "as_of": as_of})
+    if not ledger.append(entry):
+        return False
+    follow_ledger(ledger, registry, entry)
+    return True
 
 
 def require_whole(ledger: Ledger, registry: Registry, model: Champion) -> None:

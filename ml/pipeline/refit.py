@@ -30,7 +30,8 @@ from ml.models.handles import Fit, Refitted, Upload
 from ml.operations.versions import highest_number, refit_tags
 from ml.pipeline.site import Site, resume
 from ml.pipeline.train import Lesson, fit_lesson, require_same_code_and_machine
-from ml.pipeline.upload import Shipment, fetch, own_code, packaged, upload
+from ml.pipeline.upload import Shipment, fetch, own_code, packaged, upload, uploaded
+from ml.reporting.mlflow_pages import tell_unused_refit
 from ml.serving.output import Output
 from ml.storage.ledger import NightEntry
 from ml.storage.records import Champion, Night, Refit
@@ -160,3 +161,15 @@ def register_refit(
     tags |= {"takes": cut(upload.takes)} if upload.takes else {}
     version = site.registry.register(upload.run_id, key, tags, above=highest_number(site.ledger))
     return replace(candidate, refit=refit(version=version))
+
+
+def end_unused_refit(site: Site, entry: NightEntry) -> None:
+    """Ends the MLflow run of a refit that this night made and does not use, and says so on its pages.
+
+    Another run was first to add to the ledger, and then this night kept its champion. If it is judged again and wins,
+    the same refit serves.
+    """
+    key = refit_key(entry.training_key)
+    unused = uploaded(site, key)
+    if unused is not None and site.ledger.refitted(key) is None:
+        tell_unused_refit(site.registry, entry, unused.run_id, site.registry.version_of(key))

@@ -16,7 +16,7 @@ from ml.errors import ConfigError, without_passwords
 from ml.models import packaging
 from ml.models.handles import Fit, Upload, Verified
 from ml.models.source_rows import Sample, Taken, rows_taken, sentence
-from ml.pipeline.site import Site, resume
+from ml.pipeline.site import Site, kept_results, resume
 from ml.pipeline.train import require_same_code_and_machine
 from ml.serving.output import Output
 from ml.serving.own_code import OwnCode
@@ -57,9 +57,20 @@ def upload_candidate(site: Site, night: Night, training_key: str, cleaned: Clean
 def upload(site: Site, night: Night, shipment: Shipment, cleaned: Cleaned) -> Upload:
     """Packages the model with its code and puts every file into the folder of its MLflow run. Also keeps a proof
     for `verify`: validation rows with the model's answers."""
-    place = without_passwords(site.settings.tracking_uri)
-    key = digest_value([shipment.key, place])  # another MLflow needs a run of its own
-    return resume(site, Upload, "upload", key, lambda: _upload(site, night, shipment, cleaned))
+    return resume(
+        site, Upload, "upload", _upload_key(site, shipment.key), lambda: _upload(site, night, shipment, cleaned)
+    )
+
+
+def uploaded(site: Site, training_key: str) -> Upload | None:
+    """What was uploaded under this training key before; None if nothing was. Its files may be damaged."""
+    key = _upload_key(site, training_key)
+    return kept_results(site, Upload, "upload").find([key]).get(key)
+
+
+def _upload_key(site: Site, training_key: str) -> str:
+    """Another MLflow needs a run of its own."""
+    return digest_value([training_key, without_passwords(site.settings.tracking_uri)])
 
 
 def _upload(site: Site, night: Night, shipment: Shipment, cleaned: Cleaned) -> Upload:

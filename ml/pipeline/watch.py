@@ -18,6 +18,7 @@ from ml.data.rewritten import Rewritten, cleaned_rows, rewritten_columns, togeth
 from ml.data.snapshots import read_manifest
 from ml.digests import digest_value
 from ml.errors import Corrupt
+from ml.evaluation.day_scores import losses_when_first_judged, read_days
 from ml.evaluation.handles import SourceWatch
 from ml.evaluation.source_changes import DAYS_BEFORE, REDELIVERED, changes_of, delivered_otherwise, loss_changes
 from ml.evaluation.source_evidence import WATCHED, DayLoss, SourceEvidence, watched_key
@@ -76,7 +77,7 @@ def watch_source(
     tonight, counted = _tonight(site, training_key, snapshot, checks, cleaned, last_night)
     return SourceWatch(
         work=Work(stage="", reused=len(tonight) - counted, computed=counted),
-        evidence=_evidence(site, night, cleaned, head, champions, tonight) if _is_watched(site) else None,
+        evidence=_evidence(site, night, head, champions, tonight) if _is_watched(site) else None,
         sentences=tuple(_since_last_night(site, last_night, tonight)),
     )
 
@@ -144,9 +145,7 @@ def _newest_partitions(
         yield partition, check, digest_value(inputs_by_day(site.use_case, manifest.month(name))[partition.day])
 
 
-def _evidence(
-    site: Site, night: Night, cleaned: Cleaned, head: AnyEntry | None, champions: Days, tonight: Days
-) -> SourceEvidence:
+def _evidence(site: Site, night: Night, head: AnyEntry | None, champions: Days, tonight: Days) -> SourceEvidence:
     """What the gate looks at. Days that the champion's night has not seen are compared with those that it has."""
     newest = _first_new_day(site, night, head)
     seen = {day: champions[day] for day in tonight if day < newest and day in champions}
@@ -154,7 +153,7 @@ def _evidence(
     known = {change.column for change in changes}
     counts = {day: seen.get(day, watched).counts for day, watched in tonight.items()}
     spread = _changes(site, {day: counted for day, counted in counts.items() if counted}, newest)
-    losses = losses_of(site, night, cleaned, head)
+    losses = losses_of(site, night, head)
     return SourceEvidence(
         days=tuple(tonight),
         changes=(
@@ -264,7 +263,11 @@ def _of_column(days: Mapping[str, DayCounts], kind: Kind, column: str) -> dict[s
     return {day: counts.counts[kind][column] for day, counts in days.items() if column in counts.counts.get(kind, {})}
 
 
-def losses_of(site: Site, night: Night, cleaned: Cleaned, head: AnyEntry | None) -> dict[str, DayLoss]:
-    """How the model that served each day did on it. No night keeps this yet."""
-    del site, night, cleaned, head
-    return {}
+def losses_of(site: Site, night: Night, head: AnyEntry | None) -> dict[str, DayLoss]:
+    """How the model that served each day did on it, as it was when the day was first judged.
+
+    Days before anything served are those on which champions were judged.
+    """
+    entries = [entry for entry in site.ledger.entries() if head and entry.seq <= head.seq]
+    losses = losses_when_first_judged(read_days(site.store, night.use_case).values(), entries)
+    return {day: DayLoss(rows=rows, relative=relative) for day, (rows, relative) in losses.items() if relative > 0}

@@ -50,6 +50,20 @@ def end_refit_run(registry: Registry, night: NightEntry, refit: Refit) -> None:
     registry.finish_run(refit.run_id, {}, {}, tags, f"{night.use_case} {night.as_of} refit")
 
 
+def tell_unused_refit(registry: Registry, night: NightEntry, run_id: str, number: int | None) -> None:
+    """Ends the run of a refit that the night made and did not record; it and its version, if there is one, say so."""
+    assert night.candidate is not None, night.seq
+    judged = night.candidate.version
+    text = (
+        f"This is the recipe of version {judged}, fitted once more because version {judged} was to be promoted. "
+        "Another run was first, and the champion was kept, so no night recorded it and it does not serve."
+    )
+    tags = {REFIT_OF: str(judged), "mlflow.note.content": text}
+    registry.finish_run(run_id, {}, {}, tags, f"{night.use_case} {night.as_of} refit")
+    if number is not None:
+        registry.describe_version(number, text)
+
+
 def tell_run_again(registry: Registry, night: NightEntry) -> None:
     """Writes scores, verdicts and report into a run that was made again because MLflow had lost it."""
     assert night.candidate is not None, night.seq

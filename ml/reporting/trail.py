@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ml.data.handles import Checks, Cleaned, Snapshot, Split
 from ml.evaluation.handles import Evaluations, Judgement, SourceWatch
+from ml.evaluation.served import Served
 from ml.models.handles import Fit, Refitted, Upload, Verified
 from ml.storage.records import Work
 
@@ -24,6 +25,7 @@ class Trail:
     watch: SourceWatch
     evaluations: Evaluations
     judgement: Judgement
+    served: Served | None = None
     refitted: Refitted | None = None
     refit_upload: Upload | None = None
     refit_verified: Verified | None = None

@@ -59,6 +59,11 @@ class Entry:
     nonce: str = ""  # makes the bytes of every entry different, so that `Store.create` tells whose entry was created
 
     @property
+    def chooses_champion(self) -> bool:
+        """Whether it chose the champion. A twin that takes over chooses none: it is of the same champion."""
+        return self.moves_champion and self.decision != "TAKE_OVER"
+
+    @property
     def moves_champion(self) -> bool:
         """Whether another version serves after it. It may be the refit of the same judged version, or that one
         itself in place of its refit."""
@@ -115,7 +120,19 @@ class OperatorEntry(Entry):
         return self.decision in CHAMPION_MOVES
 
 
-AnyEntry = NightEntry | OperatorEntry
+@dataclass(frozen=True, kw_only=True)
+class TakeOverEntry(Entry):
+    """A night found that the refit which serves is surely worse than its twin: the judged version serves in its place.
+
+    The champion is still the same judged version, so that it answers no question and ends no count of kept nights.
+    """
+
+    kind: Literal["take-over"] = "take-over"
+    decision: Literal["TAKE_OVER"] = "TAKE_OVER"
+    as_of: date
+
+
+AnyEntry = NightEntry | OperatorEntry | TakeOverEntry
 ENTRY: TypeAdapter[AnyEntry] = TypeAdapter(Annotated[AnyEntry, Field(discriminator="kind")])
 
 
@@ -241,7 +258,7 @@ class Ledger:
         Several nights of one date count once, and nights whose date is not after the champion's do not count. In a use
         case without dates every night counts. A night that judged the champion itself again does not.
         """
-        since = takewhile(lambda entry: not entry.moves_champion, self._newest_first())
+        since = takewhile(lambda entry: not entry.chooses_champion, self._newest_first())
         nights = (entry for entry in since if isinstance(entry, NightEntry))
         kept = [entry for entry in nights if entry.decision == "KEEP" and not entry.judged_champion]
         undated = {entry.seq for entry in kept if entry.champion and not entry.champion.dated}
@@ -323,7 +340,7 @@ def closing_of(entries: Iterable[AnyEntry], night: NightEntry) -> AnyEntry | Non
         return None
     same_question = {night.seq}
     for entry in (entry for entry in entries if entry.seq > night.seq):
-        if entry.moves_champion or (isinstance(entry, OperatorEntry) and entry.answers in same_question):
+        if entry.chooses_champion or (isinstance(entry, OperatorEntry) and entry.answers in same_question):
             return entry
         if isinstance(entry, NightEntry) and is_same(entry.candidate, night.candidate):
             if not entry.asks:

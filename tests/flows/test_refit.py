@@ -19,7 +19,7 @@ from ml.digests import digest_value
 from ml.errors import ConfigError, StoreUnavailable
 from ml.evaluation.handles import Judgement
 from ml.models.protocol import Fitted, Job, Rows
-from ml.operations.moves import plan_exclude
+from ml.operations.moves import plan_exclude, plan_hold
 from ml.pipeline.refit import is_due
 from ml.reporting import page
 from ml.storage.ledger import Ledger, open_questions
@@ -198,6 +198,51 @@ def test_a_night_that_asks_has_its_refit_ready_and_what_is_lost_comes_back(
         version.run_id for night in refitted.entries() if night.candidate for version in night.candidate.versions
     ]
     assert registry(refitted).running() == []
+
+
+@pytest.mark.slow
+def test_a_refit_that_another_run_made_needless_is_not_the_candidates(
+    refitted: Shop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The night fits it, an operator holds the use case first, and the night keeps its champion. Promoted by hand, the
+    version serves as it was judged. The night that is run again after the hold fits nothing anew."""
+    refitted.night("2024-03-15")
+    fits: list[bool] = []
+    counted: Plant = lambda learner, job: [fits.append(job.chosen is None), fit(learner, job)][1]  # noqa: E731
+    monkeypatch.setattr(NetworkClassifier, "fit_rows", counted)
+    append = Ledger.append
+
+    def overtaken(ledger: Ledger, entry: Any) -> bool:
+        monkeypatch.setattr(Ledger, "append", append)
+        assert append(ledger, plan_hold(ledger, "another operator was first"))
+        return append(ledger, entry)
+
+    monkeypatch.setattr(Ledger, "append", overtaken)
+    kept = refitted.document("2024-03-16")
+    assert (kept["decision"], kept["version"], kept["refit"], kept["serves"]["version"]) == ("KEEP", 3, None, 2)
+    night = refitted.entries()[-1]
+    assert night.candidate is not None
+    assert night.candidate.refit is None
+    assert fits == [True, False]
+    assert registry(refitted).running() == []
+    assert typed(capsys, "doctor", "shop")["left"] == 0
+    unused = registry(refitted).client.get_model_version("shop", "4")
+    assert "no night recorded it" in unused.description
+    typed(capsys, "release", "shop", *BY_NAME)
+    typed(capsys, "promote", "shop", "--version", "3", *BY_NAME)
+    assert (champion(refitted).version, champion(refitted).served.version, registry(refitted).alias(CHAMPION)) == (
+        3,
+        3,
+        3,
+    )
+    typed(capsys, "rollback", "shop", *BY_NAME)
+    assert registry(refitted).alias(CHAMPION) == 2
+    won = refitted.document("2024-03-16")
+    assert (won["decision"], won["refit"]["version"], won["serves"]["version"]) == ("PROMOTE", 4, 4)
+    assert fits == [True, False]
+    assert "no night recorded it" not in registry(refitted).client.get_model_version("shop", "4").description
+    assert [version.number for version in registry(refitted).versions()] == [1, 2, 3, 4]
+    assert typed(capsys, "doctor", "shop")["left"] == 0
 
 
 def test_a_broken_refit_is_refused_and_the_judged_model_serves(
