@@ -310,6 +310,7 @@ def shop_with_gates_of_the_page(shop: Shop) -> Shop:
     return shop
 
 
+@pytest.mark.slow
 def test_the_gates_of_the_page_judge_a_whole_night(
     shop_with_gates_of_the_page: Shop, prefect: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -64,6 +64,7 @@ def test_a_promise_says_where_days_and_their_score_together_are_expected() -> No
     assert all(0 < (judged.relative or 0) < 1 for judged in made.days.values()), "better than a coin"
 
 
+@pytest.mark.slow
 def test_nine_of_ten_days_lie_where_one_day_was_promised_to_lie() -> None:
     inside = [
         side_of(day.metric("accuracy", np.array([day.values]))[0], promise().one_day(), "accuracy") is None

@@ -245,6 +245,7 @@ def test_a_refit_that_another_run_made_needless_is_not_the_candidates(
     assert typed(capsys, "doctor", "shop")["left"] == 0
 
 
+@pytest.mark.slow
 def test_a_broken_refit_is_refused_and_the_judged_model_serves(
     refitted: Shop,
     monkeypatch: pytest.MonkeyPatch,

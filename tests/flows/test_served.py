@@ -50,6 +50,7 @@ def test_three_nights_show_what_served_on_each_day(shop: Shop, capsys: pytest.Ca
     assert shown["sentence"] in markdown(third)
 
 
+@pytest.mark.slow
 def test_days_that_changed_are_answered_anew_and_a_version_that_is_lost_is_named(shop: Shop) -> None:
     champions = [shop.document(f"2024-03-{day}") and shop.ledger.head() for day in (15, 16)]
     before = as_first_judged(read_days(open_store(shop.settings.store), "shop").values())
@@ -70,6 +71,7 @@ def test_days_that_changed_are_answered_anew_and_a_version_that_is_lost_is_named
     assert f"version {champion.version} could not be scored" in markdown(fourth)
 
 
+@pytest.mark.slow
 def test_a_twin_takes_over_once_even_if_the_night_is_killed(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
