@@ -1,8 +1,8 @@
 """Which gates serve the best model: `python benchmarks/gates.py [--every N] [--faults-every N] [SET ...]`.
 
-Runs `retrain simulate` on every set and prints its tables. Policies are chosen on the two sets of flights; load_peak
-and elecdemand only report. Kept candidates are used again, so that a run that was killed goes on. `--document FILE`
-writes everything as one JSON document; `--pictures FOLDER` draws a picture for each set.
+Runs `retrain simulate` on every set and prints three tables: policies, forms of serving, faults. Policies are chosen on
+the two sets of flights; load_peak and elecdemand only report. Kept candidates are used again, so that a run that was
+killed goes on. `--document FILE` writes everything as one JSON document; `--pictures FOLDER` draws a picture a set.
 """
 
 import argparse
@@ -10,8 +10,12 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from ml.simulation.report import Simulation, summed_faults
+from ml.storage.json_form import from_json
 
 FLIGHTS_WITHOUT_DELAY = '''"""Before departure: will the flight arrive more than 15 minutes late?"""
 
@@ -102,7 +106,15 @@ USE_CASE = UseCase(
 '''
 PROJECT = {"flights_without_delay": FLIGHTS_WITHOUT_DELAY, "elecdemand": ELECDEMAND}
 SETS = ("flights", "flights_without_delay", "load_peak", "elecdemand")
-COMMAND = [sys.executable, "-m", "deployments.cli", "simulate"]
+COMMAND = [sys.executable, "-m", "deployments.cli"]
+FORMS = {
+    "judged": "as judged",
+    "judged uncalibrated": "as judged, without the calibration",
+    "refitted": "refitted, with the judged model's calibration and threshold",
+    "threshold anew": "the same, threshold chosen anew on the newest 28 labelled days",
+    "calibration anew": "the same, calibrated anew on these days",
+    "uncalibrated": "the same, without the calibration",
+}
 
 
 def project(home: Path) -> Path:
@@ -114,29 +126,79 @@ def project(home: Path) -> Path:
     return folder
 
 
-def run(home: Path, words: list[str], *, as_document: bool) -> str:
-    """What the command prints. Its log goes to stderr."""
+def run(home: Path, words: list[str]) -> str:
+    """The document that the command prints. Its log goes to stderr."""
     own = {"RETRAIN_HOME": str(home), "RETRAIN_PROJECT": str(project(home))}
-    words = [*COMMAND, *words, *(["--json"] if as_document else [])]
-    return subprocess.run(words, env={**os.environ, **own}, stdout=subprocess.PIPE, check=True, text=True).stdout
+    if words[0] == "flights_without_delay":  # its rows are those of flights
+        subprocess.run([*COMMAND, "demo-data", "flights"], env={**os.environ, **own}, stdout=sys.stderr, check=True)
+    whole = [*COMMAND, "simulate", *words, "--json"]
+    return subprocess.run(whole, env={**os.environ, **own}, stdout=subprocess.PIPE, check=True, text=True).stdout
 
 
 def simulated(home: Path, name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """The documents of one set, clean and with faults. Its tables are printed."""
-    subprocess.run(
-        [sys.executable, "-m", "deployments.cli", "demo-data", "--quiet", name.partition("_without")[0]],
-        env={**os.environ, "RETRAIN_HOME": str(home), "RETRAIN_PROJECT": str(project(home))}, check=True, stdout=2,
-    )  # fmt: skip
-    clean = [name, "--every", str(options.every), "--jobs", str(options.jobs)]
-    faulty = [name, "--every", str(options.faults_every), "--jobs", str(options.jobs), "--faults"]
+    """The documents of one set: clean, and with faults."""
+    words = [name, "--jobs", str(options.jobs), "--every"]
     drawn = ["--picture", str(Path(options.pictures) / f"gates-{name}.png")] if options.pictures else []
-    documents = {
-        "clean": json.loads(run(home, [*clean, *drawn], as_document=True)),
-        "faults": json.loads(run(home, faulty, as_document=True)),
-    }
-    print(run(home, faulty, as_document=False) if options.every == options.faults_every else "", end="")
-    print(run(home, clean, as_document=False), flush=True)
-    return documents
+    clean = run(home, [*words, str(options.every), *drawn])
+    faulty = run(home, [*words, str(options.faults_every), "--faults"])
+    return {"clean": json.loads(clean), "faults": json.loads(faulty)}
+
+
+# Tables
+
+
+def policy_lines(documents: dict[str, Any]) -> Iterator[str]:
+    """F1 and log loss of what served, refitted, and the difference from ours in log loss, for every set."""
+    names = list(documents)
+    yield "| policy, refitted | " + " | ".join(f"{name}: F1, log loss, harmful" for name in names) + " |"
+    yield "| --- |" + " --- |" * len(names)
+    rows = {name: _rows(documents[name]["clean"]) for name in names}
+    for policy in dict.fromkeys(policy for of_set in rows.values() for policy, _ in of_set):
+        cells = [_cell(rows[name].get((policy, "refitted"))) for name in names]
+        yield f"| {policy} | " + " | ".join(cells) + " |"
+
+
+def form_lines(documents: dict[str, Any]) -> Iterator[str]:
+    """The forms in which every night's candidate may serve."""
+    names = list(documents)
+    yield "| every night, serves | " + " | ".join(f"{name}: F1, log loss" for name in names) + " |"
+    yield "| --- |" + " --- |" * len(names)
+    rows = {name: _rows(documents[name]["clean"]) for name in names}
+    for form in FORMS:
+        scores = [_score(rows[name].get(("every night", form))) for name in names]
+        yield f"| {FORMS[form]} | " + " | ".join(scores) + " |"
+
+
+def fault_lines(documents: dict[str, Any]) -> Iterator[str]:
+    """Candidates with a fault, refitted: promoted and harmful, with the upper 95 % bound of the harmful share."""
+    names = [name for name in documents if documents[name]["faults"]]
+    yield "| policy, refitted | " + " | ".join(f"{name}: nights, promoted, harmful, at most" for name in names) + " |"
+    yield "| --- |" + " --- |" * len(names)
+    sums: dict[str, dict[str, str]] = {}
+    for name in names:
+        rows = from_json(Simulation, json.dumps(_without_picture(documents[name]["faults"])).encode()).faults
+        for policy in dict.fromkeys(row.policy for row in rows):
+            row = summed_faults(rows, policy, "refitted")["all kinds"]
+            cell = f"{row.nights}, {row.promoted}, {row.harmful}, {row.bound:.1%}"
+            sums.setdefault(policy, {})[name] = cell
+    for policy, cells in sums.items():
+        yield f"| {policy} | " + " | ".join(cells.get(name, "-") for name in names) + " |"
+
+
+def _rows(document: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(row["policy"], row["serving"]): row for row in document["rows"]}
+
+
+def _cell(row: dict[str, Any] | None) -> str:
+    return "-" if row is None else f"{_score(row)}, {row['harmful']} of {row['followed']}"
+
+
+def _score(row: dict[str, Any] | None) -> str:
+    return "-" if row is None else ", ".join(f"{score['value']:.3f}" for score in row["scores"].values())
+
+
+def _without_picture(document: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in document.items() if name != "picture"}
 
 
 def main() -> None:
@@ -145,13 +207,18 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=8)
     parser.add_argument("--faults-every", type=int, default=16)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--document")
+    parser.add_argument("--document", help="a JSON file to write, or with --tables to read")
     parser.add_argument("--pictures")
+    parser.add_argument("--tables", action="store_true", help="print the tables of --document, and simulate nothing")
     options = parser.parse_args()
     home = Path(os.environ.get("RETRAIN_HOME") or ".retrain").absolute()
-    documents = {name: simulated(home, name, options) for name in options.sets or SETS}
-    if options.document:
+    if options.tables:
+        documents = json.loads(Path(options.document).read_text())
+    else:
+        documents = {name: simulated(home, name, options) for name in options.sets or SETS}
+    if options.document and not options.tables:
         Path(options.document).write_text(json.dumps(documents, indent=1))
+    print("\n".join([*policy_lines(documents), "", *form_lines(documents), "", *fault_lines(documents)]))
 
 
 if __name__ == "__main__":

@@ -187,6 +187,9 @@ def _add_moves(commands: Any, shared: argparse.ArgumentParser) -> None:
         _add_confirmation(move)
     promote.add_argument("--version", type=int, metavar="N", required=True, help="which, as `retrain ledger` shows it")
     promote.add_argument("--no", action="store_true", help="answer that it is not to serve, if a night asks about it")
+    promote.add_argument(
+        "--exclude", action="store_true", help="with --no: leave out the days on which the source changed, from now on"
+    )
     rollback.add_argument("--to", type=int, metavar="VERSION", help="which one (default: the champion before)")
 
 

@@ -42,10 +42,12 @@ from tasks.flow_run import (
 from tasks.model import (
     evaluate_models,
     judge_gates,
+    score_what_serves,
     train_candidate,
     try_parameters,
     upload_candidate,
     verify_candidate,
+    watch_source,
 )
 from tasks.night_notes import beginning_forgotten, red_end_noted
 from tasks.question import answered_by, asked_before, unused_answer
@@ -166,14 +168,16 @@ def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any
     registered = register_candidate(night, trained, snapshot, split, upload)
     if plan and plan.promote == "if-newer":
         await_turn(night, plan)
+    served = score_what_serves(night, cleaned, finished, plan)
     entry = None
     while entry is None:  # if another run reaches the ledger first, all is judged again, and nothing is fitted again
         head, blocked = read_head(night, snapshot, finished, plan)
+        watched = watch_source(night, trained, snapshot, checks, cleaned, head)
         evaluations = evaluate_models(night, trained, cleaned, split, upload, head)
-        judgement = judge_gates(night, evaluations, head, blocked)
+        judgement = judge_gates(night, evaluations, watched, head, blocked)
         trail = Trail(
             snapshot=snapshot, checks=checks, cleaned=cleaned, split=split, fit=fit, upload=upload, verified=verified,
-            evaluations=evaluations, judgement=judgement,
+            served=served, watch=watched, evaluations=evaluations, judgement=judgement,
         )  # fmt: skip
         candidate, trail = refit_winner(night, trained, registered, trail, finished, nightly=plan is None)
         entry = finished or record_decision(night, key, candidate, trail, head)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ml.evaluation.handles import Interval as Interval
     from ml.evaluation.handles import Verdict as Verdict
     from ml.evaluation.handles import VerdictName as VerdictName
+    from ml.evaluation.source_unchanged import SourceUnchanged as SourceUnchanged
     from ml.metrics.intervals import Pair as Pair
     from ml.models.handles import Step as Step
     from ml.models.networks.estimators import NetworkClassifier as NetworkClassifier

@@ -1,13 +1,20 @@
-"""The stages that make and judge the model: train, upload, verify, evaluate, judge."""
+"""The stages that make and judge models: train, upload, verify, score what serves, watch the source, evaluate."""
 
 import logging
 from collections import Counter
 
-from ml.data.handles import Cleaned, Split
-from ml.evaluation.handles import Evaluations, Judgement
+from prefect.events import emit_event
+
+from ml.data.handles import Checks, Cleaned, Snapshot, Split
+from ml.evaluation.decision import TAKEN_OVER_EVENT
+from ml.evaluation.handles import Evaluations, Judgement, SourceWatch
+from ml.evaluation.served import Served
 from ml.models.handles import Fit, Upload, Verified
-from ml.pipeline import evaluate, train, upload
-from ml.storage.ledger import AnyEntry
+from ml.operations.backfill import Plan
+from ml.pipeline import evaluate, served, train, upload, watch
+from ml.reporting import served_section
+from ml.reporting.words import counted
+from ml.storage.ledger import AnyEntry, NightEntry
 from ml.storage.records import Night
 from tasks.site import site_of
 from tasks.stage import stage
@@ -48,6 +55,22 @@ def verify_candidate(night: Night, training_key: str, uploaded: Upload) -> Verif
     return verified
 
 
+@stage("score what serves", timeout_seconds=1800)
+def score_what_serves(night: Night, cleaned: Cleaned, finished: NightEntry | None, plan: Plan | None) -> Served:
+    """Scores what served on the days whose labels are due, each day once; a twin that is surely better takes over."""
+    scored = served.score_served(site_of(night), night, cleaned, finished, plan)
+    for day, why in scored.unscored:
+        log.warning("%s: %s.", day, why.rstrip("."))
+    if scored.twin:
+        log.warning("%s", scored.twin)
+    if scored.takes_over:
+        resource = {"prefect.resource.id": f"retrain.use-case.{night.use_case}"}
+        emit_event(TAKEN_OVER_EVENT, resource, payload={"use_case": night.use_case, "reason": scored.twin})
+    days = counted(scored.work.computed, "new day")
+    log.info("%s", f"Scored what serves on {days}. {served_section.sentence(scored.score)}".rstrip())
+    return scored
+
+
 @stage("evaluate models", timeout_seconds=1800)
 def evaluate_models(
     night: Night, training_key: str, cleaned: Cleaned, split: Split, uploaded: Upload, head: AnyEntry | None
@@ -58,10 +81,22 @@ def evaluate_models(
     return evaluations
 
 
+@stage("watch source", timeout_seconds=1800)
+def watch_source(night: Night, training_key: str, snapshot: Snapshot, checks: Checks, cleaned: Cleaned,
+                 head: AnyEntry | None) -> SourceWatch:  # fmt: skip
+    """Compares the newest days, and days that came out otherwise, with what the champion's own night saw."""
+    watched = watch.watch_source(site_of(night), night, training_key, snapshot, checks, cleaned, head)
+    changes = watched.evidence.changes if watched.evidence else ()
+    log.info("Watched the source: %d changes since the champion was judged.", len(changes))
+    return watched
+
+
 @stage("judge gates", timeout_seconds=600)
-def judge_gates(night: Night, evaluations: Evaluations, head: AnyEntry | None, blocked: str | None) -> Judgement:
+def judge_gates(
+    night: Night, evaluations: Evaluations, watched: SourceWatch, head: AnyEntry | None, blocked: str | None
+) -> Judgement:
     """Lets every gate weigh the evidence, and makes the decision."""
-    judgement = evaluate.judge_gates(site_of(night), night, evaluations, head, blocked)
+    judgement = evaluate.judge_gates(site_of(night), night, evaluations, watched, head, blocked)
     counts = Counter(verdict.verdict for verdict in judgement.verdicts)
     words = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
     log.info("Judged %d gates (%s): %s.", len(judgement.verdicts), words, judgement.decision)

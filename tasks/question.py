@@ -14,6 +14,7 @@ from prefect.runtime import deployment, flow_run
 from prefect.states import Suspended
 from pydantic import Field, StringConstraints
 
+from ml.evaluation.source_evidence import days_to_exclude
 from ml.operations.backfill import Plan
 from ml.pipeline.register import answer_question
 from ml.reporting import decision_section
@@ -34,6 +35,9 @@ class Answer(RunInput):
     """The form that Resume shows."""
 
     promote: bool = Field(False, description="Make the candidate champion. Otherwise all stays as it is.")
+    exclude: bool = Field(
+        False, description="If not, and the source changed: leave out the days on which it did, from now on."
+    )
     name: Words = Field(description="Who answers; it stands in the ledger.")
     reason: Words = Field(description="Why; it stands in the ledger.")
 
@@ -93,7 +97,8 @@ def look_for_answer(entry: NightEntry) -> AnyEntry | None:
 def take_answer(entry: NightEntry, answer: Answer) -> AnyEntry:
     """Records the answer in the ledger under the operator's name, and then moves the aliases."""
     site = open_site(entry.use_case)
-    closed = answer_question(site, entry, promote=answer.promote, name=answer.name, reason=answer.reason)
+    closed = answer_question(site, entry, promote=answer.promote, name=answer.name, reason=answer.reason,
+                             exclude=answer.exclude)  # fmt: skip
     log.info("%s by %s: %s.", closed.decision, closed.by, closed.reason.rstrip("."))
     return closed
 
@@ -118,7 +123,9 @@ def _labels(entry: NightEntry) -> dict[str, bool | int | float | str]:
     return {
         ASKED: str(entry.seq),
         QUESTION: question,
-        ANSWERS: decision_section.ways_to_answer(entry.use_case, version),
+        ANSWERS: decision_section.ways_to_answer(
+            entry.use_case, version, has_days=bool(days_to_exclude(entry.source_changes))
+        ),
     }
 
 

@@ -34,6 +34,7 @@ LONGEST_LIST = 12  # a longer list is kept by its digest
 WORK = ("reused", "computed")
 NO_ANSWERS = ("run_key", "mlflow_run", "seconds", "replayed", *WORK)  # they differ between two runs with equal answers
 REFIT = ("refit", "serves")  # golden nights are of judged models, none of which is refitted
+SERVED = ("constant", "promise", "served")  # what serves on later days; tests/flows/test_served.py holds it
 WORDS = ("reason", "why", "question", "description")
 
 
@@ -118,7 +119,7 @@ def _tensor(values: Any) -> str:
 def night_answers(settings: Settings, entry: NightEntry) -> dict[str, Any]:
     """All that a night of the ledger answered: numbers under `answers`, sentences under `words`, and under `work` what
     each stage had kept and what it made."""
-    document = {name: value for name, value in entry.result.items() if name not in (*NO_ANSWERS, *REFIT)}
+    document = {name: value for name, value in entry.result.items() if name not in (*NO_ANSWERS, *REFIT, *SERVED)}
     document["snapshot"] = {name: value for name, value in document["snapshot"].items() if name != "digest"}
     candidate = entry.candidate
     assert candidate is not None
@@ -184,7 +185,7 @@ def _mlflow(registry: Registry, run_id: str) -> dict[str, Any]:
 
 def _report(result: Mapping[str, Any]) -> list[str]:
     """The report's lines without the seconds of its stages, and without its last line, which names keys."""
-    *lines, _ = page.markdown({**result, "seconds": {}, **dict.fromkeys(REFIT)}).splitlines()
+    *lines, _ = page.markdown({**result, "seconds": {}, **dict.fromkeys((*REFIT, *SERVED))}).splitlines()
     return lines
 
 

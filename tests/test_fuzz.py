@@ -47,6 +47,7 @@ from ml.data.side_tables import join
 from ml.days import month_of
 from ml.digests import digest_bytes
 from ml.errors import ConfigError, DataRejected, RetrainError
+from ml.operations import scoring
 from ml.operations.scoring import score_file
 from ml.serving.derived import ROW
 from ml.serving.rules import Rule
@@ -318,7 +319,7 @@ def test_a_file_to_score_is_answered_row_by_row_or_refused(
     model = packaged()
     model.save(tmp_path / "data" / "model")
     monkeypatch.setattr(registry, "load_model", lambda folder: model)
-    monkeypatch.setattr(registry, "predict_raw", predict_raw)
+    monkeypatch.setattr(scoring, "predict_raw", predict_raw)
     csv = raw_parcels(20).to_csv(index=False).encode()
     parquet = bytes_of(lambda buffer: raw_parcels(20).to_parquet(buffer))
     header = csv.splitlines()[0]

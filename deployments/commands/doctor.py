@@ -18,6 +18,7 @@ from deployments.prefect.crashed import OURS, is_ours, posting, signs_of
 from deployments.prefect.last_night import red_nights
 from deployments.terminal import BEGIN, chosen_or_recorded, home_if_any, home_settings, no_file, say, show
 from ml.errors import Busy, ConfigError, Corrupt, RetrainError, what_and_where
+from ml.evaluation.source_evidence import days_to_exclude
 from ml.operations import dead_runs
 from ml.operations.backfill import driver_lock
 from ml.operations.health import Finding, findings, stray_runs
@@ -213,7 +214,8 @@ def _questions(store: Store, name: str) -> Iterator[Finding]:
     for night in open_questions(Ledger(store, name).entries()):
         version = version_of(night.candidate)
         seen = f"the night as of {night.as_of} asks whether version {version} is to serve: {night.reason.rstrip('.')}"
-        mend = f"press Resume on its run's page, or answer here. {ways_to_answer(name, version)}"
+        answers = ways_to_answer(name, version, has_days=bool(days_to_exclude(night.source_changes)))
+        mend = f"press Resume on its run's page, or answer here. {answers}"
         yield Finding(note=True, seen=seen, mend=mend)
 
 
@@ -235,8 +237,8 @@ def _champion_answers(settings: Settings, store: Store, name: str) -> Iterator[F
     if head is None or head.champion is None:
         return
     from ml.models import packaging
-    from ml.models.description import model_columns, model_rules
-    from ml.storage.registry import load_model, predict_raw
+    from ml.models.description import model_columns, model_rules, predict_raw
+    from ml.storage.registry import load_model
 
     model = head.champion.served
     try:

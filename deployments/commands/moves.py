@@ -15,6 +15,7 @@ from deployments.terminal import asked_on_terminal, home_settings, require_use_c
 from ml.data.handles import CheckedDays
 from ml.data.sources.bringing import partition_files
 from ml.errors import UsageError, printable
+from ml.evaluation.source_evidence import days_to_exclude
 from ml.operations.alias import alias_words
 from ml.operations.moves import (
     carry_out,
@@ -29,9 +30,10 @@ from ml.operations.moves import (
     require_whole,
 )
 from ml.operations.usable import why_unusable
+from ml.reporting.source_section import after_no
 from ml.settings import Settings
 from ml.storage.kept import KeptMonths
-from ml.storage.ledger import Ledger, OperatorEntry, named, open_questions
+from ml.storage.ledger import Ledger, NightEntry, OperatorEntry, named, open_questions
 from ml.storage.locks import one_move_at_a_time
 from ml.storage.registry import Registry
 from ml.storage.store import Store, open_store
@@ -46,6 +48,8 @@ def promote(options: argparse.Namespace) -> int:
     """Makes a registered version champion, whatever the gates said of it; with --no, says that it is not to serve."""
     if options.no:
         return _say_no(options)
+    if options.exclude:
+        raise UsageError("--exclude goes with --no", "there is no --no", "say which of the two it is")
     return _move_champion(options, lambda ledger, _, reason: plan_promote(ledger, options.version, reason))
 
 
@@ -129,12 +133,23 @@ def _move_champion(options: argparse.Namespace, plan: Callable[[Ledger, Registry
 
 def _say_no(options: argparse.Namespace) -> int:
     """Answers no to the question whether a version is to serve, and lets the run that asked end."""
-    settings, ledger, entry = _noted(options, lambda ledger, reason: plan_no(ledger, options.version, reason))
+
+    def plan(ledger: Ledger, reason: str) -> OperatorEntry:
+        return plan_no(ledger, options.version, reason, exclude=options.exclude)
+
+    settings, ledger, entry = _noted(options, plan)
     champion = f"the champion stays version {named(entry.champion)}" if entry.champion else "there is no champion"
     words = f"Answered no: version {options.version} of {entry.use_case} is not promoted, and {champion}."
+    words += after_no(entry, _changed_days(ledger, entry))
     words += _runs_that_asked(settings, entry.use_case)
     show(options, entry_row(entry, ledger.digest(entry.seq)), words)
     return 0
+
+
+def _changed_days(ledger: Ledger, entry: OperatorEntry) -> list[str]:
+    """The days of the changes that the answered question names."""
+    asked = ledger.entry(entry.answers) if entry.answers else None
+    return days_to_exclude(asked.source_changes) if isinstance(asked, NightEntry) else []
 
 
 def _runs_that_asked(settings: Settings, use_case: str) -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -53,6 +54,8 @@ def _picture_path(options: argparse.Namespace) -> Path | None:
         raise UsageError("--picture names a .png or .svg file", f"it is {path.name}", "change its ending")
     if path.is_dir() or not path.parent.is_dir():
         raise UsageError("--picture names a file in a folder that is there", f"it is {path}", "make the folder")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UsageError("--picture names a file that can be written", f"{path} cannot", "name another")
     return path
 
 

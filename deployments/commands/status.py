@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,10 +11,11 @@ from deployments.commands.ledger import entry_row, print_entries
 from deployments.prefect.last_night import red_nights, running_now
 from deployments.terminal import BEGIN, aligned, chosen_or_recorded, home_if_any, no_file, print_json, say, words_of
 from ml.errors import ConfigError, RegistryUnavailable
-from ml.reporting import score_section
+from ml.evaluation.source_evidence import days_to_exclude
+from ml.reporting import score_section, served_section
 from ml.reporting.decision_section import serving_sentence, ways_to_answer
 from ml.reporting.document import served_document
-from ml.reporting.endings import moved_by_hand
+from ml.reporting.endings import moved_by_hand, taken_over
 from ml.settings import Settings
 from ml.storage.json_form import to_json
 from ml.storage.ledger import AnyEntry, Ledger, NightEntry, open_questions, version_of
@@ -59,7 +61,9 @@ def _print_status(document: dict[str, Any]) -> None:
     say(*aligned([[name.replace("_", " ") for name in STATUS_COLUMNS], *cells]))
     say(*(f"{row['use_case']}: {serving_sentence(row['serves'])}" for row in rows if row["serves"]))
     say(*(f"{row['use_case']}: {row['moved_by_hand']}" for row in rows if row["moved_by_hand"]))
+    say(*(f"{row['use_case']}: {row['taken_over']}" for row in rows if row["taken_over"]))
     say(*(f"{row['use_case']}: {words}" for row in rows for words in row["mlflow"]), "")
+    say(*(f"{row['use_case']}: {row['served']['sentence']}" for row in rows if row["served"]))
     say(*(f"{row['use_case']}: {_running_words(row['running'])}" for row in rows if row["running"]))
     say(*(f"{row['use_case']}: {words}" for row in rows for words in _red_words(row)))
     say(*(f"{row['use_case']} has no file here: {row['no_file']}." for row in rows if row["no_file"]))
@@ -67,7 +71,7 @@ def _print_status(document: dict[str, Any]) -> None:
         say(f"There is no home. {document['no_home']}.")
     if document["store"]:
         say(f"Store {document['store']}: {document['store_bytes'] / 1e6:.1f} MB")
-    say(*(_question(row["use_case"], version) for row in rows for version in row["asks"]))
+    say(*(_question(row, version) for row in rows for version in row["asks"]))
     say(*(_waiting(row["use_case"], row["waits_until"]) for row in rows if row["waits_until"]))
 
 
@@ -82,14 +86,17 @@ def _running_words(night: dict[str, str | None]) -> str:
     return f"the night as of {night['as_of']} has been running since {since}{stage}."
 
 
-def _question(use_case: str, version: int) -> str:
-    answers = f"press Resume on its run's page, or answer here. {ways_to_answer(use_case, version)}"
+def _question(row: dict[str, Any], version: int) -> str:
+    use_case = row["use_case"]
+    ways = ways_to_answer(use_case, version, has_days=version in row["asks_about_days"])
+    answers = f"press Resume on its run's page, or answer here. {ways}"
     return f"{use_case} asks whether version {version} is to serve: {answers}"
 
 
 def _status_row(settings: Settings, store: Store, name: str) -> dict[str, Any]:
     """The state of one use case, as `--json` prints it."""
     entries = Ledger(store, name).entries()
+    questions = open_questions(entries)
     head, nights = entries[-1] if entries else None, [entry for entry in entries if isinstance(entry, NightEntry)]
     night, red = last_of(nights), list(red_nights(settings, name))
     known = name in use_case_files(settings.project)
@@ -104,13 +111,18 @@ def _status_row(settings: Settings, store: Store, name: str) -> dict[str, Any]:
         "serves": served_document(head.champion) if head else None,
         "champion_as_of": str(head.champion.as_of) if head and head.champion else None,
         "score": _score_of(nights, version_of(head.champion)) if head else None,
+        "served": _served(nights),
         "reference": version_of(head.reference) if head else None,
         "last_as_of": str(night.as_of) if night else None,
         "last_decision": night.decision if night else None,
         "moved_by_hand": moved_by_hand(entries),
+        "taken_over": taken_over(entries),
         "last_success": nights[-1].at if nights else None,
         "mlflow": _mlflow_differs(settings, Ledger(store, name)) if head and head.champion else [],
-        "asks": [version_of(night.candidate) for night in open_questions(entries)],
+        "asks": [version_of(night.candidate) for night in questions],
+        "asks_about_days": [
+            version_of(night.candidate) for night in questions if days_to_exclude(night.source_changes)
+        ],
         "held": head.held if head else None,
         "waits_until": _waits_until(head),
         "excluded": head.excluded if head else {},
@@ -147,6 +159,13 @@ def _score_of(nights: list[NightEntry], version: int | None) -> str | None:
     if not result:
         return None
     return f"{result['metric']} {score_section.cell(result['scores']['candidate'].get(result['metric']))}"
+
+
+def _served(nights: list[NightEntry]) -> dict[str, Any] | None:
+    """The score of what served as the last night that has one told it, and the sentence about it; None if none has."""
+    document = next((night.result["served"] for night in reversed(nights) if night.result.get("served")), None)
+    score = served_section.score_in(document) if document else None
+    return None if score is None else {**asdict(score), "sentence": served_section.sentence(score)}
 
 
 def _mlflow_differs(settings: Settings, ledger: Ledger) -> list[str]:

@@ -17,7 +17,7 @@ from deployments.prefect.client import ask
 from deployments.prefect.crashed import ATTEMPT, ATTEMPTS
 from deployments.prefect.up import STOPPED
 from ml.errors import ConfigError, PrefectUnavailable, UsageError
-from ml.evaluation.decision import DATA_REJECTED, KEPT_EVENT, KEPT_NIGHTS
+from ml.evaluation.decision import DATA_REJECTED, KEPT_EVENT, KEPT_NIGHTS, TAKEN_OVER_EVENT
 from tasks.lost import ANSWERS, QUESTION
 
 if TYPE_CHECKING:
@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 
 BLOCK = "retrain-alerts"
 MADE_BY = "Made by `retrain alerts`, which also removes it."  # automations of others may have the same names
-FAILED, CRASHED, REJECTED, ASKED, KEPT, SILENT, RECOVERED, RECOVERED_BACKFILL, TEST = NAMES = (
+FAILED, CRASHED, REJECTED, ASKED, KEPT, TAKEN_OVER, SILENT, RECOVERED, RECOVERED_BACKFILL, TEST = NAMES = (
     "retrain: a run failed",
     "retrain: a run crashed",
     "retrain: data were rejected",
     "retrain: an operator is asked",
     "retrain: the champion is kept",
+    "retrain: the twin of a refit takes over",
     "retrain: no night succeeds",
     "retrain: a night recovered",
     "retrain: a backfill recovered",
@@ -83,6 +84,7 @@ NEXT = {
     "'`retrain status ' ~ asked.use_case ~ '` says how') ~ '. Later nights go on meanwhile.'",
     KEPT: "'Every night goes on judging a new candidate; `retrain ledger ' ~ asked.use_case ~ '` shows the verdicts. ' "
     "~ next_night",
+    TAKEN_OVER: "'Nothing is to be done. `retrain status ' ~ asked.use_case ~ '` shows what serves and how it does.'",
     SILENT: "'Nights start only while `retrain up`, or what serves them in its place, runs. "
     "`retrain doctor` says what is wrong.'",
     RECOVERED: "'Nights of ' ~ asked.use_case ~ ' succeed again: earlier alerts about them are settled. ' ~ next_night",
@@ -192,6 +194,11 @@ def automations(block: UUID, kept_nights: int, silent: timedelta) -> "list[Autom
         match={"prefect.resource.id": "retrain.use-case.*", KEPT_NIGHTS: counts},
         match_related=a_deployment,
     )
+    taken_over = EventTrigger(
+        expect={TAKEN_OVER_EVENT},
+        match={"prefect.resource.id": "retrain.use-case.*"},
+        match_related=a_deployment,
+    )
     silence = EventTrigger(  # the clock starts at the end of any night, and starts again at each success
         after=failures | successes,
         expect=successes,
@@ -216,6 +223,7 @@ def automations(block: UUID, kept_nights: int, silent: timedelta) -> "list[Autom
         REJECTED: EventTrigger(expect=_events(FAILURES), **nights(f"{DATA_REJECTED}:*")),
         ASKED: EventTrigger(expect=_events(WAITS), **nights()),
         KEPT: kept,
+        TAKEN_OVER: taken_over,
         SILENT: silence,
         RECOVERED: recovered,
         RECOVERED_BACKFILL: recovered_backfill,
@@ -223,6 +231,7 @@ def automations(block: UUID, kept_nights: int, silent: timedelta) -> "list[Autom
     reasons = {
         ASKED: f"flow_run.labels['{QUESTION}']",
         KEPT: "event.payload.reason",
+        TAKEN_OVER: "event.payload.reason",
         SILENT: f"'No night has succeeded within {hours} hours of this run.'",
     }
     test = EventTrigger(expect={TEST_EVENT}, match={"prefect.resource.id": TEST_EVENT})

@@ -94,12 +94,19 @@ class CleanedReader:
 
     def raw_rows(self, as_of: date, part: Part) -> pd.DataFrame:
         """The part's rows as a model takes them, with their label and day as two more columns."""
-        columns = tuple(column for column in self.use_case.columns if column.name != self.use_case.target.column)
-        frames = []
-        for partition in self.of_part(as_of, part):
-            rows = self.part_rows(as_of, part, partition)
-            frames.append(conform(rows, columns).assign(**{LABEL: rows[LABEL].astype("float64"), DAY: partition.day}))
+        frames = [self.raw_rows_of(as_of, part, partition) for partition in self.of_part(as_of, part)]
         return pd.concat(frames, ignore_index=True)
+
+    def raw_rows_of(self, as_of: date, part: Part, partition: CleanedPartition) -> pd.DataFrame:
+        """The partition's rows that belong to the part, as a model takes them, with label and day."""
+        columns = tuple(column for column in self.use_case.columns if column.name != self.use_case.target.column)
+        rows = self.part_rows(as_of, part, partition)
+        return conform(rows, columns).assign(**{LABEL: rows[LABEL].astype("float64"), DAY: partition.day})
+
+    def days(self, first: str, last: str) -> list[CleanedPartition]:
+        """The partitions from the first day to the last, in date order."""
+        months = [name for name in self.cleaned.months if month_of(first) <= name <= month_of(last)]
+        return [partition for name in months for partition in self.of_month(name, first, last)]
 
     def labelled_columns(self, as_of: date, part: Part, names: list[str]) -> pd.DataFrame:
         """The part's rows with these columns and the label alone, as they are stored.

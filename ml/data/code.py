@@ -76,6 +76,9 @@ BROUGHT = TABLES + Code(
         "ml/data/sources/objects.py",
     )
 )
+COUNTED = TABLES + Code(
+    ("ml/data/day_counts.py", "ml/data/meaning.py", "ml/data/statistics.py", "ml/serving/features.py")
+)
 KEPT = {"brought": BROUGHT, "verdict": VERDICT, "cleaned": CLEANED, "statistics": STATISTICS}  # of single partitions
 # From the snapshot to the rows of train, validation and test.
 ROWS = (

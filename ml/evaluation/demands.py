@@ -3,6 +3,7 @@
 from ml.data.dataset import NUMBERS
 from ml.declarations import Broken, Demands
 from ml.evaluation.gates import Comparison, Gate, MinMetric
+from ml.evaluation.source_unchanged import SourceUnchanged
 from ml.metrics.scores import RANGES
 from ml.models.demands import unmeasured
 from ml.models.recipe import Recipe
@@ -29,12 +30,17 @@ def _why_no_rule(kind: type[Gate]) -> Broken:
     if hasattr(kind, "_weigh") or hasattr(kind, "_decide"):
         return "it defines _weigh or _decide, as these methods were called before"
     decides = issubclass(kind, Comparison) and kind.decide is not Comparison.decide
-    has_rule = decides or kind.weigh not in {Gate.weigh, Comparison.weigh}
+    has_rule = decides or kind.weigh not in {Gate.weigh, Comparison.weigh} or issubclass(kind, SourceUnchanged)
     return not has_rule and f"{kind.__name__} defines neither"
 
 
 GATE: Demands[Gate, Recipe] = (
-    ("metric", "be one that its target has", lambda g, u: unmeasured(g.metric, u), "choose one of them"),
+    (
+        "metric",
+        "be one that its target has",
+        lambda g, u: not isinstance(g, SourceUnchanged) and unmeasured(g.metric, u),
+        "choose one of them",
+    ),
     ("why", "give the reason of its figure", lambda g, _: not g.why.strip(), "write a sentence"),
     (
         "metric",

@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from ml.evaluation.handles import Interval, Verdict, VerdictName
+from ml.evaluation.source_evidence import SourceEvidence
 from ml.metrics.intervals import MIN_CARRIERS, Estimate, Pair, Side
 from ml.metrics.scores import AREAS, LOWER_IS_BETTER, METRICS, RANGES
 
@@ -27,13 +28,15 @@ class Evidence:
     """What gates may look at: the candidate paired with each other predictor on the same test rows.
 
     A predictor without a pair has its reason in one of two places: in `not_applicable` if the registry has no such
-    version, in `not_comparable` if it exists and cannot be compared. `unit` is what a unit is called.
+    version, in `not_comparable` if it exists and cannot be compared. `unit` is what a unit is called. `source` is added
+    when the gates are asked; it is None where no gate looks at the source.
     """
 
     unit: str
     pairs: dict[str, Pair]
     not_applicable: dict[str, str] = field(default_factory=dict)
     not_comparable: dict[str, str] = field(default_factory=dict)
+    source: Annotated[SourceEvidence | None, Field(exclude_if=lambda source: source is None)] = None
 
     @property
     def has_champion(self) -> bool:
@@ -46,12 +49,14 @@ class Gate:
     """A rule on the candidate's `metric`; `why` gives the reason for its figure.
 
     A new gate defines `weigh`, or inherits from Comparison and defines `decide`. `opponent` names the predictor that
-    the candidate is paired with: constant, rule, champion or reference.
+    the candidate is paired with: constant, rule, champion or reference. `always_asks` says that an operator is asked if
+    the gate says INCONCLUSIVE, whatever the use case's `on_inconclusive` is.
     """
 
     metric: str
     why: str
     opponent: ClassVar[str] = "constant"
+    always_asks: ClassVar[bool] = False
 
     @property
     def name(self) -> str:

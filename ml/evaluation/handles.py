@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from ml.storage.records import DecisionName, FileRef, Handle
+from ml.evaluation.promise import Promise
+from ml.evaluation.source_evidence import SourceEvidence
+from ml.storage.records import DecisionName, FileRef, Handle, SourceChange
 
 VerdictName = Literal["PASS", "FAIL", "INCONCLUSIVE", "NOT_JUDGED", "NOT_APPLICABLE"]
 
@@ -45,12 +47,21 @@ class ModelScores:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LearntConstant:
+    """The best constant of the train rows: its answer and, for classes, their shares, which are its probabilities."""
+
+    answer: float
+    shares: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluations(Handle):
     """The scores of all predictors on one set of test rows, and the stored evidence that gates weigh.
 
     There are `rows` test rows and `units` resampling units, each of which is a `unit` (day, row, or the group's name).
     `not_comparable` says why a registered version was not scored. `is_champion` says that the candidate is the champion
-    itself: what it must prove has changed, and it is judged again.
+    itself: what it must prove has changed, and it is judged again. `promise` is what the candidate's scores on single
+    days promise of the days that it will serve; None without days.
     """
 
     test_digest: str
@@ -62,6 +73,19 @@ class Evaluations(Handle):
     evidence: FileRef
     answers: FileRef
     is_champion: bool = False
+    constant: LearntConstant | None = None
+    promise: Promise | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceWatch(Handle):
+    """What is new in the source: `evidence` for the gate, None if the use case has no gate that looks at it.
+
+    `sentences` say what other code made of days whose bytes are the same, for the report.
+    """
+
+    evidence: SourceEvidence | None = None
+    sentences: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +103,8 @@ class Judgement(Handle):
     """All verdicts and the decision that follows from them.
 
     `blocked` is the reason why nothing may be promoted, `asks` whether an operator is to decide. `proved_better` makes
-    a promoted candidate the new reference. `against_rule` compares the candidate with the best one-column rule, for
-    the report only.
+    a promoted candidate the new reference. `source_changes` are the changes of the source that nobody has answered.
+    `against_rule` compares the candidate with the best one-column rule, for the report only.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -89,4 +113,5 @@ class Judgement(Handle):
     proved_better: bool
     blocked: str | None = None
     asks: bool = False
+    source_changes: tuple[SourceChange, ...] = ()
     against_rule: Verdict | None

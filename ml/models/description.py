@@ -1,10 +1,13 @@
-"""What a packaged model says about itself, read from its files without loading it."""
+"""What a packaged model says about itself, read from its files without loading it; and how it gets raw rows."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from ml.serving.columns import Column, with_tuples
+from ml.serving.model import RAW
 from ml.serving.output import Output
 from ml.serving.rules import Rule, rule_from_dict
 
@@ -34,3 +37,14 @@ def description(model_folder: Path) -> dict[str, Any]:
     """All that the model says about itself, in JSON's types."""
     contents: dict[str, Any] = json.loads((model_folder / "data" / "model" / "model.json").read_text(encoding="utf-8"))
     return contents
+
+
+def predict_raw(model: Any, rows: pd.DataFrame, **params: str) -> pd.DataFrame:
+    """What a loaded version answers to rows that are raw rows for certain, whatever its derive would make of them.
+
+    A version of before 2026-11-28 takes no others, and has no parameter to say so.
+    """
+    schema = model.metadata.get_params_schema()
+    said = {"rows": RAW} if schema is not None and "rows" in {spec.name for spec in schema.params} else {}
+    answers: pd.DataFrame = model.predict(rows, params=params | said or None)
+    return answers

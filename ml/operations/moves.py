@@ -5,9 +5,12 @@ what makes no sense; `carry_out` adds it.
 """
 
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
+from datetime import date
 from typing import Any
 
 from ml.errors import Busy, UsageError
+from ml.evaluation.source_evidence import days_to_exclude
 from ml.operations.alias import follow_ledger
 from ml.operations.usable import champions_before, way_back, why_unusable
 from ml.storage.ledger import (
@@ -16,6 +19,7 @@ from ml.storage.ledger import (
     MoveName,
     NightEntry,
     OperatorEntry,
+    TakeOverEntry,
     closing_of,
     is_same,
     named,
@@ -24,7 +28,7 @@ from ml.storage.ledger import (
     operator_name,
     version_of,
 )
-from ml.storage.records import Champion
+from ml.storage.records import Champion, SourceAnswer
 from ml.storage.registry import Registry
 
 LONGEST_REASON = 1_000  # letters
@@ -40,12 +44,16 @@ def plan_promote(ledger: Ledger, version: int, reason: str) -> OperatorEntry:
     model = _recorded(ledger, version)
     asking = _asking_about(ledger, model)
     if asking is None:
-        return _choose(ledger, "OPERATOR_PROMOTE", model, reason)
+        answers = _answers(ledger.head(), _last_night_of(ledger, model), accepted=True)
+        return replace(_choose(ledger, "OPERATOR_PROMOTE", model, reason), source_answers=answers)
     return _answer_of_operator(ledger, asking, promote=True, reason=reason)
 
 
-def plan_no(ledger: Ledger, version: int, reason: str) -> OperatorEntry:
-    """The entry that answers the open question about this version with no. Raises UsageError if there is none."""
+def plan_no(ledger: Ledger, version: int, reason: str, *, exclude: bool = False) -> OperatorEntry:
+    """The entry that answers the open question about this version with no. Raises UsageError if there is none.
+
+    With `exclude`, the days of the changes that the question names are excluded from then on.
+    """
     model = _recorded(ledger, version)
     asking = _asking_about(ledger, model)
     if asking is None:
@@ -56,7 +64,13 @@ def plan_no(ledger: Ledger, version: int, reason: str) -> OperatorEntry:
             f"there is none about version {version}" + (f" ({closed})" if closed else ""),
             f"choose one of those asked about: {', '.join(asked)}" if asked else "nothing is to be done",
         )
-    return _answer_of_operator(ledger, asking, promote=False, reason=reason)
+    if exclude and not days_to_exclude(asking.source_changes):
+        raise UsageError(
+            "--exclude leaves out the days of a changed source",
+            f"the question about version {version} names none",
+            "answer without it",
+        )
+    return _answer_of_operator(ledger, asking, promote=False, reason=reason, exclude=exclude)
 
 
 def plan_rollback(
@@ -156,6 +170,21 @@ def carry_out(ledger: Ledger, registry: Registry | None, entry: OperatorEntry) -
         follow_ledger(ledger, registry, entry)
 
 
+def take_over(ledger: Ledger, registry: Registry, head: AnyEntry, as_of: date, reason: str) -> bool:
+    """Lets the judged version serve in place of its refit: adds the entry after this head, and lets the alias follow.
+
+    Returns False if another entry was added meanwhile: then a later night looks again. If it is cut off after the
+    entry, the next night sets the alias.
+    """
+    assert head.champion is not None, head.seq
+    twin = replace(head.champion, refit=None)
+    entry = TakeOverEntry(**{**next_after(head, ledger.use_case), "champion": twin, "reason": reason, "as_of": as_of})
+    if not ledger.append(entry):
+        return False
+    follow_ledger(ledger, registry, entry)
+    return True
+
+
 def require_whole(ledger: Ledger, registry: Registry, model: Champion) -> None:
     """Raises UsageError if MLflow no longer has the version that is to serve, or if its files are gone or changed."""
     reason = why_unusable(ledger.store, registry, model.served)
@@ -165,19 +194,21 @@ def require_whole(ledger: Ledger, registry: Registry, model: Champion) -> None:
 
 
 def answer(
-    ledger: Ledger, registry: Registry | None, night: NightEntry, *, promote: bool, name: str, reason: str
+    ledger: Ledger, registry: Registry | None, night: NightEntry, *, promote: bool, name: str, reason: str,
+    exclude: bool = False,
 ) -> AnyEntry:  # fmt: skip
     """Adds the answer to the night's question, and lets the aliases follow. Returns the entry that closes the question.
 
     That is an earlier entry if the question was answered, or the champion chosen, before. A promoted candidate becomes
-    the reference only if there is none, because it was not proved better.
+    the reference only if there is none, because it was not proved better. With `exclude`, an answer no leaves the days
+    out of later snapshots on which the source had changed.
     """
     while True:
         head = ledger.head()  # read before `answer_to`: an entry that comes after this read makes `append` fail
         closing = ledger.answer_to(night)
         if closing is not None:
             break
-        entry = _answer_entry(head, night, promote=promote, name=name, reason=reason)
+        entry = _answer_entry(head, night, promote=promote, name=name, reason=reason, exclude=exclude)
         if ledger.append(entry):
             closing = entry
             break
@@ -187,21 +218,46 @@ def answer(
 
 
 def _answer_entry(
-    head: AnyEntry | None, night: NightEntry, *, promote: bool, name: str, reason: str
-) -> OperatorEntry:  # fmt: skip
-    chosen = {"champion": night.candidate, "reference": (head and head.reference) or night.candidate} if promote else {}
+    head: AnyEntry | None, night: NightEntry, *, promote: bool, name: str, reason: str, exclude: bool
+) -> OperatorEntry:
+    changes: dict[str, Any] = {"source_answers": _answers(head, night, accepted=promote)}
+    if promote:
+        changes |= {"champion": night.candidate, "reference": (head and head.reference) or night.candidate}
+    elif exclude:
+        days = dict.fromkeys(days_to_exclude(night.source_changes), reason)
+        changes["excluded"] = {**days, **(head.excluded if head else {})}
     word = "yes" if promote else "no"
     named = {"by": name, "reason": f"{word} to version {version_of(night.candidate)} of entry {night.seq}: {reason}"}
     decision: MoveName = "OPERATOR_PROMOTE" if promote else "OPERATOR_KEEP"
     return OperatorEntry(
-        decision=decision, answers=night.seq, **{**next_after(head, night.use_case), **named, **chosen}
+        decision=decision, answers=night.seq, **{**next_after(head, night.use_case), **named, **changes}
     )
 
 
-def _answer_of_operator(ledger: Ledger, asking: NightEntry, *, promote: bool, reason: str) -> OperatorEntry:
+def _answers(head: AnyEntry | None, night: NightEntry | None, *, accepted: bool) -> tuple[SourceAnswer, ...]:
+    """All answers to changes of the source, with those to the changes that the night named."""
+    before, seq = (head.source_answers, head.seq) if head else ((), 0)
+    new = [
+        SourceAnswer(
+            column=change.column, kind=change.kind, first_day=change.first_day, accepted=accepted, entry=seq + 1
+        )
+        for change in (night.source_changes if night else ())
+    ]
+    return (*before, *new)
+
+
+def _answer_of_operator(
+    ledger: Ledger, asking: NightEntry, *, promote: bool, reason: str, exclude: bool = False
+) -> OperatorEntry:
     """The answer to the night's question by the user of this process. Raises UsageError for a bad reason."""
     _require_reason(reason)
-    return _answer_entry(ledger.head(), asking, promote=promote, name=operator_name(), reason=reason)
+    head, name = ledger.head(), operator_name()
+    return _answer_entry(head, asking, promote=promote, name=name, reason=reason, exclude=exclude)
+
+
+def _last_night_of(ledger: Ledger, model: Champion) -> NightEntry | None:
+    """The newest night that judged the version; None if none did."""
+    return next((night for night in reversed(ledger.nights()) if is_same(night.candidate, model)), None)
 
 
 def judged_since(ledger: Ledger, model: Champion) -> str:

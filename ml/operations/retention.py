@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from ml.evaluation.source_evidence import WATCHED, watched_key
 from ml.models.handles import Upload
 from ml.storage import paths
 from ml.storage.kept import unseal, words_of
-from ml.storage.ledger import Ledger, open_questions
+from ml.storage.ledger import Ledger, is_same, open_questions
 from ml.storage.records import Champion, Identity
 from ml.storage.registry import Registry, Version
 from ml.storage.store import Store
@@ -113,10 +114,11 @@ def _stages(store: Store, use_case: UseCase, gone: set[str]) -> Iterator[Garbage
     """Old results and files of stages, from which a night that was cut off could be resumed. `gone` are the runs of
     versions that are deleted too.
 
-    What made a version that stays is left: other gates can then judge it without training it again.
+    What made a version that stays is left: other gates can then judge it without training it again. So is what the
+    champion's night kept of its days, because later nights compare theirs with it.
     """
     old = store.sizes(paths.stages(use_case.name), use_case.retention.state_days * DAY_SECONDS)
-    needed = _made_a_version(store, use_case, gone)
+    needed = _made_a_version(store, use_case, gone) | _watched_by_champion(store, use_case)
     old = {key: size for key, size in old.items() if not any(part in key for part in needed)}
     if old:
         yield Garbage(
@@ -124,6 +126,15 @@ def _stages(store: Store, use_case: UseCase, gone: set[str]) -> Iterator[Garbage
             size=sum(old.values()),
             delete=partial(_delete, store, sorted(old)),
         )
+
+
+def _watched_by_champion(store: Store, use_case: UseCase) -> set[str]:
+    """The keys of what nights kept of their days that judged the champion."""
+    ledger = Ledger(store, use_case.name)
+    head = ledger.head()
+    nights = ledger.nights() if head and head.champion else []
+    keys = {night.model_key for night in nights if head and is_same(night.candidate, head.champion)}
+    return {paths.stage(use_case.name, WATCHED, watched_key(key)) for key in keys}
 
 
 def _made_a_version(store: Store, use_case: UseCase, gone: set[str]) -> set[str]:

@@ -21,7 +21,7 @@ from ml.data.reading import (
     refuse_other_columns,
 )
 from ml.errors import ConfigError, DataRejected, UsageError, printable
-from ml.models.description import description, model_columns
+from ml.models.description import description, model_columns, predict_raw
 from ml.serving.columns import Column, conform, with_tuples
 from ml.serving.derived import rewritten
 from ml.serving.features import UNKNOWN, CategoryFeature
@@ -77,8 +77,8 @@ def score_file(
     names = {column.name for column in columns}
     ignored = [printable(str(name)) for name in rows.columns if name not in names and name not in keys]
     typed = conform(whole.rows, columns, table.time_zone)
-    answers = registry.predict_raw(model, typed)
-    told = registry.predict_raw(model, typed, answer=CONTRIBUTIONS).drop(columns="broken_rule") if explain else None
+    answers = predict_raw(model, typed)
+    told = predict_raw(model, typed, answer=CONTRIBUTIONS).drop(columns="broken_rule") if explain else None
     _refuse_names_of_answers(use_case, keys, [*answers, *([] if told is None else told)])
     return Scored(answers, keys, ignored, whole.joins, _not_learnt(model_folder, typed), told)
 

@@ -4,10 +4,11 @@ The predictors are the candidate, the champion, the reference and two simple bas
 compared is named with the reason. A candidate that does not answer every test row is refused with ConfigError.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import TypeVar, get_args
 
 import pandas as pd
 
@@ -16,14 +17,16 @@ from ml.data.handles import Cleaned, Split
 from ml.data.split import split_digest
 from ml.digests import digest_value
 from ml.errors import ConfigError, what_and_where
-from ml.evaluation.baselines import rule_columns
+from ml.evaluation.baselines import Constant, rule_columns
 from ml.evaluation.code import JUDGING
+from ml.evaluation.day_scores import sums_by_day
 from ml.evaluation.decision import comparability, decide, is_open
 from ml.evaluation.gates import ALLOWING, BetterThanRule, Difference, Evidence, Gate
-from ml.evaluation.handles import Evaluations, Judgement, Verdict, VerdictName
-from ml.evaluation.judging import NoAnswer, answer_table, baselines, judge_all, model_answers
+from ml.evaluation.handles import Evaluations, Judgement, LearntConstant, SourceWatch, Verdict, VerdictName
+from ml.evaluation.judging import NoAnswer, Predict, answer_table, baselines, judge_all, model_answers
+from ml.evaluation.promise import Promise, promise_of
 from ml.metrics.scores import PROBABILITY_SCORES, Answers
-from ml.models.description import model_columns
+from ml.models.description import model_columns, predict_raw
 from ml.models.handles import Upload
 from ml.pipeline.site import Site, resume
 from ml.pipeline.upload import fetch
@@ -31,10 +34,11 @@ from ml.serving.columns import Column
 from ml.storage import paths, registry
 from ml.storage.json_form import from_json, to_json
 from ml.storage.ledger import AnyEntry
-from ml.storage.records import Champion, Night
+from ml.storage.records import Champion, Night, Registered
 from ml.storage.store import get_file, is_whole, put_file
 from ml.use_case.definition import UseCase
 
+R = TypeVar("R")
 RULE_OF_THUMB = "a model that a rule of thumb equals must say so"
 
 
@@ -74,6 +78,8 @@ def _evaluate(
     judged = judge_all(site.use_case, test, answers, descriptions, named_scores(site.use_case))
     evidence = replace(judged.evidence, not_applicable=absent, not_comparable=incomparable)
     table = to_parquet(answer_table(test, answers["candidate"]))
+    constant = simple_rules["constant"]
+    assert isinstance(constant, Constant)
     return Evaluations(
         test_digest=split.test_digest,
         rows=len(test),
@@ -86,7 +92,15 @@ def _evaluate(
             site.store, paths.stage_file(night.use_case, "evaluate", key, "evidence.json"), to_json(evidence)
         ),
         answers=put_file(site.store, paths.stage_file(night.use_case, "evaluate", key, "answers.parquet"), table),
+        constant=LearntConstant(answer=constant.answer, shares=constant.shares),
+        promise=_promise(site.use_case, test, answers, constant) if site.use_case.dated else None,
     )
+
+
+def _promise(use_case: UseCase, test: pd.DataFrame, answers: dict[str, Answers], constant: Constant) -> Promise:
+    """What the candidate's scores on single test days promise of the days that it will serve."""
+    model, trivial = (sums_by_day(use_case, test, answers[who], constant.answer) for who in ("candidate", "constant"))
+    return promise_of(use_case.metric, model, trivial)
 
 
 def named_scores(use_case: UseCase) -> list[str]:
@@ -111,14 +125,23 @@ def _candidates_answers(site: Site, upload: Upload, test: pd.DataFrame) -> Answe
 
 
 def _answers(site: Site, model_folder: Path, test: pd.DataFrame) -> Answers:
-    """The packaged model's answers to the test rows. Raises NoAnswer if it can never answer them.
+    """The packaged model's answers to the test rows. Raises NoAnswer if it can never answer them."""
+    return _told(lambda: model_answers(site.use_case, _predict_of(model_folder), test))
+
+
+def _predict_of(model_folder: Path) -> Predict:
+    """The function by which the packaged model answers raw rows."""
+    return partial(predict_raw, registry.load_model(model_folder))
+
+
+def _told(run: Callable[[], R]) -> R:
+    """What the packaged model's code gives. Raises NoAnswer if it never can.
 
     The model's files lie on this disk and were verified. So an exception comes from the model's code and these rows,
     and would come again. Only its kind and place are told, because its text may quote rows.
     """
     try:
-        predict = partial(registry.predict_raw, registry.load_model(model_folder))
-        return model_answers(site.use_case, predict, test)
+        return run()
     except (NoAnswer, MemoryError, OSError):  # the last two are this machine's and may pass
         raise
     except Exception as error:
@@ -155,8 +178,15 @@ def _compare_opponents(
 
 
 def _opponents_answers(site: Site, model: Champion, test: pd.DataFrame) -> Answers:
-    """The answers of a registered version. Raises NoAnswer if it can never answer tonight's rows, StoreUnavailable if
-    its files cannot be read now."""
+    """The answers of a registered version. Raises what `opened_version` and its function raise."""
+    return opened_version(site, model)(test)
+
+
+def opened_version(site: Site, model: Registered) -> Callable[[pd.DataFrame], Answers]:
+    """A function that answers raw rows with a registered version, which is loaded once.
+
+    Both raise NoAnswer if the version can never answer, StoreUnavailable if its files cannot be read now.
+    """
     lost = _lost_files(site, model)
     if lost is not None:
         raise NoAnswer(lost)
@@ -165,13 +195,18 @@ def _opponents_answers(site: Site, model: Champion, test: pd.DataFrame) -> Answe
         columns = model_columns(folder)
     except (KeyError, TypeError, ValueError) as error:
         raise NoAnswer(f"its description cannot be read ({what_and_where(error)})") from error
-    reason = _why_columns_differ(site, columns, test)
-    if reason is not None:
-        raise NoAnswer(reason)
-    return _answers(site, folder, test)
+    predict = _told(lambda: _predict_of(folder))
+
+    def answers(rows: pd.DataFrame) -> Answers:
+        reason = _why_columns_differ(site, columns, rows)
+        if reason is not None:
+            raise NoAnswer(reason)
+        return _told(lambda: model_answers(site.use_case, predict, rows))
+
+    return answers
 
 
-def _lost_files(site: Site, model: Champion | None) -> str | None:
+def _lost_files(site: Site, model: Registered | None) -> str | None:
     """Which files of a registered version are gone from the store or changed, in words; None if all are undamaged."""
     damaged = [file.key for file in model.files if not is_whole(site.store, file)] if model else []
     return f"{damaged[0]} is gone or changed ({len(damaged)} of its files)" if damaged else None
@@ -190,10 +225,10 @@ def _why_columns_differ(site: Site, columns: tuple[Column, ...], test: pd.DataFr
 
 
 def judge_gates(
-    site: Site, night: Night, evaluations: Evaluations, head: AnyEntry | None, blocked: str | None
+    site: Site, night: Night, evaluations: Evaluations, watch: SourceWatch, head: AnyEntry | None, blocked: str | None
 ) -> Judgement:
     """Lets every gate weigh the evidence, and decides. `blocked` says why nothing may be promoted now, if so."""
-    evidence = from_json(Evidence, get_file(site.store, evaluations.evidence))
+    evidence = replace(from_json(Evidence, get_file(site.store, evaluations.evidence)), source=watch.evidence)
     verdicts = tuple(verdict_of(gate, evidence) for gate in site.use_case.gates)
     champion = head.champion if head else None
     as_of = night.as_of if site.use_case.dated else None
@@ -201,7 +236,7 @@ def judge_gates(
     decision, reason = decide(verdicts, champion, as_of, blocked, is_champion=serves)
     all_allow = all(verdict.verdict in ALLOWING for verdict in verdicts)
     rule_of_thumb = BetterThanRule(metric=site.use_case.metric, why=RULE_OF_THUMB)
-    asks = site.use_case.on_inconclusive == "ask" and not serves and is_open(verdicts, champion, as_of, blocked)
+    asks = _may_ask(site.use_case, verdicts) and not serves and is_open(verdicts, champion, as_of, blocked)
     return Judgement(
         verdicts=verdicts,
         decision=decision,
@@ -209,7 +244,16 @@ def judge_gates(
         proved_better=_proved_better(site, evidence),
         blocked=blocked if all_allow else None,
         asks=asks,
+        source_changes=tuple(evidence.source.open) if evidence.source else (),
         against_rule=rule_of_thumb.judge(evidence) if "rule" in evidence.pairs else None,
+    )
+
+
+def _may_ask(use_case: UseCase, verdicts: Sequence[Verdict]) -> bool:
+    """Whether a person is asked if these verdicts leave it open: by the use case, or by a gate that always asks."""
+    asking = {gate.name for gate in use_case.gates if gate.always_asks}
+    return use_case.on_inconclusive == "ask" or any(
+        verdict.gate in asking and verdict.verdict == "INCONCLUSIVE" for verdict in verdicts
     )
 
 

@@ -94,6 +94,7 @@ def record_decision(
         candidate=candidate,
         blocked=judgement.blocked,
         asks=judgement.asks,
+        source_changes=judgement.source_changes,
         champion=champion,
         reference=candidate if moves and (before is None or judgement.proved_better) else head and head.reference,
         result=result_document(site.use_case, night, run_key, trail, candidate, before, champion),
@@ -127,8 +128,12 @@ def _follow_last_move(site: Site) -> int | None:
     return move.champion.served.version
 
 
-def answer_question(site: Site, entry: NightEntry, *, promote: bool, name: str, reason: str) -> AnyEntry:
+def answer_question(
+    site: Site, entry: NightEntry, *, promote: bool, name: str, reason: str, exclude: bool = False
+) -> AnyEntry:
     """Records an operator's answer to the night's question, and lets the aliases follow.
+
+    `exclude`, with a no: whether the days are left out from now on on which the source had changed.
 
     Raises UsageError if a candidate that is to be promoted is not in MLflow or has damaged files.
     """
@@ -136,4 +141,4 @@ def answer_question(site: Site, entry: NightEntry, *, promote: bool, name: str, 
     with one_move_at_a_time(site.settings.home, entry.use_case):
         if promote:
             require_whole(site.ledger, site.registry, entry.candidate)
-        return answer(site.ledger, site.registry, entry, promote=promote, name=name, reason=reason)
+        return answer(site.ledger, site.registry, entry, promote=promote, name=name, reason=reason, exclude=exclude)

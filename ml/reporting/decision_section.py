@@ -1,6 +1,7 @@
 """What a report says about the decision: its headline, the verdicts, who is champion, and what an operator can do."""
 
 from ml.evaluation.gates import ALLOWING
+from ml.evaluation.source_evidence import REWRITTEN
 from ml.reporting.document import Document
 
 TRAINING_VIEW = "workflowType=machine_learning"  # otherwise MLflow's pages begin with traces of language models
@@ -108,17 +109,43 @@ def way_out(document: Document) -> str:
     """
     not_judged = document["not_comparable"] and document["decision"] == "KEEP"
     name, version = document["use_case"], document["version"]
-    if version is None or not (not_judged or document["asks"]):
+    if version is None:
+        return ""
+    if said_broken := refused_source(document):
+        return said_broken
+    if not (not_judged or document["asks"]):
         return ""
     if document["asks"]:
-        return f"Is version {version} to serve? {ways_to_answer(name, version)}"
+        has_days = any(change["kind"] != REWRITTEN for change in document.get("source_changes", []))
+        return f"Is version {version} to serve? {ways_to_answer(name, version, has_days=has_days)}"
     return f"If version {version} is to serve all the same: {_promote(name, version)}"
 
 
-def ways_to_answer(use_case: str, version: int | None) -> str:
-    """The commands that answer the question whether the version is to serve."""
+def ways_to_answer(use_case: str, version: int | None, *, has_days: bool = False) -> str:
+    """The commands that answer the question whether the version is to serve.
+
+    If it was asked because of days on which the source changed (`has_days`), one of them also leaves these out.
+    """
     yes = _promote(use_case, version)
-    return f"Yes: {yes}. No: {yes.replace(' --reason', ' --no --reason')}"
+    ways = f"Yes: {yes}. No: {yes.replace(' --reason', ' --no --reason')}"
+    if not has_days:
+        return ways
+    return f"{ways}. No, and the days are to be left out: {yes.replace(' --reason', ' --no --exclude --reason')}"
+
+
+def refused_source(document: Document) -> str:
+    """What to do about days of a source that an operator said is broken, if they are still learnt from; else ""."""
+    refused = [v for v in document["verdicts"] if v["gate"] == "SourceUnchanged" and v["verdict"] == "FAIL"]
+    if not refused or "first_day" not in refused[0]["figures"]:
+        return ""
+    name, figures = document["use_case"], refused[0]["figures"]
+    first, last = figures["first_day"], figures["last_day"]
+    days = first if first == last else f"each day from {first} to {last}"
+    right = f"If that is right after all: {_promote(name, document['version'])}"
+    if figures["kind"] == REWRITTEN:
+        return f"Mend the code that makes {figures['column']}. {right}"
+    exclude = f"retrain data exclude {name} {first if first == last else 'DAY'} --reason WHY"
+    return f"Leave out {days}: {exclude}. {right}"
 
 
 def _promote(use_case: str, version: int | None) -> str:

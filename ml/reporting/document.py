@@ -5,10 +5,12 @@ the window are cut to the newest or worst, with their full number beside them.
 """
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 from ml.data.handles import Checks, Snapshot, Split, SplitRows
 from ml.evaluation.handles import ModelScores, Verdict
+from ml.evaluation.served import Served
 from ml.models.handles import Refitted
 from ml.reporting.trail import Trail
 from ml.reporting.words import MOST_KEPT
@@ -81,11 +83,15 @@ def result_document(
         "units": {"name": evaluations.unit, "count": evaluations.units},
         "scores": {who: _scores(evaluations.models.get(who)) for who in WHO},
         "not_comparable": dict(evaluations.not_comparable),
+        "constant": asdict(evaluations.constant) if evaluations.constant else None,
+        "promise": asdict(evaluations.promise) if evaluations.promise else None,
+        "served": _served(trail.served),
         "verdicts": [_verdict(verdict) for verdict in trail.judgement.verdicts],
         "against_rule": _verdict(trail.judgement.against_rule) if trail.judgement.against_rule else None,
         "decision": trail.judgement.decision,
         "reason": trail.judgement.reason,
         "asks": trail.judgement.asks,
+        **_source(trail),
         "version": candidate.version,
         "refit": _refit(trail.refitted, candidate.refit) if trail.refitted else None,
         "serves": served_document(after),
@@ -94,6 +100,30 @@ def result_document(
         "reused": {work.stage: work.reused for work in trail.work},
         "computed": {work.stage: work.computed for work in trail.work},
     }
+
+
+def _served(served: Served | None) -> Document | None:
+    """The score of what served, the newest days of the curve, and what could not be scored; None if there is none."""
+    if served is None or not (served.score or served.unscored or served.twin):
+        return None
+    return {
+        **(asdict(served.score) if served.score else {"version": None}),
+        "newest_days": [asdict(day) for day in served.curve[-MOST_KEPT:]],
+        "unscored": dict(served.unscored[-MOST_KEPT:]),
+        "unscored_days": len(served.unscored),
+        "twin": served.twin,
+    }
+
+
+def _source(trail: Trail) -> Document:
+    """What changed in the source and is not answered, and what other code made of the same bytes; each if there is
+    any."""
+    changes = [
+        {"column": change.column, "kind": change.kind, "days": list(change.days[-MOST_KEPT:]), "words": change.words}
+        for change in trail.judgement.source_changes[:MOST_KEPT]
+    ]
+    found = {"source_changes": changes, "rewritten": list(trail.watch.sentences[:MOST_KEPT])}
+    return {name: of_kind for name, of_kind in found.items() if of_kind}
 
 
 def _refit(refitted: Refitted, refit: Refit | None) -> Document:

@@ -13,7 +13,7 @@ from ml.evaluation.handles import short
 from ml.reporting.decision_section import way_out
 from ml.reporting.document import Document
 from ml.reporting.score_section import LABELS, cell
-from ml.storage.ledger import AnyEntry, NightEntry, OperatorEntry, closing_of, is_same, version_of
+from ml.storage.ledger import AnyEntry, NightEntry, OperatorEntry, TakeOverEntry, closing_of, is_same, version_of
 from ml.storage.records import Champion
 
 SCORE = ", "  # separates the name of a run from its score
@@ -113,12 +113,20 @@ def moved_by_hand(entries: Sequence[AnyEntry]) -> str | None:
 
     Then the report of the last night does not say who serves.
     """
-    move = next((entry for entry in reversed(entries) if entry.moves_champion), None)
+    move = next((entry for entry in reversed(entries) if entry.chooses_champion), None)
     if not isinstance(move, OperatorEntry) or move.champion is None:
         return None
     deed = {"ROLLBACK": "rolled back to it", "OPERATOR_PROMOTE": "promoted it"}[move.decision]
     why = f"entry {move.seq}: {move.reason.rstrip('.')}"
     return f"version {move.champion.served.version} serves: {move.by} {deed} on {move.at[:10]} ({why})."
+
+
+def taken_over(entries: Sequence[AnyEntry]) -> str | None:
+    """Since when a judged version serves in place of its refit, and why, as a sentence; None if none does."""
+    move = next((entry for entry in reversed(entries) if entry.moves_champion), None)
+    if not isinstance(move, TakeOverEntry):
+        return None
+    return f"{move.reason.rstrip('.')} on {move.at[:10]} (entry {move.seq})."
 
 
 def _move_sentence(move: AnyEntry, candidate: Champion) -> str:

@@ -1,12 +1,17 @@
 """The figures of a night as PNG files, meant for readers who do not know the code."""
 
 import io
+from collections.abc import Iterable
+from datetime import date, datetime, time, timedelta
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from ml.evaluation.promise import Band
+from ml.evaluation.served import Served
 from ml.models.handles import Fit
+from ml.reporting.score_section import LABELS
 from ml.use_case.definition import UseCase
 
 
@@ -21,6 +26,56 @@ def night_figures(use_case: UseCase, fit: Fit, answers: pd.DataFrame) -> dict[st
         figures["precision_recall.png"] = _precision_recall(use_case, answers)
         figures["calibration.png"] = _calibration(use_case, answers)
     return figures
+
+
+def served_figure(use_case: UseCase, served: Served | None) -> dict[str, bytes]:
+    """The score of each day that versions served, beside what their judgements promised; none without such a day."""
+    if served is None or not served.curve or served.score is None:
+        return {}
+    figure, axes = _new(width=9.0)
+    name, days = LABELS[served.score.metric], [date.fromisoformat(point.day) for point in served.curve]
+    if served.judgement is not None:
+        judged = {date.fromisoformat(day): of_day.score for day, of_day in served.judgement.days.items()}
+        label = "a day on which what served last was judged"
+        axes.plot(list(judged), _or_nan(judged.values()), "o-", color="0.7", markersize=3, lw=0.8, label=label)
+    _fill(axes, days, [point.one_day for point in served.curve], "promised of a day: nine of ten lie here", "0.88")
+    axes.plot(days, _or_nan(point.score for point in served.curve), "o", color="C0", markersize=4, label="a served day")
+    several = f"the newest served days, up to {use_case.test_days}, together"
+    _fill(axes, days, [point.promised for point in served.curve], f"promised of {several}", "C1", alpha=0.25)
+    axes.plot(days, _or_nan(point.newest for point in served.curve), color="C1", label=several)
+    if served.score.left:
+        label = f"{served.score.left_side} than promised since {served.score.left}"
+        axes.axvline(date.fromisoformat(served.score.left), color="C3", linestyle=":", label=label)
+    axes.set(ylabel=name, title=f"{use_case.name}: {name} of what served")
+    _mark_days(axes)
+    figure.legend(frameon=False, loc="outside lower center", ncols=2)
+    return {"served_score.png": _png(figure)}
+
+
+def _fill(axes: Any, days: list[date], bands: list[Band | None], label: str, color: str, alpha: float = 1.0) -> None:
+    """Fills the interval of each day, half a day to both sides of its noon; a day without one leaves a gap."""
+    ends = {"x": [], "low": [], "high": []}  # type: dict[str, list[Any]]
+    for day, band in zip(days, bands, strict=True):
+        noon = datetime.combine(day, time())
+        ends["x"] += [noon - timedelta(hours=12), noon + timedelta(hours=12)]
+        ends["low"] += [band.low if band else float("nan")] * 2
+        ends["high"] += [band.high if band else float("nan")] * 2
+    if any(bands):
+        axes.fill_between(ends["x"], ends["low"], ends["high"], color=color, alpha=alpha, lw=0, label=label)
+
+
+def _mark_days(axes: Any) -> None:
+    """A time axis whose labels are as short as they can be."""
+    from matplotlib import dates
+
+    untyped: Any = dates
+    locator = untyped.AutoDateLocator(minticks=3, maxticks=8)
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(untyped.ConciseDateFormatter(locator))
+
+
+def _or_nan(scores: Iterable[float | None]) -> list[float]:
+    return [float("nan") if score is None else score for score in scores]
 
 
 def _new(width: float = 7.0, height: float = 4.5) -> tuple[Any, Any]:

@@ -4,7 +4,8 @@ import dataclasses
 from dataclasses import dataclass
 
 from ml.data.handles import Checks, Cleaned, Snapshot, Split
-from ml.evaluation.handles import Evaluations, Judgement
+from ml.evaluation.handles import Evaluations, Judgement, SourceWatch
+from ml.evaluation.served import Served
 from ml.models.handles import Fit, Refitted, Upload, Verified
 from ml.storage.records import Work
 
@@ -21,8 +22,10 @@ class Trail:
     fit: Fit
     upload: Upload
     verified: Verified
+    watch: SourceWatch
     evaluations: Evaluations
     judgement: Judgement
+    served: Served | None = None
     refitted: Refitted | None = None
     refit_upload: Upload | None = None
     refit_verified: Verified | None = None

@@ -13,12 +13,11 @@ import numpy as np
 import pandas as pd
 
 from ml.data.cleaning import LABEL
-from ml.digests import digest_value
 from ml.evaluation.baselines import best_constant, best_rule
 from ml.evaluation.decision import comparability, decide
 from ml.evaluation.gates import Difference, Evidence, Gate, MinMetric, NotSurelyWorse
 from ml.evaluation.handles import Verdict
-from ml.evaluation.judging import judging_seed
+from ml.evaluation.source_evidence import SourceEvidence
 from ml.metrics.intervals import Pair, make_pair
 from ml.metrics.scores import PROBABILITY_SCORES, Answers, Floats
 from ml.pipeline.evaluate import verdict_of
@@ -28,6 +27,7 @@ from ml.simulation.source import SourceRows
 from ml.storage.records import Champion
 from ml.use_case.definition import UseCase
 
+NOTHING_CHANGED = SourceEvidence()  # nobody can be asked: a simulation takes the source as it is
 WEEK, MONTH = 7, 28  # days
 
 
@@ -106,7 +106,7 @@ class Judge:
         y = labels_of(self.rows, rows)
         classes = len(use_case.target.classes)
         units = self.rows.day_names[rows]
-        return make_pair(use_case.target.kind, classes, y, candidate, other, units, self.named)
+        return make_pair(use_case.target.kind, classes, y, candidate, other, units, self.named, in_order=True)
 
     def baseline(self, who: str, night: SimulatedNight) -> Answers | None:
         """The answers of the best constant or the best one-column rule to the test rows; None if there is no rule."""
@@ -136,8 +136,9 @@ class Judge:
         if opponent in {"constant", "rule"} and (answers := self.baseline(opponent, night)) is not None:
             judged = situation.candidate.answers(night.test, refitted=False)
             pairs[opponent] = self.paired(night.test, judged, answers)
-        seed = judging_seed(digest_value([night.test_day, night.last_day, self.rows.use_case.name]))
-        return Evidence(unit="day", seed=seed, pairs=pairs, not_applicable=absent, not_comparable=incomparable)
+        return Evidence(
+            unit="day", pairs=pairs, not_applicable=absent, not_comparable=incomparable, source=NOTHING_CHANGED
+        )
 
     def record(self, candidate: Candidate) -> Champion:
         """The candidate as the ledger would name it."""
@@ -150,8 +151,7 @@ class Judge:
     def proved_better(self, situation: Situation) -> bool:
         """Whether a promoted candidate becomes the reference too: as `ml.pipeline.evaluate` decides it."""
         pair = self.evidence(situation, "champion").pairs.get("champion")
-        seed = self.evidence(situation, "champion").seed
-        return pair is not None and Difference.of(pair, self.rows.use_case.metric, seed).low > 0
+        return pair is not None and Difference.of(pair, self.rows.use_case.metric).low > 0
 
 
 def labels_of(rows: SourceRows, part: slice) -> Floats:

@@ -18,7 +18,6 @@ from ml.simulation.policies import Judge, Step, labels_of
 from ml.simulation.source import SourceRows
 
 HARM = 0.01  # points of a score, or a share of a loss
-SEED = 20_260  # of intervals: what served is judged on all days at once, not on a night's test rows
 Serving = Literal["judged", "judged uncalibrated", "refitted", "threshold anew", "calibration anew", "uncalibrated"]
 Units = Literal["day", "week"]
 
@@ -118,12 +117,20 @@ def pair_served(
     seeds = len(served_ones)
     one, other = (_joined([since(each, start) for each in side]) for side in (served_ones, others))
     return make_pair(
-        target.kind, len(target.classes), np.tile(y, seeds), one, other, np.tile(names, seeds), tuple(named)
+        target.kind,
+        len(target.classes),
+        np.tile(y, seeds),
+        one,
+        other,
+        np.tile(names, seeds),
+        tuple(named),
+        in_order=True,
     )
 
 
 def _unit(day: str, units: Units) -> str:
-    return day if units == "day" else "-".join(map(str, date.fromisoformat(day).isocalendar()[:2]))
+    year, week, _ = date.fromisoformat(day).isocalendar()
+    return day if units == "day" else f"{year}-{week:02}"
 
 
 def _joined(parts: Sequence[Answers]) -> Answers:
@@ -146,12 +153,12 @@ class Compared:
 def compared(pair: Pair, metric: str, *, alone: bool = False) -> Compared:
     """The score of the pair's candidate with its difference to the other; the score `alone` if there is no other."""
     if alone:
-        score = metric_interval(pair, metric, "candidate", SEED).value
+        score = metric_interval(pair, metric, "candidate").value
         return Compared(value=score, difference=None, low=None, high=None)
-    difference = Difference.of(pair, metric, SEED)
+    difference = Difference.of(pair, metric)
     figures = {"difference": difference.value, "low": difference.low, "high": difference.high}
     return Compared(
-        value=metric_interval(pair, metric, "candidate", SEED).value,
+        value=metric_interval(pair, metric, "candidate").value,
         **{name: float(figure) if np.isfinite(figure) else None for name, figure in figures.items()},
     )
 

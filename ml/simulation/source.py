@@ -102,10 +102,10 @@ def read_source(site: Site) -> SourceRows:
 
 
 def _with_whole_source(site: Site) -> Site:
-    """The site with a window that holds every day of its source, of which any number may be missing."""
-    use_case = replace(site.use_case, window_days=WHOLE_SOURCE, max_missing_days=WHOLE_SOURCE)
-    rules = (*(rule for rule in site.rules if rule.scope != "snapshot"), *snapshot_rules(use_case))
-    return replace(site, use_case=use_case, rules=rules)
+    """The site with a window that holds every day of its source, of which any number may be left out."""
+    rules = (rule for rule in site.rules if rule.scope != "snapshot")
+    any_number = snapshot_rules(replace(site.use_case, max_missing_days=WHOLE_SOURCE))
+    return replace(site, use_case=replace(site.use_case, window_days=WHOLE_SOURCE), rules=(*rules, *any_number))
 
 
 def _last_night(site: Site) -> Night:

@@ -22,7 +22,7 @@ from ml.digests import digest_bytes, sealed, unsealed
 from ml.errors import Corrupt
 from ml.storage import paths
 from ml.storage.json_form import to_json
-from ml.storage.records import Champion, DecisionName, Identity, Refit
+from ml.storage.records import Champion, DecisionName, Identity, Refit, SourceAnswer, SourceChange
 from ml.storage.store import Store
 
 MoveName = Literal["OPERATOR_PROMOTE", "OPERATOR_KEEP", "ROLLBACK", "HOLD", "RELEASE", "EXCLUDE", "INCLUDE"]
@@ -30,11 +30,17 @@ CHAMPION_MOVES = {"OPERATOR_PROMOTE", "ROLLBACK"}
 RESTORE = "restore it from a copy with retrain restore FILE"
 
 
+def _is_empty(value: Sequence[object]) -> bool:
+    return not value
+
+
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """What every entry says: when, by whom, why, and what is true after it.
 
     `held` says who holds the champion and why. `excluded` and `accepted` map days to the operator's reason.
+    `source_answers` are what operators said of changes of the source, the oldest first; like a night's
+    `source_changes` they are left out of the JSON where there are none, as older entries do not have them.
     """
 
     seq: int
@@ -49,7 +55,13 @@ class Entry:
     held: str | None = None
     excluded: dict[str, str] = field(default_factory=dict)
     accepted: dict[str, str] = field(default_factory=dict)
+    source_answers: Annotated[tuple[SourceAnswer, ...], Field(exclude_if=_is_empty)] = ()
     nonce: str = ""  # makes the bytes of every entry different, so that `Store.create` tells whose entry was created
+
+    @property
+    def chooses_champion(self) -> bool:
+        """Whether it chose the champion. A twin that takes over chooses none: it is of the same champion."""
+        return self.moves_champion and self.decision != "TAKE_OVER"
 
     @property
     def moves_champion(self) -> bool:
@@ -65,7 +77,8 @@ class NightEntry(Entry):
     `training_key` is that of its judged model; entries from before 2026-11-28 have none, and their run key names
     their model. `blocked` is set if every gate allowed the promotion and only a hold, a backfill or a moved alias
     prevented it; it says which. Such a night may be judged again later. `asks` says that the gates could not decide and
-    that an operator was asked. `result` is the document that `--json` prints.
+    that an operator was asked. `source_changes` are the changes of the source that it asks about. `result` is the
+    document that `--json` prints.
     """
 
     kind: Literal["night"] = "night"
@@ -78,6 +91,7 @@ class NightEntry(Entry):
     judged_against: int
     blocked: str | None = None
     asks: bool = False
+    source_changes: Annotated[tuple[SourceChange, ...], Field(exclude_if=_is_empty)] = ()
     manifest: str
     result: dict[str, Any]
 
@@ -106,7 +120,19 @@ class OperatorEntry(Entry):
         return self.decision in CHAMPION_MOVES
 
 
-AnyEntry = NightEntry | OperatorEntry
+@dataclass(frozen=True, kw_only=True)
+class TakeOverEntry(Entry):
+    """A night found that the refit which serves is surely worse than its twin: the judged version serves in its place.
+
+    The champion is still the same judged version, so that it answers no question and ends no count of kept nights.
+    """
+
+    kind: Literal["take-over"] = "take-over"
+    decision: Literal["TAKE_OVER"] = "TAKE_OVER"
+    as_of: date
+
+
+AnyEntry = NightEntry | OperatorEntry | TakeOverEntry
 ENTRY: TypeAdapter[AnyEntry] = TypeAdapter(Annotated[AnyEntry, Field(discriminator="kind")])
 
 
@@ -123,6 +149,7 @@ def next_after(head: "AnyEntry | None", use_case: str) -> dict[str, Any]:
         "held": head.held if head else None,
         "excluded": head.excluded if head else {},
         "accepted": head.accepted if head else {},
+        "source_answers": head.source_answers if head else (),
         "nonce": secrets.token_hex(8),
     }
 
@@ -231,7 +258,7 @@ class Ledger:
         Several nights of one date count once, and nights whose date is not after the champion's do not count. In a use
         case without dates every night counts. A night that judged the champion itself again does not.
         """
-        since = takewhile(lambda entry: not entry.moves_champion, self._newest_first())
+        since = takewhile(lambda entry: not entry.chooses_champion, self._newest_first())
         nights = (entry for entry in since if isinstance(entry, NightEntry))
         kept = [entry for entry in nights if entry.decision == "KEEP" and not entry.judged_champion]
         undated = {entry.seq for entry in kept if entry.champion and not entry.champion.dated}
@@ -313,7 +340,7 @@ def closing_of(entries: Iterable[AnyEntry], night: NightEntry) -> AnyEntry | Non
         return None
     same_question = {night.seq}
     for entry in (entry for entry in entries if entry.seq > night.seq):
-        if entry.moves_champion or (isinstance(entry, OperatorEntry) and entry.answers in same_question):
+        if entry.chooses_champion or (isinstance(entry, OperatorEntry) and entry.answers in same_question):
             return entry
         if isinstance(entry, NightEntry) and is_same(entry.candidate, night.candidate):
             if not entry.asks:

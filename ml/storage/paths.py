@@ -8,7 +8,7 @@ from ml.errors import UsageError
 SERVING_PREFIX = "retrain_serving_"  # how the code package in each of our models is called; its digest follows
 FOLDERS = {
     "snapshots", "partitions", "stages", "mlflow", "ledger", "published", "aliases", "backfills", "attempts", "doctor",
-    "replaced", "installation", "nights",
+    "replaced", "installation", "nights", "served",
 }  # fmt: skip
 NOTES = "aliases", "published"  # notes on ledger entries: each object is named after its entry
 MADE_AGAIN = "partitions", "stages", "doctor", "nights"  # follow from data and ledger: nights can make them again
@@ -145,6 +145,16 @@ def night_beginning(use_case: str) -> str:
 def red_night(use_case: str) -> str:
     """A note on the last night that ended with an error."""
     return f"nights/{use_case}/red.json"
+
+
+def served_days(use_case: str) -> str:
+    """The folder of what is kept of the days on which versions served."""
+    return f"served/{use_case}"
+
+
+def served_day(use_case: str, day: str, key: str) -> str:
+    """How a version did on one day that it served; `key` is the result's content key."""
+    return f"{served_days(use_case)}/{day}-{key}.json"
 
 
 def backfills() -> str:

@@ -141,6 +141,37 @@ class Champion(Registered):
         return self.dated and as_of > self.as_of
 
 
+@dataclass(frozen=True, kw_only=True)
+class SourceChange:
+    """What changed in a source, as a night found it: a column of one kind of counts, on `days`.
+
+    `share`: the largest share of a day's rows that are where none were on the days before; `usual`: the largest such
+    share that any day before had. `words` say what moved, as a sentence without its full stop.
+    """
+
+    column: str
+    kind: str
+    first_day: str
+    days: tuple[str, ...]
+    share: float
+    usual: float
+    words: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceAnswer:
+    """What an operator said of a change: that it is right (`accepted`), or that the source is broken.
+
+    It holds for the change of this column and kind that began on `first_day`. `entry`: the ledger's entry that says it.
+    """
+
+    column: str
+    kind: str
+    first_day: str
+    accepted: bool
+    entry: int
+
+
 def with_work(handle: Any, work: Work) -> Any:
     """The handle with this work in place of its own."""
     return dataclasses.replace(handle, work=work)

@@ -27,7 +27,7 @@ import pandas as pd
 from ml.digests import digest_file, digest_value
 from ml.errors import ConfigError, RegistryUnavailable, without_passwords
 from ml.serving.columns import Column
-from ml.serving.model import ALL, EITHER, RAW
+from ml.serving.model import ALL, EITHER
 from ml.serving.output import Output, answer_names
 from ml.settings import Settings
 from ml.storage import paths
@@ -540,17 +540,6 @@ def load_model(folder: Path) -> Any:
 
     _quiet()
     return mlflow.pyfunc.load_model(str(folder))
-
-
-def predict_raw(model: Any, rows: pd.DataFrame, **params: str) -> pd.DataFrame:
-    """What a loaded version answers to rows that are raw rows for certain, whatever its derive would make of them.
-
-    A version of before 2026-11-28 takes no others, and has no parameter to say so.
-    """
-    schema = model.metadata.get_params_schema()
-    said = {"rows": RAW} if schema is not None and "rows" in {spec.name for spec in schema.params} else {}
-    answers: pd.DataFrame = model.predict(rows, params=params | said or None)
-    return answers
 
 
 def write_pyfunc(

@@ -16,6 +16,7 @@ from ml.declarations import Broken, Demands, cannot_be_called, plain, plain_fiel
 from ml.digests import digest_value
 from ml.evaluation.demands import GATE
 from ml.evaluation.gates import Gate
+from ml.evaluation.source_unchanged import SourceUnchanged
 from ml.models.demands import RECIPE
 from ml.models.recipe import Recipe
 from ml.use_case.checks import refuse, refuse_types
@@ -102,6 +103,16 @@ def _has_no_digest(use_case: UseCase) -> Broken:
 USE_CASE: Demands[UseCase, UseCase] = (
     ("gates", "have one at least", lambda u, _: not u.gates, "add one: without any nothing is promoted"),
     ("gates", "have no two of one kind and metric", lambda u, _: twice(gate.name for gate in u.gates), "remove one"),
+    (
+        "gates",
+        "compare days only if there are days",
+        lambda u, _: (
+            not u.dated
+            and any(isinstance(gate, SourceUnchanged) for gate in u.gates)
+            and "SourceUnchanged is one, and time_column is None"
+        ),
+        "remove the gate",
+    ),
     ("demo", "take one folder", lambda u, _: cannot_be_called(u.demo), "define it with one argument"),
     ("fields", "be plain data or functions of a file", lambda u, _: _has_no_digest(u), "mend the file"),
 )

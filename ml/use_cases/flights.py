@@ -18,6 +18,7 @@ from ml import (
     NotWorseThanReference,
     SideTable,
     Source,
+    SourceUnchanged,
     Target,
     UseCase,
 )
@@ -114,6 +115,7 @@ USE_CASE = UseCase(
             metric="f1", max_drop=0.01, why="a hundredth of F1 is about one late flight a day more that is missed"
         ),
         NotWorseThanReference(metric="f1", max_drop=0.02, why="small losses may not add up to more than this"),
+        SourceUnchanged(why="what a column gains or loses overnight is no merit of a candidate"),
     ),
     min_rows=300,
     schedule="0 9 * * *",  # by 9:00 yesterday's last flight to the west coast has landed

@@ -18,6 +18,7 @@ from ml import (
     NotWorseThanChampion,
     NotWorseThanReference,
     Source,
+    SourceUnchanged,
     Target,
     UseCase,
 )
@@ -103,6 +104,7 @@ USE_CASE = UseCase(
         BetterThanTrivial(metric="f1", why="calling every hour a peak needs no model"),
         NotWorseThanChampion(metric="f1", max_drop=0.02, why="28 days show a difference of 0.02 and little less"),
         NotWorseThanReference(metric="f1", max_drop=0.03, why="small losses may not add up to more than this"),
+        SourceUnchanged(why="what a column gains or loses overnight is no merit of a candidate"),
     ),
     # The label of the last hour of day D - 1 is measured at 01:00 on day D. A run as of D uses what was known when D
     # began, so it must leave D - 1 out.

@@ -53,7 +53,7 @@ MISTYPED = {
     "demo-data": (["demo-data", "flihgts"], 2),
     "backfill plan": (["backfill", "plan", "flihgts", "--from", "2013-10-01", "--to", "2013-10-02"], 2),
 }
-BEGINNING = {"run", "up", "demo-data", "backfill plan", "restore"}
+BEGINNING = {"run", "up", "demo-data", "backfill plan", "restore", "simulate"}
 ALL = {**READING, **CHANGING, **MISTYPED}
 
 

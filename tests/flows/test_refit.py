@@ -288,6 +288,7 @@ def test_only_a_night_that_promotes_makes_a_refit(
     assert (registry(refitted).running(), typed(capsys, "doctor", "shop")["left"]) == ([], 0)
 
 
+@pytest.mark.slow
 def test_a_broken_refit_is_refused_and_the_judged_model_serves(
     refitted: Shop,
     monkeypatch: pytest.MonkeyPatch,

@@ -248,13 +248,13 @@ def test_an_interval_errs_as_rarely_as_the_page_says(days: int, autocorrelation:
     assert autocorrelation < 0.6 or plain > 0.18
 
 
-@pytest.mark.parametrize("rows", [0, 1])
-@pytest.mark.parametrize("kind", ["binary", "regression"])
-def test_no_rows_and_one_row_have_no_interval(kind: Any, rows: int) -> None:
-    y = np.ones(rows)
+@pytest.mark.parametrize(("kind", "metric"), [("binary", "f1"), ("regression", "rmse"), ("regression", "r2")])
+def test_one_row_has_a_value_at_most_and_no_interval(kind: Any, metric: str) -> None:
+    y = np.ones(1)
     pair = make_pair(kind, 2 if kind == "binary" else 0, y, Answers(y), Answers(y), None)
-    if rows:
-        assert np.isnan(Estimate.of(pair, METRICS[kind][-1] if kind == "regression" else "f1", "candidate").low)
+    found = Estimate.of(pair, metric, "candidate")
+    assert np.isnan([found.low, found.high, found.error, found.independent]).all()
+    assert np.isfinite(found.value) == (metric != "r2")
 
 
 def test_equal_units_are_counted_once() -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from ml.data.joins import complete
 from ml.models import source_rows
+from ml.models.description import predict_raw
 from ml.models.packaging import write_model
 from ml.models.source_rows import Sample, Taken, rows_taken, sentence
 from ml.serving.columns import conform
@@ -324,7 +325,7 @@ def test_rows_are_answered_in_the_form_that_they_are_said_to_have(tmp_path: Path
     write_model(model, parcels().model, tmp_path / "model")
     loaded = registry.load_model(tmp_path / "model")
     plain = copy(packaged())
-    assert registry.predict_raw(loaded, raw).equals(plain.predict(raw))
+    assert predict_raw(loaded, raw).equals(plain.predict(raw))
     assert loaded.predict(raw, params={"rows": "raw"}).equals(plain.predict(raw))
     after = raw.assign(weight=7)
     assert loaded.predict(rare, params={"rows": "source"}).equals(plain.predict(after))

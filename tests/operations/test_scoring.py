@@ -23,6 +23,7 @@ from ml import Column, SideTable, Source, Trees, UseCase
 from ml.data.handles import JoinCounts
 from ml.errors import ConfigError, DataRejected, UsageError
 from ml.models.packaging import write_model
+from ml.operations import scoring
 from ml.operations.scoring import _as_the_version_knows_it, score_file
 from ml.serving.derived import rewritten
 from ml.serving.model import ADDS_UP
@@ -67,11 +68,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 @pytest.fixture(autouse=True)
 def loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "load_model", lambda folder: packaged())
-    monkeypatch.setattr(registry, "predict_raw", predict_raw)
+    monkeypatch.setattr(scoring, "predict_raw", predict_raw)
 
 
 def predict_raw(model: Any, rows: pd.DataFrame, **params: str) -> Any:
-    """As `registry.predict_raw`, of a model that MLflow has not loaded."""
+    """As `ml.models.description.predict_raw`, of a model that MLflow has not loaded."""
     return model.predict(rows, {"rows": "raw", **params})
 
 

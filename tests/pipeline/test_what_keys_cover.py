@@ -19,7 +19,7 @@ import pytest
 
 from ml.code import PLUMBING_LIBRARIES, ROOT, Code, is_plumbing
 from ml.data.code import KEPT, ROWS
-from ml.evaluation.code import JUDGING, REFITTING
+from ml.evaluation.code import JUDGING, REFITTING, SERVED_DAYS
 from ml.pipeline.run_key import training_code
 from ml.use_case.loading import load_use_case
 from tests.story import open_shop
@@ -34,8 +34,9 @@ PROCESSES = (
     ("train",),
     ("upload",),
     ("verify",),
-    ("evaluate", "gates"),
+    ("watch", "evaluate", "gates"),
     ("refit",),
+    ("recorded", "served"),
 )
 LEARNERS = {
     "a network": "NetworkClassifier(hidden=(4,), epochs=2, batch_size=256)",
@@ -65,7 +66,9 @@ class Traced:
             return KEPT[stage]
         if stage in {"validate", "clean", "split"}:
             return ROWS
-        judging = JUDGING if stage in {"evaluate", "gates", "refit"} else Code()
+        if stage == "served":  # what answers is in the key as the version that served, and the rows by their digest
+            return self.training + SERVED_DAYS
+        judging = JUDGING if stage in {"watch", "evaluate", "gates", "refit"} else Code()
         return self.training + judging + (REFITTING if stage == "refit" else Code())
 
     def executed(self, stage: str) -> set[str]:
@@ -142,7 +145,7 @@ def _in_one_file(data: Path) -> None:
     rates.to_parquet(data / "rates" / "all.parquet")
 
 
-UNTRACED = {"night", "snapshot", "manifest", "forget cleaned"}  # their answers are in the keys by value
+UNTRACED = {"night", "snapshot", "manifest", "forget cleaned", "recorded"}  # their answers are in the keys by value
 STAGES = [name for names in PROCESSES for name in names if name not in UNTRACED]
 
 
@@ -176,6 +179,7 @@ def test_a_key_covers_what_its_stage_executes(stage: str, night: Traced) -> None
         ("train", "torch"),
         ("verify", "ml/serving/model.py"),
         ("gates", "ml/evaluation/gates.py"),
+        ("served", "ml/metrics/day_sums.py"),
     ],
 )
 def test_a_module_or_library_that_is_left_out_is_found(stage: str, left_out: str, night: Traced) -> None:

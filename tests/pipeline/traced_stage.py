@@ -69,7 +69,7 @@ def stages() -> dict[str, Callable[[Any, dict[str, Any]], Any]]:
     from ml.data.snapshots import read_manifest
     from ml.data.sources.bringing import bring
     from ml.data.window_sums import WindowSums
-    from ml.pipeline import clean, evaluate, opening, refit, split, train, upload, validate
+    from ml.pipeline import clean, evaluate, opening, refit, served, split, train, upload, validate, watch
     from ml.pipeline.run_key import training_key
 
     def key(done: dict[str, Any]) -> str:
@@ -97,14 +97,42 @@ def stages() -> dict[str, Callable[[Any, dict[str, Any]], Any]]:
             site, done["night"], key(done), done["clean"], done["train"]
         ),
         "verify": lambda site, done: upload.verify(site, key(done), done["upload"]),
+        "watch": lambda site, done: watch.watch_source(
+            site, done["night"], key(done), done["snapshot"], done["validate"], done["clean"], None
+        ),
         "evaluate": lambda site, done: evaluate.evaluate_models(
             site, done["night"], key(done), done["clean"], done["split"], done["upload"], None
         ),
-        "gates": lambda site, done: evaluate.judge_gates(site, done["night"], done["evaluate"], None, None),
+        "gates": lambda site, done: evaluate.judge_gates(
+            site, done["night"], done["evaluate"], done["watch"], None, None
+        ),
         "refit": lambda site, done: refit.refit_candidate(
             site, done["night"], key(done), done["clean"], done["train"], done["upload"], done["evaluate"], nightly=True
         ),
+        "recorded": lambda site, done: _record(site, done),
+        "served": lambda site, done: served.score_days(site, done["night"], done["clean"], site.ledger.entries()),
     }
+
+
+def _record(site: Any, done: dict[str, Any]) -> None:
+    """Makes the model champion as of a date from which it served on some test days."""
+    from dataclasses import asdict, replace
+
+    from ml.storage.ledger import NightEntry, next_after
+    from ml.storage.records import Champion, Refit
+
+    as_of, upload, evaluations = date(2024, 3, 10), done["upload"], done["evaluate"]
+    fields = {"version": 1, "run_id": upload.run_id, "folder": upload.folder, "files": upload.files}
+    fields |= {"fit_until": done["split"].fit_until}
+    target, refit = site.use_case.target.digest, Refit(key="k", **{**fields, "version": 2})
+    champion = Champion(as_of=as_of, target_digest=target, split_digest="s", refit=refit, **fields)
+    result = {"constant": asdict(evaluations.constant), "promise": asdict(evaluations.promise)}
+    named = dict.fromkeys(("run_key", "learning_key", "manifest", "reason"), "-")
+    entry = NightEntry(
+        **{**next_after(None, "shop"), "champion": champion, "decision": "FIRST", "candidate": champion},
+        **named, as_of=as_of, judged_against=0, result=result,
+    )  # fmt: skip
+    assert site.ledger.append(replace(entry, reference=champion))
 
 
 def _forget_cleaned(store: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ml.data.handles import Checks, Cleaned, LeftOut, Move, RuleCount, Snapshot, Split, SplitRows, Undeclared
-from ml.evaluation.handles import Evaluations, Interval, Judgement, ModelScores, Verdict
+from ml.evaluation.handles import Evaluations, Interval, Judgement, ModelScores, SourceWatch, Verdict
 from ml.models.handles import Fit, Refitted, Step, Upload, Verified
 from ml.reporting.data_section import data_sentences
 from ml.reporting.decision_section import champion_sentence, champion_then, headline
@@ -80,6 +80,7 @@ def trail(decision: DecisionName = "PROMOTE", against: Verdict | None = None, **
                 "rule": scores("rule", Interval(value=None, reason="no row")),
             },
         ),
+        watch=SourceWatch(),
         judgement=Judgement(
             verdicts=(verdict("PASS", low=0.1),), decision=decision, reason="All gates allow it.",
             proved_better=True, against_rule=against,
@@ -342,7 +343,7 @@ def test_a_window_is_said_in_words() -> None:
 
 def test_a_trail_lists_its_work_in_the_order_of_its_stages() -> None:
     assert [work.stage for work in trail().work][:2] == ["take snapshot", "validate partitions"]
-    assert len(trail().work) == 9
+    assert len(trail().work) == 10
     assert to_json(trail().checks)
 
 

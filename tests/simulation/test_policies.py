@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ml import MinMetric, NotWorseThanChampion, NotWorseThanReference
+from ml import MinMetric, NotWorseThanChampion, NotWorseThanReference, SourceUnchanged
 from ml.simulation.policies import Judge, Policy, named_scores, policies_of, replay
 from tests.simulation.made_up import source, year
 
@@ -82,6 +82,11 @@ def test_point_loss_needs_a_loss_that_is_not_worse(tmp_path: Path) -> None:
     places = promoted(tmp_path, "point loss")
     assert 10 not in places
     assert 20 in places
+
+
+def test_a_gate_that_asks_about_the_source_passes(tmp_path: Path) -> None:
+    gates = (GATES[0], SourceUnchanged(why="a test"))
+    assert len(promoted(tmp_path, "ours", {}, gates=gates)) > 60
 
 
 def test_a_reference_stops_small_losses_that_add_up(tmp_path: Path) -> None:

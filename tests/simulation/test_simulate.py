@@ -1,6 +1,7 @@
 """The command over a tiny use case: a whole run, a run that was killed, and what it refuses."""
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from ml.settings import Settings
 from ml.simulation import candidates as candidates_module
 from ml.simulation.learning import learn
 from ml.storage.store import open_store
-from tests.tiny import parcel_rows, write_sales
+from tests.tiny import parcel_rows, sales, write_sales
 
 DAYS = 40
 USE_CASES = {
@@ -176,6 +177,16 @@ def test_an_empty_source_is_refused(tiny_home: Path, capsys: pytest.CaptureFixtu
     code, sentence = words_of_refusal(capsys, "--quiet", "tills")
     assert code in {1, 3}
     assert "tills" in sentence
+
+
+def test_days_that_a_night_leaves_out_are_left_out(tiny_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tiny_home / "data" / "tills"
+    whole = simulated(capsys, "tills", *FROM, "--every", "6")
+    sales(date(1970, 1, 1)).to_parquet(folder / "1970-01-01.parquet")
+    (folder / "2024-01-05.parquet").write_bytes(b"damaged")
+    document = simulated(capsys, "tills", *FROM, "--every", "6")
+    assert document["nights"] == whole["nights"]
+    assert document["last_served"] == whole["last_served"]
 
 
 def test_a_regression_is_simulated_by_its_own_metric(tiny_home: Path, capsys: pytest.CaptureFixture[str]) -> None:

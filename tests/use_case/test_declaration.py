@@ -27,6 +27,7 @@ from ml.evaluation.gates import (
     NotWorseThanChampion,
     NotWorseThanReference,
 )
+from ml.evaluation.source_unchanged import SourceUnchanged
 from ml.metrics.scores import METRICS, PROBABILITY_SCORES
 from ml.models.demands import RECIPE
 from ml.models.networks.estimators import NetworkClassifier, NetworkEstimator, NetworkRegressor
@@ -382,6 +383,7 @@ TOGETHER: list[Case] = [
         "opponent of the gate BetterThanRule f1 of parcels",
         "of several classes",
     ),
+    (parcels, gates(SourceUnchanged(why="a test")), "gates of the use case parcels", "remove the gate"),
     (tills, gates(Gate(metric="f1", why="a test")), "weigh of the gate Gate f1 of tills", "in docs/gates.md"),
     (tills, gates(Undecided(metric="f1", why="a test")), "weigh of the gate Undecided f1", "Undecided defines neither"),
     (tills, gates(Former(metric="f1", why="a test")), "weigh of the gate Former f1 of tills", "were called before"),
@@ -446,6 +448,7 @@ POSSIBLE: list[tuple[Make, dict[str, Any]]] = [
     (tills, floor(7, "log_loss")),
     (tills, gates(MinMetric(metric="f1", floor=0.5, first_only=True, why="a test"))),
     (tills, gates(NotSurelyWorse(metric="pr_auc", why="a test"))),
+    (tills, gates(SourceUnchanged(why="a test"))),
     *(
         (make, {"metric": name, **gates(trivial(metric=name))})
         for make in (tills, several)

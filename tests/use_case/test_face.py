@@ -15,8 +15,8 @@ OURS = Path(ml.__file__).parent
 LISTED = (
     "BetterThanRule BetterThanTrivial BusinessDays Column Comparison DatabaseSource DaySource Difference Evidence "
     "FileSource Fitted Gate Interval Job Learner MinMetric NetworkClassifier NetworkRegressor NotSurelyWorse "
-    "NotWorseThanChampion NotWorseThanReference Pair Retention ScikitLearn SideTable Source Step Target Trees UseCase "
-    "Verdict VerdictName linear_regression logistic_regression metric_interval"
+    "NotWorseThanChampion NotWorseThanReference Pair Retention ScikitLearn SideTable Source SourceUnchanged Step "
+    "Target Trees UseCase Verdict VerdictName linear_regression logistic_regression metric_interval"
 ).split()
 
 
