@@ -31,6 +31,7 @@ JUDGING = Code(
         "ml/evaluation/source_evidence.py",
         "ml/evaluation/source_unchanged.py",
         "ml/data/day_counts.py",
+        "ml/data/rewritten.py",
         "ml/pipeline/evaluate.py",
         "ml/pipeline/watch.py",
     ),

@@ -238,17 +238,16 @@ def test_files_of_a_run_that_was_made_again_are_listed_once_and_deleted_with_the
     lost: tuple[Ledger, Registry],
 ) -> None:
     ledger, registry = lost
-    (night,) = ledger.nights()
-    assert night.candidate
+    (one,) = recorded(ledger.entries())
     keys = ledger.store.keys("mlflow")
-    register_again(registry, night)
+    register_again(registry, one)
     assert ledger.store.keys("mlflow") == keys
     copy = registry.client.copy_model_version(f"models:/{registry.name}/1", f"{registry.name}_theirs")
     (version,) = registry.versions()
     delete_version(ledger.store, registry, version)
-    assert all(is_whole(ledger.store, file) for file in night.candidate.files), "somebody's copy needs them"
+    assert all(is_whole(ledger.store, file) for file in one.version.files), "somebody's copy needs them"
     registry.client.delete_model_version(copy.name, copy.version)
-    register_again(registry, night)
+    register_again(registry, one)
     (version,) = registry.versions()
     delete_version(ledger.store, registry, version)
     assert (ledger.store.keys("mlflow"), registry.versions()) == ([], [])
