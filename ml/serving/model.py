@@ -40,11 +40,14 @@ class Served(Protocol):
         """The values that were learnt, by category column."""
 
 
+# Read now: later the folder may be gone, as MLflow downloads a version into one that it deletes.
+OUR_KINDS = frozenset(path.stem for path in (Path(__file__).parent / "kinds").glob("*.py"))
+
+
 def load_served(kind: str, folder: Path, threads: int, own: OwnCode = NO_OWN_CODE) -> Served:
     """The fitted model in the folder, loaded by the module `kind` of `kinds/`, or else of the company's own, of which
     `derive` may import one with the name of one of `kinds/`."""
-    is_ours = (Path(__file__).parent / "kinds" / f"{kind}.py").is_file()
-    module = import_module(f".kinds.{kind}", __package__) if is_ours else own.load(kind)
+    module = import_module(f".kinds.{kind}", __package__) if kind in OUR_KINDS else own.load(kind)
     served: Served = module.load(folder, threads)
     return served
 

@@ -136,6 +136,20 @@ def test_models_give_their_own_answers_in_a_process_without_this_project_in_any_
         pd.testing.assert_frame_equal(seen, expected[name], check_exact=True, check_dtype=False)
 
 
+def test_a_model_answers_after_the_folder_is_gone_that_its_code_was_first_loaded_from(
+    folder: Path, tmp_path: Path
+) -> None:
+    """As in a service that downloads one version after the other, each into a folder that it deletes."""
+    first, second = (shutil.copytree(folder / "ours", tmp_path / name) for name in ("first", "second"))
+    command = (
+        "import shutil, sys, pandas, mlflow.pyfunc as m; rows = pandas.read_parquet(sys.argv[3]);"
+        "one = m.load_model(sys.argv[1]).predict(rows); shutil.rmtree(sys.argv[1]);"
+        "assert m.load_model(sys.argv[2]).predict(rows).equals(one)"
+    )
+    arguments = [str(first), str(second), str(folder / "rows.parquet")]
+    subprocess.run([sys.executable, "-P", "-c", command, *arguments], cwd=tmp_path, check=True)
+
+
 def test_the_name_of_a_models_code_is_that_of_its_bytes(folder: Path) -> None:
     names = {path.name for path in folder.glob("*/code/*")}
     own = OwnCode({"my_kind": b"", "company.parts": b""}, {"company"})
