@@ -206,6 +206,34 @@ def test_a_night_that_asks_has_its_refit_ready_and_what_is_lost_comes_back(
 
 
 @pytest.mark.slow
+def test_a_no_keeps_the_refit_with_its_version_and_nobody_complains(
+    refitted: Shop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refitted.night("2024-03-15")
+    edit_use_case(refitted, "max_drop=0.05", "max_drop=0.0001")
+    edit_use_case(
+        refitted, "    min_rows", '    on_inconclusive="ask",\n    retention=Retention(versions=1),\n    min_rows'
+    )
+    edit_use_case(refitted, "    MinMetric,", "    MinMetric,\n    Retention,")
+    asks = refitted.document("2024-03-16")
+    assert (asks["asks"], asks["version"], asks["refit"]["version"]) == (True, 3, 4)
+    typed(capsys, "promote", "shop", "--version", "4", "--no", *BY_NAME)
+    assert (champion(refitted).served.version, registry(refitted).alias(CHAMPION)) == (2, 2)
+    (row,) = [row for row in typed(capsys, "status", "shop")["use_cases"] if row["use_case"] == "shop"]
+    assert (row["serves"]["version"], row["asks"], row["mlflow"]) == (2, [], [])
+    assert (registry(refitted).running(), typed(capsys, "doctor", "shop")["left"]) == ([], 0)
+    assert main(["gc", "shop", "--json"]) == 0
+    assert "never served" not in capsys.readouterr().out, "the newest judged version stays, with its refit"
+    edit_use_case(refitted, '    on_inconclusive="ask",\n', "")
+    kept = refitted.document("2024-03-17")
+    assert (kept["decision"], kept["version"], kept["refit"]) == ("KEEP", 5, None)
+    assert main(["gc", "shop", "--yes", "--json"]) == 0
+    capsys.readouterr()
+    assert [version.number for version in registry(refitted).versions()] == [1, 2, 5]
+    assert typed(capsys, "doctor", "shop")["left"] == 0
+
+
+@pytest.mark.slow
 def test_a_refit_that_another_run_made_needless_is_not_the_candidates(
     refitted: Shop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
