@@ -278,14 +278,14 @@ class Difference:
     def what_it_can_show(self, metric: str, loss: float) -> str:
         """The smallest loss that these units can show, and how many such units could show this one."""
         enough = math.ceil(self.units * (self.detectable / loss) ** 2)
-        smallest = _amount(metric, self.detectable)
+        smallest = amount(metric, self.detectable)
         return (
             f"{self.units} {self.unit}s cannot show a loss under {smallest}; about {enough:,} such {self.unit}s could"
         )
 
     def in_words(self, metric: str) -> str:
         """Like `+0.0093 [+0.0028, +0.0164]`; for a loss in per cent of the opponent's."""
-        value, low, high = (_amount(metric, x, signed=True) for x in (self.value, self.low, self.high))
+        value, low, high = (amount(metric, x, signed=True) for x in (self.value, self.low, self.high))
         return f"{value} [{low}, {high}]"
 
 
@@ -337,13 +337,13 @@ def _plain_figure(figure: Any) -> Any:
 
 def _allowed(metric: str, drop: float) -> str:
     """The declared loss in words, with as many digits as it was declared with."""
-    usual = _amount(metric, drop)
+    usual = amount(metric, drop)
     if metric in LOWER_IS_BETTER:
         return usual if math.isclose(float(usual[:-1]), 100 * drop) else f"{100 * drop:g}%"
     return usual if math.isclose(float(usual), drop) else f"{drop:g}"
 
 
-def _amount(metric: str, value: float, *, signed: bool = False) -> str:
+def amount(metric: str, value: float, *, signed: bool = False) -> str:
     """A difference in words: points of a score, or per cent of a loss."""
     sign = "+" if signed else ""
     return format(value, f"{sign}.1%") if metric in LOWER_IS_BETTER else format(value, f"{sign}.4f")

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ml.metrics.day_sums import DaySums, matrix
-from ml.metrics.intervals import spread
-from ml.metrics.scores import LOWER_IS_BETTER, Floats
+from ml.metrics.intervals import quantile, spread
+from ml.metrics.scores import RANGES, Floats, loss_of
 
 FEWEST_DAYS = 7  # with fewer judged days nothing is promised
 ONE_DAY = 0.95  # one-sided: nine of ten days lie within the interval for one day
@@ -127,7 +127,7 @@ def relative_loss(model: Sequence[DaySums], constant: Sequence[DaySums]) -> floa
 
     None where it is undefined.
     """
-    metric = "rmse" if model[0].kind == "regression" else "log_loss"
+    metric = loss_of(model[0].kind)
     if not all(sums.measures(metric) for sums in (*model, *constant)):
         return None
     own, other = score_of(metric, model), score_of(metric, constant)
@@ -138,18 +138,10 @@ def relative_loss(model: Sequence[DaySums], constant: Sequence[DaySums]) -> floa
 
 def band(metric: str, middle: float, width: float) -> Band:
     """The interval around the middle, as far as the metric has such values."""
-    lowest = -np.inf if metric == "r2" else 0.0
-    highest = np.inf if metric in LOWER_IS_BETTER else 1.0
-    return Band(low=float(max(lowest, middle - width)), high=float(min(highest, middle + width)))
+    low, high = np.clip([middle - width, middle + width], *RANGES[metric])
+    return Band(low=float(low), high=float(high))
 
 
 def plain(value: float) -> float | None:
     """The value; None if it is undefined."""
     return float(value) if np.isfinite(value) else None
-
-
-def quantile(independent: float, level: float) -> float:
-    """The quantile of Student's t for the mean of so many independent days."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(max(independent - 1, 1), level))

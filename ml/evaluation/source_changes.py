@@ -11,7 +11,7 @@ The limits were set on the flights alone (`benchmarks/source_unchanged.py`).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -21,6 +21,7 @@ from ml.data.day_counts import BinCounts, DayCounts, Kind, start_of
 from ml.evaluation.source_evidence import DayLoss
 
 Shares = NDArray[np.float64]
+N = TypeVar("N", float, Shares)
 
 DAYS_BEFORE = 91  # how many of the days before it a day is compared with: 13 of each weekday
 FEWEST_BEFORE = 28  # a day is compared if there are as many days before it, and judged if as many were compared
@@ -152,8 +153,7 @@ class _History:
             return False
         usual = _last_most(excesses)[FEWEST_BEFORE - 1 : -1]
         excess, of_rows = excesses[FEWEST_BEFORE:], rows[len(rows) - len(excesses) + FEWEST_BEFORE :]
-        limits = usual + MARGIN * (1 - usual) + NOISE / np.sqrt(of_rows * view.days)
-        return bool(((excess > limits) & (usual <= CLOCK)).any())
+        return bool(((excess > limit_of(usual, of_rows * view.days)) & (usual <= CLOCK)).any())
 
     def _excesses(self, view: "View") -> Shares:
         """The excess of every day that has one, if later days are compared with every day."""
@@ -226,9 +226,10 @@ def _most(over: Shares, under: Shares) -> float:
     return float(max(over.max(initial=0.0), under.max(initial=0.0)))
 
 
-def limit_of(usual: float, rows: int) -> float:
+def limit_of(usual: N, rows: Any) -> N:
     """The share of its rows that a day must leave the range by, to have changed."""
-    return usual + MARGIN * (1 - usual) + NOISE / max(1, rows) ** 0.5
+    limit: N = usual + MARGIN * (1 - usual) + NOISE / np.sqrt(rows)
+    return limit
 
 
 def _shares(bins: NDArray[np.int64], counts: BinCounts) -> Shares:

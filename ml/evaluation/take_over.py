@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ml.evaluation.promise import quantile, standard_error_of
+from ml.evaluation.gates import amount
+from ml.evaluation.promise import standard_error_of
 from ml.metrics.day_sums import DaySums, matrix
-from ml.metrics.scores import LOWER_IS_BETTER, Floats
+from ml.metrics.intervals import quantile
+from ml.metrics.scores import LOWER_IS_BETTER, Floats, loss_of
 
 MIN_DAYS = 20
 # One-sided. Every night from the twentieth day on looks again: at the usual 0.95, a refit that is as good as its twin
@@ -23,15 +25,19 @@ def why_surely_worse(metric: str, refit: Sequence[DaySums], twin: Sequence[DaySu
     """
     if len(refit) < MIN_DAYS:
         return None
-    loss = "rmse" if refit[0].kind == "regression" else "log_loss"
-    names = [name for name in dict.fromkeys((metric, loss)) if all(day.measures(name) for day in (*refit, *twin))]
+    names = [
+        name
+        for name in dict.fromkeys((metric, loss_of(refit[0].kind)))
+        if all(day.measures(name) for day in (*refit, *twin))
+    ]
     differences = {name: _difference(name, refit, twin) for name in names}
     sure = [name for name, (_, highest) in differences.items() if highest < 0]
     if not sure or any(value > 0 for value, _ in differences.values()):
         return None
     name, days = sure[0], len(refit)
     value, highest = differences[name]
-    return f"its {name} differs by {_words(name, value)} on {days} days, and surely by {_words(name, highest)} at least"
+    seen, least = (amount(name, difference, signed=True) for difference in (value, highest))
+    return f"its {name} differs by {seen} on {days} days, and surely by {least} at least"
 
 
 def _difference(name: str, refit: Sequence[DaySums], twin: Sequence[DaySums]) -> tuple[float, float]:
@@ -50,8 +56,3 @@ def _difference(name: str, refit: Sequence[DaySums], twin: Sequence[DaySums]) ->
     value = better(*sums)
     error, independent = standard_error_of((len(ours) - 1) * (value - better(sums[0] - ours, sums[1] - theirs)))
     return float(value[0]), float(value[0] + quantile(independent, SURE) * error)
-
-
-def _words(name: str, value: float) -> str:
-    """A difference in points of a score, or in per cent of a loss."""
-    return f"{value:+.1%}" if name in LOWER_IS_BETTER else f"{value:+.4f}"

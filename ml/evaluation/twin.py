@@ -9,12 +9,10 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ml.evaluation.handles import short
-from ml.metrics.scores import Answers, values_of_rows
+from ml.metrics.scores import Answers, Floats, values_of_rows
 
-Floats = NDArray[np.float64]
 FACTOR = 3.0  # a count, a mean or a spread becomes so many times larger or smaller at most
 FEW_ROWS, FEW = 10, 0.05  # and so many rows, or this share of all, more
 MEAN_MOVES = 0.25  # a mean probability moves by so much at most

@@ -7,7 +7,7 @@ follow good ones. Groups and rows have no order: of those with equal statistics 
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -34,6 +34,7 @@ TYPICAL_AUTOCORRELATION = 0.1  # of two models up to 30 nights apart, from one d
 TYPICAL_DAYS = 14  # as many days' evidence is that figure worth
 UNWRITTEN_IF_EMPTY = Field(exclude_if=lambda value: not value)  # such evidence is stored as it always was
 Side = Literal["candidate", "other"]
+N = TypeVar("N", float, Floats)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,11 +193,17 @@ def spread(influences: Floats, *, in_order: bool) -> tuple[Floats, Floats]:
     return np.sqrt(squares / (units - 1) / independent), independent
 
 
-def half_width(error: Floats, independent: Floats) -> Floats:
-    """How far the ends of a 90 % interval lie from the estimate: the quantile of Student's t of so many units."""
+def quantile(independent: N, level: float) -> N:
+    """The quantile of Student's t for the mean of so many independent units."""
     from scipy.special import stdtrit
 
-    half: Floats = error * stdtrit(np.maximum(independent - 1, 1), 1 - ONE_SIDED_ERROR)
+    quantiles: N = stdtrit(np.maximum(independent - 1, 1), level)
+    return quantiles
+
+
+def half_width(error: Floats, independent: Floats) -> Floats:
+    """How far the ends of a 90 % interval lie from the estimate."""
+    half: Floats = error * quantile(independent, 1 - ONE_SIDED_ERROR)
     return half
 
 

@@ -25,6 +25,11 @@ RANGES = {
 Floats = NDArray[np.float64]
 
 
+def loss_of(kind: TaskKind) -> str:
+    """The loss that says most of all that a model answers: log loss, or of a regression the RMSE."""
+    return "rmse" if kind == "regression" else "log_loss"
+
+
 @dataclass(frozen=True)
 class Answers:
     """One predictor's answers: `chosen` (rows,) has class indices or values, `probability` is (rows, classes)."""

@@ -241,7 +241,7 @@ def judge_gates(
         verdicts=verdicts,
         decision=decision,
         reason=f"{reason} An operator is asked." if asks else reason,
-        proved_better=_proved_better(site, evidence),
+        proved_better=proved_better(site.use_case.metric, evidence),
         blocked=blocked if all_allow else None,
         asks=asks,
         source_changes=tuple(evidence.source.open) if evidence.source else (),
@@ -278,8 +278,8 @@ def verdict_of(gate: Gate, evidence: Evidence) -> Verdict:
     return verdict
 
 
-def _proved_better(site: Site, evidence: Evidence) -> bool:
+def proved_better(metric: str, evidence: Evidence) -> bool:
     """Whether the whole interval of the difference says that the candidate is better than the champion. A candidate
     that is promoted then becomes the reference too."""
     pair = evidence.pairs.get("champion")
-    return pair is not None and Difference.of(pair, site.use_case.metric).low > 0
+    return pair is not None and Difference.of(pair, metric).low > 0

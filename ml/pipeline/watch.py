@@ -9,6 +9,8 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import groupby
+from operator import itemgetter
 
 from ml.data.cleaning import ROW_NUMBER
 from ml.data.day_counts import DayCounts, Kind, count_day
@@ -140,9 +142,11 @@ def _newest_partitions(
     """The newest usable partitions in order, each with its verdict and a digest of the bytes that it was read from."""
     manifest = read_manifest(site.store, snapshot.manifest)
     partitions = [(name, partition) for name in cleaned.months for partition in cleaned.of_month(name)]
-    for name, partition in partitions[-KEPT_DAYS:]:
-        check = next(c for c in checks.months[name].by_key(PartitionCheck).values() if c.day == partition.day)
-        yield partition, check, digest_value(inputs_by_day(site.use_case, manifest.month(name))[partition.day])
+    for name, of_month in groupby(partitions[-KEPT_DAYS:], itemgetter(0)):
+        check_of = {check.day: check for check in checks.months[name].by_key(PartitionCheck).values()}
+        inputs = inputs_by_day(site.use_case, manifest.month(name))
+        for _, partition in of_month:
+            yield partition, check_of[partition.day], digest_value(inputs[partition.day])
 
 
 def _evidence(site: Site, night: Night, head: AnyEntry | None, champions: Days, tonight: Days) -> SourceEvidence:

@@ -15,12 +15,12 @@ import pandas as pd
 from ml.data.cleaning import LABEL
 from ml.evaluation.baselines import best_constant, best_rule
 from ml.evaluation.decision import comparability, decide
-from ml.evaluation.gates import Difference, Evidence, Gate, MinMetric, NotSurelyWorse
+from ml.evaluation.gates import Evidence, Gate, MinMetric, NotSurelyWorse
 from ml.evaluation.handles import Verdict
 from ml.evaluation.source_evidence import SourceEvidence
 from ml.metrics.intervals import Pair, make_pair
 from ml.metrics.scores import PROBABILITY_SCORES, Answers, Floats
-from ml.pipeline.evaluate import verdict_of
+from ml.pipeline.evaluate import proved_better, verdict_of
 from ml.simulation.candidates import Candidate
 from ml.simulation.nights import SimulatedNight
 from ml.simulation.source import SourceRows
@@ -149,9 +149,8 @@ class Judge:
         )  # fmt: skip
 
     def proved_better(self, situation: Situation) -> bool:
-        """Whether a promoted candidate becomes the reference too: as `ml.pipeline.evaluate` decides it."""
-        pair = self.evidence(situation, "champion").pairs.get("champion")
-        return pair is not None and Difference.of(pair, self.rows.use_case.metric).low > 0
+        """Whether a promoted candidate becomes the reference too."""
+        return proved_better(self.rows.use_case.metric, self.evidence(situation, "champion"))
 
 
 def labels_of(rows: SourceRows, part: slice) -> Floats:

@@ -1,6 +1,5 @@
 """The result of a simulation: a row for each policy and for each kind of fault, and the served score by week."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -235,13 +234,9 @@ def _regret(own: Mapping[str, Compared], scored: Mapping[Any, Any], metrics: Seq
         values = [by_day[metric].value for by_day, _ in scored.values() if by_day[metric].value is not None]
         value = own[metric].value
         if value is not None:
-            best = min(values) if _is_loss(metric) else max(values)
+            best = min(values) if metric in LOWER_IS_BETTER else max(values)
             regrets[metric] = abs(value - best)
     return regrets
-
-
-def _is_loss(metric: str) -> bool:
-    return metric in LOWER_IS_BETTER
 
 
 def fault_rows(replays: Replays, planted: Sequence[Wanted], faulty: Sequence[Candidate]) -> list[FaultRow]:
@@ -276,12 +271,9 @@ def fault_rows(replays: Replays, planted: Sequence[Wanted], faulty: Sequence[Can
 
 def upper_bound(hits: int, tries: int) -> float:
     """The exact one-sided upper 95 % bound of a share (Clopper and Pearson 1934)."""
-    low, high = hits / tries if tries else 0.0, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        likely = sum(math.comb(tries, k) * middle**k * (1 - middle) ** (tries - k) for k in range(hits + 1))
-        low, high = (middle, high) if likely > BOUND else (low, middle)
-    return high if hits < tries else 1.0
+    from scipy.special import betaincinv
+
+    return float(betaincinv(hits + 1, tries - hits, 1 - BOUND)) if hits < tries else 1.0
 
 
 def summed_faults(faults: Sequence[FaultRow], policy: str, serving: Serving) -> dict[str, FaultRow]:
