@@ -98,8 +98,9 @@ def _as_the_version_knows_it(use_case: UseCase, model_folder: Path) -> Table:
 
 def _refuse_unexplained(model: Any, model_folder: Path) -> None:
     """Raises UsageError for a version of a kind that cannot say what each column adds."""
-    kind = description(model_folder).get("kind", "network")  # all that were registered before 2026-11-28
-    if kind == "network" or not hasattr(model.get_raw_model().served, "contributions"):
+    served = getattr(model.get_raw_model(), "served", None)  # versions from before 2026-11-28 have none
+    if not hasattr(served, "contributions"):
+        kind = description(model_folder).get("kind", "network")
         raise UsageError(
             "--explain needs a kind of model that tells what each column adds to an answer",
             f"the kind {kind} does not",

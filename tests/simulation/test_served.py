@@ -125,7 +125,8 @@ def test_seeds_are_pooled_by_day(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("hits", "tries", "bound"), [(0, 100, 0.02951), (3, 100, 0.07571), (5, 5, 1.0), (0, 400, 0.00746)]
+    ("hits", "tries", "bound"),
+    [(0, 100, 0.02951), (3, 100, 0.07571), (5, 5, 1.0), (0, 400, 0.00746), (800, 1600, 0.52086)],
 )
 def test_the_upper_bound_is_that_of_clopper_and_pearson(hits: int, tries: int, bound: float) -> None:
     assert upper_bound(hits, tries) == pytest.approx(bound, abs=1e-5)
