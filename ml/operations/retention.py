@@ -74,8 +74,10 @@ def _unserved(pairs: Iterable[Champion], kept: set[Identity], store: Store, use_
     entries = Ledger(store, use_case.name).entries()
     needed = [model for entry in entries for model in (entry.champion, entry.reference) if model]
     needed += [night.candidate for night in open_questions(entries) if night.candidate]
-    needed += [pair for pair in pairs if kept & {one.identity for one in pair.versions}]
-    return _identities(pairs) - _identities(pair for pair in pairs if _identities([pair]) & _identities(needed))
+    of_pairs = [_identities([pair]) for pair in pairs]  # each is a digest of all files of a version, so it is made once
+    needed_ones = _identities(needed).union(*(pair for pair in of_pairs if pair & kept))
+    staying = [pair for pair in of_pairs if pair & needed_ones]
+    return set[Identity]().union(*of_pairs).difference(*staying)
 
 
 def _identities(pairs: Iterable[Champion]) -> set[Identity]:

@@ -6,7 +6,7 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,25 +165,23 @@ def test_kills_at_random_moments_change_nothing(shop_nights: Case) -> None:
 
 def test_a_refit_killed_again_and_again_ends_as_in_peace(shop_nights: Case) -> None:
     """One night, killed before, in and after each stage of its refit."""
-    undisturbed, _ = shop_nights.undisturbed()
-    home = shop_nights.fresh()
-    survived = [point for point in POINTS_OF_REFIT if not shop_nights.killed(home, point=point)]
-    shop_nights.finish(home)
-    shop_nights.count(f"{NAMED}, a refit", home, len(POINTS_OF_REFIT) - len(survived))
-    assert shop_nights.end(home) == undisturbed
-    assert shop_nights.left_over(home) == []
-    assert survived == [], "points that were never reached"
+    killed_point_by_point(shop_nights, POINTS_OF_REFIT, ", a refit")
 
 
 def test_flights_killed_again_and_again_end_as_in_peace(flights_nights: Case) -> None:
     """One night, killed at one point after the other; then another at random moments."""
-    undisturbed, _ = flights_nights.undisturbed()
-    home = flights_nights.fresh()
-    survived = [point for point in POINTS_OF_FLIGHTS if not flights_nights.killed(home, point=point)]
-    flights_nights.finish(home)
-    flights_nights.count(f"{NAMED}, flights", home, len(POINTS_OF_FLIGHTS) - len(survived))
-    assert flights_nights.end(home) == undisturbed
-    assert flights_nights.left_over(home) == []
+    killed_point_by_point(flights_nights, POINTS_OF_FLIGHTS, ", flights")
+
+
+def killed_point_by_point(nights: Case, points: Sequence[str], what: str) -> None:
+    """Kills one night at one point after the other, and compares its end with that of an undisturbed one."""
+    undisturbed, _ = nights.undisturbed()
+    home = nights.fresh()
+    survived = [point for point in points if not nights.killed(home, point=point)]
+    nights.finish(home)
+    nights.count(f"{NAMED}{what}", home, len(points) - len(survived))
+    assert nights.end(home) == undisturbed
+    assert nights.left_over(home) == []
     assert survived == [], "points that were never reached"
 
 
