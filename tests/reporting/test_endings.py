@@ -263,7 +263,7 @@ class Made:
         return str(insisted(f"{self.prefect}/task_runs/", asked)["id"])
 
     def states(self, what: str, *ids: str) -> list[str]:
-        return [str(ask(f"{self.prefect}/{what}/{each}")["state_type"]) for each in ids]
+        return [str(insisted(f"{self.prefect}/{what}/{each}")["state_type"]) for each in ids]
 
 
 @pytest.mark.slow
@@ -309,7 +309,8 @@ class Seen:
         self.deployment = wait_for(lambda: ask(f"{prefect}/deployments/name/retrain/shop"), 60)["id"]
 
     def submit(self, as_of: str, **request: Any) -> str:
-        asked = {"parameters": {"request": {"use_case": "shop", "as_of": as_of, **request}}}
+        parameters = {"request": {"use_case": "shop", "as_of": as_of, **request}}
+        asked = {"parameters": parameters, "idempotency_key": str(uuid4())}
         return str(insisted(f"{self.prefect}/deployments/{self.deployment}/create_flow_run", asked)["id"])
 
     def ended(self, run: str) -> dict[str, Any]:
@@ -318,7 +319,7 @@ class Seen:
         return self.run(run)
 
     def run(self, run: str) -> dict[str, Any]:
-        return dict(ask(f"{self.prefect}/flow_runs/{run}"))
+        return dict(insisted(f"{self.prefect}/flow_runs/{run}"))
 
     def compare(self, run: str, state: str, word: str, *, replay: bool = False) -> dict[str, Any]:
         """The run's end, after the comparison with the ledger."""
