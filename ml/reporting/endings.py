@@ -10,8 +10,8 @@ from datetime import date
 
 from ml.evaluation.decision import END_WORDS
 from ml.evaluation.handles import short
-from ml.reporting.decision_section import way_out
-from ml.reporting.document import Document
+from ml.reporting.decision_section import serving_sentence, way_out
+from ml.reporting.document import Document, served_document
 from ml.reporting.score_section import LABELS, cell
 from ml.storage.ledger import AnyEntry, NightEntry, OperatorEntry, TakeOverEntry, closing_of, is_same, version_of
 from ml.storage.records import Champion
@@ -101,11 +101,13 @@ def late_answer_sentence(name: str, reason: str, *, promote: bool) -> str:
 
 
 def since(entry: NightEntry, entries: Sequence[AnyEntry]) -> str:
-    """What has become of a night's version since, and who is champion now. `entries` are all of the ledger."""
+    """What has become of a night's version since, and who is champion and what serves now. `entries` are all of the
+    ledger."""
     moves = [later for later in entries if later.seq > entry.seq and _moves(later, entry.candidate)]
+    moved = _move_sentence(moves[-1], entry.candidate) if moves and entry.candidate else ""
     champion = entries[-1].champion
     now = f"Champion is now version {champion.version}." if champion else "There is no champion."
-    return f"{_move_sentence(moves[-1], entry.candidate)} {now}" if moves and entry.candidate else now
+    return " ".join(filter(None, (moved, now, serving_sentence(served_document(champion)))))
 
 
 def moved_by_hand(entries: Sequence[AnyEntry]) -> str | None:

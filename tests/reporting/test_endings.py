@@ -34,7 +34,7 @@ from tasks.lost import ACTIVE, end_lost
 from tests.deployments.test_alerts import told, wait_for_alert  # noqa: F401
 from tests.deployments.test_schedules import wait_for
 from tests.slow.test_production import is_link_to
-from tests.storage.test_ledger import entry, version
+from tests.storage.test_ledger import entry, pair, version
 from tests.story import Shop
 
 SCORES = {"candidate": {"f1": {"value": 0.771, "low": 0.7, "high": 0.8, "reason": None}}, "champion": None}
@@ -143,6 +143,11 @@ def test_a_replayed_night_says_what_became_of_it(
     which: NightEntry, entries: list[AnyEntry], word: str, sentence: str
 ) -> None:
     told_now = ending(which, replayed_in=entries)
+    champion = entries[-1].champion
+    if champion is not None:
+        sentence = (
+            f"{sentence} Version {champion.version} serves, as it was judged. It learnt from rows up to 2024-02-01."
+        )
     assert (told_now.word, since(which, entries)) == (word, sentence)
     assert word == ending(which).word, "the word that the night itself had"
     assert told_now.message.startswith(f"Replay, {word}: Version {which.seq} was ")
@@ -151,6 +156,14 @@ def test_a_replayed_night_says_what_became_of_it(
     for before in ("tills 2024-03-02, F1 0.1", "tills 2024-03-02 (replay), F1 0.1", "tills 2024-03-02"):
         shown = shown_name(before, told_now.score, is_replay=told_now.is_replay)
         assert shown == "tills 2024-03-02 (replay), F1 0.771"
+
+
+def test_a_replayed_night_names_what_serves_and_not_the_judged_model_alone() -> None:
+    both = night(1, "FIRST", None, 1)
+    both = replace(both, candidate=pair(1), champion=pair(1))
+    assert since(both, [both]) == (
+        "Champion is now version 1. Version 2 serves, the refit of version 1. It learnt from rows up to 2024-03-01."
+    )
 
 
 ASKED = replace(KEPT, asks=True, result={**RESULT, "asks": True, "champion_before": 1})
