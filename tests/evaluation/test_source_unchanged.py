@@ -141,6 +141,8 @@ def test_a_promotion_after_a_no_is_a_yes_to_what_its_night_asked(asked: Ledger) 
 def test_no_can_leave_out_the_days_but_not_those_that_other_code_made(asked: Ledger) -> None:
     made = plan_no(asked, 2, "a broken feed", exclude=True)
     assert made.excluded == {"2024-03-10": "a broken feed", "2024-03-11": "a broken feed"}
+    left_out = "leaving out 2024-03-10 to 2024-03-11 (2 days)"
+    assert made.reason == f"no to version 2 of entry 2, {left_out}: a broken feed", "which the ledger prints"
     assert after_no(made, days_to_exclude([change()])) == " No later night uses 2024-03-10, 2024-03-11."
     told = after_no(plan_no(asked, 2, "so"), days_to_exclude([change()]))
     assert "retrain data exclude tills 2024-03-10 --reason WHY; retrain data exclude tills 2024-03-11" in told

@@ -27,9 +27,11 @@ from ml.operations.moves import answer, carry_out, judged_since, plan_hold, plan
 from ml.reporting.endings import answer_sentence, end_word
 from ml.settings import Settings
 from ml.storage.ledger import Ledger, NightEntry, OperatorEntry, open_questions, version_of
+from ml.storage.records import SourceChange
 from ml.storage.registry import CHAMPION, Registry
 from ml.storage.store import open_store
 from tasks.lost import ASKED
+from tasks.question import _question
 from tests.deployments.test_schedules import wait_for
 from tests.evaluation.test_gates import champion
 from tests.storage.test_ledger import entry, version
@@ -93,6 +95,25 @@ def test_an_answer_in_a_terminal_is_the_entry_that_resume_would_have_made(
     resumed = answer(ledger, None, night, promote=promote, name=made.by, reason="the loss is noise")
     assert isinstance(resumed, OperatorEntry)
     assert replace(made, at="", nonce="") == replace(resumed, at="", nonce="")
+
+
+def test_the_form_begins_with_the_question_and_with_the_change_of_the_source(asked: tuple[Ledger, NightEntry]) -> None:
+    """Because Prefect's page shows only the first lines of a long text."""
+    _, night = asked
+    gates = {"MinMetric f1": "PASS", "NotWorseThanChampion f1": "INCONCLUSIVE", "SourceUnchanged": "INCONCLUSIVE"}
+    verdicts = [{"gate": gate, "verdict": verdict, "reason": "so"} for gate, verdict in gates.items()]
+    result = {"verdicts": verdicts, "champion_before": 1, "champion_after": 1, "asks": True}
+    change = SourceChange(
+        column="amount", kind="number", first_day="2024-03-01", days=("2024-03-01",), share=1.0, usual=0.0, words="w"
+    )
+    told = _question(replace(night, result=result, source_changes=(change,)))
+    assert told.split("\n\n") == [
+        "Is tills version 2 (as of 2024-03-02) to serve?",
+        "SourceUnchanged cannot tell: so.",
+        "NotWorseThanChampion f1 cannot tell: so.",
+        "Exclude leaves out 2024-03-01.",
+        "Champion is still version 1.",
+    ]
 
 
 def test_no_answers_only_an_open_question(asked: tuple[Ledger, NightEntry]) -> None:

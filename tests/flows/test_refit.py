@@ -101,7 +101,7 @@ def test_two_promoted_nights(refitted: Shop, capsys: pytest.CaptureFixture[str])
     assert main(["promote", "shop", "--version", "4", *BY_NAME]) == 0
     assert "Champion of shop is now version 3, whose refit, version 4, serves (it was 2)." in capsys.readouterr().out
     judged, refit = (registry(refitted).client.get_model_version("shop", number) for number in ("3", "4"))
-    assert "fitted once more as version 4, which serves in its place." in judged.description
+    assert "fitted once more as version 4, to serve in its place." in judged.description
     assert "Version 3 was judged. This is its recipe, fitted once more on all due rows up to 2024" in refit.description
     assert (refit.tags["refit_of"], refit.tags["fit_until"]) == ("3", "2024-03-15")
     assert champion(refitted) == two
