@@ -61,12 +61,12 @@ def _tell_kept(entry: NightEntry, nights: int) -> None:
 
 
 def _tell_changed_source(entry: NightEntry) -> None:
-    """Sends the event that an alert waits for, if the source has changed and the night asks nobody about it.
-
-    It sends none for an old date, as of a backfill.
+    """Sends the event that an alert waits for, if the source has changed, or is still broken, and the night asks nobody
+    about it. It sends none for an old date, as of a backfill.
     """
     is_new = entry.champion is None or entry.as_of > entry.champion.as_of
-    if is_new and (what_next := decision_section.changed_source(entry.result)):
+    what_next = decision_section.refused_source(entry.result) or decision_section.changed_source(entry.result)
+    if is_new and what_next:
         resource = {"prefect.resource.id": f"retrain.use-case.{entry.use_case}"}
         payload = {"use_case": entry.use_case, "reason": entry.reason, "next": f"{what_next}."}
         emit_event(SOURCE_EVENT, resource, payload=payload)

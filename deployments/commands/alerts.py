@@ -47,7 +47,7 @@ def _words(options: argparse.Namespace) -> list[str]:
         "  a night or a backfill fails, crashes or takes too long, and when it recovers,",
         "  data are rejected,",
         "  an operator is asked, because gates cannot tell (on_inconclusive) or the source has changed,",
-        "  the source has changed, and nobody is asked because another gate blocks as well,",
+        "  the source has changed and nobody is asked, because another gate blocks too or the answer was no before,",
         "  the twin of a refit takes over,",
         f"  the champion was kept for {counted(options.kept_nights, 'night')}, and again after as many,",
         f"  a use case has had no successful night for {counted(options.silent_hours, 'hour')}.",
