@@ -148,7 +148,7 @@ def _refuse_other_outputs(use_case: Recipe, outputs: Floats, rows: int) -> None:
     if not finite.all():
         raise ConfigError(
             f"the model of {use_case.name} must answer with numbers",
-            f"what it says to {int((~finite).sum())} of {rows} validation rows is none",
+            f"{int((~finite).sum()):,} of its {rows:,} answers to validation rows are no numbers",
             _after_no_numbers(use_case.model),
         )
 

@@ -364,8 +364,8 @@ class Answering:
 @pytest.mark.parametrize(
     ("outputs", "says"),
     [
-        (np.full((10, 1), np.nan), "what it says to 10 of 10 validation rows is none"),
-        (np.array([[np.inf], *[[0.0]] * 9]), "what it says to 1 of 10 validation rows is none"),
+        (np.full((10, 1), np.nan), "10 of its 10 answers to validation rows are no numbers"),
+        (np.array([[np.inf], *[[0.0]] * 9]), "1 of its 10 answers to validation rows are no numbers"),
         (np.zeros((10, 2)), r"must answer each row with 1 number, but its answer to 10 validation rows has the shape"),
         (np.zeros((9, 1)), r"has the shape \(9, 1\)"),
         (np.zeros(10), r"has the shape \(10,\)"),

@@ -154,7 +154,7 @@ def test_a_replayed_night_says_what_became_of_it(
     assert f"entry {which.seq} of the ledger: so {sentence} Scored then: F1 0.771" in told_now.message
     assert told_now.tags == [word, "replay"]
     for before in ("tills 2024-03-02, F1 0.1", "tills 2024-03-02 (replay), F1 0.1", "tills 2024-03-02"):
-        shown = shown_name(before, told_now.score, is_replay=told_now.is_replay)
+        shown = shown_name(before, told_now.score, told_now.mark)
         assert shown == "tills 2024-03-02 (replay), F1 0.771"
 
 
