@@ -199,12 +199,12 @@ def concluded(entry: NightEntry, end: Ending, answer: AnyEntry | None = None) ->
 
     Its data name the entries of the ledger and the stages that ran. Notes of older red nights are settled.
     """
-    settle(Settings.from_environment(), entry)
+    still_red = settle(Settings.from_environment(), entry)
     data = {
         "use_case": entry.use_case, "entry": entry.seq, "replayed": end.is_replay,
         "answer": answer.seq if answer else None, "stages": publish_work(entry.use_case, entry.as_of),
     }  # fmt: skip
-    show_ending(end)
+    show_ending(replace(end, still_red=still_red))
     return Completed(message=end.message, data=data)
 
 
