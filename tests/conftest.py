@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from datetime import timedelta
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -23,7 +25,7 @@ from ml.storage.registry import load_model
 from tests.fixtures.make_landed import place_in_mlflow
 from tests.postgres_server import PostgresServer, postgres_server
 from tests.s3_server import FOREIGN, S3Server, s3_server
-from tests.story import Shop, open_shop
+from tests.story import DAYS, FIRST_DAY, Shop, open_shop
 from tests.tally import table
 
 
@@ -110,9 +112,15 @@ def prefect(home: Path, shared: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def empty_mlflow(home: Path, shared: Path) -> Path:
-    """A migrated MLflow database without content: making one takes seconds, a copy none."""
+    """A migrated MLflow database without content: making one takes seconds, a copy none.
+
+    MLflow reads its sixty migrations whenever it opens a database that it has not seen. Here it does so once.
+    """
+    from mlflow.store.db import utils
+
     from ml.storage.registry import Registry
 
+    utils._get_latest_schema_revision = cache(utils._get_latest_schema_revision)
     own, migrated = home / "mlflow.db", shared / "mlflow.db"
     with FileLock(f"{migrated}.lock"):
         if migrated.exists():
@@ -140,11 +148,17 @@ def shop_in_full(prefect: str, empty_mlflow: Path, tmp_path: Path, monkeypatch: 
 
 
 @pytest.fixture
-def shop(shop_in_full: Shop, monkeypatch: pytest.MonkeyPatch) -> Shop:
+def new_shop(shop_in_full: Shop, monkeypatch: pytest.MonkeyPatch) -> Shop:
     """The shop without what takes half of a small night's time: its models are verified in this process, as a fresh one
     imports for long, and its figures are made and not drawn."""
     _take_less_time(monkeypatch)
     return shop_in_full
+
+
+@pytest.fixture
+def shop(new_shop: Shop) -> Shop:
+    """A new shop; in some modules one that has done more already."""
+    return new_shop
 
 
 def _take_less_time(patch: pytest.MonkeyPatch) -> None:
@@ -155,6 +169,24 @@ def _take_less_time(patch: pytest.MonkeyPatch) -> None:
 def _answers_here(folder: Path, raw: pd.DataFrame, *of_source: pd.DataFrame) -> list[pd.DataFrame]:
     model = load_model(folder)
     return [model.predict(raw, {"rows": "raw"}), *(model.predict(rows, {"rows": "source"}) for rows in of_source)]
+
+
+@pytest.fixture(scope="session")
+def cleaned_days(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of what nights keep of the days that they validated and cleaned, for all days of the shop."""
+    from tests.data.test_data import Done
+
+    with pytest.MonkeyPatch.context() as patch:
+        shop = open_shop(tmp_path_factory.mktemp("days"), patch)
+        Done(FIRST_DAY + timedelta(days=DAYS))
+        return Path(shop.settings.store) / "partitions"
+
+
+@pytest.fixture
+def shop_with_cleaned_days(new_shop: Shop, cleaned_days: Path) -> Shop:
+    """The shop before its first night, with all days validated and cleaned: half of a first night's time."""
+    shutil.copytree(cleaned_days, Path(new_shop.settings.store) / "partitions")
+    return new_shop
 
 
 Seeds = tuple[int | None, ...]
@@ -193,17 +225,17 @@ def home_after(
 
 
 @pytest.fixture
-def shop_after_a_night(shop: Shop, home_after: Callable[[Shop, Seeds], None]) -> Shop:
+def shop_after_a_night(new_shop: Shop, home_after: Callable[[Shop, Seeds], None]) -> Shop:
     """The shop after the night of 2024-03-15: version 1 is champion."""
-    home_after(shop, (None,))
-    return shop
+    home_after(new_shop, (None,))
+    return new_shop
 
 
 @pytest.fixture
-def shop_after_two_nights(shop: Shop, home_after: Callable[[Shop, Seeds], None]) -> Shop:
+def shop_after_two_nights(new_shop: Shop, home_after: Callable[[Shop, Seeds], None]) -> Shop:
     """The shop after the night of 2024-03-15, and the same with another seed: version 1 is champion, 2 never served."""
-    home_after(shop, (None, 5))
-    return shop
+    home_after(new_shop, (None, 5))
+    return new_shop
 
 
 @pytest.fixture(scope="session")

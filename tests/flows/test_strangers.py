@@ -243,7 +243,7 @@ def mend_all(ledger: Ledger, registry: Registry) -> list[str]:
     return seen
 
 
-@pytest.fixture(params=["sqlite", "http"])
+@pytest.fixture(params=["sqlite", pytest.param("http", marks=pytest.mark.slow)])
 def both(
     request: pytest.FixtureRequest, empty_mlflow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Installations:
