@@ -153,6 +153,12 @@ class Learner(BaseEstimator):
         """What a report and an error call it."""
         return type(self).__name__
 
+    @property
+    def gives_probabilities(self) -> bool:
+        """Whether its outputs are meant as probabilities of the classes as they occur. A model that learnt them as if
+        each occurred as often does not give these, and is calibrated in any case."""
+        return getattr(self, "class_weight", None) is None
+
     def device_on(self, device: str) -> str:
         """Where its fit runs on a machine with this device."""
         return device if self.uses_gpu else "cpu"
