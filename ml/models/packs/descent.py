@@ -98,7 +98,11 @@ class Progress:
         moments = self.optimizer.state_dict()["state"]
         flat = {f"{index}/{name}": value for index, values in moments.items() for name, value in values.items()}
         groups = {"weights": self.network.state_dict(), "best": self.best, "optimizer": flat}
-        return line + b"\n" + save({f"{g}/{name}": value for g, values in groups.items() for name, value in values.items()})
+        return (
+            line
+            + b"\n"
+            + save({f"{g}/{name}": value for g, values in groups.items() for name, value in values.items()})
+        )
 
     def restore(self, data: bytes) -> None:
         """Inverse of `to_bytes`."""
@@ -264,7 +268,9 @@ class Descent:
         weights = {name: list(weight.shape) for name, weight in self.progress.network.state_dict().items()}
         parts = [part for rows in (self.train, self.held_out) if rows is not None for part in _arrays(rows)]
         states = [json.dumps(draw.bit_generator.state) for draw in self._first_draws]
-        return digest_value([repr(self.plan), weights, states, *(digest_bytes(part.tobytes()) for part in parts)]).encode()
+        return digest_value(
+            [repr(self.plan), weights, states, *(digest_bytes(part.tobytes()) for part in parts)]
+        ).encode()
 
     def _resume(self) -> None:
         self._first_draws = [_copy_of(draw) for draw in self.progress.draws]
@@ -414,8 +420,7 @@ class Descent:
             better = self._better(step, answers)
         self.progress.epochs.append(step)
         self.progress.best_epochs = [
-            number if is_better else before
-            for before, is_better in zip(self.progress.best_epochs, better, strict=True)
+            number if is_better else before for before, is_better in zip(self.progress.best_epochs, better, strict=True)
         ]
         self.progress.keep(better)
         return step
@@ -443,7 +448,13 @@ def _held(rows: Learnable | None) -> Learnable:
 
 def _arrays(rows: Learnable) -> list[NDArray[np.generic]]:
     located = rows.located
-    return [located.places, located.shares, located.codes, rows.labels, *([] if rows.weights is None else [rows.weights])]
+    return [
+        located.places,
+        located.shares,
+        located.codes,
+        rows.labels,
+        *([] if rows.weights is None else [rows.weights]),
+    ]
 
 
 def _copy_of(draw: np.random.Generator) -> np.random.Generator:

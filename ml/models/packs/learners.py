@@ -90,7 +90,10 @@ class PackLearner(Learner):
         self._served(progress, descent, features).save(job.folder)
         epochs = progress.best_epochs
         return Fitted(
-            chosen={"epochs": epochs if self.stopping == "members" else epochs[0], "batch_size": descent.plan.batch_size},
+            chosen={
+                "epochs": epochs if self.stopping == "members" else epochs[0],
+                "batch_size": descent.plan.batch_size,
+            },
             steps=tuple(progress.epochs),
             best=max(epochs),
             device=progress.device,

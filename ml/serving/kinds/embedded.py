@@ -190,9 +190,7 @@ def of_members(kind: TaskKind, answers: Floats) -> Floats:
     if kind == "regression":
         return _in_order(np.add, answers) / len(answers)
     if kind == "binary":
-        return _in_order(np.logaddexp, -np.logaddexp(0, -answers)) - _in_order(
-            np.logaddexp, -np.logaddexp(0, answers)
-        )
+        return _in_order(np.logaddexp, -np.logaddexp(0, -answers)) - _in_order(np.logaddexp, -np.logaddexp(0, answers))
     return _in_order(np.logaddexp, log_softmax(answers)) - math.log(len(answers))
 
 
