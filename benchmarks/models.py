@@ -1,4 +1,4 @@
-"""How well each kind of model learns: `python benchmarks/models.py RESULTS [--sets ..] [--models ..] [--folds N] [--seeds N]`.
+"""How well kinds of models learn: `python benchmarks/models.py RESULTS`, with --sets, --models, --folds and --seeds.
 
 Each fit adds one line of JSON to the file RESULTS, and a fit that has its line there is not done again. At the end a
 table is printed: the mean F1 (for `ames` the RMSE of the logarithm) of each set and model, times 100, then the log loss
@@ -89,7 +89,8 @@ def star() -> pd.DataFrame:
 
 def nafld1() -> pd.DataFrame:
     frame = of_r("survival", "nafld1")()
-    return frame.assign(died=np.where(frame["status"] == 1, "yes", "no")).drop(columns=["status", "id", "case.id", "futime"], errors="ignore")  # fmt: skip
+    died = np.where(frame["status"] == 1, "yes", "no")
+    return frame.drop(columns=["status", "id", "case.id", "futime"]).assign(died=died)
 
 
 def flchain() -> pd.DataFrame:
@@ -148,11 +149,11 @@ MODELS: dict[str, Callable[[str], Learner]] = {
         ScikitLearn(HistGradientBoostingClassifier(), rows="frame"),
         ScikitLearn(HistGradientBoostingRegressor(), rows="frame"),
     ),
-    "lightgbm": lambda kind: Trees(learning_rate=0.1, rounds=100, patience=None),
-    "trees": lambda kind: Trees(),
-    "pack": lambda kind: EmbeddedNetwork(),
-    "lite": lambda kind: EmbeddedNetwork(**LITE),
-    "tabm": lambda kind: TabM(),
+    "lightgbm": lambda _: Trees(learning_rate=0.1, rounds=100, patience=None),
+    "trees": lambda _: Trees(),
+    "pack": lambda _: EmbeddedNetwork(),
+    "lite": lambda _: EmbeddedNetwork(**LITE),
+    "tabm": lambda _: TabM(),
 }
 
 

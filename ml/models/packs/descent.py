@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from ml.digests import canonical_json, digest_bytes, digest_value, sealed, unsealed
 from ml.models.handles import Step
-from ml.models.packs.layers import Dropout, Draws, Embeddings, Pack, TabMNetwork
+from ml.models.packs.layers import Draws, Dropout, Embeddings, Pack, TabMNetwork
 from ml.serving.kinds.embedded import TargetScale, of_members
 from ml.serving.output import TaskKind
 
@@ -84,11 +84,13 @@ class Progress:
         """Keeps the weights of these copies as their best ones."""
         if not any(copies):
             return
+        kept = torch.tensor(copies)
         for name, weight in self.network.state_dict().items():
-            if all(copies):
-                self.best[name] = weight.detach().cpu().clone()
-            else:
-                self.best[name][torch.tensor(copies)] = weight.detach().cpu()[torch.tensor(copies)]
+            now = weight.detach().cpu().clone()
+            if not all(copies):
+                best = self.best.get(name, now)
+                now = torch.where(kept.view(-1, *[1] * (now.dim() - 1)), now, best)
+            self.best[name] = now
 
     def to_bytes(self) -> bytes:
         """One line of JSON, and tensors in safetensors' format behind it."""
@@ -157,8 +159,18 @@ class Placed:
 
     def take(self, rows: Tensor) -> Placed:
         """(copies, batch, ...) of the rows (copies, batch)."""
-        parts = (self.places, self.shares, self.codes, self.scaled, self.labels, self.weights)
-        return Placed(*(None if part is None else part[rows] for part in parts))  # type: ignore[arg-type]
+
+        def taken(part: Tensor) -> Tensor:
+            return part.index_select(0, rows.flatten()).view(*rows.shape, *part.shape[1:])
+
+        return Placed(
+            places=taken(self.places),
+            shares=taken(self.shares),
+            codes=taken(self.codes),
+            scaled=None if self.scaled is None else taken(self.scaled),
+            labels=taken(self.labels),
+            weights=None if self.weights is None else taken(self.weights),
+        )
 
 
 def weights_of(rows: Learnable, plan: Plan) -> Floats | None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtri
 
 from ml.data.statistics import categories, numbers
 from ml.models.encoding import fit_categories
@@ -87,7 +87,7 @@ def fit_features(columns: Columns, read: Floats, *, scaling: Scaling, bins: int,
     return Features(numbers=tuple(found), categories=columns.categories)
 
 
-def scaled(features: Features, read: Floats) -> Floats:
+def scaled_numbers(features: Features, read: Floats) -> Floats:
     """(rows, numbers) scaled, and 0 where one is missing."""
     from ml.serving.kinds.embedded import stack
 
@@ -110,7 +110,7 @@ def _fit_number(column: str, part: str, values: Floats, scaling: Scaling, bins: 
 
 
 def _center_and_scale(present: Floats, scaling: Scaling) -> tuple[float, float]:
-    """Mean and standard deviation; or, if `robust`, the median and what lies between the quartiles, if that is not 0."""
+    """Mean and standard deviation; or, if `robust`, the median and the distance of the quartiles, if that is not 0."""
     if not len(present):
         return 0.0, 1.0
     mean, std = float(present.mean()), float(present.std())
@@ -131,7 +131,8 @@ def normal_scores(values: Floats) -> tuple[tuple[float, ...], tuple[float, ...]]
     quantiles, places = np.unique(np.quantile(values, shares), return_inverse=True)
     mean_shares = np.bincount(places, shares) / np.bincount(places)
     edge = 1 / (2 * len(shares))
-    return tuple(quantiles.tolist()), tuple(ndtri(np.clip(mean_shares, edge, 1 - edge)).tolist())
+    scores = map(NormalDist().inv_cdf, np.clip(mean_shares, edge, 1 - edge).tolist())
+    return tuple(quantiles.tolist()), tuple(scores)
 
 
 def fit_target(labels: Floats, scaling: Literal["standard", "quantile"]) -> TargetScale:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import tabm
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -44,7 +43,7 @@ class Dropout:
         self.draws = draws if self.limit else None
 
     def __call__(self, units: Tensor) -> Tensor:
-        """(copies, rows, ...) with 0 in place of the units that are dropped; the others grow, so that the mean stays."""
+        """(copies, rows, ...) with 0 in place of units that are dropped; the others grow, so that the mean stays."""
         kept = self.kept(units.shape, units.device)
         return units if kept is None else units * (kept * (DROPS / (DROPS - self.limit)))
 
@@ -112,7 +111,7 @@ class Embeddings(nn.Module):
 
     def located(self, scaled: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """Places and shares (copies, rows, numbers) of other scaled numbers, where `places` say which are missing."""
-        numbers, knots = self.knots.shape
+        numbers = len(self.knots)
         last = (~self.behind_knots[:, :, 0]).sum(1)
         risen = torch.where(self.behind_knots[:, :, 0], torch.inf, self.knots).to(scaled)
         below = torch.searchsorted(risen, scaled.permute(2, 0, 1).flatten(1).contiguous(), right=True) - 1

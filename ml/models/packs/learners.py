@@ -10,14 +10,14 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from ml.declarations import Demands
 from ml.digests import digest_value
 from ml.errors import ConfigError
-from ml.models.packs.features import Columns, Learnable, Scaling, fit_features, fit_target, read_all, scaled
-from ml.models.protocol import Fitted, Floats, Job, Learner, Rows
+from ml.models.packs.features import Columns, Learnable, Scaling, fit_features, fit_target, read_all, scaled_numbers
+from ml.models.protocol import Fitted, Floats, Job, Learner
 
 if TYPE_CHECKING:
-    from torch import dtype as Dtype
+    import torch
 
     from ml.models.packs.descent import Descent, Plan, Progress, Stopping
-    from ml.models.packs.layers import Draws, Embeddings, Pack, TabMNetwork
+    from ml.models.packs.layers import Draws, Pack, TabMNetwork
     from ml.serving.kinds.embedded import Features, ServedPack, TargetScale
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -105,7 +105,9 @@ class PackLearner(Learner):
             return ()
         return (f"Each member kept the epoch that was best for itself: {', '.join(map(str, epochs))}.",)
 
-    def prepared(self, job: Job, copies: range | None = None, dtype: Dtype | None = None) -> tuple[Descent, Features]:
+    def prepared(
+        self, job: Job, copies: range | None = None, dtype: torch.dtype | None = None
+    ) -> tuple[Descent, Features]:
         """The fit before its first step, and the features. `copies` are those that learn, by default all."""
         from ml.models.packs.descent import Descent
         from ml.models.packs.layers import Embeddings
@@ -297,7 +299,7 @@ def batch_size_for(rows: int) -> int:
 
 
 def _learnable(features: Features, read: Floats, codes: Any, labels: Floats, weights: Floats | None) -> Learnable:
-    return Learnable(features.located(read, codes), scaled(features, read), labels, weights)
+    return Learnable(features.located(read, codes), scaled_numbers(features, read), labels, weights)
 
 
 def _draws(seed: int, copy: int) -> np.random.Generator:

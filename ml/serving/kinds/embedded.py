@@ -305,7 +305,8 @@ class ServedPack:
         width = self.weights["numbers"].shape[-1]
         sizes = [width] * len(self.features.numbers)
         sizes += [self.weights[f"category.{n}"].shape[-1] for n in range(len(self.features.categories))]
-        columns = [feature.column for feature in (*self.features.numbers, *self.features.categories)]
+        columns = [number.column for number in self.features.numbers]
+        columns += [category.column for category in self.features.categories]
         return [column for column, size in zip(columns, sizes, strict=True) for _ in range(size)]
 
     def _integrated(self, located: Located, rows: slice, output: int) -> Floats:
