@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from ml.models.networks.estimators import NetworkRegressor as NetworkRegressor
     from ml.models.networks.estimators import linear_regression as linear_regression
     from ml.models.networks.estimators import logistic_regression as logistic_regression
+    from ml.models.packs.learners import EmbeddedNetwork as EmbeddedNetwork
+    from ml.models.packs.learners import TabM as TabM
     from ml.models.protocol import Fitted as Fitted
     from ml.models.protocol import Job as Job
     from ml.models.protocol import Learner as Learner
