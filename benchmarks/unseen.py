@@ -1,7 +1,7 @@
 """Ten further sets for `models.py`, drawn by a seed that was committed before the learner was built.
 
-Nobody looked at a set of the list before the draw: the names and targets are what textbooks say about them. A script took out
-sets that are not installed or have fewer than 500 rows; it printed no value of one.
+Nobody looked at a set of the list before the draw: the names and targets are what textbooks say about them.
+Sets that are not installed, or have fewer than 500 rows, were taken out by a script.
 `python benchmarks/unseen.py` prints the draw.
 """
 

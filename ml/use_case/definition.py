@@ -18,6 +18,7 @@ from ml.evaluation.demands import GATE
 from ml.evaluation.gates import Gate
 from ml.evaluation.source_unchanged import SourceUnchanged
 from ml.models.demands import RECIPE
+from ml.models.protocol import Learner
 from ml.models.recipe import Recipe
 from ml.use_case.checks import refuse, refuse_types
 from ml.use_case.operation import OPERATION, Operation
@@ -86,11 +87,19 @@ def _parts(use_case: UseCase) -> Iterator[tuple[str, Any, Demands[Any, Any]]]:
     if isinstance(use_case.calendar, BusinessDays):
         yield f"the calendar of {name}", use_case.calendar, CALENDAR
     yield f"the target of {name}", use_case.target, TARGET
-    yield f"the model of {name}", use_case.model, use_case.model.demands
+    yield from _learners(f"the model of {name}", use_case.model)
     yield from ((f"the gate {gate.name} of {name}", gate, GATE) for gate in use_case.gates)
     for side in use_case.side_tables:
         yield f"side table {side.name} of {name}", side, SIDE_TABLE
         yield f"the source of side table {side.name} of {name}", side.source, SOURCE
+
+
+def _learners(place: str, learner: Learner) -> Iterator[tuple[str, Any, Demands[Any, Any]]]:
+    """The learner, and what it is made of."""
+    yield place, learner, learner.demands
+    if isinstance(learner, Learner) and isinstance(learner.parts, tuple):  # its type is not checked yet
+        for number, part in enumerate(learner.parts, 1):
+            yield from _learners(f"part {number} of {place}", part)
 
 
 def _has_no_digest(use_case: UseCase) -> Broken:
