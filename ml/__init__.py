@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ml.evaluation.handles import VerdictName as VerdictName
     from ml.evaluation.source_unchanged import SourceUnchanged as SourceUnchanged
     from ml.metrics.intervals import Pair as Pair
+    from ml.models.auto import Auto as Auto
     from ml.models.ensemble import Ensemble as Ensemble
     from ml.models.handles import Step as Step
     from ml.models.networks.estimators import NetworkClassifier as NetworkClassifier

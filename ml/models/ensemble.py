@@ -87,19 +87,18 @@ class Ensemble(Composite):
                 progress.fit(place, part)
         weights, notes = given, []
         if job.validation is not None:
-            titles = [part.title for part in self.learners]
-            weights, note = weighed(_held(job, self.learners), self.weights, titles)
+            weights, note = weighed(_held(job, self.learners), self.weights, names_of(self.learners))
             notes.append(note)
         assert weights is not None  # there are validation rows, or what they chose
         self._write(job, weights)
-        fitted = progress.fitted
+        fitted, names = progress.fitted, names_of(self.learners)
         return Fitted(
             chosen={
                 "weights": list(weights),
                 "parts": [dict(fitted[n].chosen) if n in fitted else {} for n in range(len(weights))],
             },
             device=next((part.device for part in fitted.values() if part.device != "cpu"), "cpu"),
-            notes=(*notes, *(f"{self.learners[n].title}: {note}" for n, part in fitted.items() for note in part.notes)),
+            notes=(*notes, *(f"{names[n]}: {note}" for n, part in fitted.items() for note in part.notes)),
         )
 
     def _write(self, job: Job, weights: Weights) -> None:
@@ -113,6 +112,12 @@ class Ensemble(Composite):
             else:
                 shutil.rmtree(job.folder / folder_of(place), ignore_errors=True)
         save(job.folder, job.table.target.kind, parts)
+
+
+def names_of(learners: tuple[Learner, ...]) -> list[str]:
+    """What a report calls the parts: by their titles, and by their places too where titles are alike."""
+    titles = [learner.title for learner in learners]
+    return [title if titles.count(title) == 1 else f"{title} (part {n})" for n, title in enumerate(titles, 1)]
 
 
 def folder_of(place: int) -> str:

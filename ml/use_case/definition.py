@@ -23,6 +23,7 @@ from ml.models.recipe import Recipe
 from ml.use_case.checks import refuse, refuse_types
 from ml.use_case.operation import OPERATION, Operation
 
+AUTO = "auto"  # which a file may write for Auto()
 TRAINING_FIELDS = tuple(field.name for field in fields(Recipe) if field.name != "name")
 
 
@@ -33,7 +34,7 @@ class UseCase(Recipe, Operation):
 
     `gates` say what a candidate must prove. `refit` says whether the recipe of a promoted candidate is fitted once more
     on all due rows, test rows included, and that model serves; or `never`, and the judged one serves. `question` is the
-    title of reports; `demo` writes example data.
+    title of reports; `demo` writes example data. `model="auto"` means Auto().
     """
 
     question: Text
@@ -42,6 +43,10 @@ class UseCase(Recipe, Operation):
     demo: Callable[[Path], None] | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.model, str) and self.model == AUTO:
+            from ml.models.auto import Auto  # with the kinds that it may have, which no other use case needs
+
+            object.__setattr__(self, "model", Auto())
         _refuse_impossible(self)
 
     @functools.cached_property
