@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ml.evaluation.gates import NotSurelyWorse as NotSurelyWorse
     from ml.evaluation.gates import NotWorseThanChampion as NotWorseThanChampion
     from ml.evaluation.gates import NotWorseThanReference as NotWorseThanReference
+    from ml.evaluation.gates import NotWorseThanTrees as NotWorseThanTrees
     from ml.evaluation.gates import metric_interval as metric_interval
     from ml.evaluation.handles import Interval as Interval
     from ml.evaluation.handles import Verdict as Verdict

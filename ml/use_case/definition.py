@@ -34,12 +34,14 @@ class UseCase(Recipe, Operation):
 
     `gates` say what a candidate must prove. `refit` says whether the recipe of a promoted candidate is fitted once more
     on all due rows, test rows included, and that model serves; or `never`, and the judged one serves. `question` is the
-    title of reports; `demo` writes example data. `model="auto"` means Auto().
+    title of reports; `demo` writes example data. `model="auto"` means Auto(). `default_trees` says whether
+    boosted trees with default settings are fitted beside the candidate, as a baseline.
     """
 
     question: Text
     gates: tuple[Gate, ...]
     refit: Literal["promoted", "never"] = "promoted"
+    default_trees: bool = True
     demo: Callable[[Path], None] | None = None
 
     def __post_init__(self) -> None:
@@ -116,6 +118,12 @@ def _has_no_digest(use_case: UseCase) -> Broken:
 
 USE_CASE: Demands[UseCase, UseCase] = (
     ("gates", "have one at least", lambda u, _: not u.gates, "add one: without any nothing is promoted"),
+    (
+        "default_trees",
+        "be True for a gate that compares with them",
+        lambda u, _: not u.default_trees and any(gate.opponent == "trees" for gate in u.gates),
+        "leave it out, or remove the gate",
+    ),
     ("gates", "have no two of one kind and metric", lambda u, _: twice(gate.name for gate in u.gates), "remove one"),
     (
         "gates",
