@@ -135,7 +135,7 @@ def _outputs(learner: Learner, folder: Path, threads: int, own: OwnCode, typed: 
     try:
         return load_served(kind, folder, threads, own).outputs(typed)
     except Exception as error:  # a company's own code; its message may quote a row
-        if kind not in own_kinds(learner) or isinstance(error, RetrainError) or is_passing(error):
+        if not own_kinds(learner) or isinstance(error, RetrainError) or is_passing(error):
             raise
         rule = f"{kind} must load what was fitted, and answer rows with it"
         raise ConfigError(rule, f"it {failure(error)}", "mend it, then run it again") from None
