@@ -27,10 +27,8 @@ from tests.story import Shop
 
 
 @pytest.fixture
-def nights(shop: Shop) -> Shop:
-    shop.night("2024-03-15")
-    shop.night("2024-03-15", seed=5)
-    return shop
+def nights(shop_after_two_nights: Shop) -> Shop:
+    return shop_after_two_nights
 
 
 @pytest.fixture

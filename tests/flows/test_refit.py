@@ -38,6 +38,11 @@ REFIT_STAGES = ["refit candidate", "upload refit", "verify refit"]
 
 
 @pytest.fixture
+def shop(shop_with_cleaned_days: Shop) -> Shop:
+    return shop_with_cleaned_days
+
+
+@pytest.fixture
 def refitted(shop: Shop) -> Shop:
     """The shop, whose winners are refitted."""
     edit_use_case(shop, '    refit="never",\n', "")
