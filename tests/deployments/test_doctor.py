@@ -15,7 +15,7 @@ import deployments.commands.doctor
 from deployments.cli import main
 from deployments.prefect import serve
 from deployments.prefect.announcement import Servers
-from deployments.prefect.client import ask, insisted
+from deployments.prefect.client import insisted
 from ml.errors import Corrupt
 from ml.operations import dead_runs, health
 from ml.operations.health import Finding
@@ -175,7 +175,7 @@ def test_a_run_of_which_nothing_is_heard_is_ended(shop: Shop, prefect: str, monk
     (finding,) = found()
     assert finding.repair is not None
     finding.repair()
-    assert (ask(f"{prefect}/flow_runs/{run}")["state_type"], found()) == ("CRASHED", [])
+    assert (insisted(f"{prefect}/flow_runs/{run}")["state_type"], found()) == ("CRASHED", [])
     insisted(states, {"state": {"type": "CANCELLED"}, "force": True})  # or another test would run it again
 
 

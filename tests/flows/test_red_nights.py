@@ -185,11 +185,11 @@ def test_a_killed_night_is_kept_where_another_one_begins(place: Settings) -> Non
     note_beginning(place, "tills", NIGHT, "abc")
     note_beginning(place, "tills", date(2024, 3, 10), "def")
     forget_beginning(place, "tills")
-    settle(place, good(place, 1, date(2024, 3, 10)))
+    assert settle(place, good(place, 1, date(2024, 3, 10))), "an older night leaves it red"
     red = last_red(place, "tills")
     assert red is not None
     assert (red.error, red.as_of, red.flow_run) == (nights.KILLED, NIGHT, "abc")
-    settle(place, good(place, 2, NIGHT))
+    assert not settle(place, good(place, 2, NIGHT))
     assert red_as_of(place) is None
 
 
