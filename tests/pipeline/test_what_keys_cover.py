@@ -41,6 +41,7 @@ PROCESSES = (
 LEARNERS = {
     "a network": "NetworkClassifier(hidden=(4,), epochs=2, batch_size=256)",
     "of scikit-learn": 'ScikitLearn(HistGradientBoostingClassifier(max_iter=5), rows="frame")',
+    "a pack": "EmbeddedNetwork(members=2, hidden=(4,), epochs=2)",
     "boosted trees": "Trees(rounds=3, options={'max_depth': 3})",
 }
 # skops imports every module of scikit-learn, and one of them each of these that is installed; nothing asks them.
@@ -109,7 +110,7 @@ def night(request: pytest.FixtureRequest, empty_mlflow: Path, tmp_path_factory: 
             ("logistic_regression(batch_size=256, learning_rate=0.05, epochs=4)", LEARNERS[request.param]),
             (
                 "logistic_regression,",
-                "NetworkClassifier,\n    ScikitLearn,\n    FileSource,\n    SideTable,\n    Trees,",
+                "EmbeddedNetwork,\n    NetworkClassifier,\n    ScikitLearn,\n    FileSource,\n    SideTable,\n    Trees,",
             ),
             ('Source(folder="shop")', 'FileSource(file="shop.parquet", time_column="bought_at")'),
             (

@@ -32,7 +32,7 @@ class PackLearner(Learner):
 
     served = ("embedded",)
     code = ("ml/models/packs", "ml/models/encoding.py")
-    libraries = ("torch", "safetensors", "scikit-learn", "tabm", "rtdl_num_embeddings")  # tabm imports the last one
+    libraries = ("torch", "safetensors", "scikit-learn", "tabm", "rtdl-num-embeddings")  # tabm imports the last one
     needs = ("safetensors",)
     step_name = "epoch"
     demands: ClassVar[Demands[Any, Any]] = (
