@@ -27,9 +27,9 @@ from ml import (
     BusinessDays,
     Column,
     DatabaseSource,
+    EmbeddedNetwork,
     FileSource,
     Gate,
-    EmbeddedNetwork,
     NetworkClassifier,
     NetworkRegressor,
     Retention,
@@ -232,7 +232,9 @@ def test_every_parameter_of_packs_is_in_their_table_with_its_default() -> None:
     for kind in (EmbeddedNetwork, TabM):
         defaults = {each.name: each.default for each in inspect.signature(kind).parameters.values()}
         both = {name: default.split("; `TabM`: ") for name, default in stated.items() if name in defaults}
-        assert {name: ast.literal_eval(told[-1 if kind is TabM else 0].strip("`")) for name, told in both.items()} == defaults
+        assert {
+            name: ast.literal_eval(told[-1 if kind is TabM else 0].strip("`")) for name, told in both.items()
+        } == defaults
     assert set(stated) == set(inspect.signature(EmbeddedNetwork).parameters)
 
 

@@ -47,7 +47,9 @@ def rows_of_parcels(kind: TaskKind = "binary") -> tuple[pd.DataFrame, pd.DataFra
 def prepared(
     learner: PackLearner, folder: Path, kind: TaskKind = "binary", copies: range | None = None, **options: Any
 ) -> tuple[Descent, Features]:
-    return learner.prepared(job(parcels(kind, model=learner), folder / "fit", *rows_of_parcels(kind)), copies, **options)
+    return learner.prepared(
+        job(parcels(kind, model=learner), folder / "fit", *rows_of_parcels(kind)), copies, **options
+    )
 
 
 def served(learner: PackLearner, folder: Path, kind: TaskKind = "binary") -> tuple[ServedPack, pd.DataFrame]:
