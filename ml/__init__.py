@@ -26,12 +26,15 @@ if TYPE_CHECKING:
     from ml.evaluation.gates import NotSurelyWorse as NotSurelyWorse
     from ml.evaluation.gates import NotWorseThanChampion as NotWorseThanChampion
     from ml.evaluation.gates import NotWorseThanReference as NotWorseThanReference
+    from ml.evaluation.gates import NotWorseThanTrees as NotWorseThanTrees
     from ml.evaluation.gates import metric_interval as metric_interval
     from ml.evaluation.handles import Interval as Interval
     from ml.evaluation.handles import Verdict as Verdict
     from ml.evaluation.handles import VerdictName as VerdictName
     from ml.evaluation.source_unchanged import SourceUnchanged as SourceUnchanged
     from ml.metrics.intervals import Pair as Pair
+    from ml.models.auto import Auto as Auto
+    from ml.models.ensemble import Ensemble as Ensemble
     from ml.models.handles import Step as Step
     from ml.models.networks.estimators import NetworkClassifier as NetworkClassifier
     from ml.models.networks.estimators import NetworkRegressor as NetworkRegressor
