@@ -27,6 +27,7 @@ from ml import (
     BusinessDays,
     Column,
     DatabaseSource,
+    EmbeddedNetwork,
     FileSource,
     Gate,
     NetworkClassifier,
@@ -35,6 +36,7 @@ from ml import (
     ScikitLearn,
     SideTable,
     Source,
+    TabM,
     Target,
     Trees,
     UseCase,
@@ -222,6 +224,18 @@ def test_every_parameter_of_trees_is_in_their_table_with_its_default() -> None:
     told = rows("docs/models.md", "Boosted trees")
     stated = [(name.strip("`"), ast.literal_eval(default.strip("`"))) for name, _, default in told]
     assert stated == [(each.name, each.default) for each in inspect.signature(Trees).parameters.values()]
+
+
+def test_every_parameter_of_packs_is_in_their_table_with_its_default() -> None:
+    told = rows("docs/models.md", "Packs of embedded networks")
+    stated = {name.strip("`"): default for name, _, default in told}
+    for kind in (EmbeddedNetwork, TabM):
+        defaults = {each.name: each.default for each in inspect.signature(kind).parameters.values()}
+        both = {name: default.split("; `TabM`: ") for name, default in stated.items() if name in defaults}
+        assert {
+            name: ast.literal_eval(told[-1 if kind is TabM else 0].strip("`")) for name, told in both.items()
+        } == defaults
+    assert set(stated) == set(inspect.signature(EmbeddedNetwork).parameters)
 
 
 def test_the_models_of_the_page_can_be_made(tmp_path: Path) -> None:
