@@ -28,6 +28,7 @@ from ml import (
     Column,
     DatabaseSource,
     EmbeddedNetwork,
+    Ensemble,
     FileSource,
     Gate,
     NetworkClassifier,
@@ -243,6 +244,19 @@ def test_the_models_of_the_page_can_be_made(tmp_path: Path) -> None:
     made = run_path(str(tmp_path / "models.py"))
     assert (made["small"].hidden, made["line"].hidden) == ((32, 16), ())
     assert made["trees"].options == {"max_depth": 6}
+
+
+def test_the_ensembles_of_the_page_can_be_made(tmp_path: Path) -> None:
+    for heading, names in (("Ensembles", ("pair", "weighed")), ("Auto", ("anything",))):
+        (tmp_path / "models.py").write_text(code_below("docs/models.md", heading, "python"))
+        made = run_path(str(tmp_path / "models.py"))
+        assert all(tiny.parcels(model=made[name]).digest for name in names)
+    told = rows("docs/models.md", "Ensembles")
+    stated = {name.strip("`"): default.strip("`") for name, _, default in told}
+    parameters = inspect.signature(Ensemble).parameters.values()
+    assert stated == {
+        each.name: "required" if each.default is each.empty else f'"{each.default}"' for each in parameters
+    }
 
 
 def test_every_parameter_of_the_wrapper_is_in_its_table_with_its_default() -> None:
