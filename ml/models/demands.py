@@ -7,6 +7,7 @@ from ml.data.dataset import NUMBERS
 from ml.data.demands import is_not_of_type, undeclared
 from ml.declarations import Broken, Demands
 from ml.metrics.scores import METRICS
+from ml.models.calibration import OF_KIND
 from ml.models.protocol import Learner
 from ml.models.recipe import Recipe
 
@@ -52,6 +53,15 @@ RECIPE: Demands[Recipe, Recipe] = (
         "have `learns` and `served` that are tuples",
         lambda u, _: _text_for_a_tuple(u.model),
         "write it with brackets and a comma, like ('my_kind',)",
+    ),
+    (
+        "calibration",
+        "be one that its target has",
+        lambda u, _: (
+            u.calibration not in {"auto", "none", *OF_KIND[u.target.kind]}
+            and f"it is {u.calibration!r} where {u.target.kind} has {', '.join(('auto', 'none', *OF_KIND[u.target.kind]))}"
+        ),
+        "choose one of them",
     ),
     ("weight", "be a declared column", lambda u, _: undeclared([u.weight], u), "name one of its columns"),
     ("weight", "be a number", lambda u, _: is_not_of_type(u.weight, NUMBERS, u), "name a column of numbers"),

@@ -22,6 +22,12 @@ def fit_sentence(document: Document) -> str:
     return f"{fitted}: {model} on {device}{', ' if cost else ''}{' '.join(cost)}.{kept}"
 
 
+def calibration_sentence(document: Document) -> str:
+    """Which calibration the model has, and why; "" where it has no probabilities, or is of before it was told."""
+    words: str = (document.get("training") or {}).get("calibration", "")
+    return words
+
+
 def refit_fit_sentence(document: Document) -> str:
     """On how many rows the winner was fitted once more, and in how many seconds; "" where it was not."""
     refit, seconds = document.get("refit"), document["seconds"].get(REFIT_STAGE)
