@@ -104,6 +104,7 @@ def _upload(site: Site, night: Night, shipment: Shipment, cleaned: Cleaned) -> U
         ),
         takes=sentence(model.columns, model.source, model.raw_only),
         calibration=model.output.calibration,
+        decides=model.output.decides,
     )
 
 

@@ -77,6 +77,7 @@ def result_document(
             "best_epoch": fit.best,
             "threshold": trail.upload.threshold,
             "calibration": trail.upload.calibration,
+            "decides": trail.upload.decides,
             "device": fit.device,
             "notes": list(fit.notes),
         },

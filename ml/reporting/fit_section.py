@@ -22,10 +22,11 @@ def fit_sentence(document: Document) -> str:
     return f"{fitted}: {model} on {device}{', ' if cost else ''}{' '.join(cost)}.{kept}"
 
 
-def calibration_sentence(document: Document) -> str:
-    """Which calibration the model has, and why; "" where it has no probabilities, or is of before it was told."""
-    words: str = (document.get("training") or {}).get("calibration", "")
-    return words
+def output_sentences(document: Document) -> str:
+    """Which calibration the model has and why, and what its threshold serves; "" for a regression, and for a night of
+    before this was told."""
+    training = document.get("training") or {}
+    return " ".join(filter(None, (training.get("calibration"), training.get("decides"))))
 
 
 def refit_fit_sentence(document: Document) -> str:

@@ -17,7 +17,7 @@ from ml.reporting.decision_section import (
 )
 from ml.reporting.document import Document
 from ml.reporting.escaping import on_a_page
-from ml.reporting.fit_section import calibration_sentence, fit_sentence, refit_fit_sentence
+from ml.reporting.fit_section import fit_sentence, output_sentences, refit_fit_sentence
 from ml.reporting.score_section import (
     calibration_error_sentence,
     comparison_sentence,
@@ -84,7 +84,7 @@ def _data_lines(document: Document) -> list[str]:
 
 
 def _fit_lines(document: Document) -> list[str]:
-    told = (fit_sentence(document), calibration_sentence(document), refit_fit_sentence(document))
+    told = (fit_sentence(document), output_sentences(document), refit_fit_sentence(document))
     return [sentence for sentence in told if sentence]
 
 
