@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ml.evaluation.gates import NotSurelyWorse as NotSurelyWorse
     from ml.evaluation.gates import NotWorseThanChampion as NotWorseThanChampion
     from ml.evaluation.gates import NotWorseThanReference as NotWorseThanReference
+    from ml.evaluation.gates import NotWorseThanTrees as NotWorseThanTrees
     from ml.evaluation.gates import metric_interval as metric_interval
     from ml.evaluation.handles import Interval as Interval
     from ml.evaluation.handles import Verdict as Verdict
@@ -35,11 +36,15 @@ if TYPE_CHECKING:
     from ml.metrics.thresholds import AtLeast as AtLeast
     from ml.metrics.thresholds import Cost as Cost
     from ml.metrics.thresholds import CostMatrix as CostMatrix
+    from ml.models.auto import Auto as Auto
+    from ml.models.ensemble import Ensemble as Ensemble
     from ml.models.handles import Step as Step
     from ml.models.networks.estimators import NetworkClassifier as NetworkClassifier
     from ml.models.networks.estimators import NetworkRegressor as NetworkRegressor
     from ml.models.networks.estimators import linear_regression as linear_regression
     from ml.models.networks.estimators import logistic_regression as logistic_regression
+    from ml.models.packs.learners import EmbeddedNetwork as EmbeddedNetwork
+    from ml.models.packs.learners import TabM as TabM
     from ml.models.protocol import Fitted as Fitted
     from ml.models.protocol import Job as Job
     from ml.models.protocol import Learner as Learner

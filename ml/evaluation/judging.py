@@ -85,6 +85,12 @@ def answer_table(test: pd.DataFrame, answers: Answers) -> pd.DataFrame:
     return table.assign(**{f"probability_{i}": column for i, column in enumerate(probability.T)})
 
 
+def answers_of(table: pd.DataFrame) -> Answers:
+    """The answers that `answer_table` made a table of."""
+    probability = table[[name for name in table.columns if name.startswith("probability_")]].to_numpy(np.float64)
+    return Answers(table["answer"].to_numpy(np.float64), probability if probability.size else None)
+
+
 def judge_all(
     use_case: Table,
     test: pd.DataFrame,

@@ -32,7 +32,7 @@ from ml.storage.store import Store
 
 log = logging.getLogger("retrain.training")
 CHECKPOINT_SECONDS = 5.0  # writing one takes 1 to 12 ms on disk, as long as an epoch of a small use case
-TOLD_STEPS = 100  # of a longer fit, every so many steps are told that it is about a hundred lines
+TOLD_STEPS = 20  # of a longer fit, every so many steps are told that it is about twenty lines
 Floats = NDArray[np.float64]
 Units = NDArray[np.object_] | None
 
@@ -48,8 +48,8 @@ class StoredDiary:
         self.store, self.key, self.step_name, self.saved_at = store, key, step_name, time.monotonic()
 
     def step(self, step: Step, total: int) -> None:
-        """Logs one step of `total`; of a fit with many steps, about a hundred."""
-        if step.number % (1 + total // TOLD_STEPS) == 0 or step.number == total:
+        """Logs one step of `total`; of a fit with many steps, about twenty: a night with a refit has two fits."""
+        if step.number % (1 + (total - 1) // TOLD_STEPS) == 0 or step.number == total:
             log.info("%s %d of %d: %s.", self.step_name.capitalize(), step.number, total, _figures(step))
 
     def load(self) -> bytes | None:
@@ -136,7 +136,7 @@ def _outputs(learner: Learner, folder: Path, threads: int, own: OwnCode, typed: 
     try:
         return load_served(kind, folder, threads, own).outputs(typed)
     except Exception as error:  # a company's own code; its message may quote a row
-        if kind not in own_kinds(learner) or isinstance(error, RetrainError) or is_passing(error):
+        if not own_kinds(learner) or isinstance(error, RetrainError) or is_passing(error):
             raise
         rule = f"{kind} must load what was fitted, and answer rows with it"
         raise ConfigError(rule, f"it {failure(error)}", "mend it, then run it again") from None
@@ -157,7 +157,7 @@ def _refuse_other_outputs(use_case: Recipe, outputs: Floats, rows: int) -> None:
     if not finite.all():
         raise ConfigError(
             f"the model of {use_case.name} must answer with numbers",
-            f"what it says to {int((~finite).sum())} of {rows} validation rows is none",
+            f"{int((~finite).sum()):,} of its {rows:,} answers to validation rows are no numbers",
             _after_no_numbers(use_case.model),
         )
 

@@ -234,6 +234,18 @@ def test_a_checkpoint_is_put_when_the_last_one_is_old_enough(tmp_path: Path, clo
         assert checkpoints.load() == kept
 
 
+@pytest.mark.parametrize(("total", "lines"), [(1, 1), (20, 20), (21, 11), (150, 19), (1000, 20)])
+def test_a_long_fit_is_told_in_at_most_twenty_lines_and_its_last_step_among_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, total: int, lines: int
+) -> None:
+    caplog.set_level("INFO")
+    diary = StoredDiary(open_store(str(tmp_path)), "stages/one", "tree")
+    for number in range(1, total + 1):
+        diary.step(Step(number, 0.5), total)
+    assert len(caplog.messages) == lines
+    assert caplog.messages[-1] == f"Tree {total} of {total}: train loss 0.5000."
+
+
 def test_training_goes_on_without_a_checkpoint_that_the_store_did_not_take(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -332,8 +344,8 @@ class Answering:
 @pytest.mark.parametrize(
     ("outputs", "says"),
     [
-        (np.full((10, 1), np.nan), "what it says to 10 of 10 validation rows is none"),
-        (np.array([[np.inf], *[[0.0]] * 9]), "what it says to 1 of 10 validation rows is none"),
+        (np.full((10, 1), np.nan), "10 of its 10 answers to validation rows are no numbers"),
+        (np.array([[np.inf], *[[0.0]] * 9]), "1 of its 10 answers to validation rows are no numbers"),
         (np.zeros((10, 2)), r"must answer each row with 1 number, but its answer to 10 validation rows has the shape"),
         (np.zeros((9, 1)), r"has the shape \(9, 1\)"),
         (np.zeros(10), r"has the shape \(10,\)"),
