@@ -62,7 +62,7 @@ def test_a_model_whose_probabilities_are_right_is_not_calibrated(seed: int) -> N
 def test_the_calibration_that_mends_a_model_is_chosen(wrong: Any, name: str) -> None:
     logits, y = rows(6000)
     output = chosen(wrong(logits), y)
-    assert output.calibration.startswith(f"Calibration: {name}, because it has "), output
+    assert output.calibration.startswith(f"Calibration: {name}, because it changes the log loss"), output
     fresh, labels = rows(6000, seed=1)
     mended, right = (probabilities(o, z)[:, 1] for o, z in ((output, wrong(fresh)), (BINARY, fresh)))
     assert log_loss(labels, mended) < log_loss(labels, right) + 0.01
@@ -75,6 +75,21 @@ def test_too_few_days_choose_no_calibration() -> None:
     assert fields == {
         "calibration": "Calibration: none, because 6 validation days cannot tell whether another is better."
     }
+
+
+def test_a_model_that_errs_in_no_validation_row_is_not_calibrated() -> None:
+    """Its loss is 0, of which no share can be said."""
+    y = np.array([0.0, 1.0] * 50)
+    output = chosen(np.where(y == 1, 800.0, -800.0)[:, None], y)
+    assert replace(output, calibration="") == BINARY
+    assert "nan" not in output.calibration
+
+
+def test_three_classes_that_are_no_probabilities_get_a_temperature_without_a_comparison() -> None:
+    logits = np.random.default_rng(0).normal(0, 1, (90, 3))
+    fields = calibrated(HeldOut("multiclass", logits, np.array([0.0, 1, 2] * 30)), "auto", probable=False)
+    words = "Calibration: temperature, because the model's own outputs are no probabilities."
+    assert fields["calibration"] == words
 
 
 @pytest.mark.parametrize("count", [8, 600])
@@ -151,7 +166,7 @@ def test_an_overconfident_model_of_three_classes_gets_a_temperature() -> None:
     y = (generator.random((3000, 1)) > probabilities(Output(kind="multiclass"), logits).cumsum(axis=1)).sum(axis=1)
     fields = calibrated(HeldOut("multiclass", 5 * logits, y.astype(float)), "auto", probable=True)
     assert fields["slope"] == pytest.approx(0.2, rel=0.1)
-    assert fields["calibration"].startswith("Calibration: temperature, because it has ")
+    assert fields["calibration"].startswith("Calibration: temperature, because it changes the log loss")
 
 
 def test_a_row_without_a_unit_is_a_unit_and_a_unit_lies_in_one_fold() -> None:
