@@ -28,6 +28,7 @@ from ml import (
     Column,
     DatabaseSource,
     EmbeddedNetwork,
+    Ensemble,
     FileSource,
     Gate,
     NetworkClassifier,
@@ -47,6 +48,7 @@ from ml.evaluation.decision import ALL_END_WORDS, DATA_REJECTED, END_WORDS
 from ml.evaluation.handles import VerdictName
 from ml.metrics.intervals import SIMULATED_ERRORS
 from ml.metrics.scores import LOWER_IS_BETTER, METRICS
+from ml.models.calibration import METHODS
 from ml.models.packaging import refuse_broken_example
 from ml.models.training import package
 from ml.reporting import page
@@ -245,6 +247,19 @@ def test_the_models_of_the_page_can_be_made(tmp_path: Path) -> None:
     assert made["trees"].options == {"max_depth": 6}
 
 
+def test_the_ensembles_of_the_page_can_be_made(tmp_path: Path) -> None:
+    for heading, names in (("Ensembles", ("pair", "weighed")), ("Auto", ("anything",))):
+        (tmp_path / "models.py").write_text(code_below("docs/models.md", heading, "python"))
+        made = run_path(str(tmp_path / "models.py"))
+        assert all(tiny.parcels(model=made[name]).digest for name in names)
+    told = rows("docs/models.md", "Ensembles")
+    stated = {name.strip("`"): default.strip("`") for name, _, default in told}
+    parameters = inspect.signature(Ensemble).parameters.values()
+    assert stated == {
+        each.name: "required" if each.default is each.empty else f'"{each.default}"' for each in parameters
+    }
+
+
 def test_every_parameter_of_the_wrapper_is_in_its_table_with_its_default() -> None:
     told = rows("docs/models.md", "Any scikit-learn estimator")
     named = {name.strip("`"): default.strip("`") for name, _, default in told}
@@ -260,6 +275,19 @@ def test_the_estimators_of_the_page_learn(tmp_path: Path) -> None:
     for name in ("forest", "pipeline"):
         _, model = tiny.learnt("binary", tmp_path / name, model=names[name])
         assert model.predict(tiny.raw_parcels(20))["probability"].notna().all()
+
+
+def test_what_a_threshold_serves_on_the_page_fits_a_use_case() -> None:
+    exec(code_below("docs/models.md", "The threshold, and what errors cost", "python"), names := dict[str, Any]())
+    for name in ("by_another_metric", "by_cost", "by_precision", "by_recall"):
+        _, model = tiny.learnt("binary", threshold=names[name])
+        assert model.output.decides.startswith("Threshold ")
+    _, model = tiny.learnt("multiclass", threshold=names["of_three_classes"])
+    assert model.output.costs == names["of_three_classes"].costs
+
+
+def test_every_calibration_is_in_the_table() -> None:
+    assert first_names("docs/models.md", "Probabilities")[: len(METHODS) + 1] == ["none", *METHODS]
 
 
 def test_the_kind_of_model_of_the_page_is_fitted_travels_and_answers(tmp_path: Path) -> None:

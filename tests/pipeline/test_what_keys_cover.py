@@ -19,12 +19,13 @@ import pytest
 
 from ml.code import PLUMBING_LIBRARIES, ROOT, Code, is_plumbing
 from ml.data.code import KEPT, ROWS
-from ml.evaluation.code import JUDGING, REFITTING, SERVED_DAYS
+from ml.evaluation.code import DEFAULT_TREES, JUDGING, REFITTING, SERVED_DAYS
+from ml.models.trees import Trees
 from ml.pipeline.run_key import training_code
 from ml.use_case.loading import load_use_case
 from tests.story import open_shop
 
-pytestmark = pytest.mark.slow  # nine processes import torch, MLflow and Great Expectations
+pytestmark = pytest.mark.slow  # ten processes import torch, MLflow and Great Expectations
 
 PROCESSES = (
     ("night", "brought", "snapshot", "manifest"),
@@ -34,6 +35,7 @@ PROCESSES = (
     ("train",),
     ("upload",),
     ("verify",),
+    ("trees",),
     ("watch", "evaluate", "gates"),
     ("refit",),
     ("recorded", "served"),
@@ -68,6 +70,8 @@ class Traced:
             return KEPT[stage]
         if stage in {"validate", "clean", "split"}:
             return ROWS
+        if stage == "trees":
+            return training_code(Trees()) + DEFAULT_TREES
         if stage == "served":  # what answers is in the key as the version that served, and the rows by their digest
             return self.training + SERVED_DAYS
         judging = JUDGING if stage in {"watch", "evaluate", "gates", "refit"} else Code()

@@ -225,6 +225,10 @@ class EmbeddedNetwork(PackLearner):
         self.feature_dropout = feature_dropout
 
     @property
+    def title(self) -> str:
+        return super().title if self.hidden else f"{super().title} without hidden layers"
+
+    @property
     def _copies(self) -> int:
         return self.members
 
