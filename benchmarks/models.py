@@ -56,8 +56,8 @@ from ml.serving.output import probabilities, values
 
 FOLDS, TIME_FOLDS = 5, 3
 ROW = "row number"
-MLP = {"hidden": (64, 32), "epochs": 30, "patience": 6, "batch_size": 128}
-LITE = {"hidden": (64, 64), "embedding": 4, "bins": 32, "weight_decay": 1e-2, "dropout": 0.0}
+MLP: dict[str, Any] = {"hidden": (64, 32), "epochs": 30, "patience": 6, "batch_size": 128}
+LITE: dict[str, Any] = {"hidden": (64, 64), "embedding": 4, "bins": 32, "weight_decay": 1e-2, "dropout": 0.0}
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ class Composite(Learner):
 
     @property
     def gives_probabilities(self) -> bool:
+        """Whether each part gives them: the mean is no probability if one is none."""
         return all(part.gives_probabilities for part in self.parts)
 
     def device_on(self, device: str) -> str:

@@ -17,7 +17,8 @@ def publish_to_mlflow(site: Site, night: Night, entry: NightEntry, trail: Trail)
     """Puts report, curves and figures into the MLflow run. Returns the number of figures."""
     run_id = trail.upload.run_id
     answers = from_parquet(get_file(site.store, trail.evaluations.answers))
-    figures = {**night_figures(site.use_case, trail.fit, answers), **served_figure(site.use_case, trail.served)}
+    models = trail.evaluations.models
+    figures = {**night_figures(site.use_case, trail.fit, answers, models), **served_figure(site.use_case, trail.served)}
     for name, image in figures.items():
         put_file(site.store, f"{paths.run_artifacts(run_id)}/figures/{name}", image)
     text = page.markdown(entry.result)

@@ -43,8 +43,10 @@ PROCESSES = (
 LEARNERS = {
     "a network": "NetworkClassifier(hidden=(4,), epochs=2, batch_size=256)",
     "of scikit-learn": 'ScikitLearn(HistGradientBoostingClassifier(max_iter=5), rows="frame")',
+    "a pack": "EmbeddedNetwork(members=2, hidden=(4,), epochs=2)",
     "boosted trees": "Trees(rounds=3, options={'max_depth': 3})",
 }
+ADDED = "EmbeddedNetwork FileSource NetworkClassifier ScikitLearn SideTable Trees".split()
 # skops imports every module of scikit-learn, and one of them each of these that is installed; nothing asks them.
 # Trees do not use torch at all.
 IDLE = {"of scikit-learn": {"torch", "pytest", "pluggy", "iniconfig"}, "boosted trees": {"torch"}}
@@ -113,7 +115,7 @@ def night(request: pytest.FixtureRequest, empty_mlflow: Path, tmp_path_factory: 
             ("logistic_regression(batch_size=256, learning_rate=0.05, epochs=4)", LEARNERS[request.param]),
             (
                 "logistic_regression,",
-                "NetworkClassifier,\n    ScikitLearn,\n    FileSource,\n    SideTable,\n    Trees,",
+                "".join(f"{name},\n    " for name in ADDED),
             ),
             ('Source(folder="shop")', 'FileSource(file="shop.parquet", time_column="bought_at")'),
             (
