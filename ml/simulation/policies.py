@@ -194,7 +194,8 @@ def _every_days(days: int) -> Promotes:
     return lambda situation: situation.days_since_promotion() >= days
 
 
-def _gated(name: str, words: str, gates: Sequence[Gate]) -> Policy:
+def gated(name: str, words: str, gates: Sequence[Gate]) -> Policy:
+    """The policy that promotes, first and later, what these gates allow."""
     with_reference = any(gate.opponent == "reference" for gate in gates)
     promotes = by_gates(gates)
     return Policy(name=name, words=words, promotes=promotes, first=promotes, with_reference=with_reference)
@@ -217,9 +218,9 @@ def policies_of(use_case: UseCase) -> tuple[Policy, ...]:
         Policy(name="weekly", words="a candidate a week is promoted", promotes=_every_days(WEEK)),
         Policy(name="monthly", words="a candidate every 28 days is promoted", promotes=_every_days(MONTH)),
         Policy(name="point score", words=f"{metric} is not worse", promotes=_point_not_worse(metric)),
-        _gated(OURS, "the gates of the use case", gates),
-        _gated("floor first only", "the gates, with the floor for the first champion only", floor_first),
-        _gated("unless surely worse", "promoted unless surely worse than the champion", unless_worse),
+        gated(OURS, "the gates of the use case", gates),
+        gated("floor first only", "the gates, with the floor for the first champion only", floor_first),
+        gated("unless surely worse", "promoted unless surely worse than the champion", unless_worse),
         Policy(name="point loss", words=f"{loss} is not worse, and {metric} not surely worse", promotes=point_and_gate),
     )  # fmt: skip
 
