@@ -201,7 +201,7 @@ def gated(name: str, words: str, gates: Sequence[Gate]) -> Policy:
     return Policy(name=name, words=words, promotes=promotes, first=promotes, with_reference=with_reference)
 
 
-OURS, EVERY_NIGHT = "ours", "every night"
+OURS, EVERY_NIGHT, METRIC_ALONE = "ours", "every night", "metric alone"
 
 
 def policies_of(use_case: UseCase) -> tuple[Policy, ...]:
@@ -210,6 +210,7 @@ def policies_of(use_case: UseCase) -> tuple[Policy, ...]:
     floor_first = [replace(gate, first_only=True) if isinstance(gate, MinMetric) else gate for gate in gates]
     alone = [gate for gate in floor_first if gate.opponent not in {"champion", "reference"}]
     unless_worse = [*alone, NotSurelyWorse(metric=metric, why="what the test rows cannot tell is allowed")]
+    on_metric = [gate for gate in gates if gate.metric in {metric, ""}]
     loss = "log_loss" if use_case.target.kind != "regression" else metric
     point_and_gate = _both(_point_not_worse(loss), by_gates([NotSurelyWorse(metric=metric, why="")]))
     return (
@@ -219,7 +220,7 @@ def policies_of(use_case: UseCase) -> tuple[Policy, ...]:
         Policy(name="monthly", words="a candidate every 28 days is promoted", promotes=_every_days(MONTH)),
         Policy(name="point score", words=f"{metric} is not worse", promotes=_point_not_worse(metric)),
         gated(OURS, "the gates of the use case", gates),
-        gated("floor first only", "the gates, with the floor for the first champion only", floor_first),
+        gated(METRIC_ALONE, f"the gates on {metric} and on no other metric", on_metric),
         gated("unless surely worse", "promoted unless surely worse than the champion", unless_worse),
         Policy(name="point loss", words=f"{loss} is not worse, and {metric} not surely worse", promotes=point_and_gate),
     )  # fmt: skip
