@@ -120,7 +120,9 @@ USE_CASE = UseCase(
             metric="f1", max_drop=0.02, why="two hundredths of F1 are about two late flights a day more that are missed"
         ),
         NotWorseThanChampion(
-            metric="log_loss", max_drop=0.03, why="what learnt a fault loses more of this before its answers show it"
+            metric="log_loss",
+            max_drop=0.02,
+            why="of 47 simulated candidates with a planted fault 16 pass the proof for F1 alone, and 3 pass both",
         ),
         NotWorseThanReference(metric="f1", max_drop=0.04, why="small losses may not add up to more than this"),
         SourceUnchanged(why="what a column gains or loses overnight is no merit of a candidate"),
