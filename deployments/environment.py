@@ -75,6 +75,8 @@ _DEFAULTS = {
     # The logger `retrain` has the root's level, so that the page shows INFO. The console shows only warnings.
     "PREFECT_LOGGING_ROOT_LEVEL": "INFO",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
+    # Prefect's lines that a run begins would push what a red night died of off the first screen of its page.
+    "PREFECT_LOGGING_LOGGERS_PREFECT_FLOW_RUNS_LEVEL": "WARNING",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     # By default a thread that waits for the others keeps its core busy. On a machine that has other work, two threads
     # of LightGBM then take ten times as long as one.

@@ -165,6 +165,19 @@ def aligned(table: list[list[str]]) -> list[str]:
     return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
 
 
+def fitting(table: list[list[str]]) -> list[str]:
+    """The table as lines or, on a terminal that is too narrow for it, each row as a block of `name  cell`.
+
+    The first row has the names. A pipe has no width, so that programs always get the table.
+    """
+    lines = aligned(table)
+    if not sys.stdout.isatty() or max(map(len, lines)) <= shutil.get_terminal_size().columns:
+        return lines
+    names, *rows = table
+    blocks = (aligned([list(pair) for pair in zip(names, row, strict=True) if pair[1] != "-"]) for row in rows)
+    return [line for block in blocks for line in ("", *block)][1:]
+
+
 def words_of(value: Any) -> str:
     """The value as a cell of a table; `-` for None."""
     return "-" if value is None else str(value)

@@ -40,6 +40,7 @@ from tasks.flow_run import (
     show_ending,
 )
 from tasks.model import (
+    compare_with_trees,
     evaluate_models,
     judge_gates,
     score_what_serves,
@@ -169,15 +170,16 @@ def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any
     if plan and plan.promote == "if-newer":
         await_turn(night, plan)
     served = score_what_serves(night, cleaned, finished, plan)
+    trees = compare_with_trees(night, snapshot, cleaned, split, nightly=plan is None)
     entry = None
     while entry is None:  # if another run reaches the ledger first, all is judged again, and nothing is fitted again
         head, blocked = read_head(night, snapshot, finished, plan)
         watched = watch_source(night, trained, snapshot, checks, cleaned, head)
-        evaluations = evaluate_models(night, trained, cleaned, split, upload, head)
+        evaluations = evaluate_models(night, trained, cleaned, split, upload, head, trees)
         judgement = judge_gates(night, evaluations, watched, head, blocked)
         trail = Trail(
             snapshot=snapshot, checks=checks, cleaned=cleaned, split=split, fit=fit, upload=upload, verified=verified,
-            served=served, watch=watched, evaluations=evaluations, judgement=judgement,
+            served=served, default_trees=trees, watch=watched, evaluations=evaluations, judgement=judgement,
         )  # fmt: skip
         candidate, trail = refit_winner(night, trained, registered, trail, finished, nightly=plan is None)
         entry = finished or record_decision(night, key, candidate, trail, head)
@@ -199,12 +201,12 @@ def concluded(entry: NightEntry, end: Ending, answer: AnyEntry | None = None) ->
 
     Its data name the entries of the ledger and the stages that ran. Notes of older red nights are settled.
     """
-    settle(Settings.from_environment(), entry)
+    still_red = settle(Settings.from_environment(), entry)
     data = {
         "use_case": entry.use_case, "entry": entry.seq, "replayed": end.is_replay,
         "answer": answer.seq if answer else None, "stages": publish_work(entry.use_case, entry.as_of),
     }  # fmt: skip
-    show_ending(end)
+    show_ending(replace(end, still_red=still_red))
     return Completed(message=end.message, data=data)
 
 

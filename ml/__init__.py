@@ -26,17 +26,22 @@ if TYPE_CHECKING:
     from ml.evaluation.gates import NotSurelyWorse as NotSurelyWorse
     from ml.evaluation.gates import NotWorseThanChampion as NotWorseThanChampion
     from ml.evaluation.gates import NotWorseThanReference as NotWorseThanReference
+    from ml.evaluation.gates import NotWorseThanTrees as NotWorseThanTrees
     from ml.evaluation.gates import metric_interval as metric_interval
     from ml.evaluation.handles import Interval as Interval
     from ml.evaluation.handles import Verdict as Verdict
     from ml.evaluation.handles import VerdictName as VerdictName
     from ml.evaluation.source_unchanged import SourceUnchanged as SourceUnchanged
     from ml.metrics.intervals import Pair as Pair
+    from ml.models.auto import Auto as Auto
+    from ml.models.ensemble import Ensemble as Ensemble
     from ml.models.handles import Step as Step
     from ml.models.networks.estimators import NetworkClassifier as NetworkClassifier
     from ml.models.networks.estimators import NetworkRegressor as NetworkRegressor
     from ml.models.networks.estimators import linear_regression as linear_regression
     from ml.models.networks.estimators import logistic_regression as logistic_regression
+    from ml.models.packs.learners import EmbeddedNetwork as EmbeddedNetwork
+    from ml.models.packs.learners import TabM as TabM
     from ml.models.protocol import Fitted as Fitted
     from ml.models.protocol import Job as Job
     from ml.models.protocol import Learner as Learner

@@ -113,7 +113,7 @@ def show_ending(end: Ending) -> None:
     run = _own_run()
     if run is None:
         return
-    name = shown_name(run.name, end.score, is_replay=end.is_replay)
+    name = shown_name(run.name, end.score, end.mark)
     _show({"name": name, "tags": {*(set(run.tags) - ENDING_TAGS), *end.tags}})
 
 

@@ -7,11 +7,11 @@ from prefect.events import emit_event
 
 from ml.data.handles import Checks, Cleaned, Snapshot, Split
 from ml.evaluation.decision import TAKEN_OVER_EVENT
-from ml.evaluation.handles import Evaluations, Judgement, SourceWatch
+from ml.evaluation.handles import DefaultTrees, Evaluations, Judgement, SourceWatch
 from ml.evaluation.served import Served
 from ml.models.handles import Fit, Upload, Verified
 from ml.operations.backfill import Plan
-from ml.pipeline import evaluate, served, train, upload, watch
+from ml.pipeline import default_trees, evaluate, served, train, upload, watch
 from ml.reporting import served_section
 from ml.reporting.words import counted
 from ml.storage.ledger import AnyEntry, NightEntry
@@ -71,12 +71,33 @@ def score_what_serves(night: Night, cleaned: Cleaned, finished: NightEntry | Non
     return scored
 
 
+def compare_with_trees(
+    night: Night, snapshot: Snapshot, cleaned: Cleaned, split: Split, *, nightly: bool
+) -> DefaultTrees | None:
+    """What default trees answer to the test rows; None if the use case wants no comparison with them."""
+    if not site_of(night).use_case.default_trees:
+        return None
+    return fit_default_trees(night, snapshot, cleaned, split, nightly=nightly)
+
+
+@stage("fit default trees", timeout_seconds=24 * 3600)  # this includes waiting for its turn
+def fit_default_trees(
+    night: Night, snapshot: Snapshot, cleaned: Cleaned, split: Split, *, nightly: bool
+) -> DefaultTrees:
+    """Fits boosted trees with default settings, and keeps their answers to the test rows."""
+    trees = default_trees.fit_default_trees(site_of(night), night, snapshot, cleaned, split, nightly=nightly)
+    if trees.reason is not None:
+        log.warning("Default trees cannot be compared: %s.", trees.reason)
+    return trees
+
+
 @stage("evaluate models", timeout_seconds=1800)
 def evaluate_models(
-    night: Night, training_key: str, cleaned: Cleaned, split: Split, uploaded: Upload, head: AnyEntry | None
-) -> Evaluations:
+    night: Night, training_key: str, cleaned: Cleaned, split: Split, uploaded: Upload, head: AnyEntry | None,
+    trees: DefaultTrees | None,
+) -> Evaluations:  # fmt: skip
     """Scores candidate, champion, reference and baselines on the same test rows."""
-    evaluations = evaluate.evaluate_models(site_of(night), night, training_key, cleaned, split, uploaded, head)
+    evaluations = evaluate.evaluate_models(site_of(night), night, training_key, cleaned, split, uploaded, head, trees)
     log.info("Evaluated %d predictors on %s test rows.", len(evaluations.models), f"{evaluations.rows:,}")
     return evaluations
 

@@ -14,12 +14,16 @@ from prefect.runtime import deployment, flow_run
 from prefect.states import Suspended
 from pydantic import Field, StringConstraints
 
+from ml.evaluation.gates import ALLOWING
 from ml.evaluation.source_evidence import days_to_exclude
+from ml.evaluation.source_unchanged import SourceUnchanged
+from ml.evaluation.source_words import span_of
 from ml.operations.backfill import Plan
 from ml.pipeline.register import answer_question
 from ml.reporting import decision_section
 from ml.reporting.endings import late_answer_sentence
 from ml.reporting.escaping import literal
+from ml.reporting.source_section import after_no
 from ml.storage.ledger import AnyEntry, NightEntry, OperatorEntry, version_of
 from tasks.flow_run import prefect_errors, run_label
 from tasks.lost import ANSWERS, ASKED, QUESTION
@@ -34,9 +38,11 @@ Words = Annotated[str, ONE_LINE]
 class Answer(RunInput):
     """The form that Resume shows."""
 
-    promote: bool = Field(False, description="Make the candidate champion. Otherwise all stays as it is.")
+    promote: bool = Field(
+        False, description="On is the answer yes: the version becomes champion. Off is no: all stays."
+    )
     exclude: bool = Field(
-        False, description="If not, and the source changed: leave out the days on which it did, from now on."
+        False, description="Only with the answer no: leave out the days on which the source changed, from now on."
     )
     name: Words = Field(description="Who answers; it stands in the ledger.")
     reason: Words = Field(description="Why; it stands in the ledger.")
@@ -100,6 +106,11 @@ def take_answer(entry: NightEntry, answer: Answer) -> AnyEntry:
     closed = answer_question(site, entry, promote=answer.promote, name=answer.name, reason=answer.reason,
                              exclude=answer.exclude)  # fmt: skip
     log.info("%s by %s: %s.", closed.decision, closed.by, closed.reason.rstrip("."))
+    days = days_to_exclude(entry.source_changes)
+    if isinstance(closed, OperatorEntry) and closed.decision == "OPERATOR_KEEP" and (then := after_no(closed, days)):
+        log.info("%s", then.strip())
+    if answer.exclude and (answer.promote or not days):
+        log.warning("No day is left out: %s.", "the answer is yes" if answer.promote else "the question names none")
     return closed
 
 
@@ -144,10 +155,17 @@ def _own_id() -> UUID:
 
 
 def _question(entry: NightEntry) -> str:
-    """The text above the form: what was measured, what was decided and why, and which version is champion."""
+    """The text above the form: what is asked and why, which version is champion, and what serves.
+
+    The page shows its first ten lines or so, and the others when one scrolls. So a change of the source comes first.
+    """
+    verdicts = [verdict for verdict in entry.result["verdicts"] if verdict["verdict"] not in ALLOWING]
+    verdicts.sort(key=lambda verdict: verdict["gate"] != SourceUnchanged.__name__)
+    days = days_to_exclude(entry.source_changes)
     paragraphs = (
-        f"{decision_section.headline(entry.result)}.",
-        entry.reason,
+        f"Is {entry.use_case} version {version_of(entry.candidate)} (as of {entry.as_of}) to serve?",
+        *(f"{verdict['gate']} cannot tell: {verdict['reason']}." for verdict in verdicts),
+        f"Exclude leaves out {span_of(days)}." if days else "",
         decision_section.champion_sentence(entry.result),
         decision_section.serving_words(entry.result),
     )

@@ -6,7 +6,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.events import emit_event
 
 from ml.errors import DataRejected
-from ml.evaluation.decision import KEPT_EVENT, KEPT_NIGHTS
+from ml.evaluation.decision import KEPT_EVENT, KEPT_NIGHTS, SOURCE_EVENT
 from ml.pipeline import publish
 from ml.reporting import decision_section, page
 from ml.reporting.escaping import literal, on_a_page
@@ -29,6 +29,7 @@ def publish_report(night: Night, entry: NightEntry, trail: Trail) -> None:
     publish_to_prefect(entry)
     if entry.decision == "KEEP":
         _tell_kept(entry, site.ledger.kept_nights())
+    _tell_changed_source(entry)
     site.ledger.mark_published(entry)
     log.info("Published the report and %d figures.", figures)
 
@@ -57,6 +58,18 @@ def _tell_kept(entry: NightEntry, nights: int) -> None:
         reason = f"The champion of {name} was kept for {counted(nights, 'night')}. {entry.reason}"
         resource = {"prefect.resource.id": f"retrain.use-case.{name}", KEPT_NIGHTS: str(nights)}
         emit_event(KEPT_EVENT, resource, payload={"use_case": name, "nights": nights, "reason": reason})
+
+
+def _tell_changed_source(entry: NightEntry) -> None:
+    """Sends the event that an alert waits for, if the source has changed, or is still broken, and the night asks nobody
+    about it. It sends none for an old date, as of a backfill.
+    """
+    is_new = entry.champion is None or entry.as_of > entry.champion.as_of
+    what_next = decision_section.refused_source(entry.result) or decision_section.changed_source(entry.result)
+    if is_new and what_next:
+        resource = {"prefect.resource.id": f"retrain.use-case.{entry.use_case}"}
+        payload = {"use_case": entry.use_case, "reason": entry.reason, "next": f"{what_next}."}
+        emit_event(SOURCE_EVENT, resource, payload=payload)
 
 
 def publish_rejection(use_case: str, error: DataRejected) -> None:

@@ -4,22 +4,28 @@ import logging
 import os
 import shutil
 import signal
+import sqlite3
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import replace
+from datetime import timedelta
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from filelock import FileLock
 
 from deployments.environment import prepare_environment
 from ml.models import packaging
 from ml.reporting import figures as plots
 from ml.settings import Settings
 from ml.storage.registry import load_model
+from tests.fixtures.make_landed import place_in_mlflow
 from tests.postgres_server import PostgresServer, postgres_server
 from tests.s3_server import FOREIGN, S3Server, s3_server
-from tests.story import Shop, open_shop
+from tests.story import DAYS, FIRST_DAY, Shop, open_shop
 from tests.tally import table
 
 
@@ -69,8 +75,17 @@ def settings(home: Path) -> Settings:
 
 
 @pytest.fixture(scope="session")
-def prefect(home: Path) -> Iterator[str]:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of this session have in common."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def prefect(home: Path, shared: Path) -> Iterator[str]:
     """A real Prefect server, with its page and schedules; the URL of its API.
+
+    To migrate a new database takes more than to start on a migrated one: one process does it, the others copy.
 
     The first flow of a process sets up Prefect's logging, which takes off the handlers of the root logger: among them
     the one by which pytest captures the log of the test that runs. So it is set up here, before any test.
@@ -81,18 +96,38 @@ def prefect(home: Path) -> Iterator[str]:
     from deployments.prefect.servers import prefect_server
 
     setup_logging()
-    with prefect_server(Settings.from_environment(), services=True) as api, temporary_settings({PREFECT_API_URL: api}):
+    migrated, own = shared / "prefect.db", home / "prefect" / "prefect.db"
+    with ExitStack() as stack:
+        with FileLock(f"{migrated}.lock"):
+            if migrated.exists():
+                own.parent.mkdir(exist_ok=True)
+                shutil.copy(migrated, own)
+            api = stack.enter_context(prefect_server(Settings.from_environment(), services=True))
+            if not migrated.exists():
+                with closing(sqlite3.connect(own)) as source, closing(sqlite3.connect(migrated)) as kept:
+                    source.backup(kept)
+        stack.enter_context(temporary_settings({PREFECT_API_URL: api}))
         yield api
 
 
 @pytest.fixture(scope="session")
-def empty_mlflow(home: Path) -> Path:
-    """A migrated MLflow database without content: making one takes seconds, a copy none."""
+def empty_mlflow(home: Path, shared: Path) -> Path:
+    """A migrated MLflow database without content: making one takes seconds, a copy none.
+
+    MLflow reads its sixty migrations whenever it opens a database that it has not seen. Here it does so once.
+    """
+    from mlflow.store.db import utils
+
     from ml.storage.registry import Registry
 
-    settings = Settings.from_environment()
-    Registry(settings, "nobody").alias("champion")
-    return home / "mlflow.db"
+    utils._get_latest_schema_revision = cache(utils._get_latest_schema_revision)
+    own, migrated = home / "mlflow.db", shared / "mlflow.db"
+    with FileLock(f"{migrated}.lock"):
+        if migrated.exists():
+            return Path(shutil.copy(migrated, own))
+        Registry(Settings.from_environment(), "nobody").alias("champion")
+        shutil.copy(own, migrated)
+        return own
 
 
 @pytest.fixture(autouse=True)
@@ -113,17 +148,94 @@ def shop_in_full(prefect: str, empty_mlflow: Path, tmp_path: Path, monkeypatch: 
 
 
 @pytest.fixture
-def shop(shop_in_full: Shop, monkeypatch: pytest.MonkeyPatch) -> Shop:
+def new_shop(shop_in_full: Shop, monkeypatch: pytest.MonkeyPatch) -> Shop:
     """The shop without what takes half of a small night's time: its models are verified in this process, as a fresh one
     imports for long, and its figures are made and not drawn."""
-    monkeypatch.setattr(packaging, "answers_of_a_fresh_process", _answers_here)
-    monkeypatch.setattr(plots, "_png", lambda _figure: b"not drawn")
+    _take_less_time(monkeypatch)
     return shop_in_full
+
+
+@pytest.fixture
+def shop(new_shop: Shop) -> Shop:
+    """A new shop; in some modules one that has done more already."""
+    return new_shop
+
+
+def _take_less_time(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(packaging, "answers_of_a_fresh_process", _answers_here)
+    patch.setattr(plots, "_png", lambda _figure: b"not drawn")
 
 
 def _answers_here(folder: Path, raw: pd.DataFrame, *of_source: pd.DataFrame) -> list[pd.DataFrame]:
     model = load_model(folder)
     return [model.predict(raw, {"rows": "raw"}), *(model.predict(rows, {"rows": "source"}) for rows in of_source)]
+
+
+@pytest.fixture(scope="session")
+def cleaned_days(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of what nights keep of the days that they validated and cleaned, for all days of the shop."""
+    from tests.data.test_data import Done
+
+    with pytest.MonkeyPatch.context() as patch:
+        shop = open_shop(tmp_path_factory.mktemp("days"), patch)
+        Done(FIRST_DAY + timedelta(days=DAYS))
+        return Path(shop.settings.store) / "partitions"
+
+
+@pytest.fixture
+def shop_with_cleaned_days(new_shop: Shop, cleaned_days: Path) -> Shop:
+    """The shop before its first night, with all days validated and cleaned: half of a first night's time."""
+    shutil.copytree(cleaned_days, Path(new_shop.settings.store) / "partitions")
+    return new_shop
+
+
+Seeds = tuple[int | None, ...]
+
+
+@pytest.fixture(scope="session")
+def home_after(
+    prefect: str, empty_mlflow: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[Shop, Seeds], None]:
+    """Gives a fresh shop the home that it has after a night of 2024-03-15 with each of these seeds.
+
+    Each row of nights is run once a session and copied from then on.
+    """
+    kept: dict[Seeds, Path] = {}
+
+    def give(shop: Shop, seeds: Seeds) -> None:
+        if seeds not in kept:
+            kept[seeds] = run(seeds)
+        here, there = kept[seeds], shop.settings.home
+        shutil.rmtree(there)
+        shutil.copytree(here, there)
+        place_in_mlflow(there / "mlflow.db", str(here), str(there))
+
+    def run(seeds: Seeds) -> Path:
+        with pytest.MonkeyPatch.context() as patch:
+            shop = open_shop(tmp_path_factory.mktemp("nights"), patch)
+            _take_less_time(patch)
+            if seeds[:-1]:
+                give(shop, seeds[:-1])
+            else:
+                shutil.copy(empty_mlflow, shop.settings.home / "mlflow.db")
+            shop.night("2024-03-15", seed=seeds[-1])
+            return shop.settings.home
+
+    return give
+
+
+@pytest.fixture
+def shop_after_a_night(new_shop: Shop, home_after: Callable[[Shop, Seeds], None]) -> Shop:
+    """The shop after the night of 2024-03-15: version 1 is champion."""
+    home_after(new_shop, (None,))
+    return new_shop
+
+
+@pytest.fixture
+def shop_after_two_nights(new_shop: Shop, home_after: Callable[[Shop, Seeds], None]) -> Shop:
+    """The shop after the night of 2024-03-15, and the same with another seed: version 1 is champion, 2 never served."""
+    home_after(new_shop, (None, 5))
+    return new_shop
 
 
 @pytest.fixture(scope="session")

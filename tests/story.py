@@ -1,7 +1,11 @@
 """What story tests share: a home with a small dated use case of its own, and nights run in it on the real servers."""
 
+import atexit
+import shutil
+import tempfile
 from dataclasses import dataclass
 from datetime import date, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +90,16 @@ def shop_day(day: date) -> pd.DataFrame:
     )
 
 
+@cache
+def days_of_the_shop() -> Path:
+    """A folder with all days' files: to write them takes 0.3 s, to copy them nearly nothing."""
+    folder = Path(tempfile.mkdtemp(prefix="shop"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for day in (FIRST_DAY + timedelta(days=number) for number in range(DAYS)):
+        shop_day(day).to_parquet(folder / f"{day}.parquet")
+    return folder
+
+
 @dataclass
 class Shop:
     """A project folder with the use case `shop`, its data, and the ledger of its nights."""
@@ -141,10 +155,7 @@ def open_shop(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
     home, project = folder / "home", folder / "project"
     (project / "use_cases").mkdir(parents=True)
     (project / "use_cases" / "shop.py").write_text(SHOP, encoding="utf-8")
-    (home / "data" / "shop").mkdir(parents=True)
-    for number in range(DAYS):
-        day = FIRST_DAY + timedelta(days=number)
-        shop_day(day).to_parquet(home / "data" / "shop" / f"{day}.parquet")
+    shutil.copytree(days_of_the_shop(), home / "data" / "shop")
     monkeypatch.setenv("RETRAIN_HOME", str(home))
     monkeypatch.setenv("RETRAIN_PROJECT", str(project))
     return Shop(Settings.from_environment())

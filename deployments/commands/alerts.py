@@ -46,7 +46,9 @@ def _words(options: argparse.Namespace) -> list[str]:
     return [
         "  a night or a backfill fails, crashes or takes too long, and when it recovers,",
         "  data are rejected,",
-        "  gates cannot tell and an operator is asked (on_inconclusive),",
+        "  an operator is asked, because gates cannot tell (on_inconclusive) or the source has changed,",
+        "  the source has changed and nobody is asked, because another gate blocks too or the answer was no before,",
+        "  the twin of a refit takes over,",
         f"  the champion was kept for {counted(options.kept_nights, 'night')}, and again after as many,",
         f"  a use case has had no successful night for {counted(options.silent_hours, 'hour')}.",
         "Runs of schedules and deployments are told of; dry runs, and what a command runs by itself, are not.",

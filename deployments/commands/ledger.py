@@ -71,7 +71,8 @@ def print_entries(rows: list[dict[str, Any]]) -> None:
         again = f"again: {row['again']}  " if row["again"] else ""
         answers = f"answers entry {row['answers']}  " if row["answers"] else ""
         moved = f"champion {words_of(row['champion_before'])} -> {words_of(row['champion_after'])}"
-        moved += "" if row["serves"] in {None, row["champion_after"]} else f" (version {row['serves']} serves)"
+        is_champion = row["serves"] in {None, row["champion_after"]} and row["decision"] != "TAKE_OVER"
+        moved += "" if is_champion else f" (version {row['serves']} serves)"
         say(
             "",
             f"{row['entry']}  {row['at']}  by {row['by']}  {row['decision']}  {night}{again}{answers}{moved}",

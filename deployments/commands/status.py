@@ -9,7 +9,7 @@ from typing import Any
 
 from deployments.commands.ledger import entry_row, print_entries
 from deployments.prefect.last_night import red_nights, running_now
-from deployments.terminal import BEGIN, aligned, chosen_or_recorded, home_if_any, no_file, print_json, say, words_of
+from deployments.terminal import BEGIN, chosen_or_recorded, fitting, home_if_any, no_file, print_json, say, words_of
 from ml.errors import ConfigError, RegistryUnavailable
 from ml.evaluation.source_evidence import days_to_exclude
 from ml.reporting import score_section, served_section
@@ -58,7 +58,7 @@ def _print_status(document: dict[str, Any]) -> None:
     """Prints the table, the remarks about single use cases, and where the store is."""
     rows = document["use_cases"]
     cells = [[words_of(row[name]) for name in STATUS_COLUMNS] for row in rows]
-    say(*aligned([[name.replace("_", " ") for name in STATUS_COLUMNS], *cells]))
+    say(*fitting([[name.replace("_", " ") for name in STATUS_COLUMNS], *cells]))
     say(*(f"{row['use_case']}: {serving_sentence(row['serves'])}" for row in rows if row["serves"]))
     say(*(f"{row['use_case']}: {row['moved_by_hand']}" for row in rows if row["moved_by_hand"]))
     say(*(f"{row['use_case']}: {row['taken_over']}" for row in rows if row["taken_over"]))

@@ -17,7 +17,7 @@ from deployments.prefect.client import ask
 from deployments.prefect.crashed import ATTEMPT, ATTEMPTS
 from deployments.prefect.up import STOPPED
 from ml.errors import ConfigError, PrefectUnavailable, UsageError
-from ml.evaluation.decision import DATA_REJECTED, KEPT_EVENT, KEPT_NIGHTS, TAKEN_OVER_EVENT
+from ml.evaluation.decision import DATA_REJECTED, KEPT_EVENT, KEPT_NIGHTS, SOURCE_EVENT, TAKEN_OVER_EVENT
 from tasks.lost import ANSWERS, QUESTION
 
 if TYPE_CHECKING:
@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 
 BLOCK = "retrain-alerts"
 MADE_BY = "Made by `retrain alerts`, which also removes it."  # automations of others may have the same names
-FAILED, CRASHED, REJECTED, ASKED, KEPT, TAKEN_OVER, SILENT, RECOVERED, RECOVERED_BACKFILL, TEST = NAMES = (
+FAILED, CRASHED, REJECTED, ASKED, CHANGED, KEPT, TAKEN_OVER, SILENT, RECOVERED, RECOVERED_BACKFILL, TEST = NAMES = (
     "retrain: a run failed",
     "retrain: a run crashed",
     "retrain: data were rejected",
     "retrain: an operator is asked",
+    "retrain: the source has changed",
     "retrain: the champion is kept",
     "retrain: the twin of a refit takes over",
     "retrain: no night succeeds",
@@ -82,6 +83,7 @@ NEXT = {
     "(': do what it names, then ' ~ again if again not in reason else '') ~ '. ' ~ next_night",
     ASKED: f"'Press Resume on its page, or answer in a terminal. ' ~ (flow_run.labels['{ANSWERS}'] or "
     "'`retrain status ' ~ asked.use_case ~ '` says how') ~ '. Later nights go on meanwhile.'",
+    CHANGED: "(event.payload.next or '`retrain ledger ' ~ asked.use_case ~ '` shows what changed.') ~ ' ' ~ next_night",
     KEPT: "'Every night goes on judging a new candidate; `retrain ledger ' ~ asked.use_case ~ '` shows the verdicts. ' "
     "~ next_night",
     TAKEN_OVER: "'Nothing is to be done. `retrain status ' ~ asked.use_case ~ '` shows what serves and how it does.'",
@@ -194,10 +196,9 @@ def automations(block: UUID, kept_nights: int, silent: timedelta) -> "list[Autom
         match={"prefect.resource.id": "retrain.use-case.*", KEPT_NIGHTS: counts},
         match_related=a_deployment,
     )
-    taken_over = EventTrigger(
-        expect={TAKEN_OVER_EVENT},
-        match={"prefect.resource.id": "retrain.use-case.*"},
-        match_related=a_deployment,
+    taken_over, changed = (
+        EventTrigger(expect={event}, match={"prefect.resource.id": "retrain.use-case.*"}, match_related=a_deployment)
+        for event in (TAKEN_OVER_EVENT, SOURCE_EVENT)
     )
     silence = EventTrigger(  # the clock starts at the end of any night, and starts again at each success
         after=failures | successes,
@@ -222,6 +223,7 @@ def automations(block: UUID, kept_nights: int, silent: timedelta) -> "list[Autom
         CRASHED: EventTrigger(expect=_events(CRASHES), **all_runs(stopped)),
         REJECTED: EventTrigger(expect=_events(FAILURES), **nights(f"{DATA_REJECTED}:*")),
         ASKED: EventTrigger(expect=_events(WAITS), **nights()),
+        CHANGED: changed,
         KEPT: kept,
         TAKEN_OVER: taken_over,
         SILENT: silence,
@@ -230,6 +232,7 @@ def automations(block: UUID, kept_nights: int, silent: timedelta) -> "list[Autom
     }
     reasons = {
         ASKED: f"flow_run.labels['{QUESTION}']",
+        CHANGED: "event.payload.reason",
         KEPT: "event.payload.reason",
         TAKEN_OVER: "event.payload.reason",
         SILENT: f"'No night has succeeded within {hours} hours of this run.'",

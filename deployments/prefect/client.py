@@ -40,7 +40,7 @@ def ask_all(url: str, query: Mapping[str, Any]) -> list[Any] | None:
     return None if page is None else rows
 
 
-def insisted(url: str, query: dict[str, Any]) -> Any:
+def insisted(url: str, query: dict[str, Any] | None = None) -> Any:
     """Like `ask`, but tries again if there is no answer: on sqlite, a request may find the database locked.
 
     Only for requests that may be sent twice. Raises PrefectUnavailable after TRIES requests.

@@ -118,7 +118,7 @@ def _show_on_page(
         return
     end = find_what_became(open_site(name), entry) if replayed else ending(entry)
     run = {
-        "name": shown_name(f"{name} {entry.as_of}", end.score, is_replay=end.is_replay),
+        "name": shown_name(f"{name} {entry.as_of}", end.score, end.mark),
         "tags": [*deployment["tags"], *end.tags],
         "flow_id": deployment["flow_id"],
         "deployment_id": deployment["id"],

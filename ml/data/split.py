@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ml.data.cleaning import LABEL
+from ml.data.cleaning import DAY, LABEL
 from ml.data.dataset import Dataset, Reading, Table, UsedDays
 from ml.data.handles import Part, SplitRows
 from ml.data.sources.folder import ALL
@@ -152,6 +152,19 @@ def groups_of(use_case: Table, rows: pd.DataFrame) -> pd.Series:
     assert use_case.group is not None
     groups = _typed(use_case, rows, use_case.group)[use_case.group]
     return groups.mask(groups.str.strip() == "") if isinstance(groups.dtype, pd.StringDtype) else groups
+
+
+def units_of(use_case: Table, rows: pd.DataFrame) -> tuple[Any, str]:
+    """The unit of each row, and what a unit is called: rows of one unit depend on each other.
+
+    The units are days for dated rows, and groups if the use case has them (null for a row without one). Otherwise they
+    are None, which makes every row a unit.
+    """
+    if use_case.dated:
+        return rows[DAY].to_numpy(object), "day"
+    if use_case.group:
+        return groups_of(use_case, rows).to_numpy(object), use_case.group
+    return None, "row"
 
 
 def fit_until(use_case: Dataset, as_of: date, counted: Sequence[str] | None = None) -> str | None:

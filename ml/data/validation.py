@@ -426,7 +426,10 @@ def rejection(use_case: Dataset, rules: Sequence[Rule], facts: pd.DataFrame, cou
         fact = f"{value:,.0f}" if value.is_integer() else f"{value:.3g}"
         sentences.append(f"{claims[rule]}, and {fact} are" if rule in claims else f"{rule.sentence} (it is {fact})")
     worst = sorted((count for count in counts if count.unexpected), key=lambda count: -count.unexpected)[:MOST_RULES]
-    rows = "; ".join(f"{count.unexpected} rows break '{count.rule[:LONGEST_RULE]}'" for count in worst)
+    rows = "; ".join(
+        f"{count.unexpected:,} {'row breaks' if count.unexpected == 1 else 'rows break'} '{count.rule[:LONGEST_RULE]}'"
+        for count in worst
+    )
     return f"the rule is that {', and that '.join(sentences)}" + (f"; {rows}" if rows else "")
 
 

@@ -37,4 +37,5 @@ JUDGING = Code(
     ),
     ("numpy", "pandas", "scikit-learn", "scipy"),
 )
+DEFAULT_TREES = Code(("ml/evaluation/judging.py", "ml/pipeline/default_trees.py"))  # beside what fits and reads rows
 REFITTING = Code(("ml/evaluation/twin.py", "ml/pipeline/refit.py"))  # beside what fits, reads rows and judges

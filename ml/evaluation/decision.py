@@ -23,6 +23,7 @@ DATA_REJECTED = "DataRejected"
 ALL_END_WORDS = (*dict.fromkeys(END_WORDS.values()), DATA_REJECTED)
 KEPT_EVENT, KEPT_NIGHTS = "retrain.kept-champion", "retrain.kept-nights"  # an event, and its label with the count
 TAKEN_OVER_EVENT = "retrain.twin-took-over"
+SOURCE_EVENT = "retrain.source-changed"
 
 
 def decide(

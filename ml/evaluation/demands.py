@@ -9,7 +9,7 @@ from ml.models.demands import unmeasured
 from ml.models.recipe import Recipe
 
 BASELINES = ("constant", "rule")
-OPPONENTS = (*BASELINES, "champion", "reference")
+OPPONENTS = (*BASELINES, "trees", "champion", "reference")
 
 
 def has_no_rule(recipe: Recipe) -> bool:

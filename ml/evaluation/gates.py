@@ -49,8 +49,8 @@ class Gate:
     """A rule on the candidate's `metric`; `why` gives the reason for its figure.
 
     A new gate defines `weigh`, or inherits from Comparison and defines `decide`. `opponent` names the predictor that
-    the candidate is paired with: constant, rule, champion or reference. `always_asks` says that an operator is asked if
-    the gate says INCONCLUSIVE, whatever the use case's `on_inconclusive` is.
+    the candidate is paired with: constant, rule, trees, champion or reference. `always_asks` says that an operator is
+    asked if the gate says INCONCLUSIVE, whatever the use case's `on_inconclusive` is.
     """
 
     metric: str
@@ -170,7 +170,7 @@ class NotWorse(Comparison):
     max_drop: Annotated[float, Field(gt=0, lt=1)]
 
     def decide(self, difference: "Difference") -> tuple[VerdictName, str]:
-        differs = f"{self.metric} differs from the {self.opponent}'s by {difference.in_words(self.metric)}"
+        differs = f"{self.metric} differs from {whose(self.opponent)} by {difference.in_words(self.metric)}"
         words = f"{differs}; a loss of {_allowed(self.metric, self.max_drop)} is allowed"
         if difference.low > -self.max_drop:
             return "PASS", words
@@ -219,8 +219,7 @@ class BetterThan(Comparison):
     """The whole interval must lie above zero."""
 
     def decide(self, difference: "Difference") -> tuple[VerdictName, str]:
-        opponent = OPPONENT_WORDS.get(self.opponent, self.opponent)
-        differs = f"{self.metric} differs from the {opponent}'s by {difference.in_words(self.metric)}"
+        differs = f"{self.metric} differs from {whose(self.opponent)} by {difference.in_words(self.metric)}"
         if difference.low > 0:
             return "PASS", f"{differs}: better"
         if difference.high <= 0:
@@ -242,7 +241,27 @@ class BetterThanRule(BetterThan):
     opponent: ClassVar[str] = "rule"
 
 
-OPPONENT_WORDS = {"constant": "best constant", "rule": "best one-column rule"}
+@dataclass(frozen=True, kw_only=True)
+class BetterThanTrees(BetterThan):
+    """Better than boosted trees with default settings."""
+
+    opponent: ClassVar[str] = "trees"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotWorseThanTrees(NotWorse):
+    """Not worse than boosted trees with default settings, which learnt the same train rows tonight."""
+
+    opponent: ClassVar[str] = "trees"
+
+
+OPPONENT_WORDS = {"constant": "best constant", "rule": "best one-column rule", "trees": "default trees"}
+
+
+def whose(opponent: str) -> str:
+    """Like `the champion's`."""
+    words = OPPONENT_WORDS.get(opponent, opponent)
+    return f"the {words}'{'' if words.endswith('s') else 's'}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,7 +35,7 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelScores:
-    """One predictor's scores on the test rows. `who` is candidate, champion, reference, constant or rule.
+    """One predictor's scores on the test rows. `who` is candidate, champion, reference, constant, rule or trees.
 
     `confusion` counts rows by label (outer) and prediction (inner); it is None for a regression.
     """
@@ -52,6 +52,16 @@ class LearntConstant:
 
     answer: float
     shares: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DefaultTrees(Handle):
+    """What boosted trees with default settings answer to the test rows: the stored `answers`, or the `reason` why there
+    are none."""
+
+    description: str
+    answers: FileRef | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +114,7 @@ class Judgement(Handle):
 
     `blocked` is the reason why nothing may be promoted, `asks` whether an operator is to decide. `proved_better` makes
     a promoted candidate the new reference. `source_changes` are the changes of the source that nobody has answered.
-    `against_rule` compares the candidate with the best one-column rule, for the report only.
+    `against_rule` and `against_trees` compare the candidate with these baselines, for the report only.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -115,3 +125,4 @@ class Judgement(Handle):
     asks: bool = False
     source_changes: tuple[SourceChange, ...] = ()
     against_rule: Verdict | None
+    against_trees: Verdict | None = None

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ml.data.cleaning import DAY, LABEL
 from ml.data.dataset import Reading, Table
-from ml.data.split import groups_of
+from ml.data.split import units_of
 from ml.evaluation.baselines import best_constant, best_rule
 from ml.evaluation.gates import Evidence, metric_interval
 from ml.evaluation.handles import Interval, ModelScores
@@ -84,6 +84,12 @@ def answer_table(test: pd.DataFrame, answers: Answers) -> pd.DataFrame:
     return table.assign(**{f"probability_{i}": column for i, column in enumerate(probability.T)})
 
 
+def answers_of(table: pd.DataFrame) -> Answers:
+    """The answers that `answer_table` made a table of."""
+    probability = table[[name for name in table.columns if name.startswith("probability_")]].to_numpy(np.float64)
+    return Answers(table["answer"].to_numpy(np.float64), probability if probability.size else None)
+
+
 def judge_all(
     use_case: Table,
     test: pd.DataFrame,
@@ -108,19 +114,6 @@ def judge_all(
     models = {who: _scores(use_case, who, y, answers[who], pairs[who], descriptions[who]) for who in answers}
     others = {who: pair for who, pair in pairs.items() if who != "candidate"}
     return Judged(models, Evidence(unit=unit, pairs=others))
-
-
-def units_of(use_case: Table, test: pd.DataFrame) -> tuple[Any, str]:
-    """The unit of each row, and what a unit is called: rows of one unit depend on each other.
-
-    The units are days for dated rows, and groups if the use case has them (null for a row without one). Otherwise they
-    are None, which makes every row a unit.
-    """
-    if use_case.dated:
-        return test[DAY].to_numpy(object), "day"
-    if use_case.group:
-        return groups_of(use_case, test).to_numpy(object), use_case.group
-    return None, "row"
 
 
 def _scores(use_case: Reading, who: str, y: Any, answers: Answers, pair: Pair, description: str) -> ModelScores:

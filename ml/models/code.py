@@ -5,7 +5,10 @@ from ml.models.protocol import Learner
 
 FITTING = Code(
     (
+        "ml/metrics/intervals.py",
+        "ml/metrics/scores.py",
         "ml/serving",
+        "ml/models/calibration.py",
         "ml/models/handles.py",
         "ml/models/packaging.py",
         "ml/models/proof_process.py",

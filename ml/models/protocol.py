@@ -22,6 +22,7 @@ from ml.declarations import Demands
 from ml.errors import DataRejected
 from ml.models.handles import Step
 from ml.serving.output import TaskKind
+from ml.serving.own_code import NO_OWN_CODE, OwnCode
 
 Floats = NDArray[np.float64]
 T = TypeVar("T")
@@ -60,7 +61,8 @@ class Job:
 
     `folder` is an empty folder for the files of the fitted model. `statistics` are exact sums over the train rows.
     `weight` names the column with the rows' weights. If `chosen` is given, it is what an earlier fit of the same
-    learner chose on validation rows; then `validation` is None, and nothing is chosen again.
+    learner chose on validation rows; then `validation` is None, and nothing is chosen again. `own` has the
+    company's own modules that serve its kinds.
     """
 
     folder: Path
@@ -74,6 +76,7 @@ class Job:
     diary: Diary
     weight: str | None = None
     chosen: Mapping[str, Any] | None = None
+    own: OwnCode = NO_OWN_CODE
 
     def labels(self, frame: pd.DataFrame) -> Floats:
         """(rows,) what is learnt: the index of the class, the value, or its logarithm where the target says so."""
@@ -135,7 +138,7 @@ class Learner(BaseEstimator):
     served version needs besides numpy, pandas and pyarrow. `step_name` is what a step of its curve is called.
     `uses_gpu` is False if its fit never looks at the job's device. `repeats` is how far apart two answers to the same
     row may lie, in probability; 0.0 means equal bit for bit.
-    `demands` are what its parameters must be in a use case.
+    `demands` are what its parameters must be in a use case. `parts` are the learners that it is made of, if it is.
     """
 
     learns: ClassVar[tuple[TaskKind, ...]] = ("binary", "multiclass", "regression")
@@ -147,11 +150,18 @@ class Learner(BaseEstimator):
     uses_gpu: ClassVar[bool] = True
     repeats: ClassVar[float] = 0.0
     demands: ClassVar[Demands[Any, Any]] = ()
+    parts: ClassVar[tuple["Learner", ...]] = ()
 
     @property
     def title(self) -> str:
         """What a report and an error call it."""
         return type(self).__name__
+
+    @property
+    def gives_probabilities(self) -> bool:
+        """Whether its outputs are meant as probabilities of the classes as they occur. A model that learnt them as if
+        each occurred as often does not give these, and is calibrated in any case."""
+        return getattr(self, "class_weight", None) is None
 
     def device_on(self, device: str) -> str:
         """Where its fit runs on a machine with this device."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ml.data.dataset import Dataset
+from ml.models.calibration import Calibration
 from ml.models.protocol import Learner
 
 
@@ -11,9 +12,10 @@ class Recipe(Dataset):
     """A dataset and what learns from it: the unfitted `model`, and the `metric` that its threshold is chosen for.
 
     `weight` names the column that says how much a row counts in the losses of a fit. Scores and gates count every row
-    alike.
+    alike. `calibration` says how outputs become probabilities: `auto` leaves the choice to validation rows.
     """
 
     model: Learner
     metric: str
     weight: str | None = None
+    calibration: Calibration = "auto"

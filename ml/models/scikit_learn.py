@@ -78,6 +78,11 @@ class ScikitLearn(Learner):
         return f"{type(self).__name__} of {type(_last_step(self.estimator)).__name__}"
 
     @property
+    def gives_probabilities(self) -> bool:
+        weighted = any(getattr(part, "class_weight", None) is not None for part in _parts(self.estimator))
+        return not weighted and hasattr(_last_step(self.estimator), "predict_proba")
+
+    @property
     def libraries(self) -> tuple[str, ...]:  # type: ignore[override]
         return ("scikit-learn", "skops", "scipy", "joblib", "threadpoolctl", *self._distributions())
 

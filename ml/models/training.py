@@ -5,15 +5,17 @@ Validation rows choose the calibration and the threshold. Nothing here sees a te
 
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 
 from ml.data.cleaning import LABEL
+from ml.data.split import units_of
 from ml.errors import ConfigError, RetrainError, StoreUnavailable, is_passing
+from ml.models.calibration import HeldOut, calibrated
 from ml.models.code import own_kinds
 from ml.models.handles import Step
 from ml.models.packaging import travelling
@@ -21,7 +23,7 @@ from ml.models.protocol import Fitted, Job, Learner
 from ml.models.recipe import Recipe
 from ml.serving.columns import conform
 from ml.serving.model import PackagedModel, load_served
-from ml.serving.output import Output, sigmoid
+from ml.serving.output import Output, probabilities
 from ml.serving.own_code import NO_OWN_CODE, OwnCode
 from ml.serving.refusal import failure
 from ml.serving.rules import Rule
@@ -29,8 +31,9 @@ from ml.storage.store import Store
 
 log = logging.getLogger("retrain.training")
 CHECKPOINT_SECONDS = 5.0  # writing one takes 1 to 12 ms on disk, as long as an epoch of a small use case
-TOLD_STEPS = 100  # of a longer fit, every so many steps are told that it is about a hundred lines
+TOLD_STEPS = 20  # of a longer fit, every so many steps are told that it is about twenty lines
 Floats = NDArray[np.float64]
+Units = NDArray[np.object_] | None
 
 
 class StoredDiary:
@@ -44,8 +47,8 @@ class StoredDiary:
         self.store, self.key, self.step_name, self.saved_at = store, key, step_name, time.monotonic()
 
     def step(self, step: Step, total: int) -> None:
-        """Logs one step of `total`; of a fit with many steps, about a hundred."""
-        if step.number % (1 + total // TOLD_STEPS) == 0 or step.number == total:
+        """Logs one step of `total`; of a fit with many steps, about twenty: a night with a refit has two fits."""
+        if step.number % (1 + (total - 1) // TOLD_STEPS) == 0 or step.number == total:
             log.info("%s %d of %d: %s.", self.step_name.capitalize(), step.number, total, _figures(step))
 
     def load(self) -> bytes | None:
@@ -114,11 +117,16 @@ def package(
         rules=travelling(use_case, rules),
         kind=kind,
         folder=folder,
-        output=output or choose_output(use_case, outputs, held_out[LABEL].to_numpy(np.float64)),
+        output=output or _choose_output(use_case, outputs, held_out),
         threads=threads,
         time_zone=use_case.time_zone,
         own=own,
     )
+
+
+def _choose_output(use_case: Recipe, outputs: Floats, held_out: pd.DataFrame) -> Output:
+    y, (units, _) = held_out[LABEL].to_numpy(np.float64), units_of(use_case, held_out)
+    return choose_output(use_case, outputs, y, units, probable=use_case.model.gives_probabilities)
 
 
 def _outputs(learner: Learner, folder: Path, threads: int, own: OwnCode, typed: pd.DataFrame) -> Floats:
@@ -127,7 +135,7 @@ def _outputs(learner: Learner, folder: Path, threads: int, own: OwnCode, typed: 
     try:
         return load_served(kind, folder, threads, own).outputs(typed)
     except Exception as error:  # a company's own code; its message may quote a row
-        if kind not in own_kinds(learner) or isinstance(error, RetrainError) or is_passing(error):
+        if not own_kinds(learner) or isinstance(error, RetrainError) or is_passing(error):
             raise
         rule = f"{kind} must load what was fitted, and answer rows with it"
         raise ConfigError(rule, f"it {failure(error)}", "mend it, then run it again") from None
@@ -148,7 +156,7 @@ def _refuse_other_outputs(use_case: Recipe, outputs: Floats, rows: int) -> None:
     if not finite.all():
         raise ConfigError(
             f"the model of {use_case.name} must answer with numbers",
-            f"what it says to {int((~finite).sum())} of {rows} validation rows is none",
+            f"{int((~finite).sum()):,} of its {rows:,} answers to validation rows are no numbers",
             _after_no_numbers(use_case.model),
         )
 
@@ -160,33 +168,23 @@ def _after_no_numbers(learner: Learner) -> str:
     return f"look at its parameters, and at `outputs` of {learner.served[0]}"
 
 
-def choose_output(use_case: Recipe, outputs: Floats, y: Floats) -> Output:
-    """How outputs become answers: for two classes with the calibration and the threshold that validation rows choose.
+def choose_output(
+    use_case: Recipe, outputs: Floats, y: Floats, units: Units = None, *, probable: bool = True
+) -> Output:  # fmt: skip
+    """How outputs become answers: with the calibration that validation rows choose, and then the threshold.
 
-    `outputs` (rows, outputs) and `y` (rows,) are of validation rows.
+    `outputs` (rows, outputs), `y` (rows,) and the `units` of the rows are of validation rows. `probable` says whether
+    the outputs are meant as probabilities.
     """
-    target = use_case.target
+    target, classes = use_case.target, use_case.target.classes
     if target.kind == "regression":
         return Output(kind=target.kind, log=target.log)
+    held_out = HeldOut(target.kind, outputs, y, units, in_order=use_case.dated)
+    fields = calibrated(held_out, use_case.calibration, probable=probable)
+    output = Output(kind=target.kind, classes=classes, **fields)
     if target.kind == "multiclass":
-        return Output(kind=target.kind, classes=target.classes)
-    slope, offset = calibrate(outputs[:, 0], y)
-    threshold = best_threshold(use_case.metric, y, sigmoid(slope * outputs[:, 0] + offset))
-    return Output(kind=target.kind, classes=target.classes, threshold=threshold, slope=slope, offset=offset)
-
-
-def calibrate(logits: Floats, y: Floats) -> tuple[float, float]:
-    """Slope and offset that make sigmoid(slope * logit + offset) a probability; `logits` and `y` (rows,) of validation.
-
-    This is Platt (1999) with his smoothed targets, so that a few well separated rows do not make the model certain.
-    A slope of 0 or less would change the order of the rows; then the logits stay as they are (slope 1, offset 0).
-    """
-    positives, negatives = float(y.sum()), float(len(y) - y.sum())
-    smoothed = np.where(y == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
-    both, halves = np.concatenate([logits, logits])[:, None], np.repeat([1, 0], len(y))
-    fitted = LogisticRegression(C=np.inf).fit(both, halves, np.concatenate([smoothed, 1 - smoothed]))
-    slope, offset = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
-    return (slope, offset) if slope > 0 else (1.0, 0.0)
+        return output
+    return replace(output, threshold=best_threshold(use_case.metric, y, probabilities(output, outputs)[:, 1]))
 
 
 def best_threshold(metric: str, y: Floats, probability: Floats) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ml.errors import Busy, UsageError
 from ml.evaluation.source_evidence import days_to_exclude
+from ml.evaluation.source_words import span_of
 from ml.operations.alias import follow_ledger
 from ml.operations.usable import champions_before, way_back, why_unusable
 from ml.storage.ledger import (
@@ -221,13 +222,14 @@ def _answer_entry(
     head: AnyEntry | None, night: NightEntry, *, promote: bool, name: str, reason: str, exclude: bool
 ) -> OperatorEntry:
     changes: dict[str, Any] = {"source_answers": _answers(head, night, accepted=promote)}
+    left_out = ""
     if promote:
         changes |= {"champion": night.candidate, "reference": (head and head.reference) or night.candidate}
-    elif exclude:
-        days = dict.fromkeys(days_to_exclude(night.source_changes), reason)
-        changes["excluded"] = {**days, **(head.excluded if head else {})}
-    word = "yes" if promote else "no"
-    named = {"by": name, "reason": f"{word} to version {version_of(night.candidate)} of entry {night.seq}: {reason}"}
+    elif exclude and (days := days_to_exclude(night.source_changes)):
+        changes["excluded"] = {**dict.fromkeys(days, reason), **(head.excluded if head else {})}
+        left_out = f", leaving out {span_of(days)}"
+    said = f"{'yes' if promote else 'no'} to version {version_of(night.candidate)} of entry {night.seq}{left_out}"
+    named = {"by": name, "reason": f"{said}: {reason}"}
     decision: MoveName = "OPERATOR_PROMOTE" if promote else "OPERATOR_KEEP"
     return OperatorEntry(
         decision=decision, answers=night.seq, **{**next_after(head, night.use_case), **named, **changes}

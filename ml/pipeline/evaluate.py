@@ -12,7 +12,7 @@ from typing import TypeVar, get_args
 
 import pandas as pd
 
-from ml.data.cleaning import to_parquet
+from ml.data.cleaning import from_parquet, to_parquet
 from ml.data.handles import Cleaned, Split
 from ml.data.split import split_digest
 from ml.digests import digest_value
@@ -21,9 +21,17 @@ from ml.evaluation.baselines import Constant, rule_columns
 from ml.evaluation.code import JUDGING
 from ml.evaluation.day_scores import sums_by_day
 from ml.evaluation.decision import comparability, decide, is_open
-from ml.evaluation.gates import ALLOWING, BetterThanRule, Difference, Evidence, Gate
-from ml.evaluation.handles import Evaluations, Judgement, LearntConstant, SourceWatch, Verdict, VerdictName
-from ml.evaluation.judging import NoAnswer, Predict, answer_table, baselines, judge_all, model_answers
+from ml.evaluation.gates import ALLOWING, BetterThanRule, BetterThanTrees, Difference, Evidence, Gate
+from ml.evaluation.handles import (
+    DefaultTrees,
+    Evaluations,
+    Judgement,
+    LearntConstant,
+    SourceWatch,
+    Verdict,
+    VerdictName,
+)
+from ml.evaluation.judging import NoAnswer, Predict, answer_table, answers_of, baselines, judge_all, model_answers
 from ml.evaluation.promise import Promise, promise_of
 from ml.metrics.scores import PROBABILITY_SCORES, Answers
 from ml.models.description import model_columns, predict_raw
@@ -39,13 +47,15 @@ from ml.storage.store import get_file, is_whole, put_file
 from ml.use_case.definition import UseCase
 
 R = TypeVar("R")
+BEST_KNOWN = "a model must say where untuned trees do as well"
 RULE_OF_THUMB = "a model that a rule of thumb equals must say so"
 
 
 def evaluate_models(
-    site: Site, night: Night, training_key: str, cleaned: Cleaned, split: Split, upload: Upload, head: AnyEntry | None
-) -> Evaluations:
-    """Scores candidate, champion, reference and baselines on the same test rows.
+    site: Site, night: Night, training_key: str, cleaned: Cleaned, split: Split, upload: Upload, head: AnyEntry | None,
+    trees: DefaultTrees | None = None,
+) -> Evaluations:  # fmt: skip
+    """Scores candidate, champion, reference and baselines on the same test rows. `trees` are the default trees.
 
     The result is kept under a key that includes who the opponents are and whether their files are undamaged. Of the
     gates only the scores of probabilities that they name are part of it, because the evidence has sums for these alone.
@@ -55,17 +65,19 @@ def evaluate_models(
     identities = [model.identity if model else None for model in opponents.values()]
     lost = {who: _lost_files(site, model) for who, model in opponents.items()}
     named = named_scores(site.use_case)
-    key = digest_value([training_key, JUDGING.digest, upload.digest, split.test_digest, identities, lost, named])
+    key = digest_value(
+        [training_key, JUDGING.digest, upload.digest, split.test_digest, identities, lost, named, *_of_trees(trees)]
+    )
 
     def make() -> Evaluations:
-        return _evaluate(site, night, key, cleaned, split, upload, opponents)
+        return _evaluate(site, night, key, cleaned, split, upload, opponents, trees)
 
     return resume(site, Evaluations, "evaluate", key, make)
 
 
 def _evaluate(
     site: Site, night: Night, key: str, cleaned: Cleaned, split: Split, upload: Upload,
-    opponents: dict[str, Champion | None],
+    opponents: dict[str, Champion | None], trees: DefaultTrees | None,
 ) -> Evaluations:  # fmt: skip
     reader = site.reader(cleaned)
     train = reader.labelled_columns(night.as_of, "train", rule_columns(site.use_case))
@@ -75,6 +87,11 @@ def _evaluate(
     answers["candidate"] = _candidates_answers(site, upload, test)
     descriptions = {who: rule.description for who, rule in simple_rules.items()} | {"candidate": "tonight's model"}
     absent, incomparable = _compare_opponents(site, split, opponents, test, answers, descriptions)
+    if trees is not None and trees.answers is not None:
+        answers["trees"] = answers_of(from_parquet(get_file(site.store, trees.answers)))
+        descriptions["trees"] = trees.description
+    elif trees is not None:
+        incomparable["trees"] = f"default trees cannot be compared: {trees.reason}"
     judged = judge_all(site.use_case, test, answers, descriptions, named_scores(site.use_case))
     evidence = replace(judged.evidence, not_applicable=absent, not_comparable=incomparable)
     table = to_parquet(answer_table(test, answers["candidate"]))
@@ -95,6 +112,11 @@ def _evaluate(
         constant=LearntConstant(answer=constant.answer, shares=constant.shares),
         promise=_promise(site.use_case, test, answers, constant) if site.use_case.dated else None,
     )
+
+
+def _of_trees(trees: DefaultTrees | None) -> list[str | None]:
+    """What of the default trees decides about an evaluation."""
+    return [] if trees is None else [trees.answers.digest if trees.answers else trees.reason]
 
 
 def _promise(use_case: UseCase, test: pd.DataFrame, answers: dict[str, Answers], constant: Constant) -> Promise:
@@ -236,6 +258,7 @@ def judge_gates(
     decision, reason = decide(verdicts, champion, as_of, blocked, is_champion=serves)
     all_allow = all(verdict.verdict in ALLOWING for verdict in verdicts)
     rule_of_thumb = BetterThanRule(metric=site.use_case.metric, why=RULE_OF_THUMB)
+    best_known = BetterThanTrees(metric=site.use_case.metric, why=BEST_KNOWN)
     asks = _may_ask(site.use_case, verdicts) and not serves and is_open(verdicts, champion, as_of, blocked)
     return Judgement(
         verdicts=verdicts,
@@ -246,6 +269,7 @@ def judge_gates(
         asks=asks,
         source_changes=tuple(evidence.source.open) if evidence.source else (),
         against_rule=rule_of_thumb.judge(evidence) if "rule" in evidence.pairs else None,
+        against_trees=best_known.judge(evidence) if "trees" in evidence.pairs else None,
     )
 
 

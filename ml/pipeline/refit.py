@@ -11,7 +11,6 @@ from operator import add
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from ml.data.cleaning import from_parquet
 from ml.data.handles import PARTS, Cleaned, Snapshot
@@ -22,9 +21,8 @@ from ml.digests import digest_value
 from ml.errors import ConfigError, RetrainError, is_passing, what_and_where
 from ml.evaluation.code import REFITTING
 from ml.evaluation.handles import Evaluations, Judgement
-from ml.evaluation.judging import NoAnswer, model_answers
+from ml.evaluation.judging import NoAnswer, answers_of, model_answers
 from ml.evaluation.twin import why_broken
-from ml.metrics.scores import Answers
 from ml.models.description import model_output
 from ml.models.handles import Fit, Refitted, Upload
 from ml.operations.versions import highest_number, refit_tags
@@ -114,13 +112,7 @@ def _why_refused(
         own = own_code(site, derives=False)
         model = packaged(site, night, refit, Path(scratch) / "fitted", held_out, own, _output(site, twin))
         answers = model_answers(site.use_case, model.answers, test)
-    return why_broken(classes, judged["label"].to_numpy(np.float64), _answers_of(judged), answers)
-
-
-def _answers_of(table: pd.DataFrame) -> Answers:
-    """The answers that `ml.evaluation.judging.answer_table` made a table of."""
-    probability = table[[name for name in table.columns if name.startswith("probability_")]].to_numpy(np.float64)
-    return Answers(table["answer"].to_numpy(np.float64), probability if probability.size else None)
+    return why_broken(classes, judged["label"].to_numpy(np.float64), answers_of(judged), answers)
 
 
 def _output(site: Site, twin: Upload) -> Output:

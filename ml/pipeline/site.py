@@ -16,7 +16,8 @@ from ml.data.handles import Cleaned
 from ml.data.validation import PARTITION_FACTS, SNAPSHOT_FACTS, Fact, partition_rules, snapshot_rules
 from ml.digests import digest_value
 from ml.errors import ConfigError
-from ml.evaluation.code import JUDGING, REFITTING
+from ml.evaluation.code import DEFAULT_TREES, JUDGING, REFITTING
+from ml.models.code import learner_code
 from ml.pipeline.run_key import training_code
 from ml.serving.rules import Rule, rule_to_dict
 from ml.settings import Settings
@@ -81,8 +82,16 @@ class Site:
     def judging(self) -> str:
         """A digest of the gates, of whether a winner is refitted, and of all code that decides about a version."""
         refitting = [] if self.use_case.refit == "never" else [REFITTING.digest]
+        with_trees = any(gate.opponent == "trees" for gate in self.use_case.gates)
+        trees = [_default_trees_code().digest] if with_trees else []
         own = own_code_digest(self.loaded.judging)
-        return digest_value([self.use_case.gates_digest, JUDGING.digest, own, *refitting])
+        return digest_value([self.use_case.gates_digest, JUDGING.digest, own, *refitting, *trees])
+
+
+def _default_trees_code() -> Code:
+    from ml.models.trees import Trees  # which few use cases need
+
+    return DEFAULT_TREES + learner_code(Trees())
 
 
 def own_code_digest(own: Travelling) -> str:

@@ -21,6 +21,7 @@ from ml.models.packaging import upload_folder
 from ml.models.protocol import Job, Rows
 from ml.pipeline.machine import this_machine
 from ml.pipeline.site import Site, kept_results, resume
+from ml.serving.own_code import OwnCode
 from ml.storage import paths
 from ml.storage.json_form import from_json
 from ml.storage.locks import fit_turn
@@ -93,6 +94,7 @@ def _fit(site: Site, night: Night, lesson: Lesson, cleaned: Cleaned) -> Fit:
                 threads=night.threads,
                 diary=StoredDiary(site.store, paths.checkpoint(night.use_case, lesson.key), learner.step_name),
                 weight=site.use_case.weight,
+                own=OwnCode(site.loaded.serving.modules, site.loaded.serving.packages),
             ),
         )
         files = upload_folder(site.store, Path(scratch), folder)

@@ -102,17 +102,17 @@ def serving_words(document: Document) -> str:
 
 
 def way_out(document: Document) -> str:
-    """The command by which an operator promotes a candidate that the gates could not judge; "" for any other night.
+    """What an operator can do about a night that the gates alone could not decide; "" for any other night.
 
-    That is a night that asked an operator, or one that kept a champion with which no candidate can be compared any
-    more.
+    That is a night that asked an operator, one whose source has changed, or one that kept a champion with which no
+    candidate can be compared any more.
     """
     not_judged = document["not_comparable"] and document["decision"] == "KEEP"
     name, version = document["use_case"], document["version"]
     if version is None:
         return ""
-    if said_broken := refused_source(document):
-        return said_broken
+    if about_source := refused_source(document) or changed_source(document):
+        return about_source
     if not (not_judged or document["asks"]):
         return ""
     if document["asks"]:
@@ -135,17 +135,42 @@ def ways_to_answer(use_case: str, version: int | None, *, has_days: bool = False
 
 def refused_source(document: Document) -> str:
     """What to do about days of a source that an operator said is broken, if they are still learnt from; else ""."""
-    refused = [v for v in document["verdicts"] if v["gate"] == "SourceUnchanged" and v["verdict"] == "FAIL"]
-    if not refused or "first_day" not in refused[0]["figures"]:
+    figures = _change_that_is(document, "FAIL")
+    if figures is None:
         return ""
-    name, figures = document["use_case"], refused[0]["figures"]
-    first, last = figures["first_day"], figures["last_day"]
-    days = first if first == last else f"each day from {first} to {last}"
-    right = f"If that is right after all: {_promote(name, document['version'])}"
+    right = f"If that is right after all: {_promote(document['use_case'], document['version'])}"
     if figures["kind"] == REWRITTEN:
         return f"Mend the code that makes {figures['column']}. {right}"
-    exclude = f"retrain data exclude {name} {first if first == last else 'DAY'} --reason WHY"
-    return f"Leave out {days}: {exclude}. {right}"
+    return f"Leave out {_days(figures)}: {_exclude(document['use_case'], figures)}. {right}"
+
+
+def changed_source(document: Document) -> str:
+    """What to do about a change of the source that nobody is asked about, because more than it blocks; else ""."""
+    figures = _change_that_is(document, "INCONCLUSIVE")
+    if figures is None or document["asks"]:
+        return ""
+    right = "If it is right, nothing is to be done: the first night that nothing else blocks asks about it"
+    if figures["kind"] == REWRITTEN:
+        return f"If the change of {figures['column']} is not wanted, mend the code that makes it. {right}"
+    exclude = _exclude(document["use_case"], figures)
+    return f"If the changed source is broken, leave out {_days(figures)}: {exclude}. {right}"
+
+
+def _change_that_is(document: Document, verdict: str) -> Document | None:
+    """The figures of the first change of the source, if this is the verdict about it; else None."""
+    verdicts = (v for v in document["verdicts"] if (v["gate"], v["verdict"]) == ("SourceUnchanged", verdict))
+    figures: list[Document] = [v["figures"] for v in verdicts if "first_day" in v["figures"]]
+    return figures[0] if figures else None
+
+
+def _days(figures: Document) -> str:
+    first, last = figures["first_day"], figures["last_day"]
+    return str(first) if first == last else f"each day from {first} to {last}"
+
+
+def _exclude(use_case: str, figures: Document) -> str:
+    day = figures["first_day"] if figures["first_day"] == figures["last_day"] else "DAY"
+    return f"retrain data exclude {use_case} {day} --reason WHY"
 
 
 def _promote(use_case: str, version: int | None) -> str:

@@ -29,6 +29,7 @@ WHO = {
     "reference": "reference",
     "constant": "best constant",
     "rule": "best one-column rule",
+    "trees": "default trees",
 }
 
 
@@ -88,6 +89,7 @@ def result_document(
         "served": _served(trail.served),
         "verdicts": [_verdict(verdict) for verdict in trail.judgement.verdicts],
         "against_rule": _verdict(trail.judgement.against_rule) if trail.judgement.against_rule else None,
+        **({"against_trees": _verdict(trees)} if (trees := trail.judgement.against_trees) else {}),
         "decision": trail.judgement.decision,
         "reason": trail.judgement.reason,
         "asks": trail.judgement.asks,

@@ -10,14 +10,17 @@ from datetime import date
 
 from ml.evaluation.decision import END_WORDS
 from ml.evaluation.handles import short
-from ml.reporting.decision_section import way_out
-from ml.reporting.document import Document
+from ml.reporting.decision_section import serving_sentence, way_out
+from ml.reporting.document import Document, served_document
 from ml.reporting.score_section import LABELS, cell
 from ml.storage.ledger import AnyEntry, NightEntry, OperatorEntry, TakeOverEntry, closing_of, is_same, version_of
 from ml.storage.records import Champion
 
 SCORE = ", "  # separates the name of a run from its score
 REPLAY = "replay"  # a tag of a run that repeats an old night; its name has the word in brackets
+STILL_RED = (
+    "a later night is red"  # stands in the name of a good night that settles nothing, so no alert tells a recovery
+)
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,8 @@ class Ending:
     """How a night ended. `word` is one of END_WORDS, `reason` a sentence.
 
     `score` is the candidate's score in short, `scores` those of candidate and champion; "" if nothing was scored.
-    `is_replay` says that the run only repeats a night that was decided before.
+    `is_replay` says that the run only repeats a night that was decided before, and `still_red` that a night of a later
+    date ended red and no night has ended well since.
     """
 
     word: str
@@ -33,6 +37,7 @@ class Ending:
     score: str = ""
     scores: str = ""
     is_replay: bool = False
+    still_red: bool = False
 
     @property
     def message(self) -> str:
@@ -42,6 +47,11 @@ class Ending:
         """
         word = f"{REPLAY.title()}, {self.word}" if self.is_replay else self.word
         return f"{word}: {self.reason}" + (f" {self.scores}." if self.scores else "")
+
+    @property
+    def mark(self) -> str:
+        """The word about the run that its name has in brackets; "" if there is none."""
+        return REPLAY if self.is_replay else STILL_RED if self.still_red else ""
 
     @property
     def tags(self) -> list[str]:
@@ -101,11 +111,13 @@ def late_answer_sentence(name: str, reason: str, *, promote: bool) -> str:
 
 
 def since(entry: NightEntry, entries: Sequence[AnyEntry]) -> str:
-    """What has become of a night's version since, and who is champion now. `entries` are all of the ledger."""
+    """What has become of a night's version since, and who is champion and what serves now. `entries` are all of the
+    ledger."""
     moves = [later for later in entries if later.seq > entry.seq and _moves(later, entry.candidate)]
+    moved = _move_sentence(moves[-1], entry.candidate) if moves and entry.candidate else ""
     champion = entries[-1].champion
     now = f"Champion is now version {champion.version}." if champion else "There is no champion."
-    return f"{_move_sentence(moves[-1], entry.candidate)} {now}" if moves and entry.candidate else now
+    return " ".join(filter(None, (moved, now, serving_sentence(served_document(champion)))))
 
 
 def moved_by_hand(entries: Sequence[AnyEntry]) -> str | None:
@@ -172,10 +184,13 @@ def compared_scores(document: Document) -> str:
     return words + (f", the champion's {cell(champion.get(metric))}" if champion else "")
 
 
-def shown_name(run: str, score: str, *, is_replay: bool = False) -> str:
-    """The name of a run that has ended, with its score: lists of runs show names, but no messages of states."""
-    mark = f" ({REPLAY})"
-    title = run.split(SCORE)[0].removesuffix(mark) + (mark if is_replay else "")
+def shown_name(run: str, score: str, mark: str = "") -> str:
+    """The name of a run that has ended, with its score: lists of runs show names, but no messages of states.
+
+    `mark` is a word about the run, which stands in brackets: alerts of successes and recoveries leave such runs out.
+    """
+    title = run.split(SCORE)[0].removesuffix(f" ({REPLAY})").removesuffix(f" ({STILL_RED})")
+    title += f" ({mark})" if mark else ""
     return f"{title}{SCORE}{score}" if score else title
 
 

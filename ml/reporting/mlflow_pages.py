@@ -26,7 +26,7 @@ def description(night: NightEntry) -> str:
     decided = literal(f"The night as of {night.as_of} decided {night.decision}. {night.reason}")
     table = score_section.own_score_table(night.result) if _is_scored(night) else []
     refit = night.candidate.refit if night.candidate else None
-    served = f" Its recipe was fitted once more as version {refit.version}, which serves in its place." if refit else ""
+    served = f" Its recipe was fitted once more as version {refit.version}, to serve in its place." if refit else ""
     return "\n".join([f"{decided}{served} Which version serves now, the alias champion says.", "", *table])
 
 

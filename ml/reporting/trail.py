@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from ml.data.handles import Checks, Cleaned, Snapshot, Split
-from ml.evaluation.handles import Evaluations, Judgement, SourceWatch
+from ml.evaluation.handles import DefaultTrees, Evaluations, Judgement, SourceWatch
 from ml.evaluation.served import Served
 from ml.models.handles import Fit, Refitted, Upload, Verified
 from ml.storage.records import Work
@@ -26,6 +26,7 @@ class Trail:
     evaluations: Evaluations
     judgement: Judgement
     served: Served | None = None
+    default_trees: DefaultTrees | None = None
     refitted: Refitted | None = None
     refit_upload: Upload | None = None
     refit_verified: Verified | None = None

@@ -5,7 +5,7 @@ import shutil
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import pandas as pd
@@ -46,10 +46,18 @@ OUR_KINDS = frozenset(path.stem for path in (Path(__file__).parent / "kinds").gl
 
 def load_served(kind: str, folder: Path, threads: int, own: OwnCode = NO_OWN_CODE) -> Served:
     """The fitted model in the folder, loaded by the module `kind` of `kinds/`, or else of the company's own, of which
-    `derive` may import one with the name of one of `kinds/`."""
+    `derive` may import one with the name of one of `kinds/`.
+
+    A module that says HAS_PARTS is given the function that loads a part, of any kind, from its folder.
+    """
     module = import_module(f".kinds.{kind}", __package__) if kind in OUR_KINDS else own.load(kind)
-    served: Served = module.load(folder, threads)
-    return served
+    if not getattr(module, "HAS_PARTS", False):
+        return cast(Served, module.load(folder, threads))
+
+    def load_part(kind_of_part: str, place: Path) -> Served:
+        return load_served(kind_of_part, place, threads, own)
+
+    return cast(Served, module.load(folder, threads, load_part))
 
 
 class PackagedModel:

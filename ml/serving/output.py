@@ -1,6 +1,6 @@
 """How a model's outputs become probabilities and values; numpy only."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,8 +15,11 @@ BASE = "base"  # in names of contributions: the output without what any column a
 class Output:
     """How a model's outputs become answers.
 
-    A binary probability is sigmoid(slope * logit + offset). A regression's output is the answer, and is exponentiated
-    if the model learnt logarithms (`log`).
+    The logit of a class is `slope` times the model's output, plus `offset`. If there is a `curve`, it then leads from
+    there to the calibrated logit: its points (before, after) rise, straight lines join them, and outside of them the
+    logit moves by as much as before. A binary probability is the sigmoid of the logit, and several are the softmax of
+    theirs. `calibration` says in a sentence which calibration this is, and why. A regression's output is the answer,
+    and is exponentiated if the model learnt logarithms (`log`).
     """
 
     kind: TaskKind
@@ -25,6 +28,8 @@ class Output:
     slope: float = 1.0
     offset: float = 0.0
     log: bool = False
+    curve: tuple[tuple[float, float], ...] = ()
+    calibration: str = ""
 
 
 def answer_names(kind: TaskKind, classes: Iterable[str]) -> list[str]:
@@ -40,12 +45,22 @@ def contribution_names(kind: TaskKind, classes: Iterable[str], columns: Iterable
 
 
 def probabilities(output: Output, outputs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(rows, classes) from the model's outputs: calibrated sigmoid for two classes, softmax for more."""
+    """(rows, classes) from the model's outputs: calibrated sigmoid for two classes, calibrated softmax for more."""
+    logits = along(output.curve, output.slope * outputs + output.offset)
     if output.kind == "binary":
-        positive = sigmoid(output.slope * outputs[:, 0] + output.offset)
+        positive = sigmoid(logits[:, 0])
         return np.column_stack([1 - positive, positive])
-    shifted = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def along(curve: Sequence[Sequence[float]], logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The logits to which a calibration's curve leads; the same ones if it has no points."""
+    if not len(curve):
+        return logits
+    before, after = np.array(curve, np.float64).T
+    nearest = np.clip(logits, before[0], before[-1])
+    return np.interp(nearest, before, after) + (logits - nearest)
 
 
 def sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -24,7 +24,7 @@ import numpy as np
 from ml.code import Code
 from ml.digests import digest_value
 from ml.metrics.scores import Answers, Floats
-from ml.serving.output import Output, sigmoid
+from ml.serving.output import Output, along, probabilities
 from ml.settings import Settings
 from ml.simulation.faults import Fault
 from ml.simulation.learning import Float32s, learn
@@ -41,10 +41,11 @@ AHEAD = 28  # days with rows on which a candidate with a fault is compared with 
 CODE = Code(
     (
         "ml/simulation/faults.py", "ml/simulation/learning.py", "ml/simulation/source.py", "ml/models/training.py",
-        "ml/models/trees.py", "ml/models/encoding.py", "ml/serving/features.py", "ml/serving/output.py",
-        "ml/serving/kinds/trees.py", "ml/data/statistics.py",
+        "ml/models/calibration.py", "ml/models/trees.py", "ml/models/encoding.py", "ml/serving/features.py",
+        "ml/serving/output.py", "ml/serving/kinds/trees.py", "ml/data/statistics.py", "ml/metrics/intervals.py",
+        "ml/metrics/scores.py",
     ),
-    ("lightgbm", "numpy", "pandas", "scikit-learn"),
+    ("lightgbm", "numpy", "pandas", "scikit-learn", "scipy"),
 )  # fmt: skip
 TINY = 1e-7  # float32 keeps no probability nearer to 1
 Told = Callable[[int, int], None]  # is told how many of how many candidates are there
@@ -102,7 +103,7 @@ def as_answers(output: Output, array: Float32s, other: Output | None = None) -> 
     """Answers as gates and scores take them. `other` replaces the calibration and threshold of the kept `output`."""
     numbers = array.astype(np.float64)
     if other is not None:
-        numbers = sigmoid(other.slope * logits_of(output, numbers) + other.offset)
+        numbers = probabilities(other, logits_of(output, numbers))[:, 1:]
     if output.kind == "regression":
         return Answers(numbers[:, 0])
     if output.kind == "multiclass":
@@ -112,10 +113,11 @@ def as_answers(output: Output, array: Float32s, other: Output | None = None) -> 
     return Answers(chosen.astype(np.float64), np.column_stack([1 - positive, positive]))
 
 
-def logits_of(output: Output, probabilities: Floats) -> Floats:
+def logits_of(output: Output, positive: Floats) -> Floats:
     """The logits that were calibrated to these probabilities of the second of two classes."""
-    kept = np.clip(probabilities, TINY, 1 - TINY)
-    return (np.log(kept / (1 - kept)) - output.offset) / output.slope
+    kept = np.clip(positive, TINY, 1 - TINY)
+    back = [(after, before) for before, after in output.curve]
+    return (along(back, np.log(kept / (1 - kept))) - output.offset) / output.slope
 
 
 @lru_cache(maxsize=24)

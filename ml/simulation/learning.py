@@ -122,7 +122,8 @@ class _Fit:
         stop = lightgbm.early_stopping(PATIENCE, verbose=False)
         booster = lightgbm.train(self.parameters, train, ROUNDS, valid_sets=[held_out], callbacks=[stop])
         outputs = _outputs(booster, x[cut:][held_out_rows])
-        return booster, choose_output(self.rows.use_case, outputs, y[cut:][held_out_rows])
+        days = self.rows.day_names[self.night.validation][held_out_rows]
+        return booster, choose_output(self.rows.use_case, outputs, y[cut:][held_out_rows], days)
 
     def refit(self, trees: int) -> Any:
         """The same recipe on all due rows."""

@@ -27,6 +27,7 @@ from ml.simulation.source import SourceRows
 from ml.storage.records import Champion
 from ml.use_case.definition import UseCase
 
+NO_TREES = {"trees": "a simulation fits no default trees"}
 NOTHING_CHANGED = SourceEvidence()  # nobody can be asked: a simulation takes the source as it is
 WEEK, MONTH = 7, 28  # days
 
@@ -137,7 +138,11 @@ class Judge:
             judged = situation.candidate.answers(night.test, refitted=False)
             pairs[opponent] = self.paired(night.test, judged, answers)
         return Evidence(
-            unit="day", pairs=pairs, not_applicable=absent, not_comparable=incomparable, source=NOTHING_CHANGED
+            unit="day",
+            pairs=pairs,
+            not_applicable=absent | NO_TREES,
+            not_comparable=incomparable,
+            source=NOTHING_CHANGED,
         )
 
     def record(self, candidate: Candidate) -> Champion:

@@ -4,15 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from ml.evaluation.gates import Difference, metric_interval
 from ml.metrics.intervals import Pair, make_pair
 from ml.metrics.scores import Answers
-from ml.models.training import best_threshold, calibrate
-from ml.serving.output import Output, sigmoid
+from ml.models.calibration import HeldOut, calibrated
+from ml.models.training import best_threshold
+from ml.serving.output import Output, probabilities
 from ml.simulation.candidates import AHEAD, Candidate, logits_of
 from ml.simulation.policies import Judge, Step, labels_of
 from ml.simulation.source import SourceRows
@@ -66,19 +67,22 @@ class Server:
         """The output of a form that is not the candidate's own."""
         kept, newest = candidate.kept.output, candidate.night.test
         if serving.endswith("uncalibrated"):
-            return _with_calibration(kept, 1.0, 0.0)
+            return _with_calibration(kept, {})
         answers, y = candidate.answers(newest, refitted=False), labels_of(self.rows, newest)
         assert answers.probability is not None
         probability = answers.probability[:, 1]
         if serving == "threshold anew":
             return replace(kept, threshold=best_threshold(self.rows.use_case.metric, y, probability))
-        return _with_calibration(kept, *calibrate(logits_of(kept, probability), y))
+        days = self.rows.day_names[newest]
+        held_out = HeldOut(kept.kind, logits_of(kept, probability)[:, None], y, days, in_order=True)
+        return _with_calibration(kept, calibrated(held_out, self.rows.use_case.calibration, probable=True))
 
 
-def _with_calibration(output: Output, slope: float, offset: float) -> Output:
+def _with_calibration(output: Output, fields: dict[str, Any]) -> Output:
     """Another calibration, and the threshold that answers the same rows with yes."""
-    cut = float(logits_of(output, np.array(output.threshold)))
-    return replace(output, slope=slope, offset=offset, threshold=float(sigmoid(np.array(slope * cut + offset))))
+    cut = logits_of(output, np.array([[output.threshold]]))
+    other = replace(Output(kind=output.kind, classes=output.classes), **fields)
+    return replace(other, threshold=float(probabilities(other, cut)[0, 1]))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -119,12 +119,19 @@ def note_red(
     )
 
 
-def settle(settings: Settings, entry: NightEntry) -> None:
+def settle(settings: Settings, entry: NightEntry) -> bool:
     """Deletes the note of a red night that this good night settles. Call it at the good end of a night, and also
-    when a run only repeats what was decided before."""
+    when a run only repeats what was decided before.
+
+    Returns whether the use case is red still, because the red night is of a later date.
+    """
     red = _red(settings, entry.use_case)
-    if red is not None and _settles(red, entry):
+    if red is None:
+        return False
+    if _settles(red, entry):
         _delete(settings, paths.red_night(entry.use_case))
+        return False
+    return not _is_settled(settings, red)
 
 
 def last_red(settings: Settings, use_case: str) -> RedNight | None:

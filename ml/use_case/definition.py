@@ -18,10 +18,12 @@ from ml.evaluation.demands import GATE
 from ml.evaluation.gates import Gate
 from ml.evaluation.source_unchanged import SourceUnchanged
 from ml.models.demands import RECIPE
+from ml.models.protocol import Learner
 from ml.models.recipe import Recipe
 from ml.use_case.checks import refuse, refuse_types
 from ml.use_case.operation import OPERATION, Operation
 
+AUTO = "auto"  # which a file may write for Auto()
 TRAINING_FIELDS = tuple(field.name for field in fields(Recipe) if field.name != "name")
 
 
@@ -32,15 +34,21 @@ class UseCase(Recipe, Operation):
 
     `gates` say what a candidate must prove. `refit` says whether the recipe of a promoted candidate is fitted once more
     on all due rows, test rows included, and that model serves; or `never`, and the judged one serves. `question` is the
-    title of reports; `demo` writes example data.
+    title of reports; `demo` writes example data. `model="auto"` means Auto(). `default_trees` says whether
+    boosted trees with default settings are fitted beside the candidate, as a baseline.
     """
 
     question: Text
     gates: tuple[Gate, ...]
     refit: Literal["promoted", "never"] = "promoted"
+    default_trees: bool = True
     demo: Callable[[Path], None] | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.model, str) and self.model == AUTO:
+            from ml.models.auto import Auto  # with the kinds that it may have, which no other use case needs
+
+            object.__setattr__(self, "model", Auto())
         _refuse_impossible(self)
 
     @functools.cached_property
@@ -86,11 +94,19 @@ def _parts(use_case: UseCase) -> Iterator[tuple[str, Any, Demands[Any, Any]]]:
     if isinstance(use_case.calendar, BusinessDays):
         yield f"the calendar of {name}", use_case.calendar, CALENDAR
     yield f"the target of {name}", use_case.target, TARGET
-    yield f"the model of {name}", use_case.model, use_case.model.demands
+    yield from _learners(f"the model of {name}", use_case.model)
     yield from ((f"the gate {gate.name} of {name}", gate, GATE) for gate in use_case.gates)
     for side in use_case.side_tables:
         yield f"side table {side.name} of {name}", side, SIDE_TABLE
         yield f"the source of side table {side.name} of {name}", side.source, SOURCE
+
+
+def _learners(place: str, learner: Learner) -> Iterator[tuple[str, Any, Demands[Any, Any]]]:
+    """The learner, and what it is made of."""
+    yield place, learner, learner.demands
+    if isinstance(learner, Learner) and isinstance(learner.parts, tuple):  # its type is not checked yet
+        for number, part in enumerate(learner.parts, 1):
+            yield from _learners(f"part {number} of {place}", part)
 
 
 def _has_no_digest(use_case: UseCase) -> Broken:
@@ -102,6 +118,12 @@ def _has_no_digest(use_case: UseCase) -> Broken:
 
 USE_CASE: Demands[UseCase, UseCase] = (
     ("gates", "have one at least", lambda u, _: not u.gates, "add one: without any nothing is promoted"),
+    (
+        "default_trees",
+        "be True for a gate that compares with them",
+        lambda u, _: not u.default_trees and any(gate.opponent == "trees" for gate in u.gates),
+        "leave it out, or remove the gate",
+    ),
     ("gates", "have no two of one kind and metric", lambda u, _: twice(gate.name for gate in u.gates), "remove one"),
     (
         "gates",

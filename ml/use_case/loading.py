@@ -19,6 +19,8 @@ import ml
 from ml.data.dataset import Reading
 from ml.errors import ConfigError, UsageError, did_you_mean
 from ml.models.code import own_kinds
+from ml.models.composite import with_parts
+from ml.models.protocol import Learner
 from ml.use_case.definition import TRAINING_FIELDS, UseCase
 from ml.use_case.own_modules import OwnModules
 from ml.use_case.travelling import Travelling, done_at_import, travelling, travelling_modules
@@ -156,26 +158,27 @@ def _read_served(own: OwnModules, use_case: UseCase) -> None:
 
 def _refuse_unserved(loaded: Loaded) -> None:
     """Raises ConfigError unless the modules that serve the model are there, and can travel inside its versions."""
-    use_case, kind = loaded.use_case, type(loaded.use_case.model).__name__
-    absent = [name for name in own_kinds(use_case.model) if name not in loaded.own.read]
-    if absent or not use_case.model.served:
-        raise ConfigError(
-            f"served of {kind} must name the modules that load and answer, of ml/serving/kinds or of the project",
-            f"{absent[0]} is neither" if absent else "it names none",
-            f"write {absent[0]}.py beside the use case" if absent else "name one",
-        )
-    _refuse_unloadable(loaded)
-    if loaded.serving.why_not:
-        raise ConfigError(
-            f"what serves {kind} travels inside its versions, so it must run without the rest of the project",
-            loaded.serving.why_not,
-            "import nothing else of ml in it, nor by names that are made up",
-        )
+    for learner in reversed([*with_parts(loaded.use_case.model)]):
+        kind = type(learner).__name__
+        absent = [name for name in own_kinds(learner) if name not in loaded.own.read]
+        if absent or not learner.served:
+            raise ConfigError(
+                f"served of {kind} must name the modules that load and answer, of ml/serving/kinds or of the project",
+                f"{absent[0]} is neither" if absent else "it names none",
+                f"write {absent[0]}.py beside the use case" if absent else "name one",
+            )
+        _refuse_unloadable(loaded, learner)
+        if loaded.serving.why_not and own_kinds(learner) and not learner.parts:
+            raise ConfigError(
+                f"what serves {kind} travels inside its versions, so it must run without the rest of the project",
+                loaded.serving.why_not,
+                "import nothing else of ml in it, nor by names that are made up",
+            )
 
 
-def _refuse_unloadable(loaded: Loaded) -> None:
+def _refuse_unloadable(loaded: Loaded, learner: Learner) -> None:
     """Raises ConfigError if a company's own module that is to load its kind of model has no `load`."""
-    first, own = loaded.use_case.model.served[0], own_kinds(loaded.use_case.model)
+    first, own = learner.served[0], own_kinds(learner)
     if first in own and not {"load", "*"} & _names_of(loaded.own.read[first].source):
         raise ConfigError(f"{first} must define load(folder, threads)", "it does not", "define it")
 

@@ -196,6 +196,8 @@ def test_too_large_a_share_set_aside_rejects_the_partition_and_names_the_rule_be
     assert "at most 0.2 of its rows are set aside (max_quarantined_fraction), and 0.233 are" in check.rejected
     assert "7 rows break 'amount lies between 0 and 1000'" in check.rejected
     assert check_of(frame, max_quarantined_fraction=0.25).rejected is None
+    one = check_of(day(amount=([0], -1.0)), max_quarantined_fraction=0.0).rejected
+    assert one is not None and "1 row breaks 'amount lies between 0 and 1000'" in one
 
 
 def test_one_bad_day_does_not_reject_its_neighbour() -> None:

@@ -15,6 +15,7 @@ from deployments.prefect import alerts, crashed
 from deployments.prefect.client import ask, insisted
 from deployments.prefect.crashed import ATTEMPT
 from deployments.prefect.up import STOPPED
+from ml.reporting.endings import Ending, shown_name
 from tasks import question
 from tests.deployments.test_schedules import wait_for
 from tests.storage.test_ledger import entry, version
@@ -87,10 +88,13 @@ def test_stopping_up_is_no_crash_to_be_told_of() -> None:
         assert matched(made()[name], "shop 2024-03-15", "Process exited with status code: -9.")
 
 
-def test_neither_a_replay_nor_a_dry_run_is_a_recovery_or_a_success() -> None:
+def test_neither_a_replay_nor_a_dry_run_nor_a_night_before_a_red_one_is_a_recovery_or_a_success() -> None:
+    old = shown_name("shop 2024-03-01", "F1 0.771", Ending("Promoted", "so", still_red=True).mark)
+    assert old == "shop 2024-03-01 (a later night is red), F1 0.771"
+    assert shown_name(old, "F1 0.8") == "shop 2024-03-01, F1 0.8", "when it is run again later"
     for name in (alerts.RECOVERED, alerts.SILENT):
         assert matched(made()[name], "shop 2024-03-15, F1 0.771", "Promoted: so")
-        for run in ("shop 2024-03-15 (replay), F1 0.771", "shop 2024-03-15 (dry run)"):
+        for run in ("shop 2024-03-15 (replay), F1 0.771", "shop 2024-03-15 (dry run)", old):
             assert not matched(made()[name], run, "Promoted: so")
 
 

@@ -34,11 +34,17 @@ def typed(capsys: pytest.CaptureFixture[str]) -> Any:
 
 
 @pytest.fixture
-def nights(shop: Shop, prefect: str, monkeypatch: pytest.MonkeyPatch) -> Shop:
+def nights(shop_after_a_night: Shop, prefect: str, monkeypatch: pytest.MonkeyPatch) -> Shop:
     """A shop whose first night is done."""
     monkeypatch.setenv("PREFECT_API_URL", prefect)
-    shop.night("2024-03-15")
-    return shop
+    return shop_after_a_night
+
+
+@pytest.fixture
+def two_nights(shop_after_two_nights: Shop, prefect: str, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    """A shop with a champion and a second version of the same date."""
+    monkeypatch.setenv("PREFECT_API_URL", prefect)
+    return shop_after_two_nights
 
 
 def test_an_operator_holds_promotes_rolls_back_and_leaves_a_day_out(nights: Shop, typed: Any) -> None:
@@ -95,8 +101,7 @@ def test_score_says_from_which_probability_on_it_says_so(nights: Shop, typed: An
     assert pd.read_csv(tmp_path / "out.csv")["basket"].tolist() == pd.read_parquet(rows)["basket"].tolist()
 
 
-def test_a_replayed_night_speaks_of_then_and_names_the_champion_of_today(nights: Shop, typed: Any) -> None:
-    nights.night("2024-03-15", seed=5)
+def test_a_replayed_night_speaks_of_then_and_names_the_champion_of_today(two_nights: Shop, typed: Any) -> None:
     assert typed("promote", "shop", "--version", "2", *BY_NAME)[0] == 0
     code, out, _ = typed("run", "shop", "--as-of", "2024-03-15")
     assert code == 0
@@ -106,25 +111,23 @@ def test_a_replayed_night_speaks_of_then_and_names_the_champion_of_today(nights:
     assert "entry 1 of the ledger would be replayed" in out
 
 
-def test_an_alias_moved_by_hand_is_settled_by_the_operator(nights: Shop, typed: Any) -> None:
-    registry = Registry(nights.settings, "shop")
-    nights.night("2024-03-15", seed=5)
+def test_an_alias_moved_by_hand_is_settled_by_the_operator(two_nights: Shop, typed: Any) -> None:
+    registry = Registry(two_nights.settings, "shop")
     registry.set_alias(CHAMPION, 2)
     assert typed("promote", "shop", "--version", "1", *BY_NAME)[0] == 0
     assert registry.alias(CHAMPION) == 1
 
 
 @pytest.mark.slow
-def test_a_version_that_was_deleted_in_mlflow_cannot_serve_and_locks_nothing(nights: Shop, typed: Any) -> None:
-    registry = Registry(nights.settings, "shop")
-    nights.night("2024-03-15", seed=5)
+def test_a_version_that_was_deleted_in_mlflow_cannot_serve_and_locks_nothing(two_nights: Shop, typed: Any) -> None:
+    registry = Registry(two_nights.settings, "shop")
     registry.delete_version(2)
     code, _, said = typed("promote", "shop", "--version", "2", *BY_NAME)
     lost = "the ledger's version 2 is no longer in MLflow (run " in said and "retrain doctor shop --mend" in said
     assert (code, lost) == (2, True)
-    assert len(nights.ledger.entries()) == 2
+    assert len(two_nights.ledger.entries()) == 2
     registry.delete_version(1)
-    nights.night("2024-03-16", seed=6)
+    two_nights.night("2024-03-16", seed=6)
     assert typed("promote", "shop", "--version", "3", *BY_NAME)[0] == 0
     assert registry.alias(CHAMPION) == 3
 
@@ -171,9 +174,8 @@ def test_what_cannot_be_is_refused_in_one_sentence_and_nothing_is_recorded(
 
 
 @pytest.mark.slow
-def test_every_command_of_the_operators_table_runs(nights: Shop, typed: Any) -> None:
+def test_every_command_of_the_operators_table_runs(two_nights: Shop, typed: Any) -> None:
     """In the order of the table, on the shop in place of the flights."""
-    nights.night("2024-03-15", seed=5)
     assert typed("promote", "shop", "--version", "2", *BY_NAME)[0] == 0
     page = (Path(__file__).parents[2] / "docs" / "operating.md").read_text()
     table, plan = page.split("## What you see, and what to do\n")[1].split("\n## ")[0], ""

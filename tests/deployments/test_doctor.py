@@ -15,7 +15,7 @@ import deployments.commands.doctor
 from deployments.cli import main
 from deployments.prefect import serve
 from deployments.prefect.announcement import Servers
-from deployments.prefect.client import ask, insisted
+from deployments.prefect.client import insisted
 from ml.errors import Corrupt
 from ml.operations import dead_runs, health
 from ml.operations.health import Finding
@@ -27,10 +27,8 @@ from tests.story import Shop
 
 
 @pytest.fixture
-def nights(shop: Shop) -> Shop:
-    shop.night("2024-03-15")
-    shop.night("2024-03-15", seed=5)
-    return shop
+def nights(shop_after_two_nights: Shop) -> Shop:
+    return shop_after_two_nights
 
 
 @pytest.fixture
@@ -177,7 +175,7 @@ def test_a_run_of_which_nothing_is_heard_is_ended(shop: Shop, prefect: str, monk
     (finding,) = found()
     assert finding.repair is not None
     finding.repair()
-    assert (ask(f"{prefect}/flow_runs/{run}")["state_type"], found()) == ("CRASHED", [])
+    assert (insisted(f"{prefect}/flow_runs/{run}")["state_type"], found()) == ("CRASHED", [])
     insisted(states, {"state": {"type": "CANCELLED"}, "force": True})  # or another test would run it again
 
 

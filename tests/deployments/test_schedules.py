@@ -14,7 +14,7 @@ import pytest
 
 from deployments.prefect import night
 from deployments.prefect.announcement import Servers
-from deployments.prefect.client import ask, insisted
+from deployments.prefect.client import insisted
 from deployments.prefect.crashed import Lost, resubmit_crashed
 from deployments.prefect.night import RunFailed, _ended, _result
 from deployments.prefect.serve import deployments
@@ -71,7 +71,7 @@ def test_a_lost_run_is_scheduled_again_for_its_own_time_and_a_cancelled_one_is_n
         runs.append(run)
     _end_lost_runs(prefect)
     resubmit_crashed(prefect, {"shop"})
-    after = [ask(f"{prefect}/flow_runs/{run['id']}") for run in runs]
+    after = [insisted(f"{prefect}/flow_runs/{run['id']}") for run in runs]
     try:
         assert [run["state_name"] for run in after] == ["AwaitingRetry", "Cancelled"]
         assert [run["expected_start_time"] for run in after] == [run["expected_start_time"] for run in runs]
@@ -96,12 +96,12 @@ def test_a_run_whose_lock_nobody_holds_is_ended(shop: Shop, prefect: str, monkey
         insisted(f"{prefect}/flow_runs/{runs[name]}/set_state", {"state": {"type": state}, "force": True})
     with held_lock(run_lock(home, "held"), 0, Busy("", "", "")):
         Lost(home, {"purchase"}).end(prefect)
-    after = {name: ask(f"{prefect}/flow_runs/{run}")["state_type"] for name, run in runs.items()}
+    after = {name: insisted(f"{prefect}/flow_runs/{run}")["state_type"] for name, run in runs.items()}
     monkeypatch.setattr("ml.operations.dead_runs.STARTS_WITHIN", timedelta(0))
     Lost(home, {"house_price"}).end(prefect)
-    assert ask(f"{prefect}/flow_runs/{runs['starting']}")["state_type"] == "PENDING", "another use case's"
+    assert insisted(f"{prefect}/flow_runs/{runs['starting']}")["state_type"] == "PENDING", "another use case's"
     Lost(home, {"purchase"}).end(prefect)
-    assert ask(f"{prefect}/flow_runs/{runs['starting']}")["state_type"] == "CRASHED", "it takes a turn of its pool"
+    assert insisted(f"{prefect}/flow_runs/{runs['starting']}")["state_type"] == "CRASHED", "it takes a turn of its pool"
     for name in ("held", "another's", "starting"):
         insisted(f"{prefect}/flow_runs/{runs[name]}/set_state", {"state": {"type": "CANCELLED"}, "force": True})
     assert after == {**states, "gone": "CRASHED", "unwanted": "CANCELLED"}
@@ -153,7 +153,7 @@ def test_an_answer_of_the_ledger_is_a_run_of_the_page_that_has_ended(
     idle, replay = run("2024-03-16"), run("2024-03-15")
     assert [(done["entry"], done["replayed"]) for done in (idle, replay)] == [(2, False), (1, True)]
     chosen = {"deployment_id": {"any_": [str(deployment)]}, "start_time": {"after_": since}}
-    shown = ask(f"{prefect}/flow_runs/filter", {"flow_runs": chosen})
+    shown = insisted(f"{prefect}/flow_runs/filter", {"flow_runs": chosen})
     ended = {run["state"]["message"].split(":")[0]: run for run in shown if run["state_name"] == "Completed"}
     assert set(ended) == {"NothingNew", "Replay, Promoted"}
     assert ended["NothingNew"]["name"] == "shop 2024-03-16"
@@ -163,7 +163,7 @@ def test_an_answer_of_the_ledger_is_a_run_of_the_page_that_has_ended(
     assert set(again["tags"]) == {"shop", "nightly", "Promoted", "replay"}
     assert set(ended["NothingNew"]["tags"]) == {"shop", "nightly", "NothingNew"}
     chosen = {"artifacts": {"flow_run_id": {"any_": [ended["NothingNew"]["id"]]}}}
-    (table,) = ask(f"{prefect}/artifacts/filter", chosen)
+    (table,) = insisted(f"{prefect}/artifacts/filter", chosen)
     assert (table["key"], json.loads(table["data"])) == ("shop-stages", idle["stages"])
     (shop.settings.data / "shop" / "all.parquet").unlink()
     assert run("2024-03-17") == {"submitted": True}

@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from deployments.prefect import children
 from deployments.prefect.announcement import Servers, announce, only_up, running_servers
 from deployments.prefect.children import child
-from deployments.prefect.client import answers, ask
+from deployments.prefect.client import answers, insisted
 from deployments.prefect.crashed import next_attempt
 from deployments.prefect.servers import free_port, prefect_server
 from deployments.prefect.up import run_up
@@ -291,9 +292,9 @@ def up(settings: Settings) -> Iterator[tuple["subprocess.Popen[str]", Servers]]:
 
 
 def submit_run(api: str, **parameters: int) -> str:
-    (deployment,) = ask(f"{api}/deployments/filter", {})
-    request = {"parameters": parameters}
-    return str(ask(f"{api}/deployments/{deployment['id']}/create_flow_run", request)["id"])
+    (deployment,) = insisted(f"{api}/deployments/filter", {})
+    request = {"parameters": parameters, "idempotency_key": str(uuid4())}
+    return str(insisted(f"{api}/deployments/{deployment['id']}/create_flow_run", request)["id"])
 
 
 def start_run(api: str) -> str:
@@ -304,12 +305,12 @@ def start_run(api: str) -> str:
 
 
 def state(api: str, run: str) -> str:
-    return str(ask(f"{api}/flow_runs/{run}")["state"]["name"])
+    return str(insisted(f"{api}/flow_runs/{run}")["state"]["name"])
 
 
 def history(api: str, run: str) -> list[str]:
     """The names of the run's states and, of those that are ours, what they say."""
-    states = ask(f"{api}/flow_run_states/?flow_run_id={run}")
+    states = insisted(f"{api}/flow_run_states/?flow_run_id={run}")
     ordered = sorted(states, key=lambda state: str(state["timestamp"]))
     return [state["message"] if state["name"] == "AwaitingRetry" else state["name"] for state in ordered]
 

@@ -10,13 +10,13 @@ from sklearn.metrics import confusion_matrix
 
 from ml import Column
 from ml.data.cleaning import DAY, LABEL
+from ml.data.split import units_of
 from ml.evaluation.judging import (
     NoAnswer,
     answer_table,
     baselines,
     judge_all,
     model_answers,
-    units_of,
 )
 from ml.metrics.scores import METRICS, PROBABILITY_SCORES
 from ml.serving.output import TaskKind

@@ -12,7 +12,7 @@ from ml.evaluation.handles import Verdict
 from ml.evaluation.source_evidence import REWRITTEN, SourceEvidence, days_to_exclude
 from ml.operations.moves import carry_out, plan_exclude, plan_no, plan_promote
 from ml.pipeline.evaluate import _may_ask
-from ml.reporting.decision_section import way_out, ways_to_answer
+from ml.reporting.decision_section import changed_source, way_out, ways_to_answer
 from ml.reporting.source_section import after_no, source_lines
 from ml.storage.json_form import from_json, to_json
 from ml.storage.ledger import Ledger, OperatorEntry, version_of
@@ -141,6 +141,8 @@ def test_a_promotion_after_a_no_is_a_yes_to_what_its_night_asked(asked: Ledger) 
 def test_no_can_leave_out_the_days_but_not_those_that_other_code_made(asked: Ledger) -> None:
     made = plan_no(asked, 2, "a broken feed", exclude=True)
     assert made.excluded == {"2024-03-10": "a broken feed", "2024-03-11": "a broken feed"}
+    left_out = "leaving out 2024-03-10 to 2024-03-11 (2 days)"
+    assert made.reason == f"no to version 2 of entry 2, {left_out}: a broken feed", "which the ledger prints"
     assert after_no(made, days_to_exclude([change()])) == " No later night uses 2024-03-10, 2024-03-11."
     told = after_no(plan_no(asked, 2, "so"), days_to_exclude([change()]))
     assert "retrain data exclude tills 2024-03-10 --reason WHY; retrain data exclude tills 2024-03-11" in told
@@ -183,6 +185,37 @@ def test_a_night_that_asks_names_all_ways_to_answer() -> None:
 def test_a_night_that_keeps_because_of_a_no_says_what_leads_out(kind: str, last: str, says: str) -> None:
     figures = {"first_day": "2024-03-10", "last_day": last, "kind": kind, "column": "amount"}
     assert way_out(document("FAIL", **figures)).startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("kind", "last", "says"),
+    [
+        (
+            "number",
+            "2024-03-10",
+            "is broken, leave out 2024-03-10: retrain data exclude tills 2024-03-10 --reason WHY. ",
+        ),
+        (
+            "loss",
+            "2024-03-12",
+            "is broken, leave out each day from 2024-03-10 to 2024-03-12: retrain data exclude tills ",
+        ),
+        (
+            REWRITTEN,
+            "2024-03-12",
+            "If the change of amount is not wanted, mend the code that makes it. If it is right,",
+        ),
+    ],
+)
+def test_a_change_that_nobody_is_asked_about_because_another_gate_blocks_says_what_leads_out(
+    kind: str, last: str, says: str
+) -> None:
+    figures = {"first_day": "2024-03-10", "last_day": last, "kind": kind, "column": "amount"}
+    told = way_out({**document("INCONCLUSIVE", **figures), "asks": False})
+    assert says in told
+    assert told.endswith("nothing is to be done: the first night that nothing else blocks asks about it")
+    assert changed_source(document("INCONCLUSIVE", **figures)) == "", "a night that asks says how to answer"
+    assert changed_source({**document("PASS"), "asks": False}) == ""
 
 
 def test_the_section_of_the_report_is_there_if_there_is_something_to_say() -> None:

@@ -10,6 +10,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
+from uuid import uuid4
 
 import pytest
 
@@ -26,9 +27,11 @@ from ml.operations.moves import answer, carry_out, judged_since, plan_hold, plan
 from ml.reporting.endings import answer_sentence, end_word
 from ml.settings import Settings
 from ml.storage.ledger import Ledger, NightEntry, OperatorEntry, open_questions, version_of
+from ml.storage.records import SourceChange
 from ml.storage.registry import CHAMPION, Registry
 from ml.storage.store import open_store
 from tasks.lost import ASKED
+from tasks.question import _question
 from tests.deployments.test_schedules import wait_for
 from tests.evaluation.test_gates import champion
 from tests.storage.test_ledger import entry, version
@@ -92,6 +95,25 @@ def test_an_answer_in_a_terminal_is_the_entry_that_resume_would_have_made(
     resumed = answer(ledger, None, night, promote=promote, name=made.by, reason="the loss is noise")
     assert isinstance(resumed, OperatorEntry)
     assert replace(made, at="", nonce="") == replace(resumed, at="", nonce="")
+
+
+def test_the_form_begins_with_the_question_and_with_the_change_of_the_source(asked: tuple[Ledger, NightEntry]) -> None:
+    """Because Prefect's page shows only the first lines of a long text."""
+    _, night = asked
+    gates = {"MinMetric f1": "PASS", "NotWorseThanChampion f1": "INCONCLUSIVE", "SourceUnchanged": "INCONCLUSIVE"}
+    verdicts = [{"gate": gate, "verdict": verdict, "reason": "so"} for gate, verdict in gates.items()]
+    result = {"verdicts": verdicts, "champion_before": 1, "champion_after": 1, "asks": True}
+    change = SourceChange(
+        column="amount", kind="number", first_day="2024-03-01", days=("2024-03-01",), share=1.0, usual=0.0, words="w"
+    )
+    told = _question(replace(night, result=result, source_changes=(change,)))
+    assert told.split("\n\n") == [
+        "Is tills version 2 (as of 2024-03-02) to serve?",
+        "SourceUnchanged cannot tell: so.",
+        "NotWorseThanChampion f1 cannot tell: so.",
+        "Exclude leaves out 2024-03-01.",
+        "Champion is still version 1.",
+    ]
 
 
 def test_no_answers_only_an_open_question(asked: tuple[Ledger, NightEntry]) -> None:
@@ -234,8 +256,7 @@ def test_a_suspended_night_is_resumed_with_an_answer(served_shop: Shop, prefect:
     judges nothing again, though a day was changed meanwhile."""
     assert served_shop.document("2024-03-15")["decision"] == "FIRST"
     deployment = wait_for(lambda: ask(f"{prefect}/deployments/name/retrain/shop"), 60)
-    run = ask(f"{prefect}/deployments/{deployment['id']}/create_flow_run", {})
-    assert run is not None
+    run = insisted(f"{prefect}/deployments/{deployment['id']}/create_flow_run", {"idempotency_key": str(uuid4())})
     state = wait_for(lambda: _state_in(prefect, run["id"], {"PAUSED", "FAILED", "COMPLETED"}), 120)
     assert state["name"] == "Suspended", state
     (night,) = [each for each in served_shop.entries() if each.asks]
@@ -249,7 +270,7 @@ def test_a_suspended_night_is_resumed_with_an_answer(served_shop: Shop, prefect:
         state = wait_for(lambda: _state_in(prefect, run["id"], {"PAUSED", "FAILED", "COMPLETED"}), 120)
         assert state["name"] == "Suspended", state
     served_shop.rewrite("2024-03-02", amount=1.0)
-    ask(f"{prefect}/flow_runs/{run['id']}/resume", {"run_input": GIVEN})
+    insisted(f"{prefect}/flow_runs/{run['id']}/resume", {"run_input": GIVEN})
     state = wait_for(lambda: _state_in(prefect, run["id"], {"FAILED", "COMPLETED", "CRASHED"}), 120)
     assert (state["name"], state["message"][:27]) == ("Completed", "Promoted: Ada answered on 2")
     assert "was not used" not in state["message"]
@@ -288,7 +309,7 @@ class Asking:
         with ThreadPoolExecutor() as pool:
             answered = pool.submit(self._answer, f"shop {as_of}", answering)
             result = follow(self.shop.settings, "retrain/shop", request, self.servers)
-        run = dict(ask(f"{self.prefect}/flow_runs/{answered.result()}"))
+        run = dict(insisted(f"{self.prefect}/flow_runs/{answered.result()}"))
         closed = self.shop.ledger.entry(result["answer"])
         assert run["state_name"] == "Completed"
         assert closed == self.shop.ledger.answer_to(self.shop.entries()[-1])
@@ -335,7 +356,7 @@ def test_a_question_that_is_closed_without_its_page_ends_its_run_and_its_followe
 
     def answer_before_resume(run: str) -> None:
         carry_out(served_shop.ledger, None, plan_no(served_shop.ledger, 3, "a test was first"))
-        ask(f"{prefect}/flow_runs/{run}/resume", {"run_input": GIVEN})
+        insisted(f"{prefect}/flow_runs/{run}/resume", {"run_input": GIVEN})
 
     def choose_another(run: str) -> None:
         carry_out(served_shop.ledger, None, plan_promote(served_shop.ledger, 1, "it stays"))
@@ -362,5 +383,5 @@ def test_a_question_that_is_closed_without_its_page_ends_its_run_and_its_followe
 
 
 def _state_in(prefect: str, run_id: str, types: set[str]) -> Any:
-    state = ask(f"{prefect}/flow_runs/{run_id}")["state"]
+    state = insisted(f"{prefect}/flow_runs/{run_id}")["state"]
     return state if state["type"] in types else None

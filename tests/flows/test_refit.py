@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,8 @@ from ml import NetworkClassifier
 from ml.data.cleaning import LABEL
 from ml.declarations import plain
 from ml.digests import digest_value
-from ml.errors import ConfigError, StoreUnavailable
+from ml.errors import ConfigError, StoreUnavailable, Unforeseen
+from ml.evaluation.day_scores import read_days
 from ml.evaluation.handles import Judgement
 from ml.models.protocol import Fitted, Job, Rows
 from ml.operations.moves import plan_exclude, plan_hold
@@ -28,11 +30,16 @@ from ml.storage.registry import CHAMPION, REFERENCE, Registry
 from ml.storage.store import is_whole, open_store
 from tests.data.test_data import edit_use_case
 from tests.storage.test_ledger import entry, pair, version
-from tests.story import Shop
+from tests.story import ROWS_A_DAY, Shop
 from tests.tiny import tills
 
 BY_NAME = ("--reason", "a test says so", "--yes")
 REFIT_STAGES = ["refit candidate", "upload refit", "verify refit"]
+
+
+@pytest.fixture
+def shop(shop_with_cleaned_days: Shop) -> Shop:
+    return shop_with_cleaned_days
 
 
 @pytest.fixture
@@ -101,7 +108,7 @@ def test_two_promoted_nights(refitted: Shop, capsys: pytest.CaptureFixture[str])
     assert main(["promote", "shop", "--version", "4", *BY_NAME]) == 0
     assert "Champion of shop is now version 3, whose refit, version 4, serves (it was 2)." in capsys.readouterr().out
     judged, refit = (registry(refitted).client.get_model_version("shop", number) for number in ("3", "4"))
-    assert "fitted once more as version 4, which serves in its place." in judged.description
+    assert "fitted once more as version 4, to serve in its place." in judged.description
     assert "Version 3 was judged. This is its recipe, fitted once more on all due rows up to 2024" in refit.description
     assert (refit.tags["refit_of"], refit.tags["fit_until"]) == ("3", "2024-03-15")
     assert champion(refitted) == two
@@ -407,3 +414,50 @@ def test_whether_winners_are_refitted_is_part_of_how_they_are_judged_and_of_no_t
 def test_another_word_than_promoted_or_never_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"refit of the use case tills .*'promoted' or 'never'.* it is 'always'"):
         tills(refit="always")
+
+
+KINDS_OF_MODEL = {
+    "trees": ("Trees", "Trees(rounds=30, learning_rate=0.2)", ""),
+    "a forest": (
+        "ScikitLearn",
+        "ScikitLearn(RandomForestClassifier(n_estimators=20, min_samples_leaf=20))",
+        "from sklearn.ensemble import RandomForestClassifier\n",
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS_OF_MODEL)
+def test_a_refit_of_another_kind_of_model_goes_the_same_way(
+    refitted: Shop, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """First, promoted after a refit that was cut off, kept, answered with, and rolled back to."""
+    name, model, imported = KINDS_OF_MODEL[kind]
+    edit_use_case(refitted, "    logistic_regression,\n", f"    {name},\n")
+    edit_use_case(refitted, "logistic_regression(batch_size=256, learning_rate=0.05, epochs=4)", model)
+    edit_use_case(refitted, "from ml import (\n", f"{imported}from ml import (\n")
+    edit_use_case(refitted, "max_drop=0.05", "max_drop=0.5")
+    edit_use_case(refitted, "max_drop=0.1,", "max_drop=0.5,")
+    assert refitted.document("2024-03-15")["decision"] == "FIRST"
+    with monkeypatch.context() as patch, pytest.raises(Unforeseen):
+        patch.setattr(ml.pipeline.refit, "_why_refused", Mock(side_effect=MemoryError))
+        refitted.document("2024-03-16")
+    second = refitted.document("2024-03-16")
+    assert (second["decision"], second["serves"]["version"]) == ("PROMOTE", 4), second["reason"]
+    assert (registry(refitted).alias(CHAMPION), registry(refitted).alias(REFERENCE)) == (4, 1)
+    edit_use_case(refitted, "max_drop=0.5", "max_drop=0.0001")
+    third = refitted.document("2024-03-19")
+    assert (third["decision"], third["serves"], third["refit"]) == ("KEEP", second["serves"], None), third["reason"]
+    days = read_days(refitted.ledger.store, "shop").values()
+    assert [(day.day, day.version, day.twin is not None) for day in days] == [
+        ("2024-03-15", 2, True), ("2024-03-16", 4, True), ("2024-03-17", 4, True), ("2024-03-18", 4, True),
+    ]  # fmt: skip
+    assert (third["served"]["days"], third["served"]["version"]) == (4, 4)
+    file, out = str(refitted.file("2024-03-17")), refitted.settings.home / "out.csv"
+    scored = typed(capsys, "score", "shop", file, "-o", str(out))
+    assert (scored["version"], scored["refit_of"], len(pd.read_csv(out))) == (4, 3, ROWS_A_DAY)
+    explained = main(["score", "shop", file, "-o", str(out.with_suffix(".all.csv")), "--explain"])
+    assert explained == (0 if kind == "trees" else 2), capsys.readouterr()
+    typed(capsys, "rollback", "shop", *BY_NAME)
+    assert registry(refitted).alias(CHAMPION) == 2
+    assert (typed(capsys, "doctor", "shop")["left"], registry(refitted).running()) == (0, [])

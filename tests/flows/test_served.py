@@ -32,7 +32,10 @@ def status(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     return row
 
 
-def test_three_nights_show_what_served_on_each_day(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+def test_three_nights_show_what_served_on_each_day(
+    shop_after_a_night: Shop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop = shop_after_a_night
     first, second, third = (shop.document(f"2024-03-{day}") for day in (15, 16, 17))
     assert first["served"] is None, "nothing has served before the first night"
     assert [(day["day"], day["version"]) for day in second["served"]["newest_days"]] == [("2024-03-15", 1)]

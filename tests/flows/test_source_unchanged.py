@@ -16,6 +16,11 @@ SAY = ["--yes", "--reason", "a test says so"]
 
 
 @pytest.fixture
+def shop(shop_with_cleaned_days: Shop) -> Shop:
+    return shop_with_cleaned_days
+
+
+@pytest.fixture
 def watched_shop(shop: Shop) -> Shop:
     """The shop with the gate, and a champion that has seen the days until 2024-03-09."""
     _file(shop).write_text(WATCHED)

@@ -81,7 +81,7 @@ def test_a_kind_of_model_is_one_file(kind: TaskKind, tmp_path: Path) -> None:
     [
         (b"(self.answer, (len(typed), 2))", r"1 number, but its answer to 50 validation rows has the shape \(50, 2\)"),
         (b"(self.answer, (1, 1))", r"has the shape \(1, 1\)"),
-        (b"([np.nan], (len(typed), 1))", "what it says to 50 of 50 validation rows is none"),
+        (b"([np.nan], (len(typed), 1))", "50 of its 50 answers to validation rows are no numbers"),
         (b"(['0'], (len(typed), 1))", "and type"),
     ],
 )

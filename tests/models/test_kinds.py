@@ -26,7 +26,18 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 
-from ml import Column, Learner, NetworkClassifier, NetworkRegressor, ScikitLearn, Trees, UseCase
+from ml import (
+    Column,
+    EmbeddedNetwork,
+    Ensemble,
+    Learner,
+    NetworkClassifier,
+    NetworkRegressor,
+    ScikitLearn,
+    TabM,
+    Trees,
+    UseCase,
+)
 from ml.data.cleaning import LABEL
 from ml.errors import DataRejected, RetrainError
 from ml.models.handles import Step
@@ -60,24 +71,36 @@ def network(kind: TaskKind) -> Learner:
     return estimator.set_params(hidden=(8,), epochs=3, batch_size=64, learning_rate=0.02)
 
 
+def trees(kind: TaskKind) -> Learner:
+    return Trees(rounds=12, patience=None, num_leaves=8, learning_rate=0.2, subsample=0.8)
+
+
+linear = either(LogisticRegression(), Ridge())
 FOREST = {"n_estimators": 5, "max_depth": 6}
+SMALL: dict[str, Any] = {"hidden": (8,), "embedding": 2, "bins": 6, "batch_size": 64, "learning_rate": 0.02}
 BOOSTED = {"max_iter": 5, "max_leaf_nodes": 8}
 LEARNERS: dict[str, Callable[[TaskKind], Learner]] = {
     "network": network,
-    "trees": lambda kind: Trees(rounds=12, patience=None, num_leaves=8, learning_rate=0.2, subsample=0.8),
-    "linear": either(LogisticRegression(), Ridge()),
+    "trees": trees,
+    "pack": lambda kind: EmbeddedNetwork(members=2, epochs=4, **SMALL),
+    "tabm": lambda kind: TabM(members=4, epochs=4, **SMALL),
+    "linear": linear,
     "forest": either(RandomForestClassifier(**FOREST), RandomForestRegressor(**FOREST)),
     "histograms": either(
         HistGradientBoostingClassifier(**BOOSTED), HistGradientBoostingRegressor(**BOOSTED), rows="frame"
     ),
     "pipeline": either(of_frames(LogisticRegression()), of_frames(Ridge()), rows="frame"),
+    "ensemble": lambda kind: Ensemble((network(kind), trees(kind), linear(kind))),
 }
-TELLS_STEPS = ("network",)  # and goes on in the middle of a fit; other kinds begin it again
+TELLS_STEPS = ("network", "pack", "tabm", "ensemble")  # and goes on in the middle of a fit; other kinds begin it again
 SEES_ALL_ROWS: dict[str, Learner] = {  # in each of its steps: a weight then moves it as much as repeated rows do
     "network": network("binary").set_params(batch_size=None, epochs=20),
+    "pack": EmbeddedNetwork(members=2, **{**SMALL, "batch_size": 10_000}, epochs=30, dropout=0.0),
+    "tabm": TabM(members=4, **{**SMALL, "batch_size": 10_000}, epochs=30, dropout=0.0),
     "forest": ScikitLearn(RandomForestClassifier(**FOREST, bootstrap=False)),
     "trees": Trees(rounds=12, patience=None, num_leaves=8, learning_rate=0.2, min_child_samples=1),
 }
+SEES_ALL_ROWS["ensemble"] = Ensemble((SEES_ALL_ROWS["network"], SEES_ALL_ROWS["trees"]))
 SEEDLESS = ("linear", "pipeline")
 CASES = [(name, kind) for name in LEARNERS for kind in KINDS]
 case = pytest.mark.parametrize(("name", "kind"), CASES)
@@ -263,7 +286,7 @@ def test_a_seed_decides_what_is_random(name: str, tmp_path: Path) -> None:
 @each
 def test_a_kind_says_where_its_fit_runs(name: str) -> None:
     learner = LEARNERS[name]("binary")
-    assert (learner.device_on("cpu"), learner.device_on("cuda")) == ("cpu", "cuda" if name == "network" else "cpu")
+    assert (learner.device_on("cpu"), learner.device_on("cuda")) == ("cpu", "cuda" if name in TELLS_STEPS else "cpu")
 
 
 @each

@@ -161,12 +161,23 @@ def packed(loaded: Loaded, some: Sample) -> tuple[PackagedModel, Taken]:
 Case = tuple[str, str]
 
 
+FEW = {("nothing", "none"), ("groups", "dated"), ("groups", "large"), ("nothing", "sensitive")}  # undated beside them
+CASES = [
+    pytest.param(derive, sides, marks=() if sides == "undated" or (derive, sides) in FEW else pytest.mark.slow)
+    for derive in DERIVES
+    for sides in SIDES
+]
+
+
 @pytest.fixture(scope="module")
-def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[Case, tuple[Path, Taken, pd.DataFrame]]:
-    """Every derive with every side table: a version's folder with its answers from a process without this project,
-    what it takes, and the night's raw rows."""
+def cases(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[Case, tuple[Path, Taken, pd.DataFrame]]:
+    """Of every derive with a side table that is to be tested: a version's folder with its answers from a process
+    without this project, what it takes, and the night's raw rows."""
     folder, made = tmp_path_factory.mktemp("versions"), dict[Case, tuple[Path, Taken, pd.DataFrame]]()
-    for number, (derive, sides) in enumerate((derive, sides) for derive in DERIVES for sides in SIDES):
+    of_cases = (item.callspec.params for item in request.session.items if "cases" in getattr(item, "fixturenames", ()))
+    for number, (derive, sides) in enumerate((params["derive"], params["sides"]) for params in of_cases):
         place = folder / str(number)
         loaded = project(place, *DERIVES[derive], SIDES[sides], SENSITIVE if sides == "sensitive" else "")
         with pytest.MonkeyPatch.context() as patch:
@@ -185,8 +196,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[Case, tuple[Path, Ta
     return made
 
 
-@pytest.mark.parametrize("sides", SIDES)
-@pytest.mark.parametrize("derive", DERIVES)
+@pytest.mark.parametrize(("derive", "sides"), CASES)
 def test_rows_of_the_source_get_the_answers_of_raw_rows_where_nothing_of_the_project_is(
     cases: dict[Case, tuple[Path, Taken, pd.DataFrame]], derive: str, sides: str
 ) -> None:

@@ -1,5 +1,6 @@
 """What validation chooses after a fit, and the model that comes of it."""
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_score, recall_score
+from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score
 
 from ml.data.cleaning import LABEL
 from ml.errors import ConfigError, StoreUnavailable
@@ -23,12 +24,11 @@ from ml.models.protocol import Fitted
 from ml.models.training import (
     StoredDiary,
     best_threshold,
-    calibrate,
     choose_output,
     package,
 )
 from ml.serving.kinds.network import load
-from ml.serving.output import Output, TaskKind, sigmoid
+from ml.serving.output import Output, TaskKind, probabilities, sigmoid
 from ml.serving.rules import Between, NotBelow, NotNull, UniqueKey
 from ml.storage.store import open_store
 from tests.tiny import KINDS, cleaned, fit, job, packaged, parcel_rows, parcels, rows_of
@@ -111,7 +111,7 @@ def test_the_threshold_of_a_model_is_that_of_its_use_cases_metric() -> None:
     use_case = parcels(metric="recall")
     outputs, y = validation_outputs()
     output = choose_output(use_case, outputs[:, None], y)
-    found = sigmoid(output.slope * outputs + output.offset) >= output.threshold
+    found = probabilities(output, outputs[:, None])[:, 1] >= output.threshold
     assert found[y == 1].all()
     assert not found.all()
 
@@ -144,39 +144,19 @@ def validation_outputs(seed: int = 0, rows: int = 400) -> tuple[np.ndarray, np.n
     return 8 * y + generator.normal(0, 6, rows), y
 
 
-def test_calibration_keeps_the_order_of_rows_and_lowers_the_log_loss() -> None:
-    logits, y = validation_outputs()
-    slope, offset = calibrate(logits, y)
-    assert slope > 0
-    calibrated = sigmoid(slope * logits + offset)
-    assert np.array_equal(np.argsort(calibrated, kind="stable"), np.argsort(logits, kind="stable"))
-    assert log_loss(y, calibrated) < log_loss(y, sigmoid(logits))
-    assert calibrated.mean() == pytest.approx(y.mean(), abs=0.01)
-
-
-def test_a_calibration_that_would_turn_the_order_round_is_refused() -> None:
-    logits, y = validation_outputs()
-    assert calibrate(-logits, y) == (1.0, 0.0)
-
-
-def test_a_calibration_of_well_separated_rows_is_not_certain() -> None:
-    y = np.array([0.0] * 10 + [1.0] * 10)
-    slope, offset = calibrate(np.where(y == 1, 3.0, -3.0), y)
-    assert sigmoid(slope * np.array([3.0, -3.0]) + offset) == pytest.approx([11 / 12, 1 / 12], abs=0.01)
-
-
 def test_the_output_of_two_classes_is_calibrated_and_has_the_threshold_of_calibrated_probabilities() -> None:
     logits, y = validation_outputs()
     output = choose_output(parcels(), logits[:, None], y)
-    p = sigmoid(output.slope * logits + output.offset)
-    assert (output.slope, output.offset) == calibrate(logits, y)
+    p = probabilities(output, logits[:, None])[:, 1]
+    assert output.calibration.startswith("Calibration: ")
+    assert (output.slope, output.offset, output.curve) != (1.0, 0.0, ())
     assert exact_f1(y, p >= output.threshold) == max(exact_f1(y, p >= middle) for middle in every_middle(p))
     assert output.classes == ("in time", "late")
 
 
 def test_other_outputs_have_no_threshold_of_their_own() -> None:
     classes = choose_output(parcels("multiclass"), np.zeros((3, 3)), np.zeros(3))
-    assert classes == Output(kind="multiclass", classes=("slow", "usual", "quick"))
+    assert replace(classes, calibration="") == Output(kind="multiclass", classes=("slow", "usual", "quick"))
     assert choose_output(parcels("regression"), np.zeros((3, 1)), np.zeros(3)).log
 
 
@@ -252,6 +232,18 @@ def test_a_checkpoint_is_put_when_the_last_one_is_old_enough(tmp_path: Path, clo
         clock.now = 100.0 + second
         checkpoints.save(str(second).encode())
         assert checkpoints.load() == kept
+
+
+@pytest.mark.parametrize(("total", "lines"), [(1, 1), (20, 20), (21, 11), (150, 19), (1000, 20)])
+def test_a_long_fit_is_told_in_at_most_twenty_lines_and_its_last_step_among_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, total: int, lines: int
+) -> None:
+    caplog.set_level("INFO")
+    diary = StoredDiary(open_store(str(tmp_path)), "stages/one", "tree")
+    for number in range(1, total + 1):
+        diary.step(Step(number, 0.5), total)
+    assert len(caplog.messages) == lines
+    assert caplog.messages[-1] == f"Tree {total} of {total}: train loss 0.5000."
 
 
 def test_training_goes_on_without_a_checkpoint_that_the_store_did_not_take(
@@ -352,8 +344,8 @@ class Answering:
 @pytest.mark.parametrize(
     ("outputs", "says"),
     [
-        (np.full((10, 1), np.nan), "what it says to 10 of 10 validation rows is none"),
-        (np.array([[np.inf], *[[0.0]] * 9]), "what it says to 1 of 10 validation rows is none"),
+        (np.full((10, 1), np.nan), "10 of its 10 answers to validation rows are no numbers"),
+        (np.array([[np.inf], *[[0.0]] * 9]), "1 of its 10 answers to validation rows are no numbers"),
         (np.zeros((10, 2)), r"must answer each row with 1 number, but its answer to 10 validation rows has the shape"),
         (np.zeros((9, 1)), r"has the shape \(9, 1\)"),
         (np.zeros(10), r"has the shape \(10,\)"),

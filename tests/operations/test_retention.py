@@ -42,14 +42,12 @@ def make_older(shop: Shop, days: int) -> None:
 
 
 @pytest.fixture
-def nights(shop: Shop) -> Shop:
+def nights(shop: Shop, home_after: Any) -> Shop:
     """Version 1 is champion, 2 and 3 never served, and one version is kept beside those that did."""
     file = shop.settings.project / "use_cases" / "shop.py"  # type: ignore[operator]
     source = file.read_text().replace("    Source,\n", "    Retention,\n    Source,\n", 1)
     file.write_text(source.replace("    min_rows=10,", "    min_rows=10,\n    retention=Retention(versions=1),"))
-    shop.night("2024-03-15")
-    for seed in (5, 6):
-        shop.night("2024-03-15", seed=seed)
+    home_after(shop, (None, 5, 6))
     return shop
 
 

@@ -32,7 +32,6 @@ class Walk:
 
     def __init__(self, shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
         self.shop, self.capsys = shop, capsys
-        assert shop.document("2024-03-15")["decision"] == "FIRST"
 
     @property
     def registry(self) -> Registry:
@@ -85,8 +84,8 @@ class Walk:
 
 
 @pytest.fixture
-def walk(shop: Shop, capsys: pytest.CaptureFixture[str]) -> Walk:
-    return Walk(shop, capsys)
+def walk(shop_after_a_night: Shop, capsys: pytest.CaptureFixture[str]) -> Walk:
+    return Walk(shop_after_a_night, capsys)
 
 
 def spoil_files(walk: Walk, version: int) -> None:

@@ -34,7 +34,7 @@ from tasks.lost import ACTIVE, end_lost
 from tests.deployments.test_alerts import told, wait_for_alert  # noqa: F401
 from tests.deployments.test_schedules import wait_for
 from tests.slow.test_production import is_link_to
-from tests.storage.test_ledger import entry, version
+from tests.storage.test_ledger import entry, pair, version
 from tests.story import Shop
 
 SCORES = {"candidate": {"f1": {"value": 0.771, "low": 0.7, "high": 0.8, "reason": None}}, "champion": None}
@@ -143,14 +143,27 @@ def test_a_replayed_night_says_what_became_of_it(
     which: NightEntry, entries: list[AnyEntry], word: str, sentence: str
 ) -> None:
     told_now = ending(which, replayed_in=entries)
+    champion = entries[-1].champion
+    if champion is not None:
+        sentence = (
+            f"{sentence} Version {champion.version} serves, as it was judged. It learnt from rows up to 2024-02-01."
+        )
     assert (told_now.word, since(which, entries)) == (word, sentence)
     assert word == ending(which).word, "the word that the night itself had"
     assert told_now.message.startswith(f"Replay, {word}: Version {which.seq} was ")
     assert f"entry {which.seq} of the ledger: so {sentence} Scored then: F1 0.771" in told_now.message
     assert told_now.tags == [word, "replay"]
     for before in ("tills 2024-03-02, F1 0.1", "tills 2024-03-02 (replay), F1 0.1", "tills 2024-03-02"):
-        shown = shown_name(before, told_now.score, is_replay=told_now.is_replay)
+        shown = shown_name(before, told_now.score, told_now.mark)
         assert shown == "tills 2024-03-02 (replay), F1 0.771"
+
+
+def test_a_replayed_night_names_what_serves_and_not_the_judged_model_alone() -> None:
+    both = night(1, "FIRST", None, 1)
+    both = replace(both, candidate=pair(1), champion=pair(1))
+    assert since(both, [both]) == (
+        "Champion is now version 1. Version 2 serves, the refit of version 1. It learnt from rows up to 2024-03-01."
+    )
 
 
 ASKED = replace(KEPT, asks=True, result={**RESULT, "asks": True, "champion_before": 1})
@@ -263,7 +276,7 @@ class Made:
         return str(insisted(f"{self.prefect}/task_runs/", asked)["id"])
 
     def states(self, what: str, *ids: str) -> list[str]:
-        return [str(ask(f"{self.prefect}/{what}/{each}")["state_type"]) for each in ids]
+        return [str(insisted(f"{self.prefect}/{what}/{each}")["state_type"]) for each in ids]
 
 
 @pytest.mark.slow
@@ -309,7 +322,8 @@ class Seen:
         self.deployment = wait_for(lambda: ask(f"{prefect}/deployments/name/retrain/shop"), 60)["id"]
 
     def submit(self, as_of: str, **request: Any) -> str:
-        asked = {"parameters": {"request": {"use_case": "shop", "as_of": as_of, **request}}}
+        parameters = {"request": {"use_case": "shop", "as_of": as_of, **request}}
+        asked = {"parameters": parameters, "idempotency_key": str(uuid4())}
         return str(insisted(f"{self.prefect}/deployments/{self.deployment}/create_flow_run", asked)["id"])
 
     def ended(self, run: str) -> dict[str, Any]:
@@ -318,7 +332,7 @@ class Seen:
         return self.run(run)
 
     def run(self, run: str) -> dict[str, Any]:
-        return dict(ask(f"{self.prefect}/flow_runs/{run}"))
+        return dict(insisted(f"{self.prefect}/flow_runs/{run}"))
 
     def compare(self, run: str, state: str, word: str, *, replay: bool = False) -> dict[str, Any]:
         """The run's end, after the comparison with the ledger."""

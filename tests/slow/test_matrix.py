@@ -82,8 +82,9 @@ def test_a_night_is_run_once_and_its_model_is_served_from_every_place(
         first = document(NIGHT, variables)
         assert (first["decision"], first["version"], first["replayed"]) == ("FIRST", 1, False)
         again = document(NIGHT, variables)
-        assert again == {**first, "replayed": True, "stages": again["stages"]}
-        assert [row["stage"] for row in again["stages"]] == ["open night", "take snapshot", "look up the ledger"]
+        assert again == {**first, "replayed": True, "stages": again["stages"], "became": "Champion is now version 1."}
+        stages = ["open night", "take snapshot", "look up the ledger", "look up what became of it"]
+        assert [row["stage"] for row in again["stages"]] == stages
 
         rows, scored, served = (tmp_path / name for name in ("rows.parquet", "scored.parquet", "served.parquet"))
         pd.read_parquet(tmp_path / "home" / "data" / "breast_cancer" / "all.parquet").to_parquet(rows)

@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
 from ..columns import with_tuples
 from ..features import CategoryFeature, Encoder, NumberFeature, vocabulary
@@ -29,6 +28,23 @@ class Architecture:
     hidden: tuple[int, ...]
     activation: str
     outputs: int
+
+
+class EmptyLinear(nn.Linear):
+    """A layer without weights: torch would draw them from the generator that all threads share.
+
+    torch's own `skip_init` imports its compiler for that, 2 s in every process that loads a model.
+    """
+
+    def reset_parameters(self) -> None:
+        """Draws nothing."""
+
+
+class EmptyEmbedding(nn.Embedding):
+    """A layer without weights, as EmptyLinear."""
+
+    def reset_parameters(self) -> None:
+        """Draws nothing."""
 
 
 class TabularNetwork(nn.Module):
@@ -52,10 +68,10 @@ class TabularNetwork(nn.Module):
         self.n_numbers = numbers
         self.bias = nn.Parameter(torch.empty(widths[0]))
         self.numbers = nn.Parameter(torch.empty(numbers, widths[0]))
-        self.categories = nn.ModuleList(_empty(nn.Embedding, size, widths[0]) for size in category_sizes)
+        self.categories = nn.ModuleList(EmptyEmbedding(size, widths[0]) for size in category_sizes)
         layers: list[nn.Module] = []
         for width_in, width_out in zip(widths, widths[1:], strict=False):
-            layers += [ACTIVATIONS[activation](), _empty(nn.Linear, width_in, width_out)]
+            layers += [ACTIVATIONS[activation](), EmptyLinear(width_in, width_out)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -76,12 +92,6 @@ class TabularNetwork(nn.Module):
         for layer in self.layers:
             first = _product(first, layer.weight.T, layer.bias) if isinstance(layer, nn.Linear) else layer(first)
         return first
-
-
-def _empty(kind: type[nn.Module], width_in: int, width_out: int) -> nn.Module:
-    """A layer without weights: torch would draw them from the generator that all threads share."""
-    layer: nn.Module = skip_init(kind, width_in, width_out)  # type: ignore[no-untyped-call]
-    return layer
 
 
 def _product(x: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
