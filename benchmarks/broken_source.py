@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from gates import project
+from gates import project  # type: ignore[import-not-found]  # the script beside this one
 from numpy.typing import NDArray
 
 from ml import Gate, SourceUnchanged

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 
-from gates import SETS, project
+from gates import SETS, project  # type: ignore[import-not-found]  # the script beside this one
 
 from ml import BetterThanTrivial, Gate, NotSurelyWorse, NotWorseThanChampion, NotWorseThanReference
 from ml.metrics.scores import LOWER_IS_BETTER
