@@ -299,7 +299,7 @@ def test_the_kind_of_model_of_the_page_is_fitted_travels_and_answers(tmp_path: P
         (tmp_path / f"{name}.py").parent.mkdir(exist_ok=True)
         (tmp_path / f"{name}.py").write_text(source)
     loaded = load("shop", tmp_path)
-    rows = tiny.cleaned(loaded.use_case, shop_day(date(2024, 1, 1)))
+    rows = tiny.cleaned(loaded.use_case, shop_day(date(2024, 1, 1))).assign(day__="2024-01-01")
     loaded.use_case.model.fit_rows(tiny.job(loaded.use_case, tmp_path / "fitted", rows, rows))
     model = package(
         loaded.use_case, (), tmp_path / "fitted", 1, rows, OwnCode(loaded.serving.modules, loaded.serving.packages)

@@ -22,6 +22,7 @@ Floats = NDArray[np.float64]
 Calibration = Literal["auto", "none", "temperature", "platt", "isotonic"]
 Method = Callable[[Floats, Floats], dict[str, Any]]
 FOLDS = 5
+FEWEST_DAYS = 56  # of fewer days a calibration takes over the share of positives, which does not stay (docs/models.md)
 STEEPEST = 5.0  # of a temperature: e^5 times as sure as the model says, or as unsure
 
 
@@ -132,14 +133,17 @@ def calibrated(held_out: HeldOut, wanted: Calibration, *, probable: bool) -> dic
 
 
 def _chosen(held_out: HeldOut, *, probable: bool) -> dict[str, Any]:
-    """The usual method, unless another is surely better; of several that are, the one with the least log loss."""
+    """The usual method, unless another is surely better; of several that are, the one with the least log loss.
+
+    Fewer days than FEWEST_DAYS, or fewer groups or rows than MIN_CARRIERS, leave it at the usual method.
+    """
     usual = "none" if probable else "platt" if held_out.kind == "binary" else "temperature"
     others = [name for name in OF_KIND[held_out.kind] if name != usual]
     own = "" if probable else "the model's own outputs are no probabilities"
     if not others:
         return _fitted(held_out, usual, own)
     _, units = _numbered(held_out.units, len(held_out.y))
-    if units < MIN_CARRIERS:
+    if units < (FEWEST_DAYS if held_out.in_order else MIN_CARRIERS):
         few = f"{units} validation {'days' if held_out.in_order else 'units'} cannot tell whether another is better"
         return _fitted(held_out, usual, own, few)
     answers = {name: _cross_fitted(held_out, name) for name in (usual, *others)}

@@ -30,8 +30,8 @@ def rows(count: int = 2000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return logits, (generator.random(count) < sigmoid(logits[:, 0])).astype(float)
 
 
-def days(count: int, of: int = 14) -> np.ndarray:
-    return np.array([f"2024-01-{1 + day:02}" for day in np.arange(count) * of // count], dtype=object)
+def days(count: int, of: int = 56) -> np.ndarray:
+    return (np.datetime64("2024-01-01") + np.arange(count) * of // count).astype(str).astype(object)
 
 
 def chosen(logits: np.ndarray, y: np.ndarray, wanted: Calibration = "auto", probable: bool = True) -> Output:
@@ -70,10 +70,10 @@ def test_the_calibration_that_mends_a_model_is_chosen(wrong: Any, name: str) -> 
 
 def test_too_few_days_choose_no_calibration() -> None:
     logits, y = rows(600)
-    held_out = HeldOut("binary", 3 * logits, y, days(600, of=6), in_order=True)
+    held_out = HeldOut("binary", 3 * logits, y, days(600, of=55), in_order=True)
     fields = calibrated(held_out, "auto", probable=True)
     assert fields == {
-        "calibration": "Calibration: none, because 6 validation days cannot tell whether another is better."
+        "calibration": "Calibration: none, because 55 validation days cannot tell whether another is better."
     }
 
 

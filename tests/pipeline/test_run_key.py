@@ -141,7 +141,7 @@ NETWORK = NetworkClassifier()
 CODES = {"training": run_key.training_code(NETWORK), "judging": JUDGING, **KEPT}
 CHANGES = {
     "ml/evaluation/gates.py": {"judging"},
-    "ml/metrics/scores.py": {"judging"},
+    "ml/metrics/scores.py": {"training", "judging"},  # a threshold serves a metric
     "ml/reporting/figures.py": set(),
     "ml/reporting/page.py": set(),
     "ml/operations/backup.py": set(),
