@@ -42,7 +42,9 @@ def _explain(site: Site, night: Night, cleaned: Cleaned, split: Split, upload: U
         answers_of = _without_rules(site, folder)
         return explain(use_case, answers_of, test, kind, split.test_digest)
     except NoAnswer as error:
-        return Explanation(test_rows=len(test), reason=f"the model does not answer rows whose values are shuffled: {error}")
+        return Explanation(
+            test_rows=len(test), reason=f"the model does not answer rows whose values are shuffled: {error}"
+        )
 
 
 def _without_rules(site: Site, folder: Path) -> AnswersOf:

@@ -14,7 +14,9 @@ def importance_figure(use_case: UseCase, explanation: Explanation | None) -> dic
     if explanation is None or not explanation.singles:
         return {}
     metric = explanation.metrics[0]
-    shown = [one for one in (*explanation.singles[:MOST_BARS], *explanation.groups) if one.costs[metric].value is not None]
+    shown = [
+        one for one in (*explanation.singles[:MOST_BARS], *explanation.groups) if one.costs[metric].value is not None
+    ]
     figure, axes = new_figure(width=8.0, height=1.9 + 0.26 * len(shown))
     scale = 100.0 if metric in LOWER_IS_BETTER else 1.0
     for place, one in enumerate(shown):

@@ -1,4 +1,4 @@
-"""What a report says of the columns that the model's answers rest on: permutation importance in words and as a table."""
+"""What a report says of the columns that the model's answers rest on: permutation importance in words and a table."""
 
 from collections.abc import Sequence
 
@@ -63,7 +63,7 @@ def _notes(importance: Document) -> list[str]:
         lines.append(f"- {counted(importance['more_columns'], 'more column')} mattered less and are not shown.")
     if importance["unmeasured"]:
         lines.append(
-            f"- {counted(importance['unmeasured'], 'column')} went least with the model's answers and were not shuffled."
+            f"- {counted(importance['unmeasured'], 'column')} went least with the model's answers and were not measured."
         )
     return lines
 
@@ -98,7 +98,11 @@ def sentence(explanation: Explanation) -> str:
     costs = [_cell(metric, {"value": one.costs[metric].value, "low": None}) for one in sure]
     told = [f"{one.columns[0]} ({cost})" for one, cost in zip(sure, costs, strict=True)]
     words = ", ".join(told)
-    return f"The answers rest most on {words}: {title(metric)} that much without it." if sure else f"By shuffling, {NOTHING}."
+    return (
+        f"The answers rest most on {words}: {title(metric)} that much without it."
+        if sure
+        else f"By shuffling, {NOTHING}."
+    )
 
 
 def _is_sure(cost: Interval) -> bool:

@@ -18,8 +18,8 @@ class Output:
     The logit of a class is `slope` times the model's output, plus `offset`. If there is a `curve`, it then leads from
     there to the calibrated logit: its points (before, after) rise, straight lines join them, and outside of them the
     logit moves by as much as before. A binary probability is the sigmoid of the logit, and several are the softmax of
-    theirs. `calibration` says in a sentence which calibration this is, and why. A regression's output is the answer,
-    and is exponentiated if the model learnt logarithms (`log`).
+    theirs. `calibration` says in a sentence which calibration this is, and why. A regression's output is the answer, in
+    the target's `unit`, and is exponentiated if the model learnt logarithms (`log`).
     """
 
     kind: TaskKind
@@ -30,6 +30,7 @@ class Output:
     log: bool = False
     curve: tuple[tuple[float, float], ...] = ()
     calibration: str = ""
+    unit: str = ""
 
 
 def answer_names(kind: TaskKind, classes: Iterable[str]) -> list[str]:

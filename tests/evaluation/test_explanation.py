@@ -65,7 +65,9 @@ def test_columns_stand_in_the_order_in_which_the_model_needs_them(kind: TaskKind
     assert [one.columns for one in told.singles[:2]] == [("weight",), ("distance",)]
     assert told.metrics == (("rmse",) if kind == "regression" else ("f1", "log_loss"))
     for metric in told.metrics:
-        most, least = (next(one.costs[metric] for one in told.singles if one.columns == (name,)) for name in ("weight", "zone"))
+        most, least = (
+            next(one.costs[metric] for one in told.singles if one.columns == (name,)) for name in ("weight", "zone")
+        )
         assert most.value is not None and most.low is not None and most.high is not None
         assert 0 < most.low < most.value < most.high
         assert least.value == pytest.approx(0, abs=1e-12)
@@ -85,7 +87,9 @@ def test_the_interval_counts_days_and_groups_once_however_often_their_rows_are_s
 
     amount = np.random.default_rng(1).uniform(0, 40, 400)
     rows = pd.DataFrame({"at": pd.Timestamp("2024-01-01"), "amount": amount, "items": 1.0, "shop": "north"})
-    rows = rows.assign(**{LABEL: (amount > 20).astype(np.float64), DAY: [f"2024-01-{1 + n % 20:02}" for n in range(400)]})
+    rows = rows.assign(
+        **{LABEL: (amount > 20).astype(np.float64), DAY: [f"2024-01-{1 + n % 20:02}" for n in range(400)]}
+    )
     of_days = explain(tills(), answer, rows, "trees", DIGEST)
     assert (of_days.unit, of_days.units, of_days.singles[0].columns) == ("day", 20, ("amount",))
     groups = rows_of().assign(zone=lambda frame: frame.index % 30 * 1.0)

@@ -65,7 +65,9 @@ def test_a_version_gives_plain_probabilities(versions: dict[TaskKind, Path], kin
 
 @pytest.mark.parametrize("answer", ["labels", "ALL", 1])
 def test_another_answer_is_refused_by_name(answer: Any) -> None:
-    with pytest.raises(ValueError, match="answer must be one of all, label, probability, contributions, but it is "):
+    with pytest.raises(
+        ValueError, match="answer must be one of all, label, probability, contributions, reasons, but it is "
+    ):
         packaged().predict(broken(), {"answer": answer})
 
 
