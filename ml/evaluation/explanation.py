@@ -164,7 +164,9 @@ def _cost(pair: Pair, name: str) -> Interval:
 
 def alike_columns(features: Sequence[Column], rows: pd.DataFrame) -> list[tuple[str, ...]]:
     """Groups of columns that stand for each other, in their declared order; a column is in one group at most."""
-    some = rows.iloc[:: -(-len(rows) // ALIKE_ROWS)] if len(rows) else rows
+    if len(rows) < 2:
+        return []
+    some = rows.iloc[:: -(-len(rows) // ALIKE_ROWS)]
     group = {column.name: column.name for column in features}
     for one, other in _alike_pairs(features, some):
         into, gone = group[one], group[other]
@@ -180,7 +182,7 @@ def _alike_pairs(features: Sequence[Column], rows: pd.DataFrame) -> Iterator[tup
         if abs(_correlation(ranks[one], ranks[other])) >= ALIKE:
             yield one, other
     codes = {column.name: pd.factorize(rows[column.name], use_na_sentinel=False)[0] for column in features}
-    few = [column for column in features if len(rows) and 1 < codes[column.name].max() + 1 <= ALIKE_VALUES]
+    few = [column for column in features if 1 < codes[column.name].max() + 1 <= ALIKE_VALUES]
     for one_of, other_of in combinations(few, 2):
         pair = codes[one_of.name], codes[other_of.name]
         if (one_of.is_category or other_of.is_category) and min(_saved(*pair), _saved(*pair[::-1])) >= ALIKE:

@@ -53,7 +53,7 @@ def answers_of(kind: TaskKind) -> Any:
 def explained(kind: TaskKind = "binary", rows: pd.DataFrame | None = None, **changes: Any) -> Explanation:
     rows = rows_of() if rows is None else rows
     if kind == "regression":
-        rows = rows.assign(**{LABEL: rows["weight"] + rows["distance"] / 300})
+        rows = rows.assign(**{LABEL: rows["weight"] + rows["distance"] / 300 + rows[LABEL] - 0.5})
     if kind == "multiclass":  # a class of which there are few rows
         rows = rows.assign(**{LABEL: rows[LABEL].where(rows.index % 10 != 0, 2.0)})
     return explain(parcels(kind, **changes), answers_of(kind), rows, "trees", DIGEST)

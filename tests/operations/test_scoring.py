@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -295,10 +296,20 @@ def test_reasons_quote_no_value_of_a_column_that_is_sensitive_today(
     assert all(text.startswith("zone ") or " (value not shown) " in text for text in told)
 
 
-def test_a_kind_without_contributions_is_named_when_they_are_asked_for(place: Settings, tmp_path: Path) -> None:
+UNEXPLAINED = r"--{option} needs a kind of model that tells .*, but the kind network does not: leave --{option} out"
+
+
+def test_a_kind_without_contributions_is_named_when_they_are_asked_for(
+    place: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unexplained = copy(packaged())
+    unexplained.served = object()  # type: ignore[assignment]
+    monkeypatch.setattr(registry, "load_model", lambda folder: SimpleNamespace(get_raw_model=lambda: unexplained))
     raw_parcels(3).to_parquet(tmp_path / "rows.parquet")
-    with pytest.raises(UsageError, match=r"needs a kind of model that tells .*, but the kind network does not: leave"):
+    with pytest.raises(UsageError, match=UNEXPLAINED.format(option="explain")):
         score_file(place, parcels(), place.home, tmp_path / "rows.parquet", explain=True)
+    with pytest.raises(UsageError, match=UNEXPLAINED.format(option="reasons")):
+        score_file(place, parcels(), place.home, tmp_path / "rows.parquet", reasons=3)
 
 
 # The key
