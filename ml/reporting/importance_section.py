@@ -10,7 +10,6 @@ from ml.reporting.score_section import LABELS
 from ml.reporting.words import counted
 
 MOST_TOLD = 3  # columns that the sentence names
-NOTHING = "no column matters surely"
 
 
 def importance_lines(document: Document) -> list[str]:
@@ -63,7 +62,7 @@ def _notes(importance: Document) -> list[str]:
         lines.append(f"- {counted(importance['more_columns'], 'more column')} mattered less and are not shown.")
     if importance["unmeasured"]:
         lines.append(
-            f"- {counted(importance['unmeasured'], 'column')} went least with the model's answers and were not measured."
+            f"- {counted(importance['unmeasured'], 'column')} went least with the model's answers: not measured."
         )
     return lines
 
@@ -97,12 +96,9 @@ def sentence(explanation: Explanation) -> str:
     sure = [one for one in explanation.singles if _is_sure(one.costs[metric])][:MOST_TOLD]
     costs = [_cell(metric, {"value": one.costs[metric].value, "low": None}) for one in sure]
     told = [f"{one.columns[0]} ({cost})" for one, cost in zip(sure, costs, strict=True)]
-    words = ", ".join(told)
-    return (
-        f"The answers rest most on {words}: {title(metric)} that much without it."
-        if sure
-        else f"By shuffling, {NOTHING}."
-    )
+    if not told:
+        return "By shuffling, no column matters surely."
+    return f"The answers rest most on {', '.join(told)}: {title(metric)} that much without it."
 
 
 def _is_sure(cost: Interval) -> bool:

@@ -19,12 +19,12 @@ import pytest
 
 from ml.code import PLUMBING_LIBRARIES, ROOT, Code, is_plumbing
 from ml.data.code import KEPT, ROWS
-from ml.evaluation.code import JUDGING, REFITTING, SERVED_DAYS
+from ml.evaluation.code import EXPLAINING, JUDGING, REFITTING, SERVED_DAYS
 from ml.pipeline.run_key import training_code
 from ml.use_case.loading import load_use_case
 from tests.story import open_shop
 
-pytestmark = pytest.mark.slow  # nine processes import torch, MLflow and Great Expectations
+pytestmark = pytest.mark.slow  # ten processes import torch, MLflow and Great Expectations
 
 PROCESSES = (
     ("night", "brought", "snapshot", "manifest"),
@@ -35,6 +35,7 @@ PROCESSES = (
     ("upload",),
     ("verify",),
     ("watch", "evaluate", "gates"),
+    ("explain",),
     ("refit",),
     ("recorded", "served"),
 )
@@ -68,6 +69,8 @@ class Traced:
             return ROWS
         if stage == "served":  # what answers is in the key as the version that served, and the rows by their digest
             return self.training + SERVED_DAYS
+        if stage == "explain":  # what answers is in the key by its digest
+            return self.training + EXPLAINING
         judging = JUDGING if stage in {"watch", "evaluate", "gates", "refit"} else Code()
         return self.training + judging + (REFITTING if stage == "refit" else Code())
 

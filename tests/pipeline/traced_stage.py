@@ -69,7 +69,7 @@ def stages() -> dict[str, Callable[[Any, dict[str, Any]], Any]]:
     from ml.data.snapshots import read_manifest
     from ml.data.sources.bringing import bring
     from ml.data.window_sums import WindowSums
-    from ml.pipeline import clean, evaluate, opening, refit, served, split, train, upload, validate, watch
+    from ml.pipeline import clean, evaluate, explain, opening, refit, served, split, train, upload, validate, watch
     from ml.pipeline.run_key import training_key
 
     def key(done: dict[str, Any]) -> str:
@@ -102,6 +102,9 @@ def stages() -> dict[str, Callable[[Any, dict[str, Any]], Any]]:
         ),
         "evaluate": lambda site, done: evaluate.evaluate_models(
             site, done["night"], key(done), done["clean"], done["split"], done["upload"], None
+        ),
+        "explain": lambda site, done: explain.explain_candidate(
+            site, done["night"], done["clean"], done["split"], done["upload"]
         ),
         "gates": lambda site, done: evaluate.judge_gates(
             site, done["night"], done["evaluate"], done["watch"], None, None
