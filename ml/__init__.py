@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from ml.evaluation.handles import VerdictName as VerdictName
     from ml.evaluation.source_unchanged import SourceUnchanged as SourceUnchanged
     from ml.metrics.intervals import Pair as Pair
+    from ml.metrics.thresholds import AtLeast as AtLeast
+    from ml.metrics.thresholds import Cost as Cost
+    from ml.metrics.thresholds import CostMatrix as CostMatrix
     from ml.models.auto import Auto as Auto
     from ml.models.ensemble import Ensemble as Ensemble
     from ml.models.handles import Step as Step

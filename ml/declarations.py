@@ -42,6 +42,10 @@ ALWAYS = {
     "class_weight noise_std seed device",
     "Trees": "learning_rate rounds patience num_leaves min_child_samples class_weight monotone subsample "
     "colsample_bytree reg_lambda options",
+    "EmbeddedNetwork": "members hidden embedding bins numbers cyclic target learning_rate weight_decay dropout "
+    "batch_size epochs patience stopping class_weight label_smoothing noise_std mixup feature_dropout",
+    "TabM": "members hidden embedding bins numbers cyclic target learning_rate weight_decay dropout batch_size epochs "
+    "patience class_weight label_smoothing noise_std mixup feature_dropout",
 }
 
 

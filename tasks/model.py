@@ -120,7 +120,7 @@ def watch_source(night: Night, training_key: str, snapshot: Snapshot, checks: Ch
     """Compares the newest days, and days that came out otherwise, with what the champion's own night saw."""
     watched = watch.watch_source(site_of(night), night, training_key, snapshot, checks, cleaned, head)
     changes = watched.evidence.changes if watched.evidence else ()
-    log.info("Watched the source: %d changes since the champion was judged.", len(changes))
+    log.info("Watched the source: %s since the champion was judged.", counted(len(changes), "change"))
     return watched
 
 
@@ -132,5 +132,5 @@ def judge_gates(
     judgement = evaluate.judge_gates(site_of(night), night, evaluations, watched, head, blocked)
     counts = Counter(verdict.verdict for verdict in judgement.verdicts)
     words = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-    log.info("Judged %d gates (%s): %s.", len(judgement.verdicts), words, judgement.decision)
+    log.info("Judged %s (%s): %s.", counted(len(judgement.verdicts), "gate"), words, judgement.decision)
     return judgement

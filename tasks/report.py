@@ -31,7 +31,7 @@ def publish_report(night: Night, entry: NightEntry, trail: Trail) -> None:
         _tell_kept(entry, site.ledger.kept_nights())
     _tell_changed_source(entry)
     site.ledger.mark_published(entry)
-    log.info("Published the report and %d figures.", figures)
+    log.info("Published the report and %s.", counted(figures, "figure"))
 
 
 def publish_to_prefect(entry: NightEntry) -> None:

@@ -27,6 +27,8 @@ from ml import (
     BusinessDays,
     Column,
     DatabaseSource,
+    EmbeddedNetwork,
+    Ensemble,
     FileSource,
     Gate,
     NetworkClassifier,
@@ -35,6 +37,7 @@ from ml import (
     ScikitLearn,
     SideTable,
     Source,
+    TabM,
     Target,
     Trees,
     UseCase,
@@ -45,6 +48,7 @@ from ml.evaluation.decision import ALL_END_WORDS, DATA_REJECTED, END_WORDS
 from ml.evaluation.handles import VerdictName
 from ml.metrics.intervals import SIMULATED_ERRORS
 from ml.metrics.scores import LOWER_IS_BETTER, METRICS
+from ml.models.calibration import METHODS
 from ml.models.packaging import refuse_broken_example
 from ml.models.training import package
 from ml.reporting import page
@@ -224,11 +228,36 @@ def test_every_parameter_of_trees_is_in_their_table_with_its_default() -> None:
     assert stated == [(each.name, each.default) for each in inspect.signature(Trees).parameters.values()]
 
 
+def test_every_parameter_of_packs_is_in_their_table_with_its_default() -> None:
+    told = rows("docs/models.md", "Packs of embedded networks")
+    stated = {name.strip("`"): default for name, _, default in told}
+    for kind in (EmbeddedNetwork, TabM):
+        defaults = {each.name: each.default for each in inspect.signature(kind).parameters.values()}
+        both = {name: default.split("; `TabM`: ") for name, default in stated.items() if name in defaults}
+        assert {
+            name: ast.literal_eval(told[-1 if kind is TabM else 0].strip("`")) for name, told in both.items()
+        } == defaults
+    assert set(stated) == set(inspect.signature(EmbeddedNetwork).parameters)
+
+
 def test_the_models_of_the_page_can_be_made(tmp_path: Path) -> None:
     (tmp_path / "models.py").write_text(block("docs/models.md", "What there is", "python"))
     made = run_path(str(tmp_path / "models.py"))
     assert (made["small"].hidden, made["line"].hidden) == ((32, 16), ())
     assert made["trees"].options == {"max_depth": 6}
+
+
+def test_the_ensembles_of_the_page_can_be_made(tmp_path: Path) -> None:
+    for heading, names in (("Ensembles", ("pair", "weighed")), ("Auto", ("anything",))):
+        (tmp_path / "models.py").write_text(code_below("docs/models.md", heading, "python"))
+        made = run_path(str(tmp_path / "models.py"))
+        assert all(tiny.parcels(model=made[name]).digest for name in names)
+    told = rows("docs/models.md", "Ensembles")
+    stated = {name.strip("`"): default.strip("`") for name, _, default in told}
+    parameters = inspect.signature(Ensemble).parameters.values()
+    assert stated == {
+        each.name: "required" if each.default is each.empty else f'"{each.default}"' for each in parameters
+    }
 
 
 def test_every_parameter_of_the_wrapper_is_in_its_table_with_its_default() -> None:
@@ -246,6 +275,19 @@ def test_the_estimators_of_the_page_learn(tmp_path: Path) -> None:
     for name in ("forest", "pipeline"):
         _, model = tiny.learnt("binary", tmp_path / name, model=names[name])
         assert model.predict(tiny.raw_parcels(20))["probability"].notna().all()
+
+
+def test_what_a_threshold_serves_on_the_page_fits_a_use_case() -> None:
+    exec(code_below("docs/models.md", "The threshold, and what errors cost", "python"), names := dict[str, Any]())
+    for name in ("by_another_metric", "by_cost", "by_precision", "by_recall"):
+        _, model = tiny.learnt("binary", threshold=names[name])
+        assert model.output.decides.startswith("Threshold ")
+    _, model = tiny.learnt("multiclass", threshold=names["of_three_classes"])
+    assert model.output.costs == names["of_three_classes"].costs
+
+
+def test_every_calibration_is_in_the_table() -> None:
+    assert first_names("docs/models.md", "Probabilities")[: len(METHODS) + 1] == ["none", *METHODS]
 
 
 def test_the_kind_of_model_of_the_page_is_fitted_travels_and_answers(tmp_path: Path) -> None:

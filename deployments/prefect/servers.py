@@ -16,7 +16,7 @@ from ml.storage import paths
 from ml.storage.locks import held_lock
 
 HOST = "127.0.0.1"
-START_SECONDS = 60.0  # measured on two idle cores: Prefect 8 s with a new database and 3 s afterwards, MLflow 5 s
+START_SECONDS = 180.0  # on two idle cores Prefect takes 8 s with a new database and MLflow 5 s; with load 18, over 60 s
 # Services of Prefect that schedules, workers and concurrency limits need, and that a single run does not. The recorders
 # of events and task runs, and the automations, always stay on.
 SCHEDULING_SERVICES = (

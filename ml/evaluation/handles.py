@@ -5,6 +5,7 @@ from typing import Literal
 
 from ml.evaluation.promise import Promise
 from ml.evaluation.source_evidence import SourceEvidence
+from ml.metrics.calibration_curve import CalibrationCurve
 from ml.storage.records import DecisionName, FileRef, Handle, SourceChange
 
 VerdictName = Literal["PASS", "FAIL", "INCONCLUSIVE", "NOT_JUDGED", "NOT_APPLICABLE"]
@@ -37,13 +38,15 @@ class Interval:
 class ModelScores:
     """One predictor's scores on the test rows. `who` is candidate, champion, reference, constant, rule or trees.
 
-    `confusion` counts rows by label (outer) and prediction (inner); it is None for a regression.
+    `confusion` counts rows by label (outer) and prediction (inner); it is None for a regression. `calibration` is None
+    without probabilities.
     """
 
     who: str
     description: str
     scores: dict[str, Interval]
     confusion: tuple[tuple[int, ...], ...] | None
+    calibration: CalibrationCurve | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from ml.data.split import units_of
 from ml.evaluation.baselines import best_constant, best_rule
 from ml.evaluation.gates import Evidence, metric_interval
 from ml.evaluation.handles import Interval, ModelScores
+from ml.metrics.calibration_curve import calibration_curve
 from ml.metrics.intervals import Pair, make_pair
 from ml.metrics.scores import METRICS, Answers, confusion, probability_scores
 from ml.models.recipe import Recipe
@@ -128,4 +129,10 @@ def _scores(use_case: Reading, who: str, y: Any, answers: Answers, pair: Pair, d
         if name not in scores
     }
     matrix = None if kind == "regression" else confusion(y, answers.chosen, len(use_case.target.classes))
-    return ModelScores(who=who, description=description, scores=scores, confusion=matrix)
+    return ModelScores(
+        who=who,
+        description=description,
+        scores=scores,
+        confusion=matrix,
+        calibration=calibration_curve(kind, y, answers),
+    )

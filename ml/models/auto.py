@@ -9,22 +9,15 @@ from typing import Any
 from ml.data.dataset import Dataset
 from ml.models.composite import Composite
 from ml.models.ensemble import Ensemble, names_of
-from ml.models.networks.estimators import (
-    NetworkClassifier,
-    NetworkRegressor,
-    linear_regression,
-    logistic_regression,
-)
+from ml.models.packs.learners import EmbeddedNetwork
 from ml.models.protocol import Fitted, Job, Learner
 from ml.models.trees import Trees
 from ml.serving.output import TaskKind
 
-# Rows a step, by train rows: with more of them a step is cheaper for each row and there are still enough steps.
-BATCH_SIZES = ((5_000, 128), (30_000, 256), (60_000, 512))
-LARGE_BATCH = 1024
-MANY_ROWS = 60_000  # from there on an epoch has so many steps that fewer epochs are waited for
 MOST_TREES = 3_000  # in all; of several classes each round grows one for each
-PATIENCE, PATIENCE_OF_MANY_ROWS = 12, 4
+EPOCHS = ((60_000, 100), (1_000_000, 30))  # at most, by train rows
+EPOCHS_OF_VERY_MANY_ROWS = 10
+MANY_COLUMNS = 300  # from there on each column becomes a shorter vector, or the first layer would cost the most
 
 
 @dataclass(frozen=True)
@@ -50,23 +43,21 @@ class Size:
 
 
 def parts_for(kind: TaskKind, size: Size) -> tuple[Learner, ...]:
-    """Boosted trees that stop early, a network, and a linear model, sized for these rows."""
-    rounds = max(50, min(1000, MOST_TREES // max(1, size.classes if size.classes > 2 else 1)))
-    batch_size = next((batch for below, batch in BATCH_SIZES if size.rows < below), LARGE_BATCH)
-    patience = PATIENCE if size.rows < MANY_ROWS else PATIENCE_OF_MANY_ROWS
-    steps: dict[str, Any] = {"batch_size": batch_size, "epochs": 100, "patience": patience}
-    regression = kind == "regression"
-    network = NetworkRegressor if regression else NetworkClassifier
-    linear = linear_regression if regression else logistic_regression
-    return (
-        Trees(rounds=rounds),
-        network(hidden=(64, 32), optimizer="adamw", weight_decay=1e-2, **steps),
-        linear(learning_rate=5e-3, **steps),
-    )
+    """Boosted trees that stop early, a pack of networks, and a linear model of the same embedded columns."""
+    rounds = max(50, min(1000, MOST_TREES // (size.classes if kind == "multiclass" else 1)))
+    epochs = next((most for below, most in EPOCHS if size.rows < below), EPOCHS_OF_VERY_MANY_ROWS)
+    embedding, bins = (2, 8) if size.features >= MANY_COLUMNS else (4, 32)
+    steps: dict[str, Any] = {"embedding": embedding, "bins": bins, "weight_decay": 1e-2, "epochs": epochs}
+    if size.device == "cpu":  # where dropout's random numbers cost a quarter of a step
+        network = EmbeddedNetwork(hidden=(64, 64), dropout=0.0, **steps)
+    else:
+        network = EmbeddedNetwork(hidden=(128, 128), dropout=0.1, **steps)
+    linear = EmbeddedNetwork(members=1, hidden=(), dropout=0.0, learning_rate=5e-3, **steps)
+    return Trees(rounds=rounds), network, linear
 
 
 class Auto(Composite):
-    """Boosted trees, a network and a linear model, whose answers are averaged: what `model="auto"` means.
+    """Boosted trees, a pack of networks and a linear model, whose answers are averaged: what `model="auto"` means.
 
     Their sizes follow from the number of train rows, columns and classes, and from the device. They count alike, unless
     validation rows say that other weights are surely better.

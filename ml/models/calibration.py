@@ -135,30 +135,36 @@ def _chosen(held_out: HeldOut, *, probable: bool) -> dict[str, Any]:
     """The usual method, unless another is surely better; of several that are, the one with the least log loss."""
     usual = "none" if probable else "platt" if held_out.kind == "binary" else "temperature"
     others = [name for name in OF_KIND[held_out.kind] if name != usual]
+    own = "" if probable else "the model's own outputs are no probabilities"
+    if not others:
+        return _fitted(held_out, usual, own)
     _, units = _numbered(held_out.units, len(held_out.y))
-    if units < MIN_CARRIERS or not others:
-        why = f"{units} validation {'days' if held_out.in_order else 'units'} cannot tell whether another is better"
-        return _fitted(held_out, usual, f"{_why_usual(probable=probable)}{why}.")
+    if units < MIN_CARRIERS:
+        few = f"{units} validation {'days' if held_out.in_order else 'units'} cannot tell whether another is better"
+        return _fitted(held_out, usual, own, few)
     answers = {name: _cross_fitted(held_out, name) for name in (usual, *others)}
     gains = {name: _gain(held_out, answers[name], answers[usual]) for name in others}
     sure = [name for name in others if gains[name].low > 0]
-    best = max(sure or others, key=lambda name: gains[name].value)
-    gain = gains[best]
-    figures = f"{gain.value:.1%} [{gain.low:.1%}, {gain.high:.1%}] less log loss on validation rows that it did not see"
+    best = max(sure or others, key=lambda name: np.nan_to_num(gains[name].value, nan=-np.inf))
+    against = "" if probable else f" against {NAMES[usual]}"
+    change = f"changes the log loss of validation rows that it did not see by {_in_words(gains[best])}{against}"
     if sure:
-        return _fitted(held_out, best, f"it has {figures}.")
-    why = f"{NAMES[best]}, the best of the others, has {figures}, which is not surely less."
-    return _fitted(held_out, usual, f"{_why_usual(probable=probable)}{why}")
+        return _fitted(held_out, best, own, f"it {change}")
+    return _fitted(held_out, usual, own, f"{NAMES[best]}, the best of the others, {change}, which is not surely less")
 
 
-def _why_usual(*, probable: bool) -> str:
-    return "" if probable else "the model's own outputs are no probabilities; "
+def _in_words(gain: Estimate) -> str:
+    """The change of the loss with its interval, as in `-1.2% [-2.0%, -0.4%]`. A gain is the other way round."""
+    if np.isnan(gain.value):
+        return "an unknown share of 0"
+    interval = f"[{-gain.high:+.1%}, {-gain.low:+.1%}]" if np.isfinite(gain.low) else "(with no interval)"
+    return f"{-gain.value:+.1%} {interval}"
 
 
-def _fitted(held_out: HeldOut, name: str, why: str) -> dict[str, Any]:
+def _fitted(held_out: HeldOut, name: str, *why: str) -> dict[str, Any]:
     """The fields of an Output with the method, fitted to all validation rows."""
     fields = METHODS[name](held_out.logits, held_out.y) if name in METHODS else {}
-    return {**fields, "calibration": f"Calibration: {NAMES[name]}, because {why}"}
+    return {**fields, "calibration": f"Calibration: {NAMES[name]}, because {'; '.join(filter(None, why))}."}
 
 
 def _cross_fitted(held_out: HeldOut, name: str) -> Floats:

@@ -7,6 +7,7 @@ FITTING = Code(
     (
         "ml/metrics/intervals.py",
         "ml/metrics/scores.py",
+        "ml/metrics/thresholds.py",
         "ml/serving",
         "ml/models/calibration.py",
         "ml/models/handles.py",

@@ -38,6 +38,11 @@ class Composite(Learner):
     def repeats(self) -> float:  # type: ignore[override]  # a mean is no farther off than the worst of its parts
         return max((part.repeats for part in self.parts), default=0.0)
 
+    @property
+    def gives_probabilities(self) -> bool:
+        """Whether each part gives them: the mean is no probability if one is none."""
+        return all(part.gives_probabilities for part in self.parts)
+
     def device_on(self, device: str) -> str:
         """This device if one of the parts is fitted there."""
         return device if any(part.device_on(device) == device for part in self.parts) else "cpu"

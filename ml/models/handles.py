@@ -67,7 +67,8 @@ class Refitted(Handle):
 class Upload(Handle):
     """A packaged model at its final place in the store: all its files, and the answers that it must give (`proof`).
 
-    `source_proofs` are the same for rows of its source. `takes` says which rows it takes.
+    `source_proofs` are the same for rows of its source. `takes` says which rows it takes, `calibration` how its outputs
+    become probabilities and why, `decides` what its threshold serves.
     """
 
     run_id: str
@@ -78,6 +79,8 @@ class Upload(Handle):
     proof: FileRef
     source_proofs: tuple[FileRef, ...] = ()
     takes: str = ""
+    calibration: str = ""
+    decides: str = ""
 
     @property
     def size(self) -> int:

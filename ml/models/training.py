@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ml.data.cleaning import LABEL
 from ml.data.split import units_of
 from ml.errors import ConfigError, RetrainError, StoreUnavailable, is_passing
+from ml.metrics.thresholds import chosen_threshold, costs_of
 from ml.models.calibration import HeldOut, calibrated
 from ml.models.code import own_kinds
 from ml.models.handles import Step
@@ -181,45 +182,8 @@ def choose_output(
         return Output(kind=target.kind, log=target.log, unit=target.unit)
     held_out = HeldOut(target.kind, outputs, y, units, in_order=use_case.dated)
     fields = calibrated(held_out, use_case.calibration, probable=probable)
-    output = Output(kind=target.kind, classes=classes, **fields)
+    output = Output(kind=target.kind, classes=classes, costs=costs_of(use_case.threshold), **fields)
     if target.kind == "multiclass":
         return output
-    return replace(output, threshold=best_threshold(use_case.metric, y, probabilities(output, outputs)[:, 1]))
-
-
-def best_threshold(metric: str, y: Floats, probability: Floats) -> float:
-    """The threshold with the best metric on validation rows; `y` and `probability` are (rows,).
-
-    Thresholds lie midway between two neighbouring probabilities. Of equally good ones the nearest to 0.5 is taken. Many
-    thresholds can have a recall of 1, and a single row can have a precision of 1. So, for these two metrics, the
-    largest F1 decides between equals. For accuracy the threshold may lie above all probabilities. No threshold changes
-    a score of probabilities, such as log loss: there it is the one with the best F1.
-    """
-    cuts, position = np.unique(probability, return_inverse=True)
-    chosen, hits = (np.bincount(position, weights)[::-1].cumsum()[::-1] for weights in (np.ones_like(y), y))
-    middles = np.concatenate([[cuts[0] / 2], _between(cuts[:-1], cuts[1:])])
-    if metric == "accuracy":
-        chosen, hits = np.append(chosen, 0.0), np.append(hits, 0.0)
-        middles = np.append(middles, max((cuts[-1] + 1) / 2, np.nextafter(cuts[-1], 2)))
-    # Each score is at most one division of whole numbers, so that equal scores are equal floats.
-    f1 = 2 * hits / (y.sum() + chosen)
-    if metric == "accuracy":
-        score = 2 * hits - chosen
-    elif metric in {"precision", "recall"}:
-        score = hits / (chosen if metric == "precision" else y.sum())
-    else:
-        score = f1
-    best = score >= score.max()
-    if metric in {"precision", "recall"}:
-        best &= f1 >= f1[best].max()
-    return float(middles[best][np.argmin(np.abs(middles[best] - 0.5))])
-
-
-def _between(lower: Floats, upper: Floats) -> Floats:
-    """Midpoints that are larger than `lower`.
-
-    The midpoint of two neighbouring floats may round down to the lower one. As a threshold it would make the rows of
-    the lower one positive, so the upper one is taken instead.
-    """
-    middles = (lower + upper) / 2
-    return np.where(middles > lower, middles, upper)
+    aim = use_case.threshold or use_case.metric
+    return replace(output, **chosen_threshold(aim, y, probabilities(output, outputs)[:, 1]))

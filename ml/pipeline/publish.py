@@ -18,8 +18,9 @@ def publish_to_mlflow(site: Site, night: Night, entry: NightEntry, trail: Trail)
     """Puts report, curves and figures into the MLflow run. Returns the number of figures."""
     run_id = trail.upload.run_id
     answers = from_parquet(get_file(site.store, trail.evaluations.answers))
+    models = trail.evaluations.models
     figures = {
-        **night_figures(site.use_case, trail.fit, answers),
+        **night_figures(site.use_case, trail.fit, answers, models),
         **importance_figure(site.use_case, trail.explanation),
         **served_figure(site.use_case, trail.served),
     }

@@ -103,6 +103,8 @@ def _upload(site: Site, night: Night, shipment: Shipment, cleaned: Cleaned) -> U
             for number, rows in enumerate(taken.forms)
         ),
         takes=sentence(model.columns, model.source, model.raw_only),
+        calibration=model.output.calibration,
+        decides=model.output.decides,
     )
 
 

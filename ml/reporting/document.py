@@ -78,6 +78,8 @@ def result_document(
             "epochs": len(fit.steps),  # epochs or trees: older programs know these two by these names
             "best_epoch": fit.best,
             "threshold": trail.upload.threshold,
+            "calibration": trail.upload.calibration,
+            "decides": trail.upload.decides,
             "device": fit.device,
             "notes": list(fit.notes),
         },
@@ -281,4 +283,5 @@ def _scores(model: ModelScores | None) -> Document | None:
         for name, score in model.scores.items()
     }
     matrix = [list(row) for row in model.confusion] if model.confusion else None
-    return {"description": model.description, **scores, "confusion": matrix}
+    error = {} if model.calibration is None else {"calibration_error": model.calibration.error}
+    return {"description": model.description, **scores, **error, "confusion": matrix}

@@ -1,30 +1,37 @@
 """The figures of a night as PNG files, meant for readers who do not know the code."""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import date, datetime, time, timedelta
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from ml.evaluation.handles import ModelScores
 from ml.evaluation.promise import Band
 from ml.evaluation.served import Served
+from ml.metrics.calibration_curve import CalibrationCurve
 from ml.models.handles import Fit
 from ml.reporting.score_section import LABELS
 from ml.use_case.definition import UseCase
 
 
-def night_figures(use_case: UseCase, fit: Fit, answers: pd.DataFrame) -> dict[str, bytes]:
+def night_figures(
+    use_case: UseCase, fit: Fit, answers: pd.DataFrame, models: Mapping[str, ModelScores]
+) -> dict[str, bytes]:  # fmt: skip
     """The figures by file name. `answers` has a row for each test row, with the columns label, answer and, for classes,
-    probability_<class index>. A fit without steps has no learning curve."""
+    probability_<class index>. `models` have the scores on these rows. A fit without steps has no learning curve."""
     figures = {"learning_curve.png": _learning_curve(use_case, fit)} if fit.steps else {}
     if use_case.target.kind == "regression":
         return {**figures, "predicted_and_true.png": _predicted_and_true(use_case, answers)}
     figures["confusion_matrix.png"] = _confusion_matrix(use_case, answers)
+    shown = {who: models[who].calibration for who in ("candidate", "champion") if who in models}
+    curves = {who: curve for who, curve in shown.items() if curve is not None}
+    if curves:
+        figures["calibration.png"] = _calibration(use_case, curves)
     if use_case.target.kind == "binary":
         figures["precision_recall.png"] = _precision_recall(use_case, answers)
-        figures["calibration.png"] = _calibration(use_case, answers)
     return figures
 
 
@@ -161,19 +168,16 @@ def _precision_recall(use_case: UseCase, answers: pd.DataFrame) -> bytes:
     return png(figure)
 
 
-def _calibration(use_case: UseCase, answers: pd.DataFrame) -> bytes:
-    from sklearn.calibration import calibration_curve
-
+def _calibration(use_case: UseCase, curves: Mapping[str, CalibrationCurve]) -> bytes:
     figure, axes = new_figure()
-    actual_share, mean_probability = calibration_curve(
-        answers.label, answers.probability_1, n_bins=10, strategy="quantile"
-    )
     axes.plot([0, 1], [0, 1], color="0.6", linestyle=":", label="perfect")
-    axes.plot(mean_probability, actual_share, "o-", color="C0", label="model, ten groups of equal size")
-    positive = use_case.target.classes[1]
-    axes.set(xlabel=f"probability of '{positive}' that the model gave", ylabel="share that it was")
+    for (who, curve), color in zip(curves.items(), ("C0", "C1"), strict=False):
+        axes.plot(curve.said, curve.came_true, "o-", color=color, label=f"{who}: calibration error {curve.error:.3f}")
+    classes, binary = use_case.target.classes, use_case.target.kind == "binary"
+    of = f"of '{classes[1]}' that the model gave" if binary else "that the model gave its answer"
+    axes.set(xlabel=f"probability {of}", ylabel="share that it was" if binary else "share that was right")
     axes.set(title=f"{use_case.name}: calibration on test rows", xlim=(0, 1), ylim=(0, 1))
-    axes.legend(frameon=False, loc="upper left")
+    axes.legend(frameon=False, loc="upper left", title="points are groups of about equally many rows")
     return png(figure)
 
 

@@ -22,6 +22,13 @@ def fit_sentence(document: Document) -> str:
     return f"{fitted}: {model} on {device}{', ' if cost else ''}{' '.join(cost)}.{kept}"
 
 
+def output_sentences(document: Document) -> str:
+    """Which calibration the model has and why, and what its threshold serves; "" for a regression, and for a night of
+    before this was told."""
+    training = document.get("training") or {}
+    return " ".join(filter(None, (training.get("calibration"), training.get("decides"))))
+
+
 def refit_fit_sentence(document: Document) -> str:
     """On how many rows the winner was fitted once more, and in how many seconds; "" where it was not."""
     refit, seconds = document.get("refit"), document["seconds"].get(REFIT_STAGE)

@@ -17,9 +17,15 @@ from ml.reporting.decision_section import (
 )
 from ml.reporting.document import Document
 from ml.reporting.escaping import on_a_page
-from ml.reporting.fit_section import fit_sentence, refit_fit_sentence
+from ml.reporting.fit_section import fit_sentence, output_sentences, refit_fit_sentence
 from ml.reporting.importance_section import importance_lines
-from ml.reporting.score_section import comparison_sentence, resolution_sentence, score_table, scored
+from ml.reporting.score_section import (
+    calibration_error_sentence,
+    comparison_sentence,
+    resolution_sentence,
+    score_table,
+    scored,
+)
 from ml.reporting.served_section import served_lines
 from ml.reporting.source_section import source_lines
 
@@ -61,7 +67,10 @@ def markdown(document: Document) -> str:
 
 
 def _score_lines(document: Document) -> list[str]:
-    return [*score_table(document), "", comparison_sentence(document)] if scored(document) else []
+    if not scored(document):
+        return []
+    sentences = (comparison_sentence(document), calibration_error_sentence(document))
+    return [*score_table(document), *(line for sentence in sentences if sentence for line in ("", sentence))]
 
 
 def _gate_lines(document: Document) -> list[str]:
@@ -76,7 +85,8 @@ def _data_lines(document: Document) -> list[str]:
 
 
 def _fit_lines(document: Document) -> list[str]:
-    return [sentence for sentence in (fit_sentence(document), refit_fit_sentence(document)) if sentence]
+    told = (fit_sentence(document), output_sentences(document), refit_fit_sentence(document))
+    return [sentence for sentence in told if sentence]
 
 
 def _cost_lines(document: Document) -> list[str]:

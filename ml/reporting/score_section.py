@@ -117,6 +117,19 @@ def _gain(scores: Document, name: str) -> str:
     return f"{short(scores['candidate'][name]['value'])} against {short(scores['rule'][name]['value'])}"
 
 
+def calibration_error_sentence(document: Document) -> str:
+    """How far the probabilities of each model are from what came true; "" where there are none, or none were told."""
+    errors = {
+        WHO[who]: f"{scores['calibration_error']:.3f}"
+        for who, scores in document["scores"].items()
+        if scores is not None and "calibration_error" in scores and who in {"candidate", "champion", "reference"}
+    }
+    if not errors:
+        return ""
+    told = ", ".join(f"{error} ({who})" for who, error in errors.items())
+    return f"Expected calibration error, of ten groups of about equally many test rows: {told}."
+
+
 def resolution_sentence(document: Document) -> str:
     """What the test rows can show in the deciding comparison, and how often its proof errs; "" without a comparison.
 

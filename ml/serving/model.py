@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from .columns import Column, conform, with_tuples, wrong_type
-from .output import BASE, Output, contribution_names, probabilities, values
+from .output import BASE, Output, contribution_names, decided, probabilities, values
 from .own_code import NO_OWN_CODE, OwnCode
 from .reasons import USUAL, explained_classes, reason_count, reasons_in_words
 from .refusal import UnusableRows, refusal
@@ -154,7 +154,7 @@ class PackagedModel:
         of_outputs = self._of_each_output(typed, outputs)
         chosen = np.zeros(len(typed), np.intp)
         if self.output.kind == "multiclass":
-            chosen = probabilities(self.output, outputs).argmax(axis=1)
+            chosen = decided(self.output, probabilities(self.output, outputs))
         told = np.stack([whole.iloc[:, :-1].to_numpy(np.float64) for whole in of_outputs])[
             chosen, np.arange(len(typed))
         ]
@@ -243,13 +243,13 @@ class PackagedModel:
 
     def _of_outputs(self, outputs: NDArray[np.float64], index: pd.Index) -> pd.DataFrame:
         if self.output.kind == "binary":
-            probability = probabilities(self.output, outputs)[:, 1]
-            chosen = (probability >= self.output.threshold).astype(int)
-            return pd.DataFrame({"prediction": self._names(chosen), "probability": probability}, index=index)
+            p = probabilities(self.output, outputs)
+            named = {"prediction": self._names(decided(self.output, p)), "probability": p[:, 1]}
+            return pd.DataFrame(named, index=index)
         if self.output.kind == "multiclass":
             p = probabilities(self.output, outputs)
             columns = {f"probability_{name}": p[:, i] for i, name in enumerate(self.output.classes)}
-            return pd.DataFrame({"prediction": self._names(p.argmax(axis=1)), **columns}, index=index)
+            return pd.DataFrame({"prediction": self._names(decided(self.output, p)), **columns}, index=index)
         return pd.DataFrame({"prediction": values(self.output, outputs)}, index=index)
 
     def _names(self, chosen: NDArray[np.int_]) -> NDArray[np.object_]:

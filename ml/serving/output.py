@@ -20,6 +20,10 @@ class Output:
     logit moves by as much as before. A binary probability is the sigmoid of the logit, and several are the softmax of
     theirs. `calibration` says in a sentence which calibration this is, and why. A regression's output is the answer, in
     the target's `unit`, and is exponentiated if the model learnt logarithms (`log`).
+
+    Of two classes the second one is answered from the `threshold` on. Of more it is the most probable one or, if there
+    are `costs` (a row for each true class, with the cost of each answer), the one with the least expected cost.
+    `decides` says in a sentence what the threshold serves.
     """
 
     kind: TaskKind
@@ -30,6 +34,8 @@ class Output:
     log: bool = False
     curve: tuple[tuple[float, float], ...] = ()
     calibration: str = ""
+    costs: tuple[tuple[float, ...], ...] = ()
+    decides: str = ""
     unit: str = ""
 
 
@@ -53,6 +59,14 @@ def probabilities(output: Output, outputs: NDArray[np.float64]) -> NDArray[np.fl
         return np.column_stack([1 - positive, positive])
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def decided(output: Output, probability: NDArray[np.float64]) -> NDArray[np.int_]:
+    """(rows,) the index of the class that is answered, from the probabilities (rows, classes)."""
+    if output.kind == "binary":
+        return (probability[:, 1] >= output.threshold).astype(int)
+    expected = probability @ np.array(output.costs, np.float64) if len(output.costs) else -probability
+    return expected.argmin(axis=1)
 
 
 def along(curve: Sequence[Sequence[float]], logits: NDArray[np.float64]) -> NDArray[np.float64]:

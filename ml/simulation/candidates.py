@@ -24,7 +24,7 @@ import numpy as np
 from ml.code import Code
 from ml.digests import digest_value
 from ml.metrics.scores import Answers, Floats
-from ml.serving.output import Output, along, probabilities
+from ml.serving.output import Output, along, decided, probabilities
 from ml.settings import Settings
 from ml.simulation.faults import Fault
 from ml.simulation.learning import Float32s, learn
@@ -43,7 +43,7 @@ CODE = Code(
         "ml/simulation/faults.py", "ml/simulation/learning.py", "ml/simulation/source.py", "ml/models/training.py",
         "ml/models/calibration.py", "ml/models/trees.py", "ml/models/encoding.py", "ml/serving/features.py",
         "ml/serving/output.py", "ml/serving/kinds/trees.py", "ml/data/statistics.py", "ml/metrics/intervals.py",
-        "ml/metrics/scores.py",
+        "ml/metrics/scores.py", "ml/metrics/thresholds.py",
     ),
     ("lightgbm", "numpy", "pandas", "scikit-learn", "scipy"),
 )  # fmt: skip
@@ -107,10 +107,9 @@ def as_answers(output: Output, array: Float32s, other: Output | None = None) -> 
     if output.kind == "regression":
         return Answers(numbers[:, 0])
     if output.kind == "multiclass":
-        return Answers(numbers.argmax(axis=1).astype(np.float64), numbers)
-    positive = numbers[:, 0]
-    chosen = positive >= (other or output).threshold
-    return Answers(chosen.astype(np.float64), np.column_stack([1 - positive, positive]))
+        return Answers(decided(output, numbers).astype(np.float64), numbers)
+    both = np.column_stack([1 - numbers[:, 0], numbers[:, 0]])
+    return Answers(decided(other or output, both).astype(np.float64), both)
 
 
 def logits_of(output: Output, positive: Floats) -> Floats:

@@ -11,8 +11,8 @@ import numpy as np
 from ml.evaluation.gates import Difference, metric_interval
 from ml.metrics.intervals import Pair, make_pair
 from ml.metrics.scores import Answers
+from ml.metrics.thresholds import best_threshold
 from ml.models.calibration import HeldOut, calibrated
-from ml.models.training import best_threshold
 from ml.serving.output import Output, probabilities
 from ml.simulation.candidates import AHEAD, Candidate, logits_of
 from ml.simulation.policies import Judge, Step, labels_of
@@ -72,7 +72,8 @@ class Server:
         assert answers.probability is not None
         probability = answers.probability[:, 1]
         if serving == "threshold anew":
-            return replace(kept, threshold=best_threshold(self.rows.use_case.metric, y, probability))
+            use_case = self.rows.use_case
+            return replace(kept, threshold=best_threshold(use_case.threshold or use_case.metric, y, probability))
         days = self.rows.day_names[newest]
         held_out = HeldOut(kept.kind, logits_of(kept, probability)[:, None], y, days, in_order=True)
         return _with_calibration(kept, calibrated(held_out, self.rows.use_case.calibration, probable=True))

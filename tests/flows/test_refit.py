@@ -457,7 +457,8 @@ def test_a_refit_of_another_kind_of_model_goes_the_same_way(
     scored = typed(capsys, "score", "shop", file, "-o", str(out))
     assert (scored["version"], scored["refit_of"], len(pd.read_csv(out))) == (4, 3, ROWS_A_DAY)
     explained = main(["score", "shop", file, "-o", str(out.with_suffix(".all.csv")), "--explain"])
-    assert explained == (0 if kind == "trees" else 2), capsys.readouterr()
+    said = capsys.readouterr()
+    assert explained == (0 if kind == "trees" else 2), said
     typed(capsys, "rollback", "shop", *BY_NAME)
     assert registry(refitted).alias(CHAMPION) == 2
     assert (typed(capsys, "doctor", "shop")["left"], registry(refitted).running()) == (0, [])

@@ -187,8 +187,11 @@ def test_as_many_units_are_counted_as_there_are() -> None:
 @pytest.mark.parametrize("classes", [2, 3])
 def test_an_interval_follows_from_leaving_out_each_unit(units: str, classes: int) -> None:
     """The scores without each unit are those of the other rows alone, as scikit-learn computes them."""
-    y, candidate, other = drawn_classes(3, classes, 100)
-    names = {"row": np.arange(100), "group": np.random.default_rng(0).integers(0, 10, 100), "day": np.arange(100) // 10}
+    rows = 100 if units == "row" else 300
+    y, candidate, other = drawn_classes(3, classes, rows)
+    names = {
+        "row": np.arange(rows), "group": np.random.default_rng(0).integers(0, 30, rows), "day": np.arange(rows) // 10
+    }  # fmt: skip
     of_rows = names[units]
     kind: Any = "binary" if classes == 2 else "multiclass"
     grouped = None if units == "row" else of_rows.astype(object)

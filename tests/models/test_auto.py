@@ -30,6 +30,7 @@ def test_auto_learns_every_target_and_says_what_it_took(kind: TaskKind, tmp_path
     assert fitted.notes[0].startswith("Auto averages Trees, ")
     assert fitted.notes[0].endswith(f", sized for 400 train rows{classes[kind]} on cpu.")
     assert "alone (without it" in fitted.notes[1]
+    assert len(model.contributions(raw_parcels(10))) == 10  # which refuses those that do not add up
     assert np.isfinite(model.predict(raw_parcels(30)).select_dtypes("number").to_numpy()).all()
     use_case = parcels(kind, model=Auto())
     more = cleaned(use_case, parcel_rows(700, 4))
@@ -52,6 +53,10 @@ def test_whatever_the_size_the_parts_are_of_the_declared_kinds(kind: TaskKind, s
         assert {*part.code} <= {*declared.code}
         assert {*part.libraries} <= {*declared.libraries}
         assert {*part.needs} <= {*declared.needs}
+
+
+def test_auto_serves_without_torch() -> None:
+    assert Auto().needs == ("lightgbm", "safetensors")
 
 
 def test_many_classes_get_fewer_rounds_of_trees() -> None:

@@ -8,11 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.isotonic import IsotonicRegression
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler
+from sklearn.svm import SVC, LinearSVC
 
+from ml import Ensemble, Learner, NetworkClassifier, ScikitLearn, Trees
 from ml.models.calibration import METHODS, Calibration, HeldOut, calibrated, isotonic, platt, temperature
 from ml.serving.columns import with_tuples
-from ml.serving.output import Output, probabilities, sigmoid
+from ml.serving.output import Output, TaskKind, probabilities, sigmoid
+from tests.tiny import learnt, parcels
 
 BINARY = Output(kind="binary")
 
@@ -56,7 +62,7 @@ def test_a_model_whose_probabilities_are_right_is_not_calibrated(seed: int) -> N
 def test_the_calibration_that_mends_a_model_is_chosen(wrong: Any, name: str) -> None:
     logits, y = rows(6000)
     output = chosen(wrong(logits), y)
-    assert output.calibration.startswith(f"Calibration: {name}, because it has "), output
+    assert output.calibration.startswith(f"Calibration: {name}, because it changes the log loss"), output
     fresh, labels = rows(6000, seed=1)
     mended, right = (probabilities(o, z)[:, 1] for o, z in ((output, wrong(fresh)), (BINARY, fresh)))
     assert log_loss(labels, mended) < log_loss(labels, right) + 0.01
@@ -69,6 +75,21 @@ def test_too_few_days_choose_no_calibration() -> None:
     assert fields == {
         "calibration": "Calibration: none, because 6 validation days cannot tell whether another is better."
     }
+
+
+def test_a_model_that_errs_in_no_validation_row_is_not_calibrated() -> None:
+    """Its loss is 0, of which no share can be said."""
+    y = np.array([0.0, 1.0] * 50)
+    output = chosen(np.where(y == 1, 800.0, -800.0)[:, None], y)
+    assert replace(output, calibration="") == BINARY
+    assert "nan" not in output.calibration
+
+
+def test_three_classes_that_are_no_probabilities_get_a_temperature_without_a_comparison() -> None:
+    logits = np.random.default_rng(0).normal(0, 1, (90, 3))
+    fields = calibrated(HeldOut("multiclass", logits, np.array([0.0, 1, 2] * 30)), "auto", probable=False)
+    words = "Calibration: temperature, because the model's own outputs are no probabilities."
+    assert fields["calibration"] == words
 
 
 @pytest.mark.parametrize("count", [8, 600])
@@ -145,7 +166,7 @@ def test_an_overconfident_model_of_three_classes_gets_a_temperature() -> None:
     y = (generator.random((3000, 1)) > probabilities(Output(kind="multiclass"), logits).cumsum(axis=1)).sum(axis=1)
     fields = calibrated(HeldOut("multiclass", 5 * logits, y.astype(float)), "auto", probable=True)
     assert fields["slope"] == pytest.approx(0.2, rel=0.1)
-    assert fields["calibration"].startswith("Calibration: temperature, because it has ")
+    assert fields["calibration"].startswith("Calibration: temperature, because it changes the log loss")
 
 
 def test_a_row_without_a_unit_is_a_unit_and_a_unit_lies_in_one_fold() -> None:
@@ -166,3 +187,49 @@ def test_an_output_that_was_kept_answers_as_before() -> None:
         **{"kind": "binary", "classes": ("a", "b"), "threshold": 0.4, "slope": 0.9, "offset": -0.1, "log": False}
     )
     assert (probabilities(old, logits)[:, 1] == sigmoid(0.9 * logits[:, 0] - 0.1)).all()
+
+
+BALANCED = ScikitLearn(LogisticRegression(class_weight="balanced"))
+NO_PROBABILITIES = {
+    "a network with class weights": NetworkClassifier(class_weight="balanced"),
+    "a network with the focal loss": NetworkClassifier(loss="focal"),
+    "trees with class weights": Trees(class_weight="balanced"),
+    "an estimator with class weights": BALANCED,
+    "the last step of a pipeline": ScikitLearn(make_pipeline(MinMaxScaler(), SVC(class_weight="balanced"))),
+    "a decision function": ScikitLearn(LinearSVC()),
+    "an ensemble with such a part": Ensemble((Trees(), BALANCED)),
+}
+
+
+@pytest.mark.parametrize("case", NO_PROBABILITIES)
+def test_outputs_that_are_meant_as_something_else_say_so(case: str) -> None:
+    assert not NO_PROBABILITIES[case].gives_probabilities
+
+
+@pytest.mark.parametrize(
+    "learner", [NetworkClassifier(), NetworkClassifier(loss="mse"), Trees(), ScikitLearn(LogisticRegression())], ids=str
+)
+def test_other_outputs_are_meant_as_probabilities(learner: Learner) -> None:
+    assert learner.gives_probabilities
+    assert Ensemble((learner, Trees())).gives_probabilities
+
+
+@pytest.mark.parametrize("model", [{"class_weight": "balanced"}, {"loss": "focal"}], ids=str)
+@pytest.mark.parametrize("kind", ["binary", "multiclass"])
+def test_a_network_that_learnt_something_else_is_packaged_with_a_calibration(kind: TaskKind, model: Any) -> None:
+    changed = parcels(kind).model.set_params(**model)
+    _, served = learnt(kind, model=changed)
+    assert served.output.slope != 1.0
+    assert "own outputs are no probabilities" in served.output.calibration
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_the_focal_loss_by_hand(outputs: int) -> None:
+    torch = pytest.importorskip("torch")
+    generator = np.random.default_rng(0)
+    logits, labels = generator.normal(0, 2, (50, outputs)), generator.integers(0, max(2, outputs), 50)
+    network = NetworkClassifier(loss="focal")
+    network._learn_target(np.arange(max(2, outputs)))
+    loss = network.loss_function("cpu")(torch.tensor(logits), torch.tensor(labels).float(), None)
+    p = probabilities(Output(kind="binary" if outputs == 1 else "multiclass"), logits)[np.arange(50), labels]
+    assert float(loss) == pytest.approx(float((-((1 - p) ** 2) * np.log(p)).mean()), rel=1e-5)

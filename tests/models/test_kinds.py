@@ -102,7 +102,16 @@ SEES_ALL_ROWS: dict[str, Learner] = {  # in each of its steps: a weight then mov
 }
 SEES_ALL_ROWS["ensemble"] = Ensemble((SEES_ALL_ROWS["network"], SEES_ALL_ROWS["trees"]))
 SEEDLESS = ("linear", "pipeline")
-CASES = [(name, kind) for name in LEARNERS for kind in KINDS]
+# Of kinds that share their code with another, one task is tested at once and the others are slow.
+AT_ONCE: dict[str, tuple[TaskKind, ...]] = {
+    "tabm": ("binary",), "forest": ("multiclass",), "histograms": ("regression",), "pipeline": ("binary",),
+    "ensemble": ("binary", "regression"),
+}  # fmt: skip
+CASES = [
+    pytest.param(name, kind, marks=() if kind in AT_ONCE.get(name, KINDS) else pytest.mark.slow)
+    for name in LEARNERS
+    for kind in KINDS
+]
 case = pytest.mark.parametrize(("name", "kind"), CASES)
 each = pytest.mark.parametrize("name", LEARNERS)
 
@@ -130,11 +139,16 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def answered_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], pd.DataFrame]:
-    """The answers of every kind's registered files, all from one fresh process that imports nothing of ours."""
+def answered_elsewhere(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[tuple[str, str], pd.DataFrame]:
+    """The answers of the registered files of every kind that is to be tested, all from one fresh process that imports
+    nothing of ours."""
     place = tmp_path_factory.mktemp("elsewhere")
+    users = [each for each in request.session.items if "answered_elsewhere" in getattr(each, "fixturenames", ())]
+    cases = [(each.callspec.params["name"], each.callspec.params["kind"]) for each in users]
     raw_parcels().to_parquet(place / "rows.parquet")
-    for name, kind in CASES:
+    for name, kind in cases:
         write_model(made(name, kind).model, made(name, kind).use_case.model, place / f"{name}-{kind}")
     (place / "answer.py").write_text(
         "import sys, mlflow.pyfunc, pandas as pd\n"
@@ -143,9 +157,9 @@ def answered_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[s
         "    mlflow.pyfunc.load_model(name).predict(rows).to_parquet(f'{name}.parquet')\n"
         "assert not [name for name in sys.modules if name == 'ml' or name.startswith('ml.')]\n"
     )
-    names = [f"{name}-{kind}" for name, kind in CASES]
+    names = [f"{name}-{kind}" for name, kind in cases]
     subprocess.run([sys.executable, "-P", "-W", "ignore", "answer.py", *names], cwd=place, check=True)
-    return {(name, kind): pd.read_parquet(place / f"{name}-{kind}.parquet") for name, kind in CASES}
+    return {(name, kind): pd.read_parquet(place / f"{name}-{kind}.parquet") for name, kind in cases}
 
 
 @case

@@ -15,6 +15,7 @@ from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_sc
 from ml.data.cleaning import LABEL
 from ml.errors import ConfigError, StoreUnavailable
 from ml.metrics.scores import CLASS_METRICS, PROBABILITY_SCORES, class_metric
+from ml.metrics.thresholds import best_threshold
 from ml.models import training
 from ml.models.encoding import fit_encoder
 from ml.models.handles import Step
@@ -23,7 +24,6 @@ from ml.models.networks.estimators import encode
 from ml.models.protocol import Fitted
 from ml.models.training import (
     StoredDiary,
-    best_threshold,
     choose_output,
     package,
 )

@@ -19,7 +19,8 @@ import pytest
 
 from ml.code import PLUMBING_LIBRARIES, ROOT, Code, is_plumbing
 from ml.data.code import KEPT, ROWS
-from ml.evaluation.code import EXPLAINING, JUDGING, REFITTING, SERVED_DAYS
+from ml.evaluation.code import DEFAULT_TREES, EXPLAINING, JUDGING, REFITTING, SERVED_DAYS
+from ml.models.trees import Trees
 from ml.pipeline.run_key import training_code
 from ml.use_case.loading import load_use_case
 from tests.story import open_shop
@@ -34,6 +35,7 @@ PROCESSES = (
     ("train",),
     ("upload",),
     ("verify",),
+    ("trees",),
     ("watch", "evaluate", "gates"),
     ("explain",),
     ("refit",),
@@ -42,8 +44,10 @@ PROCESSES = (
 LEARNERS = {
     "a network": "NetworkClassifier(hidden=(4,), epochs=2, batch_size=256)",
     "of scikit-learn": 'ScikitLearn(HistGradientBoostingClassifier(max_iter=5), rows="frame")',
+    "a pack": "EmbeddedNetwork(members=2, hidden=(4,), epochs=2)",
     "boosted trees": "Trees(rounds=3, options={'max_depth': 3})",
 }
+ADDED = "EmbeddedNetwork FileSource NetworkClassifier ScikitLearn SideTable Trees".split()
 # skops imports every module of scikit-learn, and one of them each of these that is installed; nothing asks them.
 # Trees do not use torch at all.
 IDLE = {"of scikit-learn": {"torch", "pytest", "pluggy", "iniconfig"}, "boosted trees": {"torch"}}
@@ -67,6 +71,8 @@ class Traced:
             return KEPT[stage]
         if stage in {"validate", "clean", "split"}:
             return ROWS
+        if stage == "trees":
+            return training_code(Trees()) + DEFAULT_TREES
         if stage == "served":  # what answers is in the key as the version that served, and the rows by their digest
             return self.training + SERVED_DAYS
         if stage == "explain":  # what answers is in the key by its digest
@@ -112,7 +118,7 @@ def night(request: pytest.FixtureRequest, empty_mlflow: Path, tmp_path_factory: 
             ("logistic_regression(batch_size=256, learning_rate=0.05, epochs=4)", LEARNERS[request.param]),
             (
                 "logistic_regression,",
-                "NetworkClassifier,\n    ScikitLearn,\n    FileSource,\n    SideTable,\n    Trees,",
+                "".join(f"{name},\n    " for name in ADDED),
             ),
             ('Source(folder="shop")', 'FileSource(file="shop.parquet", time_column="bought_at")'),
             (

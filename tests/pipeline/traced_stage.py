@@ -69,7 +69,20 @@ def stages() -> dict[str, Callable[[Any, dict[str, Any]], Any]]:
     from ml.data.snapshots import read_manifest
     from ml.data.sources.bringing import bring
     from ml.data.window_sums import WindowSums
-    from ml.pipeline import clean, evaluate, explain, opening, refit, served, split, train, upload, validate, watch
+    from ml.pipeline import (
+        clean,
+        default_trees,
+        evaluate,
+        explain,
+        opening,
+        refit,
+        served,
+        split,
+        train,
+        upload,
+        validate,
+        watch,
+    )
     from ml.pipeline.run_key import training_key
 
     def key(done: dict[str, Any]) -> str:
@@ -100,8 +113,11 @@ def stages() -> dict[str, Callable[[Any, dict[str, Any]], Any]]:
         "watch": lambda site, done: watch.watch_source(
             site, done["night"], key(done), done["snapshot"], done["validate"], done["clean"], None
         ),
+        "trees": lambda site, done: default_trees.fit_default_trees(
+            site, done["night"], done["snapshot"], done["clean"], done["split"], nightly=True
+        ),
         "evaluate": lambda site, done: evaluate.evaluate_models(
-            site, done["night"], key(done), done["clean"], done["split"], done["upload"], None
+            site, done["night"], key(done), done["clean"], done["split"], done["upload"], None, done["trees"]
         ),
         "explain": lambda site, done: explain.explain_candidate(
             site, done["night"], done["clean"], done["split"], done["upload"]

@@ -1,6 +1,7 @@
 """Reasons: which columns moved a row's answer most, in words."""
 
 from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,15 @@ def test_a_model_gives_reasons_beside_its_answers_for_the_answered_class(kind: T
     assert about.get(kind, "raises it by ") in first
     usual: Any = explaining(kind).predict(rows[:0], {"answer": "reasons"})
     assert len(usual) == 0 and {"reason_1", "reason_2", "reason_3"} < set(usual)
+
+
+def test_reasons_explain_the_answered_class_though_another_is_more_probable() -> None:
+    model = copy(explaining("multiclass"))
+    slow_is_dear = tuple((0.0, 9.0, 9.0) if place == 0 else (0.0, 1.0, 1.0) for place in range(3))
+    model.output = replace(model.output, costs=slow_is_dear)
+    told = model.reasons(broken()[:3])
+    assert set(told["prediction"]) == {"slow"}
+    assert told["reason_1"].str.contains(" speaks for slow ").all()
 
 
 def test_a_column_of_which_the_caller_made_a_secret_is_not_quoted() -> None:

@@ -13,10 +13,11 @@ from ml.use_case.loading import load_use_case
 
 OURS = Path(ml.__file__).parent
 LISTED = (
-    "BetterThanRule BetterThanTrivial BusinessDays Column Comparison DatabaseSource DaySource Difference Evidence "
-    "FileSource Fitted Gate Interval Job Learner MinMetric NetworkClassifier NetworkRegressor NotSurelyWorse "
-    "NotWorseThanChampion NotWorseThanReference Pair Retention ScikitLearn SideTable Source SourceUnchanged Step "
-    "Target Trees UseCase Verdict VerdictName linear_regression logistic_regression metric_interval"
+    "BetterThanRule BetterThanTrivial BusinessDays Column Comparison DatabaseSource DaySource Difference "
+    "EmbeddedNetwork Evidence FileSource Fitted Gate Interval Job Learner MinMetric NetworkClassifier "
+    "NetworkRegressor NotSurelyWorse NotWorseThanChampion NotWorseThanReference Pair Retention ScikitLearn "
+    "SideTable Source SourceUnchanged Step TabM Target Trees UseCase Verdict VerdictName linear_regression "
+    "logistic_regression metric_interval"
 ).split()
 
 

@@ -34,6 +34,9 @@ Rows = tuple[NDArray[np.float32], NDArray[np.float32]]
 Weights = tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]
 
 
+FOCUS = 2  # the exponent of the focal loss, as in its paper
+
+
 class Diverged(ValueError):
     """The loss or the outputs were no numbers in the very first epoch of a fit."""
 
@@ -76,7 +79,7 @@ class NetworkEstimator(Learner):
         self,
         hidden: tuple[PositiveInt, ...] = (64, 32),
         activation: Literal["relu", "tanh", "sigmoid"] = "relu",
-        loss: Literal["cross_entropy", "mse"] | None = None,
+        loss: Literal["cross_entropy", "mse", "focal"] | None = None,
         optimizer: Literal["sgd", "adam", "adamw"] = "adam",
         learning_rate: PositiveFloat = 1e-3,
         weight_decay: NonNegativeFloat = 0.0,
@@ -289,11 +292,16 @@ class NetworkEstimator(Learner):
 class NetworkClassifier(ClassifierMixin, NetworkEstimator):
     """Learns classes: one output and a sigmoid for two of them, a softmax for more.
 
-    The loss is cross-entropy, or the squared error of the probabilities (`loss="mse"`). `class_weight="balanced"`
-    gives every class of the train rows the same weight, in both the training loss and the validation loss.
+    The loss is cross-entropy, or the squared error of the probabilities (`loss="mse"`), or the focal loss of Lin et al.
+    (2017), in which rows that the network is sure of count little. `class_weight="balanced"` gives every class of the
+    train rows the same weight, in both the training loss and the validation loss.
     """
 
     learns = ("binary", "multiclass")
+
+    @property
+    def gives_probabilities(self) -> bool:
+        return super().gives_probabilities and self.loss != "focal"
 
     def _learn_target(self, y: NDArray[Any]) -> NDArray[np.float32]:
         self.classes_ = np.unique(y)
@@ -338,12 +346,18 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
                 losses = functional.cross_entropy(outputs, labels.long(), reduction="none")
             return mean(losses * weight[labels.long()], row_weights)
 
+        def focal(outputs: Tensor, labels: Tensor, row_weights: Tensor | None = None) -> Tensor:
+            both = torch.cat([torch.zeros_like(outputs), outputs], dim=1) if binary else outputs
+            log_p = both.log_softmax(1).gather(1, labels.long()[:, None])[:, 0]
+            losses = -((1 - log_p.exp()) ** FOCUS) * log_p
+            return mean(losses * weight[labels.long()], row_weights)
+
         def mean_squared_error(outputs: Tensor, labels: Tensor, row_weights: Tensor | None = None) -> Tensor:
             p = torch.cat([-outputs, outputs], dim=1).mul(0.5).softmax(1) if binary else outputs.softmax(1)
             losses = (p - functional.one_hot(labels.long(), len(weight))).square().sum(dim=1)
             return mean(losses * weight[labels.long()], row_weights)
 
-        return mean_squared_error if self.loss == "mse" else cross_entropy
+        return {"mse": mean_squared_error, "focal": focal}.get(self.loss or "", cross_entropy)
 
     def judge(
         self, y: NDArray[np.float32], outputs: NDArray[np.float64], weights: NDArray[np.float32] | None = None
@@ -378,14 +392,14 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):
     learns = ("regression",)
     demands = (
         ("class_weight", "be left out of a regression", lambda m, _: m.class_weight is not None, "remove it"),
-        ("loss", "be 'mse' or left out in a regression", lambda m, _: m.loss == "cross_entropy", "remove it"),
+        ("loss", "be 'mse' or left out in a regression", lambda m, _: m.loss not in {None, "mse"}, "remove it"),
     )
 
     def _learn_target(self, y: NDArray[Any]) -> NDArray[np.float32]:
         if self.class_weight is not None:
             raise ValueError(f"a regressor has no classes, but class_weight is {self.class_weight!r}: leave it out")
-        if self.loss == "cross_entropy":
-            raise ValueError("a regressor learns with loss 'mse', but loss is 'cross_entropy': leave it out")
+        if self.loss not in {None, "mse"}:
+            raise ValueError(f"a regressor learns with loss 'mse', but loss is {self.loss!r}: leave it out")
         self.mean_, self.std_ = float(y.mean()), float(y.std()) or 1.0
         return self._encode(y)
 

@@ -70,7 +70,7 @@ class Progress:
     `best` are the weights of the best epoch of each copy. `notes` are sentences about what went wrong.
     """
 
-    network: nn.ModuleList
+    network: nn.ModuleList  # the embeddings, and the members
     optimizer: torch.optim.Optimizer
     draws: Draws
     device: str
@@ -79,6 +79,18 @@ class Progress:
     best_epochs: list[int] = field(default_factory=list)
     epochs: list[Step] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def embeddings(self) -> Embeddings:
+        embeddings = self.network[0]
+        assert isinstance(embeddings, Embeddings)
+        return embeddings
+
+    @property
+    def members(self) -> Pack | TabMNetwork:
+        members = self.network[1]
+        assert isinstance(members, Pack | TabMNetwork)
+        return members
 
     def keep(self, copies: list[bool]) -> None:
         """Keeps the weights of these copies as their best ones."""
@@ -319,12 +331,12 @@ class Descent:
         network.to(device)
         self.progress.restore(remembered)
         train = Placed.on(device, self.train, self.plan, self.dtype)
-        return train, self.held_out and Placed.on(device, self.held_out, self.plan, self.dtype)
+        held_out = None if self.held_out is None else Placed.on(device, self.held_out, self.plan, self.dtype)
+        return train, held_out
 
     def _epoch(self) -> Step | None:
         """Trains one epoch and keeps the weights of copies that got better; None if a loss is no number."""
         train, held_out = self._placed = self._placed or self._place()
-        self.progress.network.train()
         total = torch.zeros((), dtype=self.dtype, device=self.progress.device)
         for batch in self._batches():
             total += self._step(train.take(batch)) * batch.shape[1]
@@ -337,14 +349,13 @@ class Descent:
         """(copies, batch) the rows of each step."""
         rows = len(self.train.labels)
         order = torch.from_numpy(np.stack([draw.permutation(rows) for draw in self.progress.draws]))
-        yield from order.to(self.progress.device).split(self.plan.batch_size, dim=1)
+        yield from torch.split(order.to(self.progress.device), self.plan.batch_size, dim=1)
 
     def _step(self, batch: Placed) -> Tensor:
         """Makes one step, and returns the mean loss."""
-        embeddings, members = self.progress.network
         self.progress.optimizer.zero_grad(set_to_none=True)
-        vectors, others, share = self._mixed(self._vectors(embeddings, batch))
-        answers = members(vectors, Dropout(self.plan.dropout, self.progress.draws))
+        vectors, others, share = self._mixed(self._vectors(self.progress.embeddings, batch))
+        answers = self.progress.members(vectors, Dropout(self.plan.dropout, self.progress.draws))
         of_rows = losses(self.plan, answers, batch.labels)
         if others is not None:
             mixed = losses(self.plan, answers, batch.labels[:, others])
@@ -397,7 +408,7 @@ class Descent:
     @torch.inference_mode()
     def _answers(self, rows: Placed) -> Floats:
         """(members, rows, outputs) without anything dropped."""
-        embeddings, members = self.progress.network.eval()
+        embeddings, members = self.progress.embeddings, self.progress.members
         blocks = []
         copies = len(self.progress.draws)
         for start in range(0, len(rows.labels), JUDGED_ROWS):
@@ -407,9 +418,9 @@ class Descent:
         return torch.cat(blocks, dim=1).numpy()
 
     @torch.inference_mode()
-    def mean_vectors(self, embeddings: Embeddings) -> Tensor:
+    def mean_vectors(self) -> Tensor:
         """(copies, inputs) the mean of what the embeddings make of the train rows."""
-        located, copies = self.train.located, len(self.progress.draws)
+        located, copies, embeddings = self.train.located, len(self.progress.draws), self.progress.embeddings
         total = torch.zeros(copies, embeddings.width, dtype=torch.float64)
         with _one_thread():
             for start in range(0, len(located.shares), JUDGED_ROWS):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -101,12 +101,20 @@ def _fit_number(column: str, part: str, values: Floats, scaling: Scaling, bins: 
     present = values[np.isfinite(values)]
     quantiles, scores = normal_scores(present) if scaling == "quantile" and not part else ((), ())
     center, scale = (0.0, 1.0) if quantiles or part else _center_and_scale(present, scaling)
-    fields = {"column": column, "part": part, "quantiles": quantiles, "scores": scores, "clip": clip}
     feature = NumberFeature(
-        **fields, center=center, scale=scale, knots=(-clip, clip), missing=bool(np.isnan(values).any())
+        column=column,
+        part=part,
+        quantiles=quantiles,
+        scores=scores,
+        center=center,
+        scale=scale,
+        clip=clip,
+        knots=(-clip, clip),
+        missing=bool(np.isnan(values).any()),
     )
-    inner = np.unique(np.quantile(feature.scaled(present), np.linspace(0, 1, bins + 1))) if len(present) else []
-    return NumberFeature(**{**vars(feature), "knots": tuple(np.union1d(inner, (-clip, clip)).tolist())})
+    shares = np.linspace(0, 1, bins + 1)
+    inner = np.quantile(feature.scaled(present), shares) if len(present) else present
+    return replace(feature, knots=tuple(np.union1d(inner, feature.knots).tolist()))
 
 
 def _center_and_scale(present: Floats, scaling: Scaling) -> tuple[float, float]:

@@ -7,7 +7,7 @@ in one computation. The members of a pack are copies; those of TabM share one co
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tabm
@@ -23,16 +23,6 @@ if TYPE_CHECKING:
 Random = np.random.Generator
 Draws = list[Random]  # one for each copy
 DROPS = 256  # a byte is drawn for each unit that may be dropped
-
-
-class Network(Protocol):
-    """A network of some copies, each with one member or more."""
-
-    def forward(self, vectors: Tensor, dropped: Dropout) -> Tensor:
-        """(copies, rows, inputs) -> (members, rows, outputs)."""
-
-    def member_weights(self) -> dict[str, Tensor]:
-        """`weight.N` (members, inputs, units) and `bias.N` (members, units) of each layer."""
 
 
 class Dropout:
@@ -63,35 +53,46 @@ class Embeddings(nn.Module):
     The vectors of unknown and missing values start at 0, so that where train rows have none of them they add nothing.
     """
 
+    knots: Tensor
+    behind_knots: Tensor
+    starts: Tensor
+    column_widths: Tensor
+    groups: list[slice]
+
     def __init__(self, features: Features, width: int, draws: Draws) -> None:
         super().__init__()
         copies, numbers = len(draws), len(features.numbers)
-        lengths = [len(feature.knots) for feature in features.numbers]
-        knots = np.zeros((numbers, max(lengths, default=2) + 1), np.float32)
-        for row, feature in zip(knots, features.numbers, strict=True):
-            row[: len(feature.knots)] = feature.knots
-        self.register_buffer("knots", torch.from_numpy(knots), persistent=False)
-        behind = torch.arange(knots.shape[1]) >= torch.tensor(lengths, dtype=torch.int64)[:, None]
-        self.register_buffer("behind_knots", behind[:, :, None], persistent=False)
+        self._set_knots([feature.knots for feature in features.numbers])
         self.linear = drawn(draws, (numbers, width), width**-0.5)
         self.bias = drawn(draws, (numbers, width), width**-0.5)
-        self.bends = nn.Parameter(torch.zeros(copies, numbers, knots.shape[1] - 1, width))
+        self.bends = nn.Parameter(torch.zeros(copies, numbers, self.knots.shape[1] - 1, width))
         self.missing = nn.Parameter(torch.zeros(copies, numbers, width))
         self.sizes = [category.size for category in features.categories]
         widths = [embedding_width(size) for size in self.sizes]
-        self.widths = sorted(set(widths))
-        self.tables = nn.ParameterList()
-        starts: list[int] = []
-        self.groups: list[slice] = []
-        for wide in self.widths:
-            places = [place for place, of_place in enumerate(widths) if of_place == wide]
-            sizes = [self.sizes[place] for place in places]
-            self.groups.append(slice(places[0], places[-1] + 1))
-            starts += [0, *np.cumsum(sizes)[:-1].tolist()]
-            self.tables.append(drawn(draws, (sum(sizes), wide), wide**-0.5))
-        self.register_buffer("starts", torch.tensor(starts, dtype=torch.int32), persistent=False)
+        self._set_tables(widths, draws)
         self.register_buffer("column_widths", torch.tensor([width] * numbers + widths), persistent=False)
         self.width = numbers * width + sum(widths)
+
+    def _set_knots(self, knots_of: list[tuple[float, ...]]) -> None:
+        """Knots (numbers, most of them + 1), and which places are behind the last one of their number."""
+        knots = np.zeros((len(knots_of), max(map(len, knots_of), default=2) + 1), np.float32)
+        behind = np.ones((*knots.shape, 1), bool)
+        for row, of_row, known in zip(knots, behind, knots_of, strict=True):
+            row[: len(known)], of_row[: len(known)] = known, False
+        self.register_buffer("knots", torch.from_numpy(knots), persistent=False)
+        self.register_buffer("behind_knots", torch.from_numpy(behind), persistent=False)
+
+    def _set_tables(self, widths: list[int], draws: Draws) -> None:
+        """One table for all categories of a width, which stand side by side, and where each of them starts in it."""
+        self.tables, self.groups = nn.ParameterList(), []
+        starts: list[int] = []
+        for wide in sorted(set(widths)):
+            group = slice(widths.index(wide), widths.index(wide) + widths.count(wide))
+            sizes = self.sizes[group]
+            starts += [0, *np.cumsum(sizes)[:-1].tolist()]
+            self.groups.append(group)
+            self.tables.append(drawn(draws, (sum(sizes), wide), wide**-0.5))
+        self.register_buffer("starts", torch.tensor(starts, dtype=torch.int32), persistent=False)
         self._empty_first_codes()
 
     @torch.no_grad()
@@ -186,6 +187,9 @@ class Pack(nn.Module):
 class TabMNetwork(nn.Module):
     """TabM (Gorishniy et al. 2025) of the layers of the package tabm: members share the weights of their hidden layers
     and have factors and biases of their own. There is one copy."""
+
+    layers: Any  # the package tells no types
+    last: Any
 
     def __init__(self, inputs: int, hidden: tuple[int, ...], outputs: int, members: int, draws: Draws) -> None:
         super().__init__()

@@ -32,7 +32,7 @@ class PackLearner(Learner):
 
     served = ("embedded",)
     code = ("ml/models/packs", "ml/models/encoding.py")
-    libraries = ("torch", "safetensors", "scikit-learn", "tabm", "rtdl_num_embeddings")  # tabm imports the last one
+    libraries = ("torch", "safetensors", "scikit-learn", "tabm", "rtdl-num-embeddings")  # tabm imports the last one
     needs = ("safetensors",)
     step_name = "epoch"
     demands: ClassVar[Demands[Any, Any]] = (
@@ -161,10 +161,9 @@ class PackLearner(Learner):
         """The members with their best weights, as they travel inside a version."""
         from ml.serving.kinds.embedded import ServedPack
 
-        network = progress.network.to("cpu")
-        network.load_state_dict(progress.best)
-        embeddings, members = network
-        weights = {**embeddings.served(), **members.member_weights(), "base": descent.mean_vectors(embeddings)}
+        progress.network.to("cpu")
+        progress.network.load_state_dict(progress.best)
+        weights = {**progress.embeddings.served(), **progress.members.member_weights(), "base": descent.mean_vectors()}
         return ServedPack(
             kind=descent.plan.kind,
             features=features,
@@ -224,6 +223,10 @@ class EmbeddedNetwork(PackLearner):
         self.noise_std = noise_std
         self.mixup = mixup
         self.feature_dropout = feature_dropout
+
+    @property
+    def title(self) -> str:
+        return super().title if self.hidden else f"{super().title} without hidden layers"
 
     @property
     def _copies(self) -> int:
