@@ -7,6 +7,7 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -197,8 +198,9 @@ class ServedNetwork:
     @cached_property
     def _mean_vectors(self) -> list[Tensor]:
         """For each category (units,) the mean of what it adds to the first layer."""
+        tables: Any = self._exact.categories
         shares = (torch.tensor(share, dtype=torch.float64) for share in self.base.shares)
-        return [share @ table.weight for share, table in zip(shares, self._exact.categories, strict=True)]
+        return [share @ table.weight for share, table in zip(shares, tables, strict=True)]
 
     @cached_property
     def _first_of_base(self) -> Tensor:
