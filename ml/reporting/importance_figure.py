@@ -3,7 +3,7 @@
 from ml.evaluation.explanation import Explanation, Importance
 from ml.metrics.scores import LOWER_IS_BETTER
 from ml.reporting.figures import new_figure, png
-from ml.reporting.importance_section import title
+from ml.reporting.importance_section import subject
 from ml.use_case.definition import UseCase
 
 MOST_BARS, LONGEST_NAME = 20, 40
@@ -28,7 +28,7 @@ def importance_figure(use_case: UseCase, explanation: Explanation | None) -> dic
     axes.invert_yaxis()
     axes.axvline(0, color="0.6", lw=0.8)
     percent = " (per cent)" if metric in LOWER_IS_BETTER else ""
-    axes.set(xlabel=f"{title(metric)}{percent} where the column's values are shuffled among test rows")
+    axes.set(xlabel=f"by how much {subject(metric)}{percent} where the column's values are shuffled among test rows")
     axes.set_title(f"{use_case.name}: which columns the answers rest on")
     words = "A longer bar: the model needs the column more. The thin line is the 90 % interval."
     if explanation.groups:

@@ -29,16 +29,21 @@ def importance_lines(document: Document) -> list[str]:
 
 
 def title(metric: str) -> str:
-    """What a column of the table, and the axis of the figure, says."""
-    return f"{LABELS[metric]} rises by" if metric in LOWER_IS_BETTER else f"{LABELS[metric]} falls by"
+    """What a column of the table says."""
+    return f"{subject(metric)} by"
+
+
+def subject(metric: str) -> str:
+    """Like `F1 falls` or `log loss rises`."""
+    return f"{LABELS[metric]} {'rises' if metric in LOWER_IS_BETTER else 'falls'}"
 
 
 def _meaning(metrics: Sequence[str]) -> str:
-    share = " (of the model's own)" if any(name in LOWER_IS_BETTER for name in metrics) else ""
+    losses = [LABELS[name] for name in metrics if name in LOWER_IS_BETTER]
+    share = f" The {losses[0]} rises by a share of the model's own." if losses else ""
     return (
-        f"How much worse the model answers where a column's values are shuffled among the test rows{share}. The more "
-        "it loses, the more its answers rest on the column. Near 0 it would lose little without it; under 0 the column "
-        "rather harms."
+        "How much worse the model answers where a column's values are shuffled among the test rows: the more, the more "
+        f"its answers rest on the column. Near 0 they hardly do; surely under 0, the column harms.{share}"
     )
 
 
@@ -98,7 +103,7 @@ def sentence(explanation: Explanation) -> str:
     told = [f"{one.columns[0]} ({cost})" for one, cost in zip(sure, costs, strict=True)]
     if not told:
         return "By shuffling, no column matters surely."
-    return f"The answers rest most on {', '.join(told)}: {title(metric)} that much without it."
+    return f"The answers rest most on {', '.join(told)}: {title(metric)} that much where one is shuffled."
 
 
 def _is_sure(cost: Interval) -> bool:

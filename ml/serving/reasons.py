@@ -51,9 +51,7 @@ def reasons_in_words(
             if sizes[row, place] > 0:
                 shown = _named(declared[names[place]], values[names[place]][row])
                 share = _share(sizes[row, place] / totals[row])
-                sentences[row, rank] = (
-                    f"{shown} {effect(told[row, place], answered[row])} ({share} of all that moved it)"
-                )
+                sentences[row, rank] = f"{shown} {effect(told[row, place], answered[row])}{share} of all that moved it)"
     return pd.DataFrame(sentences, index=typed.index, columns=reason_names(count))
 
 
@@ -65,13 +63,13 @@ def explained_classes(output: Output, chosen: NDArray[np.int_]) -> list[str]:
 
 
 def _effect_of(output: Output) -> Callable[[float, str], str]:
-    """What a contribution did, in words."""
+    """What a contribution did, in words that end where its share follows in brackets."""
     if output.kind != "regression":
-        return lambda told, name: f"speaks {'for' if told > 0 else 'against'} {name} ({told:+.3g})"
+        return lambda told, name: f"speaks {'for' if told > 0 else 'against'} {name} ({told:+.3g}, "
     if output.log:  # contributions to the logarithm multiply the value
-        return lambda told, _: f"{_raises(told)} it by {_number(100 * abs(np.expm1(told)))} %"
+        return lambda told, _: f"{_raises(told)} it by {_number(100 * abs(np.expm1(told)))} % ("
     unit = f" {output.unit}" if output.unit else ""
-    return lambda told, _: f"{_raises(told)} it by {_number(abs(told))}{unit}"
+    return lambda told, _: f"{_raises(told)} it by {_number(abs(told))}{unit} ("
 
 
 def _raises(told: float) -> str:

@@ -267,7 +267,12 @@ def test_contributions_add_up_to_the_output_that_the_answers_come_from(
     scored = score_file(site(tmp_path), parcels(kind), of_trees[kind], tmp_path / "rows.csv", explain=True, reasons=2)
     told, reasons = scored.contributions, scored.reasons
     assert reasons is not None and list(reasons) == ["reason_1", "reason_2"] and reasons.iloc[3].isna().all()
-    assert reasons["reason_1"].drop(index=3).str.contains(r"\(\d+ % of all that moved it\)$").all()
+    assert (
+        reasons["reason_1"]
+        .drop(index=3)
+        .str.contains(r"\([+-][\d.]+, \d+ % of all that moved it\)$| by .*\(\d+ % of all that moved it\)$")
+        .all()
+    )
     assert told is not None and told.iloc[3].isna().all() and told.drop(index=3).notna().all(axis=None)
     model = registry.load_model(of_trees[kind]).get_raw_model()
     assert [*scored.answers] == answer_names(kind, model.output.classes)

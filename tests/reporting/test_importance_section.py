@@ -80,7 +80,10 @@ def test_a_column_that_is_called_like_markup_is_shown_as_it_is() -> None:
 
 
 def test_a_log_line_names_the_surest_columns() -> None:
-    assert sentence(TOLD) == "The answers rest most on amount (0.412), items (0.050): F1 falls by that much without it."
+    assert (
+        sentence(TOLD)
+        == "The answers rest most on amount (0.412), items (0.050): F1 falls by that much where one is shuffled."
+    )
     unsure = replace(TOLD, importances=(importance(0.005, 0.1, "amount"),))
     assert sentence(unsure) == "By shuffling, no column matters surely."
 

@@ -38,10 +38,10 @@ def words(
 
 def test_reasons_say_the_column_its_value_its_effect_and_its_share_the_strongest_first() -> None:
     assert words((2.0, -1.0, 0.5, 0.02)) == [
-        "dep_delay 62 minutes speaks for late (+2) (57 % of all that moved it)",
-        "carrier 'UA' speaks against late (-1) (28 % of all that moved it)",
-        "income (value not shown) speaks for late (+0.5) (14 % of all that moved it)",
-        "at 2024-05-01 15:30 speaks for late (+0.02) (under 1 % of all that moved it)",
+        "dep_delay 62 minutes speaks for late (+2, 57 % of all that moved it)",
+        "carrier 'UA' speaks against late (-1, 28 % of all that moved it)",
+        "income (value not shown) speaks for late (+0.5, 14 % of all that moved it)",
+        "at 2024-05-01 15:30 speaks for late (+0.02, under 1 % of all that moved it)",
     ]
     assert words((2.0, -1.0, 0.5, 0.02), count=1)[0].startswith("dep_delay 62 minutes")
 
@@ -65,7 +65,7 @@ def test_a_value_is_written_as_a_person_would(changes: dict[str, Any], start: st
     [("x" * 60, f"carrier '{'x' * 37}...'"), (None, "carrier missing"), ("it's\n", 'carrier "it\'s\\n"')],
 )
 def test_a_text_is_quoted_in_one_short_line(carrier: str | None, shown: str) -> None:
-    assert words((0.0, 3.0, 0.0, 0.0), carrier=carrier)[0].startswith(f"{shown} speaks for late (+3)")
+    assert words((0.0, 3.0, 0.0, 0.0), carrier=carrier)[0].startswith(f"{shown} speaks for late (+3, ")
 
 
 @pytest.mark.parametrize("value", [31_415.0, np.nan])

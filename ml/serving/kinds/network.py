@@ -177,7 +177,7 @@ class ServedNetwork:
         mean of the encoded train rows to the row, at 32 points. They add up to the output less its base value."""
         x = self.encoder.transform(typed)
         starts = range(0, max(len(typed), 1), BLOCK_ROWS)
-        with _thread_count(self.threads):
+        with _thread_count(1):  # blocks are small, and more threads would wait for each other
             parts = np.concatenate([self._integrated(x[start : start + BLOCK_ROWS], output) for start in starts])
         of_columns = (
             pd.DataFrame(parts * self.std, columns=self._column_of_input).T.groupby(level=0, sort=False).sum().T
