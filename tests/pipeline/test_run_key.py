@@ -142,7 +142,7 @@ CODES = {"training": run_key.training_code(NETWORK), "judging": JUDGING, "explai
 CHANGES = {
     "ml/evaluation/gates.py": {"judging", "explaining"},
     "ml/evaluation/explanation.py": {"explaining"},
-    "ml/metrics/scores.py": {"judging", "explaining"},
+    "ml/metrics/scores.py": {"training", "judging", "explaining"},
     "ml/reporting/importance_figure.py": set(),
     "ml/reporting/figures.py": set(),
     "ml/reporting/page.py": set(),

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from ml import BetterThanTrivial
 from ml.evaluation.explanation import Explanation, Importance
 from ml.evaluation.handles import Interval
 from ml.reporting.document import _importance
@@ -95,6 +96,7 @@ def test_what_is_kept_comes_back_as_it_was() -> None:
 def test_the_figure_has_a_bar_for_each_column_and_there_is_none_without_figures() -> None:
     (image,) = importance_figure(tills(), TOLD).values()
     assert image.startswith(b"\x89PNG")
+    of_loss = tills(metric="log_loss", gates=(BetterThanTrivial(metric="log_loss", why="a test"),))
     loss_only = replace(TOLD, metrics=("log_loss",))
-    assert importance_figure(tills(metric="log_loss"), loss_only)
+    assert importance_figure(of_loss, loss_only)
     assert importance_figure(tills(), None) == importance_figure(tills(), replace(TOLD, importances=())) == {}
