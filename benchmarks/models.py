@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import peers
+import peers  # type: ignore[import-not-found]  # beside this file
 import torch
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.metrics import f1_score, log_loss
-from unseen import drawn
+from unseen import drawn  # type: ignore[import-not-found]
 
 from ml import (
     Auto,
@@ -162,10 +162,14 @@ MODELS: dict[str, Callable[[str], Learner]] = {
     "lite": lambda _: EmbeddedNetwork(**LITE),
     "tabm": lambda _: TabM(),
     "auto": lambda _: Auto(),
-    "auto_equal": lambda kind: Ensemble(parts_for(kind, Size(rows=10_000, features=20, classes=2, device="cpu"))),
+    "auto_equal": lambda kind: Ensemble(
+        parts_for(
+            "regression" if kind == "regression" else "binary", Size(rows=10_000, features=20, classes=2, device="cpu")
+        )
+    ),
 }
 UNSEEN = {
-    f"{each.package}/{each.name}": Set(of_r(each.package, each.name), each.target, each.positive, each.without)
+    f"{each.package}_{each.name}".lower(): Set(of_r(each.package, each.name), each.target, each.positive, each.without)
     for each in drawn()
 }
 

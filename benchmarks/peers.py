@@ -38,11 +38,11 @@ def _prepared(name: str, rows: pd.DataFrame, known: dict[str, list[str]]) -> pd.
 
 def _model(name: str, kind: str, seed: int, texts: list[str]) -> Any:
     if name == "xgboost":
-        import xgboost
+        import xgboost  # type: ignore[import-not-found]
 
         make = xgboost.XGBRegressor if kind == "regression" else xgboost.XGBClassifier
         return make(enable_categorical=True, random_state=seed, n_jobs=1)
-    import catboost
+    import catboost  # type: ignore[import-not-found]
 
     make = catboost.CatBoostRegressor if kind == "regression" else catboost.CatBoostClassifier
     return make(cat_features=texts, random_seed=seed, thread_count=1, verbose=False, allow_writing_files=False)

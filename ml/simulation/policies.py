@@ -199,13 +199,14 @@ def _every_days(days: int) -> Promotes:
     return lambda situation: situation.days_since_promotion() >= days
 
 
-def _gated(name: str, words: str, gates: Sequence[Gate]) -> Policy:
+def gated(name: str, words: str, gates: Sequence[Gate]) -> Policy:
+    """The policy that promotes, first and later, what these gates allow."""
     with_reference = any(gate.opponent == "reference" for gate in gates)
     promotes = by_gates(gates)
     return Policy(name=name, words=words, promotes=promotes, first=promotes, with_reference=with_reference)
 
 
-OURS, EVERY_NIGHT = "ours", "every night"
+OURS, EVERY_NIGHT, METRIC_ALONE = "ours", "every night", "metric alone"
 
 
 def policies_of(use_case: UseCase) -> tuple[Policy, ...]:
@@ -214,6 +215,7 @@ def policies_of(use_case: UseCase) -> tuple[Policy, ...]:
     floor_first = [replace(gate, first_only=True) if isinstance(gate, MinMetric) else gate for gate in gates]
     alone = [gate for gate in floor_first if gate.opponent not in {"champion", "reference"}]
     unless_worse = [*alone, NotSurelyWorse(metric=metric, why="what the test rows cannot tell is allowed")]
+    on_metric = [gate for gate in gates if gate.metric in {metric, ""}]
     loss = "log_loss" if use_case.target.kind != "regression" else metric
     point_and_gate = _both(_point_not_worse(loss), by_gates([NotSurelyWorse(metric=metric, why="")]))
     return (
@@ -222,9 +224,9 @@ def policies_of(use_case: UseCase) -> tuple[Policy, ...]:
         Policy(name="weekly", words="a candidate a week is promoted", promotes=_every_days(WEEK)),
         Policy(name="monthly", words="a candidate every 28 days is promoted", promotes=_every_days(MONTH)),
         Policy(name="point score", words=f"{metric} is not worse", promotes=_point_not_worse(metric)),
-        _gated(OURS, "the gates of the use case", gates),
-        _gated("floor first only", "the gates, with the floor for the first champion only", floor_first),
-        _gated("unless surely worse", "promoted unless surely worse than the champion", unless_worse),
+        gated(OURS, "the gates of the use case", gates),
+        gated(METRIC_ALONE, f"the gates on {metric} and on no other metric", on_metric),
+        gated("unless surely worse", "promoted unless surely worse than the champion", unless_worse),
         Policy(name="point loss", words=f"{loss} is not worse, and {metric} not surely worse", promotes=point_and_gate),
     )  # fmt: skip
 

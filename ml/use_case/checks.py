@@ -29,7 +29,7 @@ NEXT_STEPS: dict[tuple[str, type], str] = {
 CHOICES = {
     "calendar": "write one of them, BusinessDays(weekdays=..., holidays=...), or a tuple of dates",
     "source": "write Source(...), FileSource(...), DatabaseSource(...) or one of a class that inherits from DaySource",
-    "model": "write an estimator of ml, like Trees(), 'auto', or ScikitLearn(...) around one of scikit-learn",
+    "model": "write an estimator of ml, like Trees(), 'auto', or ScikitLearn(...) around an unfitted one",
     "estimator": "write an unfitted estimator of scikit-learn, with its brackets, like LogisticRegression()",
 }
 

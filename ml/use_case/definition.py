@@ -95,6 +95,8 @@ def _parts(use_case: UseCase) -> Iterator[tuple[str, Any, Demands[Any, Any]]]:
         yield f"the calendar of {name}", use_case.calendar, CALENDAR
     yield f"the target of {name}", use_case.target, TARGET
     yield from _learners(f"the model of {name}", use_case.model)
+    if use_case.threshold is not None and not isinstance(use_case.threshold, str):
+        yield f"the threshold of {name}", use_case.threshold, ()
     yield from ((f"the gate {gate.name} of {name}", gate, GATE) for gate in use_case.gates)
     for side in use_case.side_tables:
         yield f"side table {side.name} of {name}", side, SIDE_TABLE

@@ -109,12 +109,22 @@ USE_CASE = UseCase(
     model=NetworkClassifier(hidden=(64, 32), optimizer="adamw", weight_decay=0.1, batch_size=2048, epochs=8),
     metric="f1",
     gates=(
-        MinMetric(metric="f1", floor=0.70, why="leaving late alone tells 0.74 in September; under 0.70 it is ignored"),
+        MinMetric(
+            metric="f1",
+            floor=0.70,
+            first_only=True,
+            why="leaving late alone tells 0.74 in September; under 0.70 it is ignored",
+        ),
         BetterThanTrivial(metric="f1", why="calling every flight late needs no model"),
         NotWorseThanChampion(
-            metric="f1", max_drop=0.01, why="a hundredth of F1 is about one late flight a day more that is missed"
+            metric="f1", max_drop=0.02, why="two hundredths of F1 are about two late flights a day more that are missed"
         ),
-        NotWorseThanReference(metric="f1", max_drop=0.02, why="small losses may not add up to more than this"),
+        NotWorseThanChampion(
+            metric="log_loss",
+            max_drop=0.02,
+            why="of 47 simulated candidates with a planted fault 16 pass the proof for F1 alone, and 3 pass both",
+        ),
+        NotWorseThanReference(metric="f1", max_drop=0.04, why="small losses may not add up to more than this"),
         SourceUnchanged(why="what a column gains or loses overnight is no merit of a candidate"),
     ),
     min_rows=300,

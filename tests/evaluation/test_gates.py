@@ -21,6 +21,7 @@ from ml.evaluation.gates import (
     NotSurelyWorse,
     NotWorseThanChampion,
     NotWorseThanReference,
+    NotWorseThanTrees,
 )
 from ml.evaluation.handles import Verdict, VerdictName
 from ml.metrics.intervals import Pair, make_pair
@@ -189,6 +190,17 @@ def test_the_rule_gate_wants_more_than_a_rule_of_thumb() -> None:
     gate = BetterThanRule(metric="f1", why="a test")
     same = binary(LABELS, GOOD, GOOD, 100)
     assert gate.judge(evidence(same, "rule")).verdict == "FAIL"
+
+
+def test_default_trees_are_an_opponent_like_others() -> None:
+    gate = NotWorseThanTrees(metric="f1", max_drop=0.01, why="a test")
+    better = gate.judge(evidence(BETTER, "trees"))
+    assert better.verdict == "PASS"
+    assert better.reason.startswith("f1 differs from the default trees' by +")
+    without = Evidence(unit="day", pairs={}, not_comparable={"trees": "default trees cannot be compared: so it is"})
+    assert (gate.judge(without).verdict, gate.judge(without).reason) == (
+        "NOT_JUDGED", "default trees cannot be compared: so it is",
+    )  # fmt: skip
 
 
 def test_the_evidence_alone_decides_the_interval() -> None:

@@ -62,7 +62,7 @@ def test_a_first_night_a_second_and_each_again(shop_in_full: Shop) -> None:
     assert (first["decision"], first["champion_before"], first["champion_after"]) == ("FIRST", None, 1)
     second = shop.document("2024-03-16")
     assert second["champion_before"] == 1
-    assert set(second["scores"]) == {"candidate", "champion", "reference", "constant", "rule"}
+    assert set(second["scores"]) == {"candidate", "champion", "reference", "constant", "rule", "trees"}
     assert [
         (night["reused"]["train candidate"], night["computed"]["train candidate"]) for night in (first, second)
     ] == [(0, 1)] * 2

@@ -241,7 +241,7 @@ def test_a_long_fit_is_told_in_at_most_twenty_lines_and_its_last_step_among_them
     caplog.set_level("INFO")
     diary = StoredDiary(open_store(str(tmp_path)), "stages/one", "tree")
     for number in range(1, total + 1):
-        diary.step(Step(number, 0.5), total)
+        diary.step(Step(number=number, train_loss=0.5, validation_loss=None), total)
     assert len(caplog.messages) == lines
     assert caplog.messages[-1] == f"Tree {total} of {total}: train loss 0.5000."
 

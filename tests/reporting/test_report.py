@@ -304,6 +304,16 @@ def test_the_model_is_compared_with_a_rule_of_thumb_whichever_way_it_ends(name: 
     assert comparison_sentence(document()) == ""
 
 
+@pytest.mark.parametrize("name", ["PASS", "FAIL", "INCONCLUSIVE"])
+def test_the_model_is_compared_with_default_trees_whichever_way_it_ends(name: str) -> None:
+    figures = {"difference": -0.01, "low": -0.02, "high": 0.001}
+    against = {"gate": "BetterThanTrees f1", "verdict": name, "reason": "so it is", "figures": figures}
+    sentence = comparison_sentence(document() | {"against_trees": against})
+    stands = {"PASS": "is better than", "FAIL": "is no better than", "INCONCLUSIVE": "is not surely better than"}[name]
+    words = f"In F1 the model {stands} boosted trees with default settings (-0.0100 [-0.0200, +0.0010])."
+    assert sentence == words
+
+
 @pytest.mark.parametrize("metric", ["pr_auc", "log_loss"])
 def test_the_own_metric_is_no_second_reason_for_a_model_that_a_rule_equals(metric: str) -> None:
     """In which it is not surely better, although its value may be."""

@@ -62,13 +62,23 @@ def test_ours_keeps_out_what_is_surely_worse_and_what_cannot_be_told(tmp_path: P
     assert not [place for place in places if place > 20]
 
 
-def test_the_floor_binds_every_night_under_ours_and_only_the_first_under_floor_first_only(tmp_path: Path) -> None:
-    floor = (MinMetric(metric="f1", floor=0.7, **WHY), replace(GATES[1], max_drop=0.9))
+def test_the_floor_binds_every_night_under_ours_unless_it_is_for_the_first_champion_only(tmp_path: Path) -> None:
+    floor = MinMetric(metric="f1", floor=0.7, **WHY)
     early = {0: BAD, 1: GOOD, 2: BAD}  # their F1 is about 0.55 and 0.92
-    assert promoted(tmp_path, "ours", early, gates=floor)[:1] == [1], "the bad first candidate is under the floor"
-    ours, first_only = (promoted(tmp_path, name, early, gates=floor) for name in ("ours", "floor first only"))
-    assert 2 not in ours
+    both = (promoted(tmp_path, "ours", early, gates=(one, replace(GATES[1], max_drop=0.9)))
+            for one in (floor, replace(floor, first_only=True)))  # fmt: skip
+    every_night, first_only = both
+    assert every_night[:1] == first_only[:1] == [1], "the bad first candidate is under the floor"
+    assert 2 not in every_night
     assert 2 in first_only
+
+
+def test_metric_alone_has_no_gate_on_another_metric(tmp_path: Path) -> None:
+    strict = NotWorseThanChampion(metric="log_loss", max_drop=0.0001, **WHY)
+    shares = {10: USUAL + 0.02}
+    ours, alone = (promoted(tmp_path, name, shares, gates=(GATES[1], strict)) for name in ("ours", "metric alone"))
+    assert 10 in alone
+    assert 10 not in ours
 
 
 def test_unless_surely_worse_promotes_what_cannot_be_told(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from ml.evaluation.gates import (
     NotSurelyWorse,
     NotWorseThanChampion,
     NotWorseThanReference,
+    NotWorseThanTrees,
 )
 from ml.evaluation.source_unchanged import SourceUnchanged
 from ml.metrics.scores import METRICS, PROBABILITY_SCORES
@@ -384,6 +385,12 @@ TOGETHER: list[Case] = [
         "of several classes",
     ),
     (parcels, gates(SourceUnchanged(why="a test")), "gates of the use case parcels", "remove the gate"),
+    (
+        tills,
+        {**gates(NotWorseThanTrees(metric="f1", max_drop=0.1, why="a test")), "default_trees": False},
+        "default_trees of the use case tills",
+        "it is False: leave it out, or remove the gate",
+    ),
     (tills, gates(Gate(metric="f1", why="a test")), "weigh of the gate Gate f1 of tills", "in docs/gates.md"),
     (tills, gates(Undecided(metric="f1", why="a test")), "weigh of the gate Undecided f1", "Undecided defines neither"),
     (tills, gates(Former(metric="f1", why="a test")), "weigh of the gate Former f1 of tills", "were called before"),
