@@ -162,6 +162,14 @@ def _add_score(commands: Any, shared: argparse.ArgumentParser) -> None:
     score.add_argument("file", metavar="FILE", help="a .parquet, .csv or .csv.gz file of raw rows")
     score.add_argument("-o", "--output", metavar="OUT", required=True, help="a .parquet or .csv file to write")
     score.add_argument("--explain", action="store_true", help="say also what each column adds to each answer")
+    score.add_argument(
+        "--reasons",
+        type=int,
+        choices=range(1, 21),
+        default=0,
+        metavar="K",
+        help="say also in words which K columns moved a row most (1 to 20)",
+    )
 
 
 def _add_demo_data(commands: Any, shared: argparse.ArgumentParser) -> None:

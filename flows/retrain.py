@@ -42,6 +42,7 @@ from tasks.flow_run import (
 from tasks.model import (
     compare_with_trees,
     evaluate_models,
+    explain_candidate,
     judge_gates,
     score_what_serves,
     train_candidate,
@@ -171,6 +172,7 @@ def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any
         await_turn(night, plan)
     served = score_what_serves(night, cleaned, finished, plan)
     trees = compare_with_trees(night, snapshot, cleaned, split, nightly=plan is None)
+    explanation = explain_candidate(night, cleaned, split, upload)
     entry = None
     while entry is None:  # if another run reaches the ledger first, all is judged again, and nothing is fitted again
         head, blocked = read_head(night, snapshot, finished, plan)
@@ -179,7 +181,8 @@ def run_night(request: RetrainRequest, plan: Plan | None) -> State[dict[str, Any
         judgement = judge_gates(night, evaluations, watched, head, blocked)
         trail = Trail(
             snapshot=snapshot, checks=checks, cleaned=cleaned, split=split, fit=fit, upload=upload, verified=verified,
-            served=served, default_trees=trees, watch=watched, evaluations=evaluations, judgement=judgement,
+            served=served, default_trees=trees, explanation=explanation, watch=watched, evaluations=evaluations,
+            judgement=judgement,
         )  # fmt: skip
         candidate, trail = refit_winner(night, trained, registered, trail, finished, nightly=plan is None)
         entry = finished or record_decision(night, key, candidate, trail, head)

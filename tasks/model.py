@@ -7,12 +7,13 @@ from prefect.events import emit_event
 
 from ml.data.handles import Checks, Cleaned, Snapshot, Split
 from ml.evaluation.decision import TAKEN_OVER_EVENT
+from ml.evaluation.explanation import Explanation
 from ml.evaluation.handles import DefaultTrees, Evaluations, Judgement, SourceWatch
 from ml.evaluation.served import Served
 from ml.models.handles import Fit, Upload, Verified
 from ml.operations.backfill import Plan
-from ml.pipeline import default_trees, evaluate, served, train, upload, watch
-from ml.reporting import served_section
+from ml.pipeline import default_trees, evaluate, explain, served, train, upload, watch
+from ml.reporting import importance_section, served_section
 from ml.reporting.words import counted
 from ml.storage.ledger import AnyEntry, NightEntry
 from ml.storage.records import Night
@@ -89,6 +90,17 @@ def fit_default_trees(
     if trees.reason is not None:
         log.warning("Default trees cannot be compared: %s.", trees.reason)
     return trees
+
+
+@stage("explain candidate", timeout_seconds=3600)
+def explain_candidate(night: Night, cleaned: Cleaned, split: Split, uploaded: Upload) -> Explanation:
+    """Measures which columns the model's answers to the test rows rest on."""
+    explanation = explain.explain_candidate(site_of(night), night, cleaned, split, uploaded)
+    if explanation.reason is not None:
+        log.warning("The model is not explained: %s.", explanation.reason)
+    else:
+        log.info("%s", importance_section.sentence(explanation))
+    return explanation
 
 
 @stage("evaluate models", timeout_seconds=1800)

@@ -29,9 +29,12 @@ def score(options: argparse.Namespace) -> int:
     store = open_store(settings.store)
     champion = _champion(store, options.use_case)
     folder = _fetched(settings, store, champion.served, options.use_case)
-    scored = score_file(settings, use_case, folder, Path(options.file), explain=options.explain)
-    answers, told = scored.answers, scored.contributions
-    writer(scored.keys.join(answers if told is None else answers.join(told)))
+    scored = score_file(
+        settings, use_case, folder, Path(options.file), explain=options.explain, reasons=options.reasons
+    )
+    answers, told, reasons = scored.answers, scored.contributions, scored.reasons
+    beside = [table for table in (reasons, told) if table is not None]
+    writer(scored.keys.join(answers.join(beside) if beside else answers))
     document = {
         "use_case": options.use_case,
         "version": champion.served.version,
@@ -47,6 +50,7 @@ def score(options: argparse.Namespace) -> int:
         "not_learnt": scored.not_learnt,
         "threshold": model_threshold(folder),
         "contribution_columns": [] if told is None else [*told],
+        "reason_columns": [] if reasons is None else [*reasons],
         "output": options.output,
     }
     show(options, document, "".join(_sentences(document, use_case.target.classes)))
@@ -92,6 +96,8 @@ def _sentences(document: dict[str, Any], classes: tuple[str, ...]) -> Iterator[s
         yield f" From probability {document['threshold']:.4g} on it says {classes[1]}."
     if document["contribution_columns"]:
         yield " The contributions of a row add up to the model's output, before calibration."
+    if document["reason_columns"]:
+        yield f" Reasons name the columns that moved a row most, up to {len(document['reason_columns'])}."
     for name, join in document["joins"].items():
         if met_nothing := join["null_keys"] + join["unmatched"]:
             yield f" {counted(met_nothing, 'row')} met nothing in {name} ({join['null_keys']:,} without a key)."

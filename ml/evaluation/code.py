@@ -38,4 +38,18 @@ JUDGING = Code(
     ("numpy", "pandas", "scikit-learn", "scipy"),
 )
 DEFAULT_TREES = Code(("ml/evaluation/judging.py", "ml/pipeline/default_trees.py"))  # beside what fits and reads rows
+EXPLAINING = Code(  # beside what answers and reads rows: the digests of the model and of the rows stand for it
+    (
+        "ml/metrics",
+        "ml/models/description.py",
+        "ml/evaluation/baselines.py",
+        "ml/evaluation/explanation.py",
+        "ml/evaluation/gates.py",
+        "ml/evaluation/handles.py",
+        "ml/evaluation/judging.py",
+        "ml/pipeline/evaluate.py",
+        "ml/pipeline/explain.py",
+    ),
+    ("numpy", "pandas", "scikit-learn", "scipy"),
+)
 REFITTING = Code(("ml/evaluation/twin.py", "ml/pipeline/refit.py"))  # beside what fits, reads rows and judges

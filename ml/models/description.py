@@ -39,12 +39,14 @@ def description(model_folder: Path) -> dict[str, Any]:
     return contents
 
 
-def predict_raw(model: Any, rows: pd.DataFrame, **params: str) -> pd.DataFrame:
+def predict_raw(model: Any, rows: pd.DataFrame, **params: str | int) -> pd.DataFrame:
     """What a loaded version answers to rows that are raw rows for certain, whatever its derive would make of them.
 
     A version of before 2026-11-28 takes no others, and has no parameter to say so.
     """
     schema = model.metadata.get_params_schema()
-    said = {"rows": RAW} if schema is not None and "rows" in {spec.name for spec in schema.params} else {}
+    said: dict[str, str | int] = (
+        {"rows": RAW} if schema is not None and "rows" in {spec.name for spec in schema.params} else {}
+    )
     answers: pd.DataFrame = model.predict(rows, params=params | said or None)
     return answers

@@ -179,7 +179,7 @@ def choose_output(
     """
     target, classes = use_case.target, use_case.target.classes
     if target.kind == "regression":
-        return Output(kind=target.kind, log=target.log)
+        return Output(kind=target.kind, log=target.log, unit=target.unit)
     held_out = HeldOut(target.kind, outputs, y, units, in_order=use_case.dated)
     fields = calibrated(held_out, use_case.calibration, probable=probable)
     output = Output(kind=target.kind, classes=classes, costs=costs_of(use_case.threshold), **fields)

@@ -25,7 +25,8 @@ from ml.models.description import description, model_columns, predict_raw
 from ml.serving.columns import Column, conform, with_tuples
 from ml.serving.derived import rewritten
 from ml.serving.features import UNKNOWN, CategoryFeature
-from ml.serving.model import CONTRIBUTIONS
+from ml.serving.model import CONTRIBUTIONS, REASONS
+from ml.serving.reasons import reason_names
 from ml.serving.source import Side, Source
 from ml.settings import Settings
 from ml.storage import registry
@@ -39,7 +40,7 @@ class Scored:
     `answers` has one row for each row of the file, in its order. `keys` are the key columns that the file has, as they
     stand in it. `joins` says how many rows met each side table. `not_learnt` is column to the number of rows with a
     category that the model has not learned. `contributions` say what each column adds to each answer, if they were
-    asked for.
+    asked for, and `reasons` are sentences about those that moved a row most.
     """
 
     answers: pd.DataFrame
@@ -48,12 +49,14 @@ class Scored:
     joins: dict[str, JoinCounts]
     not_learnt: dict[str, int]
     contributions: pd.DataFrame | None = None
+    reasons: pd.DataFrame | None = None
 
 
 def score_file(
-    settings: Settings, use_case: UseCase, model_folder: Path, file: Path, *, explain: bool = False
+    settings: Settings, use_case: UseCase, model_folder: Path, file: Path, *, explain: bool = False, reasons: int = 0
 ) -> Scored:
-    """The model's answers to the rows of a file. To `explain` them is to say what each column adds.
+    """The model's answers to the rows of a file. To `explain` them is to say what each column adds; `reasons` are so
+    many sentences about the columns that moved a row most.
 
     The file has raw rows, with all columns that the model takes, or rows of the use case's source. These are derived
     and joined by the version itself. What it does not have is taken from the use case of today: side tables with days,
@@ -62,8 +65,8 @@ def score_file(
     either, or if a column is missing or of another type; UsageError if the model cannot explain its answers.
     """
     columns, model = model_columns(model_folder), registry.load_model(model_folder)
-    if explain:
-        _refuse_unexplained(model, model_folder)
+    if explain or reasons:
+        _refuse_unexplained(model, model_folder, reasons)
     table = _as_the_version_knows_it(use_case, model_folder)
     try:
         rows, keys = read_with_columns_as_written(file, Declared.of(table, table.source), table.key)
@@ -79,8 +82,12 @@ def score_file(
     typed = conform(whole.rows, columns, table.time_zone)
     answers = predict_raw(model, typed)
     told = predict_raw(model, typed, answer=CONTRIBUTIONS).drop(columns="broken_rule") if explain else None
-    _refuse_names_of_answers(use_case, keys, [*answers, *([] if told is None else told)])
-    return Scored(answers, keys, ignored, whole.joins, _not_learnt(model_folder, typed), told)
+    _hide_secrets(model.get_raw_model(), table)
+    words = predict_raw(model, typed, answer=REASONS, reasons=reasons)[reason_names(reasons)] if reasons else None
+    _refuse_names_of_answers(
+        use_case, keys, [name for table in (answers, told, words) if table is not None for name in table]
+    )
+    return Scored(answers, keys, ignored, whole.joins, _not_learnt(model_folder, typed), told, words)
 
 
 def _as_the_version_knows_it(use_case: UseCase, model_folder: Path) -> Table:
@@ -96,15 +103,30 @@ def _as_the_version_knows_it(use_case: UseCase, model_folder: Path) -> Table:
     return replace(table, columns=tuple(columns), time_zone=contents.get("time_zone", use_case.time_zone))
 
 
-def _refuse_unexplained(model: Any, model_folder: Path) -> None:
-    """Raises UsageError for a version of a kind that cannot say what each column adds."""
-    served = getattr(model.get_raw_model(), "served", None)  # versions from before 2026-11-28 have none
+def _refuse_unexplained(model: Any, model_folder: Path, reasons: int) -> None:
+    """Raises UsageError for a version of a kind that cannot say what each column adds, or of before reasons."""
+    raw = model.get_raw_model()
+    served = getattr(raw, "served", None)  # versions from before 2026-11-28 have none
+    option = "--reasons" if reasons else "--explain"
     if not hasattr(served, "contributions"):
         kind = description(model_folder).get("kind", "network")
         raise UsageError(
-            "--explain needs a kind of model that tells what each column adds to an answer",
+            f"{option} needs a kind of model that tells what each column adds to an answer",
             f"the kind {kind} does not",
-            "leave --explain out, or learn with Trees",
+            f"leave {option} out, or learn with Trees",
+        )
+    if reasons and not hasattr(raw, "reasons"):
+        raise UsageError(
+            "--reasons needs a version that gives reasons", "this one was made before there were any", "use --explain"
+        )
+
+
+def _hide_secrets(packaged: Any, table: Table) -> None:
+    """Lets the version quote no value of a column that is declared sensitive today."""
+    secret = {column.name for column in table.columns if column.sensitive}
+    if hasattr(packaged, "columns"):  # versions from before 2026-11-28 have none, and give no reasons
+        packaged.columns = tuple(
+            replace(column, sensitive=column.sensitive or column.name in secret) for column in packaged.columns
         )
 
 

@@ -148,7 +148,7 @@ def _candidates_answers(site: Site, upload: Upload, test: pd.DataFrame) -> Answe
 
 def _answers(site: Site, model_folder: Path, test: pd.DataFrame) -> Answers:
     """The packaged model's answers to the test rows. Raises NoAnswer if it can never answer them."""
-    return _told(lambda: model_answers(site.use_case, _predict_of(model_folder), test))
+    return told(lambda: model_answers(site.use_case, _predict_of(model_folder), test))
 
 
 def _predict_of(model_folder: Path) -> Predict:
@@ -156,7 +156,7 @@ def _predict_of(model_folder: Path) -> Predict:
     return partial(predict_raw, registry.load_model(model_folder))
 
 
-def _told(run: Callable[[], R]) -> R:
+def told(run: Callable[[], R]) -> R:
     """What the packaged model's code gives. Raises NoAnswer if it never can.
 
     The model's files lie on this disk and were verified. So an exception comes from the model's code and these rows,
@@ -217,13 +217,13 @@ def opened_version(site: Site, model: Registered) -> Callable[[pd.DataFrame], An
         columns = model_columns(folder)
     except (KeyError, TypeError, ValueError) as error:
         raise NoAnswer(f"its description cannot be read ({what_and_where(error)})") from error
-    predict = _told(lambda: _predict_of(folder))
+    predict = told(lambda: _predict_of(folder))
 
     def answers(rows: pd.DataFrame) -> Answers:
         reason = _why_columns_differ(site, columns, rows)
         if reason is not None:
             raise NoAnswer(reason)
-        return _told(lambda: model_answers(site.use_case, predict, rows))
+        return told(lambda: model_answers(site.use_case, predict, rows))
 
     return answers
 

@@ -5,6 +5,7 @@ from ml.pipeline.refit import end_unused_refit
 from ml.pipeline.site import Site
 from ml.reporting import page, score_section
 from ml.reporting.figures import night_figures, served_figure
+from ml.reporting.importance_figure import importance_figure
 from ml.reporting.mlflow_pages import end_refit_run, run_name, run_tags
 from ml.reporting.trail import Trail
 from ml.storage import paths
@@ -18,7 +19,11 @@ def publish_to_mlflow(site: Site, night: Night, entry: NightEntry, trail: Trail)
     run_id = trail.upload.run_id
     answers = from_parquet(get_file(site.store, trail.evaluations.answers))
     models = trail.evaluations.models
-    figures = {**night_figures(site.use_case, trail.fit, answers, models), **served_figure(site.use_case, trail.served)}
+    figures = {
+        **night_figures(site.use_case, trail.fit, answers, models),
+        **importance_figure(site.use_case, trail.explanation),
+        **served_figure(site.use_case, trail.served),
+    }
     for name, image in figures.items():
         put_file(site.store, f"{paths.run_artifacts(run_id)}/figures/{name}", image)
     text = page.markdown(entry.result)

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ml.data.handles import Checks, Snapshot, Split, SplitRows
+from ml.evaluation.explanation import Explanation
 from ml.evaluation.handles import ModelScores, Verdict
 from ml.evaluation.served import Served
 from ml.models.handles import Refitted
@@ -88,6 +89,7 @@ def result_document(
         "not_comparable": dict(evaluations.not_comparable),
         "constant": asdict(evaluations.constant) if evaluations.constant else None,
         "promise": asdict(evaluations.promise) if evaluations.promise else None,
+        **_importance(trail.explanation),
         "served": _served(trail.served),
         "verdicts": [_verdict(verdict) for verdict in trail.judgement.verdicts],
         "against_rule": _verdict(trail.judgement.against_rule) if trail.judgement.against_rule else None,
@@ -116,6 +118,26 @@ def _served(served: Served | None) -> Document | None:
         "unscored": dict(served.unscored[-MOST_KEPT:]),
         "unscored_days": len(served.unscored),
         "twin": served.twin,
+    }
+
+
+def _importance(explanation: Explanation | None) -> Document:
+    """The columns that matter most, by the use case's metric first; {} if the night measured none."""
+    if explanation is None:
+        return {}
+    singles, groups = explanation.singles, explanation.groups
+    columns = [
+        {"columns": list(one.columns), "costs": {name: asdict(cost) for name, cost in one.costs.items()}}
+        for one in (*singles[:MOST_KEPT], *groups[:MOST_KEPT])
+    ]
+    counts = ("rows", "test_rows", "shuffles", "unit", "units", "unmeasured", "reason")
+    return {
+        "importance": {
+            "metrics": list(explanation.metrics),
+            "columns": columns,
+            "more_columns": max(0, len(singles) - MOST_KEPT),
+            **{name: getattr(explanation, name) for name in counts},
+        }
     }
 
 

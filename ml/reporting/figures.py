@@ -39,7 +39,7 @@ def served_figure(use_case: UseCase, served: Served | None) -> dict[str, bytes]:
     """The score of each day that versions served, beside what their judgements promised; none without such a day."""
     if served is None or not served.curve or served.score is None:
         return {}
-    figure, axes = _new(width=9.0)
+    figure, axes = new_figure(width=9.0)
     name, days = LABELS[served.score.metric], [date.fromisoformat(point.day) for point in served.curve]
     if served.judgement is not None:
         judged = {date.fromisoformat(day): of_day.score for day, of_day in served.judgement.days.items()}
@@ -56,7 +56,7 @@ def served_figure(use_case: UseCase, served: Served | None) -> dict[str, bytes]:
     axes.set(ylabel=name, title=f"{use_case.name}: {name} of what served")
     _mark_days(axes)
     figure.legend(frameon=False, loc="outside lower center", ncols=2)
-    return {"served_score.png": _png(figure)}
+    return {"served_score.png": png(figure)}
 
 
 def _fill(axes: Any, days: list[date], bands: list[Band | None], label: str, color: str, alpha: float = 1.0) -> None:
@@ -85,7 +85,7 @@ def _or_nan(scores: Iterable[float | None]) -> list[float]:
     return [float("nan") if score is None else score for score in scores]
 
 
-def _new(width: float = 7.0, height: float = 4.5) -> tuple[Any, Any]:
+def new_figure(width: float = 7.0, height: float = 4.5) -> tuple[Any, Any]:
     """A new figure of that size in inches, and its axes."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -99,14 +99,14 @@ def _new(width: float = 7.0, height: float = 4.5) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _png(figure: Any) -> bytes:
+def png(figure: Any) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
 
 
 def _learning_curve(use_case: UseCase, fit: Fit) -> bytes:
-    figure, axes = _new()
+    figure, axes = new_figure()
     numbers = [step.number for step in fit.steps]
     kind = "RMSE" if use_case.target.kind == "regression" else "log loss"
     name = "R2" if use_case.target.kind == "regression" else "F1 at threshold 0.5"
@@ -127,14 +127,14 @@ def _learning_curve(use_case: UseCase, fit: Fit) -> bytes:
         right_handles, right_labels = right.get_legend_handles_labels()
         handles, labels = handles + right_handles, labels + right_labels
     figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=2)
-    return _png(figure)
+    return png(figure)
 
 
 def _confusion_matrix(use_case: UseCase, answers: pd.DataFrame) -> bytes:
     classes = use_case.target.classes
     cells = np.zeros((len(classes), len(classes)), int)
     np.add.at(cells, (answers.label.astype(int), answers.answer.astype(int)), 1)
-    figure, axes = _new(2.6 + 1.3 * len(classes), 2.2 + 1.1 * len(classes))
+    figure, axes = new_figure(2.6 + 1.3 * len(classes), 2.2 + 1.1 * len(classes))
     share = cells / cells.sum(axis=1, keepdims=True).clip(1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for row in range(len(classes)):
@@ -144,13 +144,13 @@ def _confusion_matrix(use_case: UseCase, answers: pd.DataFrame) -> bytes:
             axes.text(column, row, text, ha="center", va="center", color="white" if dark else "black")
     axes.set(xticks=range(len(classes)), yticks=range(len(classes)), xticklabels=classes, yticklabels=classes)
     axes.set(xlabel="the model said", ylabel="it was", title="Test rows (share of each row)")
-    return _png(figure)
+    return png(figure)
 
 
 def _precision_recall(use_case: UseCase, answers: pd.DataFrame) -> bytes:
     from sklearn.metrics import precision_recall_curve
 
-    figure, axes = _new()
+    figure, axes = new_figure()
     precision, recall, _ = precision_recall_curve(answers.label, answers.probability_1)
     axes.plot(recall, precision, color="C0", label="model, all thresholds")
     hits = int(((answers.label == 1) & (answers.answer == 1)).sum())
@@ -165,11 +165,11 @@ def _precision_recall(use_case: UseCase, answers: pd.DataFrame) -> bytes:
     )
     axes.set(title=f"{use_case.name}: precision and recall on test rows", xlim=(0, 1), ylim=(0, 1.02))
     axes.legend(frameon=False, loc="best")
-    return _png(figure)
+    return png(figure)
 
 
 def _calibration(use_case: UseCase, curves: Mapping[str, CalibrationCurve]) -> bytes:
-    figure, axes = _new()
+    figure, axes = new_figure()
     axes.plot([0, 1], [0, 1], color="0.6", linestyle=":", label="perfect")
     for (who, curve), color in zip(curves.items(), ("C0", "C1"), strict=False):
         axes.plot(curve.said, curve.came_true, "o-", color=color, label=f"{who}: calibration error {curve.error:.3f}")
@@ -178,11 +178,11 @@ def _calibration(use_case: UseCase, curves: Mapping[str, CalibrationCurve]) -> b
     axes.set(xlabel=f"probability {of}", ylabel="share that it was" if binary else "share that was right")
     axes.set(title=f"{use_case.name}: calibration on test rows", xlim=(0, 1), ylim=(0, 1))
     axes.legend(frameon=False, loc="upper left", title="points are groups of about equally many rows")
-    return _png(figure)
+    return png(figure)
 
 
 def _predicted_and_true(use_case: UseCase, answers: pd.DataFrame) -> bytes:
-    figure, axes = _new()
+    figure, axes = new_figure()
     axes.plot(answers.label, answers.answer, ".", color="C0", alpha=0.5, label="a test row")
     ends = [float(answers.min().min()), float(answers.max().max())]
     axes.plot(ends, ends, color="0.6", linestyle=":", label="perfect")
@@ -191,4 +191,4 @@ def _predicted_and_true(use_case: UseCase, answers: pd.DataFrame) -> bytes:
     unit = f" ({use_case.target.unit})" if use_case.target.unit else ""
     axes.set(xlabel=f"true value{unit}", ylabel=f"the model said{unit}", title=f"{use_case.name}: test rows")
     axes.legend(frameon=False, loc="upper left")
-    return _png(figure)
+    return png(figure)

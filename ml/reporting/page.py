@@ -18,6 +18,7 @@ from ml.reporting.decision_section import (
 from ml.reporting.document import Document
 from ml.reporting.escaping import on_a_page
 from ml.reporting.fit_section import fit_sentence, output_sentences, refit_fit_sentence
+from ml.reporting.importance_section import importance_lines
 from ml.reporting.score_section import (
     calibration_error_sentence,
     comparison_sentence,
@@ -105,6 +106,7 @@ def _cost_lines(document: Document) -> list[str]:
 SECTIONS = (
     Section("Scores on the same test rows", _score_lines),
     Section("Gates", _gate_lines),
+    Section("Which columns matter", importance_lines),
     Section("What served", served_lines),
     Section("Source", source_lines),
     Section("Data", _data_lines),

@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from ml.data.handles import Checks, Cleaned, Snapshot, Split
+from ml.evaluation.explanation import Explanation
 from ml.evaluation.handles import DefaultTrees, Evaluations, Judgement, SourceWatch
 from ml.evaluation.served import Served
 from ml.models.handles import Fit, Refitted, Upload, Verified
@@ -27,6 +28,7 @@ class Trail:
     judgement: Judgement
     served: Served | None = None
     default_trees: DefaultTrees | None = None
+    explanation: Explanation | None = None
     refitted: Refitted | None = None
     refit_upload: Upload | None = None
     refit_verified: Verified | None = None

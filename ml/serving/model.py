@@ -14,13 +14,20 @@ from numpy.typing import NDArray
 from .columns import Column, conform, with_tuples, wrong_type
 from .output import BASE, Output, contribution_names, decided, probabilities, values
 from .own_code import NO_OWN_CODE, OwnCode
+from .reasons import USUAL, explained_classes, reason_count, reasons_in_words
 from .refusal import UnusableRows, refusal
 from .rules import Rule, first_broken, rule_from_dict, rule_to_dict
 from .source import Source
 
 FORMAT = 2
 KIND = "kind"  # the folder with the files of the fitted model
-ALL, LABEL, PROBABILITY, CONTRIBUTIONS = ANSWER_FORMS = ("all", "label", "probability", "contributions")
+ALL, LABEL, PROBABILITY, CONTRIBUTIONS, REASONS = ANSWER_FORMS = (
+    "all",
+    "label",
+    "probability",
+    "contributions",
+    "reasons",
+)
 EITHER, RAW, OF_SOURCE = ROW_FORMS = ("either", "raw", "source")
 OWN = "own"  # the folder of a version's code with a company's own modules
 ADDS_UP = 1e-6  # of the output, or of 1 if that is more: how far the sum of contributions may lie from it
@@ -94,7 +101,7 @@ class PackagedModel:
     def predict(self, rows: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame | NDArray[Any]:
         """One answer a row, in the same order. `answer` in `params` says which, one of ANSWER_FORMS, and `rows` says
         what the rows are, one of ROW_FORMS. Without them the model's own `answer` and `rows` count, which whoever loads
-        the model may choose.
+        the model may choose. `reasons` says how many reasons a row gets.
 
         If the rows may be either, those that have all of the model's columns are raw rows. Other rows are rows of the
         source, if the model takes these. Raises ValueError where a column is missing or has another type; extra columns
@@ -104,6 +111,8 @@ class PackagedModel:
         form = _choice("rows", ROW_FORMS, (params or {}).get("rows") or self.rows)
         if answer == CONTRIBUTIONS:
             return self.contributions(rows, form)
+        if answer == REASONS:
+            return self.reasons(rows, form, reason_count((params or {}).get("reasons") or USUAL))
         answers = self.answers(rows, form)
         if answer == LABEL:
             return answers["prediction"].to_numpy()
@@ -126,19 +135,43 @@ class PackagedModel:
         ValueError for a kind of model that cannot say it.
         """
         typed, broken = self._typed(rows, form)
-        if not hasattr(self.served, "contributions"):
-            words = (
-                f"answer must be one that this kind of model has, but the kind {self.kind} cannot tell contributions"
-            )
-            raise refusal(words)
-        outputs = self.served.outputs(typed)
-        of_outputs = [self._added_up(typed, place, output) for place, output in enumerate(outputs.T)]
+        of_outputs = self._of_each_output(typed, self.served.outputs(typed))
         names = contribution_names(self.output.kind, self.output.classes, of_outputs[0].columns[:-1])
         told = pd.concat(of_outputs, axis=1).set_axis(names, axis=1)
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise refusal(f"each contribution must have a name of its own, but {twice} are there twice")
         return _unless_broken(told.set_axis(rows.index), broken)
+
+    def reasons(self, rows: pd.DataFrame, form: str = EITHER, count: int = USUAL) -> pd.DataFrame:
+        """All that the model answers, and before `broken_rule` so many columns `reason_1` and on: the columns that
+        moved a row most, in words. Of more than two classes they explain the answered one.
+
+        Raises ValueError for a kind of model that cannot tell contributions.
+        """
+        typed, broken = self._typed(rows, form)
+        outputs = self.served.outputs(typed)
+        of_outputs = self._of_each_output(typed, outputs)
+        chosen = np.zeros(len(typed), np.intp)
+        if self.output.kind == "multiclass":
+            chosen = decided(self.output, probabilities(self.output, outputs))
+        told = np.stack([whole.iloc[:, :-1].to_numpy(np.float64) for whole in of_outputs])[
+            chosen, np.arange(len(typed))
+        ]
+        contributions = pd.DataFrame(told, columns=of_outputs[0].columns[:-1])
+        classes = explained_classes(self.output, chosen)
+        words = reasons_in_words(typed, contributions, self.columns, self.output, classes, count)
+        answers = self._of_outputs(outputs, rows.index)
+        return _unless_broken(pd.concat([answers, words.set_axis(rows.index)], axis=1), broken)
+
+    def _of_each_output(self, typed: pd.DataFrame, outputs: NDArray[np.float64]) -> list[pd.DataFrame]:
+        """The contributions to each of the outputs. Raises ValueError for a kind of model that cannot tell them."""
+        if not hasattr(self.served, "contributions"):
+            words = (
+                f"answer must be one that this kind of model has, but the kind {self.kind} cannot tell contributions"
+            )
+            raise refusal(words)
+        return [self._added_up(typed, place, output) for place, output in enumerate(outputs.T)]
 
     def _added_up(self, typed: pd.DataFrame, place: int, output: NDArray[np.float64]) -> pd.DataFrame:
         """The contributions to one of the outputs, with its base last. Raises ValueError if they do not add up to

@@ -18,8 +18,8 @@ class Output:
     The logit of a class is `slope` times the model's output, plus `offset`. If there is a `curve`, it then leads from
     there to the calibrated logit: its points (before, after) rise, straight lines join them, and outside of them the
     logit moves by as much as before. A binary probability is the sigmoid of the logit, and several are the softmax of
-    theirs. `calibration` says in a sentence which calibration this is, and why. A regression's output is the answer,
-    and is exponentiated if the model learnt logarithms (`log`).
+    theirs. `calibration` says in a sentence which calibration this is, and why. A regression's output is the answer, in
+    the target's `unit`, and is exponentiated if the model learnt logarithms (`log`).
 
     Of two classes the second one is answered from the `threshold` on. Of more it is the most probable one or, if there
     are `costs` (a row for each true class, with the cost of each answer), the one with the least expected cost.
@@ -36,6 +36,7 @@ class Output:
     calibration: str = ""
     costs: tuple[tuple[float, ...], ...] = ()
     decides: str = ""
+    unit: str = ""
 
 
 def answer_names(kind: TaskKind, classes: Iterable[str]) -> list[str]:

@@ -29,6 +29,7 @@ from ml.errors import ConfigError, RegistryUnavailable, without_passwords
 from ml.serving.columns import Column
 from ml.serving.model import ALL, EITHER
 from ml.serving.output import Output, answer_names
+from ml.serving.reasons import USUAL
 from ml.settings import Settings
 from ml.storage import paths
 from ml.storage.locks import held_lock
@@ -589,7 +590,8 @@ def _parameters() -> Any:
     """What `predict` takes besides rows."""
     from mlflow.types import DataType, ParamSchema, ParamSpec
 
-    return ParamSchema([ParamSpec(name, DataType.string, None) for name in ("answer", "rows")])
+    words = [ParamSpec(name, DataType.string, None) for name in ("answer", "rows")]
+    return ParamSchema([*words, ParamSpec("reasons", DataType.long, USUAL)])
 
 
 def _output_schema(output: Output) -> Any:

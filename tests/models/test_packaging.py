@@ -40,7 +40,7 @@ from ml.models.packaging import (
 from ml.models.training import package
 from ml.operations.scoring import score_file
 from ml.serving.columns import Column, conform
-from ml.serving.kinds.network import Architecture, ServedNetwork, TabularNetwork
+from ml.serving.kinds.network import Architecture, MeanRow, ServedNetwork, TabularNetwork
 from ml.serving.model import PackagedModel
 from ml.serving.output import Output
 from ml.serving.own_code import NO_OWN_CODE, OwnCode
@@ -407,7 +407,10 @@ def test_a_model_of_every_shipped_use_case_answers_its_made_up_row(name: str, tm
     network = TabularNetwork(numbers=numbers, category_sizes=sizes, hidden=(4,), activation="relu", outputs=outputs)
     draw_first_weights(network, torch.Generator().manual_seed(0))
     shape = Architecture(hidden=(4,), activation="relu", outputs=outputs)
-    served = ServedNetwork(encoder=encoder, architecture=shape, network=network, mean=0.0, std=1.0, threads=1)
+    base = MeanRow(numbers=(0.0,) * numbers, shares=tuple((1 / size,) * size for size in sizes))
+    served = ServedNetwork(
+        encoder=encoder, architecture=shape, network=network, mean=0.0, std=1.0, threads=1, base=base
+    )
     served.save(tmp_path)
     output = Output(kind=target.kind, classes=target.classes, log=target.log)
     model = PackagedModel(

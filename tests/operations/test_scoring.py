@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -263,8 +264,15 @@ def test_contributions_add_up_to_the_output_that_the_answers_come_from(
     rows = raw_parcels(40)
     rows.loc[3, "weight"] = 99.0
     rows.to_csv(tmp_path / "rows.csv", index=False)
-    scored = score_file(site(tmp_path), parcels(kind), of_trees[kind], tmp_path / "rows.csv", explain=True)
-    told = scored.contributions
+    scored = score_file(site(tmp_path), parcels(kind), of_trees[kind], tmp_path / "rows.csv", explain=True, reasons=2)
+    told, reasons = scored.contributions, scored.reasons
+    assert reasons is not None and list(reasons) == ["reason_1", "reason_2"] and reasons.iloc[3].isna().all()
+    assert (
+        reasons["reason_1"]
+        .drop(index=3)
+        .str.contains(r"\([+-][\d.]+, \d+ % of all that moved it\)$| by .*\(\d+ % of all that moved it\)$")
+        .all()
+    )
     assert told is not None and told.iloc[3].isna().all() and told.drop(index=3).notna().all(axis=None)
     model = registry.load_model(of_trees[kind]).get_raw_model()
     assert [*scored.answers] == answer_names(kind, model.output.classes)
@@ -280,10 +288,36 @@ def test_contributions_add_up_to_the_output_that_the_answers_come_from(
         assert np.allclose(expected[:, 1:] if kind == "binary" else expected, given, atol=ADDS_UP)
 
 
-def test_a_kind_without_contributions_is_named_when_they_are_asked_for(place: Settings, tmp_path: Path) -> None:
+SECRET = {"weight", "distance"}
+
+
+def test_reasons_quote_no_value_of_a_column_that_is_sensitive_today(
+    of_trees: dict[TaskKind, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    raw_parcels(40).to_csv(tmp_path / "rows.csv", index=False)
+    columns = tuple(replace(column, sensitive=column.name in SECRET) for column in parcels().columns)
+    scored = score_file(site(tmp_path), parcels(columns=columns), of_trees["binary"], tmp_path / "rows.csv", reasons=4)
+    assert scored.reasons is not None and scored.contributions is None
+    told = [text for name in scored.reasons for text in scored.reasons[name].dropna()]
+    assert any(text.startswith("weight (value not shown) ") for text in told)
+    assert all((text.split()[0] in SECRET) == (" (value not shown) " in text) for text in told)
+
+
+UNEXPLAINED = r"--{option} needs a kind of model that tells .*, but the kind network does not: leave --{option} out"
+
+
+def test_a_kind_without_contributions_is_named_when_they_are_asked_for(
+    place: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unexplained = copy(packaged())
+    unexplained.served = object()  # type: ignore[assignment]
+    monkeypatch.setattr(registry, "load_model", lambda folder: SimpleNamespace(get_raw_model=lambda: unexplained))
     raw_parcels(3).to_parquet(tmp_path / "rows.parquet")
-    with pytest.raises(UsageError, match=r"needs a kind of model that tells .*, but the kind network does not: leave"):
+    with pytest.raises(UsageError, match=UNEXPLAINED.format(option="explain")):
         score_file(place, parcels(), place.home, tmp_path / "rows.parquet", explain=True)
+    with pytest.raises(UsageError, match=UNEXPLAINED.format(option="reasons")):
+        score_file(place, parcels(), place.home, tmp_path / "rows.parquet", reasons=3)
 
 
 # The key

@@ -30,7 +30,7 @@ from ml.data.code import KEPT
 from ml.data.sources import database as database_source
 from ml.data.sources import file as file_source
 from ml.errors import ConfigError
-from ml.evaluation.code import JUDGING
+from ml.evaluation.code import EXPLAINING, JUDGING
 from ml.models.protocol import Learner
 from ml.pipeline import run_key
 from ml.serving import columns, rules
@@ -138,10 +138,12 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 NETWORK = NetworkClassifier()
-CODES = {"training": run_key.training_code(NETWORK), "judging": JUDGING, **KEPT}
+CODES = {"training": run_key.training_code(NETWORK), "judging": JUDGING, "explaining": EXPLAINING, **KEPT}
 CHANGES = {
-    "ml/evaluation/gates.py": {"judging"},
-    "ml/metrics/scores.py": {"training", "judging"},  # a threshold serves a metric
+    "ml/evaluation/gates.py": {"judging", "explaining"},
+    "ml/evaluation/explanation.py": {"explaining"},
+    "ml/metrics/scores.py": {"training", "judging", "explaining"},  # a threshold serves a metric
+    "ml/reporting/importance_figure.py": set(),
     "ml/reporting/figures.py": set(),
     "ml/reporting/page.py": set(),
     "ml/operations/backup.py": set(),

@@ -19,7 +19,7 @@ import pytest
 
 from ml.code import PLUMBING_LIBRARIES, ROOT, Code, is_plumbing
 from ml.data.code import KEPT, ROWS
-from ml.evaluation.code import DEFAULT_TREES, JUDGING, REFITTING, SERVED_DAYS
+from ml.evaluation.code import DEFAULT_TREES, EXPLAINING, JUDGING, REFITTING, SERVED_DAYS
 from ml.models.trees import Trees
 from ml.pipeline.run_key import training_code
 from ml.use_case.loading import load_use_case
@@ -37,6 +37,7 @@ PROCESSES = (
     ("verify",),
     ("trees",),
     ("watch", "evaluate", "gates"),
+    ("explain",),
     ("refit",),
     ("recorded", "served"),
 )
@@ -74,6 +75,8 @@ class Traced:
             return training_code(Trees()) + DEFAULT_TREES
         if stage == "served":  # what answers is in the key as the version that served, and the rows by their digest
             return self.training + SERVED_DAYS
+        if stage == "explain":  # what answers is in the key by its digest
+            return self.training + EXPLAINING
         judging = JUDGING if stage in {"watch", "evaluate", "gates", "refit"} else Code()
         return self.training + judging + (REFITTING if stage == "refit" else Code())
 

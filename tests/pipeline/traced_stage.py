@@ -73,6 +73,7 @@ def stages() -> dict[str, Callable[[Any, dict[str, Any]], Any]]:
         clean,
         default_trees,
         evaluate,
+        explain,
         opening,
         refit,
         served,
@@ -117,6 +118,9 @@ def stages() -> dict[str, Callable[[Any, dict[str, Any]], Any]]:
         ),
         "evaluate": lambda site, done: evaluate.evaluate_models(
             site, done["night"], key(done), done["clean"], done["split"], done["upload"], None, done["trees"]
+        ),
+        "explain": lambda site, done: explain.explain_candidate(
+            site, done["night"], done["clean"], done["split"], done["upload"]
         ),
         "gates": lambda site, done: evaluate.judge_gates(
             site, done["night"], done["evaluate"], done["watch"], None, None

@@ -65,7 +65,9 @@ def test_a_version_gives_plain_probabilities(versions: dict[TaskKind, Path], kin
 
 @pytest.mark.parametrize("answer", ["labels", "ALL", 1])
 def test_another_answer_is_refused_by_name(answer: Any) -> None:
-    with pytest.raises(ValueError, match="answer must be one of all, label, probability, contributions, but it is "):
+    with pytest.raises(
+        ValueError, match="answer must be one of all, label, probability, contributions, reasons, but it is "
+    ):
         packaged().predict(broken(), {"answer": answer})
 
 
@@ -91,10 +93,27 @@ def explaining(kind: TaskKind, **options: Any) -> PackagedModel:
     return model
 
 
+class Unexplained:
+    """A fitted model that cannot tell contributions."""
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+
+    def outputs(self, typed: pd.DataFrame) -> np.ndarray:
+        return np.zeros((len(typed), self.width))
+
+
+def unexplained(kind: TaskKind) -> PackagedModel:
+    model = copy(packaged(kind))
+    model.served = Unexplained(3 if kind == "multiclass" else 1)  # type: ignore[assignment]
+    return model
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_contributions_are_told_by_column_where_the_kind_of_model_has_them(kind: TaskKind) -> None:
-    with pytest.raises(ValueError, match="the kind network cannot tell contributions"):
-        packaged(kind).predict(broken(), {"answer": "contributions"})
+    for answer in ("contributions", "reasons"):
+        with pytest.raises(ValueError, match="the kind network cannot tell contributions"):
+            unexplained(kind).predict(broken(), {"answer": answer})
     rows = broken().set_axis([7] * 20)
     told = explaining(kind).predict(rows, {"answer": "contributions"})
     assert isinstance(told, pd.DataFrame)

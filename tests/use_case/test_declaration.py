@@ -207,8 +207,8 @@ class OneText(Trees):
 
 
 TOGETHER: list[Case] = [
-    (values, {"calibration": "platt"}, "calibration of parcels", "regression has auto, none"),
-    (values, {"threshold": "f1"}, "threshold of parcels", "a regression target has no threshold"),
+    (values, {"calibration": "platt"}, "calibration of the use case parcels", "regression has auto, none"),
+    (values, {"threshold": "f1"}, "threshold of the use case parcels", "a regression target has no threshold"),
     (tills, {"name": "my tills"}, "name of the use case my tills", "'my tills': rename it"),
     (tills, {"name": "../tills"}, "name of the use case ../tills", "'../tills'"),
     (tills, {"name": "Tills"}, "name of", "'Tills'"),

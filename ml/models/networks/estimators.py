@@ -190,7 +190,7 @@ class NetworkEstimator(Learner):
         except Diverged:
             value = f"with learning_rate {estimator.learning_rate:g} it is none after the first epoch"
             raise ConfigError(f"the loss of {job.table.name}'s model must stay a number", value, "lower it") from None
-        estimator.served_with(encoder, job.threads).save(job.folder)
+        estimator.served_with(encoder, job.threads, X).save(job.folder)
         return Fitted(
             chosen={"epochs": estimator.best_epoch_},
             steps=tuple(estimator.epochs_),
@@ -199,9 +199,10 @@ class NetworkEstimator(Learner):
             notes=estimator.notes_,
         )
 
-    def served_with(self, encoder: Encoder, threads: int) -> ServedNetwork:
-        """The fitted network, as it travels inside a version. `encoder` encoded the rows that it was fitted to."""
-        from ml.serving.kinds.network import Architecture, ServedNetwork
+    def served_with(self, encoder: Encoder, threads: int, train: NDArray[np.float32]) -> ServedNetwork:
+        """The fitted network, as it travels inside a version. `encoder` made `train` of the rows that it was fitted
+        to."""
+        from ml.serving.kinds.network import Architecture, MeanRow, ServedNetwork
 
         return ServedNetwork(
             encoder=encoder,
@@ -210,6 +211,7 @@ class NetworkEstimator(Learner):
             mean=getattr(self, "mean_", 0.0),
             std=getattr(self, "std_", 1.0),
             threads=threads,
+            base=MeanRow.of(train, encoder.category_sizes),
         )
 
     def new_network(self) -> TabularNetwork:

@@ -20,6 +20,7 @@ from safetensors.numpy import load_file, save_file
 
 from ..columns import with_tuples
 from ..features import CategoryFeature, on_all_cores, vocabulary
+from ..integrated import PATH, with_the_rest
 from ..output import TaskKind
 
 Floats = NDArray[np.float64]
@@ -27,7 +28,6 @@ Codes = NDArray[np.int32]
 CYCLES = {"hour": 24, "weekday": 7, "month": 12}
 EXACT_BITS, EXACT_TERMS = 21, 2048  # a sum of 2**11 products of whole numbers up to 2**21 is one up to 2**53
 BLOCK_ROWS = 2048  # a layer of 128 units takes 2 MB for them
-PATH_NODES, PATH_WEIGHTS = np.polynomial.legendre.leggauss(32)  # on the way from a row's base to the row
 DESCRIPTION, WEIGHTS = "embedded.json", "weights.safetensors"
 
 
@@ -293,12 +293,8 @@ class ServedPack:
         starts = range(0, max(len(typed), 1), BLOCK_ROWS)
         parts = np.concatenate([self._integrated(located, slice(s, s + BLOCK_ROWS), output) for s in starts])
         of_columns = pd.DataFrame(parts, columns=self._column_of_input).T.groupby(level=0, sort=False).sum().T
-        told = of_columns.to_numpy()
-        missed = whole - self.base_values[output] - told.sum(axis=1)
-        sizes = np.abs(told)
-        total = sizes.sum(axis=1, keepdims=True)
-        shares = np.where(total > 0, sizes / np.where(total > 0, total, 1.0), 1.0 / max(told.shape[1], 1))
-        return pd.DataFrame(told + missed[:, None] * shares, index=typed.index, columns=of_columns.columns)
+        told = with_the_rest(of_columns.to_numpy(), whole - self.base_values[output])
+        return pd.DataFrame(told, index=typed.index, columns=of_columns.columns)
 
     @property
     def _column_of_input(self) -> list[str]:
@@ -313,7 +309,7 @@ class ServedPack:
         """(rows, inputs) the integrated gradients of an output, added up over members."""
         away = [self._vectors(located, rows, c) - self.weights["base"][c] for c in range(self.copies)]
         total = np.zeros_like(away[0])
-        for node, share in zip((PATH_NODES + 1) / 2, PATH_WEIGHTS / 2, strict=True):
+        for node, share in PATH:
             on_way = [self.weights["base"][c] + node * away[c] for c in range(self.copies)]
             runs = [self._remembered(m, on_way[m % self.copies]) for m in self.members]
             slopes = self._slopes(np.stack([layers[-1] for layers in runs]), output)

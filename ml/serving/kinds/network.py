@@ -3,8 +3,11 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +18,7 @@ from torch import Tensor, nn
 
 from ..columns import with_tuples
 from ..features import CategoryFeature, Encoder, NumberFeature, vocabulary
+from ..integrated import PATH, with_the_rest
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 BLOCK_ROWS = 256
@@ -117,8 +121,30 @@ def forward_in_blocks(network: TabularNetwork, x: NDArray[np.float32], threads: 
 
 
 @dataclass(frozen=True, kw_only=True)
+class MeanRow:
+    """The mean of the encoded train rows: that of each number, and the share of each code of each category."""
+
+    numbers: tuple[float, ...]
+    shares: tuple[tuple[float, ...], ...]
+
+    @classmethod
+    def of(cls, x: NDArray[np.float32], category_sizes: tuple[int, ...]) -> "MeanRow":
+        """Of x (rows, numbers + categories)."""
+        width = x.shape[1] - len(category_sizes)
+        codes = (x[:, width + place].astype(np.intp) for place in range(len(category_sizes)))
+        counts = (np.bincount(of_one, minlength=size) for of_one, size in zip(codes, category_sizes, strict=True))
+        return cls(
+            numbers=tuple(x[:, :width].mean(axis=0, dtype=np.float64).tolist()),
+            shares=tuple(tuple((count / len(x)).tolist()) for count in counts),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServedNetwork:
-    """A fitted network with its encoder. A regression's outputs are scaled by `mean` and `std` of the train labels."""
+    """A fitted network with its encoder. A regression's outputs are scaled by `mean` and `std` of the train labels.
+
+    Contributions are counted from `base`.
+    """
 
     encoder: Encoder
     architecture: Architecture
@@ -126,6 +152,7 @@ class ServedNetwork:
     mean: float
     std: float
     threads: int
+    base: MeanRow
 
     def outputs(self, typed: pd.DataFrame) -> NDArray[np.float64]:
         """(rows, outputs): a logit of the second class, a logit of each class, or the value that was learnt."""
@@ -135,6 +162,74 @@ class ServedNetwork:
     def vocabulary(self) -> dict[str, tuple[str, ...]]:
         """The values that were learnt, by category column."""
         return vocabulary(self.encoder.categories)
+
+    # Contributions
+
+    @property
+    def base_values(self) -> NDArray[np.float64]:
+        """(outputs,) the outputs of the mean row, to which contributions are added."""
+        with torch.no_grad():
+            outputs: NDArray[np.float64] = self._exact.layers(self._first_of_base)[0].numpy()
+        return outputs * self.std + self.mean
+
+    def contributions(self, typed: pd.DataFrame, output: int = 0) -> pd.DataFrame:
+        """What each raw column adds to one of the outputs of each row: integrated gradients along the line from the
+        mean of the encoded train rows to the row, at 32 points. They add up to the output less its base value."""
+        x = self.encoder.transform(typed)
+        starts = range(0, max(len(typed), 1), BLOCK_ROWS)
+        with _thread_count(1):  # blocks are small, and more threads would wait for each other
+            parts = np.concatenate([self._integrated(x[start : start + BLOCK_ROWS], output) for start in starts])
+        of_columns = (
+            pd.DataFrame(parts * self.std, columns=self._column_of_input).T.groupby(level=0, sort=False).sum().T
+        )
+        told = with_the_rest(of_columns.to_numpy(), self.outputs(typed)[:, output] - self.base_values[output])
+        return pd.DataFrame(told, index=typed.index, columns=of_columns.columns)
+
+    @property
+    def _column_of_input(self) -> list[str]:
+        numbers = [number.column for number in self.encoder.numbers for _ in range(number.width)]
+        return [*numbers, *(category.column for category in self.encoder.categories)]
+
+    @cached_property
+    def _exact(self) -> TabularNetwork:
+        """The network in float64: sums of 32 gradients would show the rounding of float32."""
+        return deepcopy(self.network).requires_grad_(False).double()
+
+    @cached_property
+    def _mean_vectors(self) -> list[Tensor]:
+        """For each category (units,) the mean of what it adds to the first layer."""
+        tables: Any = self._exact.categories
+        shares = (torch.tensor(share, dtype=torch.float64) for share in self.base.shares)
+        return [share @ table.weight for share, table in zip(shares, tables, strict=True)]
+
+    @cached_property
+    def _first_of_base(self) -> Tensor:
+        """(1, units) the first layer's sums of the mean row."""
+        numbers = torch.tensor([self.base.numbers], dtype=torch.float64)
+        return numbers @ self._exact.numbers + self._exact.bias + sum(self._mean_vectors)
+
+    def _integrated(self, x: NDArray[np.float32], output: int) -> NDArray[np.float64]:
+        """(rows, inputs) the integrated gradients of an output; a category is one input."""
+        network, rows = self._exact, torch.from_numpy(x.astype(np.float64))
+        numbers = rows[:, : network.n_numbers] - torch.tensor([self.base.numbers], dtype=torch.float64)
+        codes = rows[:, network.n_numbers :].long().T
+        tables = zip(network.categories, codes, self._mean_vectors, strict=True)
+        vectors = [table(of_one) - mean for table, of_one, mean in tables]
+        away = numbers @ network.numbers + sum(vectors)
+        slope = self._mean_slope(away, output)
+        of_categories = [(vector * slope).sum(dim=1, keepdim=True) for vector in vectors]
+        parts: NDArray[np.float64] = torch.cat([numbers * (slope @ network.numbers.T), *of_categories], dim=1).numpy()
+        return parts
+
+    def _mean_slope(self, away: Tensor, output: int) -> Tensor:
+        """(rows, units) the gradient of an output by the first layer's sums, in the mean over the way to each row."""
+        total = torch.zeros_like(away)
+        for place, weight in PATH:
+            first = (self._first_of_base + place * away).requires_grad_()
+            with torch.enable_grad():
+                (slope,) = torch.autograd.grad(self._exact.layers(first)[:, output].sum(), first)
+            total += weight * slope
+        return total
 
     def save(self, folder: Path) -> None:
         """Writes network.json and weights.safetensors."""
@@ -146,6 +241,7 @@ class ServedNetwork:
             "architecture": asdict(self.architecture),
             "mean": self.mean,
             "std": self.std,
+            "base": asdict(self.base),
         }
         (folder / DESCRIPTION).write_text(json.dumps(contents, indent=1, allow_nan=False), encoding="utf-8")
 
@@ -163,8 +259,15 @@ def load(folder: Path, threads: int) -> ServedNetwork:
     ).eval()
     network.load_state_dict(load_file(folder / WEIGHTS))
     mean, std = contents["mean"], contents["std"]
+    numbers, shares = contents["base"]["numbers"], contents["base"]["shares"]
     return ServedNetwork(
-        encoder=encoder, architecture=architecture, network=network, mean=mean, std=std, threads=threads
+        encoder=encoder,
+        architecture=architecture,
+        network=network,
+        mean=mean,
+        std=std,
+        threads=threads,
+        base=MeanRow(numbers=tuple(numbers), shares=tuple(tuple(share) for share in shares)),
     )
 
 
