@@ -184,7 +184,7 @@ def shop(new_shop: Shop) -> Shop:
 
 def _take_less_time(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(packaging, "answers_of_a_fresh_process", _answers_here)
-    patch.setattr(plots, "_png", lambda _figure: b"not drawn")
+    patch.setattr(plots, "png", lambda _figure: b"not drawn")
 
 
 def _answers_here(folder: Path, raw: pd.DataFrame, *of_source: pd.DataFrame) -> list[pd.DataFrame]:

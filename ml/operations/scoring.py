@@ -82,8 +82,7 @@ def score_file(
     typed = conform(whole.rows, columns, table.time_zone)
     answers = predict_raw(model, typed)
     told = predict_raw(model, typed, answer=CONTRIBUTIONS).drop(columns="broken_rule") if explain else None
-    _hide_secrets(model.get_raw_model(), table)
-    words = predict_raw(model, typed, answer=REASONS, reasons=reasons)[reason_names(reasons)] if reasons else None
+    words = _reasons(model, typed, table, reasons) if reasons else None
     _refuse_names_of_answers(
         use_case, keys, [name for table in (answers, told, words) if table is not None for name in table]
     )
@@ -121,13 +120,13 @@ def _refuse_unexplained(model: Any, model_folder: Path, reasons: int) -> None:
         )
 
 
-def _hide_secrets(packaged: Any, table: Table) -> None:
-    """Lets the version quote no value of a column that is declared sensitive today."""
-    secret = {column.name for column in table.columns if column.sensitive}
-    if hasattr(packaged, "columns"):  # versions from before 2026-11-28 have none, and give no reasons
-        packaged.columns = tuple(
-            replace(column, sensitive=column.sensitive or column.name in secret) for column in packaged.columns
-        )
+def _reasons(model: Any, typed: pd.DataFrame, table: Table, reasons: int) -> pd.DataFrame:
+    """The reasons of each row. No value of a column that is declared sensitive today is quoted."""
+    packaged, secret = model.get_raw_model(), {column.name for column in table.columns if column.sensitive}
+    packaged.columns = tuple(
+        replace(column, sensitive=column.sensitive or column.name in secret) for column in packaged.columns
+    )
+    return predict_raw(model, typed, answer=REASONS, reasons=reasons)[reason_names(reasons)]
 
 
 def _refuse_names_of_answers(use_case: UseCase, keys: pd.DataFrame, names: list[str]) -> None:
