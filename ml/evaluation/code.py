@@ -37,7 +37,9 @@ JUDGING = Code(
     ),
     ("numpy", "pandas", "scikit-learn", "scipy"),
 )
-DEFAULT_TREES = Code(("ml/evaluation/judging.py", "ml/pipeline/default_trees.py"))  # beside what fits and reads rows
+DEFAULT_TREES = Code(  # beside what fits and reads rows
+    ("ml/evaluation/gates.py", "ml/evaluation/judging.py", "ml/pipeline/default_trees.py")
+)
 EXPLAINING = Code(  # beside what answers and reads rows: the digests of the model and of the rows stand for it
     (
         "ml/metrics",
