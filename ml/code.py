@@ -51,8 +51,8 @@ PLUMBING = {
 # Distributions that stages import and no key covers, by the reason.
 PLUMBING_LIBRARIES = {
     "they carry handles, locks, schedules and settings": (
-        "annotated-types", "cronsim", "filelock", "importlib-metadata", "packaging", "pydantic", "pydantic-core", "setuptools",
-        "six", "typing-extensions", "typing-inspection", "zipp",
+        "annotated-types", "cronsim", "filelock", "importlib-metadata", "packaging", "pydantic", "pydantic-core",
+        "setuptools", "six", "typing-extensions", "typing-inspection", "zipp",
     ),
     "they talk to S3, databases and servers": (
         "boto3", "botocore", "certifi", "charset-normalizer", "cryptography", "greenlet", "idna", "jmespath",
