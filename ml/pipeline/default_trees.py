@@ -91,7 +91,7 @@ def _fit(site: Site, night: Night, key: str, cleaned: Cleaned, split: Split) -> 
     require_same_code_and_machine(site, night)
     statistics, reader = from_json(Statistics, get_file(site.store, split.statistics)), site.reader(cleaned)
     every = -(-statistics.rows // MOST_ROWS)
-    description = WORDS if every == 1 else f"{WORDS}, on every {every}th train row"
+    description = WORDS if every == 1 else f"{WORDS}, on one in {every} train rows"
     with tempfile.TemporaryDirectory() as scratch:
         job = Job(
             folder=Path(scratch),

@@ -74,7 +74,7 @@ def test_many_rows_are_sampled_evenly_over_all_frames() -> None:
 def test_a_sample_says_so(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(default_trees, "MOST_ROWS", 100)
     rows = steps[4].train.rows
-    assert fitted(steps).description.endswith(f"default settings, on every {-(-rows // 100)}th train row")
+    assert fitted(steps).description.endswith(f"default settings, on one in {-(-rows // 100)} train rows")
 
 
 def test_the_fit_is_no_key_of_the_candidates(steps: Steps) -> None:
