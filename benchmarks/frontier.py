@@ -88,9 +88,7 @@ class Frontier:
 
     @cached_property
     def policies(self) -> dict[str, Policy]:
-        calendar = [
-            policy for policy in policies_of(self.rows.use_case) if policy.name in {"never", "every night", "ours"}
-        ]
+        calendar = [policy for policy in policies_of(self.rows.use_case) if policy.name in USUAL]
         return {policy.name: policy for policy in (*calendar, *policies(self.rows.use_case.metric))}
 
     @cached_property

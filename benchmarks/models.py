@@ -48,9 +48,9 @@ from ml import (
 from ml.data.cleaning import LABEL, clean
 from ml.data.statistics import Statistics
 from ml.models.auto import Size, parts_for
-from ml.models.handles import Step
 from ml.models.protocol import Job, Rows
 from ml.models.training import choose_output, package
+from ml.pipeline.default_trees import Silent
 from ml.serving.columns import conform
 from ml.serving.output import probabilities, values
 
@@ -172,17 +172,6 @@ UNSEEN = {
     f"{each.package}_{each.name}".lower(): Set(of_r(each.package, each.name), each.target, each.positive, each.without)
     for each in drawn()
 }
-
-
-class Silent:
-    """A diary that keeps nothing."""
-
-    def step(self, step: Step, total: int) -> None: ...
-
-    def load(self) -> bytes | None:
-        return None
-
-    def save(self, checkpoint: bytes) -> None: ...
 
 
 def use_case(name: str, of: Set, frame: pd.DataFrame, model: Learner) -> UseCase:

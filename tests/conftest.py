@@ -24,6 +24,7 @@ from deployments.environment import prepare_environment
 from ml.digests import digest_value
 from ml.models import packaging
 from ml.reporting import figures as plots
+from ml.reporting import importance_figure
 from ml.settings import Settings
 from ml.storage.registry import load_model
 from tests.fixtures.make_landed import place_in_mlflow
@@ -184,7 +185,8 @@ def shop(new_shop: Shop) -> Shop:
 
 def _take_less_time(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(packaging, "answers_of_a_fresh_process", _answers_here)
-    patch.setattr(plots, "png", lambda _figure: b"not drawn")
+    for drawn in (plots, importance_figure):
+        patch.setattr(drawn, "png", lambda _figure: b"not drawn")
 
 
 def _answers_here(folder: Path, raw: pd.DataFrame, *of_source: pd.DataFrame) -> list[pd.DataFrame]:

@@ -130,7 +130,7 @@ class Shuffling:
         self.order = np.concatenate(orders)
         self.own = Answers(np.tile(own.chosen, times), _tiled(own.probability, times))
         of_rows, self.unit = units_of(use_case, rows)
-        numbers = np.arange(len(rows)) if of_rows is None else unit_numbers(of_rows, in_order=self.dated)
+        numbers = unit_numbers(of_rows, len(rows), in_order=self.dated)
         self.units = np.tile(numbers, times)
         self.metrics = tuple(dict.fromkeys((use_case.metric, loss_of(self.target.kind))))
 
@@ -177,9 +177,9 @@ def alike_columns(features: Sequence[Column], rows: pd.DataFrame) -> list[tuple[
 
 def _alike_pairs(features: Sequence[Column], rows: pd.DataFrame) -> Iterator[tuple[str, str]]:
     numbers = [column.name for column in features if not column.is_category]
-    ranks = {name: rows[name].rank(na_option="top").to_numpy(np.float64) for name in numbers}
+    correlation = rows[numbers].rank(na_option="top").astype(np.float64).corr()  # NaN for a constant column
     for one, other in combinations(numbers, 2):
-        if abs(_correlation(ranks[one], ranks[other])) >= ALIKE:
+        if abs(correlation.loc[one, other]) >= ALIKE:
             yield one, other
     codes = {column.name: pd.factorize(rows[column.name], use_na_sentinel=False)[0] for column in features}
     few = [column for column in features if 1 < codes[column.name].max() + 1 <= ALIKE_VALUES]
@@ -187,12 +187,6 @@ def _alike_pairs(features: Sequence[Column], rows: pd.DataFrame) -> Iterator[tup
         pair = codes[one_of.name], codes[other_of.name]
         if (one_of.is_category or other_of.is_category) and min(_saved(*pair), _saved(*pair[::-1])) >= ALIKE:
             yield one_of.name, other_of.name
-
-
-def _correlation(one: Floats, other: Floats) -> float:
-    one, other = one - one.mean(), other - other.mean()
-    size = float(np.sqrt((one @ one) * (other @ other)))
-    return float(one @ other) / size if size else 0.0
 
 
 def _saved(known: Ints, guessed: Ints) -> float:

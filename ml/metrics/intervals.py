@@ -287,17 +287,22 @@ def _distinct_units(
 ) -> tuple[tuple[tuple[float, ...], ...], tuple[int, ...], tuple[int, ...]]:
     """The sums (rows, m) over each unit: the distinct ones, how often each occurs, and which of them each unit has."""
     if units is not None:
-        statistics = pd.DataFrame(statistics).groupby(unit_numbers(units, in_order=in_order)).sum().to_numpy()
+        statistics = (
+            pd.DataFrame(statistics).groupby(unit_numbers(units, len(statistics), in_order=in_order)).sum().to_numpy()
+        )
     distinct, order, counts = np.unique(statistics, axis=0, return_inverse=True, return_counts=True)
     rows = tuple(tuple(float(value) for value in row) for row in distinct)
     return rows, tuple(map(int, counts)), tuple(map(int, order)) if in_order else ()
 
 
-def unit_numbers(units: NDArray[np.object_], *, in_order: bool) -> NDArray[np.int_]:
-    """(rows,) the number of each row's unit. Rows without a unit get numbers of their own: pandas would drop them."""
+def unit_numbers(units: NDArray[np.object_] | None, rows: int, *, in_order: bool) -> NDArray[np.int_]:
+    """(rows,) the number of each row's unit, from 0 on. Rows without a unit get numbers of their own: pandas would drop
+    them. Without `units` each row is one."""
+    if units is None:
+        return np.arange(rows)
     numbers, names = pd.factorize(units, sort=in_order)
     alone = numbers < 0
-    return np.where(alone, len(names) + np.cumsum(alone), numbers)
+    return np.where(alone, len(names) + np.cumsum(alone) - 1, numbers)
 
 
 def _refuse_no_answers(classes: int, y: Floats, answers: Answers) -> None:

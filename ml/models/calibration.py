@@ -14,7 +14,7 @@ from scipy.optimize import minimize_scalar
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
-from ml.metrics.intervals import MIN_CARRIERS, Estimate, make_pair
+from ml.metrics.intervals import MIN_CARRIERS, Estimate, make_pair, unit_numbers
 from ml.metrics.scores import Answers
 from ml.serving.output import Output, TaskKind, probabilities
 
@@ -99,21 +99,19 @@ class HeldOut:
     def folds(self) -> NDArray[np.int_]:
         """(rows,) the fold of each row. A unit lies in one fold. Days that follow each other lie together, because good
         days follow good ones."""
-        numbers, names = _numbered(self.units, len(self.y))
         if self.in_order:
-            return numbers * FOLDS // names
-        return np.random.default_rng(0).permutation(names)[numbers] % FOLDS
+            return self._numbers * FOLDS // self.count
+        return np.random.default_rng(0).permutation(self.count)[self._numbers] % FOLDS
 
+    @property
+    def count(self) -> int:
+        """How many units there are."""
+        return int(self._numbers.max()) + 1
 
-def _numbered(units: NDArray[np.object_] | None, rows: int) -> tuple[NDArray[np.int_], int]:
-    """(rows,) the number of each row's unit, and how many units there are. A row without one is a unit of its own."""
-    import pandas as pd
-
-    if units is None:
-        return np.arange(rows), rows
-    numbers, names = pd.factorize(units, sort=True)
-    alone = numbers < 0
-    return np.where(alone, len(names) + np.cumsum(alone) - 1, numbers), len(names) + int(alone.sum())
+    @property
+    def _numbers(self) -> NDArray[np.int_]:
+        """(rows,) the number of each row's unit, by the units' names and so whatever the order of the rows."""
+        return unit_numbers(self.units, len(self.y), in_order=True)
 
 
 def calibrated(held_out: HeldOut, wanted: Calibration, *, probable: bool) -> dict[str, Any]:
@@ -142,7 +140,7 @@ def _chosen(held_out: HeldOut, *, probable: bool) -> dict[str, Any]:
     own = "" if probable else "the model's own outputs are no probabilities"
     if not others:
         return _fitted(held_out, usual, own)
-    _, units = _numbered(held_out.units, len(held_out.y))
+    units = held_out.count
     if units < (FEWEST_DAYS if held_out.in_order else MIN_CARRIERS):
         few = f"{units} validation {'days' if held_out.in_order else 'units'} cannot tell whether another is better"
         return _fitted(held_out, usual, own, few)

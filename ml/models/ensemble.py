@@ -21,7 +21,7 @@ from ml.models.handles import Step
 from ml.models.part_weights import Held, Weights, weighed
 from ml.models.protocol import Fitted, Floats, Job, Learner
 from ml.serving.columns import conform
-from ml.serving.output import sigmoid
+from ml.serving.output import Output, probabilities, sigmoid
 from ml.storage.json_form import from_json, to_json
 
 log = logging.getLogger("retrain.model")
@@ -144,7 +144,7 @@ class Progress:
 
         if place in self.fitted:
             return
-        log.info("Fitting part %d, a %s.", place + 1, learner.title)
+        log.info("Fitting part %d: %s.", place + 1, learner.title)
         folder = self.job.folder / folder_of(place)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -249,9 +249,8 @@ def _told(job: Job, outputs: Floats, labels: Floats) -> Floats:
         return outputs[:, 0]
     if job.table.target.kind == "binary":
         return sigmoid(np.where(labels == 1, outputs[:, 0], -outputs[:, 0]))
-    shifted = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-    of_label: Floats = shifted[np.arange(len(labels)), labels.astype(int)]
-    return of_label / shifted.sum(axis=1)
+    of_classes = probabilities(Output(kind=job.table.target.kind), outputs)
+    return of_classes[np.arange(len(labels)), labels.astype(int)]
 
 
 def _units(job: Job, frame: pd.DataFrame, number: int) -> pd.Series:

@@ -102,6 +102,12 @@ class Job:
             raise DataRejected(f"some rows must have a weight in {self.weight}", "each has 0", "mend the column")
         return weights
 
+    def class_weights(self) -> Floats:
+        """(classes,) weights with which all classes of the train rows count alike; their mean over the rows is 1."""
+        classes = len(self.table.target.classes)
+        counts = np.array([self.statistics.labels[str(code)] for code in range(classes)], np.float64)
+        return self.statistics.rows / (classes * counts)
+
     def require_every_class(self) -> None:
         """Raises DataRejected if train rows lack a class: no learner can tell what it has not seen."""
         target, found = self.table.target, len(self.statistics.labels)

@@ -179,7 +179,7 @@ class Growth:
 
         self.job, self.features, self.patience = job, features, learner.patience
         self.limit = learner.rounds if job.chosen is None else int(job.chosen["trees"])
-        self.class_weights = class_weights(job) if learner.class_weight else None
+        self.class_weights = job.class_weights() if learner.class_weight else None
         self.steps: list[Step] = []
         self.best = 0
         train, self.train_loss = self._read(job.train, parameters)
@@ -279,13 +279,6 @@ class MeanLoss:
 
     def _mean(self, losses: Floats) -> float:
         return float(np.average(losses, weights=self.weights))
-
-
-def class_weights(job: Job) -> Floats:
-    """(classes,) weights with which all classes of the train rows count alike, and whose mean over the rows is 1."""
-    classes = len(job.table.target.classes)
-    counts = np.array([job.statistics.labels[str(code)] for code in range(classes)], np.float64)
-    return job.statistics.rows / (classes * counts)
 
 
 def _refuse_empty_samples(learner: Trees, job: Job) -> None:

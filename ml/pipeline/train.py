@@ -76,7 +76,7 @@ def _fit(site: Site, night: Night, lesson: Lesson, cleaned: Cleaned) -> Fit:
     rows = partial(_frames, site, night, cleaned)
     folder = paths.stage_file(night.use_case, "train", lesson.key, "model")
     log.info(
-        "Training a %s on %s with %d thread(s) and %s rows.",
+        "Training %s on %s with %d thread(s) and %s rows.",
         learner.title, night.device, night.threads, f"{statistics.rows:,}",
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,11 +16,11 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load, save
 from torch import Generator, Tensor
 from torch.optim import Optimizer
 
 from ml.digests import canonical_json, digest_bytes, digest_value
+from ml.models.checkpoints import from_bytes, moments, restore_moments, to_bytes
 from ml.models.handles import Step
 from ml.serving.kinds.network import TabularNetwork
 
@@ -107,31 +106,17 @@ class Progress:
 
     def tensors(self) -> bytes:
         """The weights, the best weights and the states of optimizer and generator, as bytes in safetensors' format."""
-        moments = self.optimizer.state_dict()["state"]
-        flat = {f"{index}/{name}": value for index, values in moments.items() for name, value in values.items()}
-        groups = {"weights": self.network.state_dict(), "best": self.best_weights, "optimizer": flat}
-        named = {f"{group}/{name}": value for group, values in groups.items() for name, value in values.items()}
-        return save({**named, "generator": self.generator.get_state()})
+        weights, generator = self.network.state_dict(), {"": self.generator.get_state()}
+        groups = {"weights": weights, "best": self.best_weights, "optimizer": moments(self.optimizer)}
+        return to_bytes({**groups, "generator": generator})
 
     def restore(self, tensors: bytes) -> None:
         """Inverse of `tensors`. The network stays on its device; gradients are dropped."""
-        groups: dict[str, dict[str, Tensor]] = defaultdict(dict)
-        for key, value in load(tensors).items():
-            group, _, name = key.partition("/")
-            groups[group][name] = value
+        groups = from_bytes(tensors)
         self.network.load_state_dict(groups["weights"])
         self.best_weights = groups["best"]
         self.generator.set_state(groups["generator"][""])
-        self._restore_optimizer(groups["optimizer"])
-
-    def _restore_optimizer(self, flat: dict[str, Tensor]) -> None:
-        moments: dict[int, dict[str, Tensor]] = defaultdict(dict)
-        for key, value in flat.items():
-            index, _, name = key.partition("/")
-            moments[int(index)][name] = value
-        options = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": options})
-        self.optimizer.zero_grad(set_to_none=True)
+        restore_moments(self.optimizer, groups["optimizer"])
 
     def facts(self) -> bytes:
         """The fields that are no tensors, as one line of JSON."""

@@ -68,7 +68,7 @@ class NetworkEstimator(Learner):
 
     learns: ClassVar[tuple[TaskKind, ...]] = ()
     served = ("network",)
-    code = ("ml/models/networks", "ml/models/encoding.py")
+    code = ("ml/models/networks", "ml/models/checkpoints.py", "ml/models/encoding.py")
     libraries = ("torch", "safetensors", "scikit-learn")
     needs = ("torch", "safetensors")
     step_name = "epoch"

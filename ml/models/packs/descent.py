@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,11 +17,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ml.digests import canonical_json, digest_bytes, digest_value, sealed, unsealed
+from ml.models.checkpoints import from_bytes, moments, restore_moments, to_bytes
 from ml.models.handles import Step
 from ml.models.packs.layers import Draws, Dropout, Embeddings, Pack, TabMNetwork
 from ml.serving.kinds.embedded import TargetScale, of_members
@@ -109,14 +108,8 @@ class Progress:
         facts = {name: getattr(self, name) for name in ("device", "best_losses", "best_epochs", "notes")}
         states = [json.dumps(draw.bit_generator.state) for draw in self.draws]
         line = canonical_json({**facts, "draws": states, "epochs": [vars(epoch) for epoch in self.epochs]})
-        moments = self.optimizer.state_dict()["state"]
-        flat = {f"{index}/{name}": value for index, values in moments.items() for name, value in values.items()}
-        groups = {"weights": self.network.state_dict(), "best": self.best, "optimizer": flat}
-        return (
-            line
-            + b"\n"
-            + save({f"{g}/{name}": value for g, values in groups.items() for name, value in values.items()})
-        )
+        groups = {"weights": self.network.state_dict(), "best": self.best, "optimizer": moments(self.optimizer)}
+        return line + b"\n" + to_bytes(groups)
 
     def restore(self, data: bytes) -> None:
         """Inverse of `to_bytes`."""
@@ -127,17 +120,10 @@ class Progress:
         self.epochs = [Step(**epoch) for epoch in facts["epochs"]]
         for draw, state in zip(self.draws, facts["draws"], strict=True):
             draw.bit_generator.state = json.loads(state)
-        groups: dict[str, dict[str, Tensor]] = defaultdict(dict)
-        for key, value in load(tensors).items():
-            group, _, name = key.partition("/")
-            groups[group][name] = value
+        groups = from_bytes(tensors)
         self.network.load_state_dict(groups["weights"])
         self.best = groups["best"]
-        state = defaultdict[int, dict[str, Tensor]](dict)
-        for key, value in groups["optimizer"].items():
-            index, _, name = key.partition("/")
-            state[int(index)][name] = value
-        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        restore_moments(self.optimizer, groups["optimizer"])
 
 
 @dataclass(frozen=True)

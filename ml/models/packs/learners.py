@@ -31,7 +31,7 @@ class PackLearner(Learner):
     """What packs have in common: columns become vectors, members learn from these, and their mean answers."""
 
     served = ("embedded",)
-    code = ("ml/models/packs", "ml/models/encoding.py")
+    code = ("ml/models/packs", "ml/models/checkpoints.py", "ml/models/encoding.py")
     libraries = ("torch", "safetensors", "scikit-learn", "tabm", "rtdl-num-embeddings")  # tabm imports the last one
     needs = ("safetensors",)
     step_name = "epoch"
@@ -149,7 +149,7 @@ class PackLearner(Learner):
             patience=self.patience or (PATIENCE if rows < MANY_ROWS else PATIENCE_OF_MANY_ROWS),
             stopping=self.stopping,
             chosen=chosen,
-            class_weights=tuple(_class_weights(job)) if self.class_weight else None,
+            class_weights=tuple(job.class_weights()) if self.class_weight else None,
             dropout=self.dropout,
             label_smoothing=self.label_smoothing,
             noise_std=self.noise_std,
@@ -312,9 +312,3 @@ def _draws(seed: int, copy: int) -> np.random.Generator:
 
 def _of_each(epochs: int | list[int], copies: int) -> tuple[int, ...]:
     return tuple(epochs) if isinstance(epochs, list) else (epochs,) * copies
-
-
-def _class_weights(job: Job) -> Floats:
-    """(classes,) weights with which all classes of the train rows count alike, and whose mean over the rows is 1."""
-    counts = np.array([job.statistics.labels[str(code)] for code in range(len(job.table.target.classes))], np.float64)
-    return job.statistics.rows / (len(counts) * counts)

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 
 from ..columns import with_tuples
 from ..features import CategoryFeature, on_all_cores, vocabulary
-from ..integrated import PATH, with_the_rest
+from ..integrated import PATH, of_columns
 from ..output import TaskKind
 
 Floats = NDArray[np.float64]
@@ -292,9 +292,7 @@ class ServedPack:
         located, whole = self.features.transform(typed), self.outputs(typed)[:, output]
         starts = range(0, max(len(typed), 1), BLOCK_ROWS)
         parts = np.concatenate([self._integrated(located, slice(s, s + BLOCK_ROWS), output) for s in starts])
-        of_columns = pd.DataFrame(parts, columns=self._column_of_input).T.groupby(level=0, sort=False).sum().T
-        told = with_the_rest(of_columns.to_numpy(), whole - self.base_values[output])
-        return pd.DataFrame(told, index=typed.index, columns=of_columns.columns)
+        return of_columns(parts, self._column_of_input, whole - self.base_values[output], typed.index)
 
     @property
     def _column_of_input(self) -> list[str]:

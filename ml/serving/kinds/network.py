@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..columns import with_tuples
 from ..features import CategoryFeature, Encoder, NumberFeature, vocabulary
-from ..integrated import PATH, with_the_rest
+from ..integrated import PATH, of_columns
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 BLOCK_ROWS = 256
@@ -179,11 +179,8 @@ class ServedNetwork:
         starts = range(0, max(len(typed), 1), BLOCK_ROWS)
         with _thread_count(1):  # blocks are small, and more threads would wait for each other
             parts = np.concatenate([self._integrated(x[start : start + BLOCK_ROWS], output) for start in starts])
-        of_columns = (
-            pd.DataFrame(parts * self.std, columns=self._column_of_input).T.groupby(level=0, sort=False).sum().T
-        )
-        told = with_the_rest(of_columns.to_numpy(), self.outputs(typed)[:, output] - self.base_values[output])
-        return pd.DataFrame(told, index=typed.index, columns=of_columns.columns)
+        whole = self.outputs(typed)[:, output] - self.base_values[output]
+        return of_columns(parts * self.std, self._column_of_input, whole, typed.index)
 
     @property
     def _column_of_input(self) -> list[str]:
